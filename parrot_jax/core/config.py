@@ -1,0 +1,194 @@
+"""Configs: frozen dataclasses, filled strictly from one YAML file and overridden by options.
+
+A config class is a keyword-only frozen dataclass with a docstring under each field, which becomes
+the help text. Everything that is wrong with a YAML file is reported at once, each key with its path
+and, for an unknown key, the nearest known one.
+"""
+
+import dataclasses
+import difflib
+import sys
+import types
+import typing
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from parrot_jax.core.errors import UserError
+from parrot_jax.core.files import atomic_write, open_input
+
+ConfigT = TypeVar("ConfigT")
+
+
+def load_config(config_type: type[ConfigT], path: Path | str) -> ConfigT:
+    """Reads a YAML file into `config_type`.
+
+    Args:
+      config_type: A frozen dataclass; its fields may be dataclasses and tuples of them.
+      path: The YAML file. Paths inside it are relative to the working folder.
+
+    Raises:
+      UserError: The file cannot be read or is not YAML, or a key is unknown, missing or of the
+        wrong type; the text lists every such key.
+    """
+    with open_input(path) as file:
+        try:
+            values = yaml.safe_load(file)
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    return config_from_dict(config_type, values if values is not None else {}, where=str(path))
+
+
+def config_from_dict(config_type: type[ConfigT], values: Any, *, where: str) -> ConfigT:
+    """Types plain values as `config_type`; `where` names their origin in errors.
+
+    Raises:
+      UserError: As in `load_config`.
+    """
+    import pydantic
+
+    if not isinstance(values, dict):
+        raise UserError(f"{where}: expected `key: value` lines, found {type(values).__name__}.")
+    for nested in _dataclasses_in(config_type):
+        # pydantic reads this attribute; set here, the rooms need not know pydantic.
+        if "__pydantic_config__" not in vars(nested):
+            nested.__pydantic_config__ = {"extra": "forbid"}  # type: ignore[attr-defined]
+    try:
+        return pydantic.TypeAdapter(config_type).validate_python(values)
+    except pydantic.ValidationError as error:
+        known = sorted(_dotted_keys(config_type))
+        problems = [_describe(problem, known) for problem in error.errors()]
+        raise UserError(f"{where}: " + "; ".join(problems)) from None
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+
+
+def parse_arguments(
+    config_type: type[ConfigT], arguments: Sequence[str], *, prog: str, description: str
+) -> ConfigT:
+    """Builds a config from `CONFIG [--overrides]`, or prints help or an error and exits.
+
+    Args:
+      config_type: The root config of the verb.
+      arguments: What follows the verb; the first may be a YAML file.
+      prog: The command as typed, for the usage line.
+      description: One sentence on what the verb does.
+
+    Raises:
+      UserError: The YAML file is wrong, or none was given and help was not asked for.
+      SystemExit: 0 after help, 2 after a wrong option.
+    """
+    arguments = list(arguments)
+    if arguments and not arguments[0].startswith("-"):
+        default = load_config(config_type, arguments.pop(0))
+        return parse_options(
+            config_type, arguments, prog=f"{prog} CONFIG", description=description, default=default
+        )
+    if not {"-h", "--help"} & set(arguments):
+        raise UserError(f"{prog} needs a config file: `{prog} CONFIG [--overrides]`; see `--help`.")
+    return parse_options(config_type, ["--help"], prog=f"{prog} CONFIG", description=description)
+
+
+def parse_options(
+    config_type: type[ConfigT],
+    arguments: Sequence[str],
+    *,
+    prog: str,
+    description: str,
+    default: ConfigT | None = None,
+) -> ConfigT:
+    """Overrides `default` by options, or prints help or an error and exits."""
+    import tyro
+
+    return tyro.cli(
+        config_type,
+        args=list(arguments),
+        prog=prog,
+        description=description,
+        default=default,
+        config=(tyro.conf.AvoidSubcommands,),
+    )
+
+
+def config_to_dict(config: Any) -> dict[str, Any]:
+    """The config as plain values that `config_from_dict` reads back to an equal config."""
+
+    def plain(value: Any) -> Any:
+        if dataclasses.is_dataclass(value):
+            return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        if isinstance(value, (tuple, list)):
+            return [plain(item) for item in value]
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        return str(value) if isinstance(value, Path) else value
+
+    return plain(config)
+
+
+def save_config(config: Any, path: Path | str) -> None:
+    """Writes the config as YAML, atomically; `load_config` gives an equal one."""
+    with atomic_write(path) as file:
+        yaml.safe_dump(config_to_dict(config), file, sort_keys=False, allow_unicode=True)
+
+
+def changed_keys(old: Any, new: Any) -> list[str]:
+    """The dotted keys in which two configs of one type differ, each as `key: old -> new`."""
+
+    def walk(path: str, a: Any, b: Any) -> Iterator[str]:
+        if isinstance(a, dict) and isinstance(b, dict):
+            for key in {**a, **b}:
+                yield from walk(f"{path}.{key}" if path else key, a.get(key), b.get(key))
+        elif a != b:
+            yield f"{path}: {a!r} -> {b!r}"
+
+    return list(walk("", config_to_dict(old), config_to_dict(new)))
+
+
+def _describe(problem: Any, known: list[str]) -> str:
+    key = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "unexpected_keyword_argument":
+        pattern = ".".join("*" if isinstance(p, int) else str(p) for p in problem["loc"])
+        near = difflib.get_close_matches(pattern, known, n=1, cutoff=0.6)
+        if near:
+            return f"unknown key `{key}`; did you mean `{near[0]}`?"
+        return f"unknown key `{key}`; the keys are {', '.join(sorted(_siblings(pattern, known)))}"
+    if problem["type"] in ("missing", "missing_argument"):
+        return f"`{key}` is missing"
+    return f"`{key}`: {problem['msg']}, found {problem['input']!r}"
+
+
+def _siblings(pattern: str, known: list[str]) -> set[str]:
+    parent = pattern.rpartition(".")[0]
+    prefix = f"{parent}." if parent else ""
+    return {k for k in known if k.startswith(prefix) and "." not in k[len(prefix) :]}
+
+
+def _dataclasses_in(annotation: Any) -> Iterator[type]:
+    """Every dataclass that values of this type may hold, itself included."""
+    if dataclasses.is_dataclass(annotation) and isinstance(annotation, type):
+        yield annotation
+        for hint in _field_types(annotation).values():
+            yield from _dataclasses_in(hint)
+    for argument in typing.get_args(annotation):
+        if not isinstance(argument, str):
+            yield from _dataclasses_in(argument)
+
+
+def _dotted_keys(annotation: Any, prefix: str = "") -> Iterator[str]:
+    origin = typing.get_origin(annotation)
+    if origin in (typing.Union, types.UnionType, typing.Annotated):
+        for argument in typing.get_args(annotation):
+            yield from _dotted_keys(argument, prefix)
+    elif origin in (tuple, list):
+        yield from _dotted_keys(typing.get_args(annotation)[0], f"{prefix}*.")
+    elif dataclasses.is_dataclass(annotation) and isinstance(annotation, type):
+        for name, hint in _field_types(annotation).items():
+            yield f"{prefix}{name}"
+            yield from _dotted_keys(hint, f"{prefix}{name}.")
+
+
+def _field_types(config_type: type) -> dict[str, Any]:
+    hints = typing.get_type_hints(config_type, vars(sys.modules[config_type.__module__]))
+    return {f.name: hints[f.name] for f in dataclasses.fields(config_type)}

@@ -1,0 +1,72 @@
+"""The errors that a user can mend, and how each becomes one line and an exit code.
+
+    ParrotError            one clear line, no traceback
+    ├── UserError          exit 2: a wrong config, file or option; nothing was changed
+    │   └── DiskFullError  exit 2: no room for what is being written
+    └── RunError           exit 1: the run itself failed (a loss that is not finite)
+
+Everything else is a bug of ours and keeps its traceback.
+"""
+
+import contextlib
+import errno
+from collections.abc import Iterator
+
+_DISK_FULL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+# TensorStore reports the operating system's text, not its number.
+_DISK_FULL_TEXTS = ("No space left on device", "Disk quota exceeded", "File too large")
+
+
+class ParrotError(Exception):
+    """An error whose text says what was seen, what is allowed and what to do next."""
+
+    exit_code = 1
+
+
+class UserError(ParrotError):
+    """The input is wrong; the user can mend it and run the same command again."""
+
+    exit_code = 2
+
+
+class DiskFullError(UserError):
+    """There is no room left for what is being written."""
+
+
+class RunError(ParrotError):
+    """The run cannot go on although its input was accepted."""
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Tells whether `error`, or an error behind it, comes from a full disk or quota."""
+    seen: set[int] = set()
+    current: BaseException | None = error
+    while current is not None and id(current) not in seen:
+        seen.add(id(current))
+        if isinstance(current, OSError) and current.errno in _DISK_FULL_ERRNOS:
+            return True
+        if any(text in str(current) for text in _DISK_FULL_TEXTS):
+            return True
+        current = current.__cause__ or current.__context__
+    return False
+
+
+@contextlib.contextmanager
+def disk_full_is_a_user_error(what: str) -> Iterator[None]:
+    """Turns "no space left" inside the block into one `DiskFullError` that names `what`.
+
+    Args:
+      what: What was being written and where, e.g. `"the checkpoint in runs/a"`.
+
+    Raises:
+      DiskFullError: The disk, the quota or the file size limit was reached.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not isinstance(error, ParrotError) and is_disk_full(error):
+            raise DiskFullError(
+                f"no room left on the disk for {what}; free some space or choose another folder, "
+                "then run the same command again: it continues where it stopped."
+            ) from error
+        raise

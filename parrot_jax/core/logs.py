@@ -1,0 +1,82 @@
+"""What a run says: metrics as JSON lines that survive a kill, and a progress bar with time left."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from parrot_jax.core.errors import disk_full_is_a_user_error
+from parrot_jax.core.files import atomic_write
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+class MetricsFile:
+    """Appends one JSON object a line; each line is handed to the operating system at once.
+
+    A kill can leave lines of steps after the last checkpoint, and half a line. `keep_through`
+    removes both, so that the file of a continued run reads like that of an uninterrupted one.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Opens nothing yet: a run that fails before its first line leaves no file."""
+        self.path = path
+
+    def append(self, **values: Any) -> None:
+        """Adds a line.
+
+        Raises:
+          DiskFullError: There is no room for it.
+          ValueError: A value is NaN or infinite, which JSON does not have.
+        """
+        line = json.dumps(values, allow_nan=False) + "\n"
+        with (
+            disk_full_is_a_user_error(f"the metrics in {self.path}"),
+            open(self.path, "a", encoding="utf-8") as file,
+        ):
+            file.write(line)
+
+    def keep_through(self, step: int) -> None:
+        """Drops the lines of later steps than `step`, and a last line that was cut off."""
+        if not self.path.exists():
+            return
+        kept = [line for line in self.read() if line["step"] <= step]
+        with atomic_write(self.path) as file:
+            file.writelines(json.dumps(line) + "\n" for line in kept)
+
+    def read(self) -> Iterator[dict[str, Any]]:
+        """Yields the lines as written; a last line that was cut off is left out."""
+        with open(self.path, encoding="utf-8") as file:
+            for line in file:
+                if line.endswith("\n"):
+                    yield json.loads(line)
+
+
+def progress_bar(unit: str) -> Progress:
+    """A bar with count, elapsed time and time left; plain logs where there is no terminal.
+
+    Args:
+      unit: What is counted, e.g. `"steps"`.
+    """
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(unit),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )

@@ -1,0 +1,1 @@
+"""From dialogues to training rows: tokenizer, template, masks, windows, packing, cached arrays."""

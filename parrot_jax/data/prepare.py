@@ -1,0 +1,286 @@
+"""Dialogue files become packed rows on disk, once: a cached folder named by a hash of its content.
+
+The input is taken in blocks of `BLOCK_DIALOGUES`. Each block is tokenised, cut into windows and
+packed on its own and written as one part, so memory does not grow with the data, and a killed run
+continues behind the last whole part. The folder takes its final name when all parts are there.
+
+    <cache_dir>/<key>/rows-00000.npy    records of `packing.row_dtype`, one a row
+                      spans-00000.npy   records of `SPAN_DTYPE`, one a live turn
+                      counts-00000.json what became of the block's dialogues; written last
+                      prepared.json     the settings behind the key, and the counts of all
+"""
+
+import hashlib
+import itertools
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parrot_jax.core.config import config_to_dict
+from parrot_jax.core.errors import UserError, disk_full_is_a_user_error
+from parrot_jax.core.files import atomic_write, hash_json, write_json
+from parrot_jax.core.logs import console
+from parrot_jax.data.config import DataConfig, MaskConfig
+from parrot_jax.data.masks import mask_turns
+from parrot_jax.data.packing import fill_row, plan_rows, row_dtype
+from parrot_jax.data.template import chat_template, render
+from parrot_jax.data.tokenizer import Tokenizer, load_tokenizer
+from parrot_jax.data.windows import make_windows
+from parrot_jax.dialogue.sources import ReadReport, fingerprint_sources, read_sources
+from parrot_jax.dialogue.types import Dialogue
+
+Split = Literal["train", "eval"]
+
+BLOCK_DIALOGUES = 1000
+# Raised whenever the same settings would give other rows than before.
+_FORMAT = 1
+
+SPAN_DTYPE = np.dtype(
+    [
+        ("row", np.int32),  # within the part
+        ("start", np.int32),
+        ("stop", np.int32),
+        ("dialogue", np.int32),  # running number in the split
+        ("turn", np.int32),  # 0 = the first question
+        ("is_user", np.bool_),
+    ]
+)
+"""A live turn: the positions [start, stop) of its content and terminator in a row."""
+
+
+class Prepared(NamedTuple):
+    """A prepared split on disk."""
+
+    folder: Path
+    counts: dict[str, Any]
+    """What became of the dialogues; see `prepare`."""
+
+    def rows(self) -> "RowFiles":
+        """The rows, read from disk when they are asked for."""
+        return RowFiles([np.load(p, mmap_mode="r") for p in sorted(self.folder.glob("rows-*.npy"))])
+
+    def spans(self) -> NDArray[np.void]:
+        """All live turns as one array of `SPAN_DTYPE`, `row` counted over the whole split."""
+        parts, first_row = [], 0
+        for path in sorted(self.folder.glob("spans-*.npy")):
+            part = np.load(path)
+            part["row"] += first_row
+            parts.append(part)
+            rows_path = path.with_name(path.name.replace("spans", "rows"))
+            first_row += len(np.load(rows_path, mmap_mode="r"))
+        return np.concatenate(parts)
+
+
+class RowFiles(Sequence[dict[str, NDArray[Any]]]):
+    """The parts' rows as one sequence of records; a row is read when it is asked for."""
+
+    def __init__(self, parts: Sequence[NDArray[np.void]]) -> None:
+        """Takes the memory-mapped parts in order."""
+        self._parts = parts
+        self._stops = np.cumsum([len(part) for part in parts])
+
+    def __len__(self) -> int:
+        return int(self._stops[-1])
+
+    def __getitem__(self, index: int) -> dict[str, NDArray[Any]]:  # type: ignore[override]
+        if not 0 <= index < len(self):
+            raise IndexError(f"row {index} of {len(self)}")
+        part = int(np.searchsorted(self._stops, index, side="right"))
+        row = self._parts[part][index - (self._stops[part - 1] if part else 0)]
+        return {name: np.array(row[name]) for name in row.dtype.names}
+
+
+def prepare(config: DataConfig, split: Split) -> Prepared:
+    """Makes the rows of a split, or finds them in the cache.
+
+    The eval split has every turn of both speakers live, whatever `config.mask` says, so that runs
+    with different masks are measured on the same tokens.
+
+    Args:
+      config: The settings.
+      split: Which side of the held-out split.
+
+    Returns:
+      The folder and its counts: `read` (rows, broken and repaired by reason), `dialogues`,
+      `sessions` (dialogues with a live turn), `dropped` by reason, `windows`, `cut_turns`,
+      `dropped_live_turns`, `rows`, `tokens`, `live_tokens`, `padding_share`, and the mean and
+      deviation of live tokens a row.
+
+    Raises:
+      UserError: No usable dialogue, no live token, or nothing but live tokens.
+      DiskFullError: The cache folder is full.
+    """
+    tokenizer = load_tokenizer(config.tokenizer)
+    if split == "eval":
+        config = replace(config, mask=MaskConfig(loss_roles=("user", "assistant")))
+    settings = _settings(config, split, tokenizer)
+    folder = Path(config.cache_dir) / hash_json(settings)[:16]
+    if not (folder / "prepared.json").exists():
+        with disk_full_is_a_user_error(f"the prepared rows in {folder}"):
+            _make(config, split, tokenizer, settings, folder)
+    return Prepared(folder, json.loads((folder / "prepared.json").read_text("utf-8"))["counts"])
+
+
+def held_out(dialogue: Dialogue, fraction: float, seed: int) -> bool:
+    """Whether a dialogue belongs to the held-out side; decided by its first question alone."""
+    text = f"{seed}\n{' '.join(dialogue.turns[0].text.lower().split())}"
+    digest = hashlib.blake2b(text.encode("utf-8"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") < fraction * 2**64
+
+
+def _settings(config: DataConfig, split: Split, tokenizer: Tokenizer) -> dict[str, Any]:
+    """All that decides the rows: the key of the cache is a hash of it."""
+    sources = config.sources if split == "train" or config.eval_fraction else ()
+    return {
+        "format": _FORMAT,
+        "split": split,
+        "sources": fingerprint_sources(sources),
+        "eval_sources": fingerprint_sources(config.eval_sources) if split == "eval" else [],
+        "eval_fraction": config.eval_fraction,
+        "tokenizer": tokenizer.fingerprint,
+        "template": chat_template("ask", tokenizer),
+        "mask": config_to_dict(config.mask),
+        "row_tokens": config.row_tokens,
+        "packing": config.packing,
+        "seed": config.seed,
+    }
+
+
+def _make(
+    config: DataConfig,
+    split: Split,
+    tokenizer: Tokenizer,
+    settings: dict[str, Any],
+    folder: Path,
+) -> None:
+    partial = folder.with_name(folder.name + ".partial")
+    partial.mkdir(parents=True, exist_ok=True)
+    report = ReadReport()
+    first, totals = 0, Counter[str]()
+    dialogues = _dialogues(config, split, report, totals)
+    for number, block in enumerate(_blocks(dialogues, BLOCK_DIALOGUES)):
+        counts_path = partial / f"counts-{number:05d}.json"
+        if not counts_path.exists():
+            counts = _make_part(block, first, number, config, tokenizer, partial)
+            write_json(counts_path, counts)
+            # Each block is read and done in well under a minute: a line each shows the progress.
+            if number:
+                console.print(f"prepare {split}: {first + len(block):,} dialogues done")
+        totals.update(json.loads(counts_path.read_text("utf-8")))
+        first += len(block)
+    counts = _summary(totals, first, report, config.row_tokens)
+    _check_live(counts, config.mask, split)
+    write_json(partial / "prepared.json", {"counts": counts, "settings": settings})
+    try:
+        os.rename(partial, folder)
+    except OSError:
+        if not (folder / "prepared.json").exists():
+            raise
+        # Another run made the same rows meanwhile.
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _dialogues(
+    config: DataConfig, split: Split, report: ReadReport, totals: Counter[str]
+) -> Iterator[Dialogue]:
+    if config.eval_fraction or split == "train":
+        for dialogue in read_sources(config.sources, seed=config.seed, report=report):
+            if held_out(dialogue, config.eval_fraction, config.seed) == (split == "eval"):
+                yield dialogue
+            else:
+                totals["other_split"] += 1
+    if split == "eval" and config.eval_sources:
+        yield from read_sources(config.eval_sources, seed=config.seed, report=report)
+
+
+def _blocks(dialogues: Iterable[Dialogue], size: int) -> Iterator[list[Dialogue]]:
+    iterator = iter(dialogues)
+    while block := list(itertools.islice(iterator, size)):
+        yield block
+
+
+def _make_part(
+    block: Sequence[Dialogue],
+    first: int,
+    number: int,
+    config: DataConfig,
+    tokenizer: Tokenizer,
+    folder: Path,
+) -> dict[str, int]:
+    """Writes the rows and spans of one block and returns its counts."""
+    counts: Counter[str] = Counter()
+    turns = [mask_turns(dialogue, config.mask) for dialogue in block]
+    texts = [
+        (d.system, [(t.role, t.text) for t in kept]) for d, kept in zip(block, turns, strict=True)
+    ]
+    windows, owners = [], []
+    for index, (rendering, kept) in enumerate(zip(render(texts, tokenizer), turns, strict=True)):
+        made = list(make_windows(rendering, kept, config.row_tokens, counts))
+        counts["sessions" if made else "no_live_token"] += 1
+        windows += made
+        owners += [first + index] * len(made)
+    plan = plan_rows([len(w.tokens) for w in windows], config.row_tokens, packing=config.packing)
+    rows = np.zeros(len(plan), row_dtype(config.row_tokens))
+    spans = []
+    for row_number, members in enumerate(plan):
+        rows[row_number] = fill_row([windows[m] for m in members], config.row_tokens)
+        offset = 0
+        for member in members:
+            spans += [
+                (row_number, offset + s.start, offset + s.stop, owners[member], s.turn, s.role == "user")
+                for s in windows[member].spans
+            ]  # fmt: skip
+            offset += len(windows[member].tokens)
+    live_a_row = (rows["loss_weights"] > 0).sum(axis=1)
+    counts["rows"] += len(rows)
+    counts["tokens"] += int((rows["segment_ids"] > 0).sum())
+    counts["live_tokens"] += int(live_a_row.sum())
+    counts["live_tokens_squared"] += int((live_a_row.astype(np.int64) ** 2).sum())
+    for name, array in (("rows", rows), ("spans", np.array(spans, SPAN_DTYPE))):
+        with atomic_write(folder / f"{name}-{number:05d}.npy", "wb") as file:
+            np.save(file, array)
+    return dict(counts)
+
+
+def _summary(
+    totals: Counter[str], dialogues: int, report: ReadReport, row_tokens: int
+) -> dict[str, Any]:
+    rows, live = totals["rows"], totals["live_tokens"]
+    mean = live / rows if rows else 0.0
+    variance = totals["live_tokens_squared"] / rows - mean**2 if rows else 0.0
+    return {
+        "read": report.to_json(),
+        "dialogues": dialogues,
+        "sessions": totals["sessions"],
+        "dropped": {
+            "no live token": totals["no_live_token"],
+            "in the other split": totals["other_split"],
+        },
+        "windows": totals["windows"],
+        "cut_turns": totals["cut_turns"],
+        "dropped_live_turns": totals["dropped_live_turns"],
+        "rows": rows,
+        "tokens": totals["tokens"],
+        "live_tokens": live,
+        "padding_share": 1 - totals["tokens"] / (rows * row_tokens) if rows else 0.0,
+        "live_tokens_a_row": {"mean": mean, "deviation": max(variance, 0.0) ** 0.5},
+    }
+
+
+def _check_live(counts: dict[str, Any], mask: MaskConfig, split: Split) -> None:
+    seen = f"of {counts['dialogues']:,} dialogues in the {split} split"
+    if not counts["live_tokens"]:
+        raise UserError(
+            f"no live token: none {seen} has a turn that mask.loss_roles={list(mask.loss_roles)} "
+            f"with skip_first_turn={mask.skip_first_turn} trains; check the mask and the sources."
+        )
+    if counts["live_tokens"] == counts["tokens"]:
+        raise UserError(f"every token {seen} is live, headers too; the mask is broken.")

@@ -1,0 +1,174 @@
+"""How a dialogue becomes text and ids: one format for training, transformers and vLLM.
+
+    <s>SYSTEM: be brief</s>USER: hi</s>ASSISTANT: hello</s>USER: bye</s>
+
+Each turn is a header, a space and the text, and a terminator. A text can never forge a boundary:
+the strings of special tokens are broken (`</s>` becomes `< /s>`), so the terminator's id stands
+only where we put it. Outer white space is trimmed, because servers reply with a leading space
+which, sent back, would make every later turn differ from training.
+"""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+from parrot_jax.core.errors import UserError
+from parrot_jax.data.tokenizer import Tokenizer
+from parrot_jax.dialogue.types import Role
+
+Task = Literal["ask", "chat"]
+"""What a model is for: `ask` writes the next question, `chat` the next answer."""
+
+HEADERS = {"system": "SYSTEM:", "user": "USER:", "assistant": "ASSISTANT:"}
+
+
+class RenderedTurn(NamedTuple):
+    """The ids of one turn: header, content, terminator."""
+
+    ids: list[int]
+    num_header: int
+    """Ids of the header; the rest, content and terminator, is what a loss may see."""
+
+
+class Rendering(NamedTuple):
+    """The ids of a dialogue: `prefix` (BOS and the system text), then the turns."""
+
+    prefix: list[int]
+    turns: list[RenderedTurn]
+
+    def ids(self) -> list[int]:
+        """All ids in order."""
+        return sum((turn.ids for turn in self.turns), list(self.prefix))
+
+
+def clean_text(text: str, control_strings: Sequence[str]) -> str:
+    """Trims outer white space and breaks the strings of special tokens.
+
+    >>> clean_text("  a </s> b ", ["<s>", "</s>"])
+    'a < /s> b'
+    """
+    text = text.strip()
+    for control in control_strings:
+        text = text.replace(control, _broken(control))
+    return text
+
+
+def render(
+    dialogues: Sequence[tuple[str, Sequence[tuple[Role, str]]]], tokenizer: Tokenizer
+) -> list[Rendering]:
+    """Renders dialogues to ids, all texts in one call of the encoder.
+
+    Args:
+      dialogues: For each, the system text (empty = none) and its turns. An empty text is allowed:
+        it renders as a header with its terminator, which is how an asker says that it is done.
+      tokenizer: The vocabulary.
+
+    Returns:
+      One rendering a dialogue; joined, its ids equal transformers' `apply_chat_template` of the
+      folder that `Tokenizer.save` writes.
+    """
+    pieces: list[str] = list(HEADERS.values())
+    for system, turns in dialogues:
+        pieces.extend(_content_piece(text, tokenizer) for text in (system, *(t for _, t in turns)))
+    encoded = iter(tokenizer.encode_pieces(pieces))
+    headers = {role: next(encoded) for role in HEADERS}
+    renderings = []
+    for _, turns in dialogues:
+        system_ids = next(encoded)
+        prefix = [tokenizer.bos_id]
+        if system_ids:
+            prefix += [*headers["system"], *system_ids, tokenizer.eos_id]
+        rendered = [
+            RenderedTurn([*headers[role], *next(encoded), tokenizer.eos_id], len(headers[role]))
+            for role, _ in turns
+        ]
+        renderings.append(Rendering(prefix, rendered))
+    return renderings
+
+
+def render_prompt(
+    system: str, turns: Sequence[tuple[Role, str]], tokenizer: Tokenizer
+) -> list[int]:
+    """The ids after which the next speaker's text follows: the history and that speaker's header."""
+    (rendering,) = render([(system, turns)], tokenizer)
+    speaker = "assistant" if turns and turns[-1][0] == "user" else "user"
+    return rendering.ids() + tokenizer.encode_pieces([HEADERS[speaker]])[0]
+
+
+def chat_template(task: Task, tokenizer: Tokenizer) -> str:
+    """The Jinja chat template that an exported folder carries.
+
+    It renders messages exactly as `render` does. With `add_generation_prompt`, the `ask` template
+    ends with the user's header, so that a client that sends a history ending with an answer gets
+    the next question; the `chat` template ends with the assistant's header.
+
+    Args:
+      task: Which of the two.
+      tokenizer: Names the control strings to break.
+    """
+    breaks = "".join(f" | replace({c!r}, {_broken(c)!r})" for c in tokenizer.control_strings)
+    speaker, last = ("user", "assistant") if task == "ask" else ("assistant", "user")
+    wanted = (
+        "this model asks the next question, so the last message must be an assistant message"
+        if task == "ask"
+        else "this model answers, so the last message must be a user message"
+    )
+    # An asker may open a dialogue: with no turn yet, its prompt is the bare user header.
+    may_open = " and turns.count" if task == "ask" else ""
+    return (
+        "{%- set turns = namespace(count=0, last='') -%}\n"
+        "{{- bos_token -}}\n"
+        "{%- for message in messages -%}\n"
+        f"  {{%- set text = message['content'] | trim{breaks} -%}}\n"
+        "  {%- if message['role'] == 'system' -%}\n"
+        "    {%- if not loop.first -%}\n"
+        "      {{- raise_exception('a system message must be the first message') -}}\n"
+        "    {%- endif -%}\n"
+        f"    {{%- if text -%}}{{{{- '{HEADERS['system']} ' + text + eos_token -}}}}{{%- endif -%}}\n"
+        "  {%- elif message['role'] not in ('user', 'assistant') -%}\n"
+        "    {{- raise_exception('roles are system, user and assistant, not ' + message['role']) -}}\n"
+        "  {%- elif message['role'] != ('user' if turns.count % 2 == 0 else 'assistant') -%}\n"
+        "    {{- raise_exception('user and assistant messages must alternate, the user first') -}}\n"
+        "  {%- else -%}\n"
+        "    {%- set turns.count = turns.count + 1 -%}\n"
+        "    {%- set turns.last = message['role'] -%}\n"
+        f"    {{%- set header = '{HEADERS['user']}' if message['role'] == 'user' else '{HEADERS['assistant']}' -%}}\n"
+        "    {{- header + (' ' + text if text else '') + eos_token -}}\n"
+        "  {%- endif -%}\n"
+        "{%- endfor -%}\n"
+        "{%- if add_generation_prompt -%}\n"
+        f"  {{%- if turns.last != '{last}'{may_open} -%}}\n"
+        f"    {{{{- raise_exception('{wanted}') -}}}}\n"
+        "  {%- endif -%}\n"
+        f"  {{{{- '{HEADERS[speaker]}' -}}}}\n"
+        "{%- endif -%}\n"
+    )
+
+
+def check_speaker(task: Task, roles: Sequence[str]) -> None:
+    """Refuses a history after which a model of this task does not speak.
+
+    Raises:
+      UserError: The last message is by the speaker whose turn it is.
+    """
+    last = roles[-1] if roles else "assistant"
+    if task == "ask" and last == "user":
+        raise UserError(
+            "the last message is the user's, but this model asks: end the messages with an "
+            "assistant message to get the next question."
+        )
+    if task == "chat" and last != "user":
+        raise UserError(
+            "the last message is not the user's, but this model answers: end the messages with a "
+            "user message to get the answer."
+        )
+
+
+def _content_piece(text: str, tokenizer: Tokenizer) -> str:
+    text = clean_text(text, tokenizer.control_strings)
+    return f" {text}" if text else ""
+
+
+def _broken(control: str) -> str:
+    # A space behind the first character: visible to people, and no other control string can arise,
+    # since none holds a space.
+    return f"{control[0]} {control[1:]}"

@@ -1,0 +1,1 @@
+"""Dialogues without tokens: types, readers, cleaning, de-duplication, decontamination. Loads no jax."""
