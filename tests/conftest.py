@@ -34,3 +34,19 @@ def shared_data() -> Path:
 def llama_tokenizer_model(shared_data: Path) -> Path:
     """The real LLaMA-2 SentencePiece model, 32,000 pieces."""
     return shared_data / "llama_tokenizer" / "tokenizer.model"
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A LLaMA-style tokenizer.model of 340 pieces, trained on a few words."""
+    import sentencepiece
+
+    folder = tmp_path_factory.mktemp("tiny_tokenizer")
+    words = "question answer word what about the river of Velora and its hills be brief hello bye"
+    (folder / "corpus.txt").write_text(f"{words}\nUSER: {words}\nASSISTANT: {words}\n" * 20)
+    sentencepiece.SentencePieceTrainer.Train(
+        input=str(folder / "corpus.txt"), model_prefix=str(folder / "tokenizer"), vocab_size=340,
+        model_type="bpe", byte_fallback=True, normalization_rule_name="identity",
+        remove_extra_whitespaces=False, minloglevel=2,
+    )  # fmt: skip
+    return folder / "tokenizer.model"

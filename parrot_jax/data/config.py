@@ -7,6 +7,9 @@ from typing import Literal
 from parrot_jax.core.errors import UserError
 from parrot_jax.dialogue.sources import SourceConfig
 
+Task = Literal["ask", "chat"]
+"""What a model is for: `ask` writes the next question, `chat` the next answer."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class MaskConfig:

@@ -7,6 +7,7 @@ never see each other; positions restart in each.
 
 import bisect
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,7 +59,7 @@ def plan_rows(lengths: Sequence[int], row_tokens: int, *, packing: bool) -> list
     return rows
 
 
-def fill_row(windows: Sequence[Window], row_tokens: int) -> NDArray[np.void]:
+def fill_row(windows: Sequence[Window], row_tokens: int) -> NDArray[Any]:
     """Lays windows side by side in one row.
 
     Args:

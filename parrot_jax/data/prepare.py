@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from parrot_jax.core.config import config_to_dict
 from parrot_jax.core.errors import UserError, disk_full_is_a_user_error
-from parrot_jax.core.files import atomic_write, hash_json, write_json
+from parrot_jax.core.files import atomic_write, hash_file, hash_json, write_json
 from parrot_jax.core.logs import console
 from parrot_jax.data.config import DataConfig, MaskConfig
 from parrot_jax.data.masks import mask_turns
@@ -34,7 +34,7 @@ from parrot_jax.data.packing import fill_row, plan_rows, row_dtype
 from parrot_jax.data.template import chat_template, render
 from parrot_jax.data.tokenizer import Tokenizer, load_tokenizer
 from parrot_jax.data.windows import make_windows
-from parrot_jax.dialogue.sources import ReadReport, fingerprint_sources, read_sources
+from parrot_jax.dialogue.sources import ReadReport, SourceConfig, read_sources, source_files
 from parrot_jax.dialogue.types import Dialogue
 
 Split = Literal["train", "eval"]
@@ -67,7 +67,7 @@ class Prepared(NamedTuple):
         """The rows, read from disk when they are asked for."""
         return RowFiles([np.load(p, mmap_mode="r") for p in sorted(self.folder.glob("rows-*.npy"))])
 
-    def spans(self) -> NDArray[np.void]:
+    def spans(self) -> NDArray[Any]:
         """All live turns as one array of `SPAN_DTYPE`, `row` counted over the whole split."""
         parts, first_row = [], 0
         for path in sorted(self.folder.glob("spans-*.npy")):
@@ -82,7 +82,7 @@ class Prepared(NamedTuple):
 class RowFiles(Sequence[dict[str, NDArray[Any]]]):
     """The parts' rows as one sequence of records; a row is read when it is asked for."""
 
-    def __init__(self, parts: Sequence[NDArray[np.void]]) -> None:
+    def __init__(self, parts: Sequence[NDArray[Any]]) -> None:
         """Takes the memory-mapped parts in order."""
         self._parts = parts
         self._stops = np.cumsum([len(part) for part in parts])
@@ -142,8 +142,8 @@ def _settings(config: DataConfig, split: Split, tokenizer: Tokenizer) -> dict[st
     return {
         "format": _FORMAT,
         "split": split,
-        "sources": fingerprint_sources(sources),
-        "eval_sources": fingerprint_sources(config.eval_sources) if split == "eval" else [],
+        "sources": _fingerprints(sources),
+        "eval_sources": _fingerprints(config.eval_sources) if split == "eval" else [],
         "eval_fraction": config.eval_fraction,
         "tokenizer": tokenizer.fingerprint,
         "template": chat_template("ask", tokenizer),
@@ -152,6 +152,22 @@ def _settings(config: DataConfig, split: Split, tokenizer: Tokenizer) -> dict[st
         "packing": config.packing,
         "seed": config.seed,
     }
+
+
+def _fingerprints(sources: Sequence[SourceConfig]) -> list[Any]:
+    """What the sources hold now. A data set of a hub is known by its name alone."""
+    return [
+        {
+            "kind": source.kind,
+            "weight": source.weight,
+            "limit": source.limit,
+            "files": [
+                file if source.kind == "huggingface" else hash_file(file)
+                for file in source_files(source)
+            ],
+        }
+        for source in sources
+    ]
 
 
 def _make(
@@ -165,7 +181,7 @@ def _make(
     partial.mkdir(parents=True, exist_ok=True)
     report = ReadReport()
     first, totals = 0, Counter[str]()
-    dialogues = _dialogues(config, split, report, totals)
+    dialogues = read_split(config, split, report=report, totals=totals)
     for number, block in enumerate(_blocks(dialogues, BLOCK_DIALOGUES)):
         counts_path = partial / f"counts-{number:05d}.json"
         if not counts_path.exists():
@@ -188,9 +204,26 @@ def _make(
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _dialogues(
-    config: DataConfig, split: Split, report: ReadReport, totals: Counter[str]
+def read_split(
+    config: DataConfig,
+    split: Split,
+    *,
+    report: ReadReport | None = None,
+    totals: Counter[str] | None = None,
 ) -> Iterator[Dialogue]:
+    """Reads the dialogues on one side of the held-out split, in order.
+
+    Args:
+      config: Sources and split.
+      split: Which side.
+      report: Collects what was read, broken and repaired.
+      totals: Its `other_split` counts the dialogues on the other side.
+
+    Raises:
+      UserError: A path matches nothing, or nothing usable was read.
+    """
+    report = ReadReport() if report is None else report
+    totals = Counter() if totals is None else totals
     if config.eval_fraction or split == "train":
         for dialogue in read_sources(config.sources, seed=config.seed, report=report):
             if held_out(dialogue, config.eval_fraction, config.seed) == (split == "eval"):

@@ -9,14 +9,12 @@ which, sent back, would make every later turn differ from training.
 """
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from parrot_jax.core.errors import UserError
+from parrot_jax.data.config import Task
 from parrot_jax.data.tokenizer import Tokenizer
 from parrot_jax.dialogue.types import Role
-
-Task = Literal["ask", "chat"]
-"""What a model is for: `ask` writes the next question, `chat` the next answer."""
 
 HEADERS = {"system": "SYSTEM:", "user": "USER:", "assistant": "ASSISTANT:"}
 

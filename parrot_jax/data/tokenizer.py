@@ -61,6 +61,12 @@ class Tokenizer:
         """The text of `ids` without special tokens and without the leading space."""
         return self._backend.decode(list(ids), skip_special_tokens=True)
 
+    def show(self, ids: Sequence[int]) -> str:
+        """The text of `ids` with special tokens and leading spaces, for people to look at."""
+        # The decoder strips the text's first space; behind a special token nothing is lost.
+        text = self._backend.decode([self.eos_id, *ids], skip_special_tokens=False)
+        return text.removeprefix(self.eos_token)
+
     def save(self, folder: Path | str, *, chat_template: str) -> None:
         """Writes `tokenizer.json`, `tokenizer_config.json` and `chat_template.jinja`.
 

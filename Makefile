@@ -1,0 +1,44 @@
+# What can be done here. Each target makes the environment it needs; nothing else has to be set up.
+#   make install    the environment in .venv, with the versions that were tested
+#   make test       all fast tests, no network, no torch; under 4 minutes
+#   make test-kill  kills training and preparation at seeded moments and compares the bits
+#   make check      format, lint, types, import contracts: what must hold before a commit
+#   make ask-real   trains small askers on real dialogues: DATA=wildchat.jsonl TOKENIZER=tokenizer.model
+
+SHELL := /bin/bash
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: install test test-kill check format ask-real clean
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "parrot_jax needs Python 3.11 or newer, found: $$($(PYTHON) --version); set PYTHON=..."; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@
+
+test: install
+	$(BIN)/python -m pytest -m "not slow and not gpu and not tpu and not torch and not network" $(ARGS)
+
+test-kill: install
+	$(BIN)/python -m pytest -m slow tests/kill $(ARGS)
+
+check: install
+	BIN=$(BIN) scripts/check.sh
+
+format: install
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+ask-real: install
+	@test -n "$(DATA)" -a -n "$(TOKENIZER)" || \
+	  { echo "usage: make ask-real DATA=dialogues.jsonl TOKENIZER=tokenizer.model"; exit 2; }
+	$(BIN)/python scripts/bench/ask_wildchat.py --data "$(DATA)" --tokenizer "$(TOKENIZER)" --small
+
+clean:
+	rm -rf $(VENV) .parrot_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info

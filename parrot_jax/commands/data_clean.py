@@ -1,0 +1,217 @@
+"""`parrot data clean`: raw dialogue files to one clean `messages` file and a report of what went.
+
+The steps run from cheap to dear, and each where it does no harm to the next: HTML first, since all
+others read text; language and exact duplicates early, as they spare the rest their work;
+decontamination on whole dialogues and before the search for near duplicates, because there a
+contaminated dialogue could push out its clean twin and then be dropped itself; splitting late, so
+that whole dialogues are compared; the limit on rounds last, because splitting makes short ones.
+"""
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from parrot_jax.core.errors import UserError, disk_full_is_a_user_error
+from parrot_jax.core.files import write_json
+from parrot_jax.dialogue.clean import Step, StepCounts, keep_unless, require, run_step
+from parrot_jax.dialogue.contamination import DecontaminateConfig, Decontamination
+from parrot_jax.dialogue.dedup import (
+    ExactDuplicates,
+    ExactDuplicatesConfig,
+    NearDuplicates,
+    NearDuplicatesConfig,
+)
+from parrot_jax.dialogue.language import LanguageConfig, language_filter
+from parrot_jax.dialogue.markdown import HtmlConfig, convert_html
+from parrot_jax.dialogue.sources import ReadReport, SourceConfig, read_sources, source_files
+from parrot_jax.dialogue.splitting import RoundsConfig, SplitConfig, rounds_filter, split_dialogue
+from parrot_jax.dialogue.types import Dialogue
+from parrot_jax.dialogue.writers import write_messages
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataCleanConfig:
+    """What to read, which steps to run and where to write. A step that is null is off."""
+
+    sources: tuple[SourceConfig, ...]
+    """The dialogues to clean; weights above 1 belong to training and are refused here."""
+    out: str
+    """The `messages` JSON-lines file to write; the report goes to `<out>.report.json`."""
+    seed: int = 0
+    """Decides what a fractional weight keeps and how near duplicates are hashed; in [0, 2**32)."""
+    html: HtmlConfig | None = None
+    """HTML to Markdown."""
+    language: LanguageConfig | None = None
+    """A filter by language."""
+    exact_duplicates: ExactDuplicatesConfig | None = None
+    """One of each group of equal dialogues."""
+    decontaminate: DecontaminateConfig | None = None
+    """A search for benchmark questions."""
+    near_duplicates: NearDuplicatesConfig | None = None
+    """One of each group of nearly equal dialogues."""
+    split: SplitConfig | None = None
+    """Pieces of at most so many tokens."""
+    rounds: RoundsConfig | None = None
+    """A filter by the number of questions."""
+
+    def __post_init__(self) -> None:
+        require(0 <= self.seed < 2**32, "seed", self.seed, "in [0, 2**32)")
+
+
+def run(config: DataCleanConfig) -> None:
+    """Cleans the sources of `config` and writes the result, whole or not at all.
+
+    Dialogues are streamed; memory holds the indexes of the duplicate steps only. The same input and
+    config give the same bytes.
+
+    Args:
+      config: Everything.
+
+    Raises:
+      UserError: A path, a number or a row makes the run impossible, the output would replace an
+        input, or no dialogue is left. Nothing is written then.
+    """
+    _check(config)
+    steps = _build_steps(config)
+    read_report = ReadReport()
+    counts = [StepCounts(name) for name in steps]
+    dialogues = read_sources(config.sources, seed=config.seed, report=read_report)
+    with _progress() as advance, disk_full_is_a_user_error(f"the clean dialogues {config.out}"):
+        stream: Iterable[Dialogue] = advance(dialogues)
+        for step, step_counts in zip(steps.values(), counts, strict=True):
+            stream = run_step(stream, step, step_counts)
+        written = write_messages(config.out, _not_empty(stream, counts))
+    report: dict[str, Any] = {
+        "written": written,
+        "read": read_report.to_json(),
+        "steps": [step_counts.to_json() for step_counts in counts],
+    }
+    decontamination = steps.get("decontaminate")
+    if isinstance(decontamination, Decontamination):
+        report["contamination"] = decontamination.to_json()
+    report["config"] = asdict(config)
+    write_json(f"{config.out}.report.json", report)
+    _print_summary(config, read_report, counts, written)
+
+
+def _check(config: DataCleanConfig) -> None:
+    out = Path(config.out).resolve()
+    for source in config.sources:
+        if source.weight > 1:
+            raise UserError(
+                f"source {source.path}: weight is {source.weight}; cleaning writes each dialogue "
+                "at most once. Put weights above 1 into the training config."
+            )
+        if any(Path(file).resolve() == out for file in source_files(source)):
+            raise UserError(
+                f"out is {config.out}, which the source path {source.path} names as well; write to "
+                "another file, or the input would be lost."
+            )
+
+
+def _build_steps(config: DataCleanConfig) -> dict[str, Step]:
+    """The steps that are on, by name, in the order in which they run."""
+    steps: dict[str, Step] = {}
+    if config.html is not None:
+        steps["html"] = partial(convert_html, config=config.html)
+    if config.language is not None:
+        steps["language"] = keep_unless(language_filter(config.language))
+    if config.exact_duplicates is not None:
+        steps["exact_duplicates"] = keep_unless(ExactDuplicates(config.exact_duplicates))
+    if config.decontaminate is not None:
+        steps["decontaminate"] = Decontamination(config.decontaminate)
+    if config.near_duplicates is not None:
+        near_duplicates = NearDuplicates(config.near_duplicates, seed=config.seed)
+        steps["near_duplicates"] = keep_unless(near_duplicates)
+    if config.split is not None:
+        steps["split"] = _split_step(config.split)
+    if config.rounds is not None:
+        steps["rounds"] = keep_unless(rounds_filter(config.rounds))
+    return steps
+
+
+def _split_step(config: SplitConfig) -> Step:
+    if config.tokenizer is None:
+        raise UserError(
+            "split needs a tokenizer to count tokens; set split.tokenizer to a tokenizer.model."
+        )
+    if not Path(config.tokenizer).is_file():
+        raise UserError(f"split.tokenizer: there is no file {config.tokenizer}; check the path.")
+    import sentencepiece
+
+    try:
+        tokenizer = sentencepiece.SentencePieceProcessor(model_file=config.tokenizer)
+    except (RuntimeError, OSError) as error:
+        raise UserError(
+            f"split.tokenizer: {config.tokenizer} is no SentencePiece model; give the path of a "
+            "tokenizer.model."
+        ) from error
+    return lambda dialogue: split_dialogue(
+        dialogue,
+        max_tokens=config.max_tokens,
+        count=lambda text: len(tokenizer.encode(text)),
+        tokens_per_turn=config.tokens_per_turn,
+    )
+
+
+def _not_empty(stream: Iterable[Dialogue], counts: list[StepCounts]) -> Iterator[Dialogue]:
+    number = 0
+    for dialogue in stream:
+        number += 1
+        yield dialogue
+    if number == 0:
+        dropped = ", ".join(
+            f"{step.name} dropped {step.dropped.total():,}" for step in counts if step.dropped
+        )
+        raise UserError(
+            f"no dialogue is left after cleaning: {dropped or 'the weights kept none'}; nothing was "
+            "written."
+        )
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Any]:
+    columns = (SpinnerColumn(), TextColumn("{task.completed:,} dialogues read"))
+    with Progress(
+        *columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True
+    ) as bar:
+        task = bar.add_task("clean", total=None)
+
+        def advance(dialogues: Iterable[Dialogue]) -> Iterator[Dialogue]:
+            for dialogue in dialogues:
+                yield dialogue
+                bar.advance(task)
+
+        yield advance
+
+
+def _print_summary(
+    config: DataCleanConfig, read_report: ReadReport, counts: list[StepCounts], written: int
+) -> None:
+    console = Console(highlight=False)
+    console.print(read_report.summary(), markup=False, soft_wrap=True)
+    table = Table("step", "seen", "changed", "dropped", "kept", "reasons")
+    for column in table.columns[1:5]:
+        column.justify = "right"
+    for step in counts:
+        reasons = ", ".join(
+            f"{reason} {number:,}" for reason, number in step.dropped.most_common(4)
+        )
+        numbers = (step.seen, step.changed, step.dropped.total(), step.kept)
+        # Text, as a reason may hold brackets, which rich would take for its own markup.
+        table.add_row(step.name, *(f"{number:,}" for number in numbers), Text(reasons))
+    if counts:
+        console.print(table)
+    console.print(
+        f"wrote {written:,} dialogues to {config.out} and the report to {config.out}.report.json",
+        markup=False,
+        soft_wrap=True,
+    )

@@ -1,0 +1,49 @@
+"""Tokenise and pack the dialogues of a training config into cached rows, and count them."""
+
+from typing import Any
+
+from parrot_jax.train.config import TrainConfig
+
+Config = TrainConfig
+
+
+def run(config: TrainConfig) -> None:
+    """Prepares the splits of `config.data`, or finds them in the cache, and prints the counts."""
+    from parrot_jax.core.logs import console
+    from parrot_jax.data.prepare import prepare
+
+    has_eval = bool(config.data.eval_sources or config.data.eval_fraction)
+    for split in ("train", "eval") if has_eval else ("train",):
+        prepared = prepare(config.data, split)
+        console.print(f"[bold]{split}[/bold]  {prepared.folder}")
+        for name, value in _lines(prepared.counts, config.batch_rows if split == "train" else None):
+            console.print(f"  {name:<34} {value}", markup=False)
+
+
+def _lines(counts: dict[str, Any], batch_rows: int | None) -> list[tuple[str, str]]:
+    read = counts["read"]
+    lines = [
+        ("rows read", f"{read['rows']:,}"),
+        *((f"  broken: {reason}", f"{n:,}") for reason, n in read["broken"].items()),
+        *((f"  repaired: {reason}", f"{n:,}") for reason, n in read["repairs"].items()),
+        ("dialogues", f"{counts['dialogues']:,}"),
+        *((f"  dropped: {reason}", f"{n:,}") for reason, n in counts["dropped"].items()),
+        ("sessions", f"{counts['sessions']:,}"),
+        ("windows", f"{counts['windows']:,}"),
+        ("cut turns", f"{counts['cut_turns']:,}"),
+        ("live turns dropped, too long", f"{counts['dropped_live_turns']:,}"),
+        ("rows", f"{counts['rows']:,}"),
+        ("tokens", f"{counts['tokens']:,}"),
+        (
+            "live tokens",
+            f"{counts['live_tokens']:,} ({counts['live_tokens'] / counts['tokens']:.1%})",
+        ),
+        ("share of padding", f"{counts['padding_share']:.1%}"),
+    ]
+    if batch_rows:
+        share = batch_rows / counts["rows"]
+        lines += [
+            (f"sessions a step of {batch_rows} rows", f"{share * counts['sessions']:.1f}"),
+            ("live tokens a step", f"{share * counts['live_tokens']:,.0f}"),
+        ]
+    return lines + [("broken row", example) for example in read["examples"]]

@@ -1,0 +1,134 @@
+"""Write the next question (a run that asks) or the answer (a run that chats) after a history."""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from parrot_jax.core.errors import UserError
+from parrot_jax.core.files import open_input
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateConfig:
+    """What to generate, and how."""
+
+    run: Annotated[str, tyro.conf.Positional]
+    """The run folder; its newest checkpoint speaks."""
+
+    messages: str
+    """A JSON file with a list of {role, content}, or an object with `messages`; `.jsonl`: one such
+    object a line."""
+
+    max_tokens: int = 256
+    """Most tokens of a reply."""
+
+    temperature: float = 0.0
+    """0 = the likeliest token each time."""
+
+    top_p: float = 1.0
+    """Sample among the likeliest tokens that hold this probability, in (0, 1]."""
+
+    seed: int = 0
+    """The same seed gives the same reply."""
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 1:
+            raise UserError(f"--max-tokens is {self.max_tokens}; it must be at least 1.")
+        if not (math.isfinite(self.temperature) and self.temperature >= 0):
+            raise UserError(f"--temperature is {self.temperature}; it must be finite and >= 0.")
+        if not 0 < self.top_p <= 1:
+            raise UserError(f"--top-p is {self.top_p}; it must be in (0, 1].")
+
+
+Config = GenerateConfig
+
+
+def run(config: GenerateConfig) -> None:
+    """Prints one reply a history: plain for a `.json` file, one JSON object a line for `.jsonl`."""
+    from parrot_jax.data.template import check_speaker, render_prompt
+    from parrot_jax.data.tokenizer import load_tokenizer
+    from parrot_jax.train.run_folder import RunFolder
+
+    histories = _read_histories(Path(config.messages))
+    folder = RunFolder(config.run)
+    trained = folder.load_config()
+    tokenizer = load_tokenizer(folder.tokenizer)
+    prompts = []
+    for where, system, turns in histories:
+        try:
+            check_speaker(trained.task, [role for role, _ in turns])
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
+        prompts.append(render_prompt(system, turns, tokenizer))
+
+    import jax.numpy as jnp
+
+    from parrot_jax.train.loop import load_params_of_run
+    from parrot_jax.train.sample import sample_next_turns
+
+    replies = sample_next_turns(
+        trained.model,
+        load_params_of_run(config.run),
+        tokenizer,
+        prompts,
+        max_new_tokens=config.max_tokens,
+        seed=config.seed,
+        compute_dtype=jnp.dtype(trained.compute_dtype),
+        temperature=config.temperature,
+        top_p=config.top_p,
+    )
+    for reply in replies:
+        if config.messages.endswith(".jsonl"):
+            print(json.dumps(reply._asdict(), ensure_ascii=False))
+        else:
+            print(reply.text)
+
+
+def _read_histories(path: Path) -> list[tuple[str, str, list[tuple[Any, str]]]]:
+    """(place in the file, system text, turns) of each history.
+
+    Raises:
+      UserError: A history is not a list of messages; the text names file and line.
+    """
+    with open_input(path) as file:
+        text = file.read()
+    lines = text.splitlines() if path.suffix == ".jsonl" else [text]
+    histories = []
+    for number, line in enumerate(lines, 1):
+        where = f"{path}:{number}" if path.suffix == ".jsonl" else str(path)
+        if path.suffix == ".jsonl" and not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{where} is not valid JSON: {error}") from None
+        histories.append((where, *_history(value, where)))
+    if not histories:
+        raise UserError(f"{path} holds no messages.")
+    return histories
+
+
+def _history(value: Any, where: str) -> tuple[str, list[tuple[Any, str]]]:
+    messages = value.get("messages") if isinstance(value, dict) else value
+    if not isinstance(messages, list):
+        raise UserError(f'{where}: expected a list of messages, or {{"messages": [...]}}.')
+    system, turns = "", []
+    for number, message in enumerate(messages, 1):
+        role = message.get("role") if isinstance(message, dict) else None
+        content = message.get("content") if isinstance(message, dict) else None
+        if not isinstance(content, str):
+            raise UserError(f"{where}: message {number} has no text under `content`.")
+        if role == "system" and number == 1:
+            system = content
+        elif role != ("user" if len(turns) % 2 == 0 else "assistant"):
+            raise UserError(
+                f"{where}: message {number} has role {role!r}; after an optional system message "
+                "user and assistant must alternate, the user first."
+            )
+        else:
+            turns.append((role, content))
+    return system, turns

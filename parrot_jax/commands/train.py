@@ -1,0 +1,12 @@
+"""Train an asker or an answerer on dialogues; run again to continue where it stopped."""
+
+from parrot_jax.train.config import TrainConfig
+
+Config = TrainConfig
+
+
+def run(config: TrainConfig) -> None:
+    """Trains, or continues, the run in `config.out`."""
+    from parrot_jax.train.loop import train
+
+    train(config)

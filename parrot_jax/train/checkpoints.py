@@ -1,0 +1,177 @@
+"""Checkpoints: one array a layer and tensor on disk, atomic, written while training goes on.
+
+In memory the layers are stacked, which the scan needs; on disk they are apart, which converters,
+exports and unrolled models need, and which keeps the largest tensor small. A kill in the middle of
+a save leaves the checkpoint before it.
+"""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+from jax.tree_util import DictKey, tree_flatten_with_path, tree_unflatten
+
+from parrot_jax.core.errors import UserError, disk_full_is_a_user_error
+
+# orbax reports each absent optional file as a warning.
+logging.getLogger("absl").setLevel(logging.ERROR)
+
+_STACKED = "layers"
+
+
+class Checkpoints:
+    """The checkpoints of one run folder."""
+
+    def __init__(self, folder: Path, *, keep: int | None = None) -> None:
+        """Opens or makes the folder, and removes what a killed save left.
+
+        Args:
+          folder: Holds one numbered folder a checkpoint.
+          keep: How many of the newest to keep; None = all.
+        """
+        self._folder = folder.absolute()
+        self._manager = ocp.CheckpointManager(
+            self._folder,
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=keep, create=True, cleanup_tmp_directories=True
+            ),
+        )
+
+    def latest_step(self) -> int | None:
+        """Step of the newest whole checkpoint, or None."""
+        return self._manager.latest_step()
+
+    def save(self, step: int, params: Any, optimizer: Any) -> None:
+        """Starts a save; returns when the arrays are copied, before they are on the disk.
+
+        Args:
+          step: Updates done.
+          params: The weights; layers stacked under the key `layers`.
+          optimizer: Everything else that training needs; its trees have the weights' names.
+
+        Raises:
+          DiskFullError: There was no room for this save or for the one before it.
+        """
+        with disk_full_is_a_user_error(f"a checkpoint in {self._folder}"):
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    params=ocp.args.StandardSave(_split_layers(params)),
+                    optimizer=ocp.args.StandardSave(_split_layers(optimizer)),
+                ),
+            )
+
+    def wait(self) -> None:
+        """Returns when every started save is on the disk.
+
+        Raises:
+          DiskFullError: There was no room.
+        """
+        with disk_full_is_a_user_error(f"a checkpoint in {self._folder}"):
+            self._manager.wait_until_finished()
+
+    def restore(self, step: int, like: Mapping[str, Any]) -> dict[str, Any]:
+        """Reads items of a checkpoint straight onto their devices.
+
+        Args:
+          step: Which checkpoint.
+          like: `params`, or both `params` and `optimizer`: trees of arrays or
+            `jax.ShapeDtypeStruct` with shardings, which the result equals in shape and placement.
+
+        Raises:
+          UserError: A tensor is missing, unknown or has another shape; the text names them.
+        """
+        wanted = {item: _abstract_layers(tree) for item, tree in like.items()}
+        for item, arrays in wanted.items():
+            self._check_shapes(step, item, arrays)
+        restored = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                **{item: ocp.args.StandardRestore(arrays) for item, arrays in wanted.items()}
+            ),
+        )
+        return {item: _join_layers(restored[item], tree) for item, tree in like.items()}
+
+    def close(self) -> None:
+        """Waits and lets go of the folder."""
+        self.wait()
+        self._manager.close()
+
+    def _check_shapes(self, step: int, item: str, wanted: Mapping[str, Any]) -> None:
+        folder = self._folder / str(step) / item
+        stored = ocp.StandardCheckpointer().metadata(folder).item_metadata
+        problems = [f"{name} is missing" for name in sorted(wanted.keys() - stored.keys())]
+        problems += [f"{name} is unknown" for name in sorted(stored.keys() - wanted.keys())]
+        problems += [
+            f"{name} is {list(stored[name].shape)}, not {list(wanted[name].shape)}"
+            for name in sorted(wanted.keys() & stored.keys())
+            if tuple(stored[name].shape) != tuple(wanted[name].shape)
+        ]
+        if problems:
+            more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+            raise UserError(
+                f"the checkpoint {folder} is of another model: {'; '.join(problems[:3])}{more}; "
+                "give the model sizes it was trained with."
+            )
+
+
+def _split_layers(tree: Any) -> dict[str, Any]:
+    """The tree as `name: array`, stacked leaves as one array a layer."""
+
+    def split(tree: Any) -> dict[str, Any]:
+        arrays: dict[str, Any] = {}
+        for path, leaf in tree_flatten_with_path(tree)[0]:
+            for name, layer in _names(path, leaf):
+                arrays[name] = leaf if layer is None else leaf[layer]
+        return arrays
+
+    return jax.jit(split)(tree)
+
+
+def _abstract_layers(tree: Any) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and placements of what `_split_layers` would give."""
+    arrays: dict[str, jax.ShapeDtypeStruct] = {}
+    for path, leaf in tree_flatten_with_path(tree)[0]:
+        for name, layer in _names(path, leaf):
+            sharding = leaf.sharding
+            if layer is not None:
+                spec = jax.sharding.PartitionSpec(*sharding.spec[1:])
+                sharding = jax.sharding.NamedSharding(sharding.mesh, spec)
+            shape = leaf.shape if layer is None else leaf.shape[1:]
+            arrays[name] = jax.ShapeDtypeStruct(shape, leaf.dtype, sharding=sharding)
+    return arrays
+
+
+def _join_layers(arrays: Mapping[str, Any], like: Any) -> Any:
+    """The inverse of `_split_layers`, placed like `like`."""
+    leaves, treedef = tree_flatten_with_path(like)
+
+    def join(arrays: Mapping[str, Any]) -> Any:
+        joined = []
+        for path, leaf in leaves:
+            names = [name for name, _ in _names(path, leaf)]
+            stacked = _is_stacked(path)
+            joined.append(jnp.stack([arrays[n] for n in names]) if stacked else arrays[names[0]])
+        return tree_unflatten(treedef, joined)
+
+    return jax.jit(join, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, like))(arrays)
+
+
+def _names(path: tuple[Any, ...], leaf: Any) -> list[tuple[str, int | None]]:
+    """The names on disk of a leaf, e.g. `layers.07.attention.q`, each with its layer."""
+    keys = [str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path]
+    if not _is_stacked(path):
+        return [(".".join(keys), None)]
+    at = keys.index(_STACKED) + 1
+    return [
+        (".".join([*keys[:at], f"{layer:02d}", *keys[at:]]), layer)
+        for layer in range(leaf.shape[0])
+    ]
+
+
+def _is_stacked(path: tuple[Any, ...]) -> bool:
+    return DictKey(_STACKED) in path

@@ -1,0 +1,143 @@
+"""Settings of a training run. Loads no jax, so help is instant."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from parrot_jax.core.errors import UserError
+from parrot_jax.data.config import DataConfig, Task
+from parrot_jax.model.config import LlamaConfig
+from parrot_jax.sharding import MeshConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """AdamW with warm-up and cosine decay. The defaults are the papers' where they say."""
+
+    lr: float = 3e-5
+    """Highest learning rate, reached at the end of the warm-up."""
+
+    warmup_epochs: float = 0.1
+    """Epochs over which the rate rises from 0, linearly."""
+
+    final_lr_fraction: float = 0.0
+    """Rate at the last step, as a share of `lr`; the way down is half a cosine."""
+
+    beta1: float = 0.9
+    """Decay of the mean of gradients. Not stated by the papers."""
+
+    beta2: float = 0.95
+    """Decay of the mean of squared gradients. Not stated by the papers."""
+
+    eps: float = 1e-8
+    """Added to the root of the second moment."""
+
+    weight_decay: float = 0.0
+    """Decoupled decay of every parameter, a step times the rate. Not stated by the papers."""
+
+    clip_norm: float = 1.0
+    """Largest norm of the whole gradient; a larger one is scaled down to it."""
+
+    def __post_init__(self) -> None:
+        for name in ("lr", "eps", "clip_norm"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise UserError(f"optim.{name} is {value}; it must be finite and above 0.")
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"optim.{name} is {getattr(self, name)}; it must be in [0, 1).")
+        for name in ("warmup_epochs", "final_lr_fraction", "weight_decay"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise UserError(f"optim.{name} is {value}; it must be finite and at least 0.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One training run: data and model in, a run folder out."""
+
+    task: Task
+    """What the model is for: `ask` writes the user's next question, `chat` the answer. It decides
+    which chat template the run carries and what its samples are; `data.mask` decides the loss."""
+
+    out: str
+    """The run folder. Where it holds this run already, training continues from its checkpoint."""
+
+    data: DataConfig
+    """The dialogues, and how they become rows."""
+
+    model: LlamaConfig
+    """Sizes of the model."""
+
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    """The optimizer."""
+
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    """How devices share the work."""
+
+    init_from: str | None = None
+    """Run folder whose newest weights to start from; null = random weights."""
+
+    epochs: float = 3.0
+    """Passes over the sessions."""
+
+    max_steps: int | None = None
+    """Stop after this many steps, the schedule still being that of `epochs`; null = no limit.
+    0 evaluates the untrained model."""
+
+    batch_rows: int = 32
+    """Rows in one optimizer step, over all devices and accumulated micro-batches."""
+
+    accumulation_steps: int = 1
+    """Micro-batches whose gradients are summed in one step; must divide `batch_rows`."""
+
+    seed: int = 0
+    """Decides the initial weights and the order of the rows."""
+
+    compute_dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """Type of matrix products and activations; parameters and sums are float32."""
+
+    attention: str = "auto"
+    """Attention backend; auto takes the best one for the platform."""
+
+    remat: str = "none"
+    """What the backward pass recomputes instead of keeping."""
+
+    loss_tile: int = 2048
+    """Tokens whose logits stand in memory at once."""
+
+    eval_every_epochs: float = 1.0
+    """Epochs between evaluations on the held-out split; there is always one at the end."""
+
+    checkpoint_every_steps: int = 100
+    """Steps between checkpoints; there is always one at the end."""
+
+    keep_checkpoints: int = 2
+    """How many of the newest checkpoints to keep."""
+
+    log_every_steps: int = 10
+    """Steps between printed lines; `metrics.jsonl` has every step."""
+
+    def __post_init__(self) -> None:
+        for name in ("batch_rows", "accumulation_steps", "checkpoint_every_steps",
+                     "keep_checkpoints", "log_every_steps", "loss_tile"):  # fmt: skip
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        if self.batch_rows % self.accumulation_steps:
+            raise UserError(
+                f"accumulation_steps={self.accumulation_steps} does not divide "
+                f"batch_rows={self.batch_rows}; choose a divisor."
+            )
+        if not self.epochs > 0 or not self.eval_every_epochs > 0:
+            raise UserError(
+                f"epochs={self.epochs} and eval_every_epochs={self.eval_every_epochs} must be "
+                "above 0."
+            )
+        if self.max_steps is not None and self.max_steps < 0:
+            raise UserError(f"max_steps is {self.max_steps}; it must be at least 0, or null.")
+        if self.data.row_tokens > self.model.max_position_embeddings:
+            raise UserError(
+                f"data.row_tokens={self.data.row_tokens} is more than "
+                f"model.max_position_embeddings={self.model.max_position_embeddings}; "
+                "lower the former."
+            )

@@ -1,0 +1,128 @@
+"""Perplexity on held-out dialogues, by speaker and by turn.
+
+Every run is measured on the same tokens, whatever it was trained on: content and terminator of all
+turns of both speakers.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding
+from numpy.typing import NDArray
+
+from parrot_jax.data.prepare import Prepared
+from parrot_jax.losses.token_loss import token_nll
+from parrot_jax.model import llama
+from parrot_jax.train.step import Batch, Forward, next_tokens
+
+TURN_NLL_DTYPE = np.dtype(
+    [
+        ("dialogue", np.int32),
+        ("turn", np.int32),
+        ("is_user", np.bool_),
+        ("tokens", np.int32),
+        ("nll", np.float64),
+    ]
+)
+"""A held-out turn: how many tokens it has and their summed loss in nats."""
+
+
+def compile_token_nll(
+    forward: Forward, batch_sharding: NamedSharding
+) -> Callable[[Any, Batch], jax.Array]:
+    """A jitted function (params, batch [rows, T]) -> loss of each token in nats, [rows, T].
+
+    Column t holds the loss of token t itself; column 0 is 0.
+    """
+
+    def nll(params: Any, batch: Batch) -> jax.Array:
+        targets, _ = next_tokens(batch)
+        losses = token_nll(
+            forward.hidden(params, batch),
+            llama.unembedding(params),
+            targets,
+            tile=forward.loss_tile,
+        )
+        return jax.numpy.roll(losses, 1, axis=1).at[:, 0].set(0.0)
+
+    return jax.jit(nll, in_shardings=(None, batch_sharding))
+
+
+def evaluate(
+    token_nlls: Callable[[Any, Batch], jax.Array],
+    params: Any,
+    prepared: Prepared,
+    *,
+    batch_rows: int,
+    put: Callable[[dict[str, NDArray[Any]]], Batch],
+) -> NDArray[Any]:
+    """Measures each held-out turn.
+
+    Args:
+      token_nlls: From `compile_token_nll`.
+      params: The weights.
+      prepared: The eval split.
+      batch_rows: Rows at a time; the last batch is filled up with its last row.
+      put: Places a batch on the devices.
+
+    Returns:
+      One record of `TURN_NLL_DTYPE` a live turn.
+    """
+    rows, spans = prepared.rows(), prepared.spans()
+    # sums[r, t] = loss of the tokens before t in row r: a span's loss is a difference.
+    sums = []
+    for first in range(0, len(rows), batch_rows):
+        indices = [min(first + i, len(rows) - 1) for i in range(batch_rows)]
+        picked = [rows[i] for i in indices]
+        batch = put({name: np.stack([row[name] for row in picked]) for name in picked[0]})
+        losses = np.asarray(token_nlls(params, batch), np.float64)
+        losses = losses[: len(rows) - first]
+        sums.append(np.concatenate([np.zeros((len(losses), 1)), losses.cumsum(axis=1)], axis=1))
+    cumulative = np.concatenate(sums)
+    turns = np.zeros(len(spans), TURN_NLL_DTYPE)
+    for name in ("dialogue", "turn", "is_user"):
+        turns[name] = spans[name]
+    turns["tokens"] = spans["stop"] - spans["start"]
+    turns["nll"] = (
+        cumulative[spans["row"], spans["stop"]] - cumulative[spans["row"], spans["start"]]
+    )
+    return turns
+
+
+def summarise(turns: NDArray[Any]) -> dict[str, Any]:
+    """Perplexities of measured turns.
+
+    Args:
+      turns: Records of `TURN_NLL_DTYPE`.
+
+    Returns:
+      `user_ppl` over user turns 2..T, `assistant_ppl` over all assistant turns, the tokens behind
+      each, and for both speakers `*_ppl_by_turn`: entry k is the dialogue's question (or answer)
+      k + 1. A perplexity without tokens is None.
+    """
+    later_user = turns[turns["is_user"] & (turns["turn"] > 0)]
+    assistant = turns[~turns["is_user"]]
+    return {
+        "user_ppl": _perplexity(later_user),
+        "user_tokens": int(later_user["tokens"].sum()),
+        "assistant_ppl": _perplexity(assistant),
+        "assistant_tokens": int(assistant["tokens"].sum()),
+        "user_ppl_by_turn": _by_round(turns[turns["is_user"]]),
+        "assistant_ppl_by_turn": _by_round(assistant),
+    }
+
+
+def _by_round(turns: NDArray[Any]) -> list[float | None]:
+    rounds = turns["turn"] // 2
+    return [_perplexity(turns[rounds == k]) for k in range(int(rounds.max(initial=-1)) + 1)]
+
+
+def _perplexity(turns: NDArray[Any]) -> float | None:
+    tokens = int(turns["tokens"].sum())
+    if not tokens:
+        return None
+    # exp(700) is the largest that a float holds; an untrained model can be worse than that never.
+    return math.exp(min(float(turns["nll"].sum()) / tokens, 700.0))

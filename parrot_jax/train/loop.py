@@ -1,0 +1,372 @@
+"""The order of a run: rows, state, steps; evaluation before the checkpoint of its step.
+
+Killed anywhere and started again, a run reads the same rows and ends with the same bits: batches
+are a function of the step, and whatever was written after the newest checkpoint is written again.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from numpy.typing import NDArray
+
+from parrot_jax.core.errors import RunError, UserError
+from parrot_jax.core.files import atomic_write, write_json
+from parrot_jax.core.logs import console, progress_bar
+from parrot_jax.data.histories import held_out_histories
+from parrot_jax.data.pipeline import Batches
+from parrot_jax.data.prepare import Prepared, prepare
+from parrot_jax.data.tokenizer import Tokenizer, load_tokenizer
+from parrot_jax.model import llama
+from parrot_jax.sharding import MeshConfig, make_mesh, param_shardings
+from parrot_jax.train import evaluate as evaluation
+from parrot_jax.train.checkpoints import Checkpoints
+from parrot_jax.train.config import TrainConfig
+from parrot_jax.train.optim import adamw, learning_rate
+from parrot_jax.train.run_folder import RunFolder
+from parrot_jax.train.sample import sample_next_turns
+from parrot_jax.train.step import Forward, TrainState, compile_step
+
+_NUM_SAMPLES = 5
+_SAMPLE_TOKENS = 64
+
+
+class Schedule(NamedTuple):
+    """Steps of a run, derived from epochs."""
+
+    steps_per_epoch: float
+    num_steps: int
+    """Steps of the whole schedule."""
+    stop_step: int
+    """Where this run stops."""
+    eval_steps: frozenset[int]
+    """Steps after which the held-out split is measured."""
+
+
+def plan_steps(config: TrainConfig, num_rows: int) -> Schedule:
+    """Turns epochs into steps; an epoch is one pass over all rows, and so over all sessions."""
+    per_epoch = num_rows / config.batch_rows
+    num_steps = max(1, round(config.epochs * per_epoch))
+    stop = num_steps if config.max_steps is None else min(config.max_steps, num_steps)
+    every = config.eval_every_epochs * per_epoch
+    regular = {round(k * every) for k in range(1, math.floor(num_steps / every) + 1)}
+    return Schedule(per_epoch, num_steps, stop, frozenset({s for s in regular if s <= stop} | {stop}))
+
+
+def train(config: TrainConfig) -> None:
+    """Trains, or continues, the run in `config.out`.
+
+    Raises:
+      UserError: The data, the sizes or the run folder do not fit the config.
+      RunError: Loss or gradient norm is not finite; the batch is saved and named.
+    """
+    tokenizer = load_tokenizer(config.data.tokenizer)
+    _check_vocabulary(config, tokenizer)
+    prepared = prepare(config.data, "train")
+    has_eval = bool(config.data.eval_sources or config.data.eval_fraction)
+    held_out = prepare(config.data, "eval") if has_eval else None
+    folder = RunFolder(config.out)
+    with folder.open(config, tokenizer):
+        _Run(config, folder, tokenizer, prepared, held_out).run()
+
+
+class _Run:
+    """One process's part of a run: what stays the same from step to step."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        folder: RunFolder,
+        tokenizer: Tokenizer,
+        prepared: Prepared,
+        held_out: Prepared | None,
+    ) -> None:
+        self.config, self.folder, self.tokenizer = config, folder, tokenizer
+        self.held_out = held_out
+        rows = prepared.rows()
+        self.plan = plan_steps(config, len(rows))
+        self.batches = Batches(rows, batch_rows=config.batch_rows, seed=config.seed)
+        self.mesh = make_mesh(config.mesh)
+        self.forward = Forward(
+            config.model, jnp.dtype(config.compute_dtype), config.attention, config.remat,
+            config.loss_tile,
+        )  # fmt: skip
+        self.schedule = learning_rate(
+            config.optim,
+            steps_per_epoch=self.plan.steps_per_epoch,
+            num_steps=self.plan.num_steps,
+        )
+        self.optimizer = adamw(config.optim, self.schedule)
+        self.batch_sharding = NamedSharding(self.mesh, PartitionSpec(("data", "fsdp")))
+        shardings = state_shardings(config, self.optimizer, self.mesh)
+        self.step_fn = compile_step(
+            shardings,
+            self.batch_sharding,
+            forward=self.forward,
+            optimizer=self.optimizer,
+            clip_norm=config.optim.clip_norm,
+            accumulation_steps=config.accumulation_steps,
+            live_capacity=live_capacity(prepared, config),
+        )
+        self.token_nlls = evaluation.compile_token_nll(self.forward, self.batch_sharding)
+        self.checkpoints = Checkpoints(folder.checkpoints, keep=config.keep_checkpoints)
+        _print_plan(config, prepared, self.plan)
+
+    def run(self) -> None:
+        state = self._start()
+        first = int(state.step)
+        if first == 0 and self.plan.stop_step == 0:
+            self._evaluate(state, 0)
+            self._save(state, 0)
+        with progress_bar("steps") as progress:
+            bar = progress.add_task("train", total=self.plan.stop_step, completed=first)
+            for step in range(first, self.plan.stop_step):
+                state = self._step(state, step)
+                done = step + 1
+                progress.update(bar, completed=done)
+                if done in self.plan.eval_steps:
+                    self._evaluate(state, done)
+                # After the evaluation: a run that continues from here has its results already.
+                if done % self.config.checkpoint_every_steps == 0 or done == self.plan.stop_step:
+                    self._save(state, done)
+        self.checkpoints.close()
+        console.print(f"done: {self.plan.stop_step} steps in {self.folder.path}")
+
+    def _start(self) -> TrainState:
+        """The newest checkpoint, or new weights; later metrics than that are dropped."""
+        abstract = abstract_state(self.config, self.optimizer, self.mesh)
+        step = self.checkpoints.latest_step()
+        if step is None:
+            params = _first_params(self.config, abstract, self.mesh)
+            state = TrainState(
+                params,
+                _init_moments(self.optimizer, params, abstract.opt_state),
+                jax.device_put(jnp.int32(0), abstract.step.sharding),
+            )
+        else:
+            like = {"params": abstract.params, "optimizer": _optimizer_item(abstract)}
+            restored = self.checkpoints.restore(step, like)
+            moments = restored["optimizer"]
+            state = TrainState(restored["params"], moments["state"], moments["step"])
+            console.print(f"continuing {self.folder.path} at step {step}")
+        self.folder.metrics.keep_through(step or 0)
+        self.folder.samples.keep_through(step or 0)
+        return state
+
+    def _step(self, state: TrainState, step: int) -> TrainState:
+        started = time.perf_counter()
+        batch = self.batches[step]
+        state, metrics = self.step_fn(state, self._put(batch))
+        if not metrics.finite:
+            self._stop_at_bad_batch(step, batch, float(metrics.loss), float(metrics.grad_norm))
+        seconds = time.perf_counter() - started
+        tokens = int((batch["segment_ids"] > 0).sum())
+        live = int((batch["loss_weights"] > 0).sum())
+        values = {
+            "step": step + 1,
+            "epoch": (step + 1) / self.plan.steps_per_epoch,
+            "loss": float(metrics.loss),
+            "grad_norm": float(metrics.grad_norm),
+            "lr": float(self.schedule(step)),
+            "tokens": tokens,
+            "live_tokens": live,
+            "step_s": seconds,
+        }
+        self.folder.metrics.append(**values)
+        if (step + 1) % self.config.log_every_steps == 0 or step + 1 == self.plan.stop_step:
+            console.print(
+                f"step {step + 1}/{self.plan.num_steps}  epoch {values['epoch']:.2f}  "
+                f"loss {values['loss']:.4f}  norm {values['grad_norm']:.2f}  "
+                f"lr {values['lr']:.2e}  {seconds * 1e3:.0f} ms  "
+                f"{tokens / seconds:,.0f} tok/s  {live / seconds:,.0f} live tok/s"
+            )
+        return state
+
+    def _put(self, batch: dict[str, NDArray[Any]]) -> dict[str, jax.Array]:
+        return jax.device_put(batch, self.batch_sharding)
+
+    def _stop_at_bad_batch(
+        self, step: int, batch: dict[str, NDArray[Any]], loss: float, norm: float
+    ) -> None:
+        path = self.folder.path / f"bad-batch-{step + 1:06d}.npz"
+        with atomic_write(path, "wb") as file:
+            np.savez(file, **batch)
+        self.checkpoints.close()
+        raise RunError(
+            f"step {step + 1}: loss {loss} and gradient norm {norm} must both be finite; nothing "
+            f"was updated, and the batch is in {path}. Lower optim.lr or look at that batch."
+        )
+
+    def _evaluate(self, state: TrainState, step: int) -> None:
+        if self.held_out is None:
+            return
+        started = time.perf_counter()
+        turns = evaluation.evaluate(
+            self.token_nlls,
+            state.params,
+            self.held_out,
+            batch_rows=self.config.batch_rows // self.config.accumulation_steps,
+            put=self._put,
+        )
+        summary = evaluation.summarise(turns)
+        name = f"eval-{step:06d}"
+        with atomic_write(self.folder.results / f"{name}.npy", "wb") as file:
+            np.save(file, turns)
+        write_json(self.folder.results / f"{name}.json", {"step": step, **summary})
+        console.print(
+            f"eval at step {step}: user turns 2..T {_ppl(summary['user_ppl'])}, assistant turns "
+            f"{_ppl(summary['assistant_ppl'])} perplexity ({time.perf_counter() - started:.1f} s)"
+        )
+        self._sample(state, step)
+
+    def _sample(self, state: TrainState, step: int) -> None:
+        """What the model says after the five fixed held-out histories."""
+        config = self.config
+        histories = held_out_histories(
+            config.data, config.task, self.tokenizer, count=_NUM_SAMPLES,
+            max_prompt_tokens=config.model.max_position_embeddings - _SAMPLE_TOKENS,
+        )  # fmt: skip
+        replies = sample_next_turns(
+            config.model,
+            state.params,
+            self.tokenizer,
+            [history.prompt for history in histories],
+            max_new_tokens=_SAMPLE_TOKENS,
+            seed=config.seed,
+            compute_dtype=self.forward.compute_dtype,
+        )
+        for history, reply in zip(histories, replies, strict=True):
+            self.folder.samples.append(
+                step=step, dialogue=history.dialogue_id, truth=history.truth, **reply._asdict()
+            )
+            console.print(f"  {history.dialogue_id}: {reply.text!r} [{reply.finish_reason}]")
+
+    def _save(self, state: TrainState, step: int) -> None:
+        self.checkpoints.save(step, state.params, _optimizer_item(state))
+
+
+def state_shardings(
+    config: TrainConfig, optimizer: optax.GradientTransformation, mesh: Mesh
+) -> TrainState:
+    """Where each array of the state lives: moments beside their weights, scalars everywhere."""
+    return jax.tree.map(lambda leaf: leaf.sharding, abstract_state(config, optimizer, mesh))
+
+
+def abstract_state(
+    config: TrainConfig, optimizer: optax.GradientTransformation, mesh: Mesh
+) -> TrainState:
+    """Shapes, types and placements of the whole state; allocates nothing."""
+    shapes = llama.abstract_params(config.model)
+    shardings = param_shardings(shapes, llama.logical_axes(config.model), mesh)
+    params = jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        shapes,
+        shardings,
+    )
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    # Left to itself, jit would replicate the moments: 104 GB a device at 13B.
+    opt_state = optax.tree_map_params(
+        optimizer,
+        lambda moment, sharding: jax.ShapeDtypeStruct(
+            moment.shape, moment.dtype, sharding=sharding
+        ),
+        jax.eval_shape(optimizer.init, shapes),
+        shardings,
+        transform_non_params=lambda leaf: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=everywhere
+        ),
+    )
+    return TrainState(params, opt_state, jax.ShapeDtypeStruct((), jnp.int32, sharding=everywhere))
+
+
+def live_capacity(prepared: Prepared, config: TrainConfig) -> int | None:
+    """Room for the live tokens of a micro-batch: mean and four deviations, in whole tiles.
+
+    A batch with more falls back to all its tokens. None where compaction would save little.
+    """
+    rows = config.batch_rows // config.accumulation_steps
+    live = prepared.counts["live_tokens_a_row"]
+    needed = rows * live["mean"] + 4 * math.sqrt(rows) * live["deviation"]
+    tile = min(config.loss_tile, 256)
+    capacity = math.ceil(needed / tile) * tile
+    return capacity if capacity < 0.9 * rows * config.data.row_tokens else None
+
+
+def _first_params(config: TrainConfig, abstract: TrainState, mesh: Mesh) -> Any:
+    if config.init_from is None:
+        return llama.init_params(config.model, config.seed, mesh)
+    return load_params(config.init_from, abstract.params)
+
+
+def load_params(run: str | Path, abstract: Any) -> Any:
+    """The newest weights of a run folder, placed like `abstract`.
+
+    Raises:
+      UserError: There is no checkpoint, or it is of another shape.
+    """
+    folder = RunFolder(run)
+    folder.load_config()
+    checkpoints = Checkpoints(folder.checkpoints)
+    step = checkpoints.latest_step()
+    if step is None:
+        raise UserError(f"{run} has no checkpoint yet; train it first.")
+    return checkpoints.restore(step, {"params": abstract})["params"]
+
+
+def load_params_of_run(run: str | Path) -> Any:
+    """The newest weights of a run folder, on this process's devices as a mesh of the default shape.
+
+    Raises:
+      UserError: There is no run, or it has no checkpoint.
+    """
+    config = RunFolder(run).load_config().model
+    shapes = llama.abstract_params(config)
+    shardings = param_shardings(shapes, llama.logical_axes(config), make_mesh(MeshConfig()))
+    abstract = jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        shapes,
+        shardings,
+    )
+    return load_params(run, abstract)
+
+
+def _init_moments(
+    optimizer: optax.GradientTransformation, params: Any, abstract: Any
+) -> Any:
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    init: Callable[[Any], Any] = jax.jit(optimizer.init, out_shardings=shardings)
+    return init(params)
+
+
+def _optimizer_item(state: TrainState) -> dict[str, Any]:
+    return {"state": state.opt_state, "step": state.step}
+
+
+def _check_vocabulary(config: TrainConfig, tokenizer: Tokenizer) -> None:
+    if tokenizer.vocab_size > config.model.vocab_size:
+        raise UserError(
+            f"the tokenizer {config.data.tokenizer} has {tokenizer.vocab_size} ids, more than "
+            f"model.vocab_size={config.model.vocab_size}; raise the latter."
+        )
+
+
+def _print_plan(config: TrainConfig, prepared: Prepared, plan: Schedule) -> None:
+    counts = prepared.counts
+    share = config.batch_rows / counts["rows"]
+    console.print(
+        f"{config.model.num_parameters():,} parameters; {counts['sessions']:,} sessions in "
+        f"{counts['rows']:,} rows of {config.data.row_tokens}, {counts['padding_share']:.1%} padding; "
+        f"{plan.num_steps} steps of {config.batch_rows} rows = {share * counts['sessions']:.1f} "
+        f"sessions and {share * counts['live_tokens']:,.0f} live tokens a step"
+    )
+
+
+def _ppl(value: float | None) -> str:
+    return "no tokens" if value is None else f"{value:.2f}"

@@ -1,0 +1,66 @@
+"""The next turn of a dialogue as text: prompts in, replies out, as a server would give them."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from parrot_jax.data.tokenizer import Tokenizer
+from parrot_jax.model.config import LlamaConfig
+from parrot_jax.model.generate import generate
+
+
+class Reply(NamedTuple):
+    """What the model said."""
+
+    text: str
+    """Trimmed; empty where the model ended the dialogue."""
+    finish_reason: str
+    """`stop` = it ended its turn, `length` = it was cut."""
+    num_tokens: int
+
+
+def sample_next_turns(
+    config: LlamaConfig,
+    params: Any,
+    tokenizer: Tokenizer,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    seed: int,
+    compute_dtype: Any,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+) -> list[Reply]:
+    """Generates the turn behind each prompt.
+
+    Args:
+      config: Sizes of the model.
+      params: Its weights.
+      tokenizer: Turns ids into text; its `eos_id` ends a turn.
+      prompts: Ids that end with the next speaker's header, see `template.render_prompt`.
+      max_new_tokens: Most tokens of a reply.
+      seed: Sampling is a function of it, the prompt and its place in the list.
+      compute_dtype: As in training.
+      temperature: 0 = the likeliest token each time.
+      top_p: Sample among the likeliest tokens that hold this probability, in (0, 1].
+    """
+    if not prompts:
+        return []
+    generated = generate(
+        config,
+        params,
+        [list(prompt) for prompt in prompts],
+        max_new_tokens=max_new_tokens,
+        stop_ids=(tokenizer.eos_id,),
+        temperature=temperature,
+        top_p=top_p,
+        seeds=[seed + place for place in range(len(prompts))],
+        compute_dtype=compute_dtype,
+    )
+    return [
+        Reply(
+            tokenizer.decode([i for i in g.ids if i != tokenizer.eos_id]).strip(),
+            g.finish_reason,
+            len(g.ids),
+        )
+        for g in generated
+    ]

@@ -1,0 +1,160 @@
+"""Prepared rows: counts that add up, a cache that knows its content, a killed run that goes on."""
+
+import json
+import tracemalloc
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from parrot_jax.core.errors import UserError
+from parrot_jax.data import prepare as prepare_module
+from parrot_jax.data.config import DataConfig, MaskConfig
+from parrot_jax.data.pipeline import Batches
+from parrot_jax.data.prepare import held_out, prepare, read_split
+from parrot_jax.dialogue.sources import SourceConfig
+
+ASK = MaskConfig(loss_roles=("user",), skip_first_turn=True)
+
+
+def write_dialogues(path: Path, count: int, rounds: int = 3) -> Path:
+    with open(path, "w") as file:
+        for number in range(count):
+            messages = []
+            for turn in range(rounds):
+                words = " ".join(["word"] * (1 + (number * 7 + turn * 3) % 11))
+                messages.append({"role": "user", "content": f"question {number} {turn} {words}"})
+                messages.append({"role": "assistant", "content": f"answer {words} {words}"})
+            file.write(json.dumps({"id": f"d{number}", "messages": messages}) + "\n")
+    return path
+
+
+@pytest.fixture
+def config(tmp_path: Path, tiny_tokenizer: Path) -> DataConfig:
+    path = write_dialogues(tmp_path / "dialogues.jsonl", 40)
+    return DataConfig(
+        sources=(SourceConfig(kind="messages", path=str(path)),),
+        eval_fraction=0.25,
+        tokenizer=str(tiny_tokenizer),
+        mask=ASK,
+        row_tokens=256,
+        cache_dir=str(tmp_path / "cache"),
+    )
+
+
+def test_counts_add_up(config: DataConfig) -> None:
+    train, held = prepare(config, "train"), prepare(config, "eval")
+    assert train.counts["dialogues"] + held.counts["dialogues"] == 40
+    assert train.counts["dropped"]["in the other split"] == held.counts["dialogues"]
+    rows = train.rows()
+    assert len(rows) == train.counts["rows"]
+    live = sum(int((rows[i]["loss_weights"] > 0).sum()) for i in range(len(rows)))
+    tokens = sum(int((rows[i]["segment_ids"] > 0).sum()) for i in range(len(rows)))
+    assert live == train.counts["live_tokens"]
+    assert tokens == train.counts["tokens"]
+    assert train.counts["padding_share"] == pytest.approx(1 - tokens / (len(rows) * 256))
+    spans = train.spans()
+    assert int((spans["stop"] - spans["start"]).sum()) == live
+    # Parrot-Ask: two live questions in each dialogue of three rounds, none of them the first.
+    assert len(spans) == 2 * train.counts["sessions"]
+    assert set(spans["turn"].tolist()) == {2, 4}
+    assert spans["is_user"].all()
+
+
+def test_the_eval_split_has_all_turns_live_whatever_the_mask(config: DataConfig) -> None:
+    chat = replace(config, mask=MaskConfig(loss_roles=("assistant",)))
+    assert prepare(config, "eval").folder == prepare(chat, "eval").folder
+    assert prepare(config, "train").folder != prepare(chat, "train").folder
+    spans = prepare(config, "eval").spans()
+    assert set(spans["turn"].tolist()) == {0, 1, 2, 3, 4, 5}
+
+
+def test_the_cache_is_used_until_the_content_changes(config: DataConfig) -> None:
+    first = prepare(config, "train")
+    stamp = (first.folder / "rows-00000.npy").stat().st_mtime_ns
+    again = prepare(config, "train")
+    assert again.folder == first.folder
+    assert (again.folder / "rows-00000.npy").stat().st_mtime_ns == stamp
+    write_dialogues(Path(config.sources[0].path), 41)
+    assert prepare(config, "train").folder != first.folder
+
+
+def test_a_killed_preparation_goes_on_and_gives_the_same_bytes(
+    config: DataConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prepare_module, "BLOCK_DIALOGUES", 8)
+    whole = prepare(replace(config, cache_dir=str(tmp_path / "whole")), "train")
+    made: list[int] = []
+    original = prepare_module._make_part
+
+    def dies_in_the_third_part(*arguments: Any) -> dict[str, int]:
+        number = arguments[2]
+        if number == 2 and not made.count(2):
+            made.append(2)
+            raise KeyboardInterrupt
+        made.append(number)
+        return original(*arguments)
+
+    monkeypatch.setattr(prepare_module, "_make_part", dies_in_the_third_part)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(config, "train")
+    assert not list(Path(config.cache_dir).glob("*/prepared.json")), "half a cache is no cache"
+    resumed = prepare(config, "train")
+    assert made[:3] == [0, 1, 2]
+    assert made[3] == 2, "whole parts are not made again"
+    assert resumed.counts == whole.counts
+    for path in sorted(whole.folder.glob("*.npy")):
+        assert path.read_bytes() == (resumed.folder / path.name).read_bytes()
+
+
+def test_copies_and_branches_of_a_dialogue_fall_on_one_side(config: DataConfig) -> None:
+    for dialogue in read_split(config, "train"):
+        assert not held_out(dialogue, 0.25, 0)
+        copy = replace(dialogue, turns=dialogue.turns[:2], id="copy")
+        assert not held_out(copy, 0.25, 0)
+
+
+def test_no_live_token_is_an_error(config: DataConfig, tmp_path: Path) -> None:
+    path = write_dialogues(tmp_path / "single.jsonl", 5, rounds=1)
+    single = replace(
+        config, sources=(SourceConfig(kind="messages", path=str(path)),), eval_fraction=0.0
+    )
+    with pytest.raises(UserError, match="no live token: none of 5 dialogues"):
+        prepare(single, "train")
+
+
+def test_memory_does_not_grow_with_the_data(
+    config: DataConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prepare_module, "BLOCK_DIALOGUES", 50)
+
+    def peak(count: int) -> int:
+        path = write_dialogues(tmp_path / f"{count}.jsonl", count)
+        sources = (SourceConfig(kind="messages", path=str(path)),)
+        tracemalloc.start()
+        prepare(replace(config, sources=sources), "train")
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return peak
+
+    peak(100)  # loads what is loaded once
+    assert peak(1600) < 1.5 * peak(200)
+
+
+def test_batches_are_a_function_of_the_step_on_any_number_of_hosts(config: DataConfig) -> None:
+    rows = prepare(config, "train").rows()
+    alone = Batches(rows, batch_rows=4, seed=1)
+    hosts = [Batches(rows, batch_rows=4, seed=1, num_hosts=2, host=h) for h in range(2)]
+    for step in (0, 3, 11):
+        joined = np.concatenate([host[step]["tokens"] for host in hosts])
+        np.testing.assert_array_equal(joined, alone[step]["tokens"])
+    # An epoch visits each row once.
+    num_rows = len(rows)
+    seen = np.concatenate([alone[s]["tokens"] for s in range(num_rows)])[: 2 * num_rows]
+    expected = sorted(rows[i]["tokens"].tobytes() for i in range(num_rows))
+    assert sorted(row.tobytes() for row in seen[:num_rows]) == expected
+    assert sorted(row.tobytes() for row in seen[num_rows:]) == expected
+    with pytest.raises(UserError, match="3 hosts cannot share evenly"):
+        Batches(rows, batch_rows=4, seed=1, num_hosts=3)
