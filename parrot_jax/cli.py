@@ -6,11 +6,12 @@ Nothing slow is imported here, so `parrot --help` answers at once.
 import importlib
 import os
 import sys
+import threading
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from parrot_jax import __version__
-from parrot_jax.core.errors import ParrotError
+from parrot_jax.core.errors import ParrotError, UserError, is_disk_full
 
 
 class Verb(NamedTuple):
@@ -44,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments[0] == "--version":
         print(f"parrot {__version__}")
         return 0
+    threading.excepthook = _report_thread
     try:
         verb, rest = _find_verb(arguments)
         _run(verb, rest)
@@ -68,9 +70,13 @@ def _run(verb: Verb, arguments: Sequence[str]) -> None:
     command.run(parse(command.Config, arguments, prog=prog, description=command.__doc__ or ""))
 
 
-def _find_verb(arguments: Sequence[str]) -> tuple[Verb, Sequence[str]]:
-    from parrot_jax.core.errors import UserError
+def _report_thread(problem: threading.ExceptHookArgs) -> None:
+    """Prints what ended a thread, but for a full disk: the main thread is told of that as well."""
+    if problem.exc_value is None or not is_disk_full(problem.exc_value):
+        threading.__excepthook__(problem)
 
+
+def _find_verb(arguments: Sequence[str]) -> tuple[Verb, Sequence[str]]:
     for verb in VERBS:
         words = verb.words.split()
         if list(arguments[: len(words)]) == words:
@@ -93,7 +99,9 @@ def _help(group: str = "") -> str:
     verbs = [verb for verb in VERBS if verb.words.startswith(group)]
     usages = [f"parrot {verb.words} {verb.argument}" for verb in verbs]
     width = max(map(len, usages))
-    lines = [f"  {usage:{width}}  {verb.summary}" for usage, verb in zip(usages, verbs, strict=True)]
+    lines = [
+        f"  {usage:{width}}  {verb.summary}" for usage, verb in zip(usages, verbs, strict=True)
+    ]
     return "\n".join(
         [
             "parrot: models that ask as people do, and chat models that last many turns",
@@ -104,7 +112,7 @@ def _help(group: str = "") -> str:
             "",
             "CONFIG is a YAML file (see configs/); any key in it can be overridden, for example",
             "  parrot train configs/train/ask_wildchat_cpu.yaml --optim.lr 1e-3 --seed 1",
-            "`parrot VERB --help` explains the keys; `parrot VERB CONFIG --help` shows their values.",
+            "`parrot VERB --help` explains the keys, `parrot VERB CONFIG --help` shows the values.",
         ]
     )
 

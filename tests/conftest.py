@@ -1,11 +1,17 @@
-"""Settings and fixtures of all tests: eight CPU devices, strict broadcasting, the real data folder."""
+"""Settings and fixtures of all tests: eight CPU devices, strict broadcasting, real data."""
 
+import json
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import pytest
+import yaml
 from hypothesis import HealthCheck, settings
+
+WriteDialogues = Callable[..., Path]
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -50,3 +56,74 @@ def tiny_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
         remove_extra_whitespaces=False, minloglevel=2,
     )  # fmt: skip
     return folder / "tokenizer.model"
+
+
+def _write_dialogues(path: Path, count: int, rounds: int = 3) -> Path:
+    """Writes `count` dialogues of `rounds` questions with answers, of uneven length."""
+    with open(path, "w") as file:
+        for number in range(count):
+            messages = []
+            for turn in range(rounds):
+                words = " ".join(["word"] * (1 + (number * 7 + turn * 3) % 11))
+                messages.append({"role": "user", "content": f"question {number} {turn} {words}"})
+                messages.append({"role": "assistant", "content": f"answer {words} {words}"})
+            file.write(json.dumps({"id": f"d{number}", "messages": messages}) + "\n")
+    return path
+
+
+@pytest.fixture(scope="session")
+def write_dialogues() -> WriteDialogues:
+    """The function that writes a file of dialogues."""
+    return _write_dialogues
+
+
+def _tiny_config(folder: Path, tokenizer: Path) -> dict[str, Any]:
+    """A training config that runs in seconds: 40 dialogues, a model of two layers."""
+    dialogues = _write_dialogues(folder / "dialogues.jsonl", 40)
+    return {
+        "task": "ask",
+        "out": str(folder / "run"),
+        "data": {
+            "sources": [{"kind": "messages", "path": str(dialogues)}],
+            "eval_fraction": 0.25,
+            "tokenizer": str(tokenizer),
+            "mask": {"loss_roles": ["user"], "skip_first_turn": True},
+            "row_tokens": 128,
+            "cache_dir": str(folder / "cache"),
+        },
+        "model": {
+            "vocab_size": 340,
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 256,
+        },
+        "optim": {"lr": 1e-2},
+        "epochs": 2,
+        "batch_rows": 8,
+        "compute_dtype": "float32",
+        "checkpoint_every_steps": 3,
+    }
+
+
+@pytest.fixture
+def tiny_run(tmp_path: Path, tiny_tokenizer: Path) -> Path:
+    """The path of a small training config in a folder of its own."""
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(_tiny_config(tmp_path, tiny_tokenizer)))
+    return path
+
+
+@pytest.fixture(scope="session")
+def trained_run(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Path) -> Path:
+    """The run folder of a small trained asker."""
+    from parrot_jax.core.config import config_from_dict
+    from parrot_jax.train.config import TrainConfig
+    from parrot_jax.train.loop import train
+
+    folder = tmp_path_factory.mktemp("trained")
+    config = config_from_dict(TrainConfig, _tiny_config(folder, tiny_tokenizer), where="tiny")
+    train(config)
+    return folder / "run"

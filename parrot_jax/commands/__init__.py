@@ -1,1 +1,1 @@
-"""One verb of `parrot` a file: a `Config` dataclass and `run(config)`; imported only when chosen."""
+"""One verb of `parrot` a file: a `Config` and `run(config)`; imported only when chosen."""

@@ -1,4 +1,4 @@
-"""`parrot data clean`: raw dialogue files to one clean `messages` file and a report of what went.
+"""Raw dialogue files to one clean `messages` file and a report of what was dropped and why.
 
 The steps run from cheap to dear, and each where it does no harm to the next: HTML first, since all
 others read text; language and exact duplicates early, as they spare the rest their work;
@@ -64,6 +64,9 @@ class DataCleanConfig:
 
     def __post_init__(self) -> None:
         require(0 <= self.seed < 2**32, "seed", self.seed, "in [0, 2**32)")
+
+
+Config = DataCleanConfig
 
 
 def run(config: DataCleanConfig) -> None:
@@ -172,8 +175,8 @@ def _not_empty(stream: Iterable[Dialogue], counts: list[StepCounts]) -> Iterator
             f"{step.name} dropped {step.dropped.total():,}" for step in counts if step.dropped
         )
         raise UserError(
-            f"no dialogue is left after cleaning: {dropped or 'the weights kept none'}; nothing was "
-            "written."
+            f"no dialogue is left after cleaning: {dropped or 'the weights kept none'}; "
+            "nothing was written."
         )
 
 

@@ -15,9 +15,9 @@ def run(config: TrainConfig) -> None:
     has_eval = bool(config.data.eval_sources or config.data.eval_fraction)
     for split in ("train", "eval") if has_eval else ("train",):
         prepared = prepare(config.data, split)
-        console.print(f"[bold]{split}[/bold]  {prepared.folder}")
+        console.print(f"{split}  {prepared.folder}", style="bold")
         for name, value in _lines(prepared.counts, config.batch_rows if split == "train" else None):
-            console.print(f"  {name:<34} {value}", markup=False)
+            console.print(f"  {name:<34} {value}")
 
 
 def _lines(counts: dict[str, Any], batch_rows: int | None) -> list[tuple[str, str]]:

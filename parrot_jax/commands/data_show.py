@@ -45,7 +45,7 @@ def run(config: DataShowConfig) -> None:
     (rendering,) = render([(dialogue.system, [(t.role, t.text) for t in turns])], tokenizer)
     counts: Counter[str] = Counter()
     windows = list(make_windows(rendering, turns, config.data.row_tokens, counts))
-    console.print(f"dialogue {config.index}: {dialogue.id} from {dialogue.source}", markup=False)
+    console.print(f"dialogue {config.index}: {dialogue.id} from {dialogue.source}")
     if not windows:
         console.print("no live token: this dialogue is dropped", style="yellow")
     for number, window in enumerate(windows, 1):

@@ -88,7 +88,10 @@ def parse_arguments(
         )
     if not {"-h", "--help"} & set(arguments):
         raise UserError(f"{prog} needs a config file: `{prog} CONFIG [--overrides]`; see `--help`.")
-    return parse_options(config_type, ["--help"], prog=f"{prog} CONFIG", description=description)
+    blank = _blank(config_type)
+    return parse_options(
+        config_type, ["--help"], prog=f"{prog} CONFIG", description=description, default=blank
+    )
 
 
 def parse_options(
@@ -144,6 +147,26 @@ def changed_keys(old: Any, new: Any) -> list[str]:
             yield f"{path}: {a!r} -> {b!r}"
 
     return list(walk("", config_to_dict(old), config_to_dict(new)))
+
+
+def _blank(config_type: Any) -> Any:
+    """A config to show in a help text: defaults, holes where there is none, one of each list."""
+    import tyro
+
+    config = object.__new__(config_type)
+    hints = _field_types(config_type)
+    for field in dataclasses.fields(config_type):
+        item = next(iter(typing.get_args(hints[field.name])), None)
+        if field.default is not dataclasses.MISSING:
+            value = field.default
+        elif dataclasses.is_dataclass(hints[field.name]):
+            value = _blank(hints[field.name])
+        elif field.default_factory is not dataclasses.MISSING:
+            value = field.default_factory()
+        else:
+            value = (_blank(item),) if dataclasses.is_dataclass(item) else tyro.MISSING
+        object.__setattr__(config, field.name, value)
+    return config
 
 
 def _describe(problem: Any, known: list[str]) -> str:

@@ -6,13 +6,17 @@ the disk, and take the target's name in one step. A kill in between leaves the o
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from parrot_jax.core.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy
 
 
 @contextlib.contextmanager
@@ -44,6 +48,17 @@ def write_json(path: Path | str, value: Any) -> None:
     with atomic_write(path) as file:
         json.dump(value, file, indent=2, ensure_ascii=False)
         file.write("\n")
+
+
+def write_array(path: Path | str, array: "numpy.ndarray") -> None:
+    """Writes an array as `.npy`, atomically."""
+    import numpy as np
+
+    # Through memory: numpy's own way into a file loses the reason of a failure (a full disk).
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    with atomic_write(path, "wb") as file:
+        file.write(buffer.getbuffer())
 
 
 def hash_file(path: Path | str) -> str:

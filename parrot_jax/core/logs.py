@@ -18,7 +18,8 @@ from rich.progress import (
 from parrot_jax.core.errors import disk_full_is_a_user_error
 from parrot_jax.core.files import atomic_write
 
-console = Console(highlight=False, soft_wrap=True)
+# Texts from models and data are printed as they are: no markup in them is obeyed.
+console = Console(highlight=False, markup=False, soft_wrap=True)
 
 
 class MetricsFile:

@@ -1,4 +1,4 @@
-"""Settings of the data: sources, split, tokenizer, masks, rows. Loads no jax, so help is instant."""
+"""Settings of the data: sources, split, tokenizer, masks, rows. Loads no jax."""
 
 import math
 from dataclasses import dataclass
@@ -84,5 +84,3 @@ class DataConfig:
             raise UserError(f"data.eval_fraction is {self.eval_fraction}; it must be in [0, 1).")
         if self.row_tokens < 16:
             raise UserError(f"data.row_tokens is {self.row_tokens}; it must be at least 16.")
-
-

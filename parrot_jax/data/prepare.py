@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from parrot_jax.core.config import config_to_dict
 from parrot_jax.core.errors import UserError, disk_full_is_a_user_error
-from parrot_jax.core.files import atomic_write, hash_file, hash_json, write_json
+from parrot_jax.core.files import hash_file, hash_json, write_array, write_json
 from parrot_jax.core.logs import console
 from parrot_jax.data.config import DataConfig, MaskConfig
 from parrot_jax.data.masks import mask_turns
@@ -267,10 +267,9 @@ def _make_part(
         rows[row_number] = fill_row([windows[m] for m in members], config.row_tokens)
         offset = 0
         for member in members:
-            spans += [
-                (row_number, offset + s.start, offset + s.stop, owners[member], s.turn, s.role == "user")
-                for s in windows[member].spans
-            ]  # fmt: skip
+            for span in windows[member].spans:
+                where = (row_number, offset + span.start, offset + span.stop)
+                spans.append((*where, owners[member], span.turn, span.role == "user"))
             offset += len(windows[member].tokens)
     live_a_row = (rows["loss_weights"] > 0).sum(axis=1)
     counts["rows"] += len(rows)
@@ -278,8 +277,7 @@ def _make_part(
     counts["live_tokens"] += int(live_a_row.sum())
     counts["live_tokens_squared"] += int((live_a_row.astype(np.int64) ** 2).sum())
     for name, array in (("rows", rows), ("spans", np.array(spans, SPAN_DTYPE))):
-        with atomic_write(folder / f"{name}-{number:05d}.npy", "wb") as file:
-            np.save(file, array)
+        write_array(folder / f"{name}-{number:05d}.npy", array)
     return dict(counts)
 
 

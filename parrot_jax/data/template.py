@@ -16,6 +16,37 @@ from parrot_jax.data.config import Task
 from parrot_jax.data.tokenizer import Tokenizer
 from parrot_jax.dialogue.types import Role
 
+_CHAT_TEMPLATE = """\
+{%- set turns = namespace(count=0, last='') -%}
+{{- bos_token -}}
+{%- for message in messages -%}
+  {%- set text = message['content'] | trim@BREAKS -%}
+  {%- if message['role'] == 'system' -%}
+    {%- if not loop.first -%}
+      {{- raise_exception('a system message must be the first message') -}}
+    {%- endif -%}
+    {%- if text -%}
+      {{- '@SYSTEM ' + text + eos_token -}}
+    {%- endif -%}
+  {%- elif message['role'] not in ('user', 'assistant') -%}
+    {{- raise_exception('roles are system, user and assistant, not ' + message['role']) -}}
+  {%- elif message['role'] != ('user' if turns.count % 2 == 0 else 'assistant') -%}
+    {{- raise_exception('user and assistant messages must alternate, the user first') -}}
+  {%- else -%}
+    {%- set turns.count = turns.count + 1 -%}
+    {%- set turns.last = message['role'] -%}
+    {{- '@USER' if message['role'] == 'user' else '@ASSISTANT' -}}
+    {{- (' ' + text if text else '') + eos_token -}}
+  {%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+  {%- if @OUT_OF_TURN -%}
+    {{- raise_exception('@WRONG') -}}
+  {%- endif -%}
+  {{- '@SPEAKER' -}}
+{%- endif -%}
+"""
+
 HEADERS = {"system": "SYSTEM:", "user": "USER:", "assistant": "ASSISTANT:"}
 
 
@@ -86,7 +117,7 @@ def render(
 def render_prompt(
     system: str, turns: Sequence[tuple[Role, str]], tokenizer: Tokenizer
 ) -> list[int]:
-    """The ids after which the next speaker's text follows: the history and that speaker's header."""
+    """The ids behind which the next speaker's text follows: the history, that speaker's header."""
     (rendering,) = render([(system, turns)], tokenizer)
     speaker = "assistant" if turns and turns[-1][0] == "user" else "user"
     return rendering.ids() + tokenizer.encode_pieces([HEADERS[speaker]])[0]
@@ -104,41 +135,23 @@ def chat_template(task: Task, tokenizer: Tokenizer) -> str:
       tokenizer: Names the control strings to break.
     """
     breaks = "".join(f" | replace({c!r}, {_broken(c)!r})" for c in tokenizer.control_strings)
-    speaker, last = ("user", "assistant") if task == "ask" else ("assistant", "user")
-    wanted = (
-        "this model asks the next question, so the last message must be an assistant message"
-        if task == "ask"
-        else "this model answers, so the last message must be a user message"
-    )
-    # An asker may open a dialogue: with no turn yet, its prompt is the bare user header.
-    may_open = " and turns.count" if task == "ask" else ""
+    if task == "ask":
+        # An asker may open a dialogue: with no turn yet, its prompt is the bare user header.
+        out_of_turn, speaker = "turns.last == 'user'", "user"
+        wrong = (
+            "this model asks the next question, so the last message must be an assistant message"
+        )
+    else:
+        out_of_turn, speaker = "turns.last != 'user'", "assistant"
+        wrong = "this model answers, so the last message must be a user message"
     return (
-        "{%- set turns = namespace(count=0, last='') -%}\n"
-        "{{- bos_token -}}\n"
-        "{%- for message in messages -%}\n"
-        f"  {{%- set text = message['content'] | trim{breaks} -%}}\n"
-        "  {%- if message['role'] == 'system' -%}\n"
-        "    {%- if not loop.first -%}\n"
-        "      {{- raise_exception('a system message must be the first message') -}}\n"
-        "    {%- endif -%}\n"
-        f"    {{%- if text -%}}{{{{- '{HEADERS['system']} ' + text + eos_token -}}}}{{%- endif -%}}\n"
-        "  {%- elif message['role'] not in ('user', 'assistant') -%}\n"
-        "    {{- raise_exception('roles are system, user and assistant, not ' + message['role']) -}}\n"
-        "  {%- elif message['role'] != ('user' if turns.count % 2 == 0 else 'assistant') -%}\n"
-        "    {{- raise_exception('user and assistant messages must alternate, the user first') -}}\n"
-        "  {%- else -%}\n"
-        "    {%- set turns.count = turns.count + 1 -%}\n"
-        "    {%- set turns.last = message['role'] -%}\n"
-        f"    {{%- set header = '{HEADERS['user']}' if message['role'] == 'user' else '{HEADERS['assistant']}' -%}}\n"
-        "    {{- header + (' ' + text if text else '') + eos_token -}}\n"
-        "  {%- endif -%}\n"
-        "{%- endfor -%}\n"
-        "{%- if add_generation_prompt -%}\n"
-        f"  {{%- if turns.last != '{last}'{may_open} -%}}\n"
-        f"    {{{{- raise_exception('{wanted}') -}}}}\n"
-        "  {%- endif -%}\n"
-        f"  {{{{- '{HEADERS[speaker]}' -}}}}\n"
-        "{%- endif -%}\n"
+        _CHAT_TEMPLATE.replace("@BREAKS", breaks)
+        .replace("@OUT_OF_TURN", out_of_turn)
+        .replace("@WRONG", wrong)
+        .replace("@SPEAKER", HEADERS[speaker])
+        .replace("@SYSTEM", HEADERS["system"])
+        .replace("@USER", HEADERS["user"])
+        .replace("@ASSISTANT", HEADERS["assistant"])
     )
 
 

@@ -177,7 +177,7 @@ def _from_sentencepiece(path: Path) -> Tokenizer:
 def _merges(
     pieces: Sequence[str], scores: Sequence[float], vocab: dict[str, int]
 ) -> list[tuple[str, str]]:
-    """Every pair of pieces that makes a piece, best score first: the order SentencePiece merges in."""
+    """Every pair of pieces that makes a piece, in the order in which SentencePiece merges."""
     ranked: list[tuple[float, int, int, str, str]] = []
     for piece, score in zip(pieces, scores, strict=True):
         for cut in range(1, len(piece)):
@@ -199,6 +199,8 @@ def _check_settings(path: Path) -> None:
     except DecodeError:
         raise UserError(f"{path} is not a SentencePiece model.") from None
     trainer, normalizer = proto.trainer_spec, proto.normalizer_spec
+    # A piece such as `:▁a` would merge a header with the text behind it.
+    spaced = [piece.piece for piece in proto.pieces if _SPACE in piece.piece.lstrip(_SPACE)]
     seen = {
         "model_type": (trainer.ModelType.Name(trainer.model_type), "BPE"),
         "byte_fallback": (trainer.byte_fallback, True),
@@ -207,9 +209,8 @@ def _check_settings(path: Path) -> None:
         "remove_extra_whitespaces": (normalizer.remove_extra_whitespaces, False),
         "user_defined_symbols": (list(trainer.user_defined_symbols), []),
         "bos_id and eos_id": (trainer.bos_id >= 0 and trainer.eos_id >= 0, True),
-        # A piece such as `:▁a` would merge a header with the text behind it.
-        "pieces with a space inside": ([p.piece for p in proto.pieces if _SPACE in p.piece.lstrip(_SPACE)][:3], []),
-    }  # fmt: skip
+        "pieces with a space inside": (spaced[:3], []),
+    }
     wrong = [f"{k} is {got!r}, not {want!r}" for k, (got, want) in seen.items() if got != want]
     if wrong:
         raise UserError(f"{path} is not a LLaMA-style SentencePiece model: {'; '.join(wrong)}.")

@@ -1,1 +1,1 @@
-"""Dialogues without tokens: types, readers, cleaning, de-duplication, decontamination. Loads no jax."""
+"""Dialogues without tokens: types, readers, cleaning, duplicates, benchmarks. Loads no jax."""

@@ -1,5 +1,6 @@
 """The dialogue as every room sees it: who said what, and where it came from. Knows no tokens."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -33,7 +34,7 @@ class Dialogue:
     id: str = ""
     """The id the source file gave it, else `file:row`."""
     source: str = ""
-    """The file it was read from."""
+    """What the row itself says under `source`, else the file it was read from."""
     metadata: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     """Whatever else the source said about it (model, language, licence, ...)."""
 
@@ -63,6 +64,15 @@ class Dialogue:
         """The dialogue as OpenAI-style messages, the system text first where there is one."""
         system = [{"role": "system", "content": self.system}] if self.system else []
         return system + [{"role": turn.role, "content": turn.text} for turn in self.turns]
+
+    def content_hash(self) -> bytes:
+        """SHA-256 of what is said (system text, roles, texts), whatever the id and the source."""
+        digest = hashlib.sha256()
+        for part in (self.system, *(turn.text for turn in self.turns)):
+            encoded = part.encode("utf-8")
+            # The length keeps "ab", "c" apart from "a", "bc"; the roles follow from the order.
+            digest.update(len(encoded).to_bytes(8, "little") + encoded)
+        return digest.digest()
 
 
 def _check_unicode(where: str, text: str) -> None:

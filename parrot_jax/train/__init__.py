@@ -1,1 +1,1 @@
-"""The training loop: optimizer, step, checkpoints, evaluation on held-out dialogues, run folders."""
+"""The training loop: optimizer, step, checkpoints, held-out evaluation, run folders."""

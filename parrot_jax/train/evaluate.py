@@ -45,6 +45,7 @@ def compile_token_nll(
             llama.unembedding(params),
             targets,
             tile=forward.loss_tile,
+            shards=forward.row_shards,
         )
         return jax.numpy.roll(losses, 1, axis=1).at[:, 0].set(0.0)
 

@@ -14,18 +14,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 from numpy.typing import NDArray
 
 from parrot_jax.core.errors import RunError, UserError
-from parrot_jax.core.files import atomic_write, write_json
+from parrot_jax.core.files import atomic_write, write_array, write_json
 from parrot_jax.core.logs import console, progress_bar
 from parrot_jax.data.histories import held_out_histories
 from parrot_jax.data.pipeline import Batches
 from parrot_jax.data.prepare import Prepared, prepare
 from parrot_jax.data.tokenizer import Tokenizer, load_tokenizer
 from parrot_jax.model import llama
-from parrot_jax.sharding import MeshConfig, make_mesh, param_shardings
+from parrot_jax.model.config import LlamaConfig
+from parrot_jax.sharding import (
+    MeshConfig,
+    array_sharding,
+    make_mesh,
+    num_batch_shards,
+    param_shardings,
+)
 from parrot_jax.train import evaluate as evaluation
 from parrot_jax.train.checkpoints import Checkpoints
 from parrot_jax.train.config import TrainConfig
@@ -57,7 +64,9 @@ def plan_steps(config: TrainConfig, num_rows: int) -> Schedule:
     stop = num_steps if config.max_steps is None else min(config.max_steps, num_steps)
     every = config.eval_every_epochs * per_epoch
     regular = {round(k * every) for k in range(1, math.floor(num_steps / every) + 1)}
-    return Schedule(per_epoch, num_steps, stop, frozenset({s for s in regular if s <= stop} | {stop}))
+    return Schedule(
+        per_epoch, num_steps, stop, frozenset({s for s in regular if s <= stop} | {stop})
+    )
 
 
 def train(config: TrainConfig) -> None:
@@ -67,6 +76,8 @@ def train(config: TrainConfig) -> None:
       UserError: The data, the sizes or the run folder do not fit the config.
       RunError: Loss or gradient norm is not finite; the batch is saved and named.
     """
+    # A continued run need not compile again what it compiled before.
+    jax.config.update("jax_compilation_cache_dir", str(Path(config.data.cache_dir) / "compiled"))
     tokenizer = load_tokenizer(config.data.tokenizer)
     _check_vocabulary(config, tokenizer)
     prepared = prepare(config.data, "train")
@@ -95,16 +106,23 @@ class _Run:
         self.batches = Batches(rows, batch_rows=config.batch_rows, seed=config.seed)
         self.mesh = make_mesh(config.mesh)
         self.forward = Forward(
-            config.model, jnp.dtype(config.compute_dtype), config.attention, config.remat,
-            config.loss_tile,
-        )  # fmt: skip
+            model=config.model,
+            compute_dtype=jnp.dtype(config.compute_dtype),
+            attention=config.attention,
+            remat=config.remat,
+            loss_tile=config.loss_tile,
+            activation_sharding=array_sharding(self.mesh, "batch", "seq", None),
+            row_shards=num_batch_shards(self.mesh),
+        )
         self.schedule = learning_rate(
             config.optim,
             steps_per_epoch=self.plan.steps_per_epoch,
             num_steps=self.plan.num_steps,
         )
         self.optimizer = adamw(config.optim, self.schedule)
-        self.batch_sharding = NamedSharding(self.mesh, PartitionSpec(("data", "fsdp")))
+        self.rows_sharding = array_sharding(self.mesh, "batch", "seq")
+        self.batch_sharding = array_sharding(self.mesh, None, "batch", "seq")
+        _check_rows(config, num_batch_shards(self.mesh))
         shardings = state_shardings(config, self.optimizer, self.mesh)
         self.step_fn = compile_step(
             shardings,
@@ -112,10 +130,9 @@ class _Run:
             forward=self.forward,
             optimizer=self.optimizer,
             clip_norm=config.optim.clip_norm,
-            accumulation_steps=config.accumulation_steps,
-            live_capacity=live_capacity(prepared, config),
+            live_capacity=live_capacity(prepared, config, self.forward.row_shards),
         )
-        self.token_nlls = evaluation.compile_token_nll(self.forward, self.batch_sharding)
+        self.token_nlls = evaluation.compile_token_nll(self.forward, self.rows_sharding)
         self.checkpoints = Checkpoints(folder.checkpoints, keep=config.keep_checkpoints)
         _print_plan(config, prepared, self.plan)
 
@@ -144,7 +161,7 @@ class _Run:
         abstract = abstract_state(self.config, self.optimizer, self.mesh)
         step = self.checkpoints.latest_step()
         if step is None:
-            params = _first_params(self.config, abstract, self.mesh)
+            params = _first_params(self.config, abstract.params)
             state = TrainState(
                 params,
                 _init_moments(self.optimizer, params, abstract.opt_state),
@@ -163,7 +180,9 @@ class _Run:
     def _step(self, state: TrainState, step: int) -> TrainState:
         started = time.perf_counter()
         batch = self.batches[step]
-        state, metrics = self.step_fn(state, self._put(batch))
+        steps = self.config.accumulation_steps
+        micro = {name: array.reshape(steps, -1, array.shape[-1]) for name, array in batch.items()}
+        state, metrics = self.step_fn(state, jax.device_put(micro, self.batch_sharding))
         if not metrics.finite:
             self._stop_at_bad_batch(step, batch, float(metrics.loss), float(metrics.grad_norm))
         seconds = time.perf_counter() - started
@@ -189,9 +208,6 @@ class _Run:
             )
         return state
 
-    def _put(self, batch: dict[str, NDArray[Any]]) -> dict[str, jax.Array]:
-        return jax.device_put(batch, self.batch_sharding)
-
     def _stop_at_bad_batch(
         self, step: int, batch: dict[str, NDArray[Any]], loss: float, norm: float
     ) -> None:
@@ -213,12 +229,11 @@ class _Run:
             state.params,
             self.held_out,
             batch_rows=self.config.batch_rows // self.config.accumulation_steps,
-            put=self._put,
+            put=lambda rows: jax.device_put(rows, self.rows_sharding),
         )
         summary = evaluation.summarise(turns)
         name = f"eval-{step:06d}"
-        with atomic_write(self.folder.results / f"{name}.npy", "wb") as file:
-            np.save(file, turns)
+        write_array(self.folder.results / f"{name}.npy", turns)
         write_json(self.folder.results / f"{name}.json", {"step": step, **summary})
         console.print(
             f"eval at step {step}: user turns 2..T {_ppl(summary['user_ppl'])}, assistant turns "
@@ -263,22 +278,16 @@ def abstract_state(
     config: TrainConfig, optimizer: optax.GradientTransformation, mesh: Mesh
 ) -> TrainState:
     """Shapes, types and placements of the whole state; allocates nothing."""
-    shapes = llama.abstract_params(config.model)
-    shardings = param_shardings(shapes, llama.logical_axes(config.model), mesh)
-    params = jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        shapes,
-        shardings,
-    )
-    everywhere = NamedSharding(mesh, PartitionSpec())
+    params = abstract_params(config.model, mesh)
+    everywhere = array_sharding(mesh)
     # Left to itself, jit would replicate the moments: 104 GB a device at 13B.
     opt_state = optax.tree_map_params(
         optimizer,
-        lambda moment, sharding: jax.ShapeDtypeStruct(
-            moment.shape, moment.dtype, sharding=sharding
+        lambda moment, param: jax.ShapeDtypeStruct(
+            moment.shape, moment.dtype, sharding=param.sharding
         ),
-        jax.eval_shape(optimizer.init, shapes),
-        shardings,
+        jax.eval_shape(optimizer.init, params),
+        params,
         transform_non_params=lambda leaf: jax.ShapeDtypeStruct(
             leaf.shape, leaf.dtype, sharding=everywhere
         ),
@@ -286,23 +295,42 @@ def abstract_state(
     return TrainState(params, opt_state, jax.ShapeDtypeStruct((), jnp.int32, sharding=everywhere))
 
 
-def live_capacity(prepared: Prepared, config: TrainConfig) -> int | None:
+def abstract_params(config: LlamaConfig, mesh: Mesh) -> Any:
+    """Shapes, types and placements of the weights; allocates nothing."""
+    shapes = llama.abstract_params(config)
+    shardings = param_shardings(shapes, llama.logical_axes(config), mesh)
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        shapes,
+        shardings,
+    )
+
+
+def live_capacity(prepared: Prepared, config: TrainConfig, num_shards: int) -> int | None:
     """Room for the live tokens of a micro-batch: mean and four deviations, in whole tiles.
 
-    A batch with more falls back to all its tokens. None where compaction would save little.
+    Args:
+      prepared: Its counts say how many live tokens a row has.
+      config: Rows of a micro-batch.
+      num_shards: Parts the rows are split into; each has its share of the room.
+
+    Returns:
+      Live tokens over all shards; a batch with more falls back to all its tokens. None where
+      compaction would save little.
     """
-    rows = config.batch_rows // config.accumulation_steps
+    rows = config.batch_rows // config.accumulation_steps // num_shards
     live = prepared.counts["live_tokens_a_row"]
     needed = rows * live["mean"] + 4 * math.sqrt(rows) * live["deviation"]
     tile = min(config.loss_tile, 256)
     capacity = math.ceil(needed / tile) * tile
-    return capacity if capacity < 0.9 * rows * config.data.row_tokens else None
+    return num_shards * capacity if capacity < 0.9 * rows * config.data.row_tokens else None
 
 
-def _first_params(config: TrainConfig, abstract: TrainState, mesh: Mesh) -> Any:
+def _first_params(config: TrainConfig, abstract: Any) -> Any:
     if config.init_from is None:
-        return llama.init_params(config.model, config.seed, mesh)
-    return load_params(config.init_from, abstract.params)
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+        return llama.init_params(config.model, config.seed, shardings)
+    return load_params(config.init_from, abstract)
 
 
 def load_params(run: str | Path, abstract: Any) -> Any:
@@ -327,19 +355,10 @@ def load_params_of_run(run: str | Path) -> Any:
       UserError: There is no run, or it has no checkpoint.
     """
     config = RunFolder(run).load_config().model
-    shapes = llama.abstract_params(config)
-    shardings = param_shardings(shapes, llama.logical_axes(config), make_mesh(MeshConfig()))
-    abstract = jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        shapes,
-        shardings,
-    )
-    return load_params(run, abstract)
+    return load_params(run, abstract_params(config, make_mesh(MeshConfig())))
 
 
-def _init_moments(
-    optimizer: optax.GradientTransformation, params: Any, abstract: Any
-) -> Any:
+def _init_moments(optimizer: optax.GradientTransformation, params: Any, abstract: Any) -> Any:
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     init: Callable[[Any], Any] = jax.jit(optimizer.init, out_shardings=shardings)
     return init(params)
@@ -347,6 +366,15 @@ def _init_moments(
 
 def _optimizer_item(state: TrainState) -> dict[str, Any]:
     return {"state": state.opt_state, "step": state.step}
+
+
+def _check_rows(config: TrainConfig, num_shards: int) -> None:
+    rows = config.batch_rows // config.accumulation_steps
+    if rows % num_shards:
+        raise UserError(
+            f"a micro-batch of batch_rows / accumulation_steps = {rows} rows does not divide into "
+            f"the {num_shards} parts of mesh.data x mesh.fsdp; make it a multiple."
+        )
 
 
 def _check_vocabulary(config: TrainConfig, tokenizer: Tokenizer) -> None:
@@ -362,9 +390,10 @@ def _print_plan(config: TrainConfig, prepared: Prepared, plan: Schedule) -> None
     share = config.batch_rows / counts["rows"]
     console.print(
         f"{config.model.num_parameters():,} parameters; {counts['sessions']:,} sessions in "
-        f"{counts['rows']:,} rows of {config.data.row_tokens}, {counts['padding_share']:.1%} padding; "
-        f"{plan.num_steps} steps of {config.batch_rows} rows = {share * counts['sessions']:.1f} "
-        f"sessions and {share * counts['live_tokens']:,.0f} live tokens a step"
+        f"{counts['rows']:,} rows of {config.data.row_tokens} tokens, "
+        f"{counts['padding_share']:.1%} padding; {plan.num_steps} steps of {config.batch_rows} "
+        f"rows = {share * counts['sessions']:.1f} sessions and "
+        f"{share * counts['live_tokens']:,.0f} live tokens a step"
     )
 
 

@@ -1,12 +1,12 @@
 """The run folder: everything a run leaves, and all that anyone needs to use it.
 
-    config.yaml        the resolved config; loading it gives the same run
-    versions.json      git commit and package versions of the last start
-    metrics.jsonl      one JSON object a step
-    samples.jsonl      what the model said at each evaluation
-    results/           eval-<step>.json and eval-<step>.npy
-    tokenizer/         tokenizer.json, its config and the chat template
-    checkpoints/       one folder a checkpoint
+config.yaml        the resolved config; loading it gives the same run
+versions.json      git commit and package versions of the last start
+metrics.jsonl      one JSON object a step
+samples.jsonl      what the model said at each evaluation
+results/           eval-<step>.json and eval-<step>.npy
+tokenizer/         tokenizer.json, its config and the chat template
+checkpoints/       one folder a checkpoint
 """
 
 import fcntl
@@ -83,7 +83,9 @@ class RunFolder:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise UserError(f"another process trains in {self.path}; wait for it or stop it.") from None
+            raise UserError(
+                f"another process trains in {self.path}; wait for it or stop it."
+            ) from None
         return lock
 
     def _check_same(self, config: TrainConfig) -> None:

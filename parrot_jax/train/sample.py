@@ -58,7 +58,7 @@ def sample_next_turns(
     )
     return [
         Reply(
-            tokenizer.decode([i for i in g.ids if i != tokenizer.eos_id]).strip(),
+            tokenizer.decode(g.ids).strip(),
             g.finish_reason,
             len(g.ids),
         )

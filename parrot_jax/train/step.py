@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import NamedSharding
 from jaxtyping import Array, Float, Int
 
 from parrot_jax.losses.token_loss import TokenLoss, role_weighted_nll
@@ -16,7 +17,8 @@ from parrot_jax.model import llama
 from parrot_jax.model.config import LlamaConfig
 
 Batch = Mapping[str, Any]
-"""`tokens`, `loss_weights`, `segment_ids`, `positions`, each [rows, T]."""
+"""`tokens`, `loss_weights`, `segment_ids`, `positions`: each [rows, T], or [steps, rows, T] where
+micro-batches are accumulated."""
 
 
 class TrainState(NamedTuple):
@@ -47,6 +49,8 @@ class Forward(NamedTuple):
     attention: str
     remat: str
     loss_tile: int
+    activation_sharding: NamedSharding | None
+    row_shards: int
 
     def hidden(self, params: Any, batch: Batch) -> Float[Array, "B T D"]:
         """Output of the final norm for each position."""
@@ -59,6 +63,7 @@ class Forward(NamedTuple):
             compute_dtype=self.compute_dtype,
             attention=self.attention,
             remat=self.remat,
+            activation_sharding=self.activation_sharding,
         )
 
 
@@ -75,9 +80,7 @@ def next_tokens(batch: Batch) -> tuple[Int[Array, "B T"], Float[Array, "B T"]]:
     return targets, weights
 
 
-def batch_loss(
-    params: Any, batch: Batch, forward: Forward, live_capacity: int | None
-) -> TokenLoss:
+def batch_loss(params: Any, batch: Batch, forward: Forward, live_capacity: int | None) -> TokenLoss:
     """The weighted loss of a micro-batch as a sum and its weight; nothing is divided."""
     targets, weights = next_tokens(batch)
     return role_weighted_nll(
@@ -87,6 +90,7 @@ def batch_loss(
         weights,
         tile=forward.loss_tile,
         live_capacity=live_capacity,
+        shards=forward.row_shards,
     )
 
 
@@ -97,19 +101,17 @@ def train_step(
     forward: Forward,
     optimizer: optax.GradientTransformation,
     clip_norm: float,
-    accumulation_steps: int,
     live_capacity: int | None,
 ) -> tuple[TrainState, StepMetrics]:
     """One optimizer step.
 
     Args:
       state: Parameters and moments before the step.
-      batch: All rows of the step, [rows, T]; `accumulation_steps` divides rows.
+      batch: All rows of the step as micro-batches, [steps, rows, T]. Their sums are added before
+        the one division, so the result is that of one large batch.
       forward: How to run the model.
       optimizer: AdamW with its schedule.
       clip_norm: Largest norm of the gradient.
-      accumulation_steps: Micro-batches; their sums are added before the one division, so the
-        result is that of one large batch.
       live_capacity: Live tokens of a micro-batch that the loss has room for before it falls back
         to all tokens; None = no compaction.
 
@@ -126,16 +128,16 @@ def train_step(
         (loss, weight), grads = gradient(state.params, rows)
         return jax.tree.map(jnp.add, sums, (loss, weight, grads)), None
 
-    if accumulation_steps == 1:
-        (loss, weight), grads = gradient(state.params, batch)
+    if len(batch["tokens"]) == 1:
+        only = jax.tree.map(lambda rows: rows[0], dict(batch))
+        (loss, weight), grads = gradient(state.params, only)
     else:
-        micro = jax.tree.map(lambda x: x.reshape(accumulation_steps, -1, *x.shape[1:]), dict(batch))
         zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), state.params)
         start = (jnp.zeros(()), jnp.zeros(()), zeros)
-        (loss, weight, grads), _ = jax.lax.scan(add, start, micro)
+        (loss, weight, grads), _ = jax.lax.scan(add, start, dict(batch))
 
     grads = jax.tree.map(lambda g: g / weight, grads)
-    norm = optax.global_norm(grads)
+    norm = optax.tree.norm(grads)
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
     scale = jnp.minimum(1.0, clip_norm / jnp.maximum(norm, 1e-30))
     grads = jax.tree.map(lambda g: g * scale, grads)

@@ -1,7 +1,7 @@
 """Prepared rows: counts that add up, a cache that knows its content, a killed run that goes on."""
 
-import json
 import tracemalloc
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,23 +16,13 @@ from parrot_jax.data.pipeline import Batches
 from parrot_jax.data.prepare import held_out, prepare, read_split
 from parrot_jax.dialogue.sources import SourceConfig
 
+WriteDialogues = Callable[..., Path]
+
 ASK = MaskConfig(loss_roles=("user",), skip_first_turn=True)
 
 
-def write_dialogues(path: Path, count: int, rounds: int = 3) -> Path:
-    with open(path, "w") as file:
-        for number in range(count):
-            messages = []
-            for turn in range(rounds):
-                words = " ".join(["word"] * (1 + (number * 7 + turn * 3) % 11))
-                messages.append({"role": "user", "content": f"question {number} {turn} {words}"})
-                messages.append({"role": "assistant", "content": f"answer {words} {words}"})
-            file.write(json.dumps({"id": f"d{number}", "messages": messages}) + "\n")
-    return path
-
-
 @pytest.fixture
-def config(tmp_path: Path, tiny_tokenizer: Path) -> DataConfig:
+def config(tmp_path: Path, tiny_tokenizer: Path, write_dialogues: WriteDialogues) -> DataConfig:
     path = write_dialogues(tmp_path / "dialogues.jsonl", 40)
     return DataConfig(
         sources=(SourceConfig(kind="messages", path=str(path)),),
@@ -71,7 +61,9 @@ def test_the_eval_split_has_all_turns_live_whatever_the_mask(config: DataConfig)
     assert set(spans["turn"].tolist()) == {0, 1, 2, 3, 4, 5}
 
 
-def test_the_cache_is_used_until_the_content_changes(config: DataConfig) -> None:
+def test_the_cache_is_used_until_the_content_changes(
+    config: DataConfig, write_dialogues: WriteDialogues
+) -> None:
     first = prepare(config, "train")
     stamp = (first.folder / "rows-00000.npy").stat().st_mtime_ns
     again = prepare(config, "train")
@@ -116,7 +108,9 @@ def test_copies_and_branches_of_a_dialogue_fall_on_one_side(config: DataConfig) 
         assert not held_out(copy, 0.25, 0)
 
 
-def test_no_live_token_is_an_error(config: DataConfig, tmp_path: Path) -> None:
+def test_no_live_token_is_an_error(
+    config: DataConfig, tmp_path: Path, write_dialogues: WriteDialogues
+) -> None:
     path = write_dialogues(tmp_path / "single.jsonl", 5, rounds=1)
     single = replace(
         config, sources=(SourceConfig(kind="messages", path=str(path)),), eval_fraction=0.0
@@ -126,7 +120,10 @@ def test_no_live_token_is_an_error(config: DataConfig, tmp_path: Path) -> None:
 
 
 def test_memory_does_not_grow_with_the_data(
-    config: DataConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: DataConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    write_dialogues: WriteDialogues,
 ) -> None:
     monkeypatch.setattr(prepare_module, "BLOCK_DIALOGUES", 50)
 

@@ -73,9 +73,7 @@ def dialogue(lengths: list[int], live: list[int], prefix: int = 1) -> tuple[Rend
     return Rendering([1] * prefix, turns), masked
 
 
-def windows_of(
-    lengths: list[int], live: list[int], row: int
-) -> tuple[list[Window], Counter[str]]:
+def windows_of(lengths: list[int], live: list[int], row: int) -> tuple[list[Window], Counter[str]]:
     counts: Counter[str] = Counter()
     return list(make_windows(*dialogue(lengths, live), row, counts)), counts
 
@@ -87,7 +85,12 @@ def turns_in(window: Window) -> list[int]:
 def test_a_long_dialogue_becomes_windows_with_history() -> None:
     # Row 101 = BOS + 100. Turns of 20: the first window takes 5, later ones at most 50 new tokens.
     windows, counts = windows_of([20] * 10, live=[1, 3, 5, 7, 9], row=101)
-    assert [turns_in(w) for w in windows] == [[0, 1, 2, 3], [1, 2, 3, 4, 5], [3, 4, 5, 6, 7], [5, 6, 7, 8, 9]]  # fmt: skip
+    assert [turns_in(w) for w in windows] == [
+        [0, 1, 2, 3],
+        [1, 2, 3, 4, 5],
+        [3, 4, 5, 6, 7],
+        [5, 6, 7, 8, 9],
+    ]
     assert [[s.turn for s in w.spans] for w in windows] == [[1, 3], [5], [7], [9]]
     assert counts == {"windows": 4}
 

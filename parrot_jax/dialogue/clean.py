@@ -1,0 +1,83 @@
+"""How cleaning steps are chained: each keeps, changes, splits or drops a dialogue and counts it.
+
+The steps themselves are in `markdown` (HTML), `language`, `dedup`, `contamination` and `splitting`;
+which of them run in which order is the command's choice.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from parrot_jax.core.errors import UserError
+from parrot_jax.dialogue.types import Dialogue
+
+
+@dataclass
+class StepCounts:
+    """What one step did."""
+
+    name: str
+    seen: int = 0
+    kept: int = 0
+    """Dialogues handed on; a step that splits may hand on more than it saw."""
+    changed: int = 0
+    """Dialogues handed on with other turns than before."""
+    dropped: Counter[str] = field(default_factory=Counter)
+    """Dialogues dropped, by reason."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The counts as a JSON object; reasons with the largest count first."""
+        dropped = dict(self.dropped.most_common())
+        return {
+            "step": self.name,
+            "seen": self.seen,
+            "kept": self.kept,
+            "changed": self.changed,
+            "dropped": dropped,
+        }
+
+
+Outcome = Dialogue | tuple[Dialogue, ...] | str
+"""The dialogue or its parts to hand on, or the reason why it is dropped."""
+
+Step = Callable[[Dialogue], Outcome]
+
+
+def require(ok: bool, name: str, value: Any, allowed: str) -> None:
+    """Checks one field of a step's config.
+
+    Raises:
+      UserError: It is not `ok`; the text names the field, the value seen and what is allowed.
+    """
+    if not ok:
+        raise UserError(f"{name} is {value!r}; it must be {allowed}.")
+
+
+def keep_unless(reason_against: Callable[[Dialogue], str | None]) -> Step:
+    """Makes a step of a predicate that names a reason against a dialogue, or `None` to keep it."""
+    return lambda dialogue: reason_against(dialogue) or dialogue
+
+
+def run_step(dialogues: Iterable[Dialogue], step: Step, counts: StepCounts) -> Iterator[Dialogue]:
+    """Sends a stream of dialogues through one step.
+
+    Args:
+      dialogues: The stream; consumed one by one.
+      step: Decides about one dialogue.
+      counts: Filled while the result is consumed.
+
+    Yields:
+      What the step hands on, in order.
+    """
+    for dialogue in dialogues:
+        counts.seen += 1
+        outcome = step(dialogue)
+        if isinstance(outcome, str):
+            counts.dropped[outcome] += 1
+            continue
+        parts = (outcome,) if isinstance(outcome, Dialogue) else outcome
+        for part in parts:
+            counts.kept += 1
+            counts.changed += part.turns != dialogue.turns
+            yield part

@@ -1,0 +1,246 @@
+"""Benchmark questions found inside training dialogues, by overlapping runs of words.
+
+A question of at least `ngram` words is found by any run of that many of its words, a shorter one
+only whole, and one below `min_words` never: "Write a poem about it" is in every large corpus and
+proves nothing. Words are compared without case and punctuation.
+
+Source: the 13-word overlap of GPT-3, arXiv:2005.14165, appendix C.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from parrot_jax.core.errors import UserError
+from parrot_jax.core.files import open_input
+from parrot_jax.dialogue.clean import Outcome, require
+from parrot_jax.dialogue.json_stream import stream_rows
+from parrot_jax.dialogue.types import Dialogue
+from parrot_jax.dialogue.words import normal_words
+
+MAX_LISTED_HITS = 10_000
+"""More hits than these are counted but not listed in the report."""
+
+_QUESTION_KEYS = ("turns", "messages", "conversation", "data", "instruction", "question", "text")
+_USER_KEYS = ("user", "content", "value")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecontaminateConfig:
+    """Find benchmark questions in the dialogues."""
+
+    benchmarks: tuple[str, ...] = ()
+    """Files of benchmark questions; docs/data_formats.md lists the forms."""
+    ngram: int = 13
+    """A run of so many words of a question is a hit, >= 1; shorter questions count whole."""
+    min_words: int = 6
+    """Questions with fewer words are not looked for, >= 1."""
+    all_turns: bool = False
+    """Look into answers too, not only into what users said."""
+    drop: bool = True
+    """Drop dialogues with a hit; false = only report them."""
+
+    def __post_init__(self) -> None:
+        require(self.ngram >= 1, "ngram", self.ngram, ">= 1")
+        require(self.min_words >= 1, "min_words", self.min_words, ">= 1")
+        require(bool(self.benchmarks), "benchmarks", self.benchmarks, "one file or more")
+
+
+@dataclass(frozen=True, slots=True)
+class BenchmarkQuestion:
+    """One text that must not be trained on."""
+
+    file: str
+    line: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ContaminationHit:
+    """A benchmark question found in a dialogue."""
+
+    dialogue: str
+    """The dialogue's id."""
+    turn: int
+    """The turn in which it was found, from 1."""
+    benchmark: str
+    """The question as `file:line`."""
+    question: str
+    overlap: str
+    """The first run of words that both have, without case and punctuation."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The hit as a JSON object."""
+        return asdict(self)
+
+
+def read_benchmark(path: Path | str) -> list[BenchmarkQuestion]:
+    """Reads the questions of a benchmark file.
+
+    Args:
+      path: A `.txt` file with a question a line, or JSON lines or one JSON list whose rows are
+        texts or objects with `turns` (MT-Bench), `messages` (their user turns), `conversation`
+        (`[{"user", ...}]`), `data` (UltraChat: one text, or questions and answers in turn),
+        `instruction` (AlpacaEval), `question` or `text`.
+
+    Returns:
+      The questions in the order of the file; every turn of a dialogue is a question of its own.
+
+    Raises:
+      UserError: The file cannot be read, a row has no question, or there is none at all.
+    """
+    name = str(path)
+    questions = [BenchmarkQuestion(name, line, text) for line, text in _texts(path) if text.strip()]
+    if not questions:
+        raise UserError(f"{path} holds no benchmark question; check the path.")
+    return questions
+
+
+class ContaminationIndex:
+    """Finds benchmark questions in dialogues; reading a dialogue once, whatever their number.
+
+    Args:
+      questions: What to look for.
+      ngram: Words in a run that counts as an overlap, >= 1.
+      min_words: The shortest question that is looked for, >= 1.
+    """
+
+    def __init__(
+        self, questions: Iterable[BenchmarkQuestion], *, ngram: int = 13, min_words: int = 6
+    ) -> None:
+        self.num_questions = 0
+        self.too_short: list[BenchmarkQuestion] = []
+        """Questions below `min_words`, which no dialogue is compared with."""
+        # Runs of several lengths are found by their common first words, in one pass.
+        self._num_first = min(ngram, min_words)
+        self._runs: dict[str, dict[tuple[str, ...], list[BenchmarkQuestion]]] = defaultdict(dict)
+        for question in questions:
+            words = normal_words(question.text)
+            if len(words) < self._num_first:
+                self.too_short.append(question)
+                continue
+            self.num_questions += 1
+            length = min(ngram, len(words))
+            for start in range(len(words) - length + 1):
+                run = tuple(words[start : start + length])
+                owners = self._runs[self._first(run, 0)].setdefault(run, [])
+                if question not in owners:
+                    owners.append(question)
+
+    def hits(self, dialogue: Dialogue, *, all_turns: bool = False) -> list[ContaminationHit]:
+        """Finds the benchmark questions in a dialogue.
+
+        Args:
+          dialogue: Any dialogue.
+          all_turns: Look into answers too; off, only what the user said.
+
+        Returns:
+          The first overlap with each question, in the order of the dialogue.
+        """
+        found: dict[BenchmarkQuestion, ContaminationHit] = {}
+        for number, turn in enumerate(dialogue.turns, start=1):
+            if turn.role != "user" and not all_turns:
+                continue
+            for question, run in self._overlaps(normal_words(turn.text)):
+                if question not in found:
+                    found[question] = ContaminationHit(
+                        dialogue.id,
+                        number,
+                        f"{question.file}:{question.line}",
+                        question.text,
+                        " ".join(run),
+                    )
+        return list(found.values())
+
+    def _first(self, words: list[str] | tuple[str, ...], start: int) -> str:
+        return " ".join(words[start : start + self._num_first])
+
+    def _overlaps(self, words: list[str]) -> Iterator[tuple[BenchmarkQuestion, tuple[str, ...]]]:
+        for start in range(len(words) - self._num_first + 1):
+            for run, questions in self._runs.get(self._first(words, start), {}).items():
+                if tuple(words[start : start + len(run)]) == run:
+                    yield from ((question, run) for question in questions)
+
+
+class Decontamination:
+    """The cleaning step: looks for benchmark questions, keeps account, drops if it should.
+
+    Args:
+      config: The benchmark files and what counts as a hit.
+
+    Raises:
+      UserError: A benchmark file cannot be read.
+    """
+
+    def __init__(self, config: DecontaminateConfig) -> None:
+        self._config = config
+        questions = [question for path in config.benchmarks for question in read_benchmark(path)]
+        self._index = ContaminationIndex(questions, ngram=config.ngram, min_words=config.min_words)
+        self._num_hits = 0
+        self._num_dialogues = 0
+        self._listed: list[dict[str, Any]] = []
+
+    def __call__(self, dialogue: Dialogue) -> Outcome:
+        """Gives the dialogue back, or the reason why it is dropped."""
+        hits = self._index.hits(dialogue, all_turns=self._config.all_turns)
+        if not hits:
+            return dialogue
+        self._num_hits += len(hits)
+        self._num_dialogues += 1
+        room = MAX_LISTED_HITS - len(self._listed)
+        self._listed.extend(hit.to_json() for hit in hits[:room])
+        if not self._config.drop:
+            return dialogue
+        return f"benchmark question of {hits[0].benchmark.rsplit(':', 1)[0]}"
+
+    def to_json(self) -> dict[str, Any]:
+        """The questions looked for, and every hit."""
+        return {
+            "questions": self._index.num_questions,
+            "questions_too_short": [asdict(question) for question in self._index.too_short],
+            "dialogues_with_hits": self._num_dialogues,
+            "hits": self._num_hits,
+            "listed": self._listed,
+        }
+
+
+def _texts(path: Path | str) -> Iterator[tuple[int, str]]:
+    if Path(path).suffix.lower() == ".txt":
+        with open_input(path, "rb") as file:
+            for line, raw in enumerate(file, start=1):
+                try:
+                    yield line, raw.decode("utf-8-sig").strip()
+                except UnicodeDecodeError:
+                    raise UserError(f"{path}:{line}: not valid UTF-8; save it as UTF-8.") from None
+        return
+    for row in stream_rows(path):
+        if row.problem:
+            # A question that is skipped would be a leak that nobody sees.
+            raise UserError(f"{path}:{row.line}: {row.problem}; mend the benchmark file.")
+        texts = list(_questions(row.value))
+        if not texts:
+            keys = ", ".join(_QUESTION_KEYS)
+            raise UserError(f"{path}:{row.line}: the row has no question under any of {keys}.")
+        yield from ((row.line, text) for text in texts)
+
+
+def _questions(row: Any) -> Iterator[str]:
+    if isinstance(row, str):
+        yield row
+    if not isinstance(row, Mapping):
+        return
+    key = next((key for key in _QUESTION_KEYS if key in row), None)
+    value = row[key] if key else None
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list):
+        # An UltraChat dialogue has an answer after each question.
+        for item in value[::2] if key == "data" else value:
+            if isinstance(item, str):
+                yield item
+            elif isinstance(item, Mapping) and item.get("role", "user") == "user":
+                text = next((item[name] for name in _USER_KEYS if name in item), None)
+                if isinstance(text, str):
+                    yield text

@@ -1,0 +1,100 @@
+"""Dialogues from the Hugging Face hub, or a folder in its form, through the `datasets` extra.
+
+The hub's data sets differ in their columns, not in a declared format, so each row is recognised by
+its columns. Rows are streamed: nothing but the shards in use is downloaded.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from parrot_jax.core.errors import UserError
+from parrot_jax.dialogue.json_stream import BrokenRowError, JsonRow
+from parrot_jax.dialogue.readers import ReadRow, parse_any, parse_row
+
+SCHEME = "hf://"
+_MISSING_DATASETS = (
+    "kind: huggingface needs the datasets library; install it with "
+    "`pip install 'parrot-jax[datasets]'`."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class HubAddress:
+    """What `hf://owner/name/config@split` names."""
+
+    name: str
+    """`owner/name`, or the path of a local folder."""
+    config: str | None = None
+    """The subset; `None` = the data set's default."""
+    split: str = "train"
+
+
+def parse_hub_path(path: str) -> HubAddress:
+    """Reads `hf://owner/name[/config][@split]`, or the path of a local folder with `[@split]`.
+
+    Raises:
+      UserError: The path has neither form.
+
+    >>> parse_hub_path("hf://allenai/WildChat-1M@train")
+    HubAddress(name='allenai/WildChat-1M', config=None, split='train')
+    """
+    address, _, split = path.partition("@")
+    if address.startswith(SCHEME):
+        parts = address.removeprefix(SCHEME).split("/")
+        if len(parts) in (2, 3) and all(parts):
+            config = parts[2] if len(parts) == 3 else None
+            return HubAddress("/".join(parts[:2]), config, split or "train")
+    elif Path(address).is_dir():
+        return HubAddress(address, None, split or "train")
+    raise UserError(
+        f"cannot read {path!r} as a data set: write hf://owner/name, hf://owner/name/config or "
+        "either with @split behind it, or give the path of a folder that exists."
+    )
+
+
+def read_hub(path: str) -> Iterator[ReadRow]:
+    """Streams the rows of a data set; the "line" of a row is its number from 1.
+
+    Raises:
+      UserError: The library is missing, or it cannot find or read the data set.
+    """
+    address = parse_hub_path(path)
+    try:
+        import datasets  # pyright: ignore[reportMissingImports]  # an optional extra
+    except ImportError as error:
+        raise UserError(_MISSING_DATASETS) from error
+    try:
+        rows = datasets.load_dataset(
+            address.name, address.config, split=address.split, streaming=True
+        )
+        for number, row in enumerate(rows, start=1):
+            yield parse_row(_plain_row(number, row), path, parse_any)
+    # What the library raises for an unknown name, subset, split, file format or a lost network.
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        raise UserError(
+            f"cannot read the data set {path}: {reason}; check the name, the subset, the split "
+            "and the network (private data sets need `hf auth login`)."
+        ) from error
+
+
+def _plain_row(number: int, row: Mapping[str, Any]) -> JsonRow:
+    """The row as JSON would hold it: dates become texts."""
+    try:
+        plain = json.loads(json.dumps(row, default=str, allow_nan=False))
+    except ValueError as error:
+        return JsonRow(number, problem=BrokenRowError("row is no JSON value", str(error)))
+    return JsonRow(number, {key: _rows_of_columns(value) for key, value in plain.items()})
+
+
+def _rows_of_columns(value: Any) -> Any:
+    # The library's `Sequence` of dicts arrives as a dict of lists of one length.
+    if not isinstance(value, dict) or not value:
+        return value
+    columns = list(value.values())
+    if not all(isinstance(column, list) and len(column) == len(columns[0]) for column in columns):
+        return value
+    return [dict(zip(value, cells, strict=True)) for cells in zip(*columns, strict=True)]

@@ -1,0 +1,180 @@
+"""Rows of a JSON-lines file or of one big JSON list, one at a time, each with its real line number.
+
+Holds the bytes-to-rows part of reading; what a row means is left to `readers.py`. Everything works
+on bytes, so that one row of invalid UTF-8 is one broken row and not the end of the file.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, NoReturn
+
+from parrot_jax.core.files import open_input
+from parrot_jax.dialogue.json_list import list_pieces
+
+CHUNK_BYTES = 1 << 18
+MAX_ROW_BYTES = 1 << 26
+"""A longer row (64 MiB) is broken: most likely its brackets never close."""
+
+NOT_JSON = "not valid JSON"
+
+_UTF8_MARK = b"\xef\xbb\xbf"
+_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+
+
+class BrokenRowError(ValueError):
+    """A row that cannot be used.
+
+    Args:
+      reason: A short phrase under which such rows are counted, e.g. `"not valid JSON"`.
+      detail: What is particular to this row.
+    """
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason = printable(reason)
+        self.detail = printable(detail)
+
+
+@dataclass(frozen=True, slots=True)
+class JsonRow:
+    """One row of a file: its JSON value, or why there is none."""
+
+    line: int
+    """Where the row starts, counted from 1."""
+    value: Any = None
+    problem: BrokenRowError | None = None
+    repair: str = ""
+    """What was mended in the bytes; empty = nothing."""
+
+
+def printable(text: str, limit: int = 200) -> str:
+    r"""Shortens `text` for a message and writes out what UTF-8 cannot hold.
+
+    >>> printable("caf\ud800")
+    'caf\\ud800'
+    """
+    short = text if len(text) <= limit else text[: limit - 1] + "…"
+    return short.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def parse_json(raw: bytes) -> Any:
+    """Parses one JSON value strictly: UTF-8 only, no NaN and no Infinity.
+
+    Raises:
+      BrokenRowError: It is no such value; the detail says where.
+    """
+    try:
+        return json.loads(raw.decode("utf-8"), parse_constant=_refuse_constant)
+    except UnicodeDecodeError as error:
+        detail = f"byte {raw[error.start]:#04x} at offset {error.start} of the row"
+        raise BrokenRowError("not valid UTF-8", detail) from None
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno} of the row"
+        raise BrokenRowError(NOT_JSON, f"{error.msg} at {where}") from None
+    except RecursionError:
+        raise BrokenRowError("JSON nested too deeply") from None
+    except BrokenRowError:
+        raise
+    except ValueError as error:  # a number of more digits than Python parses
+        raise BrokenRowError(NOT_JSON, str(error)) from None
+
+
+def stream_rows(
+    path: Path | str, *, chunk_bytes: int = CHUNK_BYTES, max_row_bytes: int = MAX_ROW_BYTES
+) -> Iterator[JsonRow]:
+    """Reads a JSON-lines file, or a file that is one JSON list, row by row.
+
+    The first byte that is no space decides: `[` opens a list, all else is JSON lines. Memory holds
+    one chunk and one row, however long the file; the time is linear in its length.
+
+    Args:
+      path: The file.
+      chunk_bytes: How much is read at once, >= 1.
+      max_row_bytes: A row that is longer is reported as broken, >= 1.
+
+    Yields:
+      Every row in order, the broken ones with their problem. Blank lines are no rows.
+
+    Raises:
+      UserError: The file cannot be opened.
+    """
+    with open_input(path, "rb") as file:
+        first = file.read(3)
+        if first.startswith(_UTF16_MARKS):
+            detail = "the file is UTF-16; save it as UTF-8"
+            yield JsonRow(1, problem=BrokenRowError("not valid UTF-8", detail))
+            return
+        start = len(_UTF8_MARK) if first == _UTF8_MARK else 0
+        file.seek(start)
+        is_list = _first_byte(file, chunk_bytes) == b"["
+        file.seek(start)
+        rows = _list_rows if is_list else _line_rows
+        repair = "byte order mark dropped" if start else ""
+        for row in rows(file, chunk_bytes, max_row_bytes):
+            yield JsonRow(row.line, row.value, row.problem, repair) if repair else row
+            repair = ""
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise BrokenRowError(f"{name} is not JSON")
+
+
+def _first_byte(file: IO[bytes], chunk_bytes: int) -> bytes:
+    while chunk := file.read(chunk_bytes):
+        if stripped := chunk.lstrip():
+            return stripped[:1]
+    return b""
+
+
+def _row(line: int, raw: bytes) -> JsonRow:
+    try:
+        return JsonRow(line, parse_json(raw))
+    except BrokenRowError as problem:
+        return JsonRow(line, problem=problem)
+
+
+def _too_long(line: int, max_row_bytes: int, what_follows: str) -> JsonRow:
+    detail = f"over {max_row_bytes:,} bytes; {what_follows}"
+    return JsonRow(line, problem=BrokenRowError("row too long", detail))
+
+
+def _line_rows(file: IO[bytes], _chunk_bytes: int, max_row_bytes: int) -> Iterator[JsonRow]:
+    line = 0
+    while raw := file.readline(max_row_bytes + 1):
+        line += 1
+        if len(raw) > max_row_bytes and not raw.endswith(b"\n"):
+            yield _too_long(line, max_row_bytes, "the line was skipped")
+            while raw and not raw.endswith(b"\n"):
+                raw = file.readline(max_row_bytes)
+            continue
+        if raw.isspace():
+            continue
+        row = _row(line, raw)
+        if row.problem and row.problem.reason == NOT_JSON and not raw.endswith(b"\n"):
+            row = JsonRow(line, problem=BrokenRowError("cut off", "the file ends inside this row"))
+        yield row
+
+
+def _list_rows(file: IO[bytes], chunk_bytes: int, max_row_bytes: int) -> Iterator[JsonRow]:
+    line = 1
+    after_comma = False
+    for raw, end in list_pieces(file, chunk_bytes, max_row_bytes):
+        element = raw.strip()
+        row_line = line + raw[: len(raw) - len(raw.lstrip())].count(b"\n")
+        line += raw.count(b"\n")
+        if end == "too long":
+            yield _too_long(row_line, max_row_bytes, "the rest of the file was not read")
+        elif end == "file":
+            detail = "the file ends before its list does; nothing behind this line was read"
+            yield JsonRow(row_line, problem=BrokenRowError("cut off", detail))
+        elif end == "after list":
+            if element:
+                problem = BrokenRowError(NOT_JSON, "text after the end of the list; not read")
+                yield JsonRow(row_line, problem=problem)
+        elif element:
+            yield _row(row_line, element)
+        elif after_comma or end == "comma":
+            yield JsonRow(row_line, problem=BrokenRowError(NOT_JSON, "nothing beside a comma"))
+        after_comma = end == "comma"

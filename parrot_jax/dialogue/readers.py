@@ -1,0 +1,173 @@
+"""One parser for each format of dialogue files: from a JSON row to dialogues.
+
+A parser gets one row and its place and returns the dialogues in it (a tree has many), or raises
+`BrokenRowError`. Reading bytes is `json_stream`'s, the rules of repair are `turns`'s, and choosing
+files, weights and limits is left to `sources`.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from parrot_jax.dialogue.json_stream import BrokenRowError, JsonRow, stream_rows
+from parrot_jax.dialogue.oasst import parse_oasst_tree
+from parrot_jax.dialogue.turns import RowPlace, build_dialogue, dialogue_of_messages
+from parrot_jax.dialogue.types import Dialogue, Turn
+
+FileKind = Literal["messages", "sharegpt", "ultrachat", "baize", "oasst"]
+Parser = Callable[[Mapping[str, Any], RowPlace], list[Dialogue]]
+
+SHAREGPT_KEYS = ("conversations", "conversation", "items")
+_BAIZE_SPEAKER = re.compile(r"\[\|(Human|AI)\|\]")
+
+
+class WrongKindError(BrokenRowError):
+    """The row lacks the keys of its kind; the detail names the kind it looks like."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadRow:
+    """What became of one row: dialogues, or a problem."""
+
+    place: RowPlace
+    dialogues: tuple[Dialogue, ...] = ()
+    problem: BrokenRowError | None = None
+
+
+def detect_kind(row: Mapping[str, Any]) -> FileKind | None:
+    """Guesses the format of a row from its keys; `None` where no format fits.
+
+    >>> detect_kind({"id": "7", "conversations": []})
+    'sharegpt'
+    """
+    if "messages" in row:
+        return "messages"
+    if any(key in row for key in SHAREGPT_KEYS):
+        return "sharegpt"
+    if isinstance(row.get("prompt"), Mapping) and "replies" in row["prompt"]:
+        return "oasst"
+    if isinstance(row.get("data"), list):
+        return "ultrachat"
+    if "topic" in row and "input" in row:
+        return "baize"
+    return None
+
+
+def read_json_file(path: Path | str, kind: FileKind) -> Iterator[ReadRow]:
+    """Reads a file of one of the JSON formats, row by row.
+
+    Args:
+      path: A JSON-lines file, or a file that is one JSON list.
+      kind: The format of its rows.
+
+    Yields:
+      Every row in order, with its line.
+
+    Raises:
+      UserError: The file cannot be opened.
+    """
+    for row in stream_rows(path):
+        yield parse_row(row, str(path), PARSERS[kind])
+
+
+def parse_row(row: JsonRow, source: str, parser: Parser) -> ReadRow:
+    """Parses one row; what the parser raises becomes the row's problem."""
+    place = RowPlace(source, row.line)
+    if row.repair:
+        place.repairs[row.repair] += 1
+    if row.problem:
+        return ReadRow(place, problem=row.problem)
+    if not isinstance(row.value, Mapping):
+        detail = f"but {type(row.value).__name__}"
+        return ReadRow(place, problem=BrokenRowError("row is no JSON object", detail))
+    try:
+        return ReadRow(place, tuple(parser(row.value, place)))
+    except BrokenRowError as problem:
+        # What a broken row would have needed besides is of no use to anybody.
+        place.repairs.clear()
+        return ReadRow(place, problem=problem)
+
+
+def parse_messages(row: Mapping[str, Any], place: RowPlace) -> list[Dialogue]:
+    """`{"id"?, "messages": [{"role", "content", "weight"?}]}`, the form this project writes."""
+    messages = _require(row, "messages")
+    return [
+        dialogue_of_messages(messages, place, id=row.get("id"), metadata=_rest(row, "messages"))
+    ]
+
+
+def parse_sharegpt(row: Mapping[str, Any], place: RowPlace) -> list[Dialogue]:
+    """`{"id", "conversations": [{"from", "value"}]}`, with the dirt of the real files."""
+    key = next((key for key in SHAREGPT_KEYS if key in row), SHAREGPT_KEYS[0])
+    messages = _require(row, key)
+    return [dialogue_of_messages(messages, place, id=row.get("id"), metadata=_rest(row, key))]
+
+
+def parse_ultrachat(row: Mapping[str, Any], place: RowPlace) -> list[Dialogue]:
+    """`{"id", "data": [question, answer, question, ...]}`."""
+    texts = _require(row, "data")
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise BrokenRowError("data is no list of texts")
+    turns = [Turn("assistant" if n % 2 else "user", text) for n, text in enumerate(texts)]
+    return [build_dialogue(turns, place, id=row.get("id"), metadata=_rest(row, "data"))]
+
+
+def parse_baize(row: Mapping[str, Any], place: RowPlace) -> list[Dialogue]:
+    """`{"topic", "input": "...[|Human|] question [|AI|] answer ... [|Human|]"}`.
+
+    The sentence before the first speaker and the empty `[|Human|]` at the end belong to the format
+    and are no repairs.
+    """
+    text = _require(row, "input")
+    if not isinstance(text, str):
+        raise BrokenRowError("input is no text")
+    _, *pieces = _BAIZE_SPEAKER.split(text)
+    if not pieces:
+        raise BrokenRowError("input has no [|Human|]")
+    if not pieces[-1].strip():
+        pieces = pieces[:-2]
+    turns = [
+        Turn("user" if speaker == "Human" else "assistant", said.strip())
+        for speaker, said in zip(pieces[::2], pieces[1::2], strict=True)
+    ]
+    return [build_dialogue(turns, place, id=row.get("id"), metadata=_rest(row, "input"))]
+
+
+def parse_oasst(row: Mapping[str, Any], place: RowPlace) -> list[Dialogue]:
+    """`{"message_tree_id", "tree_state", "prompt": {"text", "role", "replies": [...]}}`."""
+    _require(row, "prompt")
+    return parse_oasst_tree(row, place)
+
+
+def parse_any(row: Mapping[str, Any], place: RowPlace) -> list[Dialogue]:
+    """Recognises the row by its keys; for data sets of the hub, whose columns name the format."""
+    kind = detect_kind(row)
+    if kind is None:
+        raise WrongKindError("no column holds a dialogue", f"the columns are {', '.join(row)}")
+    return PARSERS[kind](row, place)
+
+
+PARSERS: Mapping[FileKind, Parser] = {
+    "messages": parse_messages,
+    "sharegpt": parse_sharegpt,
+    "ultrachat": parse_ultrachat,
+    "baize": parse_baize,
+    "oasst": parse_oasst,
+}
+
+
+def _require(row: Mapping[str, Any], key: str) -> Any:
+    if key in row:
+        return row[key]
+    kind = detect_kind(row)
+    found = f"the row has {', '.join(map(repr, row)) or 'no keys'}"
+    hint = f"; this looks like kind: {kind}" if kind else ""
+    if {"chosen", "rejected"} <= row.keys():
+        hint += "; a file of preference pairs is no dialogue file" if not kind else ""
+    raise WrongKindError(f"no key {key!r}", found + hint)
+
+
+def _rest(row: Mapping[str, Any], key: str) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name not in ("id", key)}

@@ -1,0 +1,128 @@
+"""What reading dialogue files met: rows, dialogues, what was broken and what was repaired."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from parrot_jax.dialogue.readers import ReadRow
+
+MAX_EXAMPLES = 10
+_MAX_REASONS = 50
+_OTHER_REASONS = "other reasons"
+
+
+@dataclass
+class SourceCounts:
+    """The counts of one source."""
+
+    path: str
+    kind: str
+    rows: int = 0
+    dialogues: int = 0
+    """Usable dialogues read; a row of a tree format holds many."""
+    used: int = 0
+    """Dialogues handed on: more or fewer than read where `weight` is not 1."""
+    broken: Counter[str] = field(default_factory=Counter)
+    """Rows that gave no dialogue, by reason."""
+    repairs: Counter[str] = field(default_factory=Counter)
+    """Repairs by reason; one dialogue may need several."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The counts as a JSON object; reasons with the largest count first."""
+        return {
+            "path": self.path,
+            "kind": self.kind,
+            "rows": self.rows,
+            "dialogues": self.dialogues,
+            "used": self.used,
+            "broken": dict(self.broken.most_common()),
+            "repairs": dict(self.repairs.most_common()),
+        }
+
+
+@dataclass
+class ReadReport:
+    """Counts what `read_sources` meets while it streams; complete when the stream has ended."""
+
+    sources: list[SourceCounts] = field(default_factory=list)
+    examples: list[str] = field(default_factory=list)
+    """The first broken rows as `file:line: reason`."""
+
+    @property
+    def rows(self) -> int:
+        """Rows read, broken ones included."""
+        return sum(source.rows for source in self.sources)
+
+    @property
+    def dialogues(self) -> int:
+        """Usable dialogues read, before weights."""
+        return sum(source.dialogues for source in self.sources)
+
+    @property
+    def broken(self) -> Counter[str]:
+        """Broken rows by reason, over all sources."""
+        return _total(source.broken for source in self.sources)
+
+    @property
+    def repairs(self) -> Counter[str]:
+        """Repairs by reason, over all sources."""
+        return _total(source.repairs for source in self.sources)
+
+    def count(self, counts: SourceCounts, row: ReadRow) -> None:
+        """Adds one row to the counts of its source."""
+        counts.rows += 1
+        counts.repairs.update(row.place.repairs)
+        if row.problem is None:
+            return
+        reason = row.problem.reason
+        # A file of the wrong form could name a new role in every row.
+        known = reason in counts.broken or len(counts.broken) < _MAX_REASONS
+        counts.broken[reason if known else _OTHER_REASONS] += 1
+        if len(self.examples) < MAX_EXAMPLES:
+            self.examples.append(f"{row.place.source}:{row.place.line}: {row.problem}")
+
+    def to_json(self) -> dict[str, Any]:
+        """The whole report as a JSON object."""
+        return {
+            "rows": self.rows,
+            "dialogues": self.dialogues,
+            "broken": dict(self.broken.most_common()),
+            "repairs": dict(self.repairs.most_common()),
+            "examples": self.examples,
+            "sources": [source.to_json() for source in self.sources],
+        }
+
+    def summary(self) -> str:
+        """A few lines for a person: the totals, each source, the first broken row."""
+        lines = [
+            f"read {self.rows:,} rows: {self.dialogues:,} dialogues, {_sum(self.broken)} broken"
+        ]
+        for source in self.sources:
+            line = f"  {source.path} ({source.kind}): {source.rows:,} rows"
+            line += f", {source.dialogues:,} dialogues"
+            if source.used != source.dialogues:
+                line += f", {source.used:,} used"
+            if source.broken:
+                line += f", broken: {_by_reason(source.broken)}"
+            if source.repairs:
+                line += f", repaired: {_by_reason(source.repairs)}"
+            lines.append(line)
+        if self.examples:
+            lines.append(f"  first broken row: {self.examples[0]}")
+        return "\n".join(lines)
+
+
+def _total(counters: Iterable[Counter[str]]) -> Counter[str]:
+    total: Counter[str] = Counter()
+    for counter in counters:
+        total.update(counter)
+    return total
+
+
+def _sum(counter: Counter[str]) -> str:
+    return f"{counter.total():,}"
+
+
+def _by_reason(counter: Counter[str]) -> str:
+    return ", ".join(f"{reason} {count:,}" for reason, count in counter.most_common())

@@ -1,0 +1,177 @@
+"""Which dialogue files to read, how much of each, and one stream out of all of them.
+
+Formats are left to `readers`; here are paths, globs, limits, weights and the errors of a source as
+a whole.
+"""
+
+import glob
+import hashlib
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from parrot_jax.core.errors import UserError
+from parrot_jax.dialogue.hub import parse_hub_path, read_hub
+from parrot_jax.dialogue.readers import ReadRow, WrongKindError, read_json_file
+from parrot_jax.dialogue.report import ReadReport, SourceCounts
+from parrot_jax.dialogue.types import Dialogue
+
+__all__ = ["READERS", "ReadReport", "SourceConfig", "SourceKind", "read_sources", "source_files"]
+
+SourceKind = Literal["messages", "sharegpt", "ultrachat", "baize", "oasst", "huggingface"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceConfig:
+    """One source of dialogues.
+
+    Raises:
+      UserError: A number is outside its range.
+    """
+
+    kind: SourceKind
+    """The format of the rows; docs/data_formats.md shows each. A wrong kind is an error that names
+    the right one where the rows tell."""
+    path: str
+    """A file or a glob (`**` = any folders), relative to the working directory; its files are read
+    in the order of their names. For huggingface `hf://owner/name[/config][@split]` or a local
+    folder, split `train` unless named."""
+    weight: float = 1.0
+    """How often each dialogue is used in an epoch, > 0: 0.25 keeps a seeded quarter, 2 uses each
+    twice, 1.5 each once and a seeded half of them twice."""
+    limit: int | None = None
+    """Reading stops after so many usable dialogues of this source, >= 1, before the weight is
+    applied; `None` = all."""
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.weight) and self.weight > 0):
+            raise UserError(
+                f"source {self.path}: weight is {self.weight}; it must be finite and > 0. "
+                "Remove the source to leave it out."
+            )
+        if self.limit is not None and self.limit < 1:
+            raise UserError(
+                f"source {self.path}: limit is {self.limit}; it must be >= 1, or null for all."
+            )
+
+
+Reader = Callable[[str], Iterator[ReadRow]]
+
+READERS: Mapping[SourceKind, Reader] = {
+    "messages": partial(read_json_file, kind="messages"),
+    "sharegpt": partial(read_json_file, kind="sharegpt"),
+    "ultrachat": partial(read_json_file, kind="ultrachat"),
+    "baize": partial(read_json_file, kind="baize"),
+    "oasst": partial(read_json_file, kind="oasst"),
+    "huggingface": read_hub,
+}
+"""Kind -> the function that reads one file (or data set) of it."""
+
+
+def source_files(source: SourceConfig) -> list[str]:
+    """The files that the path of a source names, sorted.
+
+    Raises:
+      UserError: There is none, or the path is a folder.
+    """
+    if source.kind == "huggingface":
+        parse_hub_path(source.path)
+        return [source.path]
+    path = str(Path(source.path).expanduser())
+    if Path(path).is_dir():
+        raise UserError(
+            f"source {source.path} is a folder; name its files, e.g. {path.rstrip('/')}/**/*.json"
+        )
+    # A file may have brackets in its name, so the name itself comes before the pattern.
+    if Path(path).exists():
+        return [path]
+    files = sorted(name for name in glob.glob(path, recursive=True) if Path(name).is_file())
+    if not files:
+        raise UserError(
+            f"no file matches the source path {source.path!r} (looked from {Path.cwd()}); "
+            "check the path."
+        )
+    return files
+
+
+def read_sources(
+    sources: Sequence[SourceConfig], *, seed: int, report: ReadReport
+) -> Iterator[Dialogue]:
+    """Streams the dialogues of all sources, one source after the other.
+
+    Nothing is held but the row being read. A broken row is counted in the report and the stream
+    goes on; which dialogues a weight keeps depends on the seed and their content only, so adding
+    a file or changing the order changes no choice.
+
+    Args:
+      sources: What to read.
+      seed: Decides what a fractional weight keeps.
+      report: Filled while the stream is consumed.
+
+    Returns:
+      The stream. A dialogue that its weight repeats comes several times in a row.
+
+    Raises:
+      UserError: Before the first dialogue: a path matches nothing. While streaming: the rows of a
+        file are of another kind, or the end is reached without one usable dialogue.
+    """
+    if not sources:
+        raise UserError("there are no sources; name at least one under `sources`.")
+    files = [source_files(source) for source in sources]
+    return _stream(list(zip(sources, files, strict=True)), seed, report)
+
+
+def _stream(
+    sources: list[tuple[SourceConfig, list[str]]], seed: int, report: ReadReport
+) -> Iterator[Dialogue]:
+    for source, files in sources:
+        counts = SourceCounts(source.path, source.kind)
+        report.sources.append(counts)
+        for dialogue in _read_files(source, files, counts, report):
+            copies = _copies(dialogue, source.weight, seed)
+            counts.used += copies
+            for _ in range(copies):
+                yield dialogue
+    if report.dialogues == 0:
+        raise UserError(_nothing_usable(report))
+
+
+def _read_files(
+    source: SourceConfig, files: list[str], counts: SourceCounts, report: ReadReport
+) -> Iterator[Dialogue]:
+    for file in files:
+        is_first = True
+        for row in READERS[source.kind](file):
+            # The first row tells a wrong kind before a gigabyte is read for nothing.
+            if is_first and isinstance(row.problem, WrongKindError):
+                raise UserError(
+                    f"{file}:{row.place.line}: not a row of kind {source.kind!r}: {row.problem}."
+                )
+            is_first = False
+            report.count(counts, row)
+            for dialogue in row.dialogues:
+                counts.dialogues += 1
+                yield dialogue
+                if counts.dialogues == source.limit:
+                    return
+
+
+def _copies(dialogue: Dialogue, weight: float, seed: int) -> int:
+    whole = math.floor(weight)
+    fraction = weight - whole
+    if fraction == 0:
+        return whole
+    digest = hashlib.sha256(f"weight {seed} ".encode() + dialogue.content_hash()).digest()
+    return whole + (int.from_bytes(digest[:8], "little") < fraction * 2**64)
+
+
+def _nothing_usable(report: ReadReport) -> str:
+    paths = ", ".join(source.path for source in report.sources)
+    if report.rows == 0:
+        return f"no dialogue in {paths}: the files hold no rows; check the paths."
+    reasons = ", ".join(f"{reason} {count:,}" for reason, count in report.broken.most_common(5))
+    first = f"; the first is {report.examples[0]}" if report.examples else ""
+    return f"no usable dialogue in {report.rows:,} rows of {paths}: {reasons}{first}"

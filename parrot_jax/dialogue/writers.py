@@ -1,0 +1,66 @@
+"""Dialogues out to `messages` JSON lines, the one format this project writes."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from parrot_jax.core.files import atomic_write
+from parrot_jax.dialogue.types import Dialogue
+
+_OWN_KEYS = frozenset({"id", "source", "messages"})
+
+
+def messages_row(dialogue: Dialogue) -> dict[str, Any]:
+    """The row of a dialogue: reading it back gives an equal dialogue.
+
+    Metadata stands at the top level beside `id`, `source` and `messages`. A key of the metadata
+    that equals one of these is written with `source_` in front.
+
+    >>> from parrot_jax.dialogue.types import Turn
+    >>> messages_row(Dialogue(turns=(Turn("user", "Hi", weight=0.0),), id="7"))
+    {'id': '7', 'messages': [{'role': 'user', 'content': 'Hi', 'weight': 0.0}]}
+    """
+    messages: list[dict[str, Any]] = [dict(message) for message in dialogue.messages()]
+    num_system = len(messages) - len(dialogue.turns)
+    for message, turn in zip(messages[num_system:], dialogue.turns, strict=True):
+        if turn.weight != 1:
+            message["weight"] = turn.weight
+    row: dict[str, Any] = {"id": dialogue.id, "source": dialogue.source, "messages": messages}
+    for key, value in dialogue.metadata.items():
+        row[f"source_{key}" if key in _OWN_KEYS else key] = value
+    return {key: value for key, value in row.items() if value or key not in ("id", "source")}
+
+
+def messages_line(dialogue: Dialogue) -> str:
+    """The row as one line of JSON with its newline.
+
+    Raises:
+      ValueError: The metadata holds NaN or an infinity.
+      TypeError: The metadata holds what JSON cannot.
+    """
+    row = messages_row(dialogue)
+    line = json.dumps(row, ensure_ascii=False, allow_nan=False)
+    try:
+        line.encode("utf-8")
+    except UnicodeEncodeError:  # metadata may hold half of a surrogate pair, which must be escaped
+        line = json.dumps(row, allow_nan=False)
+    return line + "\n"
+
+
+def write_messages(path: Path | str, dialogues: Iterable[Dialogue]) -> int:
+    """Writes a `messages` file, whole or not at all.
+
+    Args:
+      path: The file; its folder is made where it is missing.
+      dialogues: Consumed one by one, so a stream larger than the memory can be written.
+
+    Returns:
+      How many dialogues were written.
+    """
+    number = 0
+    with atomic_write(path) as file:
+        for dialogue in dialogues:
+            file.write(messages_line(dialogue))
+            number += 1
+    return number

@@ -1,0 +1,334 @@
+"""Log-probabilities of given tokens, without ever holding the logits of a whole batch.
+
+One op, `token_logprobs`, serves supervised training, preference losses and evaluation. It visits
+tiles of tokens x the full vocabulary and computes the logits again in the backward pass, so the
+largest live array is [tile, V]: at tile=1024, V=32000 that is 125 MiB of float32, where the logits
+of B=8, T=4096 alone would be 3.9 GiB. One log-sum-exp a token is kept for the backward pass.
+
+Tokens that do not count are moved away first where the caller gives a `live_capacity`: when 13 % of
+the tokens are live, 13 % of the matrix products remain.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from parrot_jax.core.errors import UserError
+
+
+class TokenLoss(NamedTuple):
+    """A loss before division: add both over micro-batches and devices, then divide once."""
+
+    loss_sum: Float[Array, ""]
+    """Weighted sum of the negative log-probabilities, in nats, float32."""
+    weight_sum: Float[Array, ""]
+    """Sum of the weights, float32; 0 where nothing is live."""
+
+
+def role_weighted_nll(
+    hidden: Float[Array, "B T D"],
+    head: Float[Array, "D V"],
+    targets: Int[Array, "B T"],
+    loss_weights: Float[Array, "B T"],
+    *,
+    tile: int = 1024,
+    live_capacity: int | None = None,
+    shards: int = 1,
+) -> TokenLoss:
+    """Sums the next-token loss over the positions that `loss_weights` selects.
+
+    The weights carry the speakers: 1 on assistant tokens trains an answerer, 1 on user tokens
+    trains Parrot-Ask.
+
+    Args:
+      hidden: Output of the final norm; position t predicts `targets[:, t]`.
+      head: Unembedding matrix, in the dtype its gradient should have (float32).
+      targets: Token ids, already shifted left by one. Where the weight is 0 the id is read but does
+        not count, so any id in [0, V) may serve as padding.
+      loss_weights: One weight per target, >= 0; not normalised here.
+      tile: Tokens per step, see `token_logprobs`.
+      live_capacity: Room for tokens of non-zero weight, see `token_logprobs`.
+      shards: Parts the rows are split into over devices, see `token_logprobs`; must divide B.
+
+    Returns:
+      The weighted sum in nats and the sum of the weights. Only the train step divides them:
+      dividing per micro-batch would favour short answers.
+
+    Raises:
+      UserError: As `token_logprobs`.
+
+    Source: the masked likelihood that trains Parrot-Ask, arXiv:2310.07301.
+    """
+    weights = loss_weights.astype(jnp.float32)
+    logprobs = token_logprobs(
+        hidden.reshape(-1, hidden.shape[-1]),
+        head,
+        targets.reshape(-1),
+        tile=tile,
+        live=(weights != 0).reshape(-1),
+        live_capacity=live_capacity,
+        shards=shards,
+    )
+    return TokenLoss(-(weights * logprobs.reshape(targets.shape)).sum(), weights.sum())
+
+
+def token_nll(
+    hidden: Float[Array, "B T D"],
+    head: Float[Array, "D V"],
+    targets: Int[Array, "B T"],
+    *,
+    tile: int = 1024,
+    shards: int = 1,
+) -> Float[Array, "B T"]:
+    """Negative log-probability of every target in nats, for evaluation.
+
+    Args:
+      hidden: Output of the final norm; position t predicts `targets[:, t]`.
+      head: Unembedding matrix.
+      targets: Token ids, already shifted left by one.
+      tile: Tokens per step.
+      shards: Parts the rows are split into over devices; must divide B.
+
+    Returns:
+      float32, >= 0.
+
+    Raises:
+      UserError: As `token_logprobs`.
+    """
+    flat = hidden.reshape(-1, hidden.shape[-1])
+    logprobs = token_logprobs(flat, head, targets.reshape(-1), tile=tile, shards=shards)
+    return -logprobs.reshape(targets.shape)
+
+
+def token_logprobs(
+    hidden: Float[Array, "tokens D"],
+    head: Float[Array, "D V"],
+    targets: Int[Array, " tokens"],
+    *,
+    tile: int = 1024,
+    live: Bool[Array, " tokens"] | None = None,
+    live_capacity: int | None = None,
+    shards: int = 1,
+) -> Float[Array, " tokens"]:
+    """Log-probability of each target token: log softmax(hidden head)[target].
+
+    Matrix products run in the dtype of `hidden` (bfloat16 on accelerators) and accumulate in
+    float32; softmax, sums and the gradient of `head` are float32. The gradient of the logits is
+    rounded to the dtype of `hidden` before its two products, since a float32 one would push both
+    off the bfloat16 units.
+
+    Args:
+      hidden: One state per token.
+      head: Unembedding matrix. Give the float32 parameter, not a bfloat16 copy: it is cast inside,
+        and its gradient comes back unrounded.
+      targets: One id in [0, V) per token.
+      tile: Tokens per step. Larger is faster until the matrix product is full; the memory is
+        tile * V * 4 bytes, twice in the backward pass.
+      live: Which tokens count; the others get 0 and no gradient. None = all.
+      live_capacity: The number of live tokens there is room for. They are moved together, in order,
+        and only they are computed. A batch that has more is computed in full: slower, never wrong.
+        None = compute every token.
+      shards: Equal parts, in order, that the tokens are split into over the devices. Tokens move
+        only inside their part, each part has 1/shards of the capacity, and every tile takes as many
+        tokens from each part, so no device waits or sends. Must divide the number of tokens.
+
+    Returns:
+      float32, <= 0, in nats; 0 for tokens that are not live.
+
+    Raises:
+      UserError: `tile` or `live_capacity` is below 1, or `shards` does not divide the tokens.
+    """
+    num_tokens, width = hidden.shape
+    if tile < 1:
+        raise UserError(f"loss.tile={tile} must be 1 or more; 1024 is a good size.")
+    if live_capacity is not None and live_capacity < 1:
+        raise UserError(
+            f"live_capacity={live_capacity} must be 1 or more; leave it out to compute every token."
+        )
+    if num_tokens % shards:
+        raise UserError(
+            f"{num_tokens} tokens do not divide into {shards} shards; make the batch size a "
+            f"multiple of {shards}."
+        )
+    part = num_tokens // shards
+    capacity = part if live_capacity is None or live is None else -(-live_capacity // shards)
+    live = jnp.ones(num_tokens, bool) if live is None else live
+    plan = _Plan(tile=max(1, tile // shards), capacity=min(capacity, part))
+    logprobs: Array = _logprobs(
+        plan,
+        hidden.reshape(shards, part, width),
+        head,
+        targets.reshape(shards, part),
+        live.reshape(shards, part),
+    )
+    return logprobs.reshape(num_tokens)
+
+
+class _Plan(NamedTuple):
+    """What is static: tokens per shard in one tile, and live tokens per shard there is room for."""
+
+    tile: int
+    capacity: int
+
+
+class _Saved(NamedTuple):
+    """What the backward pass needs; only `log_sums` was not there before."""
+
+    hidden: Array
+    head: Array
+    targets: Array
+    live: Array
+    log_sums: Array
+
+
+# Below, P is the number of shards ("parts") and M the tokens in each; every array is [P, M, ...].
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _logprobs(plan: _Plan, hidden: Array, head: Array, targets: Array, live: Array) -> Array:
+    return _forward(plan, hidden, head, targets, live)[0]
+
+
+def _forward(
+    plan: _Plan, hidden: Array, head: Array, targets: Array, live: Array
+) -> tuple[Array, _Saved]:
+    def full(_: None) -> tuple[Array, Array]:
+        return _forward_tiles(plan.tile, hidden, head, targets)
+
+    def compacted(_: None) -> tuple[Array, Array]:
+        chosen, ranks = _compaction(live, plan.capacity)
+        logprobs, log_sums = _forward_tiles(
+            plan.tile, _gather(hidden, chosen), head, _gather(targets, chosen)
+        )
+        return _gather(logprobs, ranks), _gather(log_sums, ranks)
+
+    logprobs, log_sums = _cond(plan, live, full, compacted)
+    return jnp.where(live, logprobs, 0.0), _Saved(hidden, head, targets, live, log_sums)
+
+
+def _backward(plan: _Plan, saved: _Saved, d_logprobs: Array) -> tuple[Array, Array, None, None]:
+    hidden, head, targets, live, log_sums = saved
+    d_logprobs = jnp.where(live, d_logprobs, 0.0)
+
+    def full(_: None) -> tuple[Array, Array]:
+        return _backward_tiles(plan.tile, hidden, head, targets, log_sums, d_logprobs)
+
+    def compacted(_: None) -> tuple[Array, Array]:
+        chosen, ranks = _compaction(live, plan.capacity)
+        d_hidden, d_head = _backward_tiles(
+            plan.tile,
+            _gather(hidden, chosen),
+            head,
+            _gather(targets, chosen),
+            _gather(log_sums, chosen),
+            _gather(d_logprobs, chosen),
+        )
+        return _gather(d_hidden, ranks), d_head
+
+    d_hidden, d_head = _cond(plan, live, full, compacted)
+    return d_hidden, d_head.astype(head.dtype), None, None
+
+
+_logprobs.defvjp(_forward, _backward)
+
+
+_TwoArrays = Callable[[None], tuple[Array, Array]]
+
+
+def _cond(plan: _Plan, live: Array, full: _TwoArrays, compacted: _TwoArrays) -> tuple[Array, Array]:
+    if plan.capacity >= live.shape[1]:
+        return full(None)
+    fits = (live.sum(axis=1) <= plan.capacity).all()
+    return jax.lax.cond(fits, compacted, full, None)
+
+
+def _compaction(live: Array, capacity: int) -> tuple[Array, Array]:
+    """Where each place of the compacted part comes from [P, C], and where each token went [P, M].
+
+    An index past the end means nowhere, which `_gather` reads as zero. Both directions are gathers,
+    so the backward pass needs no scatter.
+    """
+    num_tokens = live.shape[1]
+    ranks = jnp.where(live, jnp.cumsum(live, axis=1) - 1, capacity)
+
+    def first_live(part: Array) -> Array:
+        return jnp.nonzero(part, size=capacity, fill_value=num_tokens)[0]
+
+    return jax.vmap(first_live)(live), ranks
+
+
+def _gather(array: Array, indices: Array) -> Array:
+    take = functools.partial(jnp.take, axis=0, mode="fill", fill_value=0)
+    return jax.vmap(take)(array, indices)
+
+
+def _tiles(tile: int, *arrays: Array) -> tuple[int, int, list[Array]]:
+    """Pads the tokens to whole tiles of nearly equal size; returns count, size and arrays."""
+    num_tokens = arrays[0].shape[1]
+    count = max(1, -(-num_tokens // tile))
+    size = -(-num_tokens // count)
+    extra = count * size - num_tokens
+
+    def padded(array: Array) -> Array:
+        return jnp.pad(array, [(0, 0), (0, extra)] + [(0, 0)] * (array.ndim - 2))
+
+    return count, size, [padded(array) if extra else array for array in arrays]
+
+
+def _forward_tiles(tile: int, hidden: Array, head: Array, targets: Array) -> tuple[Array, Array]:
+    num_parts, num_tokens, _ = hidden.shape
+    head = head.astype(hidden.dtype)
+    count, size, (hidden, targets) = _tiles(tile, hidden, targets)
+
+    def visit(index: Array) -> tuple[Array, Array]:
+        states, ids = (_tile_at(array, index, size) for array in (hidden, targets))
+        logits = jnp.einsum("PMD,DV->PMV", states, head, preferred_element_type=jnp.float32)
+        log_sum = jax.nn.logsumexp(logits, axis=-1)
+        return jnp.take_along_axis(logits, ids[..., None], axis=-1)[..., 0] - log_sum, log_sum
+
+    def joined(tiles: Array) -> Array:  # [count, P, size] -> [P, M]
+        return tiles.transpose(1, 0, 2).reshape(num_parts, count * size)[:, :num_tokens]
+
+    logprobs, log_sums = jax.lax.map(visit, jnp.arange(count))
+    return joined(logprobs), joined(log_sums)
+
+
+def _backward_tiles(
+    tile: int, hidden: Array, head: Array, targets: Array, log_sums: Array, d_logprobs: Array
+) -> tuple[Array, Array]:
+    num_parts, num_tokens, width = hidden.shape
+    vocab_size = head.shape[1]
+    compute_head = head.astype(hidden.dtype)
+    count, size, (hidden, targets, log_sums, d_logprobs) = _tiles(
+        tile, hidden, targets, log_sums, d_logprobs
+    )
+
+    def visit(index: Array, grads: tuple[Array, Array]) -> tuple[Array, Array]:
+        d_hidden, d_head = grads
+        states, ids, log_sum, d_logprob = (
+            _tile_at(array, index, size) for array in (hidden, targets, log_sums, d_logprobs)
+        )
+        logits = jnp.einsum("PMD,DV->PMV", states, compute_head, preferred_element_type=jnp.float32)
+        is_target = ids[..., None] == jnp.arange(vocab_size)[None, None]
+        d_logits = d_logprob[..., None] * (is_target - jnp.exp(logits - log_sum[..., None]))
+        d_logits = d_logits.astype(states.dtype)
+        d_states = jnp.einsum("PMV,DV->PMD", d_logits, compute_head)
+        # One sum for each part: the devices add theirs up once, after the last tile.
+        d_head += jnp.einsum("PMD,PMV->PDV", states, d_logits, preferred_element_type=jnp.float32)
+        start = index * size
+        return jax.lax.dynamic_update_slice_in_dim(d_hidden, d_states, start, axis=1), d_head
+
+    zeros = (
+        jnp.zeros(hidden.shape, hidden.dtype),
+        jnp.zeros((num_parts, width, vocab_size), jnp.float32),
+    )
+    d_hidden, d_head = jax.lax.fori_loop(0, count, visit, zeros)
+    return d_hidden[:, :num_tokens], d_head.sum(axis=0)
+
+
+def _tile_at(array: Array, index: Array, size: int) -> Array:
+    return jax.lax.dynamic_slice_in_dim(array, index * size, size, axis=1)

@@ -1,0 +1,8 @@
+"""LLaMA in Flax NNX: config, rotary, attention, layers, generation. Knows no data, losses or files.
+
+config.py     LlamaConfig and PRESETS; loads no jax
+rotary.py     rotary position embedding
+attention.py  the registry of attention backends
+llama.py      parameters and the forward pass, over a plain tree of arrays
+generate.py   batched generation with a key/value cache
+"""

@@ -1,0 +1,427 @@
+"""Batched generation with a key/value cache, the whole loop on the device.
+
+Rows are independent: each has its own prompt length, position, limit, temperature, top-p and seed,
+and stops for itself, so a server may put any requests into one batch. Prompts are padded on the
+right and the cache is filled to each row's own length: a row's token at position p sits in place p
+of the cache, whatever its batch mates do. Shapes are rounded up to powers of two, so that few
+programs are compiled.
+"""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from parrot_jax.core.errors import UserError
+from parrot_jax.model import attention as attention_backends
+from parrot_jax.model.attention import Backend
+from parrot_jax.model.config import LlamaConfig
+from parrot_jax.model.llama import Params, embed_tokens, layer_definition, rms_norm, unembedding
+from parrot_jax.model.rotary import rotation_at
+
+_SMALLEST_LENGTH = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """What one row produced."""
+
+    ids: tuple[int, ...]
+    """The new tokens, without the prompt and without the stop token."""
+    finish_reason: Literal["stop", "length"]
+    """`stop`: a stop token came. `length`: the limit or the last position was reached."""
+    logprobs: tuple[float, ...]
+    """Log-probability in nats of each id under the model itself, before temperature and top-p."""
+
+
+class Cache(NamedTuple):
+    """Keys and values of every layer, in the compute dtype."""
+
+    keys: Float[Array, "L B S K H"]
+    values: Float[Array, "L B S K H"]
+
+
+class Sampling(NamedTuple):
+    """How each row chooses its tokens."""
+
+    temperature: Float[Array, " B"]
+    """0 = the most likely token."""
+    top_p: Float[Array, " B"]
+    """Sample from the smallest set of most likely tokens with at least this mass; in (0, 1]."""
+    seeds: Int[Array, " B"]
+    """A row's draws depend on its seed and its own step, on nothing else."""
+
+
+def generate(
+    config: LlamaConfig,
+    params: Params,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int | Sequence[int],
+    stop_ids: Sequence[int] = (),
+    temperature: float | Sequence[float] = 0.0,
+    top_p: float | Sequence[float] = 1.0,
+    seeds: Sequence[int] | None = None,
+    compute_dtype: DTypeLike = jnp.bfloat16,
+    attention: str = "auto",
+) -> list[Generated]:
+    """Continues every prompt until a stop token or its limit.
+
+    A row that would pass `config.max_position_embeddings` ends there with reason `length`.
+
+    Args:
+      config: The sizes.
+      params: The tree of parameters; cast once per call, so give them in `compute_dtype` to serve.
+      prompts: Token ids, one list a row, each non-empty and shorter than
+        `config.max_position_embeddings`.
+      max_new_tokens: Limit of new tokens, >= 1; one for all rows or one per row.
+      stop_ids: Tokens that end a row; they are not part of its result.
+      temperature: Divides the logits; 0 takes the most likely token. For all rows or one per row.
+      top_p: In (0, 1]; for all rows or one per row.
+      seeds: One per row, in [0, 2^32); None = 0, 1, 2, ... A row draws the same whoever its batch
+        mates are, as far as the matrix products of the hardware do not depend on the batch size.
+      compute_dtype: Of activations and of the cache.
+      attention: Backend for the prompts.
+
+    Returns:
+      One result per prompt, in order.
+
+    Raises:
+      UserError: A prompt is empty or leaves no room, or a setting is out of its range.
+    """
+    if not prompts:
+        return []
+    limits = _per_row("max_new_tokens", max_new_tokens, len(prompts))
+    temperatures = _per_row("temperature", temperature, len(prompts))
+    top_ps = _per_row("top_p", top_p, len(prompts))
+    seeds = _per_row("seeds", range(len(prompts)) if seeds is None else seeds, len(prompts))
+    _check(config, prompts, limits, temperatures, top_ps, seeds)
+
+    num_rows = _bucket(len(prompts), 1)
+    length = min(_bucket(max(map(len, prompts)), _SMALLEST_LENGTH), config.max_position_embeddings)
+    num_steps = _bucket(max(limits), _SMALLEST_LENGTH)
+    tokens = np.zeros((num_rows, length), np.int32)
+    for row, prompt in enumerate(prompts):
+        tokens[row, : len(prompt)] = prompt
+    room = [config.max_position_embeddings - len(prompt) for prompt in prompts]
+    stops = np.full(_bucket(len(stop_ids), 1), -1, np.int32)
+    stops[: len(stop_ids)] = stop_ids
+
+    def rows(values: Sequence[float], filler: float, dtype: DTypeLike) -> Array:
+        return jnp.asarray([*values, *[filler] * (num_rows - len(values))], dtype)
+
+    state = _generate(
+        config,
+        params,
+        jnp.asarray(tokens),
+        rows([len(prompt) for prompt in prompts], 1, jnp.int32),
+        rows([min(pair) for pair in zip(limits, room, strict=True)], 0, jnp.int32),
+        jnp.asarray(stops),
+        Sampling(
+            rows(temperatures, 0.0, jnp.float32),
+            rows(top_ps, 1.0, jnp.float32),
+            rows(seeds, 0, jnp.uint32),
+        ),
+        num_steps=num_steps,
+        compute_dtype=jnp.dtype(compute_dtype),
+        backend=attention_backends.choose(attention, segments=False),
+    )
+    ids, logprobs, counts, stopped = jax.device_get(
+        (state.ids, state.logprobs, state.counts, state.stopped)
+    )
+    return [
+        Generated(
+            tuple(ids[row, : counts[row]].tolist()),
+            "stop" if stopped[row] else "length",
+            tuple(logprobs[row, : counts[row]].tolist()),
+        )
+        for row in range(len(prompts))
+    ]
+
+
+def prefill(
+    config: LlamaConfig,
+    params: Params,
+    tokens: Int[Array, "B T"],
+    lengths: Int[Array, " B"],
+    *,
+    cache_length: int,
+    compute_dtype: DTypeLike,
+    backend: Backend,
+) -> tuple[Float[Array, "B V"], Cache]:
+    """Reads right-padded prompts.
+
+    Args:
+      config: The sizes.
+      params: The tree of parameters.
+      tokens: Prompts; what stands behind a row's length is read but seen by none of its tokens.
+      lengths: Tokens of each prompt, >= 1.
+      cache_length: Places in the cache, S; at least T.
+      compute_dtype: Of activations and cache.
+      backend: Attention backend; needs no segments.
+
+    Returns:
+      float32 logits after each row's last token, and the cache. Places of the cache behind a row's
+      length hold padding, which `decode` overwrites before it is ever seen.
+    """
+    num_rows, length = tokens.shape
+    positions = jnp.broadcast_to(jnp.arange(length)[None], tokens.shape)
+    rotation = rotation_at(positions, config.head_width, config.rope_theta)
+    definition = layer_definition(config)
+
+    def visit(x: Array, layer_params: Params) -> tuple[Array, Cache]:
+        layer = nnx.merge(definition, layer_params)
+        query, key, value = layer.project(x, rotation)
+        attended = attention_backends.attend(query, key, value, None, backend=backend)
+        return layer.combine(x, attended), Cache(key, value)
+
+    x = embed_tokens(params, tokens, compute_dtype)
+    x, cache = jax.lax.scan(visit, x, params["layers"])
+    last = x[jnp.arange(num_rows), lengths - 1][:, None]
+    free = [(0, 0), (0, 0), (0, cache_length - length), (0, 0), (0, 0)]
+    return _logits(config, params, last), jax.tree.map(lambda part: jnp.pad(part, free), cache)
+
+
+def decode(
+    config: LlamaConfig,
+    params: Params,
+    tokens: Int[Array, " B"],
+    positions: Int[Array, " B"],
+    cache: Cache,
+) -> tuple[Float[Array, "B V"], Cache]:
+    """Reads one more token of each row.
+
+    Args:
+      config: The sizes.
+      params: The tree of parameters.
+      tokens: The token of each row.
+      positions: Its place; every place before it must be filled. Below the cache's length.
+      cache: From `prefill` or the last `decode`.
+
+    Returns:
+      float32 logits after these tokens, and the cache with their keys and values in place.
+    """
+    num_rows = tokens.shape[0]
+    rows = jnp.arange(num_rows)
+    rotation = rotation_at(positions[:, None], config.head_width, config.rope_theta)
+    definition = layer_definition(config)
+
+    def visit(
+        carry: tuple[Array, Cache], scanned: tuple[Array, Params]
+    ) -> tuple[tuple[Array, Cache], None]:
+        # The cache is carried, not scanned over: it is written in place, not copied each step.
+        x, cache = carry
+        index, layer_params = scanned
+        layer = nnx.merge(definition, layer_params)
+        query, key, value = layer.project(x, rotation)
+        cache = Cache(
+            cache.keys.at[index, rows, positions].set(key[:, 0]),
+            cache.values.at[index, rows, positions].set(value[:, 0]),
+        )
+        attended = _attend_to_cache(query, cache.keys[index], cache.values[index], positions)
+        return (layer.combine(x, attended), cache), None
+
+    x = embed_tokens(params, tokens[:, None], cache.keys.dtype)
+    layers = (jnp.arange(config.num_hidden_layers), params["layers"])
+    (x, cache), _ = jax.lax.scan(visit, (x, cache), layers)
+    return _logits(config, params, x), cache
+
+
+def _attend_to_cache(
+    query: Float[Array, "B 1 N H"],
+    keys: Float[Array, "B S K H"],
+    values: Float[Array, "B S K H"],
+    positions: Int[Array, " B"],
+) -> Float[Array, "B 1 N H"]:
+    num_rows, _, num_heads, width = query.shape
+    num_kv_heads = keys.shape[2]
+    grouped = query.reshape(num_rows, num_kv_heads, num_heads // num_kv_heads, width) * width**-0.5
+    scores = jnp.einsum("BKGH,BSKH->BKGS", grouped, keys, preferred_element_type=jnp.float32)
+    filled = jnp.arange(keys.shape[1])[None] <= positions[:, None]
+    scores = jnp.where(filled[:, None, None], scores, -1e30)
+    weights = jax.nn.softmax(scores, axis=-1).astype(values.dtype)
+    mixed = jnp.einsum("BKGS,BSKH->BKGH", weights, values, preferred_element_type=jnp.float32)
+    return mixed.reshape(query.shape).astype(query.dtype)
+
+
+def _logits(config: LlamaConfig, params: Params, x: Float[Array, "B 1 D"]) -> Float[Array, "B V"]:
+    normed = rms_norm(x[:, 0], params["norm"], config.rms_norm_eps)
+    head = unembedding(params).astype(x.dtype)
+    return jnp.einsum("BD,DV->BV", normed, head, preferred_element_type=jnp.float32)
+
+
+# ---- the loop -----------------------------------------------------------------------------------
+
+
+class _State(NamedTuple):
+    """What the loop carries. `counts` are the tokens written for each row so far."""
+
+    cache: Cache
+    logits: Float[Array, "B V"]
+    ids: Int[Array, "B steps"]
+    logprobs: Float[Array, "B steps"]
+    counts: Int[Array, " B"]
+    stopped: Bool[Array, " B"]
+
+
+@functools.partial(jax.jit, static_argnames=("config", "num_steps", "compute_dtype", "backend"))
+def _generate(
+    config: LlamaConfig,
+    params: Params,
+    tokens: Int[Array, "B T"],
+    lengths: Int[Array, " B"],
+    limits: Int[Array, " B"],
+    stop_ids: Int[Array, " stops"],
+    sampling: Sampling,
+    *,
+    num_steps: int,
+    compute_dtype: DTypeLike,
+    backend: Backend,
+) -> _State:
+    num_rows, length = tokens.shape
+    params = jax.tree.map(lambda weight: weight.astype(compute_dtype), params)
+    cache_length = min(length + num_steps, config.max_position_embeddings)
+    logits, cache = prefill(
+        config,
+        params,
+        tokens,
+        lengths,
+        cache_length=cache_length,
+        compute_dtype=compute_dtype,
+        backend=backend,
+    )
+    keys = jax.vmap(jax.random.key)(sampling.seeds)
+
+    def active(state: _State) -> Bool[Array, " B"]:
+        return ~state.stopped & (state.counts < limits)
+
+    def step(state: _State) -> _State:
+        chosen = sample(state.logits, sampling, jax.vmap(jax.random.fold_in)(keys, state.counts))
+        rows = jnp.arange(num_rows)
+        logprobs = jax.nn.log_softmax(state.logits)[rows, chosen]
+        is_stop = (chosen[:, None] == stop_ids[None]).any(axis=1)
+        running = active(state)
+        stopped = state.stopped | (running & is_stop)
+        # A row that has ended writes past the end of its arrays, that is nowhere.
+        place = jnp.where(running & ~is_stop, state.counts, num_steps)
+        ids = state.ids.at[rows, place].set(chosen, mode="drop")
+        all_logprobs = state.logprobs.at[rows, place].set(logprobs, mode="drop")
+        positions = jnp.minimum(lengths + state.counts, cache_length - 1)
+        counts = state.counts + (running & ~is_stop)
+        logits, cache = decode(config, params, chosen, positions, state.cache)
+        return _State(cache, logits, ids, all_logprobs, counts, stopped)
+
+    start = _State(
+        cache,
+        logits,
+        jnp.zeros((num_rows, num_steps), jnp.int32),
+        jnp.zeros((num_rows, num_steps), jnp.float32),
+        jnp.zeros(num_rows, jnp.int32),
+        jnp.zeros(num_rows, bool),
+    )
+    return jax.lax.while_loop(lambda state: active(state).any(), step, start)
+
+
+def sample(
+    logits: Float[Array, "B V"], sampling: Sampling, keys: Key[Array, " B"]
+) -> Int[Array, " B"]:
+    """Chooses a token for each row: the most likely one, or a draw from its top-p set.
+
+    Args:
+      logits: float32.
+      sampling: Temperature and top-p of each row.
+      keys: A random key for each row.
+
+    Returns:
+      Token ids.
+    """
+
+    def draw() -> Int[Array, " B"]:
+        hot = jnp.maximum(sampling.temperature, 1e-6)[:, None]
+        allowed = in_top_p(logits / hot, sampling.top_p)
+        drawn = jax.vmap(jax.random.categorical)(keys, jnp.where(allowed, logits / hot, -jnp.inf))
+        return jnp.where(sampling.temperature > 0, drawn, logits.argmax(axis=-1))
+
+    # Sorting a vocabulary costs more than a small model's whole step.
+    chosen = jax.lax.cond((sampling.temperature > 0).any(), draw, lambda: logits.argmax(axis=-1))
+    return chosen.astype(jnp.int32)
+
+
+def in_top_p(logits: Float[Array, "B V"], top_p: Float[Array, " B"]) -> Bool[Array, "B V"]:
+    """Marks the smallest set of most likely tokens whose probabilities sum to `top_p` or more.
+
+    The most likely token is always in it. Of equal tokens the one with the lower id goes first.
+
+    Source: arXiv:1904.09751.
+    """
+    order = jnp.argsort(-logits, axis=-1, stable=True)
+    probabilities = jax.nn.softmax(jnp.take_along_axis(logits, order, axis=-1), axis=-1)
+    before = jnp.cumsum(probabilities, axis=-1) - probabilities
+    # The sum of a whole vocabulary may round to below 1; at 1 every token is allowed.
+    taken = (before < top_p[:, None]) | (top_p[:, None] >= 1)
+    taken = taken.at[:, 0].set(True)
+    rows = jnp.arange(logits.shape[0])[:, None]
+    return jnp.zeros(logits.shape, bool).at[rows, order].set(taken)
+
+
+# ---- what users may ask for ---------------------------------------------------------------------
+
+_Number = TypeVar("_Number", int, float)
+
+
+def _per_row(name: str, value: _Number | Sequence[_Number], num_rows: int) -> list[_Number]:
+    if isinstance(value, int | float):
+        return [value] * num_rows
+    values = list(value)
+    if len(values) != num_rows:
+        raise UserError(
+            f"{name} has {len(values)} values for {num_rows} prompts; give one for each, or one "
+            "number for all."
+        )
+    return values
+
+
+def _check(
+    config: LlamaConfig,
+    prompts: Sequence[Sequence[int]],
+    limits: Sequence[int],
+    temperatures: Sequence[float],
+    top_ps: Sequence[float],
+    seeds: Sequence[int],
+) -> None:
+    for row, prompt in enumerate(prompts):
+        if not prompt:
+            raise UserError(f"prompt {row} is empty; it needs at least the BOS token.")
+        if len(prompt) >= config.max_position_embeddings:
+            raise UserError(
+                f"prompt {row} has {len(prompt)} tokens and the model has "
+                f"{config.max_position_embeddings} positions, so nothing could be added; shorten "
+                "the prompt."
+            )
+        for token in prompt:
+            if not 0 <= token < config.vocab_size:
+                raise UserError(
+                    f"prompt {row} has the id {token}, but the model knows 0 to "
+                    f"{config.vocab_size - 1}; encode it with the model's own tokenizer."
+                )
+    for name, values, fits, allowed in (
+        ("max_new_tokens", limits, lambda value: value >= 1, "1 or more"),
+        ("temperature", temperatures, lambda value: value >= 0, "0 or more"),
+        ("top_p", top_ps, lambda value: 0 < value <= 1, "above 0 and at most 1"),
+        ("seeds", seeds, lambda value: 0 <= value < 2**32, "from 0 to 2^32 - 1"),
+    ):
+        for value in values:
+            if not fits(value):
+                raise UserError(f"{name} is {value}; it must be {allowed}.")
+
+
+def _bucket(size: int, smallest: int) -> int:
+    """The next power of two, at least `smallest`."""
+    return max(smallest, 1 << max(0, size - 1).bit_length())

@@ -1,0 +1,285 @@
+"""LLaMA: its parameters as a plain tree of arrays, and the forward pass over that tree.
+
+The layers are Flax NNX modules, which give every parameter a name, an initializer and logical axes.
+No NNX object leaves this file: what others hold is a nested dict,
+
+    embed [V, D]    norm [D]    lm_head [D, V] (absent when tied)
+    layers: attention_norm [L, D]   attention: q [L, D, N, H]  k, v [L, D, K, H]  o [L, N, H, D]
+            mlp_norm [L, D]         mlp: gate, up [L, D, F]    down [L, F, D]
+
+with the layers stacked on a first dim L and visited by one `jax.lax.scan`, so that the program is
+compiled once however many layers there are. Parameters are float32 (or what the caller made of
+them); each is cast to the compute dtype where it is used.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
+from jax.sharding import NamedSharding
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
+
+from parrot_jax.core.errors import UserError
+from parrot_jax.model import attention as attention_backends
+from parrot_jax.model.attention import Backend
+from parrot_jax.model.config import LlamaConfig
+from parrot_jax.model.rotary import Rotation, rotate, rotation_at
+
+Params = dict[str, Any]
+"""Nested dict of arrays, or of what stands for them (shapes, shardings, logical axes)."""
+
+_policies = jax.checkpoint_policies
+REMAT_POLICIES: dict[str, Callable[..., bool] | None] = {
+    "none": None,
+    "attention": _policies.save_from_both_policies(
+        _policies.dots_with_no_batch_dims_saveable,
+        _policies.save_only_these_names("attention"),
+    ),
+    "dots": _policies.dots_with_no_batch_dims_saveable,
+    "full": _policies.nothing_saveable,
+}
+"""What the forward pass of a layer keeps for the backward pass, from most memory to least:
+everything; the products with weights and what attention needs; those products; the layer's input.
+"""
+
+
+# ---- modules ------------------------------------------------------------------------------------
+
+
+def _weight(
+    rngs: nnx.Rngs, config: LlamaConfig, shape: tuple[int, ...], axes: tuple[str, ...]
+) -> nnx.Param[Array]:
+    init = nnx.initializers.normal(config.initializer_range)
+    return nnx.Param(init(rngs.params(), shape, jnp.float32), out_sharding=axes)
+
+
+def _scale(config: LlamaConfig) -> nnx.Param[Array]:
+    return nnx.Param(jnp.ones(config.hidden_size, jnp.float32), out_sharding=("norm",))
+
+
+class _Attention(nnx.Module):
+    def __init__(self, config: LlamaConfig, rngs: nnx.Rngs) -> None:
+        d, n = config.hidden_size, config.num_attention_heads
+        k, h = config.num_kv_heads, config.head_width
+        self.q = _weight(rngs, config, (d, n, h), ("embed", "heads", "head_dim"))
+        self.k = _weight(rngs, config, (d, k, h), ("embed", "kv_heads", "head_dim"))
+        self.v = _weight(rngs, config, (d, k, h), ("embed", "kv_heads", "head_dim"))
+        self.o = _weight(rngs, config, (n, h, d), ("heads", "head_dim", "embed"))
+
+
+class _Mlp(nnx.Module):
+    def __init__(self, config: LlamaConfig, rngs: nnx.Rngs) -> None:
+        d, f = config.hidden_size, config.intermediate_size
+        self.gate = _weight(rngs, config, (d, f), ("embed", "mlp"))
+        self.up = _weight(rngs, config, (d, f), ("embed", "mlp"))
+        self.down = _weight(rngs, config, (f, d), ("mlp", "embed"))
+
+
+class DecoderLayer(nnx.Module):
+    """One layer in two halves, with attention between them left to the caller.
+
+    Training attends inside segments, generation attends to a cache; both call the same halves.
+    """
+
+    def __init__(self, config: LlamaConfig, rngs: nnx.Rngs) -> None:
+        self.config = config
+        self.attention_norm = _scale(config)
+        self.attention = _Attention(config, rngs)
+        self.mlp_norm = _scale(config)
+        self.mlp = _Mlp(config, rngs)
+
+    def project(
+        self, x: Float[Array, "B T D"], rotation: Rotation
+    ) -> tuple[Float[Array, "B T N H"], Float[Array, "B T K H"], Float[Array, "B T K H"]]:
+        """Norm, then queries, keys and values; queries and keys are rotated."""
+        normed = rms_norm(x, self.attention_norm[...], self.config.rms_norm_eps)
+        query = jnp.einsum("BTD,DNH->BTNH", normed, self.attention.q[...].astype(x.dtype))
+        key = jnp.einsum("BTD,DKH->BTKH", normed, self.attention.k[...].astype(x.dtype))
+        value = jnp.einsum("BTD,DKH->BTKH", normed, self.attention.v[...].astype(x.dtype))
+        return rotate(query, rotation), rotate(key, rotation), value
+
+    def combine(
+        self, x: Float[Array, "B T D"], attended: Float[Array, "B T N H"]
+    ) -> Float[Array, "B T D"]:
+        """Adds what attention found, then the MLP (SwiGLU), to the residual stream."""
+        x = x + jnp.einsum("BTNH,NHD->BTD", attended, self.attention.o[...].astype(x.dtype))
+        normed = rms_norm(x, self.mlp_norm[...], self.config.rms_norm_eps)
+        gate = jnp.einsum("BTD,DF->BTF", normed, self.mlp.gate[...].astype(x.dtype))
+        up = jnp.einsum("BTD,DF->BTF", normed, self.mlp.up[...].astype(x.dtype))
+        return x + jnp.einsum(
+            "BTF,FD->BTD", jax.nn.silu(gate) * up, self.mlp.down[...].astype(x.dtype)
+        )
+
+
+class _Llama(nnx.Module):
+    def __init__(self, config: LlamaConfig, rngs: nnx.Rngs) -> None:
+        d, v = config.hidden_size, config.vocab_size
+        self.embed = _weight(rngs, config, (v, d), ("vocab", "embed"))
+        self.layers = _stacked_layers(config, rngs)
+        self.norm = _scale(config)
+        if not config.tie_word_embeddings:
+            self.lm_head = _weight(rngs, config, (d, v), ("embed", "vocab"))
+
+
+def _stacked_layers(config: LlamaConfig, rngs: nnx.Rngs) -> DecoderLayer:
+    @nnx.split_rngs(splits=config.num_hidden_layers)
+    @nnx.vmap(in_axes=(0,), out_axes=0, transform_metadata={nnx.PARTITION_NAME: "layers"})
+    def stack(rngs: nnx.Rngs) -> DecoderLayer:
+        return DecoderLayer(config, rngs)
+
+    return stack(rngs)
+
+
+def rms_norm(
+    x: Float[Array, "*rows D"], scale: Float[Array, " D"], eps: float
+) -> Float[Array, "*rows D"]:
+    """Divides by the root mean square and multiplies by `scale`; float32 inside, x's dtype out.
+
+    Source: arXiv:1910.07467.
+    """
+    x32 = x.astype(jnp.float32)
+    mean_square = jnp.mean(jnp.square(x32), axis=-1, keepdims=True)
+    scale = scale.astype(jnp.float32).reshape((1,) * (x.ndim - 1) + scale.shape)
+    return (x32 * jax.lax.rsqrt(mean_square + eps) * scale).astype(x.dtype)
+
+
+# ---- parameters ---------------------------------------------------------------------------------
+
+
+def _build(config: LlamaConfig, key: Array) -> Any:  # nnx.State
+    # Eager sharding would look up the logical names in a mesh, and there is none here.
+    with nnx.use_eager_sharding(False):
+        return nnx.state(_Llama(config, nnx.Rngs(params=key)), nnx.Param)
+
+
+@functools.lru_cache
+def _abstract(config: LlamaConfig) -> Any:  # nnx.State
+    with nnx.use_eager_sharding(False):
+        return nnx.eval_shape(lambda: _build(config, jax.random.key(0)))
+
+
+def abstract_params(config: LlamaConfig) -> Params:
+    """The tree of parameters as shapes and dtypes; costs no memory at any size."""
+    return nnx.to_pure_dict(_abstract(config))
+
+
+def logical_axes(config: LlamaConfig) -> Params:
+    """The tree of parameters with a tuple of logical axis names, one per dim, at each leaf."""
+
+    def axes(variable: nnx.Variable[Any]) -> tuple[str, ...]:
+        return variable.get_metadata()["out_sharding"]
+
+    is_variable = lambda node: isinstance(node, nnx.Variable)  # noqa: E731
+    return nnx.to_pure_dict(jax.tree.map(axes, _abstract(config), is_leaf=is_variable))
+
+
+def init_params(config: LlamaConfig, seed: int, shardings: Params | None = None) -> Params:
+    """Makes random float32 parameters: normal weights of std `initializer_range`, norm scales 1.
+
+    Every device makes only its own part, and the values are the same on every mesh.
+
+    Args:
+      config: The sizes.
+      seed: Chooses the values.
+      shardings: `param_shardings(abstract_params(config), logical_axes(config), mesh)`; None = all
+        on the default device.
+
+    Returns:
+      The tree of parameters.
+    """
+
+    def init(key: Array) -> Params:
+        return nnx.to_pure_dict(_build(config, key))
+
+    return jax.jit(init, out_shardings=shardings)(jax.random.key(seed))
+
+
+def unembedding(params: Params) -> Float[Array, "D V"]:
+    """The matrix from hidden states to logits: `lm_head`, or the embedding where they are tied."""
+    return params["lm_head"] if "lm_head" in params else params["embed"].T
+
+
+# ---- forward ------------------------------------------------------------------------------------
+
+
+@functools.lru_cache
+def layer_definition(config: LlamaConfig) -> nnx.GraphDef[DecoderLayer]:
+    """What `nnx.merge` needs beside one layer's parameters to make a `DecoderLayer` of them."""
+    with nnx.use_eager_sharding(False):
+        layer = nnx.eval_shape(lambda: DecoderLayer(config, nnx.Rngs(params=0)))
+        return nnx.split(layer)[0]
+
+
+def embed_tokens(
+    params: Params, tokens: Int[Array, "B T"], compute_dtype: DTypeLike
+) -> Float[Array, "B T D"]:
+    """Looks the tokens up in the embedding. An id outside [0, V) gives NaN, never another row."""
+    return jnp.take(params["embed"], tokens, axis=0, mode="fill").astype(compute_dtype)
+
+
+def hidden_states(
+    config: LlamaConfig,
+    params: Params,
+    tokens: Int[Array, "B T"],
+    segment_ids: Int[Array, "B T"] | None,
+    positions: Int[Array, "B T"],
+    *,
+    compute_dtype: DTypeLike = jnp.bfloat16,
+    attention: str | Backend = "auto",
+    remat: str = "full",
+    activation_sharding: NamedSharding | None = None,
+) -> Float[Array, "B T D"]:
+    """Runs the model up to the final norm; logits are these states times `unembedding(params)`.
+
+    The logits themselves are left to the loss, which never holds them whole.
+
+    Args:
+      config: The sizes; must be those that `params` were made with.
+      params: The tree of parameters.
+      tokens: Token ids in [0, V).
+      segment_ids: Tokens with the same id see each other, causally; 0 is padding. None = one
+        segment a row, for rows that are not packed.
+      positions: Position of each token in its own segment, from 0.
+      compute_dtype: Of activations and matrix products; norms, rotary and softmax are float32.
+      attention: A backend's name, or the backend itself.
+      remat: One of `REMAT_POLICIES`: what is kept for the backward pass.
+      activation_sharding: Of [B, T, D] between layers, e.g. `array_sharding(mesh, "batch", "seq",
+        None)`; None = the compiler's choice.
+
+    Returns:
+      Hidden states in the compute dtype.
+
+    Raises:
+      UserError: An unknown remat policy or backend, or a backend that cannot honour segments.
+    """
+    if remat not in REMAT_POLICIES:
+        raise UserError(
+            f"there is no remat policy {remat!r}; choose one of {', '.join(REMAT_POLICIES)}."
+        )
+    if isinstance(attention, str):
+        attention = attention_backends.choose(attention, segments=segment_ids is not None)
+    definition = layer_definition(config)
+    rotation = rotation_at(positions, config.head_width, config.rope_theta)
+
+    def pinned(x: Array) -> Array:
+        if activation_sharding is None:
+            return x
+        return jax.lax.with_sharding_constraint(x, activation_sharding)
+
+    def visit(x: Array, layer_params: Params) -> tuple[Array, None]:
+        layer = nnx.merge(definition, layer_params)
+        query, key, value = layer.project(x, rotation)
+        attended = attention_backends.attend(query, key, value, segment_ids, backend=attention)
+        attended = checkpoint_name(attended, "attention")
+        return pinned(layer.combine(x, attended)), None
+
+    if remat != "none":
+        visit = jax.checkpoint(visit, policy=REMAT_POLICIES[remat], prevent_cse=False)
+    x = pinned(embed_tokens(params, tokens, compute_dtype))
+    x, _ = jax.lax.scan(visit, x, params["layers"])
+    return rms_norm(x, params["norm"], config.rms_norm_eps)

@@ -1,0 +1,124 @@
+"""Configs: strict, all errors at once with their keys, saved and loaded as equals."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from parrot_jax.core.config import (
+    changed_keys,
+    config_from_dict,
+    load_config,
+    parse_arguments,
+    save_config,
+)
+from parrot_jax.core.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optim:
+    lr: float = 1e-3
+    """The rate."""
+
+    def __post_init__(self) -> None:
+        if self.lr <= 0:
+            raise UserError(f"optim.lr is {self.lr}; it must be above 0.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    path: str
+    """A file."""
+    limit: int | None = None
+    """How many."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Root:
+    name: str
+    """The name."""
+    optim: Optim = field(default_factory=Optim)
+    """The optimizer."""
+    sources: tuple[Source, ...] = ()
+    """The sources."""
+    roles: tuple[str, ...] = ("user",)
+    """The roles."""
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_yaml_becomes_typed_values(tmp_path: Path) -> None:
+    path = write(tmp_path, "name: a\noptim: {lr: 2e-5}\nsources: [{path: x, limit: 3}]\n")
+    expected = Root(name="a", optim=Optim(lr=2e-5), sources=(Source(path="x", limit=3),))
+    assert load_config(Root, path) == expected
+
+
+def test_saved_and_loaded_is_equal(tmp_path: Path) -> None:
+    config = Root(name="ä: b", sources=(Source(path="x"), Source(path="y", limit=2)), roles=())
+    save_config(config, tmp_path / "saved.yaml")
+    assert load_config(Root, tmp_path / "saved.yaml") == config
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"name": "a", "optim": {"lrr": 1}}, r"unknown key `optim.lrr`; did you mean `optim.lr`\?"),
+        ({"nam": "a"}, r"`name` is missing; unknown key `nam`; did you mean `name`\?"),
+        ({"name": "a", "zzz": 1}, "unknown key `zzz`; the keys are name, optim, roles, sources"),
+        (
+            {"name": "a", "sources": [{"path": "x", "limitt": 1}]},
+            r"did you mean `sources.\*.limit`",
+        ),
+        ({"name": "a", "optim": {"lr": "fast"}}, "`optim.lr`: .*number.*, found 'fast'"),
+        ({"name": "a", "optim": {"lr": -1}}, "optim.lr is -1.0; it must be above 0"),
+        ([1], "expected `key: value` lines, found list"),
+    ],
+)
+def test_wrong_values_name_their_key(values: object, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        config_from_dict(Root, values, where="here.yaml")
+
+
+def test_all_errors_of_a_file_are_reported_at_once() -> None:
+    with pytest.raises(UserError) as caught:
+        config_from_dict(Root, {"optim": {"lr": "x"}, "foo": 1}, where="here.yaml")
+    text = str(caught.value)
+    assert text.startswith("here.yaml: ")
+    assert all(part in text for part in ("`name` is missing", "`optim.lr`", "`foo`"))
+
+
+def test_files_that_are_missing_or_no_yaml_are_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot read .*none.yaml: No such file"):
+        load_config(Root, tmp_path / "none.yaml")
+    with pytest.raises(UserError, match="not valid YAML") as caught:
+        load_config(Root, write(tmp_path, "name: [a\nb: }"))
+    assert "\n" not in str(caught.value)
+
+
+def test_options_override_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path, "name: a\nsources: [{path: x}, {path: y}]\n")
+    arguments = [str(path), "--optim.lr", "0.5", "--sources.1.limit", "7", "--roles", "b", "c"]
+    config = parse_arguments(Root, arguments, prog="parrot test", description="")
+    assert config.optim.lr == 0.5
+    assert [source.limit for source in config.sources] == [None, 7]
+    assert config.roles == ("b", "c")
+
+
+def test_an_unknown_option_exits_with_2_and_a_hint(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(tmp_path, "name: a\n")
+    with pytest.raises(SystemExit) as caught:
+        parse_arguments(Root, [str(path), "--optim.lrr", "1"], prog="parrot test", description="")
+    assert caught.value.code == 2
+    assert "--optim.lr" in capsys.readouterr().err
+
+
+def test_changed_keys_are_named() -> None:
+    old = Root(name="a", optim=Optim(lr=0.1))
+    new = Root(name="a", optim=Optim(lr=0.2), roles=("x",))
+    assert changed_keys(old, new) == ["optim.lr: 0.1 -> 0.2", "roles: ['user'] -> ['x']"]

@@ -1,0 +1,143 @@
+"""Every attention backend that runs here: equal to the formula, and blind across segments."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from parrot_jax.core.errors import UserError
+from parrot_jax.model import attention
+from parrot_jax.model.attention import attend, backends, choose
+
+HERE = [backend.name for backend in backends() if backend.runs_on(jax.default_backend())]
+
+
+def arrays(num_rows=2, length=150, num_heads=4, num_kv_heads=2, width=8, dtype=jnp.float32):
+    """Queries, keys, values and an upstream gradient."""
+    keys = jax.random.split(jax.random.key(0), 4)
+    heads = (num_heads, num_kv_heads, num_kv_heads, num_heads)
+    return [
+        jax.random.normal(key, (num_rows, length, count, width), dtype)
+        for key, count in zip(keys, heads, strict=True)
+    ]
+
+
+def segments_of(*lengths: int) -> jax.Array:
+    """One row of segments 1, 2, ... of the given lengths; a last 0 length stands for padding."""
+    return jnp.asarray([np.repeat(np.arange(1, len(lengths) + 1), lengths)], jnp.int32)
+
+
+def by_hand(query, key, value, segment_ids):
+    """The formula with loops, in float64."""
+    query, key, value = (np.asarray(array, np.float64) for array in (query, key, value))
+    output = np.zeros_like(query)
+    for row, at, head in np.ndindex(*query.shape[:3]):
+        kv_head = head // (query.shape[2] // key.shape[2])
+        seen = [s for s in range(at + 1) if segment_ids[row, s] == segment_ids[row, at]]
+        scores = key[row, seen, kv_head] @ query[row, at, head] / np.sqrt(query.shape[3])
+        weights = np.exp(scores - scores.max())
+        output[row, at, head] = weights / weights.sum() @ value[row, seen, kv_head]
+    return output
+
+
+@pytest.mark.parametrize("name", HERE)
+@pytest.mark.parametrize("num_kv_heads", [1, 2, 4])
+def test_every_backend_equals_the_formula_written_with_loops(name, num_kv_heads):
+    query, key, value, _ = arrays(1, 20, 4, num_kv_heads, 6)
+    segment_ids = segments_of(7, 1, 9, 3)
+    output = attend(query, key, value, segment_ids, backend=choose(name))
+    np.testing.assert_allclose(output, by_hand(query, key, value, segment_ids), atol=2e-6)
+
+
+@pytest.mark.parametrize("name", [name for name in HERE if name != "dense"])
+@pytest.mark.parametrize("num_kv_heads", [2, 4])
+@pytest.mark.parametrize("packed", [True, False])
+def test_every_backend_has_the_gradients_of_dense(name, num_kv_heads, packed):
+    *inputs, upstream = arrays(2, 150, 4, num_kv_heads)  # 150 is no multiple of a block
+    segment_ids = jnp.tile(segments_of(40, 60, 1, 49), (2, 1)) if packed else None
+
+    @jax.jit(static_argnames="name")
+    def output_and_gradients(inputs, name):
+        def function(query, key, value):
+            return attend(query, key, value, segment_ids, backend=choose(name))
+
+        output, pullback = jax.vjp(function, *inputs)
+        return output, *pullback(upstream)
+
+    expected = output_and_gradients(inputs, "dense")
+    for ours, dense in zip(output_and_gradients(inputs, name), expected, strict=True):
+        np.testing.assert_allclose(ours, dense, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", HERE)
+def test_changing_one_segment_leaves_the_bits_of_the_others(name):
+    *inputs, upstream = arrays(1, 150)
+    segment_ids = segments_of(40, 60, 50)
+    changed = slice(40, 100)
+
+    @jax.jit
+    def output_and_gradients(inputs, upstream):
+        def function(query, key, value):
+            return attend(query, key, value, segment_ids, backend=choose(name))
+
+        output, pullback = jax.vjp(function, *inputs)
+        return output, *pullback(upstream)
+
+    before = output_and_gradients(inputs, upstream)
+    other = [array.at[:, changed].multiply(-50.0) for array in inputs]
+    after = output_and_gradients(other, upstream.at[:, changed].multiply(3.0))
+    for one, two in zip(before, after, strict=True):
+        for kept in (slice(0, 40), slice(100, 150)):
+            np.testing.assert_array_equal(one[:, kept], two[:, kept])
+        assert np.abs(one[:, changed] - two[:, changed]).max() > 0.1
+
+
+@pytest.mark.parametrize("name", HERE)
+def test_a_later_token_leaves_the_bits_of_earlier_ones(name):
+    query, key, value, _ = arrays(1, 100)
+    before = attend(query, key, value, None, backend=choose(name))
+    changed = [array.at[:, 70:].add(1.0) for array in (query, key, value)]
+    after = attend(*changed, None, backend=choose(name))
+    np.testing.assert_array_equal(before[:, :70], after[:, :70])
+
+
+@pytest.mark.parametrize("name", HERE)
+def test_bfloat16_stays_bfloat16_and_close(name):
+    query, key, value, _ = arrays(1, 100)
+    segment_ids = segments_of(30, 70)
+    exact = attend(query, key, value, segment_ids, backend=choose("dense"))
+    rounded = [array.astype(jnp.bfloat16) for array in (query, key, value)]
+    output = attend(*rounded, segment_ids, backend=choose(name))
+    assert output.dtype == jnp.bfloat16
+    np.testing.assert_allclose(output.astype(jnp.float32), exact, atol=0.05)
+
+
+def test_auto_takes_the_fast_backend_of_the_platform():
+    assert choose("auto", "cpu").name == "block_causal"
+    assert choose("auto", "tpu").name == "dense"
+
+
+def test_a_backend_that_cannot_keep_segments_apart_is_refused(monkeypatch):
+    monkeypatch.setattr(attention, "_BACKENDS", dict(attention._BACKENDS))
+    leaky = dataclasses.replace(choose("dense"), name="leaky", segments=False)
+    attention.register(leaky)
+    assert choose("auto").name == "block_causal"
+    assert choose("leaky", segments=False) is leaky
+    message = r"'leaky' cannot keep packed segments apart; choose another"
+    with pytest.raises(UserError, match=message):
+        choose("leaky")
+    query, key, value, _ = arrays(1, 4)
+    with pytest.raises(UserError, match=message):
+        attend(query, key, value, segments_of(2, 2), backend=leaky)
+    assert attend(query, key, value, None, backend=leaky).shape == query.shape
+    with pytest.raises(ValueError, match="already an attention backend 'leaky'"):
+        attention.register(leaky)
+
+
+def test_unknown_and_misplaced_backends_are_refused_with_a_list():
+    with pytest.raises(UserError, match=r"no attention backend 'flash'; choose one of auto, block"):
+        choose("flash", "cpu")
+    with pytest.raises(UserError, match=r"'block_causal' runs on cpu, not on gpu; .*auto, dense"):
+        choose("block_causal", "gpu")

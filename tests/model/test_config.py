@@ -1,0 +1,49 @@
+"""Sizes of the published models, and what a wrong size is told."""
+
+import subprocess
+import sys
+
+import pytest
+
+from parrot_jax.core.errors import UserError
+from parrot_jax.model.config import PRESETS, LlamaConfig
+
+
+@pytest.mark.parametrize(
+    ("name", "num_parameters"),
+    [
+        ("llama2-7b", 6_738_415_616),
+        ("llama2-13b", 13_015_864_320),
+        ("llama2-70b", 68_976_648_192),
+        ("llama-13b", 13_015_864_320),
+        ("tinyllama-1.1b", 1_100_048_384),
+    ],
+)
+def test_presets_have_the_published_number_of_parameters(name: str, num_parameters: int):
+    assert PRESETS[name].num_parameters() == num_parameters
+
+
+def test_defaults_of_heads_are_filled_in():
+    config = LlamaConfig(hidden_size=64, num_attention_heads=4)
+    assert (config.head_width, config.num_kv_heads) == (16, 4)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"vocab_size": 0}, r"model.vocab_size is 0; it must be above 0"),
+        ({"hidden_size": 30, "num_attention_heads": 4}, r"hidden_size=30 does not divide into"),
+        ({"head_dim": 5}, r"a head is 5 wide; .* even number"),
+        ({"num_attention_heads": 8, "num_key_value_heads": 3}, r"=3 does not divide .*=8"),
+        ({"rms_norm_eps": float("nan")}, r"rms_norm_eps is nan"),
+    ],
+)
+def test_impossible_sizes_are_refused(sizes: dict[str, float], message: str):
+    with pytest.raises(UserError, match=message):
+        LlamaConfig(**sizes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("module", ["parrot_jax.model.config", "parrot_jax.sharding"])
+def test_configs_are_imported_without_jax(module: str):
+    code = f"import sys, {module}; sys.exit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

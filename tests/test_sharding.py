@@ -1,0 +1,146 @@
+"""Meshes, and that a sharded model is the unsharded one."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec
+
+from parrot_jax.core.errors import UserError
+from parrot_jax.losses.token_loss import role_weighted_nll
+from parrot_jax.model.config import PRESETS, LlamaConfig
+from parrot_jax.model.llama import (
+    abstract_params,
+    hidden_states,
+    init_params,
+    logical_axes,
+    unembedding,
+)
+from parrot_jax.sharding import (
+    MeshConfig,
+    array_sharding,
+    make_mesh,
+    num_batch_shards,
+    param_shardings,
+)
+
+CONFIG = LlamaConfig(
+    vocab_size=64,
+    hidden_size=32,
+    intermediate_size=48,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    initializer_range=0.2,
+)
+MESHES = [
+    MeshConfig(data=8, fsdp=1),
+    MeshConfig(fsdp=8),
+    MeshConfig(data=2, fsdp=2, tensor=2),
+    MeshConfig(fsdp=4, tensor=2),
+]
+
+
+def shardings_on(mesh, config=CONFIG):
+    return param_shardings(abstract_params(config), logical_axes(config), mesh)
+
+
+@pytest.mark.parametrize(
+    ("config", "num_devices", "sizes"),
+    [
+        (MeshConfig(), 8, (1, 8, 1)),
+        (MeshConfig(data=-1, fsdp=2, tensor=2), 16, (4, 2, 2)),
+        (MeshConfig(data=1, fsdp=1), 1, (1, 1, 1)),
+    ],
+)
+def test_minus_one_takes_the_rest(config, num_devices, sizes):
+    assert config.sizes(num_devices) == sizes
+
+
+def test_sizes_that_do_not_fit_are_refused():
+    with pytest.raises(UserError, match=r"data=1, fsdp=-1, tensor=3 does not fit 8 devices"):
+        make_mesh(MeshConfig(tensor=3))
+    with pytest.raises(UserError, match=r"fsdp=2, tensor=1 does not fit 8 devices; choose sizes"):
+        make_mesh(MeshConfig(fsdp=2))
+    with pytest.raises(UserError, match="-1 more than once"):
+        MeshConfig(data=-1)
+    with pytest.raises(UserError, match=r"mesh.tensor is 0; it must be 1 or more"):
+        MeshConfig(tensor=0)
+
+
+def test_rules_map_logical_axes_to_mesh_axes():
+    mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
+    specs = jax.tree.map(lambda sharding: sharding.spec, shardings_on(mesh))
+    assert specs["embed"] == PartitionSpec("tensor", "fsdp")
+    assert specs["layers"]["attention"]["q"] == PartitionSpec(None, "fsdp", "tensor", None)
+    assert specs["layers"]["mlp"]["down"] == PartitionSpec(None, "tensor", "fsdp")
+    assert specs["norm"] == PartitionSpec(None)
+    assert array_sharding(mesh, "batch", "seq").spec == PartitionSpec(("data", "fsdp"), None)
+    assert num_batch_shards(mesh) == 4
+
+
+def test_a_dim_that_does_not_divide_names_the_parameter():
+    mesh = make_mesh(MeshConfig(fsdp=2, tensor=4))
+    message = r"parameter layers/attention/k of shape \(2, 32, 2, 8\): its dim 'kv_heads' of 2 does"
+    with pytest.raises(UserError, match=message + r" not divide into 4 parts; set mesh.tensor"):
+        shardings_on(mesh)
+
+
+def test_the_13b_model_is_spread_evenly_over_devices():
+    config = PRESETS["llama2-13b"]
+    shapes = abstract_params(config)
+    shardings = shardings_on(make_mesh(MeshConfig(fsdp=4, tensor=2)), config)
+    num_bytes = jax.tree.map(
+        lambda leaf, sharding: 4 * np.prod(sharding.shard_shape(leaf.shape)), shapes, shardings
+    )
+    whole = 4 * config.num_parameters()
+    assert sum(jax.tree.leaves(num_bytes)) == pytest.approx(whole / 8, rel=1e-3)
+
+
+@pytest.mark.parametrize("mesh_config", MESHES)
+def test_initial_values_do_not_depend_on_the_mesh(mesh_config):
+    shardings = shardings_on(make_mesh(mesh_config))
+    sharded = init_params(CONFIG, 7, shardings)
+    jax.tree.map(np.testing.assert_array_equal, sharded, init_params(CONFIG, 7))
+    assert jax.tree.map(lambda leaf: leaf.sharding, sharded) == shardings
+
+
+@pytest.mark.parametrize("mesh_config", MESHES)
+@pytest.mark.parametrize("live_capacity", [None, 200])
+def test_loss_and_gradients_on_a_mesh_are_those_of_one_device(mesh_config, live_capacity):
+    keys = jax.random.split(jax.random.key(0), 2)
+    tokens = jax.random.randint(keys[0], (8, 33), 0, CONFIG.vocab_size)
+    weights = (jax.random.uniform(keys[1], (8, 32)) < 0.4).astype(jnp.float32)
+    segment_ids = jnp.repeat(jnp.asarray([[1, 2]]), 16, axis=1).repeat(8, axis=0)
+    positions = jnp.tile(jnp.arange(16)[None], (8, 2))
+
+    def loss(params, tokens, weights, segment_ids, positions, sharding=None, shards=1):
+        states = hidden_states(
+            CONFIG,
+            params,
+            tokens[:, :-1],
+            segment_ids,
+            positions,
+            compute_dtype=jnp.float32,
+            activation_sharding=sharding,
+        )
+        head = unembedding(params)
+        capacity = None if shards == 1 else live_capacity
+        result = role_weighted_nll(
+            states, head, tokens[:, 1:], weights, tile=64, live_capacity=capacity, shards=shards
+        )
+        return result.loss_sum / result.weight_sum
+
+    params = init_params(CONFIG, 0)
+    batch = (tokens, weights, segment_ids, positions)
+    expected = jax.jit(jax.value_and_grad(loss))(params, *batch)
+
+    mesh = make_mesh(mesh_config)
+    params = jax.device_put(params, shardings_on(mesh))
+    batch = jax.device_put(batch, array_sharding(mesh, "batch", "seq"))
+    sharding = array_sharding(mesh, "batch", "seq", None)
+    run = jax.jit(jax.value_and_grad(loss), static_argnames=("sharding", "shards"))
+    ours = run(params, *batch, sharding=sharding, shards=num_batch_shards(mesh))
+    jax.tree.map(
+        lambda one, two: np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-5), ours, expected
+    )
