@@ -44,7 +44,11 @@ def run(config: DataShowConfig) -> None:
     turns = mask_turns(dialogue, config.data.mask)
     (rendering,) = render([(dialogue.system, [(t.role, t.text) for t in turns])], tokenizer)
     counts: Counter[str] = Counter()
-    windows = list(make_windows(rendering, turns, config.data.row_tokens, counts))
+    windows = list(
+        make_windows(
+            rendering, turns, config.data.row_tokens, counts, trim_dead=config.data.trim_dead
+        )
+    )
     console.print(f"dialogue {config.index}: {dialogue.id} from {dialogue.source}")
     if not windows:
         console.print("no live token: this dialogue is dropped", style="yellow")

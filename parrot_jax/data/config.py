@@ -71,6 +71,10 @@ class DataConfig:
     """Put several dialogues in a row; off, each window has a row of its own. This changes what a
     batch of rows means: compare sessions a step."""
 
+    trim_dead: bool = True
+    """Leave out the text that no live turn needs. Off, the rows are the same under every mask, which
+    comparisons of masks need and nothing else: an asker's rows grow by half."""
+
     seed: int = 0
     """Decides the held-out split and which dialogues a fractional source weight keeps."""
 

@@ -150,6 +150,7 @@ def _settings(config: DataConfig, split: Split, tokenizer: Tokenizer) -> dict[st
         "mask": config_to_dict(config.mask),
         "row_tokens": config.row_tokens,
         "packing": config.packing,
+        "trim_dead": config.trim_dead,
         "seed": config.seed,
     }
 
@@ -256,7 +257,9 @@ def _make_part(
     ]
     windows, owners = [], []
     for index, (rendering, kept) in enumerate(zip(render(texts, tokenizer), turns, strict=True)):
-        made = list(make_windows(rendering, kept, config.row_tokens, counts))
+        made = list(
+            make_windows(rendering, kept, config.row_tokens, counts, trim_dead=config.trim_dead)
+        )
         counts["sessions" if made else "no_live_token"] += 1
         windows += made
         owners += [first + index] * len(made)

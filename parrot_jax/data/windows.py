@@ -40,7 +40,12 @@ class Window(NamedTuple):
 
 
 def make_windows(
-    rendering: Rendering, turns: Sequence[MaskedTurn], row_tokens: int, counts: Counter[str]
+    rendering: Rendering,
+    turns: Sequence[MaskedTurn],
+    row_tokens: int,
+    counts: Counter[str],
+    *,
+    trim_dead: bool = True,
 ) -> Iterator[Window]:
     """Cuts a rendered dialogue into windows.
 
@@ -50,41 +55,42 @@ def make_windows(
       row_tokens: T, the most tokens a window may have.
       counts: Added to: `windows`, `cut_turns` (a turn or system text too long to stand whole in
         a window, cut inside), `dropped_live_turns` (too long for any window: not learnt).
+      trim_dead: Leave out what no live turn needs. Off, the windows are those of a mask under
+        which every turn is live, whatever the weights are.
 
     Yields:
-      Windows in order. None where no turn is live.
+      Windows in order. With `trim_dead`, none where no turn is live.
     """
     prefix = _fit_prefix(rendering.prefix, row_tokens, counts)
     room = row_tokens - len(prefix)
     lengths = [len(turn.ids) for turn in rendering.turns]
-    live = []
+    wanted = []  # turns that a window must take in as new ones
     for index, turn in enumerate(turns):
-        if turn.weight > 0:
-            if lengths[index] <= room:
-                live.append(index)
-            else:
-                counts["dropped_live_turns"] += 1
+        if (turn.weight > 0 or not trim_dead) and lengths[index] <= room:
+            wanted.append(index)
+        elif turn.weight > 0:
+            counts["dropped_live_turns"] += 1
     first = True
-    while live:
-        stop = _new_stop(lengths, live, room, first=first)
-        start, cut = _context_start(lengths, live[0], stop, room)
+    while wanted:
+        stop = _new_stop(lengths, wanted, room, first=first)
+        start, cut = _context_start(lengths, wanted[0], stop, room)
         counts["windows"] += 1
         pieces = [(index, rendering.turns[index]) for index in range(start, stop)]
         if cut:
             counts["cut_turns"] += 1
             pieces.insert(0, (start - 1, _keep_end(rendering.turns[start - 1], cut)))
-        new_live = {index for index in live if index < stop}
-        yield _window(prefix, pieces, turns, new_live)
-        live = [index for index in live if index >= stop]
+        live = {index for index in wanted if index < stop and turns[index].weight > 0}
+        yield _window(prefix, pieces, turns, live)
+        wanted = [index for index in wanted if index >= stop]
         first = False
 
 
-def _new_stop(lengths: Sequence[int], live: Sequence[int], room: int, *, first: bool) -> int:
-    """The end of the next window: behind the last live turn that its new part takes in."""
-    from_the_beginning = first and sum(lengths[: live[0] + 1]) <= room
-    start, limit = (0, room) if from_the_beginning else (live[0], room // 2)
-    stop = live[0] + 1
-    for index in live[1:]:
+def _new_stop(lengths: Sequence[int], wanted: Sequence[int], room: int, *, first: bool) -> int:
+    """The end of the next window: behind the last wanted turn that its new part takes in."""
+    from_the_beginning = first and sum(lengths[: wanted[0] + 1]) <= room
+    start, limit = (0, room) if from_the_beginning else (wanted[0], room // 2)
+    stop = wanted[0] + 1
+    for index in wanted[1:]:
         if sum(lengths[start : index + 1]) > limit:
             break
         stop = index + 1
@@ -92,17 +98,17 @@ def _new_stop(lengths: Sequence[int], live: Sequence[int], room: int, *, first: 
 
 
 def _context_start(
-    lengths: Sequence[int], first_live: int, stop: int, room: int
+    lengths: Sequence[int], first_wanted: int, stop: int, room: int
 ) -> tuple[int, int]:
     """Where a window that ends at `stop` starts, and how many ids of the turn before it fit.
 
-    The latter is 0 but where not even the turn before the first live one fits whole.
+    The latter is 0 but where not even the turn before the first wanted one fits whole.
     """
-    start, used = first_live, sum(lengths[first_live:stop])
+    start, used = first_wanted, sum(lengths[first_wanted:stop])
     while start > 0 and used + lengths[start - 1] <= room:
         start -= 1
         used += lengths[start]
-    if start == first_live > 0 and room - used >= _MIN_CUT_TOKENS:
+    if start == first_wanted > 0 and room - used >= _MIN_CUT_TOKENS:
         return start, room - used
     return start, 0
 

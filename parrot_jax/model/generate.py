@@ -10,7 +10,7 @@ programs are compiled.
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, TypeVar
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,8 @@ from parrot_jax.model.llama import Params, embed_tokens, layer_definition, rms_n
 from parrot_jax.model.rotary import rotation_at
 
 _SMALLEST_LENGTH = 16
+
+Number = int | float
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +68,8 @@ def generate(
     *,
     max_new_tokens: int | Sequence[int],
     stop_ids: Sequence[int] = (),
-    temperature: float | Sequence[float] = 0.0,
-    top_p: float | Sequence[float] = 1.0,
+    temperature: Number | Sequence[Number] = 0.0,
+    top_p: Number | Sequence[Number] = 1.0,
     seeds: Sequence[int] | None = None,
     compute_dtype: DTypeLike = jnp.bfloat16,
     attention: str = "auto",
@@ -101,12 +103,12 @@ def generate(
     limits = _per_row("max_new_tokens", max_new_tokens, len(prompts))
     temperatures = _per_row("temperature", temperature, len(prompts))
     top_ps = _per_row("top_p", top_p, len(prompts))
-    seeds = _per_row("seeds", range(len(prompts)) if seeds is None else seeds, len(prompts))
-    _check(config, prompts, limits, temperatures, top_ps, seeds)
+    row_seeds = _per_row("seeds", range(len(prompts)) if seeds is None else seeds, len(prompts))
+    _check(config, prompts, limits, temperatures, top_ps, row_seeds)
 
     num_rows = _bucket(len(prompts), 1)
     length = min(_bucket(max(map(len, prompts)), _SMALLEST_LENGTH), config.max_position_embeddings)
-    num_steps = _bucket(max(limits), _SMALLEST_LENGTH)
+    num_steps = _bucket(int(max(limits)), _SMALLEST_LENGTH)
     tokens = np.zeros((num_rows, length), np.int32)
     for row, prompt in enumerate(prompts):
         tokens[row, : len(prompt)] = prompt
@@ -114,7 +116,7 @@ def generate(
     stops = np.full(_bucket(len(stop_ids), 1), -1, np.int32)
     stops[: len(stop_ids)] = stop_ids
 
-    def rows(values: Sequence[float], filler: float, dtype: DTypeLike) -> Array:
+    def rows(values: Sequence[Number], filler: Number, dtype: DTypeLike) -> Array:
         return jnp.asarray([*values, *[filler] * (num_rows - len(values))], dtype)
 
     state = _generate(
@@ -127,7 +129,7 @@ def generate(
         Sampling(
             rows(temperatures, 0.0, jnp.float32),
             rows(top_ps, 1.0, jnp.float32),
-            rows(seeds, 0, jnp.uint32),
+            rows(row_seeds, 0, jnp.uint32),
         ),
         num_steps=num_steps,
         compute_dtype=jnp.dtype(compute_dtype),
@@ -373,10 +375,8 @@ def in_top_p(logits: Float[Array, "B V"], top_p: Float[Array, " B"]) -> Bool[Arr
 
 # ---- what users may ask for ---------------------------------------------------------------------
 
-_Number = TypeVar("_Number", int, float)
 
-
-def _per_row(name: str, value: _Number | Sequence[_Number], num_rows: int) -> list[_Number]:
+def _per_row(name: str, value: Number | Sequence[Number], num_rows: int) -> list[Number]:
     if isinstance(value, int | float):
         return [value] * num_rows
     values = list(value)
@@ -391,10 +391,10 @@ def _per_row(name: str, value: _Number | Sequence[_Number], num_rows: int) -> li
 def _check(
     config: LlamaConfig,
     prompts: Sequence[Sequence[int]],
-    limits: Sequence[int],
-    temperatures: Sequence[float],
-    top_ps: Sequence[float],
-    seeds: Sequence[int],
+    limits: Sequence[Number],
+    temperatures: Sequence[Number],
+    top_ps: Sequence[Number],
+    seeds: Sequence[Number],
 ) -> None:
     for row, prompt in enumerate(prompts):
         if not prompt:

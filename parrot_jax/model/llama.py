@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
-from jax.sharding import NamedSharding
+from jax.sharding import NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
@@ -192,11 +192,12 @@ def init_params(config: LlamaConfig, seed: int, shardings: Params | None = None)
     Returns:
       The tree of parameters.
     """
+    init = jax.jit(_init, static_argnums=0, out_shardings=shardings)
+    return init(config, jax.random.key(seed))
 
-    def init(key: Array) -> Params:
-        return nnx.to_pure_dict(_build(config, key))
 
-    return jax.jit(init, out_shardings=shardings)(jax.random.key(seed))
+def _init(config: LlamaConfig, key: Array) -> Params:
+    return nnx.to_pure_dict(_build(config, key))
 
 
 def unembedding(params: Params) -> Float[Array, "D V"]:
@@ -280,6 +281,11 @@ def hidden_states(
 
     if remat != "none":
         visit = jax.checkpoint(visit, policy=REMAT_POLICIES[remat], prevent_cse=False)
+    if activation_sharding is not None:
+        # Every device looks its own rows up in a whole table. From a table split by width, XLA must
+        # swap width for rows afterwards, and where `data` > 1 it does so by gathering all of them.
+        whole = NamedSharding(activation_sharding.mesh, PartitionSpec())
+        params = {**params, "embed": jax.lax.with_sharding_constraint(params["embed"], whole)}
     x = pinned(embed_tokens(params, tokens, compute_dtype))
     x, _ = jax.lax.scan(visit, x, params["layers"])
     return rms_norm(x, params["norm"], config.rms_norm_eps)

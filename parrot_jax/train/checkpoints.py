@@ -6,6 +6,7 @@ a save leaves the checkpoint before it.
 """
 
 import logging
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,25 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from jax.tree_util import DictKey, tree_flatten_with_path, tree_unflatten
 
-from parrot_jax.core.errors import UserError, disk_full_is_a_user_error
+from parrot_jax.core.errors import (
+    DiskFullError,
+    UserError,
+    disk_full_is_a_user_error,
+    is_disk_full,
+)
 
-# orbax reports each absent optional file as a warning.
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether a log record says more than the error that `wait` or the next `save` will raise."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not is_disk_full(error or RuntimeError(record.getMessage()))
+
+
+# orbax warns of each absent optional file, and its tasks each report a full disk once more.
 logging.getLogger("absl").setLevel(logging.ERROR)
+for _name in ("absl", "asyncio"):
+    logging.getLogger(_name).addFilter(_is_news)
 
 _STACKED = "layers"
 
@@ -56,6 +72,14 @@ class Checkpoints:
         Raises:
           DiskFullError: There was no room for this save or for the one before it.
         """
+        self.wait()
+        needed = sum(leaf.nbytes for leaf in jax.tree.leaves((params, optimizer)))
+        free = shutil.disk_usage(self._folder).free
+        if jax.process_count() == 1 and free < needed:
+            raise DiskFullError(
+                f"no room left on the disk for a checkpoint in {self._folder}: it takes "
+                f"{needed:,} bytes and {free:,} are free; free some space and run again."
+            )
         with disk_full_is_a_user_error(f"a checkpoint in {self._folder}"):
             self._manager.save(
                 step,

@@ -136,6 +136,8 @@ def train_step(
         start = (jnp.zeros(()), jnp.zeros(()), zeros)
         (loss, weight, grads), _ = jax.lax.scan(add, start, dict(batch))
 
+    # A step in which nothing is live (possible where dead text is not trimmed) changes nothing.
+    weight = jnp.maximum(weight, jnp.finfo(jnp.float32).tiny)
     grads = jax.tree.map(lambda g: g / weight, grads)
     norm = optax.tree.norm(grads)
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)

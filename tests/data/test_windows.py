@@ -112,6 +112,21 @@ def test_a_live_turn_longer_than_a_row_is_dropped_and_counted() -> None:
     assert counts["dropped_live_turns"] == 1
 
 
+def test_untrimmed_windows_are_the_same_under_every_mask() -> None:
+    lengths, counts = [20, 30, 20, 90, 20, 60, 20], Counter[str]()
+    every_turn = list(range(7))
+    rows = []
+    for live in (every_turn, [2, 4, 6], [1, 3, 5], []):
+        rendering, turns = dialogue(lengths, live)
+        windows = list(make_windows(rendering, turns, 101, counts, trim_dead=False))
+        rows.append([w.tokens.tolist() for w in windows])
+        assert [s.turn for w in windows for s in w.spans] == live
+        assert sum(int((w.loss_weights > 0).sum()) for w in windows) == sum(
+            lengths[i] - 1 for i in live
+        )
+    assert all(r == rows[0] for r in rows)
+
+
 def test_nothing_live_gives_no_window() -> None:
     assert windows_of([10, 10], live=[], row=101) == ([], {})
 

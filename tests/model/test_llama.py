@@ -14,6 +14,7 @@ from parrot_jax.model.config import PRESETS
 from parrot_jax.model.llama import (
     REMAT_POLICIES,
     abstract_params,
+    embed_tokens,
     hidden_states,
     init_params,
     logical_axes,
@@ -76,7 +77,7 @@ def test_every_remat_policy_gives_the_same_loss_and_gradients(tiny, tiny_params)
 
     run = jax.jit(jax.value_and_grad(loss), static_argnames="remat")
     expected = run(tiny_params, remat="none")
-    for remat in REMAT_POLICIES:
+    for remat in set(REMAT_POLICIES) - {"none"}:
         ours = run(tiny_params, remat=remat)
         jax.tree.map(
             lambda one, two: np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-6),
@@ -166,15 +167,14 @@ def test_bfloat16_compute_is_close_and_leaves_float32_gradients(tiny, tiny_param
     def loss(params):
         return hidden_states(tiny, params, *rows).astype(jnp.float32).mean()
 
-    gradients = jax.jit(jax.grad(loss))(tiny_params)
+    gradients = jax.eval_shape(jax.grad(loss), tiny_params)
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(gradients))
 
 
-def test_an_id_outside_the_vocabulary_gives_nan_not_another_token(tiny, tiny_params):
-    tokens, segment_ids, positions = rows_of(4)
-    states = forward(tiny, tiny_params, tokens.at[0, 3].set(48), segment_ids, positions)
-    assert np.isnan(states[0, 3]).all()
-    assert np.isfinite(states[0, :3]).all()
+def test_an_id_outside_the_vocabulary_gives_nan_not_another_token(tiny_params):
+    states = embed_tokens(tiny_params, jnp.asarray([[47, 48]]), jnp.float32)
+    np.testing.assert_array_equal(states[0, 0], tiny_params["embed"][47])
+    assert np.isnan(states[0, 1]).all()
 
 
 def test_rms_norm_by_hand():

@@ -1,0 +1,97 @@
+"""Times the attention backends of this machine beside `jax.nn.dot_product_attention`.
+
+    python scripts/bench/attention.py
+    python scripts/bench/attention.py --length 2048 --rows 2 --width 64 --backends block_causal
+
+Each is run forward and backward on packed rows, in turn with the others, so that a busy machine
+slows all of them alike; the median of the rounds is printed. `alone` is one call, `in a model` is
+one of six calls in a scan, where the memory of one is used again by the next, as between layers.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from parrot_jax.model.attention import attend, backends, choose
+
+Attention = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
+
+NUM_LAYERS = 6
+
+
+def stock(query: jax.Array, key: jax.Array, value: jax.Array, segments: jax.Array) -> jax.Array:
+    length = query.shape[1]
+    causal = jnp.tril(jnp.ones((length, length), bool))[None]
+    mask = causal & (segments[:, :, None] == segments[:, None, :])
+    return jax.nn.dot_product_attention(query, key, value, mask=mask[:, None])
+
+
+def ours(name: str) -> Attention:
+    backend = choose(name)
+    return lambda *arrays: attend(*arrays, backend=backend)
+
+
+def forward_and_backward(attention: Attention, num_layers: int) -> Callable[..., tuple]:
+    def run(query, key, value, segments, upstream):  # noqa: ANN001, ANN202
+        def layer(states: tuple, _: None) -> tuple[tuple, None]:
+            output, pullback = jax.vjp(lambda *qkv: attention(*qkv, segments), *states)
+            grads = pullback(upstream)
+            mixed = (states[0] + 1e-3 * output, *states[1:])
+            return tuple(s + 1e-3 * g for s, g in zip(mixed, grads, strict=True)), None
+
+        return jax.lax.scan(layer, (query, key, value), None, length=num_layers)[0]
+
+    return run
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, default=8)
+    parser.add_argument("--length", type=int, default=512)
+    parser.add_argument("--heads", type=int, default=8)
+    parser.add_argument("--kv-heads", type=int, default=None)
+    parser.add_argument("--width", type=int, default=32)
+    parser.add_argument("--segments", type=int, default=4, help="dialogues in a row")
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--rounds", type=int, default=9)
+    here = [b.name for b in backends() if b.runs_on(jax.default_backend())]
+    parser.add_argument("--backends", nargs="+", default=here)
+    args = parser.parse_args()
+
+    rng = np.random.default_rng(0)
+    counts = (args.heads, *[args.kv_heads or args.heads] * 2, args.heads)
+    shapes = [(args.rows, args.length, count, args.width) for count in counts]
+    *qkv, upstream = (jnp.asarray(rng.normal(size=shape), args.dtype) for shape in shapes)
+    segments = np.sort(rng.integers(1, args.segments + 1, (args.rows, args.length)), axis=1)
+    arrays = (*qkv, jnp.asarray(segments, jnp.int32), upstream)
+
+    contestants = {"jax.nn": stock} | {name: ours(name) for name in args.backends}
+    for title, num_layers in (("alone", 1), ("in a model", NUM_LAYERS)):
+        compiled = {
+            name: jax.jit(forward_and_backward(attention, num_layers)).lower(*arrays).compile()
+            for name, attention in contestants.items()
+        }
+        times: dict[str, list[float]] = {name: [] for name in contestants}
+        for _ in range(args.rounds + 1):
+            for name, function in compiled.items():
+                start = time.perf_counter()
+                jax.block_until_ready(function(*arrays))
+                times[name].append((time.perf_counter() - start) * 1e3 / num_layers)
+        shape = "x".join(map(str, shapes[0]))
+        print(f"{title}, forward and backward of {shape}, {args.dtype}, per call:")
+        slowest = statistics.median(times["jax.nn"][1:])
+        for name, function in compiled.items():
+            median = statistics.median(times[name][1:])
+            memory = function.memory_analysis().temp_size_in_bytes / 2**20
+            print(
+                f"  {name:14} {median:8.1f} ms  {slowest / median:5.2f} x jax.nn  {memory:7.0f} MiB"
+            )
+
+
+if __name__ == "__main__":
+    main()

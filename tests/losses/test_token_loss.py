@@ -1,0 +1,205 @@
+"""The chunked loss is the dense one, masked is removed, compacted is full: values and gradients."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from parrot_jax.core.errors import UserError
+from parrot_jax.losses.token_loss import role_weighted_nll, token_logprobs, token_nll
+
+B, T, D, V = 3, 17, 8, 31
+
+
+def problem(dtype=jnp.float32, live=0.3):
+    """Hidden states, head, targets and weights, of which a share `live` is not zero."""
+    keys = jax.random.split(jax.random.key(0), 5)
+    weights = jax.random.uniform(keys[3], (B, T), minval=0.5, maxval=2.0)
+    return (
+        jax.random.normal(keys[0], (B, T, D)).astype(dtype),
+        jax.random.normal(keys[1], (D, V)),
+        jax.random.randint(keys[2], (B, T), 0, V),
+        jnp.where(jax.random.uniform(keys[4], (B, T)) < live, weights, 0.0),
+    )
+
+
+def dense_loss(hidden, head, targets, weights):
+    logprobs = jax.nn.log_softmax(hidden.astype(jnp.float32) @ head)
+    chosen = jnp.take_along_axis(logprobs, targets[..., None], axis=-1)[..., 0]
+    return -(weights * chosen).sum()
+
+
+def our_loss(hidden, head, targets, weights, **options):
+    return role_weighted_nll(hidden, head, targets, weights, **options).loss_sum
+
+
+def assert_close(ours, expected, tolerance=1e-5):
+    jax.tree.map(
+        lambda one, two: np.testing.assert_allclose(one, two, rtol=tolerance, atol=tolerance),
+        ours,
+        expected,
+    )
+
+
+def test_two_tokens_by_hand():
+    # Logits (ln 3, 0): probabilities 3/4 and 1/4.
+    hidden = jnp.asarray([[[1.0], [1.0]]])
+    head = jnp.asarray([[np.log(3.0), 0.0]], jnp.float32)
+    targets, weights = jnp.asarray([[0, 1]]), jnp.asarray([[1.0, 0.5]])
+    loss = role_weighted_nll(hidden, head, targets, weights)
+    assert float(loss.loss_sum) == pytest.approx(np.log(4 / 3) + 0.5 * np.log(4))
+    assert float(loss.weight_sum) == 1.5
+    nll = token_nll(hidden, head, targets)
+    np.testing.assert_allclose(nll, [[np.log(4 / 3), np.log(4)]], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"tile": 1000},
+        {"tile": 7},  # 51 tokens: the last tile is padded
+        {"tile": 7, "live_capacity": 20},
+        {"tile": 7, "live_capacity": 3},  # overflows
+        {"tile": 8, "live_capacity": 30, "shards": 3},
+        {"tile": 8, "live_capacity": 9, "shards": 3},  # overflows
+        {"tile": 2, "shards": 3},
+    ],
+    ids=str,
+)
+def test_every_plan_equals_the_dense_loss_with_gradients(options):
+    batch = problem()
+    expected = jax.value_and_grad(dense_loss, (0, 1, 3))(*batch)
+
+    def loss(*batch):
+        return our_loss(*batch, **options)
+
+    ours = jax.jit(jax.value_and_grad(loss, (0, 1)))(*batch)
+    assert_close(ours, (expected[0], expected[1][:2]))
+
+
+@pytest.mark.parametrize("capacity", [None, 20])
+def test_masked_tokens_might_as_well_not_be_there(capacity):
+    hidden, head, targets, weights = problem()
+    live = np.asarray(weights) != 0
+    removed = (hidden[live][None], head, targets[live][None], weights[live][None])
+    value, (d_hidden, d_head) = jax.value_and_grad(our_loss, (0, 1))(*removed)
+
+    def loss(*batch):
+        return our_loss(*batch, tile=7, live_capacity=capacity)
+
+    # Whatever stands in the dead places changes no bit.
+    other = (
+        jnp.where(live[..., None], hidden, 100.0),
+        head,
+        jnp.where(live, targets, (targets + 1) % V),
+        weights,
+    )
+    run = jax.jit(jax.value_and_grad(loss, (0, 1)))
+    ours = run(hidden, head, targets, weights)
+    jax.tree.map(np.testing.assert_array_equal, run(*other), ours)
+    assert_close(ours[0], value)
+    assert_close(ours[1][1], d_head)
+    assert_close(ours[1][0][live], d_hidden[0])
+    np.testing.assert_array_equal(ours[1][0][~live], 0.0)
+
+
+@pytest.mark.parametrize("capacity", [None, 4])
+def test_no_live_token_gives_zero_and_zero_gradients(capacity):
+    batch = problem(live=0.0)
+
+    def loss(*batch):
+        return our_loss(*batch, tile=7, live_capacity=capacity)
+
+    value, gradients = jax.jit(jax.value_and_grad(loss, (0, 1)))(*batch)
+    assert float(value) == 0.0
+    assert float(role_weighted_nll(*batch).weight_sum) == 0.0
+    jax.tree.map(lambda gradient: np.testing.assert_array_equal(gradient, 0.0), gradients)
+
+
+def test_bfloat16_states_give_close_values_and_a_float32_gradient_of_the_head():
+    exact, rounded = problem(live=1.0), problem(jnp.bfloat16, live=1.0)
+
+    def loss(*batch):
+        return our_loss(*batch, tile=7)
+
+    value, (d_hidden, d_head) = jax.value_and_grad(dense_loss, (0, 1))(*exact)
+    ours, (our_d_hidden, our_d_head) = jax.jit(jax.value_and_grad(loss, (0, 1)))(*rounded)
+    assert ours.dtype == our_d_head.dtype == jnp.float32
+    assert our_d_hidden.dtype == jnp.bfloat16
+    assert_close(ours, value, 0.01)
+    for one, two in ((our_d_hidden, d_hidden), (our_d_head, d_head)):
+        error = jnp.linalg.norm(one.astype(jnp.float32) - two) / jnp.linalg.norm(two)
+        assert float(error) < 0.02
+
+
+def test_huge_logits_stay_finite():
+    hidden, head, targets, weights = problem()
+    batch = (hidden * 1e4, head, targets, weights)
+    value, gradients = jax.value_and_grad(our_loss, (0, 1))(*batch)
+    assert np.isfinite(value)
+    assert all(np.isfinite(gradient).all() for gradient in gradients)
+
+
+def test_log_probabilities_take_any_upstream_gradient():
+    # A preference loss is no sum: it needs d/d(logprob) token by token.
+    hidden, head, targets, _ = problem()
+    flat, targets = hidden.reshape(-1, D), targets.reshape(-1)
+
+    def ours(flat, head):
+        return jnp.sin(token_logprobs(flat, head, targets, tile=7)).sum()
+
+    def dense(flat, head):
+        logprobs = jax.nn.log_softmax(flat @ head)
+        return jnp.sin(jnp.take_along_axis(logprobs, targets[:, None], axis=-1)).sum()
+
+    assert_close(jax.grad(ours, (0, 1))(flat, head), jax.grad(dense, (0, 1))(flat, head))
+
+
+def test_the_logits_never_stand_whole():
+    num_tokens, vocab_size, width, tile = 4096, 4096, 16, 256
+    shapes = (
+        jax.ShapeDtypeStruct((1, num_tokens, width), jnp.float32),
+        jax.ShapeDtypeStruct((width, vocab_size), jnp.float32),
+        jax.ShapeDtypeStruct((1, num_tokens), jnp.int32),
+        jax.ShapeDtypeStruct((1, num_tokens), jnp.float32),
+    )
+
+    def temporary_bytes(loss):
+        compiled = jax.jit(jax.grad(loss, (0, 1))).lower(*shapes).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    logits_bytes = num_tokens * vocab_size * 4
+    assert temporary_bytes(dense_loss) > logits_bytes
+    chunked = temporary_bytes(lambda *batch: our_loss(*batch, tile=tile))
+    assert chunked < 4 * tile * vocab_size * 4 + 2**21
+
+
+@given(
+    live=st.lists(st.booleans(), min_size=12, max_size=12),
+    capacity=st.sampled_from([1, 4, 11]),
+)
+def test_no_live_token_is_ever_dropped(live: list[bool], capacity: int):
+    run = jax.jit(token_logprobs, static_argnames=("tile", "live_capacity"))
+    targets = jnp.arange(12) % 2
+    head = jnp.asarray([[np.log(3.0), 0.0]], jnp.float32)
+    live_array = jnp.asarray(live)
+    logprobs = run(
+        jnp.ones((12, 1)), head, targets, tile=5, live=live_array, live_capacity=capacity
+    )
+    expected = np.where(live, np.where(targets == 0, np.log(3 / 4), np.log(1 / 4)), 0.0)
+    np.testing.assert_allclose(logprobs, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tile": 0}, r"loss.tile=0 must be 1 or more; 1024 is"),
+        ({"live_capacity": 0}, r"live_capacity=0 must be 1 or more; leave it out"),
+        ({"shards": 2}, r"51 tokens do not divide into 2 shards; make the batch size a multiple"),
+    ],
+)
+def test_wrong_settings_are_refused(options, message):
+    with pytest.raises(UserError, match=message):
+        our_loss(*problem(), **options)
