@@ -6,6 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+# Tests run small programs once: compiling them well would take longer than running them badly.
+os.environ["XLA_FLAGS"] = " ".join(
+    [
+        os.environ.get("XLA_FLAGS", ""),
+        "--xla_backend_optimization_level=0",
+        "--xla_llvm_disable_expensive_passes=true",
+    ]
+)
+
 import jax
 import pytest
 import yaml
@@ -77,7 +86,7 @@ def write_dialogues() -> WriteDialogues:
     return _write_dialogues
 
 
-def _tiny_config(folder: Path, tokenizer: Path) -> dict[str, Any]:
+def _tiny_config(folder: Path, tokenizer: Path, cache: Path) -> dict[str, Any]:
     """A training config that runs in seconds: 40 dialogues, a model of two layers."""
     dialogues = _write_dialogues(folder / "dialogues.jsonl", 40)
     return {
@@ -89,7 +98,7 @@ def _tiny_config(folder: Path, tokenizer: Path) -> dict[str, Any]:
             "tokenizer": str(tokenizer),
             "mask": {"loss_roles": ["user"], "skip_first_turn": True},
             "row_tokens": 128,
-            "cache_dir": str(folder / "cache"),
+            "cache_dir": str(cache),
         },
         "model": {
             "vocab_size": 340,
@@ -108,22 +117,30 @@ def _tiny_config(folder: Path, tokenizer: Path) -> dict[str, Any]:
     }
 
 
+@pytest.fixture(scope="session")
+def run_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Prepared rows and compiled programs, shared by all small runs of a session."""
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.fixture
-def tiny_run(tmp_path: Path, tiny_tokenizer: Path) -> Path:
+def tiny_run(tmp_path: Path, tiny_tokenizer: Path, run_cache: Path) -> Path:
     """The path of a small training config in a folder of its own."""
     path = tmp_path / "config.yaml"
-    path.write_text(yaml.safe_dump(_tiny_config(tmp_path, tiny_tokenizer)))
+    path.write_text(yaml.safe_dump(_tiny_config(tmp_path, tiny_tokenizer, run_cache)))
     return path
 
 
 @pytest.fixture(scope="session")
-def trained_run(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Path) -> Path:
+def trained_run(
+    tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Path, run_cache: Path
+) -> Path:
     """The run folder of a small trained asker."""
     from parrot_jax.core.config import config_from_dict
     from parrot_jax.train.config import TrainConfig
     from parrot_jax.train.loop import train
 
     folder = tmp_path_factory.mktemp("trained")
-    config = config_from_dict(TrainConfig, _tiny_config(folder, tiny_tokenizer), where="tiny")
+    config = config_from_dict(TrainConfig, _tiny_config(folder, tiny_tokenizer, run_cache), where="tiny")
     train(config)
     return folder / "run"

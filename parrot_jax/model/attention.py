@@ -9,6 +9,7 @@ keep their bits. A backend that cannot honour segments says so and is refused, n
 """
 
 import functools
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -183,10 +184,26 @@ def _product(equation: str, left: Array, right: Array) -> Array:
 # own backward pass, because XLA's would keep every block's weights: here only the output and one
 # log-sum-exp per query are kept. Heads come before positions and head width before position, the
 # order in which XLA's CPU products need the fewest copies (scripts/bench/attention.py).
+#
+# XLA runs one product of many heads on one thread, but independent products side by side. So the
+# blocks form as many lanes as there are processors, and in a lane one block waits for the last:
+# without that, XLA keeps the memory of all blocks at once, and touching it costs more than the
+# arithmetic.
+
+_NUM_LANES = os.cpu_count() or 1
 
 
 def _block_size(length: int) -> int:
     return 64 if length <= 512 else 128 if length <= 1024 else 256
+
+
+def _after(earlier: list[Array], array: Array) -> Array:
+    """Makes what follows from `array` wait for the last block of its lane; changes no bit."""
+    if len(earlier) < _NUM_LANES:
+        return array
+    # Nothing is above infinity, but XLA does not know that; it drops an optimization_barrier.
+    never = earlier[-_NUM_LANES][..., :1, :1] > jnp.inf
+    return jnp.where(never, jnp.zeros_like(array), array)
 
 
 def _block_causal(
@@ -211,7 +228,8 @@ def _blocks_forward(
     outputs, log_sums = [], []
     for start in range(0, length, block):
         stop = min(start + block, length)
-        scores = _block_scores(queries, keys, segment_ids, start, stop)
+        block_queries = _after(outputs, queries[..., start:stop])
+        scores = _block_scores(block_queries, keys, segment_ids, start)
         highest = scores.max(-1, keepdims=True)
         weights = jnp.exp(scores - highest)
         total = weights.sum(-1, keepdims=True)
@@ -240,13 +258,15 @@ def _blocks_backward(
     for start in range(0, length, block):
         stop = min(start + block, length)
         now = slice(start, stop)
-        scores = _block_scores(queries, keys, segment_ids, start, stop)
+        block_queries = _after(d_queries, queries[..., now])
+        block_d_outputs = _after(d_queries, d_outputs[..., now])
+        scores = _block_scores(block_queries, keys, segment_ids, start)
         weights = jnp.exp(scores - log_sum[..., now, None])
-        d_weights = _product("BKGHT,BKHS->BKGTS", d_outputs[..., now], values[..., :stop])
+        d_weights = _product("BKGHT,BKHS->BKGTS", block_d_outputs, values[..., :stop])
         d_scores = (weights * (d_weights - overlap[..., now, None])).astype(query.dtype)
         d_queries.append(_product("BKGTS,BKHS->BKGTH", d_scores, keys[..., :stop]))
-        d_key = _product("BKGHT,BKGTS->BKHS", queries[..., now], d_scores)
-        d_value = _product("BKGHT,BKGTS->BKHS", d_outputs[..., now], weights.astype(query.dtype))
+        d_key = _product("BKGHT,BKGTS->BKHS", block_queries, d_scores)
+        d_value = _product("BKGHT,BKGTS->BKHS", block_d_outputs, weights.astype(query.dtype))
         d_keys = d_keys.at[..., :stop].add(d_key)
         d_values = d_values.at[..., :stop].add(d_value)
     d_query = jnp.concatenate(d_queries, axis=3).transpose(0, 3, 1, 2, 4) * width**-0.5
@@ -274,9 +294,10 @@ def _features_first(query: Array, key: Array, value: Array) -> tuple[Array, Arra
 
 
 def _block_scores(
-    queries: Array, keys: Array, segment_ids: Array | None, start: int, stop: int
+    block_queries: Array, keys: Array, segment_ids: Array | None, start: int
 ) -> Array:
-    scores = _product("BKGHT,BKHS->BKGTS", queries[..., start:stop], keys[..., :stop])
+    stop = start + block_queries.shape[-1]
+    scores = _product("BKGHT,BKHS->BKGTS", block_queries, keys[..., :stop])
     if segment_ids is None:
         return _masked(scores, None, None, start)
     return _masked(scores, segment_ids[:, start:stop], segment_ids[:, :stop], start)

@@ -60,12 +60,17 @@ class RunFolder:
         """
         with disk_full_is_a_user_error(f"the run folder {self.path}"):
             self.results.mkdir(parents=True, exist_ok=True)
-            lock = self._lock()
-            if self.config_path.exists():
-                self._check_same(config)
-            save_config(config, self.config_path)
-            write_json(self.path / "versions.json", _versions())
-            tokenizer.save(self.tokenizer, chat_template=chat_template(config.task, tokenizer))
+            lock = open(self.path / ".lock", "w")  # noqa: SIM115 - held as long as the run lasts
+            try:
+                self._take(lock)
+                if self.config_path.exists():
+                    self._check_same(config)
+                save_config(config, self.config_path)
+                write_json(self.path / "versions.json", _versions())
+                tokenizer.save(self.tokenizer, chat_template=chat_template(config.task, tokenizer))
+            except BaseException:
+                lock.close()
+                raise
         return lock
 
     def load_config(self) -> TrainConfig:
@@ -78,15 +83,13 @@ class RunFolder:
             raise UserError(f"{self.path} is no run folder: it has no config.yaml.")
         return load_config(TrainConfig, self.config_path)
 
-    def _lock(self) -> IO[str]:
-        lock = open(self.path / ".lock", "w")  # noqa: SIM115 - held as long as the run lasts
+    def _take(self, lock: IO[str]) -> None:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise UserError(
                 f"another process trains in {self.path}; wait for it or stop it."
             ) from None
-        return lock
 
     def _check_same(self, config: TrainConfig) -> None:
         changes = [

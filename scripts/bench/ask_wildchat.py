@@ -7,7 +7,7 @@ is there already is not trained again.
 
     python scripts/bench/ask_wildchat.py --data wildchat.jsonl --tokenizer tokenizer.model
 
-`--small` trains one seed for a third of an epoch, in minutes.
+`--small` trains one seed for a quarter of an epoch, in minutes.
 """
 
 import argparse
@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--tokenizer", required=True, help="a SentencePiece tokenizer.model")
     parser.add_argument("--out", default="runs/ask_wildchat", help="folder of the runs")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--small", action="store_true", help="one seed, a third of an epoch")
+    parser.add_argument("--small", action="store_true", help="one seed, a quarter of an epoch")
     options = parser.parse_args()
     out = Path(options.out + "_small" if options.small else options.out)
     seeds = range(1 if options.small else options.seeds)
@@ -65,7 +65,7 @@ def _train(run: Path, arguments: list[str], options: argparse.Namespace) -> None
         "--data.no-trim-dead", "--eval-every-epochs", "100", "--out", str(run), *arguments,
     ]  # fmt: skip
     if options.small and "--max-steps" not in command:
-        command += ["--epochs", "0.33"]
+        command += ["--epochs", "0.25"]
     if (run / "finished").exists():
         return
     print("\n$ " + " ".join(command), flush=True)

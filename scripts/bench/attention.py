@@ -12,6 +12,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -33,13 +34,13 @@ def stock(query: jax.Array, key: jax.Array, value: jax.Array, segments: jax.Arra
 
 def ours(name: str) -> Attention:
     backend = choose(name)
-    return lambda *arrays: attend(*arrays, backend=backend)
+    return lambda query, key, value, segments: attend(query, key, value, segments, backend=backend)
 
 
 def forward_and_backward(attention: Attention, num_layers: int) -> Callable[..., tuple]:
     def run(query, key, value, segments, upstream):  # noqa: ANN001, ANN202
         def layer(states: tuple, _: None) -> tuple[tuple, None]:
-            output, pullback = jax.vjp(lambda *qkv: attention(*qkv, segments), *states)
+            output, pullback = jax.vjp(lambda q, k, v: attention(q, k, v, segments), *states)
             grads = pullback(upstream)
             mixed = (states[0] + 1e-3 * output, *states[1:])
             return tuple(s + 1e-3 * g for s, g in zip(mixed, grads, strict=True)), None
@@ -49,8 +50,12 @@ def forward_and_backward(attention: Attention, num_layers: int) -> Callable[...,
     return run
 
 
+def temporary_mib(compiled: Any) -> float:
+    return compiled.memory_analysis().temp_size_in_bytes / 2**20
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rows", type=int, default=8)
     parser.add_argument("--length", type=int, default=512)
     parser.add_argument("--heads", type=int, default=8)
@@ -87,7 +92,7 @@ def main() -> None:
         slowest = statistics.median(times["jax.nn"][1:])
         for name, function in compiled.items():
             median = statistics.median(times[name][1:])
-            memory = function.memory_analysis().temp_size_in_bytes / 2**20
+            memory = temporary_mib(function)
             print(
                 f"  {name:14} {median:8.1f} ms  {slowest / median:5.2f} x jax.nn  {memory:7.0f} MiB"
             )

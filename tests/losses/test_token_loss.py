@@ -64,7 +64,6 @@ def test_two_tokens_by_hand():
         {"tile": 7, "live_capacity": 3},  # overflows
         {"tile": 8, "live_capacity": 30, "shards": 3},
         {"tile": 8, "live_capacity": 9, "shards": 3},  # overflows
-        {"tile": 2, "shards": 3},
     ],
     ids=str,
 )

@@ -1,0 +1,179 @@
+"""Real processes, really killed: every continued run ends with the bits of an uninterrupted one."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+import yaml
+
+pytestmark = pytest.mark.slow
+
+NUM_KILLS = 20
+SEED = 20231011
+
+
+@pytest.fixture
+def write_config(
+    tmp_path: Path, tiny_run: Path, write_dialogues: Callable[..., Path]
+) -> Callable[..., Path]:
+    """Writes the config of a run of 126 steps over 504 dialogues and returns its path."""
+
+    def write(name: str, **changes: Any) -> Path:
+        values = yaml.safe_load(tiny_run.read_text())
+        path = write_dialogues(tmp_path / "many.jsonl", 700)
+        values["data"]["sources"][0]["path"] = str(path)
+        values["data"]["row_tokens"] = 256
+        values["data"]["cache_dir"] = str(tmp_path / "cache")
+        values |= {"out": str(tmp_path / name), "checkpoint_every_steps": 2, "epochs": 4,
+                   "eval_every_epochs": 2, "log_every_steps": 1000}  # fmt: skip
+        values["data"] |= changes
+        config = tmp_path / f"{name}.yaml"
+        config.write_text(yaml.safe_dump(values))
+        return config
+
+    return write
+
+
+def start(config: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "parrot_jax.cli", "train", str(config)]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def finish(config: Path) -> None:
+    process = start(config)
+    _, error = process.communicate()
+    assert process.returncode == 0, error.decode()
+
+
+def kill_when(config: Path, moment: Callable[[], bool], timeout_s: float = 120.0) -> bool:
+    """Starts a run and kills it with SIGKILL at a moment; False where it ended before."""
+    process = start(config)
+    deadline = time.monotonic() + timeout_s
+    while not moment():
+        if process.poll() is not None:
+            assert process.returncode == 0, process.communicate()[1].decode()
+            return False
+        assert time.monotonic() < deadline, "the moment did not come"
+        time.sleep(0.0005)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    return True
+
+
+def steps_logged(run: Path) -> int:
+    path = run / "metrics.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def final_state(run: Path) -> tuple[list[Any], list[dict[str, Any]], list[str]]:
+    """The last weights and moments, the metrics without durations, the evaluations."""
+    from parrot_jax.core.config import load_config
+    from parrot_jax.sharding import make_mesh
+    from parrot_jax.train.checkpoints import Checkpoints
+    from parrot_jax.train.config import TrainConfig
+    from parrot_jax.train.loop import abstract_state
+    from parrot_jax.train.optim import adamw
+
+    config = load_config(TrainConfig, run / "config.yaml")
+    state = abstract_state(config, adamw(config.optim, lambda _: 0.0), make_mesh(config.mesh))
+    checkpoints = Checkpoints(run / "checkpoints")
+    step = checkpoints.latest_step()
+    assert step is not None
+    like = {
+        "params": state.params,
+        "optimizer": {"state": state.opt_state, "step": state.step},
+    }
+    arrays = [np.asarray(leaf) for leaf in jax.tree.leaves(checkpoints.restore(step, like))]
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    metrics = [{k: v for k, v in line.items() if k != "step_s"} for line in lines]
+    return arrays, metrics, [p.read_text() for p in sorted((run / "results").glob("*.json"))]
+
+
+def assert_same(a: Path, b: Path) -> None:
+    for x, y in zip(final_state(a), final_state(b), strict=True):
+        if isinstance(x[0], np.ndarray):
+            for left, right in zip(x, y, strict=True):
+                np.testing.assert_array_equal(left, right)
+        else:
+            assert x == y
+
+
+def test_training_killed_20_times_ends_with_the_same_bits(
+    write_config: Callable[..., Path], tmp_path: Path
+) -> None:
+    whole, killed = write_config("whole"), write_config("killed")
+    finish(whole)
+    run = tmp_path / "killed"
+    num_steps = steps_logged(tmp_path / "whole")
+    moments = random.Random(SEED)
+    kills = 0
+    while kills < NUM_KILLS:
+        # Spread over the run: each kill some steps, and a random part of a step, behind the last.
+        target = (kills + moments.random()) * (num_steps - 10) / NUM_KILLS
+        delay_s = moments.random() * 0.05
+
+        def behind(target: float = target, delay_s: float = delay_s) -> bool:
+            if steps_logged(run) <= target:
+                return False
+            time.sleep(delay_s)
+            return True
+
+        # Lines of the attempt before stand until the new one has restored its checkpoint.
+        seen = steps_logged(run)
+        if seen > target:
+            target = seen + moments.random() * 3
+        assert kill_when(killed, lambda t=target, d=delay_s: behind(t, d)), "ended too early"
+        kills += 1
+    finish(killed)
+    assert_same(tmp_path / "killed", tmp_path / "whole")
+
+
+def test_training_killed_inside_a_save_ends_with_the_same_bits(
+    write_config: Callable[..., Path], tmp_path: Path
+) -> None:
+    whole, killed = write_config("whole"), write_config("killed")
+    finish(whole)
+    checkpoints = tmp_path / "killed" / "checkpoints"
+
+    def saving() -> bool:
+        finished = any(path.name.isdigit() for path in checkpoints.glob("*"))
+        return finished and any(checkpoints.glob("*orbax-checkpoint-tmp*"))
+
+    assert kill_when(killed, saving), "the run ended before a second save was seen"
+    assert any(checkpoints.glob("*orbax-checkpoint-tmp*")), "the kill came after the save"
+    finish(killed)
+    assert not any(checkpoints.glob("*orbax-checkpoint-tmp*"))
+    assert_same(tmp_path / "killed", tmp_path / "whole")
+
+
+def test_preparation_killed_between_its_parts_gives_the_same_run(
+    write_config: Callable[..., Path], tmp_path: Path, write_dialogues: Callable[..., Path]
+) -> None:
+    large = write_dialogues(tmp_path / "large.jsonl", 6000)
+    source = [{"kind": "messages", "path": str(large)}]
+    changes: dict[str, Any] = {"sources": source, "eval_fraction": 0.01}
+    whole = write_config("whole", **changes, cache_dir=str(tmp_path / "whole_cache"))
+    killed = write_config("killed", **changes, cache_dir=str(tmp_path / "killed_cache"))
+    for config in (whole, killed):
+        values = yaml.safe_load(config.read_text())
+        config.write_text(yaml.safe_dump(values | {"max_steps": 4}))
+    finish(whole)
+    cache = tmp_path / "killed_cache"
+    assert kill_when(killed, lambda: any(cache.glob("*.partial/counts-00001.json")))
+    assert not any(cache.glob("*/prepared.json")), "the kill came after the preparation"
+    finish(killed)
+    assert_same(tmp_path / "killed", tmp_path / "whole")
+    (left,) = (tmp_path / "whole_cache").glob("*/rows-00005.npy")
+    (right,) = cache.glob("*/rows-00005.npy")
+    assert left.read_bytes() == right.read_bytes()

@@ -1,0 +1,183 @@
+"""Whole runs: resumed equals uninterrupted to the bit, sharded equals alone, evaluation by turn."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from parrot_jax.core.config import load_config
+from parrot_jax.core.errors import RunError, UserError
+from parrot_jax.data.prepare import prepare
+from parrot_jax.data.tokenizer import load_tokenizer
+from parrot_jax.sharding import MeshConfig, make_mesh
+from parrot_jax.train import loop as loop_module
+from parrot_jax.train.config import OptimConfig, TrainConfig
+from parrot_jax.train.evaluate import summarise
+from parrot_jax.train.loop import abstract_params, load_params, plan_steps, train
+from parrot_jax.train.run_folder import RunFolder
+
+EIGHT_PARTS = MeshConfig(data=1, fsdp=8, tensor=1)
+
+
+@pytest.fixture
+def config(tiny_run: Path) -> TrainConfig:
+    return load_config(TrainConfig, tiny_run)
+
+
+def final_params(config: TrainConfig) -> Any:
+    mesh = make_mesh(config.mesh)
+    return jax.device_get(load_params(config.out, abstract_params(config.model, mesh)))
+
+
+def metrics(config: TrainConfig) -> list[dict[str, Any]]:
+    lines = Path(config.out, "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k != "step_s"} for line in lines]
+
+
+def assert_same_bits(a: Any, b: Any) -> None:
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_a_run_leaves_a_folder_that_says_everything(config: TrainConfig) -> None:
+    train(config)
+    folder = RunFolder(config.out)
+    assert folder.load_config() == config
+    lines = metrics(config)
+    assert [line["step"] for line in lines] == list(range(1, 8))
+    assert lines[-1]["loss"] < lines[0]["loss"]
+    assert sum(line["live_tokens"] for line in lines[:4]) <= sum(
+        line["tokens"] for line in lines[:4]
+    )
+    results = sorted(path.name for path in folder.results.iterdir())
+    assert results == ["eval-000004.json", "eval-000004.npy", "eval-000007.json", "eval-000007.npy"]
+    samples = list(folder.samples.read())
+    assert len(samples) == 10, "five histories at two evaluations"
+    assert {sample["dialogue"] for sample in samples[:5]} == {s["dialogue"] for s in samples[5:]}
+    versions = json.loads((folder.path / "versions.json").read_text())
+    assert versions["jax"] == jax.__version__
+    assert load_tokenizer(folder.tokenizer).vocab_size == 340
+
+
+def test_a_stopped_run_continues_to_the_same_bits(config: TrainConfig, tmp_path: Path) -> None:
+    whole = replace(config, out=str(tmp_path / "whole"))
+    train(whole)
+    for stop in (2, 5, None):
+        train(replace(config, max_steps=stop))
+    assert_same_bits(final_params(config), final_params(whole))
+    assert metrics(config) == metrics(whole)
+
+
+def test_sharded_training_gives_the_losses_of_one_way_data_parallelism(
+    config: TrainConfig, tmp_path: Path
+) -> None:
+    split = replace(config, mesh=MeshConfig(data=2, fsdp=2, tensor=2), out=str(tmp_path / "split"),
+                    accumulation_steps=2)  # fmt: skip
+    train(config)
+    train(split)
+    for a, b in zip(metrics(config), metrics(split), strict=True):
+        assert a["live_tokens"] == b["live_tokens"]
+        np.testing.assert_allclose(a["loss"], b["loss"], rtol=1e-4)
+
+
+def test_another_config_in_the_same_folder_is_refused(config: TrainConfig) -> None:
+    train(replace(config, max_steps=1))
+    changed = replace(config, optim=OptimConfig(lr=0.5))
+    with pytest.raises(UserError, match=r"another config \(optim.lr: 0.01 -> 0.5\)"):
+        train(changed)
+
+
+def test_two_processes_cannot_train_in_one_folder(config: TrainConfig) -> None:
+    tokenizer = load_tokenizer(config.data.tokenizer)
+    with (
+        RunFolder(config.out).open(config, tokenizer),
+        pytest.raises(UserError, match="another process trains in"),
+    ):
+        train(config)
+
+
+def test_a_loss_that_is_not_finite_stops_and_saves_the_batch(
+    config: TrainConfig, tmp_path: Path
+) -> None:
+    with pytest.raises(RunError, match="must both be finite; nothing was updated") as caught:
+        train(replace(config, optim=OptimConfig(lr=1e30, warmup_epochs=0.0)))
+    assert caught.value.exit_code == 1
+    (saved,) = Path(config.out).glob("bad-batch-*.npz")
+    assert str(saved) in str(caught.value)
+    batch = np.load(saved)
+    assert batch["tokens"].shape == (8, 128)
+    step = int(saved.stem.rpartition("-")[2])
+    assert [line["step"] for line in metrics(config)] == list(range(1, step))
+
+
+def test_training_starts_from_another_runs_weights(config: TrainConfig, tmp_path: Path) -> None:
+    train(config)
+    more = replace(config, out=str(tmp_path / "more"), init_from=config.out, max_steps=0)
+    train(more)
+    assert_same_bits(final_params(more), final_params(config))
+
+
+def test_evaluation_by_turn_equals_scoring_each_window_alone(config: TrainConfig) -> None:
+    train(config)
+    turns = np.load(Path(config.out, "results", "eval-000007.npy"))
+    prepared = prepare(config.data, "eval")
+    rows, spans = prepared.rows(), prepared.spans()
+    params = jax.device_put(final_params(config))
+    assert len(turns) == len(spans)
+    for span, turn in list(zip(spans, turns, strict=True))[::7]:
+        row = rows[int(span["row"])]
+        segment = row["segment_ids"][span["start"]]
+        inside = row["segment_ids"] == segment
+        begin = int(np.flatnonzero(inside)[0])
+        tokens = row["tokens"][begin : span["stop"]][None]
+        hidden = loop_module.llama.hidden_states(
+            config.model, params, jnp.asarray(tokens), None,
+            jnp.arange(tokens.shape[1])[None],
+            compute_dtype="float32", remat="none",
+        )  # fmt: skip
+        logits = hidden[0] @ loop_module.llama.unembedding(params)
+        logprobs = jax.nn.log_softmax(logits, axis=-1)
+        live = range(span["start"] - begin, span["stop"] - begin)
+        expected = -sum(float(logprobs[i - 1, tokens[0, i]]) for i in live)
+        np.testing.assert_allclose(turn["nll"], expected, rtol=1e-4)
+        assert turn["tokens"] == len(live)
+
+
+def test_perplexities_by_hand() -> None:
+    from parrot_jax.train.evaluate import TURN_NLL_DTYPE
+
+    two, four = np.log(2.0), np.log(4.0)
+    turns = np.array(
+        [
+            # dialogue, turn, is_user, tokens, nll
+            (0, 0, True, 5, 5 * four),  # the first question does not count for user_ppl
+            (0, 1, False, 10, 10 * two),
+            (0, 2, True, 4, 4 * two),
+            (1, 2, True, 4, 4 * four),
+        ],
+        TURN_NLL_DTYPE,
+    )
+    summary = summarise(turns)
+    assert summary["user_ppl"] == pytest.approx(np.sqrt(8.0))
+    assert summary["assistant_ppl"] == pytest.approx(2.0)
+    assert summary["user_ppl_by_turn"] == pytest.approx([4.0, np.sqrt(8.0)])
+    assert summary["assistant_ppl_by_turn"] == pytest.approx([2.0])
+    assert summarise(turns[:1])["assistant_ppl"] is None
+
+
+def test_steps_of_a_run(config: TrainConfig) -> None:
+    # 29 rows, 8 a step: 3.625 steps an epoch.
+    plan = plan_steps(replace(config, epochs=2.0, eval_every_epochs=0.5), 29)
+    assert (plan.num_steps, plan.stop_step) == (7, 7)
+    assert sorted(plan.eval_steps) == [2, 4, 5, 7]
+    assert sorted(plan_steps(replace(config, max_steps=5), 29).eval_steps) == [4, 5]
+
+
+def test_rows_that_devices_cannot_share_are_refused(config: TrainConfig) -> None:
+    with pytest.raises(UserError, match="4 rows does not divide into the 8 parts"):
+        train(replace(config, accumulation_steps=2, mesh=EIGHT_PARTS))

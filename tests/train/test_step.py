@@ -1,0 +1,177 @@
+"""What a step computes: equal sums however the rows are arranged, and no update from bad numbers."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from parrot_jax.data.packing import fill_row
+from parrot_jax.data.windows import Window
+from parrot_jax.model import llama
+from parrot_jax.model.config import LlamaConfig
+from parrot_jax.train.config import OptimConfig
+from parrot_jax.train.optim import adamw, learning_rate
+from parrot_jax.train.step import Forward, TrainState, batch_loss, next_tokens, train_step
+
+CONFIG = LlamaConfig(
+    vocab_size=61,
+    hidden_size=16,
+    intermediate_size=32,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    max_position_embeddings=64,
+    initializer_range=0.3,
+)
+FORWARD = Forward(
+    model=CONFIG,
+    compute_dtype=jnp.dtype("float32"),
+    attention="auto",
+    remat="none",
+    loss_tile=8,
+    activation_sharding=None,
+    row_shards=1,
+)
+ROW = 32
+
+
+def window(seed: int, length: int, live: slice) -> Window:
+    rng = np.random.default_rng(seed)
+    tokens = rng.integers(3, 61, length).astype(np.int32)
+    tokens[0] = 1
+    weights = np.zeros(length, np.float32)
+    weights[live] = rng.uniform(0.5, 2.0, length)[live]
+    return Window(tokens, weights, [])
+
+
+def batch_of(*rows: list[Window]) -> dict[str, Any]:
+    filled = [fill_row(windows, ROW) for windows in rows]
+    return {name: jnp.stack([row[name] for row in filled]) for name in filled[0].dtype.names}
+
+
+def micro(batch: dict[str, Any], steps: int = 1) -> dict[str, Any]:
+    return {name: a.reshape(steps, -1, a.shape[-1]) for name, a in batch.items()}
+
+
+@pytest.fixture(scope="module")
+def params() -> Any:
+    return llama.init_params(CONFIG, 0)
+
+
+def loss_and_grads(params: Any, batch: dict[str, Any], capacity: int | None = None) -> Any:
+    def mean(params: Any) -> Any:
+        loss = batch_loss(params, batch, FORWARD, capacity)
+        return loss.loss_sum / loss.weight_sum
+
+    return jax.jit(jax.value_and_grad(mean))(params)
+
+
+def assert_close(a: Any, b: Any, tolerance: float = 1e-5) -> None:
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance * float(jnp.abs(y).max()))
+
+
+A, B, C = window(0, 9, slice(4, 9)), window(1, 14, slice(10, 14)), window(2, 20, slice(3, 12))
+
+
+def test_targets_are_shifted_once_and_never_into_the_next_segment() -> None:
+    batch = batch_of([A, B])
+    targets, weights = next_tokens(batch)
+    np.testing.assert_array_equal(targets[0, :-1], batch["tokens"][0, 1:])
+    # Position 3 of A predicts its first live token, at 4; the last live one is predicted at 7.
+    assert np.flatnonzero(weights[0]).tolist() == [3, 4, 5, 6, 7, 18, 19, 20, 21]
+    assert weights[0, 8] == 0, "the end of A is not asked for the beginning of B"
+
+
+def test_packed_rows_give_the_loss_and_gradients_of_separate_rows(params: Any) -> None:
+    packed = loss_and_grads(params, batch_of([A, C], [B]))
+    separate = loss_and_grads(params, batch_of([A], [B], [C]))
+    assert_close(packed, separate)
+
+
+def test_masked_equals_removed(params: Any) -> None:
+    # What follows the last live token, and a segment without live tokens, changes nothing.
+    dead_tail = Window(C.tokens[:12], C.loss_weights[:12], [])
+    dead = window(7, 10, slice(0, 0))
+    assert_close(
+        loss_and_grads(params, batch_of([C, dead])), loss_and_grads(params, batch_of([dead_tail]))
+    )
+
+
+def test_compaction_to_live_tokens_changes_nothing(params: Any) -> None:
+    batch = batch_of([A, C], [B])  # 18 live tokens
+    full = loss_and_grads(params, batch)
+    assert_close(loss_and_grads(params, batch, capacity=24), full)
+    assert_close(loss_and_grads(params, batch, capacity=4), full)  # overflow: all tokens
+
+
+def state_of(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
+    return TrainState(params, optimizer.init(params), jnp.int32(0))
+
+
+def run_step(params: Any, batch: dict[str, Any], clip_norm: float = 1.0) -> Any:
+    optimizer = optax.adamw(1e-2)
+    step = jax.jit(
+        lambda state, batch: train_step(
+            state,
+            batch,
+            forward=FORWARD,
+            optimizer=optimizer,
+            clip_norm=clip_norm,
+            live_capacity=None,
+        )
+    )
+    return step(state_of(params, optimizer), batch)
+
+
+def test_accumulation_over_8_steps_equals_one_batch(params: Any) -> None:
+    # Rows with 1 to 23 live tokens: a mean of means would be far off.
+    rows = [[window(s, 24, slice(24 - 1 - 3 * s % 23, 24))] for s in range(8)]
+    batch = batch_of(*rows)
+    one_state, one = run_step(params, micro(batch, 1))
+    many_state, many = run_step(params, micro(batch, 8))
+    assert_close((one.loss, one.grad_norm), (many.loss, many.grad_norm))
+    # Adam divides by the gradient's size, so a near-zero gradient's rounding shows: compare moments.
+    assert_close(one_state.opt_state[0].mu, many_state.opt_state[0].mu)
+
+
+def test_the_gradient_is_clipped_as_a_whole(params: Any) -> None:
+    batch = micro(batch_of([A, B], [C]))
+    state, metrics = run_step(params, batch, clip_norm=1e-3)
+    assert float(metrics.grad_norm) > 1e-3, "the reported norm is that before clipping"
+    clipped = optax.tree.norm(state.opt_state[0].mu) / 0.1  # mu = (1 - beta1) * gradient
+    np.testing.assert_allclose(float(clipped), 1e-3, rtol=1e-4)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_loss_that_is_not_finite_updates_nothing(params: Any, bad: float) -> None:
+    broken = jax.tree.map(lambda p: p, params) | {"norm": params["norm"].at[0].set(bad)}
+    state, metrics = run_step(broken, micro(batch_of([A, B])))
+    assert not metrics.finite
+    assert int(state.step) == 0
+    for new, old in zip(jax.tree.leaves(state.params), jax.tree.leaves(broken), strict=True):
+        np.testing.assert_array_equal(new, old)
+    assert all(not np.any(leaf) for leaf in jax.tree.leaves(state.opt_state))
+
+
+def test_the_rate_rises_then_falls_as_a_cosine() -> None:
+    config = OptimConfig(lr=1.0, warmup_epochs=0.5, final_lr_fraction=0.1)
+    rate = learning_rate(config, steps_per_epoch=8.0, num_steps=24)
+    np.testing.assert_allclose([rate(s) for s in range(4)], [0.25, 0.5, 0.75, 1.0], rtol=1e-6)
+    np.testing.assert_allclose(rate(4), 1.0, rtol=1e-6)
+    np.testing.assert_allclose(rate(14), 0.55, rtol=1e-6)  # half way down
+    np.testing.assert_allclose(rate(24), 0.1, rtol=1e-6)
+    flat = learning_rate(OptimConfig(lr=1.0, warmup_epochs=0.0), steps_per_epoch=8.0, num_steps=8)
+    np.testing.assert_allclose(flat(0), 1.0)
+
+
+def test_adamw_by_hand() -> None:
+    # First step: the moments' bias corrections cancel, so the move is lr * (sign(g) + decay * w).
+    config = OptimConfig(lr=0.1, weight_decay=0.5, warmup_epochs=0.0)
+    optimizer = adamw(config, lambda _: 0.1)
+    weights = {"w": jnp.array([2.0, -4.0])}
+    updates, _ = optimizer.update({"w": jnp.array([0.3, 7.0])}, optimizer.init(weights), weights)
+    np.testing.assert_allclose(updates["w"], [-0.1 * (1 + 1.0), -0.1 * (1 - 2.0)], rtol=1e-5)
