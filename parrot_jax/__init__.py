@@ -1,3 +1,3 @@
-"""parrot_jax: train models that ask as people do, collect dialogues with them, train chat models."""
+"""Train models that ask as people do, collect dialogues with them, train chat models on those."""
 
 __version__ = "0.1.0"

@@ -141,6 +141,8 @@ def trained_run(
     from parrot_jax.train.loop import train
 
     folder = tmp_path_factory.mktemp("trained")
-    config = config_from_dict(TrainConfig, _tiny_config(folder, tiny_tokenizer, run_cache), where="tiny")
+    config = config_from_dict(
+        TrainConfig, _tiny_config(folder, tiny_tokenizer, run_cache), where="tiny"
+    )
     train(config)
     return folder / "run"

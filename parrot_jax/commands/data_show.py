@@ -27,7 +27,7 @@ def run(config: DataShowConfig) -> None:
 
     from rich.text import Text
 
-    from parrot_jax.core.logs import console
+    from parrot_jax.core.logs import console, visible
     from parrot_jax.data.masks import mask_turns
     from parrot_jax.data.prepare import read_split
     from parrot_jax.data.template import render
@@ -64,7 +64,7 @@ def run(config: DataShowConfig) -> None:
         )
         for is_live, pairs in runs:
             ids = [token for token, _ in pairs]
-            shown = " ".join(map(str, ids)) + " " if config.ids else tokenizer.show(ids)
+            shown = " ".join(map(str, ids)) + " " if config.ids else visible(tokenizer.show(ids))
             text.append(shown, style="green" if is_live else "bright_black")
         console.print(text)
     for name in ("cut_turns", "dropped_live_turns"):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,6 +11,7 @@ import tyro
 
 from parrot_jax.core.errors import UserError
 from parrot_jax.core.files import open_input
+from parrot_jax.core.logs import visible
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,12 +69,12 @@ def run(config: GenerateConfig) -> None:
 
     import jax.numpy as jnp
 
-    from parrot_jax.train.loop import load_params_of_run
     from parrot_jax.train.sample import sample_next_turns
+    from parrot_jax.train.state import load_params
 
     replies = sample_next_turns(
         trained.model,
-        load_params_of_run(config.run),
+        load_params(config.run),
         tokenizer,
         prompts,
         max_new_tokens=config.max_tokens,
@@ -85,7 +87,7 @@ def run(config: GenerateConfig) -> None:
         if config.messages.endswith(".jsonl"):
             print(json.dumps(reply._asdict(), ensure_ascii=False))
         else:
-            print(reply.text)
+            print(visible(reply.text) if sys.stdout.isatty() else reply.text)
 
 
 def _read_histories(path: Path) -> list[tuple[str, str, list[tuple[Any, str]]]]:

@@ -105,7 +105,9 @@ def parse_options(
     """Overrides `default` by options, or prints help or an error and exits."""
     import tyro
 
-    return tyro.cli(
+    # tyro takes None for "no default", which its types do not say.
+    parse: Any = tyro.cli
+    return parse(
         config_type,
         args=list(arguments),
         prog=prog,

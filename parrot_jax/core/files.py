@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, cast
 
 from parrot_jax.core.errors import UserError
 
@@ -64,7 +64,7 @@ def write_array(path: Path | str, array: "numpy.ndarray") -> None:
 def hash_file(path: Path | str) -> str:
     """SHA-256 of a file's bytes, as 64 hex digits; reads it in pieces."""
     with open_input(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(cast(io.BufferedReader, file), "sha256").hexdigest()
 
 
 def hash_json(value: Any) -> str:

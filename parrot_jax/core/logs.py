@@ -22,6 +22,20 @@ from parrot_jax.core.files import atomic_write
 console = Console(highlight=False, markup=False, soft_wrap=True)
 
 
+def visible(text: str) -> str:
+    """Text from models or data as a terminal may show it: control characters become pictures.
+
+    >>> visible("a\\x1b[2Jb\\n")
+    'a␛[2Jb\\n'
+    """
+    return "".join(
+        char
+        if char in "\n\t" or not (char < " " or "\x7f" <= char <= "\x9f")
+        else (chr(0x2400 + ord(char)) if char < " " else "\ufffd")
+        for char in text
+    )
+
+
 class MetricsFile:
     """Appends one JSON object a line; each line is handed to the operating system at once.
 

@@ -72,8 +72,8 @@ class DataConfig:
     batch of rows means: compare sessions a step."""
 
     trim_dead: bool = True
-    """Leave out the text that no live turn needs. Off, the rows are the same under every mask, which
-    comparisons of masks need and nothing else: an asker's rows grow by half."""
+    """Leave out the text that no live turn needs. Off, the rows are the same under every mask,
+    which comparisons of masks need and nothing else: an asker's rows grow by half."""
 
     seed: int = 0
     """Decides the held-out split and which dialogues a fractional source weight keeps."""

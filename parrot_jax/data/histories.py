@@ -40,7 +40,7 @@ def held_out_histories(
     found: list[History] = []
     next_turn = 2 if task == "ask" else 3
     for dialogue in read_split(config, "eval"):
-        turns = [(turn.role, turn.text) for turn in dialogue.turns]
+        turns: list[tuple[Role, str]] = [(turn.role, turn.text) for turn in dialogue.turns]
         if len(turns) <= next_turn:
             continue
         before, truth = turns[:next_turn], turns[next_turn][1]

@@ -49,5 +49,5 @@ class Batches:
 
     def __getitem__(self, step: int) -> dict[str, NDArray[Any]]:
         """This host's rows of step `step` >= 0: arrays of shape [batch_rows / num_hosts, T]."""
-        picked = [self._dataset[step * self._batch_rows + index] for index in self._mine]
+        picked: list[Any] = [self._dataset[step * self._batch_rows + index] for index in self._mine]
         return {name: np.stack([row[name] for row in picked]) for name in picked[0]}

@@ -35,7 +35,7 @@ from parrot_jax.data.template import chat_template, render
 from parrot_jax.data.tokenizer import Tokenizer, load_tokenizer
 from parrot_jax.data.windows import make_windows
 from parrot_jax.dialogue.sources import ReadReport, SourceConfig, read_sources, source_files
-from parrot_jax.dialogue.types import Dialogue
+from parrot_jax.dialogue.types import Dialogue, Role
 
 Split = Literal["train", "eval"]
 
@@ -252,7 +252,7 @@ def _make_part(
     """Writes the rows and spans of one block and returns its counts."""
     counts: Counter[str] = Counter()
     turns = [mask_turns(dialogue, config.mask) for dialogue in block]
-    texts = [
+    texts: list[tuple[str, list[tuple[Role, str]]]] = [
         (d.system, [(t.role, t.text) for t in kept]) for d, kept in zip(block, turns, strict=True)
     ]
     windows, owners = [], []

@@ -194,7 +194,8 @@ _NUM_LANES = os.cpu_count() or 1
 
 
 def _block_size(length: int) -> int:
-    return 64 if length <= 512 else 128 if length <= 1024 else 256
+    # Half the size is 5 % faster and takes twice as long to compile (AMD EPYC, 2 cores).
+    return 64 if length <= 256 else 128 if length <= 1024 else 256
 
 
 def _after(earlier: list[Array], array: Array) -> Array:

@@ -24,7 +24,6 @@ from parrot_jax.core.errors import (
 )
 
 
-
 def _is_news(record: logging.LogRecord) -> bool:
     """Whether a log record says more than the error that `wait` or the next `save` will raise."""
     error = record.exc_info[1] if record.exc_info else None
@@ -42,18 +41,22 @@ _STACKED = "layers"
 class Checkpoints:
     """The checkpoints of one run folder."""
 
-    def __init__(self, folder: Path, *, keep: int | None = None) -> None:
+    def __init__(self, folder: Path, *, keep: int | None = None, read_only: bool = False) -> None:
         """Opens or makes the folder, and removes what a killed save left.
 
         Args:
           folder: Holds one numbered folder a checkpoint.
           keep: How many of the newest to keep; None = all.
+          read_only: Make and remove nothing: another process may be saving here.
         """
         self._folder = folder.absolute()
         self._manager = ocp.CheckpointManager(
             self._folder,
             options=ocp.CheckpointManagerOptions(
-                max_to_keep=keep, create=True, cleanup_tmp_directories=True
+                max_to_keep=keep,
+                create=not read_only,
+                cleanup_tmp_directories=not read_only,
+                read_only=read_only,
             ),
         )
 
@@ -127,7 +130,7 @@ class Checkpoints:
 
     def _check_shapes(self, step: int, item: str, wanted: Mapping[str, Any]) -> None:
         folder = self._folder / str(step) / item
-        stored = ocp.StandardCheckpointer().metadata(folder).item_metadata
+        stored: Any = ocp.StandardCheckpointer().metadata(folder).item_metadata
         problems = [f"{name} is missing" for name in sorted(wanted.keys() - stored.keys())]
         problems += [f"{name} is unknown" for name in sorted(stored.keys() - wanted.keys())]
         problems += [

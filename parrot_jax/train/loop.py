@@ -6,15 +6,12 @@ are a function of the step, and whatever was written after the newest checkpoint
 
 import math
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from jax.sharding import Mesh
 from numpy.typing import NDArray
 
 from parrot_jax.core.errors import RunError, UserError
@@ -24,21 +21,20 @@ from parrot_jax.data.histories import held_out_histories
 from parrot_jax.data.pipeline import Batches
 from parrot_jax.data.prepare import Prepared, prepare
 from parrot_jax.data.tokenizer import Tokenizer, load_tokenizer
-from parrot_jax.model import llama
-from parrot_jax.model.config import LlamaConfig
-from parrot_jax.sharding import (
-    MeshConfig,
-    array_sharding,
-    make_mesh,
-    num_batch_shards,
-    param_shardings,
-)
+from parrot_jax.sharding import array_sharding, make_mesh, num_batch_shards
 from parrot_jax.train import evaluate as evaluation
 from parrot_jax.train.checkpoints import Checkpoints
 from parrot_jax.train.config import TrainConfig
 from parrot_jax.train.optim import adamw, learning_rate
 from parrot_jax.train.run_folder import RunFolder
 from parrot_jax.train.sample import sample_next_turns
+from parrot_jax.train.state import (
+    abstract_state,
+    new_state,
+    restore_state,
+    save_state,
+    shardings_of,
+)
 from parrot_jax.train.step import Forward, TrainState, compile_step
 
 _NUM_SAMPLES = 5
@@ -123,9 +119,8 @@ class _Run:
         self.rows_sharding = array_sharding(self.mesh, "batch", "seq")
         self.batch_sharding = array_sharding(self.mesh, None, "batch", "seq")
         _check_rows(config, num_batch_shards(self.mesh))
-        shardings = state_shardings(config, self.optimizer, self.mesh)
         self.step_fn = compile_step(
-            shardings,
+            shardings_of(abstract_state(config.model, self.optimizer, self.mesh)),
             self.batch_sharding,
             forward=self.forward,
             optimizer=self.optimizer,
@@ -141,7 +136,7 @@ class _Run:
         first = int(state.step)
         if first == 0 and self.plan.stop_step == 0:
             self._evaluate(state, 0)
-            self._save(state, 0)
+            save_state(self.checkpoints, 0, state)
         with progress_bar("steps") as progress:
             bar = progress.add_task("train", total=self.plan.stop_step, completed=first)
             for step in range(first, self.plan.stop_step):
@@ -152,26 +147,18 @@ class _Run:
                     self._evaluate(state, done)
                 # After the evaluation: a run that continues from here has its results already.
                 if done % self.config.checkpoint_every_steps == 0 or done == self.plan.stop_step:
-                    self._save(state, done)
+                    save_state(self.checkpoints, done, state)
         self.checkpoints.close()
         console.print(f"done: {self.plan.stop_step} steps in {self.folder.path}")
 
     def _start(self) -> TrainState:
         """The newest checkpoint, or new weights; later metrics than that are dropped."""
-        abstract = abstract_state(self.config, self.optimizer, self.mesh)
         step = self.checkpoints.latest_step()
         if step is None:
-            params = _first_params(self.config, abstract.params)
-            state = TrainState(
-                params,
-                _init_moments(self.optimizer, params, abstract.opt_state),
-                jax.device_put(jnp.int32(0), abstract.step.sharding),
-            )
+            state = new_state(self.config, self.optimizer, self.mesh)
         else:
-            like = {"params": abstract.params, "optimizer": _optimizer_item(abstract)}
-            restored = self.checkpoints.restore(step, like)
-            moments = restored["optimizer"]
-            state = TrainState(restored["params"], moments["state"], moments["step"])
+            like = abstract_state(self.config.model, self.optimizer, self.mesh)
+            state = restore_state(self.checkpoints, step, like)
             console.print(f"continuing {self.folder.path} at step {step}")
         self.folder.metrics.keep_through(step or 0)
         self.folder.samples.keep_through(step or 0)
@@ -193,7 +180,7 @@ class _Run:
             "epoch": (step + 1) / self.plan.steps_per_epoch,
             "loss": float(metrics.loss),
             "grad_norm": float(metrics.grad_norm),
-            "lr": float(self.schedule(step)),
+            "lr": float(np.asarray(self.schedule(step))),
             "tokens": tokens,
             "live_tokens": live,
             "step_s": seconds,
@@ -213,7 +200,7 @@ class _Run:
     ) -> None:
         path = self.folder.path / f"bad-batch-{step + 1:06d}.npz"
         with atomic_write(path, "wb") as file:
-            np.savez(file, **batch)
+            np.savez(file, allow_pickle=False, **batch)
         self.checkpoints.close()
         raise RunError(
             f"step {step + 1}: loss {loss} and gradient norm {norm} must both be finite; nothing "
@@ -263,48 +250,6 @@ class _Run:
             )
             console.print(f"  {history.dialogue_id}: {reply.text!r} [{reply.finish_reason}]")
 
-    def _save(self, state: TrainState, step: int) -> None:
-        self.checkpoints.save(step, state.params, _optimizer_item(state))
-
-
-def state_shardings(
-    config: TrainConfig, optimizer: optax.GradientTransformation, mesh: Mesh
-) -> TrainState:
-    """Where each array of the state lives: moments beside their weights, scalars everywhere."""
-    return jax.tree.map(lambda leaf: leaf.sharding, abstract_state(config, optimizer, mesh))
-
-
-def abstract_state(
-    config: TrainConfig, optimizer: optax.GradientTransformation, mesh: Mesh
-) -> TrainState:
-    """Shapes, types and placements of the whole state; allocates nothing."""
-    params = abstract_params(config.model, mesh)
-    everywhere = array_sharding(mesh)
-    # Left to itself, jit would replicate the moments: 104 GB a device at 13B.
-    opt_state = optax.tree_map_params(
-        optimizer,
-        lambda moment, param: jax.ShapeDtypeStruct(
-            moment.shape, moment.dtype, sharding=param.sharding
-        ),
-        jax.eval_shape(optimizer.init, params),
-        params,
-        transform_non_params=lambda leaf: jax.ShapeDtypeStruct(
-            leaf.shape, leaf.dtype, sharding=everywhere
-        ),
-    )
-    return TrainState(params, opt_state, jax.ShapeDtypeStruct((), jnp.int32, sharding=everywhere))
-
-
-def abstract_params(config: LlamaConfig, mesh: Mesh) -> Any:
-    """Shapes, types and placements of the weights; allocates nothing."""
-    shapes = llama.abstract_params(config)
-    shardings = param_shardings(shapes, llama.logical_axes(config), mesh)
-    return jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        shapes,
-        shardings,
-    )
-
 
 def live_capacity(prepared: Prepared, config: TrainConfig, num_shards: int) -> int | None:
     """Room for the live tokens of a micro-batch: mean and four deviations, in whole tiles.
@@ -326,48 +271,6 @@ def live_capacity(prepared: Prepared, config: TrainConfig, num_shards: int) -> i
     return num_shards * capacity if capacity < 0.9 * rows * config.data.row_tokens else None
 
 
-def _first_params(config: TrainConfig, abstract: Any) -> Any:
-    if config.init_from is None:
-        shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-        return llama.init_params(config.model, config.seed, shardings)
-    return load_params(config.init_from, abstract)
-
-
-def load_params(run: str | Path, abstract: Any) -> Any:
-    """The newest weights of a run folder, placed like `abstract`.
-
-    Raises:
-      UserError: There is no checkpoint, or it is of another shape.
-    """
-    folder = RunFolder(run)
-    folder.load_config()
-    checkpoints = Checkpoints(folder.checkpoints)
-    step = checkpoints.latest_step()
-    if step is None:
-        raise UserError(f"{run} has no checkpoint yet; train it first.")
-    return checkpoints.restore(step, {"params": abstract})["params"]
-
-
-def load_params_of_run(run: str | Path) -> Any:
-    """The newest weights of a run folder, on this process's devices as a mesh of the default shape.
-
-    Raises:
-      UserError: There is no run, or it has no checkpoint.
-    """
-    config = RunFolder(run).load_config().model
-    return load_params(run, abstract_params(config, make_mesh(MeshConfig())))
-
-
-def _init_moments(optimizer: optax.GradientTransformation, params: Any, abstract: Any) -> Any:
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-    init: Callable[[Any], Any] = jax.jit(optimizer.init, out_shardings=shardings)
-    return init(params)
-
-
-def _optimizer_item(state: TrainState) -> dict[str, Any]:
-    return {"state": state.opt_state, "step": state.step}
-
-
 def _check_rows(config: TrainConfig, num_shards: int) -> None:
     rows = config.batch_rows // config.accumulation_steps
     if rows % num_shards:
@@ -387,6 +290,13 @@ def _check_vocabulary(config: TrainConfig, tokenizer: Tokenizer) -> None:
 
 def _print_plan(config: TrainConfig, prepared: Prepared, plan: Schedule) -> None:
     counts = prepared.counts
+    read = counts["read"]
+    if read["broken"]:
+        reasons = ", ".join(f"{reason} {count:,}" for reason, count in read["broken"].items())
+        console.print(
+            f"{sum(read['broken'].values()):,} of {read['rows']:,} rows are broken and left out: "
+            f"{reasons}; the first is {read['examples'][0]}"
+        )
     share = config.batch_rows / counts["rows"]
     console.print(
         f"{config.model.num_parameters():,} parameters; {counts['sessions']:,} sessions in "

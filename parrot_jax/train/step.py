@@ -26,7 +26,7 @@ class TrainState(NamedTuple):
 
     params: Any
     opt_state: Any
-    step: Int[Array, ""]
+    step: Any
     """Updates done so far."""
 
 

@@ -2,8 +2,8 @@
 
 Trains four models from scratch for each seed on the same rows in the same order, differing only in
 which turns bear loss, and compares their perplexity on held-out dialogues with a bootstrap over
-dialogues, paired between models. Every run is a `parrot train`, printed before it starts; a run that
-is there already is not trained again.
+dialogues, paired between models. Every run is a `parrot train`, printed before it starts; a run
+that is there already is not trained again.
 
     python scripts/bench/ask_wildchat.py --data wildchat.jsonl --tokenizer tokenizer.model
 
@@ -34,7 +34,7 @@ NUM_RESAMPLES = 10_000
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", required=True, help="dialogues as messages JSONL")
     parser.add_argument("--tokenizer", required=True, help="a SentencePiece tokenizer.model")
     parser.add_argument("--out", default="runs/ask_wildchat", help="folder of the runs")

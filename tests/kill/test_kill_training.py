@@ -26,7 +26,7 @@ SEED = 20231011
 def write_config(
     tmp_path: Path, tiny_run: Path, write_dialogues: Callable[..., Path]
 ) -> Callable[..., Path]:
-    """Writes the config of a run of 126 steps over 504 dialogues and returns its path."""
+    """Writes the config of a run of over 100 steps and returns its path."""
 
     def write(name: str, **changes: Any) -> Path:
         values = yaml.safe_load(tiny_run.read_text())
@@ -82,19 +82,16 @@ def final_state(run: Path) -> tuple[list[Any], list[dict[str, Any]], list[str]]:
     from parrot_jax.sharding import make_mesh
     from parrot_jax.train.checkpoints import Checkpoints
     from parrot_jax.train.config import TrainConfig
-    from parrot_jax.train.loop import abstract_state
     from parrot_jax.train.optim import adamw
+    from parrot_jax.train.state import abstract_state, restore_state
 
     config = load_config(TrainConfig, run / "config.yaml")
-    state = abstract_state(config, adamw(config.optim, lambda _: 0.0), make_mesh(config.mesh))
+    like = abstract_state(config.model, adamw(config.optim, lambda _: 0.0), make_mesh(config.mesh))
     checkpoints = Checkpoints(run / "checkpoints")
     step = checkpoints.latest_step()
     assert step is not None
-    like = {
-        "params": state.params,
-        "optimizer": {"state": state.opt_state, "step": state.step},
-    }
-    arrays = [np.asarray(leaf) for leaf in jax.tree.leaves(checkpoints.restore(step, like))]
+    restored = restore_state(checkpoints, step, like)
+    arrays = [np.asarray(leaf) for leaf in jax.tree.leaves(restored)]
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     metrics = [{k: v for k, v in line.items() if k != "step_s"} for line in lines]
     return arrays, metrics, [p.read_text() for p in sorted((run / "results").glob("*.json"))]

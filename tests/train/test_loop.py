@@ -14,12 +14,13 @@ from parrot_jax.core.config import load_config
 from parrot_jax.core.errors import RunError, UserError
 from parrot_jax.data.prepare import prepare
 from parrot_jax.data.tokenizer import load_tokenizer
-from parrot_jax.sharding import MeshConfig, make_mesh
-from parrot_jax.train import loop as loop_module
+from parrot_jax.model import llama
+from parrot_jax.sharding import MeshConfig
 from parrot_jax.train.config import OptimConfig, TrainConfig
 from parrot_jax.train.evaluate import summarise
-from parrot_jax.train.loop import abstract_params, load_params, plan_steps, train
+from parrot_jax.train.loop import plan_steps, train
 from parrot_jax.train.run_folder import RunFolder
+from parrot_jax.train.state import load_params
 
 EIGHT_PARTS = MeshConfig(data=1, fsdp=8, tensor=1)
 
@@ -30,8 +31,7 @@ def config(tiny_run: Path) -> TrainConfig:
 
 
 def final_params(config: TrainConfig) -> Any:
-    mesh = make_mesh(config.mesh)
-    return jax.device_get(load_params(config.out, abstract_params(config.model, mesh)))
+    return jax.device_get(load_params(config.out))
 
 
 def metrics(config: TrainConfig) -> list[dict[str, Any]]:
@@ -135,12 +135,12 @@ def test_evaluation_by_turn_equals_scoring_each_window_alone(config: TrainConfig
         inside = row["segment_ids"] == segment
         begin = int(np.flatnonzero(inside)[0])
         tokens = row["tokens"][begin : span["stop"]][None]
-        hidden = loop_module.llama.hidden_states(
+        hidden = llama.hidden_states(
             config.model, params, jnp.asarray(tokens), None,
             jnp.arange(tokens.shape[1])[None],
             compute_dtype="float32", remat="none",
         )  # fmt: skip
-        logits = hidden[0] @ loop_module.llama.unembedding(params)
+        logits = hidden[0] @ llama.unembedding(params)
         logprobs = jax.nn.log_softmax(logits, axis=-1)
         live = range(span["start"] - begin, span["stop"] - begin)
         expected = -sum(float(logprobs[i - 1, tokens[0, i]]) for i in live)

@@ -1,4 +1,4 @@
-"""What a step computes: equal sums however the rows are arranged, and no update from bad numbers."""
+"""What a step computes: equal sums however rows are arranged, no update from bad numbers."""
 
 from typing import Any
 
@@ -134,7 +134,7 @@ def test_accumulation_over_8_steps_equals_one_batch(params: Any) -> None:
     one_state, one = run_step(params, micro(batch, 1))
     many_state, many = run_step(params, micro(batch, 8))
     assert_close((one.loss, one.grad_norm), (many.loss, many.grad_norm))
-    # Adam divides by the gradient's size, so a near-zero gradient's rounding shows: compare moments.
+    # Adam divides by the gradient's size, where rounding shows if it is near 0: compare moments.
     assert_close(one_state.opt_state[0].mu, many_state.opt_state[0].mu)
 
 

@@ -1,0 +1,118 @@
+"""The state of a run as a whole: made new, described without memory, saved, restored."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from parrot_jax.core.errors import UserError
+from parrot_jax.model import llama
+from parrot_jax.model.config import LlamaConfig
+from parrot_jax.sharding import MeshConfig, array_sharding, make_mesh, param_shardings
+from parrot_jax.train.checkpoints import Checkpoints
+from parrot_jax.train.config import TrainConfig
+from parrot_jax.train.run_folder import RunFolder
+from parrot_jax.train.step import TrainState
+
+
+def new_state(
+    config: TrainConfig, optimizer: optax.GradientTransformation, mesh: Mesh
+) -> TrainState:
+    """Random weights, or those of `config.init_from`, with fresh moments, made where they live.
+
+    Raises:
+      UserError: `config.init_from` has no checkpoint, or one of another shape.
+    """
+    like = abstract_state(config.model, optimizer, mesh)
+    if config.init_from is None:
+        params = llama.init_params(config.model, config.seed, shardings_of(like.params))
+    else:
+        params = load_params(config.init_from, like.params)
+    init = jax.jit(optimizer.init, out_shardings=shardings_of(like.opt_state))
+    return TrainState(params, init(params), jax.device_put(jnp.int32(0), like.step.sharding))
+
+
+def abstract_state(
+    config: LlamaConfig, optimizer: optax.GradientTransformation, mesh: Mesh
+) -> TrainState:
+    """Shapes, types and placements of the whole state; allocates nothing.
+
+    Moments live beside their weights, scalars everywhere.
+    """
+    params = abstract_params(config, mesh)
+    everywhere = array_sharding(mesh)
+    # Left to itself, jit would replicate the moments: 104 GB a device at 13B.
+    opt_state = optax.tree_map_params(
+        optimizer,
+        lambda moment, param: jax.ShapeDtypeStruct(
+            moment.shape, moment.dtype, sharding=param.sharding
+        ),
+        jax.eval_shape(optimizer.init, params),
+        params,
+        transform_non_params=lambda leaf: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=everywhere
+        ),
+    )
+    return TrainState(params, opt_state, jax.ShapeDtypeStruct((), jnp.int32, sharding=everywhere))
+
+
+def abstract_params(config: LlamaConfig, mesh: Mesh) -> Any:
+    """Shapes, types and placements of the weights; allocates nothing."""
+    shapes = llama.abstract_params(config)
+    shardings = param_shardings(shapes, llama.logical_axes(config), mesh)
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        shapes,
+        shardings,
+    )
+
+
+def shardings_of(tree: Any) -> Any:
+    """The placement of each leaf."""
+    return jax.tree.map(lambda leaf: leaf.sharding, tree)
+
+
+def save_state(checkpoints: Checkpoints, step: int, state: TrainState) -> None:
+    """Starts to save the state; weights and the rest are apart, so that either can be read alone.
+
+    Raises:
+      DiskFullError: There is no room.
+    """
+    checkpoints.save(step, state.params, {"state": state.opt_state, "step": state.step})
+
+
+def restore_state(checkpoints: Checkpoints, step: int, like: TrainState) -> TrainState:
+    """Reads back what `save_state` wrote, placed like `like`.
+
+    Raises:
+      UserError: The checkpoint is of another shape.
+    """
+    optimizer = {"state": like.opt_state, "step": like.step}
+    restored = checkpoints.restore(step, {"params": like.params, "optimizer": optimizer})
+    optimizer = restored["optimizer"]
+    return TrainState(restored["params"], optimizer["state"], optimizer["step"])
+
+
+def load_params(run: str | Path, like: Any = None) -> Any:
+    """The newest weights of a run folder, also while it trains.
+
+    Args:
+      run: The run folder.
+      like: Shapes and placements; None = those of the run's model, on the first device.
+
+    Raises:
+      UserError: There is no run or no checkpoint, or it is of another shape than `like`.
+    """
+    folder = RunFolder(run)
+    config = folder.load_config()
+    if like is None:
+        mesh = make_mesh(MeshConfig(fsdp=1), jax.devices()[:1])
+        like = abstract_params(config.model, mesh)
+    checkpoints = Checkpoints(folder.checkpoints, read_only=True)
+    step = checkpoints.latest_step()
+    if step is None:
+        raise UserError(f"{run} has no checkpoint yet; train it first.")
+    return checkpoints.restore(step, {"params": like})["params"]
