@@ -23,10 +23,10 @@ console = Console(highlight=False, markup=False, soft_wrap=True)
 
 
 def visible(text: str) -> str:
-    """Text from models or data as a terminal may show it: control characters become pictures.
+    r"""Text from models or data as a terminal may show it: control characters become pictures.
 
-    >>> visible("a\\x1b[2Jb\\n")
-    'a␛[2Jb\\n'
+    >>> visible("a\x1b[2Jb\n")
+    'a␛[2Jb\n'
     """
     return "".join(
         char
