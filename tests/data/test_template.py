@@ -1,6 +1,7 @@
 """One format everywhere: golden rows, no forged boundaries, equal to the references."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -124,7 +125,7 @@ def test_real_dialogues_render_as_in_sentencepiece_and_transformers(
             expected = reference.EncodeAsIds(clean_text(text, tokenizer.control_strings))
             assert turn.ids[turn.num_header : -1] == expected
             num_turns += 1
-    assert len(dialogues) > 1900
+    assert len(dialogues) == 245 + 626 + 500 + 3 * 300 + 385
     assert num_turns > 7000
 
 
@@ -198,5 +199,9 @@ def _all_real_dialogues(shared_data: Path) -> list[Dialogue]:
         SourceConfig(kind="sharegpt", path=str(folder / "preference_pairs.json")),
     )
     found = list(read_sources(sources, seed=0, report=ReadReport()))
+    for dialogue in [d for d in found if "chosen" in d.metadata]:
+        for kind in ("chosen", "rejected"):
+            answer = Turn("assistant", dialogue.metadata[kind]["value"])
+            found.append(replace(dialogue, turns=(*dialogue.turns, answer)))
     questions = json.loads((folder / "ultrachat_first_questions.json").read_text("utf-8"))
     return found + [Dialogue(turns=(Turn("user", q["data"]),)) for q in questions]
