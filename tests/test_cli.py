@@ -104,10 +104,10 @@ def test_a_run_folder_or_a_checkpoint_of_another_shape(
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 900 kB."""
+    """A file system of 300 kB."""
     folder = tmp_path / "small"
     folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=900k", "tmpfs", str(folder)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(folder)]
     if subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("mounting a small file system takes a privileged user")
     yield folder
@@ -118,10 +118,8 @@ def test_a_full_disk(fails: Run, tiny_run: Path, small_disk: Path) -> None:
     error = fails("train", tiny_run, "--out", small_disk / "run")
     assert f"no room left on the disk for a checkpoint in {small_disk}" in error
     assert "it takes 484,236 bytes and" in error
-    # The checkpoint of step 3 fits, the one of step 6 does not: with more room, it goes on there.
-    run = small_disk / "run"
-    assert [path.name for path in (run / "checkpoints").iterdir()] == ["3"]
-    moved = Path(shutil.copytree(run, small_disk.parent / "moved"))
+    # With more room, the same command goes on.
+    moved = Path(shutil.copytree(small_disk / "run", small_disk.parent / "moved"))
     assert main(["train", str(tiny_run), "--out", str(moved)]) == 0
     steps = [json.loads(line)["step"] for line in (moved / "metrics.jsonl").open()]
     assert steps == list(range(1, 8))

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from parrot_jax.core.errors import RunError, UserError
+from parrot_jax.core.errors import RunError, UserError, disk_full_is_a_user_error
 from parrot_jax.core.files import atomic_write, write_array, write_json
 from parrot_jax.core.logs import console, progress_bar
 from parrot_jax.data.histories import held_out_histories
@@ -80,7 +80,7 @@ def train(config: TrainConfig) -> None:
     has_eval = bool(config.data.eval_sources or config.data.eval_fraction)
     held_out = prepare(config.data, "eval") if has_eval else None
     folder = RunFolder(config.out)
-    with folder.open(config, tokenizer):
+    with folder.open(config, tokenizer), disk_full_is_a_user_error(f"the run in {config.out}"):
         _Run(config, folder, tokenizer, prepared, held_out).run()
 
 
