@@ -121,8 +121,8 @@ def test_a_full_disk(fails: Run, tiny_run: Path, small_disk: Path) -> None:
     # With more room, the same command goes on.
     moved = Path(shutil.copytree(small_disk / "run", small_disk.parent / "moved"))
     assert main(["train", str(tiny_run), "--out", str(moved)]) == 0
-    steps = [json.loads(line)["step"] for line in (moved / "metrics.jsonl").open()]
-    assert steps == list(range(1, 8))
+    lines = (moved / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == list(range(1, 8))
 
 
 @pytest.mark.parametrize("limit", [1_000, 60_000])
