@@ -4,5 +4,6 @@ config.py     LlamaConfig and PRESETS; loads no jax
 rotary.py     rotary position embedding
 attention.py  the registry of attention backends
 llama.py      parameters and the forward pass, over a plain tree of arrays
+sampling.py   how a token is chosen from logits
 generate.py   batched generation with a key/value cache
 """

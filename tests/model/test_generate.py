@@ -10,16 +10,9 @@ from hypothesis import strategies as st
 from parrot_jax.core.errors import UserError
 from parrot_jax.model import generate as generation
 from parrot_jax.model.attention import choose
-from parrot_jax.model.generate import (
-    Generated,
-    Sampling,
-    decode,
-    generate,
-    in_top_p,
-    prefill,
-    sample,
-)
+from parrot_jax.model.generate import Generated, decode, generate, prefill
 from parrot_jax.model.llama import hidden_states, unembedding
+from parrot_jax.model.sampling import Sampling, in_top_p, sample
 
 PROMPTS = [[1, 5, 9], [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17], [7]]
 
