@@ -1,0 +1,30 @@
+"""Every YAML file that the project ships is a config of the verb its folder is for."""
+
+from pathlib import Path
+
+import pytest
+
+from parrot_jax.commands.data_clean import DataCleanConfig
+from parrot_jax.core.config import load_config
+from parrot_jax.train.config import TrainConfig
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+FILES = sorted(CONFIGS.rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(CONFIGS)))
+def test_shipped_configs_load(path: Path) -> None:
+    config_type = {"train": TrainConfig, "data": DataCleanConfig}[path.parent.name]
+    load_config(config_type, path)
+
+
+def test_the_papers_runs_are_the_papers() -> None:
+    for task, role in (("ask", "user"), ("chat", "assistant")):
+        config = load_config(TrainConfig, CONFIGS / "train" / f"parrot_{task}_13b.yaml")
+        assert config.model.num_parameters() == 13_015_864_320
+        assert (config.epochs, config.batch_rows, config.accumulation_steps) == (3, 32, 8)
+        assert (config.optim.lr, config.optim.warmup_epochs) == (3e-5, 0.1)
+        assert config.data.row_tokens == 4096
+        assert not config.data.packing
+        assert config.data.mask.loss_roles == (role,)
+        assert config.data.mask.skip_first_turn == (task == "ask")
