@@ -23,7 +23,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 test: install
-	$(BIN)/python -m pytest -m "not slow and not gpu and not tpu and not torch and not network" $(ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile \
+	  -m "not slow and not gpu and not tpu and not torch and not network" $(ARGS)
 
 test-kill: install
 	$(BIN)/python -m pytest -m slow tests/kill $(ARGS)
