@@ -1,7 +1,8 @@
 # What can be done here. Each target makes the environment it needs; nothing else has to be set up.
 #   make install    the environment in .venv, with the versions that were tested
+#   make quickstart the whole loop on a little world, in ten minutes; OUT=folder SEED=0
 #   make test       all fast tests, no network, no torch; under 4 minutes
-#   make test-kill  kills training and preparation at seeded moments and compares the bits
+#   make test-kill  kills training, preparation, collection and quickstart, and compares the results
 #   make check      format, lint, types, import contracts: what must hold before a commit
 #   make ask-real   trains small askers on real dialogues: DATA=wildchat.jsonl TOKENIZER=tokenizer.model
 
@@ -10,7 +11,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: install test test-kill check format ask-real clean
+.PHONY: install quickstart test test-kill check format ask-real clean
 
 install: $(VENV)/.installed
 
@@ -22,12 +23,15 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
 	@touch $@
 
+quickstart: install
+	$(BIN)/parrot quickstart --out $(or $(OUT),runs/quickstart) --seed $(or $(SEED),0)
+
 test: install
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile \
-	  -m "not slow and not gpu and not tpu and not torch and not network" $(ARGS)
+	  -m "not slow and not nightly and not gpu and not tpu and not torch and not network" $(ARGS)
 
 test-kill: install
-	$(BIN)/python -m pytest -m slow tests/kill $(ARGS)
+	$(BIN)/python -m pytest -m "slow and not nightly" tests/kill $(ARGS)
 
 check: install
 	BIN=$(BIN) scripts/check.sh

@@ -24,11 +24,16 @@ class Verb(NamedTuple):
 
 
 VERBS = (
+    Verb("quickstart", "quickstart", "", "the whole loop on a little world, in ten minutes"),
     Verb("data clean", "data_clean", "CONFIG", "clean, de-duplicate and decontaminate dialogues"),
     Verb("data show", "data_show", "CONFIG", "print a dialogue: live text green, dead text grey"),
     Verb("data prepare", "data_prepare", "CONFIG", "tokenise and pack into cached rows; count"),
     Verb("train", "train", "CONFIG", "train an asker or an answerer; continues where it stopped"),
     Verb("generate", "generate", "RUN", "write the next question (ask) or answer (chat)"),
+    Verb("serve", "serve", "RUN", "serve a run over an OpenAI-compatible API"),
+    Verb("collect", "collect", "CONFIG", "let an asker and an answerer talk; journal every word"),
+    Verb("world write", "world_write", "", "write the little world: dialogues with ground truth"),
+    Verb("world serve", "world_serve", "WORLD", "serve the little world's answerer"),
 )
 
 

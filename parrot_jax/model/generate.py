@@ -61,6 +61,7 @@ def generate(
     temperature: Number | Sequence[Number] = 0.0,
     top_p: Number | Sequence[Number] = 1.0,
     seeds: Sequence[int] | None = None,
+    num_rows: int | None = None,
     compute_dtype: DTypeLike = jnp.bfloat16,
     attention: str = "auto",
 ) -> list[Generated]:
@@ -79,6 +80,9 @@ def generate(
       top_p: In (0, 1]; for all rows or one per row.
       seeds: One per row, in [0, 2^32); None = 0, 1, 2, ... A row draws the same whoever its batch
         mates are, as far as the matrix products of the hardware do not depend on the batch size.
+      num_rows: Rows of the batch on the device, at least one per prompt; None = the next power of
+        two. Free rows cost time and give nothing. But where every call has the same number, a row
+        keeps its bits in any company of the same `padded_shape`.
       compute_dtype: Of activations and of the cache.
       attention: Backend for the prompts.
 
@@ -95,10 +99,14 @@ def generate(
     top_ps = _per_row("top_p", top_p, len(prompts))
     row_seeds = _per_row("seeds", range(len(prompts)) if seeds is None else seeds, len(prompts))
     _check(config, prompts, limits, temperatures, top_ps, row_seeds)
+    if num_rows is None:
+        num_rows = _bucket(len(prompts), 1)
+    elif num_rows < len(prompts):
+        raise UserError(
+            f"num_rows is {num_rows}, but there are {len(prompts)} prompts; give at least as many."
+        )
 
-    num_rows = _bucket(len(prompts), 1)
-    length = min(_bucket(max(map(len, prompts)), _SMALLEST_LENGTH), config.max_position_embeddings)
-    num_steps = _bucket(int(max(limits)), _SMALLEST_LENGTH)
+    length, num_steps = padded_shape(config, max(map(len, prompts)), int(max(limits)))
     tokens = np.zeros((num_rows, length), np.int32)
     for row, prompt in enumerate(prompts):
         tokens[row, : len(prompt)] = prompt
@@ -136,6 +144,25 @@ def generate(
         )
         for row in range(len(prompts))
     ]
+
+
+def padded_shape(
+    config: LlamaConfig, num_prompt_tokens: int, max_new_tokens: int
+) -> tuple[int, int]:
+    """The lengths to which `generate` pads the longest prompt and the largest limit of a batch.
+
+    Each pair of lengths, with each number of rows, is a program of its own.
+
+    Args:
+      config: The sizes.
+      num_prompt_tokens: Tokens of the longest prompt.
+      max_new_tokens: The largest limit.
+
+    Returns:
+      Places for prompts, at most `config.max_position_embeddings`, and places for new tokens.
+    """
+    length = min(_bucket(num_prompt_tokens, _SMALLEST_LENGTH), config.max_position_embeddings)
+    return length, _bucket(max_new_tokens, _SMALLEST_LENGTH)
 
 
 def prefill(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from parrot_jax.core.errors import UserError
 from parrot_jax.model import generate as generation
 from parrot_jax.model.attention import choose
-from parrot_jax.model.generate import Generated, decode, generate, prefill
+from parrot_jax.model.generate import Generated, decode, generate, padded_shape, prefill
 from parrot_jax.model.llama import hidden_states, unembedding
 from parrot_jax.model.sampling import Sampling, in_top_p, sample
 
@@ -90,6 +90,25 @@ def test_a_row_draws_the_same_whoever_its_batch_mates_are(run):
     assert run([PROMPTS[0]], seeds=[6], **options)[0].ids != together[0].ids
 
 
+def test_with_a_fixed_number_of_rows_a_row_keeps_its_bits_in_any_company(tiny, run):
+    prompts = [[1 + (row * at) % 47 for at in range(17 + row)] for row in range(16)]
+    assert {padded_shape(tiny, len(prompt), 12) for prompt in prompts} == {(32, 16)}
+    options = {"num_rows": 16, "top_p": 0.9}
+    temperatures = [0.0, 1.0] * 8
+    together = run(prompts, seeds=range(16), temperature=temperatures, **options)
+    turned = run(prompts[::-1], seeds=range(15, -1, -1), temperature=temperatures[::-1], **options)
+    assert turned[::-1] == together  # ids and log-probabilities, exactly
+    for row, prompt in enumerate(prompts):
+        alone = run([prompt], seeds=[row], temperature=temperatures[row], **options)
+        assert alone == [together[row]]
+
+
+def test_lengths_are_padded_to_powers_of_two(tiny):
+    assert padded_shape(tiny, 1, 1) == (16, 16)
+    assert padded_shape(tiny, 17, 32) == (32, 32)
+    assert padded_shape(tiny, 33, 33) == (64, 64)  # prompts up to all 64 positions, no further
+
+
 def test_rows_may_differ_in_every_setting(run):
     greedy = run([PROMPTS[0]])[0]
     rows = run(
@@ -148,6 +167,7 @@ def test_no_prompts_give_no_rows(run):
         ([[1]], {"top_p": 0.0}, r"top_p is 0.0; it must be above 0 and at most 1"),
         ([[1]], {"seeds": [-1]}, r"seeds is -1; it must be from 0 to"),
         ([[1]], {"seeds": [1, 2]}, r"seeds has 2 values for 1 prompts; give one for each"),
+        ([[1], [2]], {"num_rows": 1}, r"num_rows is 1, but there are 2 prompts; give at least"),
     ],
 )
 def test_wrong_requests_are_refused(run, prompts, options, message):

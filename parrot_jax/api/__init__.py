@@ -1,0 +1,1 @@
+"""Talking to OpenAI-compatible endpoints, with a journal of every request. Loads no jax."""

@@ -1,0 +1,103 @@
+"""Settings of endpoints and of retries. Loads no client, so help is instant."""
+
+import math
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from parrot_jax.core.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndpointConfig:
+    """An OpenAI-compatible endpoint and how its model is to speak.
+
+    Raises:
+      UserError: A value is outside its range, or the address holds a secret.
+    """
+
+    base_url: str
+    """Address of the API with its version, e.g. http://127.0.0.1:8000/v1."""
+
+    model: str
+    """The model's name, as the server knows it."""
+
+    api_key_env: str | None = None
+    """Environment variable that holds the key; null = the endpoint wants none."""
+
+    temperature: float | None = None
+    """>= 0; null = the server's default."""
+
+    top_p: float | None = None
+    """Sample among the likeliest tokens that hold this probability, in (0, 1]; null = the server's
+    default."""
+
+    max_tokens: int | None = None
+    """Most tokens of a reply, >= 1; a reply that reaches it is cut and not used. Null = the
+    server's limit."""
+
+    timeout_s: float = 120.0
+    """Seconds that one request may take in all."""
+
+    def __post_init__(self) -> None:
+        where = f"endpoint {self.model!r}"
+        _check_base_url(where, self.base_url)
+        if self.temperature is not None and not 0 <= self.temperature < math.inf:
+            raise UserError(
+                f"{where}: temperature is {self.temperature}; it must be finite and >= 0, or null."
+            )
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise UserError(f"{where}: top_p is {self.top_p}; it must be in (0, 1], or null.")
+        if self.max_tokens is not None and self.max_tokens < 1:
+            raise UserError(
+                f"{where}: max_tokens is {self.max_tokens}; it must be at least 1, or null."
+            )
+        if not 0 < self.timeout_s < math.inf:
+            raise UserError(
+                f"{where}: timeout_s is {self.timeout_s}; it must be finite and above 0."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetryConfig:
+    """How often a request that failed in a way that may pass is sent again.
+
+    Lost connections, timeouts, HTTP 408, 409, 429 and 5xx, and replies that are no reply may pass.
+
+    Raises:
+      UserError: A value is outside its range.
+    """
+
+    max_attempts: int = 8
+    """How often one request is sent at most, the first time included; >= 1."""
+
+    first_delay_s: float = 0.5
+    """Seconds before the second attempt, >= 0; twice as long before each later one, and shortened
+    at random by up to a half. A server that names a longer time (Retry-After) gets it."""
+
+    max_delay_s: float = 60.0
+    """The longest wait between two attempts in seconds, whatever the server asks for."""
+
+    def __post_init__(self) -> None:
+        if self.max_attempts < 1:
+            raise UserError(f"retries.max_attempts is {self.max_attempts}; it must be at least 1.")
+        if not 0 <= self.first_delay_s <= self.max_delay_s < math.inf:
+            raise UserError(
+                f"retries: first_delay_s is {self.first_delay_s} and max_delay_s "
+                f"{self.max_delay_s}; they must be finite, and 0 <= first_delay_s <= max_delay_s."
+            )
+
+
+def _check_base_url(where: str, url: str) -> None:
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # raises where it is no number
+    except ValueError:
+        parts = urlsplit("")
+    if "@" in url or "?" in url:
+        # The address stands in the journal and in errors, where no secret may be.
+        raise UserError(
+            f"{where}: base_url has a user, a password or a query; give the plain address, and the "
+            "key through api_key_env."
+        )
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise UserError(f"{where}: base_url is {url!r}; it must be like http://127.0.0.1:8000/v1.")

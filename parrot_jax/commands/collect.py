@@ -1,0 +1,12 @@
+"""Let an asker and an answerer talk, and journal every word; run it again to continue."""
+
+from parrot_jax.collect.config import CollectConfig
+
+Config = CollectConfig
+
+
+def run(config: CollectConfig) -> None:
+    """Collects dialogues into `config.out`, or goes on with them."""
+    from parrot_jax.collect.engine import collect
+
+    collect(config)

@@ -1,0 +1,30 @@
+"""Run the whole loop, small and true: ask, collect, chat, measure, report. No key, no network."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuickstartConfig:
+    """Where, and with which dice."""
+
+    out: str = "runs/quickstart"
+    """Folder of everything; the same command continues what was stopped."""
+
+    seed: int = 0
+    """Of the world, its people, the weights and the sampling."""
+
+
+Config = QuickstartConfig
+
+
+def run(config: QuickstartConfig) -> None:
+    """Runs the loop and prints the figures."""
+    from pathlib import Path
+
+    from parrot_jax.core.logs import console
+    from parrot_jax.world.quickstart import quickstart
+    from parrot_jax.world.summary import as_text
+
+    summary = quickstart(Path(config.out), seed=config.seed)
+    console.print(as_text(summary))
+    console.print(f"see {config.out}/report.html")

@@ -1,0 +1,52 @@
+"""Serve the little world's answerer over an OpenAI-compatible API."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+from parrot_jax.core.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorldServeConfig:
+    """Which world's answerer to serve, and where."""
+
+    world: Annotated[str, tyro.conf.Positional]
+    """Folder that `parrot world write` made."""
+
+    port: int = 8001
+    """0 = one that is free; the first line says which."""
+
+    mistake_rate: float = 0.0
+    """Share of answers, in [0, 1], that are wrong as real answerers are wrong."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port < 2**16:
+            raise UserError(f"--port is {self.port}; it must be from 0 to 65535.")
+        if not 0 <= self.mistake_rate <= 1:
+            raise UserError(f"--mistake-rate is {self.mistake_rate}; it must be in [0, 1].")
+
+
+Config = WorldServeConfig
+
+
+def run(config: WorldServeConfig) -> None:
+    """Serves on loopback until SIGINT or SIGTERM."""
+    import contextlib
+    import signal
+    from pathlib import Path
+
+    from parrot_jax.serve.app import make_app
+    from parrot_jax.serve.background import BackgroundServer, open_port
+    from parrot_jax.world.answerer import Answerer
+    from parrot_jax.world.facts import read_world
+    from parrot_jax.world.speaker import answerer_speaker
+
+    answerer = Answerer(read_world(Path(config.world)), mistake_rate=config.mistake_rate)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    speaker = answerer_speaker(answerer)
+    server = BackgroundServer(make_app(speaker), open_port("127.0.0.1", config.port))
+    with contextlib.suppress(KeyboardInterrupt), server:
+        print(f"serving {speaker.model} at {server.url} (Ctrl-C stops)", flush=True)
+        server.join()

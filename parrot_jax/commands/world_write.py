@@ -1,0 +1,34 @@
+"""Write the little world's files: people's dialogues, first questions, a tokenizer, an exam."""
+
+from dataclasses import dataclass
+
+from parrot_jax.world.facts import Difficulty
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorldWriteConfig:
+    """Which world, and where to."""
+
+    out: str = "runs/world"
+    """Folder of the files."""
+
+    difficulty: Difficulty = "easy"
+    """`hard` has more facts, and people who refer farther back and correct themselves more."""
+
+    seed: int = 0
+    """The same seed gives the same world."""
+
+
+Config = WorldWriteConfig
+
+
+def run(config: WorldWriteConfig) -> None:
+    """Writes the files."""
+    from pathlib import Path
+
+    from parrot_jax.core.logs import console
+    from parrot_jax.world.facts import make_world
+    from parrot_jax.world.files import Sizes, write_world
+
+    write_world(Path(config.out), make_world(config.difficulty, config.seed), Sizes())
+    console.print(f"the {config.difficulty} world of seed {config.seed} is in {config.out}")

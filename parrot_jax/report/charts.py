@@ -1,0 +1,322 @@
+"""Charts as SVG for a page, made with matplotlib.
+
+Each chart is drawn twice, for wide and for narrow screens: in a picture that shrinks with the
+screen nobody can read the text. Colours are CSS variables of the page, so a chart follows light and
+dark; where they are not defined, the light ones are seen. Text stays text, in the page's font.
+Equal arguments give equal bytes.
+"""
+
+import io
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple
+from xml.etree import ElementTree
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.container import BarContainer
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
+
+from parrot_jax.report.texts import fit_text
+
+Hue = Literal["accent", "contrast", "plain"]
+"""What a colour means: the subject, what it is compared with, and what stands by as a measure."""
+
+Scale = Literal["share", "log"]
+"""`share`: from 0 to 1, shown in per cent; `log`: greater than 0."""
+
+_COLOURS: Mapping[str, str] = MappingProxyType(
+    {
+        "accent": "#0b63a5",
+        "contrast": "#b9480a",
+        "plain": "#8a8f98",
+        "ink": "#1d2229",
+        "muted": "#5f6670",
+        "rule": "#dfe2e6",
+        "paper": "#ffffff",
+    }
+)
+"""CSS variable -> its light value. Blue and orange differ for all forms of colour blindness."""
+
+# Told apart without colour, too.
+_DASHES: Mapping[Hue, str] = MappingProxyType({"accent": "-", "contrast": "--", "plain": "-"})
+
+# One unit is one CSS pixel at full width, so sizes of text are those on the screen.
+_WIDE, _NARROW = 688, 344
+_PIXELS_PER_INCH = 72
+_STYLE: Mapping[Any, Any] = {
+    "font.family": "DejaVu Sans",  # for measuring; the page puts its own font in its place
+    "font.size": 13,
+    "axes.labelsize": 13,
+    "axes.edgecolor": _COLOURS["muted"],
+    "axes.labelcolor": _COLOURS["muted"],
+    "axes.spines.left": False,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.axisbelow": True,
+    "axes.autolimit_mode": "round_numbers",
+    "axes.xmargin": 0,
+    "axes.ymargin": 0,
+    "grid.color": _COLOURS["rule"],
+    "grid.linewidth": 1,
+    "text.color": _COLOURS["ink"],
+    "text.parse_math": False,  # a dollar sign is a dollar sign
+    "xtick.color": _COLOURS["muted"],
+    "xtick.labelcolor": _COLOURS["muted"],
+    "ytick.color": _COLOURS["muted"],
+    "ytick.labelcolor": _COLOURS["muted"],
+    "ytick.major.size": 0,
+    "ytick.minor.size": 0,
+    "svg.fonttype": "none",
+}
+_SVG = "http://www.w3.org/2000/svg"
+_XLINK = "http://www.w3.org/1999/xlink"
+
+
+class Chart(NamedTuple):
+    """A chart, and what its colours stand for, which is left to the page to show."""
+
+    key: tuple[tuple[str, Hue], ...]
+    wide: str
+    narrow: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One line of a chart."""
+
+    name: str
+    hue: Hue
+    points: Sequence[tuple[int, float]]
+    """(x, y), at least one, x rising."""
+    intervals: Sequence[tuple[float, float]] = ()
+    """Lowest and highest y at each point; empty = none are drawn, and the points have no dots."""
+
+    def __post_init__(self) -> None:
+        if self.intervals and len(self.intervals) != len(self.points):
+            raise ValueError(
+                f"line {self.name!r} has {len(self.points)} points and {len(self.intervals)} "
+                "intervals; give as many, or none."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bars:
+    """One bar a category."""
+
+    name: str
+    hue: Hue
+    values: Sequence[float]
+    """As many as there are categories, >= 0."""
+
+
+def line_chart(
+    lines: Sequence[Line], *, label: str, x_label: str, y_label: str, y_scale: Scale
+) -> Chart:
+    """Lines over a common x axis, with intervals where they are known.
+
+    Args:
+      lines: Drawn in this order.
+      label: What the chart shows, for those who do not see it. Charts of one page need different
+        ones.
+      x_label: What x counts.
+      y_label: What y is; stands above the axis.
+      y_scale: How y is shown; also says what values it may have.
+    """
+
+    def draw(axes: Axes, _: bool) -> None:
+        for number, line in enumerate(lines):
+            # Side by side, because intervals on top of each other hide each other.
+            shift = 0.06 * (2 * number - len(lines) + 1) if line.intervals else 0.0
+            _draw_line(axes, line, shift)
+        first = min(line.points[0][0] for line in lines)
+        last = max(line.points[-1][0] for line in lines)
+        margin = 0.05 * (last - first) or 1
+        axes.set_xlim(first - margin, last + margin)
+        axes.set_xlabel(fit_text(x_label))
+        num_ticks = 10 if last < 100 else 6  # as many as have room on a narrow screen
+        axes.xaxis.set_major_locator(MaxNLocator(num_ticks, integer=True, steps=[1, 2, 5, 10]))
+        _scale_values(axes, y_label, y_scale)
+        if y_scale == "share":
+            axes.set_ylim(0, 1)
+
+    return _render(draw, lines, label, heights=(300, 260))
+
+
+def column_chart(
+    categories: Sequence[str], bars: Sequence[Bars], *, label: str, x_label: str, y_label: str
+) -> Chart:
+    """Shares in [0, 1] as groups of columns: a distribution beside another.
+
+    Args:
+      categories: One a group, short enough to stand side by side.
+      bars: At least one.
+      label: As in `line_chart`.
+      x_label: What the categories are.
+      y_label: What the shares are shares of.
+    """
+
+    def draw(axes: Axes, _: bool) -> None:
+        _draw_bars(axes.bar, bars)
+        axes.set_xticks(range(len(categories)), list(map(fit_text, categories)))
+        axes.set_xlim(-0.6, len(categories) - 0.4)
+        axes.tick_params(axis="x", length=0)
+        axes.set_xlabel(fit_text(x_label))
+        _scale_values(axes, y_label, "share")
+
+    return _render(draw, bars, label, heights=(270, 240))
+
+
+def row_chart(categories: Sequence[tuple[str, str]], bars: Sequence[Bars], *, label: str) -> Chart:
+    """Shares in [0, 1] as groups of rows, each with its value: for names that need room.
+
+    Args:
+      categories: (name, note) of each group, from the top down. A note may be empty; narrow
+        screens have no room for notes. What is too long is cut.
+      bars: At least one.
+      label: As in `line_chart`.
+    """
+
+    def draw(axes: Axes, narrow: bool) -> None:
+        for container in _draw_bars(axes.barh, bars):
+            axes.bar_label(container, fmt=percent, padding=5, fontsize=12)
+        axes.set_yticks(range(len(categories)), [""] * len(categories))
+        axes.set_ylim(len(categories) - 0.6, -0.4)
+        axes.spines["bottom"].set_visible(False)
+        axes.set_xticks([])
+        for row, (name, note) in enumerate(categories):
+            shown, note = (_cut(name, 16), "") if narrow else (_cut(name, 40), _cut(note, 40))
+            _write_beside(axes, row, shown, colour="ink", size=13, rise=1 if note else -5)
+            _write_beside(axes, row, note, colour="muted", size=12, rise=-15)
+
+    height = 16 + 44 * len(categories)
+    return _render(draw, bars, label, heights=(height, height))
+
+
+def percent(share: float, decimals: int = 0) -> str:
+    r"""A share as text that no line break splits.
+
+    >>> percent(0.985, 1)
+    '98.5\xa0%'
+    """
+    return f"{100 * share:.{decimals}f}\N{NO-BREAK SPACE}%"
+
+
+def _draw_line(axes: Axes, line: Line, shift: float) -> None:
+    colour = _COLOURS[line.hue]
+    x, y = [x + shift for x, _ in line.points], [y for _, y in line.points]
+    has_dots = bool(line.intervals) or len(x) == 1  # a line of one point would not be seen
+    if line.intervals:
+        lows, highs = zip(*line.intervals, strict=True)
+        axes.vlines(x, lows, highs, color=colour, linewidth=1.5, clip_on=False)
+    axes.plot(
+        x, y, _DASHES[line.hue], color=colour, linewidth=2, clip_on=False,
+        marker="o" if has_dots else "", markersize=7,
+        markerfacecolor=colour if line.hue == "accent" else _COLOURS["paper"], markeredgewidth=2,
+    )  # fmt: skip
+
+
+def _draw_bars(
+    draw: Callable[..., BarContainer], bars: Sequence[Bars], *, room: float = 0.76
+) -> list[BarContainer]:
+    """Draws by `Axes.bar` or `Axes.barh`; a group takes `room` of the way to the next one."""
+    thickness = room / len(bars)
+    containers = []
+    for number, series in enumerate(bars):
+        shift = thickness * (number - (len(bars) - 1) / 2)
+        at = [category + shift for category in range(len(series.values))]
+        containers.append(
+            draw(
+                at, list(series.values), 0.9 * thickness, color=_COLOURS[series.hue], clip_on=False
+            )
+        )
+    return containers
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[: length - 1]}…"
+
+
+def _write_beside(axes: Axes, row: int, text: str, *, colour: str, size: int, rise: int) -> None:
+    """Writes to the left of a row."""
+    axes.annotate(
+        fit_text(text), (0, row), (-10, rise), xycoords=("axes fraction", "data"),
+        textcoords="offset points", ha="right", color=_COLOURS[colour], fontsize=size,
+        annotation_clip=False,
+    )  # fmt: skip
+
+
+def _scale_values(axes: Axes, y_label: str, scale: Scale) -> None:
+    axes.grid(axis="y")
+    # Above the axis and level: nobody likes to turn the head.
+    axes.set_title(fit_text(y_label), loc="left", fontsize=13, color=_COLOURS["muted"], pad=10)
+    if scale == "share":
+        axes.yaxis.set_major_locator(MaxNLocator(5))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: percent(value)))
+        axes.set_ylim(bottom=0)
+    else:
+        low, high = axes.dataLim.intervaly
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("")
+        axes.set_ylim(low / 1.3, high * 1.3)
+
+
+def _render(
+    draw: Callable[[Axes, bool], None],
+    series: Sequence[Line] | Sequence[Bars],
+    label: str,
+    *,
+    heights: tuple[int, int],
+) -> Chart:
+    wide, narrow = (
+        _svg(draw, fit_text(label), width=width, height=height)
+        for width, height in zip((_WIDE, _NARROW), heights, strict=True)
+    )
+    return Chart(tuple((one.name, one.hue) for one in series), wide, narrow)
+
+
+def _svg(draw: Callable[[Axes, bool], None], label: str, *, width: int, height: int) -> str:
+    with mpl.rc_context(), warnings.catch_warnings():
+        # Whatever style the user has chosen for other pictures.
+        mpl.rcdefaults()
+        mpl.rcParams.update(_STYLE)
+        # The salt keeps the ids of two charts on one page apart.
+        mpl.rcParams["svg.hashsalt"] = f"{label} {width}"
+        # The browser draws the text, with fonts that have more scripts than matplotlib's.
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")
+        figure = Figure((width / _PIXELS_PER_INCH, height / _PIXELS_PER_INCH), layout="constrained")
+        draw(figure.subplots(), width == _NARROW)
+        file = io.StringIO()
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    return _for_a_page(file.getvalue(), label, width, height)
+
+
+def _for_a_page(drawn: str, label: str, width: int, height: int) -> str:
+    """Takes from matplotlib's SVG what a page has no use for, and puts CSS variables in."""
+    ElementTree.register_namespace("", _SVG)
+    ElementTree.register_namespace("xlink", _XLINK)
+    root = ElementTree.fromstring(drawn)
+    # The first definitions are a style, which would hold for the whole page.
+    for name in ("metadata", "defs"):
+        root.remove(next(root.iterfind(f"{{{_SVG}}}{name}")))
+    root.attrib = {
+        "viewBox": f"0 0 {width} {height}",
+        "role": "img",
+        "aria-label": label,
+        "stroke-linejoin": "round",
+    }
+    for element in root.iter():
+        # Groups are numbered in each chart anew, and nothing refers to them.
+        if element.tag == f"{{{_SVG}}}g":
+            element.attrib.pop("id", None)
+        if "style" in element.attrib:
+            for name, colour in _COLOURS.items():
+                element.attrib["style"] = element.attrib["style"].replace(
+                    colour, f"var(--{name}, {colour})"
+                )
+    return ElementTree.tostring(root, encoding="unicode")

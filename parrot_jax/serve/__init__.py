@@ -1,0 +1,9 @@
+"""An OpenAI-compatible server: the wire format, the application, and who speaks behind it.
+
+protocol.py     what requests may say, what replies and errors look like
+speaker.py      Speaker: whatever answers requests; FunctionSpeaker: a plain function that does
+app.py          the web application around a speaker
+background.py   the application in a thread of this process, on a port
+batching.py     work joined into batches, first come, first served
+jax_speaker.py  a trained model as a speaker; the only file here that loads jax
+"""

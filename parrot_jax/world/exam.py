@@ -1,0 +1,83 @@
+"""The exam: dialogues of eight questions, answered by a model, each answer right or wrong.
+
+As in MT-Bench++, the questions are fixed and the model goes on from its own answers. A question's
+truth depends on the questions before it alone, so a wrong answer costs one mark.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from parrot_jax.core.files import atomic_write, open_input
+from parrot_jax.data.template import render_prompt
+from parrot_jax.data.tokenizer import load_tokenizer
+from parrot_jax.dialogue.types import Role
+from parrot_jax.train.run_folder import RunFolder
+from parrot_jax.train.sample import sample_next_turns
+from parrot_jax.train.state import load_params
+
+_MAX_ANSWER_TOKENS = 32
+
+
+def take_exam(run: Path, exam: Path, out: Path) -> None:
+    """Lets the newest checkpoint of a run answer every dialogue of an exam, greedily.
+
+    Args:
+      run: A run folder with task `chat`.
+      exam: `exam.jsonl` of a world: dialogues with the true answers.
+      out: JSON lines, written whole or not at all: `{id, kinds, questions, truths, answers,
+        right}`, the last five being lists with one entry a turn.
+
+    Raises:
+      UserError: A file is missing.
+    """
+    with open_input(exam) as file:
+        dialogues = [json.loads(line) for line in file]
+    questions = [[m["content"] for m in d["messages"] if m["role"] == "user"] for d in dialogues]
+    truths = [[m["content"] for m in d["messages"] if m["role"] == "assistant"] for d in dialogues]
+    answers = _answer(run, questions)
+    with atomic_write(out) as file:
+        for dialogue, asked, true, said in zip(dialogues, questions, truths, answers, strict=True):
+            row: dict[str, Any] = {
+                "id": dialogue["id"],
+                "kinds": dialogue["kinds"],
+                "questions": asked,
+                "truths": true,
+                "answers": said,
+                "right": [a == b for a, b in zip(true, said, strict=True)],
+            }
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def _answer(run: Path, questions: Sequence[Sequence[str]]) -> list[list[str]]:
+    """The answers, a turn of all dialogues at a time."""
+    folder = RunFolder(run)
+    config = folder.load_config()
+    tokenizer, params = load_tokenizer(folder.tokenizer), load_params(str(run))
+    histories: list[list[tuple[Role, str]]] = [[] for _ in questions]
+    for turn in range(max(map(len, questions))):
+        for history, asked in zip(histories, questions, strict=True):
+            history.append(("user", asked[turn]))
+        replies = sample_next_turns(
+            config.model,
+            params,
+            tokenizer,
+            [render_prompt("", history, tokenizer) for history in histories],
+            max_new_tokens=_MAX_ANSWER_TOKENS,
+            seed=0,
+            compute_dtype=jnp.dtype(config.compute_dtype),
+        )
+        for history, reply in zip(histories, replies, strict=True):
+            history.append(("assistant", reply.text))
+    return [[text for role, text in history if role == "assistant"] for history in histories]
+
+
+def accuracy_by_turn(results: Path) -> list[float]:
+    """Share of right answers at each turn, from a file that `take_exam` wrote."""
+    with open_input(results) as file:
+        right = np.array([json.loads(line)["right"] for line in file])
+    return right.mean(axis=0).tolist()

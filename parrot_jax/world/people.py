@@ -1,0 +1,109 @@
+"""The people of the little world: they ask as people do, refer back, correct themselves, and leave.
+
+A person draws the next kind of question by the world's weights among those that make sense now,
+prefers what was not asked yet, and after each answer leaves with the same probability.
+"""
+
+from collections.abc import Iterator
+from random import Random
+
+from parrot_jax.dialogue.types import Dialogue, Turn
+from parrot_jax.world.facts import World
+from parrot_jax.world.questions import ASIDES, KINDS, Context, Kind, Language, Question, true_answer
+
+LEAVE_PROBABILITY = 0.1
+MOST_ROUNDS = 12
+
+
+def people_dialogues(
+    world: World, name: str, count: int, *, num_rounds: int | None = None
+) -> Iterator[Dialogue]:
+    """Dialogues of people with an answerer that is always right.
+
+    Args:
+      world: Where they live.
+      name: Names the sample, and seeds it: two names are two disjoint crowds.
+      count: How many.
+      num_rounds: Questions in each, >= 1; None = until the person leaves, after 12 at the latest.
+
+    Yields:
+      Dialogues `name-0`, `name-1`, ..., each ending with an answer; the metadata has the kind of
+      each question under `kinds`.
+    """
+    language = Language(world)
+    for number in range(count):
+        random = Random(f"people {world.difficulty} {world.seed} {name} {number}")
+        rounds = num_rounds or _rounds_until_leaving(random)
+        turns, kinds, context = [], [], Context()
+        asked: set[tuple[str, str]] = set()
+        for _ in range(rounds):
+            question = next_question(world, context, asked, random)
+            text = language.say(question, context, random)
+            if context.place is not None and random.random() < world.traits.aside_rate:
+                aside = random.choice(ASIDES).format(place=random.choice(world.places))
+                text = f"{aside} {text}"
+            turns += [Turn("user", text), Turn("assistant", true_answer(world, question))]
+            kinds.append(question.kind)
+            asked |= {(place, question.attribute) for place in (question.place, question.other)
+                      if place is not None}  # fmt: skip
+            context = context.after(question)
+        yield Dialogue(turns=tuple(turns), id=f"{name}-{number}", metadata={"kinds": kinds})
+
+
+def _rounds_until_leaving(random: Random) -> int:
+    rounds = 1
+    while rounds < MOST_ROUNDS and random.random() >= LEAVE_PROBABILITY:
+        rounds += 1
+    return rounds
+
+
+def next_question(
+    world: World, context: Context, asked: set[tuple[str, str]], random: Random
+) -> Question:
+    """What a person asks next.
+
+    Args:
+      world: Where they live.
+      context: What was said.
+      asked: The (place, attribute) pairs they know already.
+      random: Their dice.
+    """
+    if context.place is None or context.attribute is None:
+        return Question("full", random.choice(world.places), random.choice(world.attributes))
+    kinds = list(KINDS)
+    while True:
+        weights = [world.traits.kind_weights[kind] for kind in kinds]
+        kind = random.choices(kinds, weights)[0]
+        candidates = _candidates(world, kind, context)
+        if kind not in ("back", "comparison"):  # these two may come back to what is known
+            candidates = [q for q in candidates if (q.place, q.attribute) not in asked]
+        if candidates:
+            return random.choice(candidates)
+        kinds.remove(kind)
+
+
+def _candidates(world: World, kind: Kind, context: Context) -> list[Question]:
+    """The questions of a kind that make sense in a context that is not empty."""
+    place, attribute = str(context.place), str(context.attribute)
+    elsewhere = [other for other in world.places if other != place]
+    otherwise = [other for other in world.attributes if other != attribute]
+    if kind in ("full", "shift"):
+        return [Question(kind, p, a) for p in elsewhere for a in otherwise]
+    if kind == "anaphora":
+        return [Question(kind, place, a) for a in otherwise]
+    if kind == "ellipsis":
+        return [Question(kind, p, attribute) for p in elsewhere]
+    if kind == "comparison":
+        return [Question(kind, place, attribute, p) for p in elsewhere]
+    if kind == "correction":
+        places = [Question(kind, p, attribute) for p in elsewhere]
+        # As many of either sort, although there are more places than attributes.
+        return places[:: len(places) // len(otherwise)] + [
+            Question(kind, place, a) for a in otherwise
+        ]
+    reachable = [
+        named for named in context.named[: len(world.traits.ordinals)] if named[0] != place
+    ]
+    back = [Question(kind, p, a) for p, _ in reachable for a in world.attributes]
+    # Every other time what was asked when the place was named: "The first one again?"
+    return back + [Question(kind, *named) for named in reachable] * (len(world.attributes) - 2)

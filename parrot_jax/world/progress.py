@@ -1,0 +1,100 @@
+"""Which stages of a quickstart are done, and how long they took."""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from parrot_jax.core.errors import UserError, disk_full_is_a_user_error
+from parrot_jax.core.files import write_json
+from parrot_jax.core.logs import console
+
+
+class Progress:
+    """The file `quickstart.json` of a folder: settings, and the seconds of every finished stage.
+
+    Use it in a `with` block: it keeps other processes out of the folder.
+    """
+
+    def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
+        """Reads what is there.
+
+        Args:
+          folder: Of the quickstart; made where it is missing.
+          settings: What decides the result, as JSON.
+
+        Raises:
+          UserError: The folder cannot be written, or holds a quickstart with other settings.
+        """
+        self.path = folder / "quickstart.json"
+        self.settings = settings
+        self.seconds: dict[str, float] = {}
+        """Of every finished stage."""
+        self.wall_s = 0.0
+        """Seconds up to the last finished stage, of all processes that finished one."""
+        self._since = time.perf_counter()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._lock = FileLock(folder / ".lock", blocking=False)
+        except OSError as error:
+            raise UserError(
+                f"cannot write to {folder}: {error.strerror}; choose another --out."
+            ) from None
+
+    def __enter__(self) -> "Progress":
+        """Takes the folder.
+
+        Raises:
+          UserError: Another process works here, or the folder holds another quickstart.
+        """
+        try:
+            self._lock.acquire()
+        except Timeout:
+            raise UserError(
+                f"another quickstart runs in {self.path.parent}; wait for it or choose another "
+                "--out."
+            ) from None
+        except OSError as error:
+            raise UserError(
+                f"cannot write to {self.path.parent}: {error.strerror}; choose another --out."
+            ) from None
+        if self.path.exists():
+            found = json.loads(self.path.read_text(encoding="utf-8"))
+            if found["settings"] != self.settings:
+                self._lock.release()
+                raise UserError(
+                    f"{self.path.parent} holds a quickstart with {found['settings']}, not "
+                    f"{self.settings}; choose another --out."
+                )
+            self.seconds, self.wall_s = found["stages"], found["wall_s"]
+        else:
+            self._save()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Frees the folder."""
+        self._lock.release()
+
+    def stage(self, name: str, work: Callable[[], None]) -> None:
+        """Does the work of a stage unless it is done, and remembers that it is."""
+        if name in self.seconds:
+            console.print(f"== {name}: done before, in {self.seconds[name]:.0f} s")
+            return
+        console.print(f"== {name}")
+        started = time.perf_counter()
+        work()
+        now = time.perf_counter()
+        self.seconds[name] = round(now - started, 1)
+        self.wall_s, self._since = self.wall_s + now - self._since, now
+        self._save()
+        console.print(f"== {name}: {self.seconds[name]:.0f} s")
+
+    def _save(self) -> None:
+        with disk_full_is_a_user_error(f"the quickstart in {self.path.parent}"):
+            write_json(
+                self.path,
+                {"settings": self.settings, "stages": self.seconds, "wall_s": self.wall_s},
+            )

@@ -1,0 +1,225 @@
+"""The whole loop in one command, on the little world: every stage is the real one, only small.
+
+people's dialogues → Parrot-Ask → it talks with an answerer → Parrot-Chat, on all turns and on first
+turns only → an exam of eight turns → a report
+
+A stage that was finished is not done again, and one that was killed goes on where it stopped: the
+trainers from their checkpoints, the collection from its journal.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from parrot_jax.collect.engine import collect
+from parrot_jax.core.config import save_config
+from parrot_jax.core.files import write_json
+from parrot_jax.core.logs import console
+from parrot_jax.data.prepare import prepare
+from parrot_jax.data.tokenizer import load_tokenizer
+from parrot_jax.serve.app import make_app
+from parrot_jax.serve.background import BackgroundServer
+from parrot_jax.serve.jax_speaker import JaxSpeaker
+from parrot_jax.train.config import TrainConfig
+from parrot_jax.train.loop import train
+from parrot_jax.train.run_folder import RunFolder
+from parrot_jax.train.state import load_params
+from parrot_jax.world.answerer import Answerer
+from parrot_jax.world.exam import take_exam
+from parrot_jax.world.facts import make_world
+from parrot_jax.world.files import Sizes, write_world
+from parrot_jax.world.progress import Progress
+from parrot_jax.world.recipes import ASKER, ask_config, chat_config, collect_config
+from parrot_jax.world.report import write_report
+from parrot_jax.world.speaker import answerer_speaker
+from parrot_jax.world.summary import summarise, write_kinds
+
+_SERVED_ROWS = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """How much is done. The default fits into ten minutes on two CPU cores."""
+
+    sizes: Sizes = dataclasses.field(default_factory=Sizes)
+    """Dialogues of the world's files."""
+
+    ask_epochs: float = 4.0
+    """Passes over the people's dialogues."""
+
+    chat_epochs: float = 10.0
+    """Passes over the collected dialogues in all their turns; the model of first turns takes as
+    many steps."""
+
+    mistake_rate: float = 0.01
+    """Share of the collected answers that are wrong."""
+
+
+def quickstart(folder: Path, *, seed: int, scale: Scale | None = None) -> dict[str, Any]:
+    """Runs all stages, or those that are left.
+
+    Args:
+      folder: Where everything goes.
+      seed: Of the world, its people, the weights and the sampling, >= 0.
+      scale: How much is done; None = what fits into ten minutes.
+
+    Returns:
+      What `summary.json` holds.
+
+    Raises:
+      UserError: The folder cannot be written, is in use, or holds another quickstart.
+    """
+    scale = scale or Scale()
+    with Progress(folder, {"seed": seed, "scale": dataclasses.asdict(scale)}) as progress:
+        loop = Loop(folder, seed, scale)
+        progress.stage("world", loop.make_world)
+        progress.stage("ask", loop.train_ask)
+        progress.stage("collect", loop.collect)
+        progress.stage("chat", lambda: loop.train_chat("chat"))
+        progress.stage("chat_first_turn", lambda: loop.train_chat("chat_first_turn", max_turns=1))
+        progress.stage("exam", loop.examine)
+
+        def report() -> None:
+            write_json(folder / "summary.json", loop.summary(progress.seconds, progress.wall_s))
+            write_report(folder)
+
+        progress.stage("report", report)
+        # Once more, with the seconds of the report itself.
+        summary = loop.summary(progress.seconds, progress.wall_s)
+        write_json(folder / "summary.json", summary)
+    return summary
+
+
+class Loop:
+    """The stages of the loop in one folder. Each can be repeated: what is done stays done."""
+
+    def __init__(self, folder: Path, seed: int, scale: Scale) -> None:
+        """Does nothing yet.
+
+        Args:
+          folder: Where everything goes.
+          seed: Of everything that is drawn, >= 0.
+          scale: How much is done.
+        """
+        self.folder, self.seed, self.scale = folder, seed, scale
+        self.world = make_world("easy", seed)
+        self.files = folder / "world"
+        self.ask = ask_config(self.files, folder / "ask", seed=seed, epochs=scale.ask_epochs)
+        # A quickstart in another folder, or one that was killed, need not compile again.
+        cache = Path(self.ask.data.cache_dir) / "compiled"
+        jax.config.update("jax_compilation_cache_dir", str(cache))
+
+    def make_world(self) -> None:
+        """Writes the files of the world."""
+        write_world(self.files, self.world, self.scale.sizes)
+        (place, attribute), value = next(iter(self.world.facts.items()))
+        console.print(
+            f"{len(self.world.facts)} facts, such as: the {attribute} of {place} is {value}; "
+            f"{self.scale.sizes.people:,} dialogues of people"
+        )
+
+    def train_ask(self) -> None:
+        """Trains Parrot-Ask; measures it before it has learned anything, and after."""
+        if not (self.folder / "ask" / "results" / "eval-000000.json").exists():
+            train(dataclasses.replace(self.ask, max_steps=0))
+        self._train(self.ask)
+
+    def collect(self) -> None:
+        """Lets Parrot-Ask talk with the world's answerer."""
+        self.talk(self.ask, self.folder / "collect")
+
+    def talk(self, asker: TrainConfig, out: Path, *, max_turns: int = 10) -> None:
+        """Puts a trained asker and the answerer behind servers, and lets them talk.
+
+        Args:
+          asker: The config of its run.
+          out: Folder of the collection.
+          max_turns: Where a dialogue ends at the latest.
+        """
+        answerer = Answerer(self.world, mistake_rate=self.scale.mistake_rate)
+        with (
+            BackgroundServer(make_app(_speaker(asker))) as asker_server,
+            BackgroundServer(make_app(answerer_speaker(answerer))) as answerer_server,
+        ):
+            config = collect_config(
+                self.files,
+                out,
+                asker_url=asker_server.url,
+                answerer_url=answerer_server.url,
+                seed=self.seed,
+                max_turns=max_turns,
+            )
+            self._say("collect", config)
+            collect(config)
+
+    def train_chat(self, name: str, *, max_turns: int | None = None) -> None:
+        """Trains Parrot-Chat on the collected dialogues.
+
+        Args:
+          name: Folder of the run.
+          max_turns: Turns of each dialogue to train on; None = all. Fewer turns are passed over
+            more often, so that every model takes as many steps.
+        """
+        epochs = self.scale.chat_epochs
+        if max_turns is not None:
+            whole = prepare(self._chat_config(name, epochs, None).data, "train")
+            part = prepare(self._chat_config(name, epochs, max_turns).data, "train")
+            epochs *= len(whole.rows()) / len(part.rows())
+        self._train(self._chat_config(name, epochs, max_turns))
+
+    def examine(self) -> None:
+        """Puts both models before the same questions, the asker's questions beside people's."""
+        write_kinds(self.folder, self.world)
+        for name in ("chat", "chat_first_turn"):
+            self.take_exam(name)
+
+    def take_exam(self, name: str) -> Path:
+        """Lets a trained model answer the exam, if it has not yet; the path of its answers."""
+        out = self.folder / "exam" / f"{name}.jsonl"
+        if not out.exists():
+            take_exam(self.folder / name, self.files / "exam.jsonl", out)
+        return out
+
+    def summary(self, stages: Mapping[str, float], wall_s: float) -> dict[str, Any]:
+        """What `summary.json` holds."""
+        return summarise(self.folder, self.seed, stages, wall_s)
+
+    def _chat_config(self, name: str, epochs: float, max_turns: int | None) -> TrainConfig:
+        dialogues = self.folder / "collect" / "dialogues.jsonl"
+        return chat_config(
+            self.files,
+            dialogues,
+            self.folder / name,
+            seed=self.seed,
+            epochs=epochs,
+            max_turns=max_turns,
+        )
+
+    def _train(self, config: TrainConfig) -> None:
+        self._say("train", config)
+        train(config)
+
+    def _say(self, verb: str, config: Any) -> None:
+        """Leaves the config beside the run, and says which command does what happens now."""
+        path = self.folder / "configs" / f"{Path(config.out).name}.yaml"
+        save_config(config, path)
+        console.print(f"$ parrot {verb} {path}")
+
+
+def _speaker(config: TrainConfig) -> JaxSpeaker:
+    """The trained asker, ready to be served."""
+    folder = RunFolder(config.out)
+    return JaxSpeaker(
+        ASKER,
+        "ask",
+        config.model,
+        load_params(config.out),
+        load_tokenizer(folder.tokenizer),
+        compute_dtype=jnp.dtype(config.compute_dtype),
+        batch_rows=_SERVED_ROWS,
+    )

@@ -1,0 +1,482 @@
+"""The quickstart's page: what was done on the little world, and what came out, for a newcomer.
+
+It tells what `report_files` read; how a page looks is left to the room `report`.
+"""
+
+import itertools
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from parrot_jax.dialogue.types import Dialogue
+from parrot_jax.report.charts import Bars, Hue, Line, column_chart, line_chart, percent, row_chart
+from parrot_jax.report.intervals import share_interval
+from parrot_jax.report.page import (
+    Answer,
+    Link,
+    Listing,
+    Page,
+    Picture,
+    Round,
+    Section,
+    Table,
+    Tile,
+    Transcript,
+    write_page,
+)
+from parrot_jax.world.measures import asked_kinds, questions_of
+from parrot_jax.world.questions import KINDS, Language
+from parrot_jax.world.report_files import (
+    Collected,
+    Count,
+    ExamRow,
+    QuickstartFiles,
+    read_quickstart,
+)
+
+_ALL, _FIRST = "Parrot-Chat, trained on all turns", "Parrot-Chat, trained on first turns only"
+_KIND_NAMES = {"shift": "topic shift", "back": "back-reference", "invalid": "makes no sense"}
+_STOP_REASONS = {
+    "max_turns": "it had as many questions as it may have",
+    "meaningless_answer": "the answerer did not understand a question",
+    "asker_left": "Parrot-Ask had no more to ask",
+    "empty_answer": "the answerer said nothing",
+    "cut_question": "a question was too long",
+    "cut_answer": "an answer was too long",
+    "context_full": "it was longer than a model can read",
+}
+_PARTS = {"question": "a first question", "session": "a short session"}
+_MOST_LOSS_POINTS = 40
+_NUM_EXAM_DIALOGUES = 2
+_NUM_EXAMPLE_DIALOGUES = 100
+
+_LEAD = (
+    "A model learned to ask as people do. It talked with an answerer, and what the two said taught "
+    "a chat model to keep up a conversation. This page shows one such run, on a made-up world in "
+    "which every answer is known."
+)
+_PAPER = Link(
+    "The paper: Parrot: Enhancing Multi-Turn Chat Models by Learning to Ask Questions",
+    "https://arxiv.org/abs/2310.07301",
+)
+_COMMANDS = """\
+# an asker, from your dialogues
+parrot train configs/train/ask_wildchat_cpu.yaml --out runs/ask \\
+    --data.sources.0.path dialogues.jsonl --data.tokenizer tokenizer.model
+parrot serve runs/ask --port 8000
+
+# beside it: let it talk with an answerer of your choice, whose key is in OPENAI_API_KEY
+parrot collect configs/collect/parrot_40k.yaml --out runs/collect \\
+    --asker.model ask --answerer.model gpt-4o-mini \\
+    --beginnings.0.path short_sessions.jsonl --first-questions.0.path ultrachat.jsonl
+
+# a chat model, from what they said
+parrot train configs/train/ask_wildchat_cpu.yaml --out runs/chat --task chat \\
+    --data.mask.loss-roles assistant --data.mask.no-skip-first-turn \\
+    --data.sources.0.path runs/collect/dialogues.jsonl --data.tokenizer tokenizer.model
+"""
+
+
+def write_report(folder: Path) -> Path:
+    """Writes `report.html` from what the stages of a quickstart left in its folder.
+
+    Args:
+      folder: The quickstart's.
+
+    Returns:
+      The path of the page.
+
+    Raises:
+      UserError: A file is missing or is not what a stage writes; the text names it.
+      DiskFullError: There is no room.
+    """
+    files = read_quickstart(folder)
+    page = Page(
+        title="Parrot in a little world",
+        lead=_LEAD,
+        tiles=_tiles(files),
+        sections=[
+            _what_was_done(files),
+            _accuracy(files),
+            _kinds(files),
+            _lengths(files),
+            _learning(files),
+            _examples(files),
+            _your_own(folder),
+        ],
+        footer=f"Seed {files.summary.seed}; {_versions(files)}.",
+        links=[_PAPER],
+    )
+    path = folder / "report.html"
+    write_page(path, page)
+    return path
+
+
+def _tiles(files: QuickstartFiles) -> list[Tile]:
+    ask = files.summary.ask
+    last, last_of_first_turns = (
+        exam.by_turn()[-1].share for exam in (files.exam, files.exam_first_turn)
+    )
+    return [
+        Tile(
+            percent(ask.valid_question_rate, 1),
+            "of Parrot-Ask’s questions make sense",
+            f"{ask.n:,} questions, each in its dialogue",
+        ),
+        Tile(
+            f"{ask.kind_distance:.2f}",
+            "distance from people’s mix of questions",
+            f"between two crowds of people: {ask.kind_distance_floor:.2f}",
+        ),
+        Tile(
+            f"{files.summary.collection.mean_turns:.1f}",
+            "questions in a collected dialogue",
+            f"in one of people’s: {_mean_rounds(files.people):.1f}",
+        ),
+        Tile(
+            percent(last),
+            f"right answers at question {len(files.exam.by_turn())}",
+            f"learned from first turns only: {percent(last_of_first_turns)}",
+        ),
+    ]
+
+
+def _what_was_done(files: QuickstartFiles) -> Section:
+    world, stages = files.world, files.summary.stages
+    stories = {
+        "world": ("People", f"{len(files.people):,} dialogues of people who ask about the world."),
+        "ask": ("Parrot-Ask", "A small model learns to ask their next question."),
+        "collect": (
+            "Collection",
+            f"Parrot-Ask talks with an answerer who knows the world: {len(files.collected):,} "
+            "dialogues.",
+        ),
+        "chat": ("Parrot-Chat", "A second model learns the answers of these dialogues."),
+        "chat_first_turn": (
+            "The comparison",
+            "A third one learns only the first answer of each, in as many steps.",
+        ),
+        "exam": (
+            "Exam",
+            f"Both answer {len(files.exam.rows):,} dialogues that they have never seen.",
+        ),
+    }
+    told = [name for name in stories if name in stages]
+    return Section(
+        heading="What was done",
+        text=[
+            f"The world has {len(world.places)} places, and each has its "
+            f"{', '.join(world.attributes[:-1])} and {world.attributes[-1]}. People ask in full at "
+            "first. Then they lean on what was said, as people do: “And its mayor?”, “What about "
+            f"{world.places[0]}?”. The world knows what each question means where it stands, so "
+            "an answer is right or wrong word for word, and no judge is needed.",
+        ],
+        blocks=[
+            Table(
+                columns=("Stage", "What happens", "Time"),
+                rows=[
+                    *((*stories[name], _duration(stages[name])) for name in told),
+                    ("All", "", _duration(sum(stages[name] for name in told))),
+                ],
+                text_columns=2,
+            )
+        ],
+    )
+
+
+def _accuracy(files: QuickstartFiles) -> Section:
+    exams = (files.exam, files.exam_first_turn)
+    last, other_last = (exam.by_turn()[-1] for exam in exams)
+    alone, leaning = (
+        [percent(exam.where(leaning=lean).share) for exam in exams] for lean in (False, True)
+    )
+    return Section(
+        heading="Right answers, question by question",
+        text=[
+            f"Both chat models answer the same {last.answers:,} dialogues, and each goes on from "
+            "its own answers. At the last question the model trained on all turns is right in "
+            f"{_with_interval(last)}, the one trained on first turns only in "
+            f"{_with_interval(other_last)}. The intervals in brackets "
+            f"{'overlap' if _overlap(last, other_last) else 'do not overlap'}.",
+            "Questions that say all they mean are answered right in "
+            f"{alone[0]} by the first and in {alone[1]} by the second; questions that lean on what "
+            f"was said before in {leaning[0]} and {leaning[1]}. In a first turn there is nothing "
+            "to lean on, so only later ones can teach it.",
+            "The paper’s Figure 5 makes this comparison with LLaMA2-13B. On MT-Bench++, the score "
+            "is 5.90 with one turn trained, 6.14 with three, 6.32 with five and 6.56 with all.",
+        ],
+        blocks=[_accuracy_picture(files.exam.by_turn(), files.exam_first_turn.by_turn())],
+    )
+
+
+def _accuracy_picture(all_turns: Sequence[Count], first_turns: Sequence[Count]) -> Picture:
+    def line(name: str, hue: Hue, counts: Sequence[Count]) -> Line:
+        return Line(
+            name=name,
+            hue=hue,
+            points=[(turn, count.share) for turn, count in enumerate(counts, start=1)],
+            intervals=[share_interval(*count) for count in counts],
+        )
+
+    return Picture(
+        chart=line_chart(
+            [line(_ALL, "accent", all_turns), line(_FIRST, "contrast", first_turns)],
+            label="Share of right answers at each question of the exam, for both chat models",
+            x_label="question of the dialogue",
+            y_label="right answers",
+            y_scale="share",
+        ),
+        caption=f"Each dot is a share of {all_turns[0].answers:,} answers; the bar through it is "
+        "its 95\N{NO-BREAK SPACE}% interval (Wilson), as are the numbers in brackets. It covers "
+        "the luck of which questions are drawn, not that of the training.",
+        numbers=Table(
+            columns=("Question", "All turns", "First turns only"),
+            rows=[
+                (str(turn), *map(_with_interval, pair))
+                for turn, pair in enumerate(zip(all_turns, first_turns, strict=True), start=1)
+            ],
+        ),
+    )
+
+
+def _kinds(files: QuickstartFiles) -> Section:
+    ask = files.summary.ask
+    return Section(
+        heading="Questions like people’s",
+        text=[
+            "Every question of Parrot-Ask was parsed where it stands: "
+            f"{percent(ask.valid_question_rate, 1)} of {ask.n:,} make sense there, and each is of "
+            "one kind. On a scale from 0, the same mix of kinds, to 1, nothing in common, it is "
+            f"{ask.kind_distance:.2f} away from people. Two crowds of people are "
+            f"{ask.kind_distance_floor:.2f} apart by chance alone.",
+            f"Its perplexity on people it has never met is {ask.user_ppl:.1f}: at each token of "
+            "theirs it is as unsure as among so many equally likely ones. Before training it was "
+            f"{ask.user_ppl_untrained:,.0f}.",
+        ],
+        blocks=[_kinds_picture(*files.kinds.shares(), _kind_examples(files))],
+    )
+
+
+def _kinds_picture(
+    asker: Mapping[str, float], people: Mapping[str, float], examples: Mapping[str, str]
+) -> Picture:
+    # In the order of the world's kinds; what is none of them comes behind.
+    kinds = [kind for kind in KINDS if kind in asker or kind in people]
+    kinds += sorted((asker.keys() | people.keys()) - set(KINDS))
+    names = [_KIND_NAMES.get(kind, kind) for kind in kinds]
+    notes = [examples.get(kind, "") for kind in kinds]
+    shares, people_shares = ([found.get(kind, 0.0) for kind in kinds] for found in (asker, people))
+    return Picture(
+        chart=row_chart(
+            list(zip(names, notes, strict=True)),
+            [
+                Bars(name="Parrot-Ask", hue="accent", values=shares),
+                Bars(name="People", hue="plain", values=people_shares),
+            ],
+            label="Share of each kind of question, of Parrot-Ask and of people",
+        ),
+        caption="Share of each kind among the questions after the first, with an example. Which "
+        "kinds make sense depends on how far a dialogue has come, so the questions of people are "
+        "weighted as if they stood where Parrot-Ask’s do.",
+        numbers=Table(
+            columns=("Kind", "Example", "Parrot-Ask", "People"),
+            rows=[
+                (name, note, percent(share, 1), percent(people_share, 1))
+                for name, note, share, people_share in zip(
+                    names, notes, shares, people_shares, strict=True
+                )
+            ],
+            text_columns=2,
+        ),
+    )
+
+
+def _lengths(files: QuickstartFiles) -> Section:
+    stops = sorted(files.summary.collection.stops.items(), key=lambda stop: -stop[1])
+    total = sum(count for _, count in stops)
+    return Section(
+        heading="How long the dialogues are",
+        text=[
+            f"People leave when they like, after {_mean_rounds(files.people):.1f} questions on "
+            "average. Parrot-Ask learns to ask, not to leave, so its dialogues go on until a limit "
+            f"or a bad question ends them: {files.summary.collection.mean_turns:.1f} questions on "
+            "average. That is what it is for, because late turns are what open data lacks. The "
+            "paper’s Figure 3 is this picture for Parrot-40K, which has 8.71 turns a dialogue "
+            "where ShareGPT has 6.67.",
+        ],
+        blocks=[
+            _lengths_picture([dialogue for dialogue, _ in files.collected], files.people),
+            Table(
+                columns=("Why a dialogue ended", "Dialogues", "Share"),
+                rows=[
+                    (_STOP_REASONS.get(reason, reason), f"{count:,}", percent(count / total, 1))
+                    for reason, count in stops
+                ],
+            ),
+        ],
+    )
+
+
+def _lengths_picture(collected: Sequence[Dialogue], people: Sequence[Dialogue]) -> Picture:
+    lengths = range(1, max(dialogue.num_rounds for dialogue in (*collected, *people)) + 1)
+
+    def bars(name: str, hue: Hue, dialogues: Sequence[Dialogue]) -> Bars:
+        counts = Counter(dialogue.num_rounds for dialogue in dialogues)
+        return Bars(name=name, hue=hue, values=[counts[n] / len(dialogues) for n in lengths])
+
+    return Picture(
+        chart=column_chart(
+            [str(length) for length in lengths],
+            [bars("Collected", "accent", collected), bars("People", "plain", people)],
+            label="Distribution of the number of questions in a dialogue, collected and of people",
+            x_label="questions in the dialogue",
+            y_label="dialogues",
+        ),
+        caption=f"Share of the dialogues that have so many questions: {len(collected):,} "
+        f"collected, {len(people):,} of people.",
+    )
+
+
+def _learning(files: QuickstartFiles) -> Section:
+    chart = line_chart(
+        [
+            Line(name="Parrot-Ask", hue="plain", points=files.ask.mean_losses(_MOST_LOSS_POINTS)),
+            Line(name=_ALL, hue="accent", points=files.chat.mean_losses(_MOST_LOSS_POINTS)),
+            Line(
+                name=_FIRST,
+                hue="contrast",
+                points=files.chat_first_turn.mean_losses(_MOST_LOSS_POINTS),
+            ),
+        ],
+        label="Training loss of the three models by step",
+        x_label="step",
+        y_label="loss, in nats a token",
+        y_scale="log",
+    )
+    return Section(
+        heading="Learning",
+        text=[
+            "The loss is a model’s mean surprise at the tokens it is to learn; lower is better. "
+            "The three learn different tokens (questions, all answers, first answers), so the "
+            "curves tell that each of them learned, not which one is best.",
+        ],
+        blocks=[
+            Picture(
+                chart=chart,
+                caption="Log scale. Each line joins means over equal stretches of steps, at most "
+                f"{_MOST_LOSS_POINTS} a run.",
+            )
+        ],
+    )
+
+
+def _examples(files: QuickstartFiles) -> Section:
+    exams = zip(files.exam.rows, files.exam_first_turn.rows, strict=True)
+    shown = itertools.islice(exams, _NUM_EXAM_DIALOGUES)
+    language = Language(files.world)
+    # The first of each part.
+    collected = {about.part: (dialogue, about) for dialogue, about in reversed(files.collected)}
+    return Section(
+        heading="Dialogues to read",
+        text=[
+            "None of them was picked: they are the first of the exam, and the first that was "
+            "collected from a question and from a short session of people. Below each question "
+            "stands its kind, or “given” where it is not Parrot-Ask’s.",
+        ],
+        blocks=[
+            *(_exam_transcript(number, pair) for number, pair in enumerate(shown, start=1)),
+            *(_collected_transcript(*pair, language) for _, pair in sorted(collected.items())),
+        ],
+    )
+
+
+def _exam_transcript(number: int, pair: tuple[ExamRow, ExamRow]) -> Transcript:
+    exam = pair[0]
+    return Transcript(
+        title=f"Exam, dialogue {number}",
+        asker="Question",
+        answerers=("Trained on all turns", "Trained on first turns only"),
+        rounds=[
+            Round(
+                question,
+                _KIND_NAMES.get(kind, kind),
+                [Answer(row.answers[turn], row.right[turn], row.truths[turn]) for row in pair],
+            )
+            for turn, (question, kind) in enumerate(zip(exam.questions, exam.kinds, strict=True))
+        ],
+    )
+
+
+def _collected_transcript(dialogue: Dialogue, about: Collected, language: Language) -> Transcript:
+    questions, answers = (
+        [turn.text for turn in dialogue.turns if turn.role == role]
+        for role in ("user", "assistant")
+    )
+    # A session gives its questions with their answers; a first question gets one that is collected.
+    num_given = len(answers) - about.collected_turns + (about.part == "question")
+    kinds = ["given"] * num_given + _question_kinds(dialogue, language)[num_given:]
+    return Transcript(
+        title=f"Collected from {_PARTS[about.part]}",
+        asker="Parrot-Ask",
+        answerers=("Answerer",),
+        rounds=[
+            Round(question, _KIND_NAMES.get(kind, kind), [Answer(answer)])
+            for question, kind, answer in zip(questions, kinds, answers, strict=True)
+        ],
+    )
+
+
+def _your_own(folder: Path) -> Section:
+    return Section(
+        heading="Do it with your own",
+        text=[
+            "The loop is four commands. Any key of a config can be overridden, and “--help” behind "
+            f"a config shows them all. The configs of this run are in {folder / 'configs'}.",
+        ],
+        blocks=[Listing(_COMMANDS)],
+    )
+
+
+def _versions(files: QuickstartFiles) -> str:
+    """What ran; several versions of one thing where it changed between the runs."""
+    found: dict[str, list[str]] = {}
+    for run in (files.ask, files.chat, files.chat_first_turn):
+        for name, version in run.versions.items():
+            if version and version not in found.setdefault(name, []):
+                found[name].append(version)
+    return ", ".join(f"{name} {' and '.join(versions)}" for name, versions in found.items())
+
+
+def _with_interval(count: Count) -> str:
+    low, high = share_interval(*count)
+    numbers = f"{percent(count.share)} [{100 * low:.0f}, {100 * high:.0f}]"
+    return numbers.replace(" ", "\N{NO-BREAK SPACE}")
+
+
+def _overlap(first: Count, second: Count) -> bool:
+    (low, high), (other_low, other_high) = share_interval(*first), share_interval(*second)
+    return low <= other_high and other_low <= high
+
+
+def _kind_examples(files: QuickstartFiles) -> dict[str, str]:
+    """A short question of each kind that people asked."""
+    language, examples = Language(files.world), {}
+    for dialogue in files.people[:_NUM_EXAMPLE_DIALOGUES]:
+        questions = questions_of(dialogue)
+        for kind, question in zip(_question_kinds(dialogue, language), questions, strict=True):
+            examples[kind] = min(examples.get(kind, question), question, key=len)
+    return examples
+
+
+def _question_kinds(dialogue: Dialogue, language: Language) -> list[str]:
+    by_turn = asked_kinds(language, [(questions_of(dialogue), 0)]).by_turn
+    return [kind for turn in sorted(by_turn) for kind in by_turn[turn]]
+
+
+def _mean_rounds(dialogues: Sequence[Dialogue]) -> float:
+    return sum(dialogue.num_rounds for dialogue in dialogues) / len(dialogues)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"

@@ -1,0 +1,282 @@
+"""What a quickstart's stages left in its folder, as far as its page needs it: read and counted."""
+
+import itertools
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from parrot_jax.core.errors import UserError
+from parrot_jax.core.files import open_input
+from parrot_jax.dialogue.readers import read_json_file
+from parrot_jax.dialogue.types import Dialogue
+from parrot_jax.world.facts import Difficulty, World, make_world
+
+T = TypeVar("T")
+
+# These say all they mean; the others lean on what was said before.
+_SELF_CONTAINED = frozenset({"full", "shift"})
+_MEND = "a stage of the quickstart writes this file; remove the folder and run it again."
+
+
+@dataclass(frozen=True)
+class AskFigures:
+    """How well Parrot-Ask asks."""
+
+    user_ppl_untrained: float
+    user_ppl: float
+    valid_question_rate: float
+    kind_distance: float
+    kind_distance_floor: float
+    n: int
+    """Questions that it asked."""
+
+
+@dataclass(frozen=True)
+class CollectionFigures:
+    """What was collected."""
+
+    mean_turns: float
+    stops: dict[str, int]
+    """Why dialogues ended -> how many did."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """`summary.json`."""
+
+    seed: int
+    stages: dict[str, float]
+    """Stage -> seconds."""
+    ask: AskFigures
+    collection: CollectionFigures
+
+
+@dataclass(frozen=True)
+class Kinds:
+    """`kinds.json`: turn index -> kind -> how many questions."""
+
+    asker: dict[int, dict[str, int]]
+    people: dict[int, dict[str, int]]
+
+    def shares(self) -> tuple[dict[str, float], dict[str, float]]:
+        """The share of each kind, of the asker and of people, over the turns that both have.
+
+        A turn counts for both as much as the asker has questions there: which kinds make sense
+        depends on the turn.
+        """
+        turns = sorted(self.asker.keys() & self.people.keys())
+        weights = {turn: sum(self.asker[turn].values()) for turn in turns}
+
+        def shares(by_turn: dict[int, dict[str, int]]) -> dict[str, float]:
+            found: dict[str, float] = {}
+            for turn, weight in weights.items():
+                for kind, count in by_turn[turn].items():
+                    part = count / sum(by_turn[turn].values()) * weight / sum(weights.values())
+                    found[kind] = found.get(kind, 0.0) + part
+            return found
+
+        return shares(self.asker), shares(self.people)
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What a collected dialogue says of itself under `collection`."""
+
+    part: Literal["question", "session"]
+    """What it began with: a first question, or a short session of questions and answers."""
+    stop: str
+    collected_turns: int
+    """Answers that were collected."""
+
+
+@dataclass(frozen=True)
+class ExamRow:
+    """A dialogue of the exam; every list has one entry a question."""
+
+    kinds: list[str]
+    questions: list[str]
+    truths: list[str]
+    answers: list[str]
+    right: list[bool]
+
+    def __post_init__(self) -> None:
+        if len({len(entries) for entries in vars(self).values()}) > 1:
+            raise ValueError("the lists of a row are not equally long")
+
+
+class Count(NamedTuple):
+    """Answers that are right, of so many."""
+
+    right: int
+    answers: int
+
+    @property
+    def share(self) -> float:
+        """In [0, 1]."""
+        return self.right / self.answers
+
+
+@dataclass(frozen=True)
+class Exam:
+    """All that one model answered; at least one dialogue, and all equally long."""
+
+    rows: Sequence[ExamRow]
+
+    def by_turn(self) -> list[Count]:
+        """The count at each turn."""
+        marks = zip(*(row.right for row in self.rows), strict=True)
+        return [Count(sum(turn), len(turn)) for turn in marks]
+
+    def where(self, *, leaning: bool) -> Count:
+        """The count over the questions that lean on what was said before, or that do not."""
+        marks = [
+            right
+            for row in self.rows
+            for kind, right in zip(row.kinds, row.right, strict=True)
+            if leaning == (kind not in _SELF_CONTAINED)
+        ]
+        return Count(sum(marks), len(marks))
+
+
+@dataclass(frozen=True)
+class StepRow:
+    """A line of `metrics.jsonl`."""
+
+    step: int
+    loss: float
+    live_tokens: int
+
+
+@dataclass(frozen=True)
+class _WorldFile:
+    difficulty: Difficulty
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFiles:
+    """What a run of `parrot train` left."""
+
+    steps: Sequence[StepRow]
+    versions: dict[str, str | None]
+
+    def mean_losses(self, most: int) -> list[tuple[int, float]]:
+        """(last step, mean loss a token) of equal stretches of the run, at most so many."""
+        num_parts = min(len(self.steps), most)
+        bounds = [len(self.steps) * part // num_parts for part in range(num_parts + 1)]
+        means = []
+        for start, stop in itertools.pairwise(bounds):
+            part = self.steps[start:stop]
+            loss = sum(row.loss * row.live_tokens for row in part)
+            means.append((part[-1].step, loss / sum(row.live_tokens for row in part)))
+        return means
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuickstartFiles:
+    """The whole folder. No sequence is empty; both exams have the same questions."""
+
+    summary: Summary
+    world: World
+    people: Sequence[Dialogue]
+    kinds: Kinds
+    collected: Sequence[tuple[Dialogue, Collected]]
+    ask: RunFiles
+    chat: RunFiles
+    chat_first_turn: RunFiles
+    exam: Exam
+    exam_first_turn: Exam
+
+
+def read_quickstart(folder: Path) -> QuickstartFiles:
+    """Reads the folder of a quickstart.
+
+    Raises:
+      UserError: A file is missing or is not what a stage writes; the text names it.
+    """
+    described = _read(folder / "world" / "world.json", TypeAdapter(_WorldFile).validate_python)
+    exam, exam_first_turn = (
+        _read_rows(folder / "exam" / f"{run}.jsonl", TypeAdapter(ExamRow).validate_python)
+        for run in ("chat", "chat_first_turn")
+    )
+    if [row.questions for row in exam] != [row.questions for row in exam_first_turn]:
+        raise UserError(f"the files in {folder / 'exam'} have different questions; {_MEND}")
+    return QuickstartFiles(
+        summary=_read(folder / "summary.json", TypeAdapter(Summary).validate_python),
+        world=make_world(described.difficulty, described.seed),
+        people=_read_dialogues(folder / "world" / "people.jsonl"),
+        kinds=_read(folder / "kinds.json", TypeAdapter(Kinds).validate_python),
+        collected=_read_collected(folder / "collect" / "dialogues.jsonl"),
+        ask=_read_run(folder / "ask"),
+        chat=_read_run(folder / "chat"),
+        chat_first_turn=_read_run(folder / "chat_first_turn"),
+        exam=Exam(exam),
+        exam_first_turn=Exam(exam_first_turn),
+    )
+
+
+def _read_run(folder: Path) -> RunFiles:
+    return RunFiles(
+        steps=_read_rows(folder / "metrics.jsonl", TypeAdapter(StepRow).validate_python),
+        versions=_read(
+            folder / "versions.json", TypeAdapter(dict[str, str | None]).validate_python
+        ),
+    )
+
+
+def _read_dialogues(path: Path) -> list[Dialogue]:
+    dialogues: list[Dialogue] = []
+    for row in read_json_file(path, "messages"):
+        if row.problem:
+            raise UserError(f"{path}:{row.place.line}: {row.problem}; {_MEND}")
+        dialogues += row.dialogues
+    return _not_empty(dialogues, path)
+
+
+def _read_collected(path: Path) -> list[tuple[Dialogue, Collected]]:
+    check = TypeAdapter(Collected).validate_python
+    return [
+        (dialogue, _typed(check, dialogue.metadata.get("collection"), f"{path}: {dialogue.id}"))
+        for dialogue in _read_dialogues(path)
+    ]
+
+
+def _read_rows(path: Path, check: Callable[[Any], T]) -> list[T]:
+    with open_input(path) as file:
+        rows = [
+            _parsed(check, line, f"{path}:{number}") for number, line in enumerate(file, start=1)
+        ]
+    return _not_empty(rows, path)
+
+
+def _read(path: Path, check: Callable[[Any], T]) -> T:
+    with open_input(path) as file:
+        return _parsed(check, file.read(), str(path))
+
+
+def _parsed(check: Callable[[Any], T], text: str, where: str) -> T:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where} is not valid JSON: {error}; {_MEND}") from None
+    return _typed(check, value, where)
+
+
+def _typed(check: Callable[[Any], T], value: Any, where: str) -> T:
+    """A JSON value as a type; keys that the page does not need are left alone."""
+    try:
+        return check(value)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        key = "".join(f"{part}: " for part in problem["loc"])
+        raise UserError(f"{where}: {key}{problem['msg']}; {_MEND}") from None
+
+
+def _not_empty(rows: list[T], path: Path) -> list[T]:
+    if not rows:
+        raise UserError(f"{path} is empty; {_MEND}")
+    return rows

@@ -1,0 +1,19 @@
+"""The little world's answerer behind an OpenAI-compatible server, as a model would be."""
+
+from parrot_jax.core.errors import UserError
+from parrot_jax.serve.speaker import FunctionSpeaker, Messages
+from parrot_jax.world.answerer import Answerer
+
+MODEL = "answerer"
+"""The name under which clients ask for it."""
+
+
+def answerer_speaker(answerer: Answerer) -> FunctionSpeaker:
+    """Serves an answerer: it reads the user's messages of a history and answers the last."""
+
+    def reply(messages: Messages) -> str:
+        if not messages or messages[-1]["role"] != "user":
+            raise UserError("the last message must be the user's: the answerer answers questions.")
+        return answerer.answer([m["content"] for m in messages if m["role"] == "user"])
+
+    return FunctionSpeaker(MODEL, reply)

@@ -1,0 +1,74 @@
+"""Is the quickstart what it promises? Runs it with several seeds and holds it against its bars.
+
+    python scripts/bench/quickstart.py --out runs/bars --seeds 3
+
+Each run is the command of `make quickstart`; a run that is there already is not done again. Exits
+with 1 where a bar is missed.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+BUDGETS_S = {"ask": 120, "chat": 150, "chat_first_turn": 150, "collect": 90, "exam": 60}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", default="runs/bars", help="a folder for each seed")
+    parser.add_argument("--seeds", type=int, default=3)
+    options = parser.parse_args()
+    summaries = []
+    for seed in range(options.seeds):
+        folder = Path(options.out) / f"seed-{seed}"
+        command = ["quickstart", "--out", str(folder), "--seed", str(seed)]
+        print("$ parrot " + " ".join(command), flush=True)
+        subprocess.run([sys.executable, "-m", "parrot_jax.cli", *command], check=True)
+        summaries.append(json.loads((folder / "summary.json").read_text(encoding="utf-8")))
+    rows = [row for summary in summaries for row in bars(summary)] + budgets(summaries)
+    print("| what | seen | bar | |\n|---|---|---|---|")
+    for what, seen, bar, holds in rows:
+        print(f"| {what} | {seen} | {bar} | {'holds' if holds else 'MISSED'} |")
+    sys.exit(0 if all(row[3] for row in rows) else 1)
+
+
+def bars(summary: dict[str, Any]) -> list[tuple[str, str, str, bool]]:
+    """What the figures of one seed must be: (what, seen, bar, whether it holds)."""
+    ask, chat = summary["ask"], summary["chat"]
+    whole, first = chat["accuracy_by_turn"], chat["accuracy_by_turn_first_turn_only"]
+    distance = ask["kind_distance"] - ask["kind_distance_floor"]
+    least_lead = min(a - b for a, b in zip(whole[4:], first[4:], strict=True))
+    rows = [
+        ("valid_question_rate", ask["valid_question_rate"], ">= 0.95", 0.95),
+        ("kind_distance over its floor", -distance, "<= 0.10", -0.10),
+        ("mean_turns", summary["collection"]["mean_turns"], ">= 8", 8.0),
+        ("all turns trained, right at turn 8", whole[7], ">= 0.95", 0.95),
+        ("least lead over first turns only, turns 5-8", least_lead, ">= 0.30", 0.30),
+    ]
+    return [
+        (f"seed {summary['seed']}: {what}", f"{abs(seen):.3f}", bar, seen >= limit)
+        for what, seen, bar, limit in rows
+    ]
+
+
+def budgets(summaries: list[dict[str, Any]]) -> list[tuple[str, str, str, bool]]:
+    """Seconds of the stages and of all, as medians over the seeds."""
+    seconds = {
+        stage: statistics.median(summary["stages"][stage] for summary in summaries)
+        for stage in BUDGETS_S
+    }
+    seconds["all"] = statistics.median(summary["wall_s"] for summary in summaries)
+    limits = {**BUDGETS_S, "all": 600}
+    return [
+        (f"median seconds of {stage}", f"{spent:.0f}", f"<= {limits[stage]}",
+         spent <= limits[stage])
+        for stage, spent in seconds.items()
+    ]  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

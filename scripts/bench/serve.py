@@ -1,0 +1,132 @@
+"""Requests a second of a served run, beside a direct call of `generate` that does the same work.
+
+    python scripts/bench/serve.py RUN [--rows 1 4 8 16 32] [--in-flight 64] [--requests 256]
+
+For each number of rows of a batch: one client alone, many requests in flight, and `generate` on the
+same prompts in batches of that many, with no server between. The stock client and the server share
+this process and its cores. `same` counts the replies that one client alone got with the same bits
+as among many: the promise is that it is all of them.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import statistics
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import openai
+
+from parrot_jax.data.template import render_prompt
+from parrot_jax.data.tokenizer import load_tokenizer
+from parrot_jax.model.generate import generate
+from parrot_jax.serve.app import make_app
+from parrot_jax.serve.background import BackgroundServer
+from parrot_jax.serve.jax_speaker import JaxSpeaker
+from parrot_jax.train.run_folder import RunFolder
+from parrot_jax.train.state import load_params
+
+History = list[tuple[Any, str]]
+
+NUM_ALONE = 16
+
+
+def histories(task: str, count: int) -> list[History]:
+    """Dialogues of one to three rounds, after which a model of this task speaks."""
+    found: list[History] = []
+    for number in range(count):
+        turns: History = []
+        for turn in range(1 + number % 3):
+            turns.append(("user", f"What about question {number}.{turn}?"))
+            turns.append(("assistant", "It has many sides, and each has more."))
+        found.append(turns if task == "ask" else turns[:-1])
+    return found
+
+
+async def ask(url: str, requests: Sequence[dict[str, Any]], in_flight: int) -> list[list[int]]:
+    """The ids of the replies, in order."""
+    room = asyncio.Semaphore(in_flight)
+    async with openai.AsyncOpenAI(base_url=url, api_key="none", timeout=600) as client:
+
+        async def one(request: dict[str, Any]) -> list[int]:
+            async with room:
+                reply = await client.chat.completions.create(**request)
+                return reply.model_dump()["choices"][0]["token_ids"]
+
+        return await asyncio.gather(*map(one, requests))
+
+
+def timed(url: str, requests: Sequence[dict[str, Any]], in_flight: int) -> tuple[float, list[Any]]:
+    """Requests a second, and the ids of the replies."""
+    started = time.perf_counter()
+    replies = asyncio.run(ask(url, requests, in_flight))
+    return len(requests) / (time.perf_counter() - started), replies
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("run", help="a run folder")
+    parser.add_argument("--rows", type=int, nargs="+", default=[1, 4, 8, 16, 32])
+    parser.add_argument("--in-flight", type=int, default=64)
+    parser.add_argument("--requests", type=int, default=256)
+    parser.add_argument("--repeats", type=int, default=3, help="rounds, all in turn; the median")
+    parser.add_argument("--max-tokens", type=int, default=32)
+    options = parser.parse_args()
+    folder = RunFolder(options.run)
+    config = folder.load_config()
+    tokenizer, params = load_tokenizer(folder.tokenizer), load_params(options.run)
+    dtype = jnp.dtype(config.compute_dtype)
+    turns = histories(config.task, options.requests)
+    prompts = [render_prompt("", history, tokenizer) for history in turns]
+    settings = {"max_tokens": options.max_tokens, "temperature": 1.0, "top_p": 0.95}
+    requests = [
+        {
+            "model": "bench",
+            "messages": [{"role": role, "content": text} for role, text in history],
+            "seed": seed,
+            "extra_body": {"return_token_ids": True},
+            **settings,
+        }
+        for seed, history in enumerate(turns)
+    ]
+
+    def direct(rows: int) -> float:
+        started = time.perf_counter()
+        for first in range(0, len(prompts), rows):
+            some = prompts[first : first + rows]
+            generate(
+                config.model, params, some, max_new_tokens=options.max_tokens,
+                stop_ids=(tokenizer.eos_id,), temperature=1.0, top_p=0.95,
+                seeds=range(first, first + len(some)), num_rows=rows, compute_dtype=dtype,
+            )  # fmt: skip
+        return len(prompts) / (time.perf_counter() - started)
+
+    rates: dict[int, list[tuple[float, float, float]]] = {rows: [] for rows in options.rows}
+    same: dict[int, int] = {}
+    with contextlib.ExitStack() as servers:
+        urls = {}
+        for rows in options.rows:
+            speaker = JaxSpeaker(
+                "bench", config.task, config.model, params, tokenizer,
+                compute_dtype=dtype, batch_rows=rows,
+            )  # fmt: skip
+            urls[rows] = servers.enter_context(BackgroundServer(make_app(speaker))).url
+            timed(urls[rows], requests[:NUM_ALONE], NUM_ALONE)  # compiles
+            direct(rows)
+        for _ in range(options.repeats):
+            for rows, url in urls.items():
+                alone, replies = timed(url, requests[:NUM_ALONE], 1)
+                many, among_many = timed(url, requests, options.in_flight)
+                rates[rows].append((alone, many, direct(rows)))
+                same[rows] = sum(map(list.__eq__, replies, among_many))
+    print(f"{config.model.num_parameters():,} parameters, {config.compute_dtype}; requests/s")
+    print(f"rows   alone  {options.in_flight:3} in flight   direct   same of {NUM_ALONE}")
+    for rows, seen in rates.items():
+        alone, many, straight = (statistics.median(rate) for rate in zip(*seen, strict=True))
+        print(f"{rows:4} {alone:7.1f} {many:14.1f} {straight:8.1f} {same[rows]:12}")
+
+
+if __name__ == "__main__":
+    main()

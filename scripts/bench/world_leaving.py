@@ -1,0 +1,63 @@
+"""Does an asker that was trained to leave (`train_end`) leave as people leave?
+
+For each seed: Parrot-Ask of the little world, trained with one live empty turn after each last
+answer, talks with the answerer until it leaves. Its dialogues that began with a first question are
+held against people's.
+
+    python scripts/bench/world_leaving.py --out runs/world_leaving --seeds 3
+"""
+
+import argparse
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from parrot_jax.train.loop import train
+from parrot_jax.world.quickstart import Loop, Scale
+from parrot_jax.world.recipes import ask_config
+
+MAX_TURNS = 20
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", default="runs/world_leaving", help="a folder for each seed")
+    parser.add_argument("--seeds", type=int, default=3)
+    options = parser.parse_args()
+    print("| seed | people | Parrot-Ask | stops |\n|---|---|---|---|")
+    for seed in range(options.seeds):
+        folder = Path(options.out) / f"seed-{seed}"
+        loop = Loop(folder, seed, Scale())
+        if not (loop.files / "world.json").exists():
+            loop.make_world()
+        asker = ask_config(
+            loop.files, folder / "ask", seed=seed, epochs=loop.scale.ask_epochs, train_end=True
+        )
+        train(asker)
+        loop.talk(asker, folder / "collect", max_turns=MAX_TURNS)
+        people = [len(row["messages"]) // 2 for row in _rows(loop.files / "people.jsonl")]
+        rows = [
+            row for row in _rows(folder / "collect" / "dialogues.jsonl")
+            if row["collection"]["part"] == "question"
+        ]  # fmt: skip
+        asked = [len(row["messages"]) // 2 for row in rows]
+        stops = Counter(row["collection"]["stop"] for row in rows)
+        print(f"| {seed} | {_mean(people)} | {_mean(asked)} | {dict(stops.most_common())} |")
+
+
+def _rows(path: Path) -> list[dict]:
+    with open(path, encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+def _mean(turns: Sequence[int]) -> str:
+    """Mean and its 95 % interval by the normal law."""
+    error = 1.96 * np.std(turns) / np.sqrt(len(turns))
+    return f"{np.mean(turns):.2f} ± {error:.2f} (n = {len(turns)})"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""Figure 5 on the little world: what training on 1, 3, 5 and all turns is worth at each turn.
+
+For each seed: the quickstart (its collection serves all models, its two models are two of the
+four), then Parrot-Chat on three and on five turns. All models take as many steps, and answer the
+same exam of dialogues of eight turns.
+
+    python scripts/bench/world_turns.py --out runs/world_turns --seeds 3
+
+Whatever is done already is not done again.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+
+from parrot_jax.report.charts import wilson_interval
+from parrot_jax.world.quickstart import Loop, Scale, quickstart
+
+RUNS = {"1": "chat_first_turn", "3": "chat_3_turns", "5": "chat_5_turns", "all": "chat"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", default="runs/world_turns", help="a folder for each seed")
+    parser.add_argument("--seeds", type=int, default=3)
+    options = parser.parse_args()
+    right: dict[str, list[list[bool]]] = {turns: [] for turns in RUNS}
+    for seed in range(options.seeds):
+        folder = Path(options.out) / f"seed-{seed}"
+        quickstart(folder, seed=seed)
+        loop = Loop(folder, seed, Scale())
+        for turns, name in RUNS.items():
+            if turns in ("3", "5"):
+                loop.train_chat(name, max_turns=int(turns))
+            with open(loop.take_exam(name), encoding="utf-8") as file:
+                right[turns] += [json.loads(line)["right"] for line in file]
+    print(as_markdown(right))
+
+
+def as_markdown(right: dict[str, list[list[bool]]]) -> str:
+    """Accuracy at each turn over all seeds, with 95 % Wilson intervals."""
+    lines = [
+        "| trained on | " + " | ".join(f"turn {turn}" for turn in range(1, 9)) + " |",
+        "|---" * 9 + "|",
+    ]
+    for turns, rows in right.items():
+        cells = []
+        for marks in np.array(rows).T:
+            low, high = wilson_interval(int(marks.sum()), len(marks))
+            cells.append(f"{marks.mean():.3f} [{low:.3f}, {high:.3f}]")
+        lines.append(f"| {turns} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""A small collection against a scripted server: its beginnings, its config, its run."""
+
+import asyncio
+import json
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from parrot_jax.collect.config import CollectConfig
+from parrot_jax.core.config import config_from_dict
+
+MakeConfig = Callable[..., CollectConfig]
+
+
+def beginnings(count: int) -> list[dict[str, Any]]:
+    """Dialogues of which every other one is a first question, and every other a short session."""
+    rows = []
+    for number in range(count):
+        messages = [{"role": "user", "content": f"What is {number}?"}]
+        if number % 2:
+            messages.append({"role": "assistant", "content": f"{number} is a number."})
+        rows.append({"id": f"d{number}", "source": "test", "messages": messages})
+    return rows
+
+
+@pytest.fixture
+def make_config(tmp_path: Path) -> MakeConfig:
+    """Makes the config of a collection of a few short dialogues."""
+
+    def make(url: str, *, rows: int | list[dict[str, Any]] = 4, **changes: Any) -> CollectConfig:
+        path = tmp_path / "beginnings.jsonl"
+        if not path.exists():
+            rows = beginnings(rows) if isinstance(rows, int) else rows
+            path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        values: dict[str, Any] = {
+            "out": str(tmp_path / "out"),
+            "asker": {"base_url": url, "model": "asker"},
+            "answerer": {"base_url": url, "model": "answerer"},
+            "beginnings": [{"kind": "messages", "path": str(path)}],
+            "max_turns": 3,
+            "retries": {"max_attempts": 3, "first_delay_s": 0.001},
+        }
+        for speaker in ("asker", "answerer"):
+            values[speaker] |= changes.pop(speaker, {})
+        return config_from_dict(CollectConfig, values | changes, where="test")
+
+    return make
+
+
+def _run_cancelled(coroutine: Coroutine[Any, Any, Any], cancel_when: Callable[[], bool]) -> None:
+    async def both() -> None:
+        task = asyncio.ensure_future(coroutine)
+        while not cancel_when():
+            assert not task.done(), "it ended before"
+            await asyncio.sleep(0.001)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(both())
+
+
+@pytest.fixture
+def run_cancelled() -> Callable[..., None]:
+    """Runs a coroutine until a condition holds, then cancels it as Ctrl-C does."""
+    return _run_cancelled

@@ -1,0 +1,442 @@
+"""Whole collections over real HTTP: what is asked, what is written, how each of them ends."""
+
+import asyncio
+import json
+import sqlite3
+import threading
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from parrot_jax.api.scripted_server import Scripted, ScriptedServer, converse
+from parrot_jax.collect.config import CollectConfig
+from parrot_jax.collect.engine import collect, collect_async, request_seed
+from parrot_jax.collect.export import export
+from parrot_jax.collect.folder import Collection
+from parrot_jax.core.errors import RunError, UserError
+
+MakeConfig = Callable[..., CollectConfig]
+
+
+def exported(config: CollectConfig) -> list[dict[str, Any]]:
+    text = (Path(config.out) / "dialogues.jsonl").read_text()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def files(config: CollectConfig) -> list[bytes]:
+    return [(Path(config.out) / name).read_bytes() for name in ("dialogues.jsonl", "summary.json")]
+
+
+def is_question(body: dict[str, Any]) -> bool:
+    """Whether the request asks for a question."""
+    return body["messages"][-1]["role"] == "assistant"
+
+
+def rows(config: CollectConfig, query: str) -> list[Any]:
+    with sqlite3.connect(Path(config.out) / "journal.sqlite") as db:
+        return db.execute(query).fetchall()
+
+
+def test_asker_and_answerer_speak_in_turn(make_config: MakeConfig) -> None:
+    def script(body: dict[str, Any]) -> Scripted:
+        number = len(body["messages"])
+        # As models do: white space around the text, which would pile up turn by turn.
+        return Scripted(text=f" {'question' if is_question(body) else 'answer'} {number}\n")
+
+    with ScriptedServer(script) as server:
+        config = make_config(
+            server.url, rows=2, max_turns=2, asker={"temperature": 0.5}, answerer={"max_tokens": 9}
+        )
+        summary = collect(config)
+    first, second = exported(config)
+    assert first == {
+        "id": "d0",
+        "source": "test",
+        "messages": [
+            {"role": "user", "content": "What is 0?"},
+            {"role": "assistant", "content": "answer 1"},
+            {"role": "user", "content": "question 2"},
+            {"role": "assistant", "content": "answer 3"},
+        ],
+        "collection": {
+            "number": 0, "stop": "max_turns", "part": "question", "collected_turns": 2
+        },
+    }  # fmt: skip
+    assert [message["content"] for message in second["messages"]] == [
+        "What is 1?", "1 is a number.", "question 2", "answer 3"
+    ]  # fmt: skip
+    assert second["collection"] == {
+        "number": 1, "stop": "max_turns", "part": "session", "collected_turns": 1
+    }  # fmt: skip
+    assert (summary.dialogues, summary.exported, summary.mean_turns) == (2, 2, 2.0)
+    # The requests of the second dialogue, as the server got them.
+    question, answer = [
+        body for body in server.bodies if body["messages"][0]["content"] == "What is 1?"
+    ]
+    assert question == {
+        "model": "asker",
+        "messages": second["messages"][:2],
+        "temperature": 0.5,
+        "seed": request_seed(0, 1, 2, "asker"),
+    }
+    assert answer == {
+        "model": "answerer",
+        "messages": second["messages"][:3],
+        "max_tokens": 9,
+        "seed": request_seed(0, 1, 3, "answerer"),
+    }
+
+
+def test_nothing_is_sent_or_used_before_it_is_journaled(make_config: MakeConfig) -> None:
+    unjournaled, unanswered = [], []
+
+    def script(body: dict[str, Any]) -> Scripted:
+        sent = [json.loads(text) for (text,) in rows(config, "SELECT body FROM requests")]
+        unjournaled.extend([] if body in sent else [body])
+        replies = {text for (text,) in rows(config, "SELECT text FROM replies")}
+        # The first two messages may be of the beginning, all later ones are replies.
+        used = {message["content"] for message in body["messages"][2:]}
+        unanswered.extend(used - replies)
+        return converse(body)
+
+    with ScriptedServer(script) as server:
+        config = make_config(server.url, rows=6)
+        collect(config)
+    # Three turns: five requests after a first question, four after a session of one turn.
+    assert len(server.bodies) == 3 * 5 + 3 * 4
+    assert unjournaled == []
+    assert unanswered == []
+
+
+def test_each_dialogue_ends_with_the_reason_of_its_last_reply(make_config: MakeConfig) -> None:
+    ends: dict[str, Scripted] = {
+        "leaves": Scripted(text=""),
+        "never stops asking": Scripted(text="And the", finish_reason="length"),
+        "asks too much": Scripted(text="", finish_reason="content_filter"),
+        "knows nothing": Scripted(text="I do not understand."),
+        "is silent": Scripted(text=" \n"),
+        "talks too long": Scripted(text="It is a lo", finish_reason="length"),
+        "is careful": Scripted(text="", finish_reason="content_filter"),
+        "has read enough": Scripted(status=400, text="", code="context_length_exceeded"),
+    }
+    askers = ("leaves", "never stops asking", "asks too much")
+
+    def script(body: dict[str, Any]) -> Scripted:
+        kind = body["messages"][0]["content"]
+        is_last = len(body["messages"]) >= 2 and is_question(body) == (kind in askers)
+        return ends[kind] if kind in ends and is_last else Scripted(text="Yes.")
+
+    beginnings = [
+        {"id": kind, "messages": [{"role": "user", "content": kind}]} for kind in [*ends, "is kind"]
+    ]
+    with ScriptedServer(script) as server:
+        config = make_config(server.url, rows=beginnings, stop_answers=["^I do not understand"])
+        summary = collect(config)
+    found = {row["id"]: row["collection"]["stop"] for row in exported(config)}
+    assert found == {
+        "leaves": "asker_left",
+        "never stops asking": "cut_question",
+        "asks too much": "filtered_question",
+        "knows nothing": "meaningless_answer",
+        "is silent": "empty_answer",
+        "talks too long": "cut_answer",
+        "is careful": "filtered_answer",
+        "has read enough": "context_full",
+        "is kind": "max_turns",
+    }
+    # All but the last one kept their first turn, and nothing of what ended them.
+    for row in exported(config)[:-1]:
+        assert [m["content"] for m in row["messages"]] == [row["id"], "Yes."]
+    assert summary.stops == dict.fromkeys(sorted(found.values()), 1)
+
+
+def test_a_dialogue_without_a_collected_turn_is_counted_and_not_exported(
+    make_config: MakeConfig,
+) -> None:
+    def script(body: dict[str, Any]) -> Scripted:
+        text = body["messages"][0]["content"]
+        return Scripted(text="" if text in ("What is 0?", "What is 1?") else "Yes.")
+
+    with ScriptedServer(script) as server:
+        config = make_config(server.url)
+        summary = collect(config)
+    assert [row["id"] for row in exported(config)] == ["d2", "d3"]
+    assert (summary.exported, summary.empty, summary.unfinished) == (2, 2, 0)
+    assert summary.stops == {"max_turns": 2, "asker_left": 1, "empty_answer": 1}
+
+
+def test_a_collection_without_any_turn_is_an_error_that_says_how_all_ended(
+    make_config: MakeConfig,
+) -> None:
+    full = Scripted(status=400, text="maximum context length is 8", code="context_length_exceeded")
+    with ScriptedServer(lambda _: full) as server:
+        config = make_config(server.url)
+        with pytest.raises(RunError, match="none of the 4 dialogues got a turn.*context_full 4"):
+            collect(config)
+
+
+def test_faults_that_pass_leave_no_trace_in_the_dialogues(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    failed: Counter[str] = Counter()
+
+    def script(body: dict[str, Any]) -> Scripted:
+        """Fails each request twice, each time in another way."""
+        key = json.dumps(body)
+        failed[key] += 1
+        faults = [
+            Scripted(status=429, text="slow down", headers={"retry-after": "0.01"}),
+            Scripted(status=500, text="boom"),
+            Scripted(hangs_up=True),
+            Scripted(body="<html>"),
+        ]
+        if failed[key] <= 2:
+            return faults[(sum(key.encode()) + failed[key]) % len(faults)]
+        return converse(body)
+
+    with ScriptedServer() as server:
+        calm = make_config(server.url, out=str(tmp_path / "calm"))
+        collect(calm)
+    with ScriptedServer(script) as server:
+        config = make_config(server.url)
+        summary = collect(config)
+    assert exported(config) == exported(calm)
+    num_turns = 2 * 5 + 2 * 4
+    assert (summary.requests, summary.failed_attempts) == (3 * num_turns, 2 * num_turns)
+    assert summary.repeated == 0
+    statuses = {status for (status,) in rows(config, "SELECT DISTINCT status FROM replies")}
+    assert statuses == {None, 200, 429, 500}
+
+
+def test_one_dialogue_that_fails_does_not_stop_the_others(make_config: MakeConfig) -> None:
+    def script(body: dict[str, Any]) -> Scripted:
+        if body["messages"][0]["content"] == "What is 2?" and broken:
+            return Scripted(status=422, text="this one I cannot")
+        return converse(body)
+
+    broken = True
+    with ScriptedServer(script) as server:
+        config = make_config(server.url, concurrency=1)
+        expected = (
+            f"the answerer at {server.url} failed in 1 of 4 dialogues, the last time with: "
+            "HTTP 422: this one I cannot. Unfinished dialogues: 1; see to the endpoint and run the "
+            "same command again to continue."
+        )
+        with pytest.raises(RunError) as error:
+            collect(config)
+        assert str(error.value) == expected
+        assert [row["id"] for row in exported(config)] == ["d0", "d1", "d3"]
+        broken = False
+        assert collect(config).exported == 4
+    assert [row["id"] for row in exported(config)] == ["d0", "d1", "d2", "d3"]
+
+
+def test_an_endpoint_that_fails_three_in_a_row_stops_the_run_and_it_goes_on_later(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    with ScriptedServer() as server:
+        whole = make_config(server.url, rows=20, out=str(tmp_path / "whole"))
+        collect(whole)
+
+    def dying(body: dict[str, Any]) -> Scripted:
+        if len(server.bodies) > 30 and not is_question(body):
+            return Scripted(status=401, text="key\x1b[2J revoked")
+        return converse(body)
+
+    with ScriptedServer(dying) as server:
+        config = make_config(server.url, concurrency=4)
+        with pytest.raises(RunError, match=r"3 of 20 .* HTTP 401: key␛\[2J revoked"):
+            collect(config)
+        # Three that were enough, and at most three that were in flight beside the last of them.
+        assert 3 <= rows(config, "SELECT sum(outcome = 'failed') FROM replies")[0][0] <= 6
+    with ScriptedServer() as server:
+        # The same models at another address, fewer at once: still the same collection.
+        config = make_config(server.url, concurrency=2)
+        summary = collect(config)
+    assert exported(config) == exported(whole)
+    assert summary.requests == len(rows(config, "SELECT 1 FROM replies"))
+
+
+def test_an_interrupted_collection_keeps_what_is_in_flight_and_goes_on(
+    make_config: MakeConfig, tmp_path: Path, run_cancelled: Callable[..., None]
+) -> None:
+    with ScriptedServer(delay_s=0.05) as server:
+        whole = make_config(server.url, rows=20, out=str(tmp_path / "whole"))
+        collect(whole)
+        before = len(server.bodies)
+        config = make_config(server.url, concurrency=8)
+        run_cancelled(collect_async(config), lambda: len(server.bodies) >= before + 40)
+        sent, received = rows(config, "SELECT count(*), count(request) FROM requests "
+                                      "LEFT JOIN replies ON request = id")[0]  # fmt: skip
+        assert 40 <= sent == received < 20 * 6
+        summary = collect(config)
+    assert exported(config) == exported(whole)
+    assert (summary.repeated, summary.requests) == (0, len(rows(config, "SELECT 1 FROM replies")))
+
+
+def test_replies_that_take_too_long_to_wait_for_are_asked_for_again(
+    make_config: MakeConfig,
+    tmp_path: Path,
+    run_cancelled: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("parrot_jax.collect.engine.GRACE_S", 0.01)
+    with ScriptedServer(delay_s=0.3) as server:
+        config = make_config(server.url, rows=5)
+        run_cancelled(collect_async(config), lambda: len(server.bodies) >= 5)
+    with ScriptedServer() as server:
+        config = make_config(server.url)
+        summary = collect(config)
+    assert (summary.repeated, summary.unfinished) == (5, 0)
+    assert rows(config, "SELECT count(*) FROM requests WHERE start = 1") == [(5,)]
+
+
+def test_a_finished_collection_sends_nothing_and_writes_the_same_bytes(
+    make_config: MakeConfig,
+) -> None:
+    with ScriptedServer() as server:
+        config = make_config(server.url)
+        collect(config)
+        before, num_bodies = files(config), len(server.bodies)
+        collect(config)
+        export(Collection(config.out))
+    assert files(config) == before
+    assert len(server.bodies) == num_bodies
+    assert rows(config, "SELECT count(*) FROM starts") == [(2,)]
+
+
+def test_equal_seeds_give_equal_dialogues_and_others_do_not(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    with ScriptedServer() as server:
+        configs = [
+            make_config(server.url, out=str(tmp_path / name), seed=seed, concurrency=concurrency)
+            for name, seed, concurrency in (("a", 1, 1), ("b", 1, 9), ("c", 2, 9))
+        ]
+        for config in configs:
+            collect(config)
+    a, b, c = map(exported, configs)
+    assert a == b
+    assert a != c
+
+
+def test_the_journal_and_not_the_source_files_decides_how_a_collection_goes_on(
+    make_config: MakeConfig,
+) -> None:
+    with ScriptedServer() as server:
+        config = make_config(server.url)
+        collect(config)
+        before = files(config)
+        Path(config.beginnings[0].path).unlink()
+        collect(config)
+    assert files(config) == before
+
+
+def test_more_turns_go_on_without_paying_twice(make_config: MakeConfig, tmp_path: Path) -> None:
+    with ScriptedServer() as server:
+        direct = make_config(server.url, max_turns=4, out=str(tmp_path / "direct"))
+        collect(direct)
+        num_direct = len(server.bodies)
+        for max_turns in (2, 4):
+            config = make_config(server.url, max_turns=max_turns)
+            collect(config)
+        assert exported(config) == exported(direct)
+        assert len(server.bodies) == 2 * num_direct
+        # Fewer turns are a matter of the export.
+        assert collect(make_config(server.url, max_turns=1)).mean_turns == 1.0
+        assert len(server.bodies) == 2 * num_direct
+
+
+def test_another_config_is_refused_with_what_is_different(make_config: MakeConfig) -> None:
+    with ScriptedServer() as server:
+        config = make_config(server.url)
+        collect(config)
+        before = files(config)
+        other = make_config(server.url, seed=1, answerer={"temperature": 0.5})
+        with pytest.raises(UserError, match="holds a collection with another config") as error:
+            collect(other)
+    assert "(answerer.temperature: None -> 0.5; seed: 0 -> 1)" in str(error.value)
+    assert "http" not in str(error.value)
+    assert files(config) == before
+
+
+def test_first_questions_are_taken_from_whole_dialogues(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    path = tmp_path / "ultrachat.jsonl"
+    path.write_text('{"id": "u", "data": ["Who?", "I.", "Really?", "Yes."]}\n')
+    with ScriptedServer() as server:
+        config = make_config(
+            server.url,
+            rows=1,
+            max_turns=1,
+            first_questions=[{"kind": "ultrachat", "path": str(path)}],
+        )
+        collect(config)
+    _, row = exported(config)
+    assert row["id"] == "u"
+    assert row["messages"][0]["content"] == "Who?"
+    assert row["messages"][1]["content"].startswith("answer 1")
+    assert row["collection"]["part"] == "question"
+
+
+def test_broken_rows_are_reported_and_an_empty_source_begins_nothing(
+    make_config: MakeConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with ScriptedServer() as server:
+        config = make_config(server.url, rows=[{"messages": "no list"}])
+        with pytest.raises(UserError, match="no usable dialogue in 1 rows"):
+            collect(config)
+        good = {"messages": [{"role": "user", "content": "Hi"}]}
+        lines = [json.dumps(good), "not json"]
+        Path(config.beginnings[0].path).write_text("\n".join(lines))
+        capsys.readouterr()
+        assert collect(config).dialogues == 1
+    assert "read 2 rows: 1 dialogues, 1 broken" in capsys.readouterr().out
+
+
+def test_it_runs_in_a_thread_of_its_own(make_config: MakeConfig) -> None:
+    with ScriptedServer() as server:
+        config = make_config(server.url)
+        thread = threading.Thread(target=collect, args=[config])
+        thread.start()
+        thread.join()
+    assert len(exported(config)) == 4
+
+
+def test_as_many_dialogues_as_allowed_go_on_at_once(make_config: MakeConfig) -> None:
+    with ScriptedServer(delay_s=0.02) as server:
+        collect(make_config(server.url, rows=12, concurrency=5))
+    assert server.most_in_flight == 5
+
+
+def test_a_damaged_journal_is_no_ground_to_go_on_from(make_config: MakeConfig) -> None:
+    with ScriptedServer() as server:
+        config = make_config(server.url, rows=1)
+        collect(config)
+        with sqlite3.connect(Path(config.out) / "journal.sqlite") as db:
+            db.execute("UPDATE requests SET turn = 9 WHERE turn = 2")
+        with pytest.raises(RunError, match=r"turns of dialogue 0 are \[1, 3, 4, 5, 9\]"):
+            collect(config)
+
+
+def test_a_journal_can_be_watched_from_outside(make_config: MakeConfig) -> None:
+    seen: list[int] = []
+
+    def script(body: dict[str, Any]) -> Scripted:
+        seen.append(sum(len(dialogue.replies) for dialogue in Collection(config.out)))
+        return converse(body)
+
+    with ScriptedServer(script) as server:
+        config = make_config(server.url, rows=2, concurrency=1)
+        collect(config)
+    assert seen == list(range(5 + 4))
+
+
+def test_collections_in_a_running_loop_are_awaited(make_config: MakeConfig) -> None:
+    with ScriptedServer() as server:
+        summary = asyncio.run(collect_async(make_config(server.url)))
+    assert summary.exported == 4

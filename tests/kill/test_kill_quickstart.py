@@ -1,0 +1,82 @@
+"""The quickstart is killed in each of its stages, and ends with the summary of one that was not."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+SEED = 20240523
+STAGES = ("world", "ask", "collect", "chat", "chat_first_turn", "exam", "report")
+
+# A minute instead of ten; nothing else is different.
+SMALL = """
+import sys
+from pathlib import Path
+from parrot_jax.world.files import Sizes
+from parrot_jax.world.quickstart import Scale, quickstart
+sizes = Sizes(people=300, held_out=10, beginnings=40, exam=10)
+quickstart(Path(sys.argv[-1]), seed=0, scale=Scale(sizes=sizes, ask_epochs=3, chat_epochs=20))
+"""
+COMMANDS = {
+    "small": [sys.executable, "-c", SMALL],
+    "full": [sys.executable, "-m", "parrot_jax.cli", "quickstart", "--out"],
+}
+
+
+def start(size: str, folder: Path) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [*COMMANDS[size], str(folder)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        cwd=folder.parent,
+    )
+
+
+def finish(size: str, folder: Path) -> None:
+    process = start(size, folder)
+    output, _ = process.communicate()
+    assert process.returncode == 0, output.decode()
+
+
+def wait_for(process: subprocess.Popen[bytes], line: str) -> None:
+    assert process.stdout is not None
+    seen = []
+    for found in process.stdout:
+        seen.append(found.decode())
+        if seen[-1].strip() == line:
+            return
+    pytest.fail(f"the line {line!r} did not come:\n{''.join(seen)}")
+
+
+def summary_without_times(folder: Path) -> dict[str, Any]:
+    summary = json.loads((folder / "summary.json").read_text())
+    del summary["wall_s"], summary["stages"]
+    return summary
+
+
+@pytest.mark.parametrize("size", ["small", pytest.param("full", marks=pytest.mark.nightly)])
+def test_killed_in_each_stage_it_ends_with_the_same_summary(tmp_path: Path, size: str) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    finish(size, whole)
+    dice = random.Random(SEED)
+    lengths = json.loads((whole / "summary.json").read_text())["stages"]
+    for stage in STAGES:
+        process = start(size, killed)
+        wait_for(process, f"== {stage}")
+        time.sleep(dice.random() * lengths[stage] * 0.8)
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL, f"{stage} had ended before its kill"
+    finish(size, killed)
+    assert summary_without_times(killed) == summary_without_times(whole)
+    for name in ("collect/dialogues.jsonl", "exam/chat.jsonl", "exam/chat_first_turn.jsonl"):
+        assert (killed / name).read_bytes() == (whole / name).read_bytes()

@@ -1,0 +1,68 @@
+"""A real trained asker behind a real server, and bare HTTP for what no good client would send."""
+
+import http.client
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import jax.numpy as jnp
+import openai
+import pytest
+
+from parrot_jax.data.tokenizer import Tokenizer, load_tokenizer
+from parrot_jax.serve.app import make_app
+from parrot_jax.serve.background import BackgroundServer
+from parrot_jax.serve.jax_speaker import JaxSpeaker
+from parrot_jax.train.run_folder import RunFolder
+from parrot_jax.train.state import load_params
+
+Send = Callable[..., tuple[int, Any]]
+
+
+@pytest.fixture(scope="session")
+def tokenizer(trained_run: Path) -> Tokenizer:
+    """The tokenizer of the asker."""
+    return load_tokenizer(RunFolder(trained_run).tokenizer)
+
+
+@pytest.fixture(scope="session")
+def asker(trained_run: Path, tokenizer: Tokenizer) -> Iterator[str]:
+    """The URL of a served asker with 256 positions, in batches of 16 rows."""
+    config = RunFolder(trained_run).load_config()
+    speaker = JaxSpeaker(
+        "asker",
+        config.task,
+        config.model,
+        load_params(trained_run),
+        tokenizer,
+        compute_dtype=jnp.dtype(config.compute_dtype),
+        batch_rows=16,
+    )
+    with BackgroundServer(make_app(speaker)) as server:
+        yield server.url
+
+
+@pytest.fixture
+def client(asker: str) -> Iterator[openai.OpenAI]:
+    """The stock client, talking to the asker; an error is not tried again."""
+    with openai.OpenAI(base_url=asker, api_key="none", max_retries=0) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def send() -> Send:
+    """Sends bytes or JSON, returns status and JSON."""
+
+    def send(url: str, body: Any = None, method: str = "POST") -> tuple[int, Any]:
+        parts = urlsplit(url)
+        connection = http.client.HTTPConnection(parts.netloc, timeout=60)
+        data = body if isinstance(body, bytes) else json.dumps(body)
+        connection.request(method, parts.path, None if method == "GET" else data)
+        response = connection.getresponse()
+        text = response.read()
+        connection.close()
+        return response.status, json.loads(text) if text else None
+
+    return send

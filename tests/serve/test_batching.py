@@ -1,0 +1,144 @@
+"""Who shares a batch with whom, and what becomes of those who leave."""
+
+import asyncio
+import threading
+from collections.abc import Coroutine, Sequence
+from typing import Any
+
+import pytest
+
+from parrot_jax.serve.batching import Batcher
+from parrot_jax.serve.speaker import RequestError
+
+
+class Device:
+    """Doubles numbers, a batch at a time, when it is let; keeps what it was given."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+        self.free = threading.Event()
+
+    def run(self, work: Sequence[int]) -> list[int]:
+        self.batches.append(list(work))
+        assert self.free.wait(timeout=10)
+        if 13 in work:
+            raise ValueError("thirteen")
+        return [2 * number for number in work]
+
+
+def with_batcher(play: Any, *, max_items: int = 3, max_waiting: int = 100) -> Device:
+    """Plays a scene with a batcher whose device is at work on the item 0 already."""
+    device = Device()
+
+    async def scene() -> None:
+        batcher = Batcher(device.run, max_items=max_items, max_waiting=max_waiting)
+        batcher.start()
+        first = asyncio.create_task(batcher.submit("first", 0))
+        while not device.batches:
+            await asyncio.sleep(0.001)
+        try:
+            await play(batcher, device)
+            assert await first == 0
+        finally:
+            device.free.set()
+            batcher.stop()
+
+    asyncio.run(scene())
+    return device
+
+
+async def started(*works: Coroutine[Any, Any, int]) -> list[asyncio.Task[int]]:
+    """Tasks that all wait in the queue, in this order."""
+    tasks = [asyncio.create_task(work) for work in works]
+    await asyncio.sleep(0)
+    return tasks
+
+
+def test_the_oldest_item_decides_and_others_of_its_kind_join() -> None:
+    async def play(batcher: Batcher[int, int], device: Device) -> None:
+        works = [("a", 1), ("b", 2), ("a", 3), ("b", 4), ("a", 5), ("a", 6)]
+        tasks = await started(*(batcher.submit(*work) for work in works))
+        device.free.set()
+        assert await asyncio.gather(*tasks) == [2, 4, 6, 8, 10, 12]
+
+    assert with_batcher(play).batches == [[0], [1, 3, 5], [2, 4], [6]]
+
+
+def test_items_that_come_at_about_the_same_time_share_a_batch() -> None:
+    async def play(batcher: Batcher[int, int], device: Device) -> None:
+        device.free.set()
+        while batcher.busy:
+            await asyncio.sleep(0.001)
+        first = asyncio.create_task(batcher.submit("a", 1))
+        await asyncio.sleep(0.001)
+        assert await batcher.submit("a", 2) == 4
+        assert await first == 2
+
+    assert with_batcher(play).batches == [[0], [1, 2]]
+
+
+def test_who_is_cancelled_while_waiting_takes_no_row() -> None:
+    async def play(batcher: Batcher[int, int], device: Device) -> None:
+        gone, alone, stays = await started(
+            batcher.submit("a", 1), batcher.submit("b", 2), batcher.submit("a", 3)
+        )
+        gone.cancel()
+        alone.cancel()
+        await asyncio.sleep(0)
+        device.free.set()
+        assert await stays == 6
+
+    assert with_batcher(play).batches == [[0], [3]]
+
+
+def test_who_is_cancelled_on_the_device_does_not_disturb_the_others() -> None:
+    async def play(batcher: Batcher[int, int], device: Device) -> None:
+        device.free.set()
+        while batcher.busy:
+            await asyncio.sleep(0.001)
+        device.free.clear()
+        gone, stays = await started(batcher.submit("a", 1), batcher.submit("a", 2))
+        while len(device.batches) < 2:
+            await asyncio.sleep(0.001)
+        gone.cancel()
+        device.free.set()
+        assert await stays == 4
+
+    assert with_batcher(play).batches == [[0], [1, 2]]
+
+
+def test_an_error_is_everybodys_in_the_batch_and_nobodys_outside() -> None:
+    async def play(batcher: Batcher[int, int], device: Device) -> None:
+        works = [("a", 13), ("a", 1), ("b", 2)]
+        tasks = await started(*(batcher.submit(*work) for work in works))
+        device.free.set()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [str(result) for result in results] == ["thirteen", "thirteen", "4"]
+
+    with_batcher(play)
+
+
+def test_a_full_queue_sends_away() -> None:
+    async def play(batcher: Batcher[int, int], device: Device) -> None:
+        tasks = await started(batcher.submit("a", 1), batcher.submit("a", 2))
+        with pytest.raises(RequestError, match="2 requests wait already; try again later") as error:
+            await batcher.submit("a", 3)
+        assert error.value.status == 503
+        device.free.set()
+        assert await asyncio.gather(*tasks) == [2, 4]
+
+    with_batcher(play, max_waiting=2)
+
+
+def test_stopping_cancels_who_waits_and_who_is_on_the_device() -> None:
+    async def play(batcher: Batcher[int, int], device: Device) -> None:
+        tasks = await started(batcher.submit("a", 1))
+        batcher.stop()
+        assert batcher.busy
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        assert isinstance(results[0], asyncio.CancelledError)
+        device.free.set()
+
+    # The first item, on the device when the batcher stopped, is cancelled as well.
+    with pytest.raises(asyncio.CancelledError):
+        with_batcher(play)

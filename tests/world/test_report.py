@@ -1,0 +1,319 @@
+"""The quickstart's page: its numbers are those of the files, and one missing file is one error."""
+
+import json
+import math
+import re
+import shlex
+import shutil
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from parrot_jax.cli import _find_verb
+from parrot_jax.core.config import parse_arguments, parse_options
+from parrot_jax.core.errors import UserError
+from parrot_jax.dialogue.types import Dialogue
+from parrot_jax.dialogue.writers import write_messages
+from parrot_jax.world import report
+from parrot_jax.world.facts import make_world
+from parrot_jax.world.measures import asked_kinds, kind_distance, questions_of
+from parrot_jax.world.people import people_dialogues
+from parrot_jax.world.questions import Language
+from parrot_jax.world.report import write_report
+from parrot_jax.world.report_files import Kinds, RunFiles, StepRow, read_quickstart
+
+WORLD = make_world("easy", 0)
+
+
+def write_json(path: Path, value: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value))
+
+
+def write_lines(path: Path, rows: list[Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def write_run(folder: Path, *, num_steps: int, floor: float) -> None:
+    dice = Random(folder.name)
+    write_lines(
+        folder / "metrics.jsonl",
+        [
+            {
+                "step": step,
+                "epoch": step / 100,
+                "loss": floor + 6.4 * math.exp(-step / 60) + dice.uniform(0, 0.15),
+                "live_tokens": dice.randint(150, 250),
+            }
+            for step in range(1, num_steps + 1)
+        ],
+    )
+    versions = {"parrot_jax": "0.1.0", "commit": None, "python": "3.11.9", "jax": "0.10.2"}
+    write_json(folder / "versions.json", versions)
+
+
+def write_exam(path: Path, dialogues: list[Dialogue], *, rights: list[float]) -> None:
+    """Answers of a model that is right at turn t with probability rights[t], once they lean."""
+    dice = Random(path.name)
+    rows = []
+    for dialogue in dialogues:
+        truths = [turn.text for turn in dialogue.turns if turn.role == "assistant"]
+        kinds = dialogue.metadata["kinds"]
+        right = [
+            dice.random() < (0.97 if kind in ("full", "shift") else rate)
+            for kind, rate in zip(kinds, rights, strict=True)
+        ]
+        answers = [
+            truth if is_right else dice.choice([t for t in truths if t != truth] or ["Nothing."])
+            for truth, is_right in zip(truths, right, strict=True)
+        ]
+        rows.append({
+            "id": dialogue.id, "kinds": list(kinds), "questions": questions_of(dialogue),
+            "truths": truths, "answers": answers, "right": right,
+        })  # fmt: skip
+    write_lines(path, rows)
+
+
+def as_collected(dialogue: Dialogue, number: int, *, part: str) -> Dialogue:
+    """A session has two questions with their answers, which were not collected."""
+    about = {
+        "number": number, "part": part,
+        "collected_turns": dialogue.num_rounds - (2 if part == "session" else 0),
+        "stop": "max_turns" if dialogue.num_rounds == 10 else "meaningless_answer",
+    }  # fmt: skip
+    return replace(dialogue, metadata={"collection": about})
+
+
+def write_quickstart(folder: Path, *, size: int = 60) -> None:
+    """What a quickstart leaves, made by people and dice in place of models.
+
+    A real one has the size 300.
+    """
+    people = list(people_dialogues(WORLD, "people", 4 * size))
+    collected = [
+        *people_dialogues(WORLD, "collected", size - size // 15, num_rounds=10),
+        *people_dialogues(WORLD, "stopped", size // 15, num_rounds=4),
+    ]
+    exam = list(people_dialogues(WORLD, "exam", 200, num_rounds=8))
+    write_messages(folder / "world" / "people.jsonl", people)
+    write_json(folder / "world" / "world.json", {"difficulty": "easy", "seed": 0, "facts": []})
+    write_messages(
+        folder / "collect" / "dialogues.jsonl",
+        (
+            as_collected(dialogue, number, part="question" if number < size // 2 else "session")
+            for number, dialogue in enumerate(collected)
+        ),
+    )
+    write_exam(folder / "exam" / "chat.jsonl", exam, rights=[0.97, 0.95, 0.94, 0.93] + [0.92] * 4)
+    write_exam(
+        folder / "exam" / "chat_first_turn.jsonl", exam, rights=[0.95, 0.3, 0.22] + [0.15] * 5
+    )
+    write_run(folder / "ask", num_steps=3 * size, floor=0.75)
+    write_run(folder / "chat", num_steps=4 * size, floor=0.05)
+    write_run(folder / "chat_first_turn", num_steps=4 * size, floor=0.02)
+    language = Language(WORLD)
+    asker, crowd, others = (
+        asked_kinds(language, ((questions_of(d), 1) for d in dialogues)).by_turn
+        for dialogues in (
+            collected,
+            *(people_dialogues(WORLD, name, size, num_rounds=10) for name in ("a", "b")),
+        )
+    )
+    asker[3]["invalid"] += size // 8
+    write_json(folder / "kinds.json", {"asker": asker, "people": crowd, "other_people": others})
+    write_json(folder / "summary.json", {
+        "seed": 0, "wall_s": 413.7,
+        "stages": {"world": 1.1, "ask": 80.2, "collect": 75.0, "chat": 120.1,
+                   "chat_first_turn": 96.3, "exam": 40.2},
+        "ask": {"user_ppl_untrained": 903.14, "user_ppl": 2.24, "valid_question_rate": 0.985,
+                "kind_distance": kind_distance(asker, crowd),
+                "kind_distance_floor": kind_distance(others, crowd), "n": 9 * size},
+        "collection": {"dialogues": size, "mean_turns": 9.6,
+                       "stops": {"max_turns": size - size // 15,
+                                 "meaningless_answer": size // 15}},
+    })  # fmt: skip
+
+
+def edit(path: Path, change: Any) -> None:
+    """Rewrites a file of JSON lines: each row becomes `change(row)`."""
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps(change(row)) + "\n" for row in rows))
+
+
+def words(page: Path) -> str:
+    """What a reader sees, without the charts, white space made even."""
+    bare = re.sub(r"<svg.*?</svg>|<style>.*?</style>", "", page.read_text(), flags=re.DOTALL)
+    return " ".join(re.sub(r"<[^>]*>", " ", bare).replace("\xa0", " ").split())
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("finished")
+    write_quickstart(folder)
+    return folder
+
+
+@pytest.fixture
+def quickstart(finished: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(finished, tmp_path / "quickstart"))
+
+
+def test_the_page_is_one_small_file_and_the_same_each_time(quickstart: Path) -> None:
+    page = write_report(quickstart)
+    first = page.read_bytes()
+    assert page == quickstart / "report.html"
+    assert len(first) < 500_000
+    assert write_report(quickstart).read_bytes() == first
+
+
+def test_the_numbers_are_those_of_the_files(quickstart: Path) -> None:
+    summary = json.loads((quickstart / "summary.json").read_text())
+    summary["ask"] = {
+        "valid_question_rate": 0.9871, "n": 12345, "kind_distance": 0.234,
+        "kind_distance_floor": 0.123, "user_ppl": 3.14, "user_ppl_untrained": 1234.5,
+    }  # fmt: skip
+    summary["collection"] = {"mean_turns": 8.25, "stops": {"max_turns": 3, "new_reason": 1}}
+    summary |= {"seed": 77, "stages": {"world": 1.4, "ask": 119.6, "report": 9}}
+    write_json(quickstart / "summary.json", summary)
+    said = words(write_report(quickstart))
+    assert "of Parrot-Ask’s questions make sense 98.7 % 12,345 questions" in said
+    assert "distance from people’s mix of questions 0.23 between two crowds of people: 0.12" in said
+    assert "questions in a collected dialogue 8.2 in one of people’s: " in said
+    assert "never met is 3.1: at each" in said
+    assert "Before training it was 1,234." in said
+    assert "it had as many questions as it may have 3 75.0 % new_reason 1 25.0 %" in said
+    assert "next question. 2 min 00 s All 2 min 01 s" in said
+    assert "Seed 77; parrot_jax 0.1.0, python 3.11.9, jax 0.10.2." in said
+
+
+def test_accuracies_have_the_intervals_of_their_counts(quickstart: Path) -> None:
+    numbers = iter(range(200))
+
+    def grade(row: dict[str, Any]) -> dict[str, Any]:
+        number = next(numbers)
+        return row | {"right": [True, *[number < 150] * 7]}
+
+    edit(quickstart / "exam" / "chat.jsonl", grade)
+    edit(quickstart / "exam" / "chat_first_turn.jsonl", lambda row: row | {"right": [False] * 8})
+    said = words(write_report(quickstart))
+    assert "1 100 % [98, 100] 0 % [0, 2] 2 75 % [69, 80] 0 % [0, 2]" in said
+    assert "on all turns is right in 75 % [69, 80], the one trained on first turns only" in said
+    assert "The intervals in brackets do not overlap." in said
+    assert "right answers at question 8 75 % learned from first turns only: 0 %" in said
+
+
+def test_intervals_that_overlap_are_said_to(quickstart: Path) -> None:
+    shutil.copy(quickstart / "exam" / "chat.jsonl", quickstart / "exam" / "chat_first_turn.jsonl")
+    assert "The intervals in brackets overlap." in words(write_report(quickstart))
+
+
+def test_questions_that_lean_on_others_are_counted_apart(quickstart: Path) -> None:
+    def right_where_nothing_leans(row: dict[str, Any]) -> dict[str, Any]:
+        return row | {"right": [kind in ("full", "shift") for kind in row["kinds"]]}
+
+    edit(quickstart / "exam" / "chat_first_turn.jsonl", right_where_nothing_leans)
+    edit(quickstart / "exam" / "chat.jsonl", lambda row: row | {"right": [True] * 8})
+    said = words(write_report(quickstart))
+    assert "right in 100 % by the first and in 100 % by the second; questions that lean" in said
+    assert "said before in 100 % and 0 %." in said
+
+
+def test_questions_that_were_given_are_not_called_the_askers(quickstart: Path) -> None:
+    said = words(write_report(quickstart))
+    question = said[said.index("Collected from a first question") :]
+    session = said[said.index("Collected from a short session") :]
+    assert question[: question.index("Collected from a short session")].count(" given ") == 1
+    assert session.count(" given ") == 2
+
+
+def test_hostile_answers_are_shown_as_they_are(quickstart: Path) -> None:
+    hostile = "</td><script>alert(1)</script>"
+    for name in ("chat", "chat_first_turn"):
+        edit(
+            quickstart / "exam" / f"{name}.jsonl",
+            lambda row: row | {"answers": [hostile] * 8, "questions": [hostile] * 8},
+        )
+    edit(quickstart / "kinds.json", lambda kinds: {s: {"1": {hostile: 1}} for s in kinds})
+    html = write_report(quickstart).read_text()
+    assert "<script" not in html
+    assert html.count("&lt;/td&gt;&lt;script&gt;alert(1)&lt;/script&gt;") > 32
+
+
+def test_versions_that_changed_between_the_runs_are_all_named(quickstart: Path) -> None:
+    write_json(quickstart / "chat" / "versions.json", {"jax": "0.10.3", "commit": None})
+    assert "jax 0.10.2 and 0.10.3." in words(write_report(quickstart))
+
+
+FILES = [
+    "summary.json", "kinds.json", "world/world.json", "world/people.jsonl",
+    "collect/dialogues.jsonl", "exam/chat.jsonl", "exam/chat_first_turn.jsonl",
+    *(f"{run}/{name}" for run in ("ask", "chat", "chat_first_turn")
+      for name in ("metrics.jsonl", "versions.json")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_missing_file_is_one_error_that_names_it(quickstart: Path, name: str) -> None:
+    (quickstart / name).unlink()
+    with pytest.raises(UserError, match=f"cannot read {re.escape(str(quickstart / name))}"):
+        write_report(quickstart)
+    assert not (quickstart / "report.html").exists()
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_that_was_cut_is_one_error_that_names_it(quickstart: Path, name: str) -> None:
+    path = quickstart / name
+    path.write_bytes(path.read_bytes()[:20])
+    with pytest.raises(UserError, match=re.escape(str(path))):
+        write_report(quickstart)
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name.endswith(".jsonl")])
+def test_an_empty_file_is_one_error_that_names_it(quickstart: Path, name: str) -> None:
+    (quickstart / name).write_text("")
+    with pytest.raises(UserError, match=f"{re.escape(name)} is empty; a stage of the quickstart"):
+        write_report(quickstart)
+
+
+def test_exams_with_different_questions_are_not_compared(quickstart: Path) -> None:
+    edit(quickstart / "exam" / "chat.jsonl", lambda row: row | {"questions": ["Why?"] * 8})
+    with pytest.raises(UserError, match="the files in .*exam have different questions"):
+        write_report(quickstart)
+
+
+def test_lists_of_unequal_length_are_no_exam(quickstart: Path) -> None:
+    edit(quickstart / "exam" / "chat.jsonl", lambda row: row | {"right": [True]})
+    with pytest.raises(UserError, match=r"chat.jsonl:1: .*lists of a row are not equally long"):
+        read_quickstart(quickstart)
+
+
+def test_kinds_are_compared_at_equal_turns() -> None:
+    kinds = Kinds(
+        # The asker has three quarters of its questions at turn 1.
+        asker={1: {"full": 3}, 2: {"back": 1}, 9: {"shift": 5}},
+        people={1: {"full": 1, "back": 1}, 2: {"back": 4}},
+    )
+    assert kinds.shares() == ({"full": 0.75, "back": 0.25}, {"full": 0.375, "back": 0.625})
+
+
+def test_a_mean_loss_weighs_tokens_and_not_steps() -> None:
+    steps = [StepRow(1, 4.0, 1), StepRow(2, 1.0, 2), StepRow(3, 1.0, 5), StepRow(4, 2.0, 5)]
+    run = RunFiles(steps=steps, versions={})
+    assert run.mean_losses(2) == [(2, 2.0), (4, 1.5)]
+    assert run.mean_losses(9) == [(1, 4.0), (2, 1.0), (3, 1.0), (4, 2.0)]
+
+
+def test_the_commands_on_the_page_are_understood() -> None:
+    lines = report._COMMANDS.replace("\\\n", " ").splitlines()
+    commands = [shlex.split(line)[1:] for line in lines if line.startswith("parrot ")]
+    assert len(commands) == 4
+    for command in commands:
+        verb, rest = _find_verb(command)
+        parse = parse_arguments if verb.argument == "CONFIG" else parse_options
+        config = import_module(f"parrot_jax.commands.{verb.module}").Config
+        assert isinstance(parse(config, rest, prog=verb.words, description=""), config)

@@ -1,0 +1,30 @@
+"""The answerer over HTTP, asked by the client that everybody has."""
+
+import openai
+import pytest
+
+from parrot_jax.serve.app import make_app
+from parrot_jax.serve.background import BackgroundServer
+from parrot_jax.world.answerer import Answerer
+from parrot_jax.world.facts import make_world
+from parrot_jax.world.speaker import MODEL, answerer_speaker
+
+
+def test_the_answerer_is_served_like_a_model() -> None:
+    world = make_world("easy", 0)
+    place, other = world.places[:2]
+    messages = [
+        {"role": "user", "content": f"What is the river of {place}?"},
+        {"role": "assistant", "content": "I have forgotten."},
+        {"role": "user", "content": f"What about {other}?"},
+    ]
+    with (
+        BackgroundServer(make_app(answerer_speaker(Answerer(world)))) as server,
+        openai.OpenAI(base_url=server.url, api_key="none", max_retries=0) as client,
+    ):
+        reply = client.chat.completions.create(model=MODEL, messages=messages)  # type: ignore
+        assert reply.choices[0].message.content == (
+            f"The river of {other} is {world.facts[other, 'river']}."
+        )
+        with pytest.raises(openai.BadRequestError, match="the last message must be the user's"):
+            client.chat.completions.create(model=MODEL, messages=messages[:2])  # type: ignore
