@@ -12,9 +12,8 @@ from parrot_jax.api.config import EndpointConfig
 from parrot_jax.api.replies import Response, no_response, read_response
 from parrot_jax.core.errors import UserError
 
-_MIN_SECRET_CHARS = (
-    8  # what is shorter ("none", "EMPTY") is no secret, but may be a word of a reply
-)
+# What is shorter ("none", "EMPTY") is no secret, but may be a word of a reply.
+_MIN_SECRET_CHARS = 8
 
 
 def request_body(
@@ -118,10 +117,8 @@ def _read_key(config: EndpointConfig) -> str:
 
 def _reason(error: openai.APIConnectionError) -> str:
     """What the layer below says; the client itself says only that it failed."""
-    cause = error.__cause__
-    if cause is None:
-        return str(error)
-    return f"{cause}" if str(cause) else type(cause).__name__
+    cause = error.__cause__ or error
+    return str(cause) or type(cause).__name__
 
 
 def _seconds(header: str | None) -> float | None:

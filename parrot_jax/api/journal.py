@@ -307,18 +307,16 @@ class JournalWriter:
 
     def _write_rows(self) -> None:
         """The thread: commits the rows that are there, all in one transaction, again and again."""
-        while (first := self._rows.get()) is not None:
-            rows, closing = [first], False
+        is_open = True
+        while is_open:
+            gathered = [self._rows.get()]
             with contextlib.suppress(queue.Empty):
-                while not closing:
-                    row = self._rows.get_nowait()
-                    closing = row is None
-                    if row is not None:
-                        rows.append(row)
-            outcome = self._commit(rows)
-            rows[0].loop.call_soon_threadsafe(_tell, rows, outcome)
-            if closing:
-                return
+                while True:
+                    gathered.append(self._rows.get_nowait())
+            rows = [row for row in gathered if row is not None]
+            is_open = len(rows) == len(gathered)
+            if rows:
+                rows[0].loop.call_soon_threadsafe(_tell, rows, self._commit(rows))
 
     def _commit(self, rows: list[_Row]) -> list[int] | Exception:
         """The ids of the rows; or why none of them was written."""

@@ -30,13 +30,13 @@ VOCAB_SIZE = 896
 class Sizes:
     """How many dialogues each file has."""
 
-    people: int = 1200
+    people: int = 1600
     """Dialogues to train an asker on."""
 
     held_out: int = 200
     """Dialogues to measure it on."""
 
-    beginnings: int = 600
+    beginnings: int = 700
     """Dialogues to collect: half first questions, half short sessions."""
 
     exam: int = 200
