@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from parrot_jax.collect.config import CollectConfig
 from parrot_jax.commands.data_clean import DataCleanConfig
 from parrot_jax.core.config import load_config
 from parrot_jax.train.config import TrainConfig
@@ -14,8 +15,8 @@ FILES = sorted(CONFIGS.rglob("*.yaml"))
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(CONFIGS)))
 def test_shipped_configs_load(path: Path) -> None:
-    config_type = {"train": TrainConfig, "data": DataCleanConfig}[path.parent.name]
-    load_config(config_type, path)
+    config_types = {"collect": CollectConfig, "data": DataCleanConfig, "train": TrainConfig}
+    load_config(config_types[path.parent.name], path)
 
 
 def test_the_papers_runs_are_the_papers() -> None:

@@ -105,10 +105,11 @@ class Language:
     def __init__(self, world: World) -> None:
         """Compiles the templates."""
         self.world = world
-        self._patterns = [
-            (kind, _pattern(template)) for kind, templates in TEMPLATES.items()
+        self._patterns: list[tuple[Kind, re.Pattern[str]]] = [
+            (kind, _pattern(template))
+            for kind, templates in TEMPLATES.items()
             for template in templates
-        ]  # fmt: skip
+        ]
         self._asides = [re.compile(_pattern(aside).pattern + " (?P<rest>.*)") for aside in ASIDES]
 
     def understand(self, text: str, context: Context) -> Question | Invalid:

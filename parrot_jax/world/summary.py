@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from parrot_jax.collect.dialogue_state import StopReason
 from parrot_jax.collect.folder import Collection
 from parrot_jax.core.files import open_input, write_json
 from parrot_jax.world.exam import accuracy_by_turn
@@ -125,6 +124,6 @@ def _collected_questions(folder: Path) -> Iterator[tuple[Sequence[str], int]]:
             texts = [turn.text for turn in dialogue.beginning.turns]
             texts += [reply.text for reply in dialogue.replies]
             questions = texts[::2]
-            if dialogue.state.stop is StopReason.ASKER_LEFT:
-                questions.pop()  # said nothing: that is no question
+            if not questions[-1]:
+                questions.pop()  # who says nothing leaves, or was held back: that is no question
             yield questions, (len(dialogue.beginning.turns) + 1) // 2

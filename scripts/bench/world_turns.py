@@ -14,8 +14,9 @@ import json
 from pathlib import Path
 
 import numpy as np
+from matplotlib.figure import Figure
 
-from parrot_jax.report.charts import wilson_interval
+from parrot_jax.report.intervals import share_interval
 from parrot_jax.world.quickstart import Loop, Scale, quickstart
 
 RUNS = {"1": "chat_first_turn", "3": "chat_3_turns", "5": "chat_5_turns", "all": "chat"}
@@ -37,6 +38,9 @@ def main() -> None:
             with open(loop.take_exam(name), encoding="utf-8") as file:
                 right[turns] += [json.loads(line)["right"] for line in file]
     print(as_markdown(right))
+    picture = Path(options.out) / "world_turns.svg"
+    draw(right, picture)
+    print(f"\nsee {picture}")
 
 
 def as_markdown(right: dict[str, list[list[bool]]]) -> str:
@@ -48,10 +52,30 @@ def as_markdown(right: dict[str, list[list[bool]]]) -> str:
     for turns, rows in right.items():
         cells = []
         for marks in np.array(rows).T:
-            low, high = wilson_interval(int(marks.sum()), len(marks))
+            low, high = share_interval(int(marks.sum()), len(marks))
             cells.append(f"{marks.mean():.3f} [{low:.3f}, {high:.3f}]")
         lines.append(f"| {turns} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def draw(right: dict[str, list[list[bool]]], path: Path) -> None:
+    """The picture: a line for each number of turns trained on, named at its end."""
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.add_subplot()
+    shades = ("#b9480a", "#8a8f98", "#5b8db8", "#0b63a5")
+    for shade, (turns, rows) in zip(shades, right.items(), strict=True):
+        marks = np.array(rows)
+        share = marks.mean(axis=0)
+        bounds = np.array([share_interval(int(n), len(marks)) for n in marks.sum(axis=0)]).T
+        axes.errorbar(
+            range(1, 9), share, abs(bounds - share), color=shade, marker="o", markersize=4,
+            capsize=2, label=f"{turns} turn{'s' * (turns != '1')}",
+        )  # fmt: skip
+    axes.set(xlabel="turn of the exam", ylabel="right answers", ylim=(0, 1.02))
+    axes.yaxis.set_major_formatter("{x:.0%}")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(title="trained on", frameon=False, loc="lower left")
+    figure.savefig(path, metadata={"Date": None})
 
 
 if __name__ == "__main__":
