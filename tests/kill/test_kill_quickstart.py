@@ -80,4 +80,6 @@ def test_killed_in_each_stage_it_ends_with_the_same_summary(tmp_path: Path, size
     finish(size, killed)
     assert summary_without_times(killed) == summary_without_times(whole)
     for name in ("collect/dialogues.jsonl", "exam/chat.jsonl", "exam/chat_first_turn.jsonl"):
-        assert (killed / name).read_bytes() == (whole / name).read_bytes()
+        # A dialogue names the file it began in.
+        texts = [(folder / name).read_text().replace(str(folder), "") for folder in (whole, killed)]
+        assert texts[0] == texts[1]

@@ -1,5 +1,8 @@
 """How like people an asker asks: counts that can be checked by eye."""
 
+import os
+import subprocess
+import sys
 from collections import Counter
 
 import pytest
@@ -43,3 +46,22 @@ def test_turns_weigh_as_much_as_the_first_has_questions_there() -> None:
 def test_without_a_common_turn_there_is_no_distance() -> None:
     with pytest.raises(ValueError, match="no turn in common"):
         kind_distance({1: Counter(full=1)}, {2: Counter(full=1)})
+
+
+def test_the_distance_is_the_same_number_in_every_process() -> None:
+    # A sum over a set of words has another order, and other last digits, in each process.
+    program = (
+        "from collections import Counter; from parrot_jax.world.measures import kind_distance; "
+        "words = 'full shift anaphora ellipsis back comparison correction'.split(); "
+        "a = {1: Counter(dict(zip(words, [4, 6, 6, 24, 11, 20, 17])))}; "
+        "b = {1: Counter(dict(zip(words, [39, 14, 39, 3, 38, 11, 28])))}; "
+        "print(repr(kind_distance(a, b)))"
+    )
+    seen = {
+        subprocess.run(
+            [sys.executable, "-c", program],
+            env={**os.environ, "PYTHONHASHSEED": str(seed)}, capture_output=True, check=True,
+        ).stdout
+        for seed in range(6)
+    }  # fmt: skip
+    assert len(seen) == 1

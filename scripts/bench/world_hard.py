@@ -1,0 +1,67 @@
+"""How far ordinary training gets on the hard world, which is kept for preference training.
+
+For each seed: Parrot-Chat with the quickstart's recipe, trained on all turns of 700 dialogues of
+ten turns, asked by people and answered rightly, before the exam of eight turns. The same on the
+easy world beside it.
+
+    python scripts/bench/world_hard.py --out runs/world_hard --seeds 3
+"""
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+
+from parrot_jax.dialogue.writers import write_messages
+from parrot_jax.train.loop import train
+from parrot_jax.world.exam import take_exam
+from parrot_jax.world.facts import Difficulty, make_world
+from parrot_jax.world.files import Sizes, write_world
+from parrot_jax.world.people import people_dialogues
+from parrot_jax.world.quickstart import Scale
+from parrot_jax.world.recipes import chat_config
+
+NUM_ROUNDS = 10
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", default="runs/world_hard", help="a folder for each world")
+    parser.add_argument("--seeds", type=int, default=3)
+    options = parser.parse_args()
+    print("| world | seed | " + " | ".join(f"turn {n}" for n in range(1, 9)) + " | all |")
+    print("|---" * 11 + "|")
+    difficulties: tuple[Difficulty, ...] = ("easy", "hard")
+    for difficulty in difficulties:
+        for seed in range(options.seeds):
+            right = examine(Path(options.out) / f"{difficulty}-{seed}", difficulty, seed)
+            cells = " | ".join(f"{share:.3f}" for share in (*right.mean(axis=0), right.mean()))
+            print(f"| {difficulty} | {seed} | {cells} |", flush=True)
+
+
+def examine(folder: Path, difficulty: Difficulty, seed: int) -> np.ndarray:
+    """Trains a model, if it is not there, and marks its answers: [dialogues, 8] of right."""
+    out = folder / "exam.jsonl"
+    if not out.exists():
+        world, sizes = make_world(difficulty, seed), Sizes()
+        write_world(folder / "world", world, sizes)
+        dialogues = folder / "dialogues.jsonl"
+        write_messages(
+            dialogues, people_dialogues(world, "all", sizes.beginnings, num_rounds=NUM_ROUNDS)
+        )
+        config = chat_config(
+            folder / "world", dialogues, folder / "chat",
+            seed=seed, epochs=Scale().chat_epochs, max_turns=None,
+        )  # fmt: skip
+        # The hard world's people use more words: ten turns of theirs need longer rows.
+        data = dataclasses.replace(config.data, row_tokens=320)
+        train(dataclasses.replace(config, data=data))
+        take_exam(folder / "chat", folder / "world" / "exam.jsonl", out)
+    with open(out, encoding="utf-8") as file:
+        return np.array([json.loads(line)["right"] for line in file])
+
+
+if __name__ == "__main__":
+    main()
