@@ -73,9 +73,9 @@ def kind_distance(first: Kinds, second: Kinds) -> float:
     for turn in turns:
         a, b = first[turn], second[turn]
         num_a, num_b = sum(a.values()), sum(b.values())
-        variation = (
-            sum(abs(a[kind] / num_a - b[kind] / num_b) for kind in sorted(a.keys() | b.keys())) / 2
-        )
+        # Sorted: a set of words has another order in each process, and the sum other last digits.
+        kinds = sorted(a.keys() | b.keys())
+        variation = sum(abs(a[kind] / num_a - b[kind] / num_b) for kind in kinds) / 2
         distance += variation * num_a / total
     return distance
 
