@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from parrot_jax.core.errors import RunError, UserError
+from parrot_jax.core.errors import UserError
 
 if TYPE_CHECKING:
     from parrot_jax.serve.jax_speaker import JaxSpeaker
@@ -43,26 +43,19 @@ Config = ServeConfig
 
 def run(config: ServeConfig) -> None:
     """Serves until SIGINT or SIGTERM, which is no failure."""
-    import contextlib
     import ipaddress
     import os
-    import signal
     import sys
 
     from parrot_jax.serve.app import make_app
-    from parrot_jax.serve.background import BackgroundServer, open_port
+    from parrot_jax.serve.background import BackgroundServer, open_port, serve_until_stopped
 
     # Before the weights are read: that a port is in use should be known at once.
     with open_port(config.host, config.port) as listener:
         speaker = _load(config)
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-        server = BackgroundServer(make_app(speaker), listener)
-        with contextlib.suppress(KeyboardInterrupt), server:
-            if not ipaddress.ip_address(listener.getsockname()[0]).is_loopback:
-                print("open to the network, without a password: whoever reaches it may use it")
-            print(f"serving {speaker.model} at {server.url} (Ctrl-C stops)", flush=True)
-            server.join()
-            raise RunError("the server ended by itself; the lines above say why.")
+        if not ipaddress.ip_address(listener.getsockname()[0]).is_loopback:
+            print("open to the network, without a password: whoever reaches it may use it")
+        serve_until_stopped(BackgroundServer(make_app(speaker), listener), speaker.model)
     if speaker.busy:
         # Nobody waits for what the device still computes, but Python would.
         sys.stdout.flush()

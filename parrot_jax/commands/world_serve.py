@@ -33,20 +33,15 @@ Config = WorldServeConfig
 
 def run(config: WorldServeConfig) -> None:
     """Serves on loopback until SIGINT or SIGTERM."""
-    import contextlib
-    import signal
     from pathlib import Path
 
     from parrot_jax.serve.app import make_app
-    from parrot_jax.serve.background import BackgroundServer, open_port
+    from parrot_jax.serve.background import BackgroundServer, open_port, serve_until_stopped
     from parrot_jax.world.answerer import Answerer
     from parrot_jax.world.facts import read_world
     from parrot_jax.world.speaker import answerer_speaker
 
-    answerer = Answerer(read_world(Path(config.world)), mistake_rate=config.mistake_rate)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    speaker = answerer_speaker(answerer)
-    server = BackgroundServer(make_app(speaker), open_port("127.0.0.1", config.port))
-    with contextlib.suppress(KeyboardInterrupt), server:
-        print(f"serving {speaker.model} at {server.url} (Ctrl-C stops)", flush=True)
-        server.join()
+    with open_port("127.0.0.1", config.port) as listener:
+        world = read_world(Path(config.world))
+        speaker = answerer_speaker(Answerer(world, mistake_rate=config.mistake_rate))
+        serve_until_stopped(BackgroundServer(make_app(speaker), listener), speaker.model)

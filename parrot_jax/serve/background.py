@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import signal
 import socket
 import threading
 import time
@@ -12,7 +13,7 @@ from starlette.applications import Starlette
 
 from parrot_jax.core.errors import RunError, UserError
 
-GRACE_S = 5
+GRACE_S = 20
 """Seconds that requests in flight have when the server is told to stop."""
 
 _KEEP_ALIVE_S = 75  # longer than clients keep idle connections: they, not we, close them
@@ -120,3 +121,20 @@ class BackgroundServer:
         finally:
             self._listener.close()
             self._ended.set()
+
+
+def serve_until_stopped(server: BackgroundServer, model: str) -> None:
+    """Serves until SIGINT or SIGTERM, which is no failure. Call it in the main thread.
+
+    Args:
+      server: Not started yet.
+      model: What is served, for the line that says where.
+
+    Raises:
+      RunError: The server did not start, or ended by itself.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with contextlib.suppress(KeyboardInterrupt), server:
+        print(f"serving {model} at {server.url} (Ctrl-C stops)", flush=True)
+        server.join()
+        raise RunError("the server ended by itself; the lines above say why.")

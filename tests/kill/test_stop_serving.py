@@ -1,4 +1,4 @@
-"""A server that is stopped in the midst of long work ends within seconds, and says so."""
+"""A server that is stopped in the midst of long work ends, although its work does not."""
 
 import signal
 import subprocess
@@ -14,12 +14,11 @@ pytestmark = pytest.mark.slow
 
 
 def test_a_long_batch_does_not_keep_the_process(trained_run: Path) -> None:
-    # So many rows take minutes for 200 steps; requests in flight have five seconds.
+    # So many rows take minutes for 200 steps; requests in flight have 20 seconds.
     command = [sys.executable, "-m", "parrot_jax.cli", "serve", str(trained_run), "--port", "0"]
-    options = ["--batch-rows", "10000", "--host", "0.0.0.0"]
+    options = ["--batch-rows", "10000"]
     process = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
-    assert process.stdout.readline().startswith("open to the network, without a password")
     errors: list[openai.InternalServerError] = []
 
     def ask(url: str) -> None:
@@ -37,8 +36,8 @@ def test_a_long_batch_does_not_keep_the_process(trained_run: Path) -> None:
         time.sleep(2)
         stopped = time.monotonic()
         process.send_signal(signal.SIGINT)
-        process.wait(timeout=60)
-        assert 4 < time.monotonic() - stopped < 15
+        process.wait(timeout=120)
+        assert 19 < time.monotonic() - stopped < 60
         asking.join()
     finally:
         process.kill()
