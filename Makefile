@@ -3,6 +3,7 @@
 #   make quickstart the whole loop on a little world, in ten minutes; OUT=folder SEED=0
 #   make test       all fast tests, no network, no torch; under 4 minutes
 #   make test-kill  kills training, preparation, collection and quickstart, and compares the results
+#   make test-torch parity with transformers and torch, in an environment of its own (CPU is enough)
 #   make check      format, lint, types, import contracts: what must hold before a commit
 #   make ask-real   trains small askers on real dialogues: DATA=wildchat.jsonl TOKENIZER=tokenizer.model
 
@@ -11,7 +12,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: install quickstart test test-kill check format ask-real clean
+.PHONY: install quickstart test test-kill test-torch check format ask-real clean
 
 install: $(VENV)/.installed
 
@@ -32,6 +33,16 @@ test: install
 
 test-kill: install
 	$(BIN)/python -m pytest -m "slow and not nightly" tests/kill $(ARGS)
+
+test-torch: $(VENV)-torch/.installed
+	$(VENV)-torch/bin/python -m pytest -m torch tests $(ARGS)
+
+# `make install VENV=... EXTRAS=dev,torch`, spelled out: torch is large, and most need none.
+$(VENV)-torch/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)-torch
+	$(VENV)-torch/bin/python -m pip install --quiet --upgrade pip
+	$(VENV)-torch/bin/python -m pip install --quiet -c constraints.txt -e '.[dev,torch]'
+	@touch $@
 
 check: install
 	BIN=$(BIN) scripts/check.sh

@@ -32,6 +32,12 @@ VERBS = (
     Verb("generate", "generate", "RUN", "write the next question (ask) or answer (chat)"),
     Verb("serve", "serve", "RUN", "serve a run over an OpenAI-compatible API"),
     Verb("collect", "collect", "CONFIG", "let an asker and an answerer talk; journal every word"),
+    Verb(
+        "convert hf-to-flax", "convert_hf_to_flax", "SRC OUT", "Hugging Face weights to train from"
+    ),
+    Verb("convert flax-to-hf", "convert_flax_to_hf", "RUN OUT", "a run for transformers and vLLM"),
+    Verb("convert verify", "convert_verify", "HF_DIR RUN", "compare tensors by hash, and logits"),
+    Verb("push", "push", "FOLDER REPO", "send an export to the Hugging Face hub"),
     Verb("world write", "world_write", "", "write the little world: dialogues with ground truth"),
     Verb("world serve", "world_serve", "WORLD", "serve the little world's answerer"),
 )

@@ -4,7 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -100,18 +100,6 @@ def test_a_run_folder_or_a_checkpoint_of_another_shape(
     assert "layers.00" in error
     error = fails("train", tiny_run, "--out", tmp_path / "c", "--init-from", tmp_path / "none")
     assert "is no run folder" in error
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 300 kB."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(folder)]
-    if subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("mounting a small file system takes a privileged user")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
 
 
 def test_a_full_disk(fails: Run, tiny_run: Path, small_disk: Path) -> None:

@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec
 
 from parrot_jax.core.errors import UserError
 from parrot_jax.losses.token_loss import role_weighted_nll
-from parrot_jax.model.config import PRESETS, LlamaConfig
+from parrot_jax.model.config import LlamaConfig
 from parrot_jax.model.llama import (
     abstract_params,
     hidden_states,
@@ -18,6 +18,7 @@ from parrot_jax.model.llama import (
     logical_axes,
     unembedding,
 )
+from parrot_jax.model.presets import PRESETS
 from parrot_jax.sharding import (
     MeshConfig,
     array_sharding,

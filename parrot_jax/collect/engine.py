@@ -20,15 +20,13 @@ from parrot_jax.collect.dialogue_state import Done, Speaker, next_step
 from parrot_jax.collect.export import CollectionSummary, export
 from parrot_jax.collect.folder import Collection, open_journal
 from parrot_jax.core.errors import RunError
-from parrot_jax.core.logs import console, progress_bar, visible
+from parrot_jax.core.logs import LINE_EVERY_S, console, progress_bar, visible
 
 GRACE_S = 30
 """Seconds that an interrupted run waits for the replies in flight, which are paid for."""
 
 MAX_FAILURES_IN_A_ROW = 3
 """Dialogues that an endpoint may fail, with no reply in between, before the run stops."""
-
-_LINE_EVERY_S = 30
 
 
 def collect(config: CollectConfig) -> CollectionSummary:
@@ -217,7 +215,7 @@ class _Progress:
     def reply_came(self) -> None:
         self.num_replies += 1
         now = time.monotonic()
-        if not console.is_terminal and now - self.last_line >= _LINE_EVERY_S:
+        if not console.is_terminal and now - self.last_line >= LINE_EVERY_S:
             self.last_line = now
             console.print(
                 f"{self.num_ended:,} of {self.num_dialogues:,} dialogues ended, "

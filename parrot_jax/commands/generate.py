@@ -70,7 +70,7 @@ def run(config: GenerateConfig) -> None:
     import jax.numpy as jnp
 
     from parrot_jax.train.sample import sample_next_turns
-    from parrot_jax.train.state import load_params
+    from parrot_jax.weights.model_folder import load_params
 
     replies = sample_next_turns(
         trained.model,

@@ -69,7 +69,7 @@ def _load(config: ServeConfig) -> "JaxSpeaker":
     from parrot_jax.data.tokenizer import load_tokenizer
     from parrot_jax.serve.jax_speaker import JaxSpeaker
     from parrot_jax.train.run_folder import RunFolder
-    from parrot_jax.train.state import load_params
+    from parrot_jax.weights.model_folder import load_params
 
     folder = RunFolder(config.run)
     trained = folder.load_config()

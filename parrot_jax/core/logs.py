@@ -1,7 +1,9 @@
 """What a run says: metrics as JSON lines that survive a kill, and a progress bar with time left."""
 
+import contextlib
 import json
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,9 @@ from rich.progress import (
 
 from parrot_jax.core.errors import disk_full_is_a_user_error
 from parrot_jax.core.files import atomic_write
+
+LINE_EVERY_S = 30
+"""Seconds between the lines that say how far a run is, where there is no bar."""
 
 # Texts from models and data are printed as they are: no markup in them is obeyed.
 console = Console(highlight=False, markup=False, soft_wrap=True)
@@ -75,6 +80,35 @@ class MetricsFile:
             for line in file:
                 if line.endswith("\n"):
                     yield json.loads(line)
+
+
+@contextlib.contextmanager
+def progress(unit: str, *, total: int) -> Iterator[Callable[[], None]]:
+    """Shows how far a long loop is: a bar, or a line now and then where there is no terminal.
+
+    Args:
+      unit: What is counted, e.g. `"tensors"`.
+      total: How many there are.
+
+    Yields:
+      A function to call for each, from any thread.
+    """
+    started = last = time.monotonic()
+    done = 0
+    with progress_bar(unit) as bar:
+        task = bar.add_task("", total=total)
+
+        def advance() -> None:
+            nonlocal done, last
+            done += 1
+            bar.update(task, completed=done)
+            now = time.monotonic()
+            if not console.is_terminal and now - last >= LINE_EVERY_S:
+                last = now
+                left = (now - started) / done * (total - done)
+                console.print(f"{done:,} of {total:,} {unit}, about {left:.0f} s left")
+
+        yield advance
 
 
 def progress_bar(unit: str) -> Progress:

@@ -16,7 +16,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, processors
 
 from parrot_jax.core.errors import UserError
-from parrot_jax.core.files import hash_json, write_json
+from parrot_jax.core.files import atomic_write, hash_json, write_json
 
 _SPACE = "▁"  # SentencePiece's visible space, U+2581
 
@@ -67,12 +67,15 @@ class Tokenizer:
         text = self._backend.decode([self.eos_id, *ids], skip_special_tokens=False)
         return text.removeprefix(self.eos_token)
 
-    def save(self, folder: Path | str, *, chat_template: str) -> None:
+    def save(
+        self, folder: Path | str, *, chat_template: str | None = None, max_tokens: int = 10**30
+    ) -> None:
         """Writes `tokenizer.json`, `tokenizer_config.json` and `chat_template.jinja`.
 
         Args:
           folder: Made where it is missing; transformers' `AutoTokenizer` and vLLM load it.
-          chat_template: The Jinja text, see `template.chat_template`.
+          chat_template: The Jinja text, see `template.chat_template`; None = the model has none.
+          max_tokens: What the model reads at most, of which transformers warns.
         """
         folder = Path(folder)
         write_json(folder / "tokenizer.json", json.loads(self._backend.to_str()))
@@ -82,12 +85,14 @@ class Tokenizer:
             "eos_token": self.eos_token,
             "unk_token": self._unk_token(),
             "clean_up_tokenization_spaces": False,
-            "model_max_length": 10**30,
-            # Once as a file of its own, which people read, and once here, for older readers.
-            "chat_template": chat_template,
+            "model_max_length": max_tokens,
         }
+        if chat_template is not None:
+            # Once as a file of its own, which people read, and once here, for older readers.
+            config["chat_template"] = chat_template
+            with atomic_write(folder / "chat_template.jinja") as file:
+                file.write(chat_template)
         write_json(folder / "tokenizer_config.json", config)
-        (folder / "chat_template.jinja").write_text(chat_template, encoding="utf-8")
 
     def _id_of(self, token: str) -> int:
         index = self._backend.token_to_id(token)

@@ -1,9 +1,63 @@
 """The sizes of a LLaMA, under the names Hugging Face gives them. Loads no jax."""
 
+import dataclasses
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
+from pathlib import Path
+from typing import Any, Literal
 
 from parrot_jax.core.errors import UserError
+from parrot_jax.core.files import open_input
+
+_SIZES = (
+    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+)  # fmt: skip
+# What a `config.json` means by leaving a key out; not always our own default.
+_HF_DEFAULTS = {
+    "num_key_value_heads": None,
+    "head_dim": None,
+    "rms_norm_eps": 1e-6,
+    "tie_word_embeddings": False,
+    "max_position_embeddings": 2048,
+    "initializer_range": 0.02,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RopeScaling:
+    """How the rotary wavelengths are stretched for texts longer than those of pre-training.
+
+    Raises:
+      UserError: A number is out of its range.
+    """
+
+    rope_type: Literal["llama3", "linear"]
+    """`linear` stretches all wavelengths by `factor` (arXiv:2306.15595); `llama3` only the long
+    ones, as LLaMA 3.1 and later do (arXiv:2407.21783)."""
+    factor: float
+    """By how much, at least 1."""
+    low_freq_factor: float = 1.0
+    """llama3: wavelengths above original_max_position_embeddings / this are stretched fully."""
+    high_freq_factor: float = 4.0
+    """llama3: wavelengths below original_max_position_embeddings / this are left alone; those
+    between are stretched in part. Above `low_freq_factor`."""
+    original_max_position_embeddings: int = 8192
+    """llama3: positions of pre-training."""
+
+    def __post_init__(self) -> None:
+        if not self.factor >= 1:
+            raise UserError(f"rope_scaling.factor is {self.factor}; it must be at least 1.")
+        if not 0 < self.low_freq_factor < self.high_freq_factor:
+            raise UserError(
+                f"rope_scaling has low_freq_factor={self.low_freq_factor} and high_freq_factor="
+                f"{self.high_freq_factor}; both must be above 0, the former below the latter."
+            )
+        if self.original_max_position_embeddings < 1:
+            raise UserError(
+                "rope_scaling.original_max_position_embeddings is "
+                f"{self.original_max_position_embeddings}; it must be at least 1."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +84,8 @@ class LlamaConfig:
     """Width of one head, H; even. None = hidden_size / num_attention_heads."""
     rope_theta: float = 10000.0
     """Base of the rotary wavelengths."""
+    rope_scaling: RopeScaling | None = None
+    """How these are stretched; None = not at all."""
     rms_norm_eps: float = 1e-5
     """Added to the mean square inside every norm."""
     tie_word_embeddings: bool = False
@@ -87,8 +143,8 @@ class LlamaConfig:
     def num_parameters(self) -> int:
         """Counts every weight, the embedding and the head included.
 
-        >>> PRESETS["llama2-13b"].num_parameters()
-        13015864320
+        >>> LlamaConfig().num_parameters()  # LLaMA-2 7B
+        6738415616
         """
         d, h = self.hidden_size, self.head_width
         attention = 2 * d * h * (self.num_attention_heads + self.num_kv_heads)
@@ -97,42 +153,105 @@ class LlamaConfig:
         embeddings = self.vocab_size * d * (1 if self.tie_word_embeddings else 2)
         return self.num_hidden_layers * layer + embeddings + d
 
+    @classmethod
+    def from_hf(cls, config: Mapping[str, Any] | Path | str) -> "LlamaConfig":
+        """Reads Hugging Face's `config.json`, in the form of transformers 4 or 5.
 
-PRESETS = MappingProxyType(
-    {
-        # arXiv:2307.09288 and the config.json files of the published folders.
-        "llama2-7b": LlamaConfig(),
-        "llama2-13b": LlamaConfig(
-            hidden_size=5120,
-            intermediate_size=13824,
-            num_hidden_layers=40,
-            num_attention_heads=40,
-        ),
-        "llama2-70b": LlamaConfig(
-            hidden_size=8192,
-            intermediate_size=28672,
-            num_hidden_layers=80,
-            num_attention_heads=64,
-            num_key_value_heads=8,
-        ),
-        # arXiv:2302.13971, the base of the papers' first askers.
-        "llama-13b": LlamaConfig(
-            hidden_size=5120,
-            intermediate_size=13824,
-            num_hidden_layers=40,
-            num_attention_heads=40,
-            rms_norm_eps=1e-6,
-            max_position_embeddings=2048,
-        ),
-        # arXiv:2401.02385.
-        "tinyllama-1.1b": LlamaConfig(
-            hidden_size=2048,
-            intermediate_size=5632,
-            num_hidden_layers=22,
-            num_attention_heads=32,
-            num_key_value_heads=4,
-            max_position_embeddings=2048,
-        ),
+        Args:
+          config: Its path, or its values.
+
+        Raises:
+          UserError: The file is none, a size is missing, or it describes what this model is not
+            (another architecture, biases, another activation, quantised weights); the text lists
+            everything that is wrong.
+        """
+        where = "config.json"
+        if not isinstance(config, Mapping):
+            where, config = str(config), _read_json(config)
+        problems = _unlike_llama(config)
+        problems += [f"{name} is missing" for name in _SIZES if config.get(name) is None]
+        if problems:
+            raise UserError(
+                f"{where} is not of a LLaMA that can be read here: {'; '.join(problems)}."
+            )
+        known = {name: config[name] for name in _SIZES}
+        known |= {name: config.get(name, default) for name, default in _HF_DEFAULTS.items()}
+        try:
+            return cls(**known, **_rope_from_hf(config))
+        except (TypeError, UserError) as error:
+            raise UserError(f"{where}: {error}") from None
+
+    def to_hf(self) -> dict[str, Any]:
+        """The values of a `config.json` that `from_hf`, transformers 4.57 and 5, and vLLM read."""
+        sizes = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return sizes | {
+            "architectures": ["LlamaForCausalLM"],
+            "model_type": "llama",
+            "num_key_value_heads": self.num_kv_heads,
+            "head_dim": self.head_width,
+            "hidden_act": "silu",
+            "attention_bias": False,
+            "mlp_bias": False,
+            "attention_dropout": 0.0,
+            "rope_scaling": _rope_scaling_to_hf(self.rope_scaling),
+            "use_cache": True,
+        }
+
+
+def _read_json(path: Path | str) -> Mapping[str, Any]:
+    with open_input(path) as file:
+        try:
+            values = json.load(file)
+        except ValueError as error:
+            raise UserError(f"{path} is not valid JSON: {error}.") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path} holds {type(values).__name__}, not an object.")
+    return values
+
+
+def _unlike_llama(config: Mapping[str, Any]) -> list[str]:
+    """What in a `config.json` changes the mathematics to something that is not LLaMA."""
+    allowed = {
+        "model_type": ("llama", None),
+        "hidden_act": ("silu", "swish", None),
+        "attention_bias": (False, None),
+        "mlp_bias": (False, None),
+        "bias": (False, None),
+        "quantization_config": (None,),
     }
-)
-"""Published sizes by name."""
+    problems = [
+        f"{key} is {config[key]!r}, not {values[0]!r}"
+        for key, values in allowed.items()
+        if config.get(key) not in values
+    ]
+    architectures = config.get("architectures")
+    if architectures and "LlamaForCausalLM" not in architectures:
+        problems.append(f"architectures is {architectures!r}, not ['LlamaForCausalLM']")
+    return problems
+
+
+def _rope_from_hf(config: Mapping[str, Any]) -> dict[str, Any]:
+    """`rope_theta` and `rope_scaling`, which transformers 5 keeps together."""
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    theta = rope.get("rope_theta", config.get("rope_theta", 10000.0))
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind == "default":
+        return {"rope_theta": theta, "rope_scaling": None}
+    if kind not in ("llama3", "linear"):
+        raise UserError(f"rope_type is {kind!r}; this model knows default, linear and llama3.")
+    names = {field.name for field in dataclasses.fields(RopeScaling)} - {"rope_type"}
+    if kind == "linear":
+        names = {"factor"}
+    missing = sorted(names - rope.keys())
+    if missing:
+        raise UserError(f"the {kind} rope scaling lacks {', '.join(missing)}.")
+    given = {name: rope[name] for name in names}
+    return {"rope_theta": theta, "rope_scaling": RopeScaling(rope_type=kind, **given)}
+
+
+def _rope_scaling_to_hf(scaling: RopeScaling | None) -> dict[str, Any] | None:
+    if scaling is None:
+        return None
+    if scaling.rope_type == "linear":
+        return {"rope_type": "linear", "factor": scaling.factor}
+    return dataclasses.asdict(scaling)

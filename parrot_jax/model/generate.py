@@ -23,8 +23,14 @@ from parrot_jax.core.errors import UserError
 from parrot_jax.model import attention as attention_backends
 from parrot_jax.model.attention import Backend
 from parrot_jax.model.config import LlamaConfig
-from parrot_jax.model.llama import Params, embed_tokens, layer_definition, rms_norm, unembedding
-from parrot_jax.model.rotary import rotation_at
+from parrot_jax.model.llama import (
+    Params,
+    embed_tokens,
+    layer_definition,
+    rms_norm,
+    rotation_of,
+    unembedding,
+)
 from parrot_jax.model.sampling import Sampling, sample
 
 _SMALLEST_LENGTH = 16
@@ -192,7 +198,7 @@ def prefill(
     """
     num_rows, length = tokens.shape
     positions = jnp.broadcast_to(jnp.arange(length)[None], tokens.shape)
-    rotation = rotation_at(positions, config.head_width, config.rope_theta)
+    rotation = rotation_of(config, positions)
     definition = layer_definition(config)
 
     def visit(x: Array, layer_params: Params) -> tuple[Array, Cache]:
@@ -229,7 +235,7 @@ def decode(
     """
     num_rows = tokens.shape[0]
     rows = jnp.arange(num_rows)
-    rotation = rotation_at(positions[:, None], config.head_width, config.rope_theta)
+    rotation = rotation_of(config, positions[:, None])
     definition = layer_definition(config)
 
     def visit(

@@ -257,6 +257,11 @@ def embed_tokens(
     return jnp.take(params["embed"], tokens, axis=0, mode="fill").astype(compute_dtype)
 
 
+def rotation_of(config: LlamaConfig, positions: Int[Array, "B T"]) -> Rotation:
+    """The rotary angles of this model at these positions."""
+    return rotation_at(positions, config.head_width, config.rope_theta, config.rope_scaling)
+
+
 def hidden_states(
     config: LlamaConfig,
     params: Params,
@@ -299,7 +304,7 @@ def hidden_states(
     if isinstance(attention, str):
         attention = attention_backends.choose(attention, segments=segment_ids is not None)
     definition = layer_definition(config)
-    rotation = rotation_at(positions, config.head_width, config.rope_theta)
+    rotation = rotation_of(config, positions)
 
     def pinned(x: Array) -> Array:
         if activation_sharding is None:

@@ -76,7 +76,8 @@ class TrainConfig:
     """How devices share the work."""
 
     init_from: str | None = None
-    """Run folder whose newest weights to start from; null = random weights."""
+    """Folder whose newest weights to start from: a run, or what `parrot convert hf-to-flax` made.
+    Its `model` must be this one. Null = random weights."""
 
     epochs: float = 3.0
     """Passes over the sessions."""

@@ -23,7 +23,6 @@ from parrot_jax.data.prepare import Prepared, prepare
 from parrot_jax.data.tokenizer import Tokenizer, load_tokenizer
 from parrot_jax.sharding import array_sharding, make_mesh, num_batch_shards
 from parrot_jax.train import evaluate as evaluation
-from parrot_jax.train.checkpoints import Checkpoints
 from parrot_jax.train.config import TrainConfig
 from parrot_jax.train.optim import adamw, learning_rate
 from parrot_jax.train.run_folder import RunFolder
@@ -36,6 +35,8 @@ from parrot_jax.train.state import (
     shardings_of,
 )
 from parrot_jax.train.step import Forward, TrainState, compile_step
+from parrot_jax.weights.checkpoints import Checkpoints
+from parrot_jax.weights.model_folder import check_same_model
 
 _NUM_SAMPLES = 5
 _SAMPLE_TOKENS = 64
@@ -74,12 +75,14 @@ def train(config: TrainConfig) -> None:
     """
     # A continued run need not compile again what it compiled before.
     jax.config.update("jax_compilation_cache_dir", str(Path(config.data.cache_dir) / "compiled"))
+    folder = RunFolder(config.out)
+    if config.init_from is not None and not folder.config_path.exists():
+        check_same_model(config.init_from, config.model)
     tokenizer = load_tokenizer(config.data.tokenizer)
     _check_vocabulary(config, tokenizer)
     prepared = prepare(config.data, "train")
     has_eval = bool(config.data.eval_sources or config.data.eval_fraction)
     held_out = prepare(config.data, "eval") if has_eval else None
-    folder = RunFolder(config.out)
     with folder.open(config, tokenizer), disk_full_is_a_user_error(f"the run in {config.out}"):
         _Run(config, folder, tokenizer, prepared, held_out).run()
 

@@ -11,35 +11,38 @@ checkpoints/       one folder a checkpoint
 
 import fcntl
 import importlib.metadata
+import json
 import platform
 import subprocess
 from pathlib import Path
 from typing import IO
 
 import parrot_jax
-from parrot_jax.core.config import changed_keys, load_config, save_config
+from parrot_jax.core.config import changed_keys, config_to_dict, load_config, save_config
 from parrot_jax.core.errors import UserError, disk_full_is_a_user_error
-from parrot_jax.core.files import write_json
+from parrot_jax.core.files import open_input, write_json
 from parrot_jax.core.logs import MetricsFile
 from parrot_jax.data.template import chat_template
 from parrot_jax.data.tokenizer import Tokenizer
 from parrot_jax.train.config import TrainConfig
+from parrot_jax.weights.model_card import Training
+from parrot_jax.weights.model_folder import ModelFolder
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tokenizers")
 # What may differ when a run goes on: nothing that decides its result.
 _FREE_KEYS = ("out", "max_steps", "log_every_steps", "keep_checkpoints", "checkpoint_every_steps",
               "data.cache_dir")  # fmt: skip
+# What of a config a model card tells: what decides the result, and no paths.
+_RESULT_KEYS = ("model", "optim", "epochs", "batch_rows", "accumulation_steps", "seed",
+                "compute_dtype")  # fmt: skip
 
 
-class RunFolder:
+class RunFolder(ModelFolder):
     """Paths and small files of one run."""
 
     def __init__(self, path: Path | str) -> None:
         """Names the folder; nothing is made yet."""
-        self.path = Path(path)
-        self.config_path = self.path / "config.yaml"
-        self.checkpoints = self.path / "checkpoints"
-        self.tokenizer = self.path / "tokenizer"
+        super().__init__(path)
         self.results = self.path / "results"
         self.metrics = MetricsFile(self.path / "metrics.jsonl")
         self.samples = MetricsFile(self.path / "samples.jsonl")
@@ -66,7 +69,7 @@ class RunFolder:
                 if self.config_path.exists():
                     self._check_same(config)
                 save_config(config, self.config_path)
-                write_json(self.path / "versions.json", _versions())
+                write_json(self.path / "versions.json", versions())
                 tokenizer.save(self.tokenizer, chat_template=chat_template(config.task, tokenizer))
             except BaseException:
                 lock.close()
@@ -79,9 +82,39 @@ class RunFolder:
         Raises:
           UserError: There is no run here.
         """
-        if not self.config_path.exists():
-            raise UserError(f"{self.path} is no run folder: it has no config.yaml.")
+        if self.is_converted():
+            raise UserError(
+                f"{self.path} holds converted weights and no run; train one from them with "
+                f"`--init-from {self.path}`."
+            )
         return load_config(TrainConfig, self.config_path)
+
+    def training(self) -> Training | None:
+        """What a model card says of the run; None where the weights were converted."""
+        if self.is_converted():
+            return None
+        config = self.load_config()
+        settings = {name: value for name, value in config_to_dict(config).items()
+                    if name in _RESULT_KEYS}  # fmt: skip
+        with open_input(self.path / "versions.json") as file:
+            versions = json.load(file)
+        return Training(
+            task=config.task,
+            base=self._base(config),
+            sources=[Path(source.path).name for source in config.data.sources],
+            settings=settings | {"mask": config_to_dict(config.data.mask),
+                                 "row_tokens": config.data.row_tokens},
+            versions=versions,
+        )  # fmt: skip
+
+    def _base(self, config: TrainConfig) -> str | None:
+        """Where the weights came from at first, as far as it is known."""
+        if config.init_from is None:
+            return None
+        base = ModelFolder(config.init_from)
+        if base.config_path.exists() and base.is_converted():
+            return str(base.read_config()["converted_from"])
+        return base.path.name
 
     def _take(self, lock: IO[str]) -> None:
         try:
@@ -104,7 +137,8 @@ class RunFolder:
             )
 
 
-def _versions() -> dict[str, str | None]:
+def versions() -> dict[str, str | None]:
+    """The git commit of this program, and the packages that decide what it computes."""
     root = Path(parrot_jax.__file__).parents[1]
     commit = subprocess.run(
         ["git", "-C", root, "describe", "--always", "--dirty", "--abbrev=40"],

@@ -1,6 +1,5 @@
 """The state of a run as a whole: made new, described without memory, saved, restored."""
 
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -8,14 +7,13 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from parrot_jax.core.errors import UserError
 from parrot_jax.model import llama
 from parrot_jax.model.config import LlamaConfig
-from parrot_jax.sharding import MeshConfig, array_sharding, make_mesh, param_shardings
-from parrot_jax.train.checkpoints import Checkpoints
+from parrot_jax.sharding import array_sharding
 from parrot_jax.train.config import TrainConfig
-from parrot_jax.train.run_folder import RunFolder
 from parrot_jax.train.step import TrainState
+from parrot_jax.weights.checkpoints import Checkpoints
+from parrot_jax.weights.model_folder import abstract_params, load_params
 
 
 def new_state(
@@ -24,7 +22,7 @@ def new_state(
     """Random weights, or those of `config.init_from`, with fresh moments, made where they live.
 
     Raises:
-      UserError: `config.init_from` has no checkpoint, or one of another shape.
+      UserError: `config.init_from` has no checkpoint, or one of another model.
     """
     like = abstract_state(config.model, optimizer, mesh)
     if config.init_from is None:
@@ -59,17 +57,6 @@ def abstract_state(
     return TrainState(params, opt_state, jax.ShapeDtypeStruct((), jnp.int32, sharding=everywhere))
 
 
-def abstract_params(config: LlamaConfig, mesh: Mesh) -> Any:
-    """Shapes, types and placements of the weights; allocates nothing."""
-    shapes = llama.abstract_params(config)
-    shardings = param_shardings(shapes, llama.logical_axes(config), mesh)
-    return jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        shapes,
-        shardings,
-    )
-
-
 def shardings_of(tree: Any) -> Any:
     """The placement of each leaf."""
     return jax.tree.map(lambda leaf: leaf.sharding, tree)
@@ -94,25 +81,3 @@ def restore_state(checkpoints: Checkpoints, step: int, like: TrainState) -> Trai
     restored = checkpoints.restore(step, {"params": like.params, "optimizer": optimizer})
     optimizer = restored["optimizer"]
     return TrainState(restored["params"], optimizer["state"], optimizer["step"])
-
-
-def load_params(run: str | Path, like: Any = None) -> Any:
-    """The newest weights of a run folder, also while it trains.
-
-    Args:
-      run: The run folder.
-      like: Shapes and placements; None = those of the run's model, on the first device.
-
-    Raises:
-      UserError: There is no run or no checkpoint, or it is of another shape than `like`.
-    """
-    folder = RunFolder(run)
-    config = folder.load_config()
-    if like is None:
-        mesh = make_mesh(MeshConfig(fsdp=1), jax.devices()[:1])
-        like = abstract_params(config.model, mesh)
-    checkpoints = Checkpoints(folder.checkpoints, read_only=True)
-    step = checkpoints.latest_step()
-    if step is None:
-        raise UserError(f"{run} has no checkpoint yet; train it first.")
-    return checkpoints.restore(step, {"params": like})["params"]

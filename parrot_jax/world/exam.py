@@ -18,7 +18,7 @@ from parrot_jax.data.tokenizer import load_tokenizer
 from parrot_jax.dialogue.types import Role
 from parrot_jax.train.run_folder import RunFolder
 from parrot_jax.train.sample import sample_next_turns
-from parrot_jax.train.state import load_params
+from parrot_jax.weights.model_folder import load_params
 
 _MAX_ANSWER_TOKENS = 32
 

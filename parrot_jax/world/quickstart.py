@@ -28,7 +28,7 @@ from parrot_jax.serve.jax_speaker import JaxSpeaker
 from parrot_jax.train.config import TrainConfig
 from parrot_jax.train.loop import train
 from parrot_jax.train.run_folder import RunFolder
-from parrot_jax.train.state import load_params
+from parrot_jax.weights.model_folder import load_params
 from parrot_jax.world.answerer import Answerer
 from parrot_jax.world.exam import take_exam
 from parrot_jax.world.facts import make_world

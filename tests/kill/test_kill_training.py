@@ -80,10 +80,10 @@ def final_state(run: Path) -> tuple[list[Any], list[dict[str, Any]], list[str]]:
     """The last weights and moments, the metrics without durations, the evaluations."""
     from parrot_jax.core.config import load_config
     from parrot_jax.sharding import make_mesh
-    from parrot_jax.train.checkpoints import Checkpoints
     from parrot_jax.train.config import TrainConfig
     from parrot_jax.train.optim import adamw
     from parrot_jax.train.state import abstract_state, restore_state
+    from parrot_jax.weights.checkpoints import Checkpoints
 
     config = load_config(TrainConfig, run / "config.yaml")
     like = abstract_state(config.model, adamw(config.optim, lambda _: 0.0), make_mesh(config.mesh))

@@ -6,7 +6,8 @@ import sys
 import pytest
 
 from parrot_jax.core.errors import UserError
-from parrot_jax.model.config import PRESETS, LlamaConfig
+from parrot_jax.model.config import LlamaConfig
+from parrot_jax.model.presets import PRESETS
 
 
 @pytest.mark.parametrize(

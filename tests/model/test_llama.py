@@ -10,7 +10,6 @@ import pytest
 
 from parrot_jax.core.errors import UserError
 from parrot_jax.model.attention import backends
-from parrot_jax.model.config import PRESETS
 from parrot_jax.model.llama import (
     abstract_params,
     embed_tokens,
@@ -20,6 +19,7 @@ from parrot_jax.model.llama import (
     rms_norm,
     unembedding,
 )
+from parrot_jax.model.presets import PRESETS
 
 HERE = [backend.name for backend in backends() if backend.runs_on(jax.default_backend())]
 

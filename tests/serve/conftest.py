@@ -16,7 +16,7 @@ from parrot_jax.serve.app import make_app
 from parrot_jax.serve.background import BackgroundServer
 from parrot_jax.serve.jax_speaker import JaxSpeaker
 from parrot_jax.train.run_folder import RunFolder
-from parrot_jax.train.state import load_params
+from parrot_jax.weights.model_folder import load_params
 
 Send = Callable[..., tuple[int, Any]]
 

@@ -20,7 +20,7 @@ from parrot_jax.train.config import OptimConfig, TrainConfig
 from parrot_jax.train.evaluate import summarise
 from parrot_jax.train.loop import plan_steps, train
 from parrot_jax.train.run_folder import RunFolder
-from parrot_jax.train.state import load_params
+from parrot_jax.weights.model_folder import load_params
 
 EIGHT_PARTS = MeshConfig(data=1, fsdp=8, tensor=1)
 

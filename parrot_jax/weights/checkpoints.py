@@ -3,18 +3,25 @@
 In memory the layers are stacked, which the scan needs; on disk they are apart, which converters,
 exports and unrolled models need, and which keeps the largest tensor small. A kill in the middle of
 a save leaves the checkpoint before it.
+
+A converter holds no whole model: it saves `LazyArray`s, which are made when their turn comes, and
+reads one array at a time.
 """
 
+import asyncio
 import logging
+import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from jax.tree_util import DictKey, tree_flatten_with_path, tree_unflatten
+from jaxtyping import Shaped
 
 from parrot_jax.core.errors import (
     DiskFullError,
@@ -22,6 +29,8 @@ from parrot_jax.core.errors import (
     disk_full_is_a_user_error,
     is_disk_full,
 )
+from parrot_jax.core.files import hash_file, hash_json
+from parrot_jax.weights.names import layer_key
 
 
 def _is_news(record: logging.LogRecord) -> bool:
@@ -36,6 +45,42 @@ for _name in ("absl", "asyncio"):
     logging.getLogger(_name).addFilter(_is_news)
 
 _STACKED = "layers"
+
+
+class LazyArray:
+    """An array that a save makes when its turn comes, and forgets when it is written."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: Any, make: Callable[[], jax.Array]) -> None:
+        """Describes what `make` will return; it is called once, in a thread."""
+        self.shape, self.dtype, self.make = shape, np.dtype(dtype), make
+
+    @property
+    def nbytes(self) -> int:
+        """Its size."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+class _LazyHandler(ocp.type_handlers.ArrayHandler):
+    """Writes lazy arrays as arrays: one is made while the one before it is being written."""
+
+    async def serialize(self, values: Any, infos: Any, args: Any = None) -> Any:
+        written: Any = []
+        for value, info, arg in zip(values, infos, args, strict=True):
+            array = await asyncio.to_thread(value.make)
+            for future in written:
+                await asyncio.to_thread(future.result)
+            written = await super().serialize([array], [info], [arg])
+        return written
+
+    def memory_size(self, values: Any) -> Any:
+        return [(value.nbytes, value.nbytes) for value in values]
+
+
+class StoredArray(NamedTuple):
+    """What is known of an array without reading it."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
 
 
 class Checkpoints:
@@ -59,6 +104,7 @@ class Checkpoints:
                 read_only=read_only,
             ),
         )
+        self._reader = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
 
     def latest_step(self) -> int | None:
         """Step of the newest whole checkpoint, or None."""
@@ -76,13 +122,7 @@ class Checkpoints:
           DiskFullError: There was no room for this save or for the one before it.
         """
         self.wait()
-        needed = sum(leaf.nbytes for leaf in jax.tree.leaves((params, optimizer)))
-        free = shutil.disk_usage(self._folder).free
-        if jax.process_count() == 1 and free < needed:
-            raise DiskFullError(
-                f"no room left on the disk for a checkpoint in {self._folder}: it takes "
-                f"{needed:,} bytes and {free:,} are free; free some space and run again."
-            )
+        self._check_room(sum(leaf.nbytes for leaf in jax.tree.leaves((params, optimizer))))
         with disk_full_is_a_user_error(f"a checkpoint in {self._folder}"):
             self._manager.save(
                 step,
@@ -91,6 +131,61 @@ class Checkpoints:
                     optimizer=ocp.args.StandardSave(_split_layers(optimizer)),
                 ),
             )
+
+    def save_lazily(self, step: int, arrays: Mapping[str, LazyArray]) -> None:
+        """Saves weights that do not fit into memory; returns when all is on the disk.
+
+        Args:
+          step: The number of the checkpoint.
+          arrays: By their names on disk, see `names.tensors`. At most three stand in memory at
+            once: one that is made and two that are being written.
+
+        Raises:
+          DiskFullError: There was no room.
+        """
+        self._check_room(sum(array.nbytes for array in arrays.values()))
+        lazy = ocp.type_handlers.create_type_handler_registry((LazyArray, _LazyHandler()))
+        handler = ocp.PyTreeCheckpointHandler(type_handler_registry=lazy)
+        with disk_full_is_a_user_error(f"a checkpoint in {self._folder}"):
+            manager = ocp.CheckpointManager(
+                self._folder,
+                item_handlers={"params": handler},
+                options=ocp.CheckpointManagerOptions(enable_async_checkpointing=False),
+            )
+            manager.save(step, args=ocp.args.Composite(params=ocp.args.PyTreeSave(dict(arrays))))
+            manager.close()
+        self._manager.reload()
+
+    def identity(self, step: int) -> str:
+        """64 hex digits of a checkpoint: of the moment in which it was saved, and of its shapes.
+
+        Raises:
+          UserError: There is no such checkpoint.
+        """
+        folder = self._at(step)
+        files = (folder / "_CHECKPOINT_METADATA", folder / "params" / "_METADATA")
+        return hash_json([hash_file(file) for file in files])
+
+    def stored(self, step: int) -> dict[str, StoredArray]:
+        """The weights of a checkpoint by their names on disk.
+
+        Raises:
+          UserError: There is no such checkpoint.
+        """
+        found: Any = ocp.StandardCheckpointer().metadata(self._at(step) / "params")
+        return {
+            name: StoredArray(tuple(array.shape), np.dtype(array.dtype))
+            for name, array in found.item_metadata.items()
+        }
+
+    def read(self, step: int, name: str) -> Shaped[np.ndarray, "..."]:
+        """One array of the weights, whole and on the host, as it is stored."""
+        args = ocp.args.PyTreeRestore(
+            item={name: 0},
+            restore_args={name: ocp.RestoreArgs(restore_type=np.ndarray)},
+            partial_restore=True,
+        )
+        return self._reader.restore(self._folder / str(step) / "params", args=args)[name]
 
     def wait(self) -> None:
         """Returns when every started save is on the disk.
@@ -127,6 +222,21 @@ class Checkpoints:
         """Waits and lets go of the folder."""
         self.wait()
         self._manager.close()
+
+    def _at(self, step: int) -> Path:
+        steps = self._manager.all_steps()
+        if step not in steps:
+            there = ", ".join(map(str, steps)) or "none"
+            raise UserError(f"there is no checkpoint {step} in {self._folder}, but {there}.")
+        return self._folder / str(step)
+
+    def _check_room(self, needed: int) -> None:
+        free = shutil.disk_usage(self._folder).free
+        if jax.process_count() == 1 and free < needed:
+            raise DiskFullError(
+                f"no room left on the disk for a checkpoint in {self._folder}: it takes "
+                f"{needed:,} bytes and {free:,} are free; free some space and run again."
+            )
 
     def _check_shapes(self, step: int, item: str, wanted: Mapping[str, Any]) -> None:
         folder = self._folder / str(step) / item
@@ -195,7 +305,7 @@ def _names(path: tuple[Any, ...], leaf: Any) -> list[tuple[str, int | None]]:
         return [(".".join(keys), None)]
     at = keys.index(_STACKED) + 1
     return [
-        (".".join([*keys[:at], f"{layer:02d}", *keys[at:]]), layer)
+        (".".join([*keys[:at], layer_key(layer), *keys[at:]]), layer)
         for layer in range(leaf.shape[0])
     ]
 

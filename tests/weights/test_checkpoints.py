@@ -12,11 +12,11 @@ import pytest
 from parrot_jax.core.errors import UserError
 from parrot_jax.model.config import LlamaConfig
 from parrot_jax.sharding import MeshConfig, make_mesh
-from parrot_jax.train.checkpoints import Checkpoints
 from parrot_jax.train.config import OptimConfig
 from parrot_jax.train.optim import adamw
 from parrot_jax.train.state import abstract_state, restore_state, save_state
 from parrot_jax.train.step import TrainState
+from parrot_jax.weights.checkpoints import Checkpoints
 
 SIZES: dict[str, Any] = {
     "vocab_size": 16,

@@ -1,0 +1,73 @@
+"""Make a folder for transformers and vLLM out of a run's newest checkpoint."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+from parrot_jax.core.errors import UserError
+from parrot_jax.weights.dtypes import Dtype
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlaxToHfConfig:
+    """What to export, and how."""
+
+    run: Annotated[str, tyro.conf.Positional]
+    """A run folder, or what `convert hf-to-flax` made."""
+
+    out: Annotated[str, tyro.conf.Positional]
+    """The folder to make; where an export of the same was killed, it goes on."""
+
+    dtype: Dtype | None = None
+    """Type to write. Null = that of the checkpoint: for a run float32, twice as large as bfloat16."""
+
+    step: int | None = None
+    """Which checkpoint. Null = the newest."""
+
+    shard_gb: float = 4.0
+    """Most 10^9 bytes of weights in a file."""
+
+    licence: str | None = None
+    """For the model card: a name of the hub's list, such as llama2. Null = not stated."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.shard_gb <= 4:
+            raise UserError(f"--shard-gb is {self.shard_gb}; it must be above 0, at most 4.")
+
+
+Config = FlaxToHfConfig
+
+
+def run(config: FlaxToHfConfig) -> None:
+    """Writes weights, tokenizer, chat template, model card and, last, config.json."""
+    from pathlib import Path
+
+    from parrot_jax.core.files import atomic_write
+    from parrot_jax.core.logs import console
+    from parrot_jax.data.template import chat_template
+    from parrot_jax.data.tokenizer import load_tokenizer
+    from parrot_jax.train.run_folder import RunFolder
+    from parrot_jax.weights.flax_to_hf import flax_to_hf, write_hf_config
+    from parrot_jax.weights.model_card import model_card
+
+    folder, out = RunFolder(config.run), Path(config.out)
+    model = folder.load_model()
+    trained = None if folder.is_converted() else folder.load_config()
+    step = folder.latest_step() if config.step is None else config.step
+    dtype = flax_to_hf(
+        folder, out, dtype=config.dtype, step=step, max_shard_bytes=int(config.shard_gb * 10**9)
+    )
+    ids: dict[str, int | None] = {"bos_id": None, "eos_id": None}
+    if folder.tokenizer.exists():
+        tokenizer = load_tokenizer(folder.tokenizer)
+        ids = {"bos_id": tokenizer.bos_id, "eos_id": tokenizer.eos_id}
+        template = chat_template(trained.task, tokenizer) if trained else None
+        tokenizer.save(out, chat_template=template, max_tokens=model.max_position_embeddings)
+    card = model_card(
+        out.resolve().name, model, folder.training(), step=step, dtype=dtype, licence=config.licence
+    )
+    with atomic_write(out / "README.md") as file:
+        file.write(card)
+    write_hf_config(out, model, dtype, **ids)
+    console.print(f"done: {out}. Serve it with `vllm serve {out}`, share it with `parrot push`.")

@@ -1,0 +1,95 @@
+"""Compare a Hugging Face folder with a run: all tensors by hash, and logits on a text."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+if TYPE_CHECKING:
+    from parrot_jax.weights.hf_folder import HfFolder
+    from parrot_jax.weights.model_folder import ModelFolder
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyConfig:
+    """What to compare."""
+
+    source: Annotated[str, tyro.conf.Positional]
+    """A folder with config.json and safetensors, or a name on the Hugging Face hub."""
+
+    run: Annotated[str, tyro.conf.Positional]
+    """A run folder, or what `convert hf-to-flax` made."""
+
+    text: str | None = None
+    """Compare the logits of this text as well: transformers' of the folder, in float32, beside ours
+    of the run. Needs the torch extra, a tokenizer in the run, and both models in memory."""
+
+    step: int | None = None
+    """Which checkpoint. Null = the newest."""
+
+
+Config = VerifyConfig
+
+MAX_LOGIT_DIFFERENCE = 1e-3
+"""What float32 leaves between two orders of the same sums, on logits of ordinary size."""
+
+
+def run(config: VerifyConfig) -> None:
+    """Prints what was found; fails where anything differs."""
+    from parrot_jax.core.errors import RunError
+    from parrot_jax.core.logs import console
+    from parrot_jax.weights.hf_folder import HfFolder
+    from parrot_jax.weights.hub import local_folder
+    from parrot_jax.weights.model_folder import ModelFolder
+    from parrot_jax.weights.verify import verify
+
+    source, folder = HfFolder(local_folder(config.source)), ModelFolder(config.run)
+    found = verify(source, folder, step=config.step)
+    console.print(found.summary())
+    difference = 0.0
+    if config.text is not None:
+        difference, same_best = _compare_logits(source, folder, config.text)
+        console.print(
+            f"logits differ by at most {difference:.2e}; the likeliest next token is the same at "
+            f"{same_best:.1%} of the places"
+        )
+    if found.different:
+        raise RunError(f"{len(found.different):,} tensors of {config.run} differ.")
+    if difference > MAX_LOGIT_DIFFERENCE:
+        raise RunError(
+            f"the logits differ by {difference:.2e}, more than {MAX_LOGIT_DIFFERENCE:g}."
+        )
+
+
+def _compare_logits(source: "HfFolder", folder: "ModelFolder", text: str) -> tuple[float, float]:
+    """The largest difference of a logit, and the share of places with the same likeliest token."""
+    import jax.numpy as jnp
+    import numpy as np
+
+    from parrot_jax.core.errors import UserError
+    from parrot_jax.data.tokenizer import load_tokenizer
+    from parrot_jax.model.llama import hidden_states, unembedding
+    from parrot_jax.weights.model_folder import load_params
+
+    try:
+        import torch  # pyright: ignore[reportMissingImports] - an extra
+        from transformers import AutoModelForCausalLM
+    except ImportError:
+        raise UserError(
+            "--text needs torch; install the extra: pip install 'parrot-jax[torch]'."
+        ) from None
+    tokenizer = load_tokenizer(folder.tokenizer)
+    ids = [tokenizer.bos_id, *tokenizer.encode_pieces([f" {text.strip()}"])[0]]
+    params, model = load_params(folder), folder.load_model()
+    hidden = hidden_states(
+        model, params, jnp.asarray([ids]), None, jnp.arange(len(ids))[None],
+        compute_dtype=jnp.float32, remat="none",
+    )  # fmt: skip
+    ours = np.asarray(hidden[0] @ unembedding(params))
+    reference = AutoModelForCausalLM.from_pretrained(
+        source.path, dtype=torch.float32, attn_implementation="eager"
+    )
+    with torch.inference_mode():
+        theirs = reference(torch.tensor([ids])).logits[0].numpy()
+    same = ours.argmax(axis=1) == theirs.argmax(axis=1)
+    return float(np.abs(ours - theirs).max()), float(same.mean())

@@ -1,0 +1,52 @@
+"""Send an export to the Hugging Face hub: private, and over other files only after asking."""
+
+import sys
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+from parrot_jax.core.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class PushConfig:
+    """What to send, and where. The token is that of HF_TOKEN or of `hf auth login`."""
+
+    folder: Annotated[str, tyro.conf.Positional]
+    """What `convert flax-to-hf` made."""
+
+    repo: Annotated[str, tyro.conf.Positional]
+    """The repository, org/name; made where it is not there yet."""
+
+    public: bool = False
+    """Everybody sees it. Otherwise only its owners do."""
+
+    yes: bool = False
+    """Replace the files of a repository without asking."""
+
+
+Config = PushConfig
+
+
+def run(config: PushConfig) -> None:
+    """Prints what is sent and, at the end, where it is."""
+    from parrot_jax.core.logs import console
+    from parrot_jax.weights.hub import push
+
+    confirm = _agree if config.yes else _ask
+    url = push(config.folder, config.repo, private=not config.public, confirm=confirm)
+    console.print(f"done: {url}")
+
+
+def _agree(question: str) -> bool:
+    return True
+
+
+def _ask(question: str) -> bool:
+    if not sys.stdin.isatty():
+        raise UserError(f"{question} There is no terminal to answer on: say --yes.")
+    try:
+        return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:
+        return False

@@ -1,0 +1,60 @@
+"""Published models by name. Loads no jax."""
+
+from dataclasses import replace
+from types import MappingProxyType
+
+from parrot_jax.model.config import LlamaConfig, RopeScaling
+
+_LLAMA_3_8B = LlamaConfig(
+    vocab_size=128256,
+    intermediate_size=14336,
+    num_key_value_heads=8,
+    max_position_embeddings=8192,
+    rope_theta=500000.0,
+)
+
+PRESETS = MappingProxyType(
+    {
+        # arXiv:2307.09288 and the config.json files of the published folders.
+        "llama2-7b": LlamaConfig(),
+        "llama2-13b": LlamaConfig(
+            hidden_size=5120,
+            intermediate_size=13824,
+            num_hidden_layers=40,
+            num_attention_heads=40,
+        ),
+        "llama2-70b": LlamaConfig(
+            hidden_size=8192,
+            intermediate_size=28672,
+            num_hidden_layers=80,
+            num_attention_heads=64,
+            num_key_value_heads=8,
+        ),
+        # arXiv:2302.13971, the base of the papers' first askers.
+        "llama-13b": LlamaConfig(
+            hidden_size=5120,
+            intermediate_size=13824,
+            num_hidden_layers=40,
+            num_attention_heads=40,
+            rms_norm_eps=1e-6,
+            max_position_embeddings=2048,
+        ),
+        # arXiv:2407.21783: 3.0 reads 8,192 tokens; 3.1 stretches long wavelengths for 131,072.
+        "llama3-8b": _LLAMA_3_8B,
+        "llama3.1-8b": replace(
+            _LLAMA_3_8B,
+            max_position_embeddings=131072,
+            rope_scaling=RopeScaling(rope_type="llama3", factor=8.0),
+        ),
+        # arXiv:2401.02385.
+        "tinyllama-1.1b": LlamaConfig(
+            hidden_size=2048,
+            intermediate_size=5632,
+            num_hidden_layers=22,
+            num_attention_heads=32,
+            num_key_value_heads=4,
+            max_position_embeddings=2048,
+        ),
+    }
+)
+"""Published sizes by name."""

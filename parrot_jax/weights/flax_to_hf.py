@@ -1,0 +1,219 @@
+"""Hugging Face out: a checkpoint to safetensors shards, a few tensors in memory at a time.
+
+The order is what makes a kill harmless: first a record of what is exported, then the shards, each
+whole or not at all, then the index; `config.json`, without which nothing loads, comes last.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Shaped
+
+from parrot_jax.core.errors import DiskFullError, UserError, disk_full_is_a_user_error
+from parrot_jax.core.files import atomic_write, open_input, write_json
+from parrot_jax.core.logs import console, progress
+from parrot_jax.model.config import LlamaConfig
+from parrot_jax.weights.checkpoints import Checkpoints
+from parrot_jax.weights.dtypes import SAFETENSORS_NAMES, Dtype
+from parrot_jax.weights.hf_folder import DTYPES, INDEX
+from parrot_jax.weights.model_folder import ModelFolder
+from parrot_jax.weights.names import Tensor, tensors
+
+MAX_SHARD_BYTES = 4 * 10**9
+"""Most bytes of weights in one file."""
+
+RECORD = "parrot_export.json"
+"""Says what a folder is the export of, so that one that was killed can be continued."""
+
+
+class Shard(NamedTuple):
+    """One safetensors file."""
+
+    name: str
+    tensors: tuple[Tensor, ...]
+
+
+def flax_to_hf(
+    folder: ModelFolder,
+    out: Path | str,
+    *,
+    dtype: Dtype | None = None,
+    step: int | None = None,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> Dtype:
+    """Writes the weights of a checkpoint; shards that are there already stay as they are.
+
+    `write_hf_config` must follow: without it nothing loads.
+
+    Args:
+      folder: A run, or what was converted.
+      out: The folder to write; where an export of the same was killed, it goes on.
+      dtype: Type to write; None = that in which most tensors of the checkpoint are stored.
+      step: Which checkpoint; None = the newest.
+      max_shard_bytes: Most bytes of weights in a file; a larger tensor has one of its own.
+
+    Returns:
+      The type that was written.
+
+    Raises:
+      UserError: There is no such checkpoint, or `out` holds something else.
+      DiskFullError: There is no room.
+    """
+    out, step = Path(out), folder.latest_step() if step is None else step
+    checkpoints = Checkpoints(folder.checkpoints, read_only=True)
+    stored = checkpoints.stored(step)
+    dtype = dtype or _most_common([array.dtype for array in stored.values()])
+    shards = plan_shards(tensors(folder.load_model()), DTYPES[dtype], max_shard_bytes)
+    record = {
+        "checkpoint": checkpoints.identity(step),
+        "dtype": dtype,
+        "shards": {shard.name: [tensor.theirs for tensor in shard.tensors] for shard in shards},
+    }
+    with disk_full_is_a_user_error(f"the export in {out}"):
+        _claim(out, record)
+        left = [shard for shard in shards if not (out / shard.name).exists()]
+        if len(left) < len(shards):
+            console.print(f"continuing {out}: {len(shards) - len(left)} of {len(shards)} files")
+        _check_room(out, left, DTYPES[dtype])
+        names = [tensor for shard in left for tensor in shard.tensors]
+
+        def read(tensor: Tensor) -> Shaped[np.ndarray, "..."]:
+            ours = checkpoints.read(step, tensor.ours).astype(DTYPES[dtype], copy=False)
+            return tensor.to_theirs(ours)
+
+        with progress("tensors", total=len(names)) as advance, ThreadPoolExecutor(1) as thread:
+            arrays = _one_ahead(thread, read, names)
+            for shard in left:
+                _write_shard(out / shard.name, shard, dtype, arrays, advance)
+        if len(shards) > 1:
+            _write_index(out, shards, DTYPES[dtype])
+    return dtype
+
+
+def write_hf_config(
+    out: Path | str, config: LlamaConfig, dtype: Dtype, *, bos_id: int | None, eos_id: int | None
+) -> None:
+    """Writes `generation_config.json` and, last of all files of an export, `config.json`.
+
+    Args:
+      out: The folder with everything else.
+      config: The sizes.
+      dtype: The type of the weights.
+      bos_id: The id that opens a text; None = not known.
+      eos_id: The id that ends a turn, where generation stops.
+    """
+    ids = {"bos_token_id": bos_id, "eos_token_id": eos_id}
+    write_json(Path(out) / "generation_config.json", ids)
+    # transformers 4 calls it torch_dtype and 5 dtype; either reads the other's name as well.
+    write_json(Path(out) / "config.json", config.to_hf() | ids | {"torch_dtype": dtype})
+
+
+def plan_shards(all_tensors: Sequence[Tensor], dtype: np.dtype[Any], max_bytes: int) -> list[Shard]:
+    """Fills files with tensors in their order, none above `max_bytes` unless one tensor is."""
+    groups: list[list[Tensor]] = [[]]
+    room = max_bytes
+    for tensor in all_tensors:
+        size = _nbytes(tensor, dtype)
+        if groups[-1] and size > room:
+            groups.append([])
+            room = max_bytes
+        groups[-1].append(tensor)
+        room -= size
+    if len(groups) == 1:
+        return [Shard("model.safetensors", tuple(groups[0]))]
+    return [
+        Shard(f"model-{number:05d}-of-{len(groups):05d}.safetensors", tuple(group))
+        for number, group in enumerate(groups, 1)
+    ]
+
+
+def _nbytes(tensor: Tensor, dtype: np.dtype[Any]) -> int:
+    return int(np.prod(tensor.their_shape, dtype=np.int64)) * dtype.itemsize
+
+
+def _most_common(dtypes: Sequence[np.dtype[Any]]) -> Dtype:
+    names = [name for dtype in dtypes for name, known in DTYPES.items() if known == dtype]
+    most: Any = max(set(names), key=names.count)
+    return most
+
+
+def _claim(out: Path, record: Mapping[str, Any]) -> None:
+    """Makes the folder that of this export, or sees that it is."""
+    if (out / RECORD).exists():
+        with open_input(out / RECORD) as file:
+            if json.load(file) == record:
+                for cut in out.glob("*.safetensors.tmp-*"):
+                    cut.unlink()  # what a kill left
+                return
+        raise UserError(
+            f"{out} holds the export of another checkpoint, or of this one in another form; choose "
+            "another folder, or delete it first."
+        )
+    if out.exists() and any(out.iterdir()):
+        raise UserError(f"{out} is not empty and no export; choose another folder.")
+    write_json(out / RECORD, record)
+
+
+def _check_room(out: Path, shards: Sequence[Shard], dtype: np.dtype[Any]) -> None:
+    needed = sum(_nbytes(tensor, dtype) for shard in shards for tensor in shard.tensors)
+    free = shutil.disk_usage(out).free
+    if free < needed:
+        raise DiskFullError(
+            f"no room left on the disk for the export in {out}: it takes {needed:,} bytes and "
+            f"{free:,} are free; free some space and run again."
+        )
+
+
+def _one_ahead(
+    thread: ThreadPoolExecutor, read: Any, names: Sequence[Tensor]
+) -> Iterator[Shaped[np.ndarray, "..."]]:
+    """Reads the next tensor while the one before it is being written."""
+    coming = None
+    for tensor in names:
+        following = thread.submit(read, tensor)
+        if coming is not None:
+            yield coming.result()
+        coming = following
+    if coming is not None:
+        yield coming.result()
+
+
+def _write_shard(
+    path: Path,
+    shard: Shard,
+    dtype: Dtype,
+    arrays: Iterator[Shaped[np.ndarray, "..."]],
+    advance: Any,
+) -> None:
+    """One file, a tensor at a time: the library's own writer would want them all in memory.
+
+    Source: the format as https://github.com/huggingface/safetensors describes it.
+    """
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for tensor in shard.tensors:
+        end = offset + _nbytes(tensor, DTYPES[dtype])
+        header[tensor.theirs] = {
+            "dtype": SAFETENSORS_NAMES[dtype],
+            "shape": list(tensor.their_shape),
+            "data_offsets": [offset, end],
+        }
+        offset = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with atomic_write(path, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for _ in shard.tensors:
+            file.write(next(arrays).reshape(-1).view(np.uint8).data)
+            advance()
+
+
+def _write_index(out: Path, shards: Sequence[Shard], dtype: np.dtype[Any]) -> None:
+    total = sum(_nbytes(tensor, dtype) for shard in shards for tensor in shard.tensors)
+    places = {tensor.theirs: shard.name for shard in shards for tensor in shard.tensors}
+    write_json(out / INDEX, {"metadata": {"total_size": total}, "weight_map": places})

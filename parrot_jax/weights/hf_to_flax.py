@@ -1,0 +1,83 @@
+"""Hugging Face in: safetensors to a checkpoint, a few tensors in memory at a time."""
+
+from collections import Counter
+from pathlib import Path
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from parrot_jax.core.errors import UserError
+from parrot_jax.core.logs import progress
+from parrot_jax.weights.checkpoints import Checkpoints, LazyArray
+from parrot_jax.weights.dtypes import Dtype
+from parrot_jax.weights.hf_folder import DTYPES, HfFolder
+from parrot_jax.weights.model_folder import ConvertedConfig, ModelFolder
+from parrot_jax.weights.names import Tensor
+
+
+def hf_to_flax(
+    source: HfFolder,
+    out: Path | str,
+    *,
+    dtype: Dtype | None,
+    origin: str,
+) -> ConvertedConfig:
+    """Writes the checkpoint of a folder that `init_from` of a training config takes.
+
+    Each process reads the bytes of its own devices' parts and writes these.
+
+    Args:
+      source: What to read.
+      out: The folder to make; where a killed conversion left something, it begins anew.
+      dtype: Type to store; None = that of the source.
+      origin: Where the source comes from, for the record.
+
+    Returns:
+      What to save as `config.yaml`, which must come last: without it nothing loads.
+
+    Raises:
+      UserError: The folder holds something else, or the source is float16 and `dtype` is None.
+      DiskFullError: There is no room.
+    """
+    folder = ModelFolder(out)
+    if folder.config_path.exists():
+        raise UserError(f"{out} holds a model already; choose another folder, or delete it first.")
+    stored = {tensor.ours: dtype or source.dtype_of(tensor) for tensor in source.tensors}
+    if "float16" in stored.values():
+        raise UserError(
+            f"{source.path} is in float16, which no training uses: give --dtype float32 (exact, "
+            "twice the size) or --dtype bfloat16 (the same size, but 3 bits less of each number)."
+        )
+    mesh = jax.make_mesh((jax.device_count(),), ("fsdp",))
+    with progress("tensors", total=len(source.tensors)) as advance:
+
+        def lazy(tensor: Tensor) -> LazyArray:
+            target = DTYPES[stored[tensor.ours]]
+
+            def make() -> jax.Array:
+                advance()
+                return jax.make_array_from_callback(
+                    tensor.our_shape,
+                    spread(tensor, mesh),
+                    lambda index: source.read(tensor, index).astype(target, copy=False),
+                )
+
+            return LazyArray(tensor.our_shape, target, make)
+
+        checkpoints = Checkpoints(folder.checkpoints)
+        checkpoints.save_lazily(0, {tensor.ours: lazy(tensor) for tensor in source.tensors})
+        checkpoints.close()
+    ((most, _),) = Counter(stored.values()).most_common(1)
+    return ConvertedConfig(converted_from=origin, dtype=most, model=source.config)
+
+
+def spread(tensor: Tensor, mesh: Mesh) -> NamedSharding:
+    """Splits the largest dim that divides over all devices of a mesh of one axis; else none."""
+    sizes = [
+        0 if dim == tensor.whole_dim or size % mesh.size else size
+        for dim, size in enumerate(tensor.our_shape)
+    ]
+    spec: list[str | None] = [None] * len(sizes)
+    if any(sizes):
+        spec[sizes.index(max(sizes))] = mesh.axis_names[0]
+    return NamedSharding(mesh, PartitionSpec(*spec))

@@ -1,0 +1,326 @@
+"""The Hugging Face hub: folders from it, exports to it. Loads no jax.
+
+The library takes the token from the environment variable HF_TOKEN or from `hf auth login`; no error
+shows it. A push is one commit: whoever downloads meanwhile gets the files before it or those after.
+"""
+
+import contextlib
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from parrot_jax.core.errors import ParrotError, UserError, disk_full_is_a_user_error
+from parrot_jax.core.files import open_input
+from parrot_jax.core.logs import console
+
+if TYPE_CHECKING:
+    import huggingface_hub
+
+_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
+_TOKEN = re.compile(r"Bearer\s+\S+|\bhf_\w{20,}")
+
+_WANTED = (
+    "config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json",
+    "tokenizer.model", "tokenizer*.json",
+)  # fmt: skip
+# The same weights once more: in folders, or in Meta's and Mistral's form.
+_UNWANTED = ("*/*", "consolidated*")
+
+_NOT_SENT = ("parrot_export.json", "*.tmp-*", ".*")
+# What transformers and vLLM read if it is there. transformers takes a `model.safetensors` that an
+# earlier export left before the shards of this one.
+_LOADED = ("*.safetensors", "*.bin", "*.pth", "*.json", "*.jinja", "tokenizer.model")
+
+_TIMEOUT_S = 30
+_MAX_CHARS = 300
+_ADVICE = {
+    401: "set the environment variable HF_TOKEN to a token of https://huggingface.co/settings/tokens",
+    403: "set the environment variable HF_TOKEN to a token that may do this, and check the name",
+    412: "it was changed meanwhile: run the same command again",
+    429: "wait a little and run the same command again",
+}
+
+
+def local_folder(source: str, *, revision: str | None = None) -> Path:
+    """The folder itself, or the downloaded copy of a repository on the hub.
+
+    Args:
+      source: A folder, or `org/name` on the hub. Of the latter, config, safetensors and tokenizer
+        are downloaded into the library's cache, what is there already is not; without a network,
+        what is there is taken.
+      revision: On the hub: a branch, a tag or a commit; None = main.
+
+    Raises:
+      UserError: It is neither, may not be read, or has no safetensors.
+      DiskFullError: There is no room in the cache.
+    """
+    if Path(source).is_dir():
+        if revision is not None:
+            raise UserError(
+                f"{source} is a folder, which has no revision {revision!r}: leave it out."
+            )
+        return Path(source)
+    if Path(source).exists() or not _NAME.fullmatch(source):
+        raise UserError(
+            f"{source} is no folder, and no name on the Hugging Face hub, which has the form "
+            "org/name."
+        )
+    import huggingface_hub
+    from huggingface_hub import constants
+
+    what = f"{source} in {constants.HF_HUB_CACHE} (the environment variable HF_HOME moves it)"
+    with _one_line_errors(source, revision), disk_full_is_a_user_error(what):
+        downloaded = huggingface_hub.snapshot_download(
+            source,
+            revision=revision,
+            allow_patterns=list(_WANTED),
+            ignore_patterns=list(_UNWANTED),
+        )
+    folder = Path(downloaded)
+    if not any(folder.glob("*.safetensors")):
+        with _one_line_errors(source, revision):
+            names = huggingface_hub.list_repo_files(source, revision=folder.name)
+        raise UserError(_without_safetensors(source, names))
+    return folder
+
+
+def push(
+    folder: Path | str, repo: str, *, private: bool = True, confirm: Callable[[str], bool]
+) -> str:
+    """Sends an export to the hub, in one commit; can be repeated wherever it was killed.
+
+    Files of an earlier export that a loader would read beside the new ones are deleted; others,
+    such as a licence, stay.
+
+    Args:
+      folder: What `parrot convert flax-to-hf` made, finished.
+      repo: `org/name`; made where it is not there yet.
+      private: Whether only its owners see it. One that is there already must be what is asked for.
+      confirm: Is asked before files in the repository are replaced, with the question as text.
+
+    Returns:
+      The address of the repository.
+
+    Raises:
+      UserError: The export is not finished, the answer was no, or the hub refuses.
+    """
+    folder = Path(folder)
+    if not _NAME.fullmatch(repo):
+        raise UserError(f"{repo} is no name on the Hugging Face hub, which has the form org/name.")
+    files = _files_of_export(folder)
+
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+
+    api = HfApi()
+    found, stale = _look_up(api, repo), []
+    if found is not None:
+        _check_visibility(repo, is_private=bool(found.private), private=private)
+        held = [file.rfilename for file in found.siblings or []]
+        stale = _stale(held, [file.name for file in files])
+        if set(held) - {".gitattributes"} and not confirm(_question(repo, held, stale)):
+            raise UserError(f"nothing was sent; {repo} stays as it is.")
+    size = sum(file.stat().st_size for file in files)
+    console.print(
+        f"sending {len(files)} files, {size:,} bytes, to {repo} "
+        f"({'private' if private else 'public'})"
+    )
+    with _one_line_errors(repo):
+        if found is None:
+            api.create_repo(repo, private=private)
+        api.create_commit(
+            repo,
+            operations=[
+                *(CommitOperationDelete(name) for name in stale),
+                *(CommitOperationAdd(file.name, file) for file in files),
+            ],
+            commit_message="parrot push",
+            parent_commit=found.sha if found else None,
+        )
+    return f"{api.endpoint}/{repo}"
+
+
+def _files_of_export(folder: Path) -> list[Path]:
+    """The files to send.
+
+    Raises:
+      UserError: The folder is no finished export; the text says why.
+    """
+    if not folder.is_dir():
+        raise UserError(f"there is no folder {folder}.")
+    if (folder / "config.yaml").exists():
+        raise UserError(
+            f"{folder} is a run and no export; make one: parrot convert flax-to-hf {folder} OUT."
+        )
+    if not (folder / "config.json").exists():
+        raise UserError(
+            f"{folder} is no finished export: it has no config.json, which is written last. Run "
+            "`parrot convert flax-to-hf` again; it goes on where it stopped."
+        )
+    absent = [name for name in _weights(folder) if not (folder / name).is_file()]
+    if absent:
+        raise UserError(
+            f"{folder} is no finished export: without {', '.join(absent)}. Run "
+            "`parrot convert flax-to-hf` again; it writes what is missing."
+        )
+    for name in _weights(folder):
+        _check_not_cut_off(folder / name)
+    entries = sorted(entry for entry in folder.iterdir() if not _matches(entry.name, _NOT_SENT))
+    folders = [entry.name for entry in entries if entry.is_dir()]
+    if folders:
+        raise UserError(
+            f"{folder} holds folders, which no export has: {', '.join(folders)}; move them away."
+        )
+    return entries
+
+
+def _weights(folder: Path) -> list[str]:
+    """Names of the files with weights. `HfFolder` would check more, but loads jax."""
+    index = folder / "model.safetensors.index.json"
+    if not index.exists():
+        return ["model.safetensors"]
+    with open_input(index) as file:
+        try:
+            return sorted(set(json.load(file)["weight_map"].values()))
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise UserError(f"{index} is no index of safetensors files: {error!r}.") from None
+
+
+def _check_not_cut_off(file: Path) -> None:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="np"):
+            pass
+    except (SafetensorError, OSError) as error:
+        raise UserError(
+            f"{file} is cut off or no safetensors file ({error}). Delete it and run "
+            "`parrot convert flax-to-hf` again."
+        ) from None
+
+
+def _look_up(api: "huggingface_hub.HfApi", repo: str) -> "huggingface_hub.ModelInfo | None":
+    """What the hub knows of a repository; None = there is none."""
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    with _one_line_errors(repo):
+        try:
+            return api.model_info(repo, timeout=_TIMEOUT_S)
+        except GatedRepoError:
+            raise
+        except RepositoryNotFoundError:
+            return None
+
+
+def _check_visibility(repo: str, *, is_private: bool, private: bool) -> None:
+    if private and not is_private:
+        raise UserError(
+            f"{repo} is public: everybody would see the export. Say --public, or choose another "
+            "name."
+        )
+    if is_private and not private:
+        raise UserError(
+            f"{repo} is private and stays so: leave --public out. Its settings on the hub can make "
+            "it public."
+        )
+
+
+def _stale(held: Sequence[str], sent: Sequence[str]) -> list[str]:
+    """Files of an earlier export that a loader would read beside the new ones."""
+    left = [name for name in held if name not in sent and "/" not in name]
+    return [name for name in left if _matches(name, _LOADED)]
+
+
+def _question(repo: str, held: Sequence[str], stale: Sequence[str]) -> str:
+    deleting = f", and delete {', '.join(stale)}, of which it has none" if stale else ""
+    return (
+        f"{repo} holds {len(held)} files already. Replace them by those of the export{deleting}? "
+        "The history of the repository keeps them."
+    )
+
+
+def _without_safetensors(repo: str, names: Sequence[str]) -> str:
+    if any(name.endswith((".bin", ".pth")) for name in names):
+        return (
+            f"{repo} holds weights as pickles (.bin, .pth), which can run any code when they are "
+            "read; take a repository with safetensors, or make a folder with transformers: "
+            f"AutoModelForCausalLM.from_pretrained({repo!r}).save_pretrained(NEW_FOLDER)."
+        )
+    return f"{repo} holds no safetensors; it holds {_flat(', '.join(names))}."
+
+
+@contextlib.contextmanager
+def _one_line_errors(repo: str, revision: str | None = None) -> Iterator[None]:
+    """Turns what the library raises into a `UserError` of one line that shows no token.
+
+    Raises:
+      UserError: Something failed; what and what to do.
+    """
+    try:
+        yield
+    except ParrotError:
+        raise
+    except Exception as error:  # of the library, its HTTP client, its storage: dozens of kinds
+        raise UserError(_without_token(_explain(error, repo, revision))) from error
+
+
+def _explain(error: Exception, repo: str, revision: str | None) -> str:
+    import httpx2
+    from huggingface_hub import constants, errors
+
+    # What failed in a thread, or was not in the cache either, is wrapped in errors that say less;
+    # a ValueError says more than what it wraps.
+    kinds = (errors.HfHubHTTPError, errors.OfflineModeIsEnabled, httpx2.TransportError, ValueError)
+    chain = list(_causes(error))
+    cause = next((link for link in chain if isinstance(link, kinds)), chain[-1])
+    page = f"{constants.ENDPOINT}/{repo}"
+    if isinstance(cause, errors.GatedRepoError):
+        return (
+            f"access to {repo} must be asked for on {page}; then set the environment variable "
+            "HF_TOKEN to a token of the account that was let in."
+        )
+    if isinstance(cause, errors.RepositoryNotFoundError):
+        return (
+            f"there is no folder and no repository {repo}, or you may not see it: check the name; "
+            "if it is private or gated, set the environment variable HF_TOKEN."
+        )
+    if isinstance(cause, errors.RevisionNotFoundError):
+        return f"{repo} has no revision {revision!r}; {page}/commits/main shows what there is."
+    if isinstance(cause, errors.HfHubHTTPError):
+        status = cause.response.status_code
+        said = _flat(cause.server_message or cause.response.reason_phrase)
+        advice = _ADVICE.get(status, _ADVICE[429] if status >= 500 else f"look at {page}")
+        return f"the hub answered for {repo} with status {status} ({said}); {advice}."
+    if isinstance(cause, errors.OfflineModeIsEnabled):
+        return f"{repo} is needed from the hub, but HF_HUB_OFFLINE is set; unset it."
+    if isinstance(cause, httpx2.TransportError):
+        return (
+            f"{constants.ENDPOINT} cannot be reached for {repo} ({_flat(str(cause)) or cause!r}); "
+            "check the network and run the same command again."
+        )
+    return f"the hub and {repo}: {_flat(str(cause)) or repr(cause)}"
+
+
+def _causes(error: BaseException | None) -> Iterator[Any]:
+    """The error, what it was raised from, and so on."""
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def _without_token(text: str) -> str:
+    token = os.environ.get("HF_TOKEN", "").strip()
+    return _TOKEN.sub("***", text.replace(token, "***") if token else text)
+
+
+def _flat(text: str) -> str:
+    """At most `_MAX_CHARS` characters of a text, in one line."""
+    line = " ".join(text.split())
+    return line if len(line) <= _MAX_CHARS else line[:_MAX_CHARS] + "..."
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch(name, pattern) for pattern in patterns)

@@ -1,0 +1,85 @@
+"""The README of an export: what the model does, how to ask it, what it was trained on."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jinja2
+import yaml
+
+from parrot_jax.model.config import LlamaConfig
+
+_TEMPLATES = Path(__file__).parent / "templates"
+
+
+class Training(NamedTuple):
+    """What a card says of the run behind the weights."""
+
+    task: Literal["ask", "chat"]
+    base: str | None
+    """What the run started from; None = random weights."""
+    sources: Sequence[str]
+    """Names of the files of dialogues, without their folders: these say nothing to others."""
+    settings: Mapping[str, Any]
+    """The settings that decide the result."""
+    versions: Mapping[str, str | None]
+    """The commit of this program, and its packages."""
+
+
+def model_card(
+    name: str,
+    config: LlamaConfig,
+    training: Training | None,
+    *,
+    step: int,
+    dtype: str,
+    licence: str | None,
+) -> str:
+    """The text of `README.md`, with the header that the hub reads.
+
+    Args:
+      name: What the model is called.
+      config: Its sizes.
+      training: What the run was; None = the weights were converted and not trained.
+      step: The step of the checkpoint.
+      dtype: The type of the weights.
+      licence: A name of the hub's list, such as `llama2`; None = not stated.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        # The page is Markdown, not HTML: what comes from outside goes through `_code`.
+        autoescape=False,
+    )
+    environment.filters["code"] = _code
+    header = {
+        "license": licence or "other",
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["parrot", *([f"parrot-{training.task}"] if training else [])],
+    }
+    return environment.get_template("model_card.md.jinja").render(
+        header=yaml.safe_dump(header, sort_keys=False).strip(),
+        name=name,
+        config=config,
+        training=training,
+        settings=yaml.safe_dump(dict(training.settings), sort_keys=False) if training else "",
+        step=step,
+        dtype=dtype,
+        licence=licence,
+    )
+
+
+def _code(text: Any) -> str:
+    """Text from outside as Markdown shows it, whatever is in it."""
+    flat = " ".join(str(text).split())
+    fence = "`" * (max((len(run) for run in _runs_of_backticks(flat)), default=0) + 1)
+    pad = " " if "`" in flat else ""
+    return f"{fence}{pad}{flat}{pad}{fence}"
+
+
+def _runs_of_backticks(text: str) -> list[str]:
+    return ["`" * len(run) for run in "".join(c if c == "`" else " " for c in text).split()]

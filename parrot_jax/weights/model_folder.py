@@ -1,0 +1,143 @@
+"""A folder with weights that we can load: a run, or what was converted from Hugging Face.
+
+config.yaml        its key `model` has the sizes
+tokenizer/         tokenizer.json, its config and, in a run, the chat template
+checkpoints/       one folder a checkpoint
+"""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import jax
+import yaml
+from jax.sharding import Mesh
+
+from parrot_jax.core.config import config_from_dict
+from parrot_jax.core.errors import UserError
+from parrot_jax.core.files import open_input
+from parrot_jax.model import llama
+from parrot_jax.model.config import LlamaConfig
+from parrot_jax.sharding import MeshConfig, make_mesh, param_shardings
+from parrot_jax.weights.checkpoints import Checkpoints
+
+# What may differ between a model and the weights it starts from: nothing of the mathematics.
+_FREE_SIZES = ("max_position_embeddings", "initializer_range")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertedConfig:
+    """The `config.yaml` of a folder that was converted from Hugging Face."""
+
+    converted_from: str
+    """The folder or the name on the hub."""
+    dtype: str
+    """The type in which the weights are stored."""
+    model: LlamaConfig
+    """Sizes of the model."""
+
+
+class ModelFolder:
+    """Paths of one folder, and the weights in it."""
+
+    def __init__(self, path: Path | str) -> None:
+        """Names the folder; nothing is made yet."""
+        self.path = Path(path)
+        self.config_path = self.path / "config.yaml"
+        self.checkpoints = self.path / "checkpoints"
+        self.tokenizer = self.path / "tokenizer"
+
+    def read_config(self) -> dict[str, Any]:
+        """The values of `config.yaml`.
+
+        Raises:
+          UserError: There is none, so this is no folder of ours.
+        """
+        if not self.config_path.exists():
+            raise UserError(f"{self.path} is no run folder: it has no config.yaml.")
+        with open_input(self.config_path) as file:
+            values = yaml.safe_load(file)
+        if not isinstance(values, dict) or "model" not in values:
+            raise UserError(f"{self.config_path} names no model.")
+        return values
+
+    def is_converted(self) -> bool:
+        """Whether the weights were converted, and not trained here.
+
+        Raises:
+          UserError: This is no folder of ours.
+        """
+        return "converted_from" in self.read_config()
+
+    def load_model(self) -> LlamaConfig:
+        """The sizes of the model.
+
+        Raises:
+          UserError: As in `read_config`, or the sizes are wrong.
+        """
+        values = self.read_config()["model"]
+        return config_from_dict(LlamaConfig, values, where=f"{self.config_path}: model")
+
+    def latest_step(self) -> int:
+        """The newest whole checkpoint.
+
+        Raises:
+          UserError: There is none.
+        """
+        step = Checkpoints(self.checkpoints, read_only=True).latest_step()
+        if step is None:
+            raise UserError(f"{self.path} has no checkpoint yet; train it first.")
+        return step
+
+
+def load_params(folder: ModelFolder | Path | str, like: Any = None) -> Any:
+    """The newest weights of a folder, also while a run trains there.
+
+    Args:
+      folder: The folder.
+      like: Shapes and placements; None = those of the folder's model, on the first device.
+
+    Raises:
+      UserError: There is no model or no checkpoint, or it is of another shape than `like`.
+    """
+    folder = folder if isinstance(folder, ModelFolder) else ModelFolder(folder)
+    if like is None:
+        mesh = make_mesh(MeshConfig(fsdp=1), jax.devices()[:1])
+        like = abstract_params(folder.load_model(), mesh)
+    checkpoints = Checkpoints(folder.checkpoints, read_only=True)
+    return checkpoints.restore(folder.latest_step(), {"params": like})["params"]
+
+
+def abstract_params(config: LlamaConfig, mesh: Mesh) -> Any:
+    """Shapes, types and placements of the weights; allocates nothing."""
+    shapes = llama.abstract_params(config)
+    shardings = param_shardings(shapes, llama.logical_axes(config), mesh)
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        shapes,
+        shardings,
+    )
+
+
+def check_same_model(folder: Path | str, config: LlamaConfig) -> None:
+    """Refuses weights that fit in shape but mean another model: another theta, another epsilon.
+
+    Raises:
+      UserError: The folder's model differs from `config`; the text lists how.
+    """
+    stored = ModelFolder(folder).load_model()
+    names = [field.name for field in fields(LlamaConfig) if field.name not in _FREE_SIZES]
+    pairs = {name: (_filled(stored, name), _filled(config, name)) for name in names}
+    wrong = [f"model.{name} is {here!r}, there {there!r}" for name, (there, here) in pairs.items()
+             if here != there]  # fmt: skip
+    if wrong:
+        raise UserError(
+            f"the weights in {folder} are of another model: {'; '.join(wrong)}. Put the `model` "
+            f"block of {ModelFolder(folder).config_path} into the config."
+        )
+
+
+def _filled(config: LlamaConfig, name: str) -> Any:
+    """A size with its default filled in."""
+    derived = {"num_key_value_heads": config.num_kv_heads, "head_dim": config.head_width}
+    return derived.get(name, getattr(config, name))

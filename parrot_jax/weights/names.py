@@ -1,0 +1,170 @@
+"""The one table between our tensors and those of a Hugging Face LLaMA, read both ways.
+
+Every tensor is there once on either side. What differs is its name, the order of its dims, and that
+we keep the heads apart (`D N H`) where Hugging Face joins them with their width (`NH D`).
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Shaped
+
+from parrot_jax.model.config import LlamaConfig
+
+# Our name, theirs, their dims, our dims. `#` is the number of the layer.
+_TABLE = (
+    ("embed", "model.embed_tokens.weight", "V D", "V D"),
+    ("layers.#.attention_norm", "model.layers.#.input_layernorm.weight", "D", "D"),
+    ("layers.#.attention.q", "model.layers.#.self_attn.q_proj.weight", "NH D", "D N H"),
+    ("layers.#.attention.k", "model.layers.#.self_attn.k_proj.weight", "KH D", "D K H"),
+    ("layers.#.attention.v", "model.layers.#.self_attn.v_proj.weight", "KH D", "D K H"),
+    ("layers.#.attention.o", "model.layers.#.self_attn.o_proj.weight", "D NH", "N H D"),
+    ("layers.#.mlp_norm", "model.layers.#.post_attention_layernorm.weight", "D", "D"),
+    ("layers.#.mlp.gate", "model.layers.#.mlp.gate_proj.weight", "F D", "D F"),
+    ("layers.#.mlp.up", "model.layers.#.mlp.up_proj.weight", "F D", "D F"),
+    ("layers.#.mlp.down", "model.layers.#.mlp.down_proj.weight", "D F", "F D"),
+    ("norm", "model.norm.weight", "D", "D"),
+    ("lm_head", "lm_head.weight", "V D", "D V"),
+)
+
+# A transposition that reads or writes a column of a large matrix misses the cache at each element.
+_BLOCK_BYTES = 512 * 1024
+
+
+class Tensor(NamedTuple):
+    """One tensor under both its names and in both its shapes."""
+
+    ours: str
+    """Name in a checkpoint, e.g. `layers.07.attention.q`."""
+    theirs: str
+    """Name in a Hugging Face folder."""
+    our_shape: tuple[int, ...]
+    their_shape: tuple[int, ...]
+    split_shape: tuple[int, ...]
+    """Theirs with the joined dims apart."""
+    order: tuple[int, ...]
+    """For each of our dims, which of `split_shape` it is."""
+    whole_dim: int | None
+    """Which of our dims is the width of a head, which is never cut."""
+
+    def to_ours(self, theirs: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "..."]:
+        """Their array in our order of dims, in memory of its own."""
+        return _transposed(theirs.reshape(self.split_shape), self.order)
+
+    def to_theirs(self, ours: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "..."]:
+        """Our array in their order of dims, in memory of its own."""
+        order = tuple(int(dim) for dim in np.argsort(self.order))
+        return _transposed(ours, order).reshape(self.their_shape)
+
+    def their_slice(self, index: Sequence[slice]) -> tuple[slice, ...]:
+        """Which part of their array holds a part of ours.
+
+        Args:
+          index: One slice with step 1 for each of our dims; the width of heads is never cut.
+
+        Returns:
+          One slice for each of their dims; what is read there has the part's elements and, seen
+          through `part`, its order.
+        """
+        bounds = {dim: index[at].indices(self.our_shape[at])[:2] for at, dim in
+                  enumerate(self.order)}  # fmt: skip
+        slices, dim = [], 0
+        for size in self.their_shape:
+            first, last = bounds[dim]
+            width, dim = self.split_shape[dim], dim + 1
+            if width != size:  # the heads, joined with the width of one
+                head = self.split_shape[dim]
+                if bounds[dim] != (0, head):
+                    raise ValueError(f"{self.ours}: the width of a head is cut to {bounds[dim]}")
+                first, last, dim = first * head, last * head, dim + 1
+            slices.append(slice(first, last))
+        return tuple(slices)
+
+    def part(self, index: Sequence[slice]) -> "Tensor":
+        """The tensor as if there were only this part of it; `index` is that of `their_slice`."""
+        our_shape = tuple(
+            len(range(*cut.indices(size))) for cut, size in zip(index, self.our_shape, strict=True)
+        )
+        split = [0] * len(our_shape)
+        for at, dim in enumerate(self.order):
+            split[dim] = our_shape[at]
+        theirs = tuple(cut.stop - cut.start for cut in self.their_slice(index))
+        return self._replace(our_shape=our_shape, their_shape=theirs, split_shape=tuple(split))
+
+
+def tensors(config: LlamaConfig) -> list[Tensor]:
+    """All tensors of a model, layer by layer, in the order in which a forward pass reads them.
+
+    >>> tiny = LlamaConfig(vocab_size=7, hidden_size=8, intermediate_size=3, num_hidden_layers=1,
+    ...                    num_attention_heads=4, num_key_value_heads=2)
+    >>> q = tensors(tiny)[2]
+    >>> q.ours, q.our_shape, q.theirs, q.their_shape
+    ('layers.00.attention.q', (8, 4, 2), 'model.layers.0.self_attn.q_proj.weight', (8, 8))
+    """
+    sizes = {
+        "V": config.vocab_size,
+        "D": config.hidden_size,
+        "F": config.intermediate_size,
+        "N": config.num_attention_heads,
+        "K": config.num_kv_heads,
+        "H": config.head_width,
+    }
+    layers = range(config.num_hidden_layers)
+    found = []
+    for ours, theirs, their_dims, our_dims in _TABLE:
+        if ours == "lm_head" and config.tie_word_embeddings:
+            continue
+        shapes = _shapes(their_dims.split(), our_dims.split(), sizes)
+        if "#" not in ours:
+            found.append(Tensor(ours, theirs, *shapes))
+            continue
+        found += [
+            Tensor(ours.replace("#", layer_key(layer)), theirs.replace("#", str(layer)), *shapes)
+            for layer in layers
+        ]
+    return sorted(found, key=_place)
+
+
+def layer_key(layer: int) -> str:
+    """How a layer is written in the names of a checkpoint."""
+    return f"{layer:02d}"
+
+
+def _place(tensor: Tensor) -> tuple[int, int]:
+    """Embedding, then the layers, then norm and head."""
+    keys = tensor.ours.split(".")
+    if keys[0] == "layers":
+        return 1, int(keys[1])
+    return (0, 0) if keys[0] == "embed" else (2, 0)
+
+
+def _shapes(
+    their_dims: Sequence[str], our_dims: Sequence[str], sizes: dict[str, int]
+) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...], int | None]:
+    """All of a `Tensor` but its names, from a row of the table."""
+    split = "".join(their_dims)
+    return (
+        tuple(sizes[letter] for letter in our_dims),
+        tuple(math.prod(sizes[letter] for letter in joined) for joined in their_dims),
+        tuple(sizes[letter] for letter in split),
+        tuple(split.index(letter) for letter in our_dims),
+        our_dims.index("H") if "H" in our_dims else None,
+    )
+
+
+def _transposed(array: Shaped[np.ndarray, "..."], order: Sequence[int]) -> Any:
+    """`array.transpose(order)` in memory of its own, written in blocks that stay in the cache.
+
+    numpy walks the result row by row, which reads a large matrix in columns, one element of each
+    line of the cache. A strip of the input's columns at a time, all of its lines stay at hand.
+    """
+    out = np.empty([array.shape[dim] for dim in order], array.dtype)
+    # What moves is bytes: numpy's own loops are slow for bfloat16.
+    whole, part = (a.view(f"u{array.itemsize}") for a in (out, array))
+    part = part.transpose(order)
+    rows = max(1, _BLOCK_BYTES // max(1, array.nbytes // max(1, out.shape[0])))
+    for first in range(0, out.shape[0], rows):
+        whole[first : first + rows] = part[first : first + rows]
+    return out

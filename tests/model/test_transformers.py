@@ -1,0 +1,154 @@
+"""Our LLaMA is transformers' LLaMA: logits and gradients of random models of every variant."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from parrot_jax.cli import main
+from parrot_jax.losses.token_loss import role_weighted_nll
+from parrot_jax.model.config import LlamaConfig
+from parrot_jax.model.llama import hidden_states, unembedding
+from parrot_jax.weights.model_folder import ModelFolder, load_params
+from parrot_jax.weights.names import Tensor, tensors
+
+pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings("default")]
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 97,
+    "hidden_size": 48,
+    "intermediate_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": 128,
+    "initializer_range": 0.1,
+    "attn_implementation": "eager",
+}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 10000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "llama2": {},
+    "grouped heads": {"num_key_value_heads": 2},
+    "one key head": {"num_key_value_heads": 1},
+    "tied": {"tie_word_embeddings": True},
+    "wide heads": {"head_dim": 20},
+    "theta": {"rope_parameters": {"rope_type": "default", "rope_theta": 500000.0}},
+    "llama3 scaling": {"rope_parameters": LLAMA3, "num_key_value_heads": 2},
+    "linear scaling": {
+        "rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 10000.0}
+    },
+    "epsilon": {"rms_norm_eps": 1e-2},
+}
+
+
+def random_model(folder: Path, **changes: Any) -> Any:
+    """A transformers model whose logits have a standard deviation of about 1, saved in a folder."""
+    import torch
+    from transformers import LlamaConfig as HfConfig
+    from transformers import LlamaForCausalLM
+
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(HfConfig(**(SIZES | changes))).eval()
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if name.endswith("norm.weight"):
+                weight.copy_(1 + 0.2 * torch.randn_like(weight))
+        ids = torch.arange(90)[None]
+        # The head is linear: divided by the deviation of its logits, it has a deviation of 1.
+        model.lm_head.weight.div_(model(ids).logits.std())
+    model.save_pretrained(folder)
+    return model
+
+
+def converted(folder: Path) -> tuple[LlamaConfig, Any]:
+    assert main(["convert", "hf-to-flax", f"{folder}/hf", f"{folder}/flax"]) == 0
+    model = ModelFolder(folder / "flax")
+    return model.load_model(), load_params(model)
+
+
+def our_states(config: LlamaConfig, params: Any, ids: np.ndarray) -> jax.Array:
+    positions = jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape)
+    return hidden_states(
+        config, params, jnp.asarray(ids), None, positions, compute_dtype=jnp.float32, remat="none"
+    )
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_logits_are_those_of_transformers(variant: str, tmp_path: Path) -> None:
+    import torch
+
+    reference = random_model(tmp_path / "hf", **VARIANTS[variant])
+    config, params = converted(tmp_path)
+    ids = np.random.default_rng(1).integers(0, 97, (2, 100))
+    with torch.inference_mode():
+        theirs = reference(torch.tensor(ids)).logits.numpy()
+    ours = np.asarray(our_states(config, params, ids) @ unembedding(params))
+    assert 0.5 < theirs.std() < 2
+    np.testing.assert_allclose(ours, theirs, atol=1e-4, rtol=0)
+
+
+def test_a_variant_that_is_not_read_right_would_be_seen(tmp_path: Path) -> None:
+    import dataclasses
+
+    import torch
+
+    reference = random_model(tmp_path / "hf", **VARIANTS["llama3 scaling"])
+    config, params = converted(tmp_path)
+    ids = np.random.default_rng(1).integers(0, 97, (2, 100))
+    with torch.inference_mode():
+        theirs = reference(torch.tensor(ids)).logits.numpy()
+    for wrong in ({"rope_scaling": None}, {"rope_theta": 9000.0}, {"rms_norm_eps": 1e-3}):
+        other = dataclasses.replace(config, **wrong)
+        ours = np.asarray(our_states(other, params, ids) @ unembedding(params))
+        assert np.abs(ours - theirs).max() > 1e-3, wrong
+
+
+def test_gradients_are_those_of_transformers(tmp_path: Path) -> None:
+    import torch
+
+    reference = random_model(tmp_path / "hf", **VARIANTS["grouped heads"])
+    config, params = converted(tmp_path)
+    random = np.random.default_rng(2)
+    ids, weights = random.integers(0, 97, (2, 65)), random.random((2, 64), np.float32)
+
+    logits = reference(torch.tensor(ids[:, :-1])).logits
+    nlls = torch.nn.functional.cross_entropy(
+        logits.reshape(-1, 97), torch.tensor(ids[:, 1:]).reshape(-1), reduction="none"
+    )
+    loss = (nlls * torch.tensor(weights).reshape(-1)).sum()
+    loss.backward()
+
+    def our_loss(params: Any) -> jax.Array:
+        states = our_states(config, params, ids[:, :-1])
+        return role_weighted_nll(
+            states, unembedding(params), jnp.asarray(ids[:, 1:]), jnp.asarray(weights), tile=64
+        )[0]
+
+    value, grads = jax.value_and_grad(our_loss)(params)
+    assert float(value) == pytest.approx(float(loss.detach()), rel=1e-6)
+    theirs = {name: weight.grad.numpy() for name, weight in reference.named_parameters()}
+    for tensor in tensors(config):
+        ours = tensor.to_theirs(np.asarray(leaf(grads, tensor)))
+        wanted = theirs[tensor.theirs]
+        assert np.abs(ours - wanted).max() < 1e-4 * max(1.0, np.abs(wanted).max()), tensor.theirs
+
+
+def leaf(tree: Any, tensor: Tensor) -> Any:
+    """The array of a tensor in a tree whose layers are stacked."""
+    layer = None
+    for key in tensor.ours.split("."):
+        if key.isdigit():
+            layer = int(key)
+        else:
+            tree = tree[key]
+    return tree if layer is None else tree[layer]

@@ -1,0 +1,59 @@
+"""Reads a model of llama2.c (its legacy layout) into a folder as Hugging Face keeps it.
+
+There, rotary embedding turns neighbours (dims 2i and 2i + 1 of a head); here and at Hugging Face it
+turns i and i + H/2. The rows of the query and key matrices are put into that order.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from parrot_jax.model.config import LlamaConfig
+
+
+def llama2c_to_hf(model: Path, folder: Path) -> LlamaConfig:
+    """Converts a `.bin` file; returns its sizes."""
+    data = model.read_bytes()
+    dim, hidden, layers, heads, kv_heads, vocab, length = np.frombuffer(data, "<i4", 7).tolist()
+    config = LlamaConfig(
+        vocab_size=abs(vocab), hidden_size=dim, intermediate_size=hidden, num_hidden_layers=layers,
+        num_attention_heads=heads, num_key_value_heads=kv_heads, max_position_embeddings=length,
+        tie_word_embeddings=vocab > 0,
+    )  # fmt: skip
+    numbers, at = np.frombuffer(data, "<f4", offset=28), 0
+
+    def take(*shape: int) -> np.ndarray:
+        nonlocal at
+        at += int(np.prod(shape))
+        return numbers[at - int(np.prod(shape)) : at].reshape(shape)
+
+    width = config.head_width
+    embed = take(vocab, dim)
+    stacked = {"input_layernorm": take(layers, dim)}
+    stacked["self_attn.q_proj"] = halves(take(layers, heads * width, dim), heads)
+    stacked["self_attn.k_proj"] = halves(take(layers, kv_heads * width, dim), kv_heads)
+    stacked["self_attn.v_proj"] = take(layers, kv_heads * width, dim)
+    stacked["self_attn.o_proj"] = take(layers, dim, heads * width)
+    stacked["post_attention_layernorm"] = take(layers, dim)
+    stacked["mlp.gate_proj"] = take(layers, hidden, dim)
+    stacked["mlp.down_proj"] = take(layers, dim, hidden)
+    stacked["mlp.up_proj"] = take(layers, hidden, dim)
+    tensors = {"model.embed_tokens.weight": embed, "model.norm.weight": take(dim)}
+    for name, matrices in stacked.items():
+        for layer in range(layers):
+            tensors[f"model.layers.{layer}.{name}.weight"] = matrices[layer]
+    assert at + length * width == len(numbers), "cosines and sines follow, and nothing else"
+    folder.mkdir(parents=True)
+    save_file({name: np.ascontiguousarray(t) for name, t in tensors.items()},
+              folder / "model.safetensors", metadata={"format": "pt"})  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config.to_hf()))
+    return config
+
+
+def halves(matrices: np.ndarray, heads: int) -> np.ndarray:
+    """Puts the rows of each head from neighbours (0, 1, 2, 3, ...) to halves (0, 2, ..., 1, 3)."""
+    layers, rows, dim = matrices.shape
+    pairs = matrices.reshape(layers, heads, rows // heads // 2, 2, dim)
+    return pairs.swapaxes(2, 3).reshape(layers, rows, dim)

@@ -1,0 +1,8 @@
+"""`parrot convert hf-to-flax` as a program of its own; `--help` says what it takes."""
+
+import sys
+
+from parrot_jax.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["convert", "hf-to-flax", *sys.argv[1:]]))
