@@ -92,8 +92,9 @@ def _find_verb(arguments: Sequence[str]) -> tuple[Verb, Sequence[str]]:
         words = verb.words.split()
         if list(arguments[: len(words)]) == words:
             return verb, arguments[len(words) :]
-    if arguments[0] == "data" and {"-h", "--help"} & set(arguments[1:]):
-        print(_help("data"))
+    groups = {verb.words.split()[0] for verb in VERBS if " " in verb.words}
+    if arguments[0] in groups and {"-h", "--help"} & set(arguments[1:]):
+        print(_help(arguments[0]))
         raise SystemExit(0)
     import difflib
 

@@ -20,7 +20,7 @@ class FlaxToHfConfig:
     """The folder to make; where an export of the same was killed, it goes on."""
 
     dtype: Dtype | None = None
-    """Type to write. Null = that of the checkpoint: for a run float32, twice as large as bfloat16."""
+    """Type to write. Null = that of the checkpoint, which for a run is float32."""
 
     step: int | None = None
     """Which checkpoint. Null = the newest."""
@@ -28,7 +28,7 @@ class FlaxToHfConfig:
     shard_gb: float = 4.0
     """Most 10^9 bytes of weights in a file."""
 
-    licence: str | None = None
+    license: str | None = None
     """For the model card: a name of the hub's list, such as llama2. Null = not stated."""
 
     def __post_init__(self) -> None:
@@ -65,7 +65,7 @@ def run(config: FlaxToHfConfig) -> None:
         template = chat_template(trained.task, tokenizer) if trained else None
         tokenizer.save(out, chat_template=template, max_tokens=model.max_position_embeddings)
     card = model_card(
-        out.resolve().name, model, folder.training(), step=step, dtype=dtype, licence=config.licence
+        out.resolve().name, model, folder.training(), step=step, dtype=dtype, license=config.license
     )
     with atomic_write(out / "README.md") as file:
         file.write(card)

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from parrot_jax.core.errors import UserError
 from parrot_jax.core.files import open_input
 from parrot_jax.model.config import LlamaConfig
-from parrot_jax.model.rotary import frequencies
+from parrot_jax.model.frequencies import frequencies
 from parrot_jax.weights.dtypes import SAFETENSORS_NAMES
 from parrot_jax.weights.names import Tensor, tensors
 

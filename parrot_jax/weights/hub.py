@@ -5,7 +5,6 @@ shows it. A push is one commit: whoever downloads meanwhile gets the files befor
 """
 
 import contextlib
-import json
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -14,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from parrot_jax.core.errors import ParrotError, UserError, disk_full_is_a_user_error
-from parrot_jax.core.files import open_input
 from parrot_jax.core.logs import console
+from parrot_jax.weights.hf_folder import HfFolder
 
 if TYPE_CHECKING:
     import huggingface_hub
@@ -119,9 +118,10 @@ def push(
     found, stale = _look_up(api, repo), []
     if found is not None:
         _check_visibility(repo, is_private=bool(found.private), private=private)
-        held = [file.rfilename for file in found.siblings or []]
+        names = [file.rfilename for file in found.siblings or []]
+        held = [name for name in names if name != ".gitattributes"]  # the hub's own
         stale = _stale(held, [file.name for file in files])
-        if set(held) - {".gitattributes"} and not confirm(_question(repo, held, stale)):
+        if held and not confirm(_question(repo, held, stale)):
             raise UserError(f"nothing was sent; {repo} stays as it is.")
     size = sum(file.stat().st_size for file in files)
     console.print(
@@ -160,14 +160,13 @@ def _files_of_export(folder: Path) -> list[Path]:
             f"{folder} is no finished export: it has no config.json, which is written last. Run "
             "`parrot convert flax-to-hf` again; it goes on where it stopped."
         )
-    absent = [name for name in _weights(folder) if not (folder / name).is_file()]
-    if absent:
+    try:
+        HfFolder(folder)
+    except UserError as error:
         raise UserError(
-            f"{folder} is no finished export: without {', '.join(absent)}. Run "
-            "`parrot convert flax-to-hf` again; it writes what is missing."
-        )
-    for name in _weights(folder):
-        _check_not_cut_off(folder / name)
+            f"{folder} is no finished export: {error} Run `parrot convert flax-to-hf` again; it "
+            "writes what is missing, once what is broken is deleted."
+        ) from None
     entries = sorted(entry for entry in folder.iterdir() if not _matches(entry.name, _NOT_SENT))
     folders = [entry.name for entry in entries if entry.is_dir()]
     if folders:
@@ -175,31 +174,6 @@ def _files_of_export(folder: Path) -> list[Path]:
             f"{folder} holds folders, which no export has: {', '.join(folders)}; move them away."
         )
     return entries
-
-
-def _weights(folder: Path) -> list[str]:
-    """Names of the files with weights. `HfFolder` would check more, but loads jax."""
-    index = folder / "model.safetensors.index.json"
-    if not index.exists():
-        return ["model.safetensors"]
-    with open_input(index) as file:
-        try:
-            return sorted(set(json.load(file)["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise UserError(f"{index} is no index of safetensors files: {error!r}.") from None
-
-
-def _check_not_cut_off(file: Path) -> None:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(file, framework="np"):
-            pass
-    except (SafetensorError, OSError) as error:
-        raise UserError(
-            f"{file} is cut off or no safetensors file ({error}). Delete it and run "
-            "`parrot convert flax-to-hf` again."
-        ) from None
 
 
 def _look_up(api: "huggingface_hub.HfApi", repo: str) -> "huggingface_hub.ModelInfo | None":

@@ -33,7 +33,7 @@ def model_card(
     *,
     step: int,
     dtype: str,
-    licence: str | None,
+    license: str | None,
 ) -> str:
     """The text of `README.md`, with the header that the hub reads.
 
@@ -43,7 +43,7 @@ def model_card(
       training: What the run was; None = the weights were converted and not trained.
       step: The step of the checkpoint.
       dtype: The type of the weights.
-      licence: A name of the hub's list, such as `llama2`; None = not stated.
+      license: A name of the hub's list, such as `llama2`; None = not stated.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES),
@@ -56,7 +56,7 @@ def model_card(
     )
     environment.filters["code"] = _code
     header = {
-        "license": licence or "other",
+        "license": license or "other",
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
         "tags": ["parrot", *([f"parrot-{training.task}"] if training else [])],
@@ -69,7 +69,7 @@ def model_card(
         settings=yaml.safe_dump(dict(training.settings), sort_keys=False) if training else "",
         step=step,
         dtype=dtype,
-        licence=licence,
+        license=license,
     )
 
 

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 from parrot_jax.cli import main
 from parrot_jax.core.errors import UserError
 from parrot_jax.model.config import LlamaConfig
-from parrot_jax.model.rotary import frequencies
+from parrot_jax.model.frequencies import frequencies
 from parrot_jax.weights.hf_folder import HfFolder
 from parrot_jax.weights.model_folder import load_params
 
@@ -171,7 +171,7 @@ def test_converted_weights_are_no_run(
 def test_a_trained_run_is_exported_with_all_that_others_need(
     trained_run: Path, tmp_path: Path
 ) -> None:
-    assert parrot("convert", "flax-to-hf", trained_run, tmp_path / "hf", "--licence", "llama2") == 0
+    assert parrot("convert", "flax-to-hf", trained_run, tmp_path / "hf", "--license", "llama2") == 0
     names = {path.name for path in (tmp_path / "hf").iterdir()}
     assert names == {
         "README.md", "chat_template.jinja", "config.json", "generation_config.json",
