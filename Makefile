@@ -4,6 +4,7 @@
 #   make test       all fast tests, no network, no torch; under 4 minutes
 #   make test-kill  kills training, preparation, collection and quickstart, and compares the results
 #   make test-torch parity with transformers and torch, in an environment of its own (CPU is enough)
+#   make test-vllm  the tokens of vLLM on a CPU are ours; a server in an environment of its own
 #   make check      format, lint, types, import contracts: what must hold before a commit
 #   make ask-real   trains small askers on real dialogues: DATA=wildchat.jsonl TOKENIZER=tokenizer.model
 
@@ -12,7 +13,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: install quickstart test test-kill test-torch check format ask-real clean
+.PHONY: install quickstart test test-kill test-torch test-vllm check format ask-real clean
 
 install: $(VENV)/.installed
 
@@ -29,7 +30,7 @@ quickstart: install
 
 test: install
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile \
-	  -m "not slow and not nightly and not gpu and not tpu and not torch and not network" $(ARGS)
+	  -m "not slow and not nightly and not gpu and not tpu and not torch and not vllm and not network" $(ARGS)
 
 test-kill: install
 	$(BIN)/python -m pytest -m "slow and not nightly" tests/kill $(ARGS)
@@ -42,6 +43,17 @@ $(VENV)-torch/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)-torch
 	$(VENV)-torch/bin/python -m pip install --quiet --upgrade pip
 	$(VENV)-torch/bin/python -m pip install --quiet -c constraints.txt -e '.[dev,torch]'
+	@touch $@
+
+test-vllm: install $(VENV)-vllm/.installed
+	$(BIN)/python -m pytest -m vllm tests/vllm $(ARGS)
+
+# torch first and with its dependencies: which these are depends on the build that there is.
+$(VENV)-vllm/.installed: constraints-vllm.txt
+	$(PYTHON) -m venv $(VENV)-vllm
+	$(VENV)-vllm/bin/python -m pip install --quiet --upgrade pip
+	$(VENV)-vllm/bin/python -m pip install --quiet -c constraints-vllm.txt torch
+	$(VENV)-vllm/bin/python -m pip install --quiet --no-deps -r constraints-vllm.txt
 	@touch $@
 
 check: install

@@ -2,7 +2,9 @@
 
 import json
 import os
+import socket
 import subprocess
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -147,6 +149,41 @@ def trained_run(
     )
     train(config)
     return folder / "run"
+
+
+@pytest.fixture(scope="session")
+def storage_server() -> Iterator[str]:
+    """The address of a server on loopback that speaks as Google's storage does."""
+    emulator = pytest.importorskip("gcp_storage_emulator.server", reason="it is in the dev extra")
+    import fsspec
+
+    from .storage_server import GenerationsHandler
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    address = f"http://127.0.0.1:{port}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STORAGE_EMULATOR_HOST", address)  # for gcsfs and orbax
+        patch.setenv("TENSORSTORE_GCS_HTTP_URL", address)
+        # The tester's credentials are not asked for, here and in processes that tests start.
+        patch.setitem(fsspec.config.conf, "gcs", {"token": "anon"})
+        patch.setenv("FSSPEC_GCS_TOKEN", "anon")
+        # It asks an API that the emulator does not have whether buckets have folders.
+        patch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+        patch.setattr(emulator, "RequestHandler", GenerationsHandler)
+        with emulator.create_server("127.0.0.1", port, in_memory=True):
+            yield address
+
+
+@pytest.fixture
+def bucket(storage_server: str) -> str:
+    """A bucket of its own, as `gs://name`."""
+    import fsspec
+
+    name = f"bucket-{uuid.uuid4().hex[:8]}"
+    fsspec.filesystem("gs", use_listings_cache=False).mkdir(name)
+    return f"gs://{name}"
 
 
 @pytest.fixture

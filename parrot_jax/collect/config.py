@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from parrot_jax.api.config import EndpointConfig, RetryConfig
 from parrot_jax.core.errors import UserError
+from parrot_jax.core.files import require_local
 from parrot_jax.dialogue.sources import SourceConfig
 
 
@@ -13,7 +14,8 @@ class CollectConfig:
     """One collection: beginnings and two endpoints in, a folder with journal and dialogues out."""
 
     out: str
-    """The folder. Where it holds this collection already, it goes on from its journal."""
+    """The folder, on a local disk. Where it holds this collection already, it goes on from its
+    journal."""
 
     asker: EndpointConfig
     """Asks the next question: gets the dialogue as it is, ending with an answer. A Parrot-Ask
@@ -49,6 +51,7 @@ class CollectConfig:
     that keep to seeds give the same dialogues again."""
 
     def __post_init__(self) -> None:
+        require_local(self.out, "out")
         for name in ("max_turns", "concurrency"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1.")

@@ -43,7 +43,7 @@ def run(config: FlaxToHfConfig) -> None:
     """Writes weights, tokenizer, chat template, model card and, last, config.json."""
     from pathlib import Path
 
-    from parrot_jax.core.files import atomic_write
+    from parrot_jax.core.files import atomic_write, require_local
     from parrot_jax.core.logs import console
     from parrot_jax.data.template import chat_template
     from parrot_jax.data.tokenizer import load_tokenizer
@@ -51,6 +51,7 @@ def run(config: FlaxToHfConfig) -> None:
     from parrot_jax.weights.flax_to_hf import flax_to_hf, write_hf_config
     from parrot_jax.weights.model_card import model_card
 
+    require_local(config.out, "OUT")
     folder, out = RunFolder(config.run), Path(config.out)
     model = folder.load_model()
     trained = None if folder.is_converted() else folder.load_config()

@@ -11,7 +11,6 @@ import contextlib
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -20,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from parrot_jax.core.errors import UserError, disk_full_is_a_user_error
-from parrot_jax.core.files import write_json
+from parrot_jax.core.files import as_path, write_json
 from parrot_jax.dialogue.clean import Step, StepCounts, keep_unless, require, run_step
 from parrot_jax.dialogue.contamination import DecontaminateConfig, Decontamination
 from parrot_jax.dialogue.dedup import (
@@ -106,14 +105,14 @@ def run(config: DataCleanConfig) -> None:
 
 
 def _check(config: DataCleanConfig) -> None:
-    out = Path(config.out).resolve()
+    out = as_path(config.out).resolve()
     for source in config.sources:
         if source.weight > 1:
             raise UserError(
                 f"source {source.path}: weight is {source.weight}; cleaning writes each dialogue "
                 "at most once. Put weights above 1 into the training config."
             )
-        if any(Path(file).resolve() == out for file in source_files(source)):
+        if any(as_path(file).resolve() == out for file in source_files(source)):
             raise UserError(
                 f"out is {config.out}, which the source path {source.path} names as well; write to "
                 "another file, or the input would be lost."
@@ -146,12 +145,13 @@ def _split_step(config: SplitConfig) -> Step:
         raise UserError(
             "split needs a tokenizer to count tokens; set split.tokenizer to a tokenizer.model."
         )
-    if not Path(config.tokenizer).is_file():
+    path = as_path(config.tokenizer)
+    if not path.is_file():
         raise UserError(f"split.tokenizer: there is no file {config.tokenizer}; check the path.")
     import sentencepiece
 
     try:
-        tokenizer = sentencepiece.SentencePieceProcessor(model_file=config.tokenizer)
+        tokenizer = sentencepiece.SentencePieceProcessor(model_proto=path.read_bytes())
     except (RuntimeError, OSError) as error:
         raise UserError(
             f"split.tokenizer: {config.tokenizer} is no SentencePiece model; give the path of a "

@@ -4,13 +4,12 @@ import json
 import math
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
 from parrot_jax.core.errors import UserError
-from parrot_jax.core.files import open_input
+from parrot_jax.core.files import AnyPath, as_path, open_input
 from parrot_jax.core.logs import visible
 
 
@@ -55,7 +54,7 @@ def run(config: GenerateConfig) -> None:
     from parrot_jax.data.tokenizer import load_tokenizer
     from parrot_jax.train.run_folder import RunFolder
 
-    histories = _read_histories(Path(config.messages))
+    histories = _read_histories(as_path(config.messages))
     folder = RunFolder(config.run)
     trained = folder.load_config()
     tokenizer = load_tokenizer(folder.tokenizer)
@@ -90,7 +89,7 @@ def run(config: GenerateConfig) -> None:
             print(visible(reply.text) if sys.stdout.isatty() else reply.text)
 
 
-def _read_histories(path: Path) -> list[tuple[str, str, list[tuple[Any, str]]]]:
+def _read_histories(path: AnyPath) -> list[tuple[str, str, list[tuple[Any, str]]]]:
     """(place in the file, system text, turns) of each history.
 
     Raises:

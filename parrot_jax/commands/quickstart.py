@@ -21,10 +21,12 @@ def run(config: QuickstartConfig) -> None:
     """Runs the loop and prints the figures."""
     from pathlib import Path
 
+    from parrot_jax.core.files import require_local
     from parrot_jax.core.logs import console
     from parrot_jax.world.quickstart import quickstart
     from parrot_jax.world.summary import as_text
 
+    require_local(config.out, "--out")
     summary = quickstart(Path(config.out), seed=config.seed)
     console.print(as_text(summary))
     console.print(f"see {config.out}/report.html")

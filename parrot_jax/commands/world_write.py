@@ -26,9 +26,11 @@ def run(config: WorldWriteConfig) -> None:
     """Writes the files."""
     from pathlib import Path
 
+    from parrot_jax.core.files import require_local
     from parrot_jax.core.logs import console
     from parrot_jax.world.facts import make_world
     from parrot_jax.world.files import Sizes, write_world
 
+    require_local(config.out, "--out")
     write_world(Path(config.out), make_world(config.difficulty, config.seed), Sizes())
     console.print(f"the {config.difficulty} world of seed {config.seed} is in {config.out}")

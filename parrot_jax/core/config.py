@@ -17,12 +17,12 @@ from typing import Any, TypeVar
 import yaml
 
 from parrot_jax.core.errors import UserError
-from parrot_jax.core.files import atomic_write, open_input
+from parrot_jax.core.files import AnyPath, RemotePath, atomic_write, open_input
 
 ConfigT = TypeVar("ConfigT")
 
 
-def load_config(config_type: type[ConfigT], path: Path | str) -> ConfigT:
+def load_config(config_type: type[ConfigT], path: AnyPath | str) -> ConfigT:
     """Reads a YAML file into `config_type`.
 
     Args:
@@ -127,12 +127,12 @@ def config_to_dict(config: Any) -> dict[str, Any]:
             return [plain(item) for item in value]
         if isinstance(value, dict):
             return {key: plain(item) for key, item in value.items()}
-        return str(value) if isinstance(value, Path) else value
+        return str(value) if isinstance(value, Path | RemotePath) else value
 
     return plain(config)
 
 
-def save_config(config: Any, path: Path | str) -> None:
+def save_config(config: Any, path: AnyPath | str) -> None:
     """Writes the config as YAML, atomically; `load_config` gives an equal one."""
     with atomic_write(path) as file:
         yaml.safe_dump(config_to_dict(config), file, sort_keys=False, allow_unicode=True)

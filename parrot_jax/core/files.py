@@ -1,26 +1,231 @@
-"""Files written whole or not at all, and content hashes.
+"""Files written whole or not at all, content hashes, and the one place that knows of buckets.
 
 A reader never sees half a file: the bytes go to a temporary name beside the target, are flushed to
 the disk, and take the target's name in one step. A kill in between leaves the old file.
+
+A path with a scheme, such as `gs://bucket/runs/a`, names an object in a bucket. An object is put
+whole or not at all, so what is written is collected in a local file and put when it is complete.
 """
 
 import contextlib
+import errno
+import glob
 import hashlib
 import io
 import json
 import os
+import re
+import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, cast
+from typing import IO, TYPE_CHECKING, Any, TypeAlias, cast
 
-from parrot_jax.core.errors import UserError
+from parrot_jax.core.errors import ParrotError, UserError
 
 if TYPE_CHECKING:
     import numpy
 
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://")
+_EXTRAS = {"gs": "install it with `pip install 'parrot-jax[gcs]'`"}
+_READ_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class RemotePath:
+    """A path in a bucket, with the part of `pathlib.Path` that we use.
+
+    It is no `os.PathLike`: what knows only local files refuses it, instead of making a folder
+    named `gs:`. A missing object is a `FileNotFoundError`, as it is on a disk; what else goes wrong
+    on the way is a `UserError`.
+    """
+
+    url: str
+    """As the user wrote it, e.g. `gs://bucket/runs/a`."""
+
+    def __str__(self) -> str:
+        return self.url
+
+    def __truediv__(self, name: str) -> "RemotePath":
+        return RemotePath(f"{self.url.rstrip('/')}/{name}")
+
+    @property
+    def scheme(self) -> str:
+        """What stands before `://`."""
+        return self.url.partition("://")[0]
+
+    @property
+    def name(self) -> str:
+        """The last part."""
+        return self.url.rstrip("/").rpartition("/")[2]
+
+    @property
+    def suffix(self) -> str:
+        """The last part from its last dot on."""
+        return Path(self.name).suffix
+
+    def absolute(self) -> "RemotePath":
+        """Itself."""
+        return self
+
+    resolve = expanduser = absolute
+
+    def exists(self) -> bool:
+        """Whether there is an object, or there are objects below it."""
+        return self._kind() is not None
+
+    def is_file(self) -> bool:
+        """Whether there is an object."""
+        return self._kind() == "file"
+
+    def is_dir(self) -> bool:
+        """Whether there are objects below it."""
+        return self._kind() == "directory"
+
+    def mkdir(self, *, parents: bool = False, exist_ok: bool = False) -> None:
+        """Does nothing: a bucket has no folders, only objects with slashes in their names."""
+
+    def open(self, mode: str = "r", *, encoding: str | None = None) -> Any:
+        """Opens the object for reading, as text or, with mode `"rb"`, as bytes; it is streamed."""
+        with self._clear_errors("read"):
+            stream = _Stream(self, self._store().open(self.url, "rb"))
+        # The stores' own files know no `readline` with a limit.
+        file = io.BufferedReader(stream, _READ_BYTES)
+        return file if "b" in mode else io.TextIOWrapper(file, encoding)
+
+    def read_bytes(self) -> bytes:
+        """The whole object."""
+        with self.open("rb") as file:
+            return file.read()
+
+    def read_text(self, encoding: str = "utf-8") -> str:
+        """The whole object as text."""
+        return self.read_bytes().decode(encoding)
+
+    def put(self, file: Path) -> None:
+        """Makes a local file the content of the object, in one step."""
+        try:
+            with self._clear_errors("write"):
+                self._store().put_file(str(file), self.url)
+        except FileNotFoundError:
+            raise UserError(
+                f"cannot write {self}: there is no such bucket; make it, or correct the path."
+            ) from None
+
+    def matches(self) -> list[str]:
+        """The objects whose names match, `*`, `?`, `[]` and `**` being what they are in a glob."""
+        with self._clear_errors("read"):
+            store = self._store()
+            found = store.glob(self.url, detail=True)
+            return sorted(
+                store.unstrip_protocol(name)
+                for name, info in found.items()
+                if info["type"] == "file"
+            )
+
+    def _kind(self) -> str | None:
+        try:
+            with self._clear_errors("read"):
+                return self._store().info(self.url)["type"]
+        except FileNotFoundError:
+            return None
+
+    def _store(self) -> Any:
+        import fsspec
+
+        try:
+            # Other processes write here too: what a listing said before may not be true any more.
+            return fsspec.filesystem(self.scheme, use_listings_cache=False)
+        except (ImportError, ValueError) as error:  # a missing library, an unknown scheme
+            hint = _EXTRAS.get(self.scheme, "install what it names, or correct the path")
+            raise UserError(f"cannot use {self}: {error}; {hint}.") from error
+
+    @contextlib.contextmanager
+    def _clear_errors(self, doing: str) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self)) from error
+        except ParrotError:
+            raise
+        except Exception as error:  # the libraries behind fsspec have no common base for theirs
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise UserError(
+                f"cannot {doing} {self}: {reason[:300]}; check the path, the network, and whether "
+                f"your account may {doing} there."
+            ) from error
+
+
+class _Stream(io.RawIOBase):
+    """An object that is being read."""
+
+    mode = "rb"  # this and the name are what `typing.IO` has besides
+
+    def __init__(self, path: RemotePath, file: Any) -> None:
+        self._path, self._file = path, file
+        self.name = str(path)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        with self._path._clear_errors("read"):
+            return self._file.readinto(buffer)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+AnyPath: TypeAlias = Path | RemotePath
+"""A path on a disk or in a bucket."""
+
+
+def as_path(path: AnyPath | str) -> AnyPath:
+    """The path that a text names; one with a scheme is in a bucket.
+
+    >>> as_path("runs/a") / "config.yaml"
+    PosixPath('runs/a/config.yaml')
+    >>> as_path("gs://bucket/runs/a") / "config.yaml"
+    RemotePath(url='gs://bucket/runs/a/config.yaml')
+    """
+    if isinstance(path, str) and _SCHEME.match(path):
+        return RemotePath(path)
+    return path if isinstance(path, RemotePath) else Path(path)
+
+
+def require_local(path: str, what: str) -> None:
+    """Refuses a path in a bucket.
+
+    Args:
+      path: What the user gave.
+      what: What it is, e.g. `"data.cache_dir"`.
+
+    Raises:
+      UserError: It has a scheme.
+    """
+    if isinstance(as_path(path), RemotePath):
+        raise UserError(f"{what} is {path}; it must be on a local disk, not in a bucket.")
+
+
+def matching_files(pattern: AnyPath) -> list[str]:
+    """The files that a pattern names, sorted; `**` stands for any folders."""
+    if isinstance(pattern, RemotePath):
+        return pattern.matches()
+    return sorted(n for n in glob.glob(str(pattern), recursive=True) if Path(n).is_file())
+
 
 @contextlib.contextmanager
-def atomic_write(path: Path | str, mode: str = "w") -> Iterator[IO[Any]]:
+def atomic_write(path: AnyPath | str, mode: str = "w") -> Iterator[IO[Any]]:
     """Opens a file that takes the name `path` only when the block ends without an error.
 
     Args:
@@ -29,12 +234,23 @@ def atomic_write(path: Path | str, mode: str = "w") -> Iterator[IO[Any]]:
 
     Yields:
       The open temporary file. It is removed when the block raises.
+
+    Raises:
+      UserError: The target is in a bucket that cannot be written.
     """
-    path = Path(path)
+    path = as_path(path)
+    encoding = None if "b" in mode else "utf-8"
+    if isinstance(path, RemotePath):
+        with tempfile.TemporaryDirectory(prefix="parrot-") as folder:
+            complete = Path(folder, path.name)
+            with open(complete, mode, encoding=encoding) as file:
+                yield file
+            path.put(complete)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
     try:
-        with open(temporary, mode, encoding=None if "b" in mode else "utf-8") as file:
+        with open(temporary, mode, encoding=encoding) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -43,14 +259,14 @@ def atomic_write(path: Path | str, mode: str = "w") -> Iterator[IO[Any]]:
         temporary.unlink(missing_ok=True)
 
 
-def write_json(path: Path | str, value: Any) -> None:
+def write_json(path: AnyPath | str, value: Any) -> None:
     """Writes `value` as indented JSON, atomically; keys keep their order."""
     with atomic_write(path) as file:
         json.dump(value, file, indent=2, ensure_ascii=False)
         file.write("\n")
 
 
-def write_array(path: Path | str, array: "numpy.ndarray") -> None:
+def write_array(path: AnyPath | str, array: "numpy.ndarray") -> None:
     """Writes an array as `.npy`, atomically."""
     import numpy as np
 
@@ -61,7 +277,7 @@ def write_array(path: Path | str, array: "numpy.ndarray") -> None:
         file.write(buffer.getbuffer())
 
 
-def hash_file(path: Path | str) -> str:
+def hash_file(path: AnyPath | str) -> str:
     """SHA-256 of a file's bytes, as 64 hex digits; reads it in pieces."""
     with open_input(path, "rb") as file:
         return hashlib.file_digest(cast(io.BufferedReader, file), "sha256").hexdigest()
@@ -74,14 +290,14 @@ def hash_json(value: Any) -> str:
 
 
 @contextlib.contextmanager
-def open_input(path: Path | str, mode: str = "r") -> Iterator[IO[Any]]:
+def open_input(path: AnyPath | str, mode: str = "r") -> Iterator[IO[Any]]:
     """Opens a file that the user named, for reading.
 
     Raises:
       UserError: There is no such file, it is a folder, or it may not be read.
     """
     try:
-        file = open(path, mode, encoding=None if "b" in mode else "utf-8")  # noqa: SIM115
+        file = as_path(path).open(mode, encoding=None if "b" in mode else "utf-8")
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}; check the path.") from error
     with file:

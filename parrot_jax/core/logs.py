@@ -4,7 +4,6 @@ import contextlib
 import json
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -18,7 +17,7 @@ from rich.progress import (
 )
 
 from parrot_jax.core.errors import disk_full_is_a_user_error
-from parrot_jax.core.files import atomic_write
+from parrot_jax.core.files import AnyPath, RemotePath, atomic_write
 
 LINE_EVERY_S = 30
 """Seconds between the lines that say how far a run is, where there is no bar."""
@@ -46,11 +45,17 @@ class MetricsFile:
 
     A kill can leave lines of steps after the last checkpoint, and half a line. `keep_through`
     removes both, so that the file of a continued run reads like that of an uninterrupted one.
+
+    Nothing can be appended to an object in a bucket: there the lines wait in memory until `flush`
+    puts the whole file.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: AnyPath) -> None:
         """Opens nothing yet: a run that fails before its first line leaves no file."""
         self.path = path
+        self._lines: list[str] | None = None
+        """The whole file, where it is in a bucket; None = not read yet."""
+        self._waits = False
 
     def append(self, **values: Any) -> None:
         """Adds a line.
@@ -60,6 +65,13 @@ class MetricsFile:
           ValueError: A value is NaN or infinite, which JSON does not have.
         """
         line = json.dumps(values, allow_nan=False) + "\n"
+        if isinstance(self.path, RemotePath):
+            if self._lines is None:
+                there = self.read() if self.path.exists() else ()
+                self._lines = [json.dumps(values) + "\n" for values in there]
+            self._lines.append(line)
+            self._waits = True
+            return
         with (
             disk_full_is_a_user_error(f"the metrics in {self.path}"),
             open(self.path, "a", encoding="utf-8") as file,
@@ -74,9 +86,20 @@ class MetricsFile:
         with atomic_write(self.path) as file:
             file.writelines(json.dumps(line) + "\n" for line in kept)
 
+    def flush(self) -> None:
+        """Puts the lines that wait; on a disk none do.
+
+        Raises:
+          UserError: The bucket cannot be written.
+        """
+        if self._lines is not None and self._waits:
+            with atomic_write(self.path) as file:
+                file.writelines(self._lines)
+            self._waits = False
+
     def read(self) -> Iterator[dict[str, Any]]:
         """Yields the lines as written; a last line that was cut off is left out."""
-        with open(self.path, encoding="utf-8") as file:
+        with self.path.open(encoding="utf-8") as file:
             for line in file:
                 if line.endswith("\n"):
                     yield json.loads(line)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from parrot_jax.core.errors import UserError
+from parrot_jax.core.files import require_local
 from parrot_jax.dialogue.sources import SourceConfig
 
 Task = Literal["ask", "chat"]
@@ -59,7 +60,7 @@ class DataConfig:
     copies and branches of one dialogue fall on one side."""
 
     tokenizer: str
-    """A SentencePiece `tokenizer.model`, or a folder with one."""
+    """A SentencePiece `tokenizer.model`, or a folder with one; also in a bucket."""
 
     mask: MaskConfig
     """Which turns are live."""
@@ -79,7 +80,8 @@ class DataConfig:
     """Decides the held-out split and which dialogues a fractional source weight keeps."""
 
     cache_dir: str = ".parrot_cache"
-    """Folder of prepared rows, one subfolder a content hash; safe to delete."""
+    """Local folder of prepared rows, one subfolder a content hash; safe to delete. The rows are
+    mapped into memory, so it cannot be in a bucket."""
 
     def __post_init__(self) -> None:
         if not self.sources:
@@ -88,3 +90,4 @@ class DataConfig:
             raise UserError(f"data.eval_fraction is {self.eval_fraction}; it must be in [0, 1).")
         if self.row_tokens < 16:
             raise UserError(f"data.row_tokens is {self.row_tokens}; it must be at least 16.")
+        require_local(self.cache_dir, "data.cache_dir")

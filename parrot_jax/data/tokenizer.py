@@ -10,13 +10,12 @@ dummy prefix nor merges across the border, so the pieces' ids, joined, are the i
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, processors
 
 from parrot_jax.core.errors import UserError
-from parrot_jax.core.files import atomic_write, hash_json, write_json
+from parrot_jax.core.files import AnyPath, as_path, atomic_write, hash_json, write_json
 
 _SPACE = "▁"  # SentencePiece's visible space, U+2581
 
@@ -68,7 +67,7 @@ class Tokenizer:
         return text.removeprefix(self.eos_token)
 
     def save(
-        self, folder: Path | str, *, chat_template: str | None = None, max_tokens: int = 10**30
+        self, folder: AnyPath | str, *, chat_template: str | None = None, max_tokens: int = 10**30
     ) -> None:
         """Writes `tokenizer.json`, `tokenizer_config.json` and `chat_template.jinja`.
 
@@ -77,7 +76,7 @@ class Tokenizer:
           chat_template: The Jinja text, see `template.chat_template`; None = the model has none.
           max_tokens: What the model reads at most, of which transformers warns.
         """
-        folder = Path(folder)
+        folder = as_path(folder)
         write_json(folder / "tokenizer.json", json.loads(self._backend.to_str()))
         config = {
             "tokenizer_class": "PreTrainedTokenizerFast",
@@ -104,7 +103,7 @@ class Tokenizer:
         return self._backend.model.unk_token  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def load_tokenizer(path: Path | str) -> Tokenizer:
+def load_tokenizer(path: AnyPath | str) -> Tokenizer:
     """Reads a tokenizer.
 
     Args:
@@ -115,7 +114,7 @@ def load_tokenizer(path: Path | str) -> Tokenizer:
     Raises:
       UserError: There is nothing to read, or its kind is not SentencePiece BPE as LLaMA uses it.
     """
-    path = Path(path)
+    path = as_path(path)
     if path.is_dir():
         if (path / "tokenizer.model").exists():
             return _from_sentencepiece(path / "tokenizer.model")
@@ -125,13 +124,15 @@ def load_tokenizer(path: Path | str) -> Tokenizer:
     return _from_sentencepiece(path)
 
 
-def _from_saved(folder: Path) -> Tokenizer:
+def _from_saved(folder: AnyPath) -> Tokenizer:
     try:
         config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-        backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+        backend = tokenizers.Tokenizer.from_str(
+            (folder / "tokenizer.json").read_text(encoding="utf-8")
+        )
     except FileNotFoundError as error:
         raise UserError(
-            f"{folder} holds no tokenizer: {Path(error.filename or '').name or error} is missing."
+            f"{folder} holds no tokenizer: {as_path(error.filename).name} is missing."
         ) from None
     except Exception as error:  # the library raises bare Exception
         raise UserError(f"{folder}/tokenizer.json cannot be read: {error}.") from None
@@ -145,12 +146,13 @@ def _from_saved(folder: Path) -> Tokenizer:
     return Tokenizer(backend, bos_token=config["bos_token"], eos_token=config["eos_token"])
 
 
-def _from_sentencepiece(path: Path) -> Tokenizer:
+def _from_sentencepiece(path: AnyPath) -> Tokenizer:
     import sentencepiece
 
-    _check_settings(path)
+    content = path.read_bytes()
+    _check_settings(content, path)
     model = sentencepiece.SentencePieceProcessor()
-    model.Load(str(path))
+    model.LoadFromSerializedProto(content)
     size = model.GetPieceSize()
     vocab = {model.IdToPiece(index): index for index in range(size)}
     plain = [
@@ -193,14 +195,14 @@ def _merges(
     return [(left, right) for *_, left, right in ranked]
 
 
-def _check_settings(path: Path) -> None:
+def _check_settings(content: bytes, path: AnyPath) -> None:
     """Refuses a SentencePiece model whose settings our `tokenizer.json` would not honour."""
     from google.protobuf.message import DecodeError
     from sentencepiece import sentencepiece_model_pb2
 
     proto = sentencepiece_model_pb2.ModelProto()  # pyright: ignore[reportAttributeAccessIssue]
     try:
-        proto.ParseFromString(path.read_bytes())
+        proto.ParseFromString(content)
     except DecodeError:
         raise UserError(f"{path} is not a SentencePiece model.") from None
     trainer, normalizer = proto.trainer_spec, proto.normalizer_spec

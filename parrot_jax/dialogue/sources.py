@@ -4,7 +4,6 @@ Formats are left to `readers`; here are paths, globs, limits, weights and the er
 a whole.
 """
 
-import glob
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from parrot_jax.core.errors import UserError
+from parrot_jax.core.files import RemotePath, as_path, matching_files
 from parrot_jax.dialogue.hub import parse_hub_path, read_hub
 from parrot_jax.dialogue.readers import ReadRow, WrongKindError, read_json_file
 from parrot_jax.dialogue.report import ReadReport, SourceCounts
@@ -36,9 +36,9 @@ class SourceConfig:
     """The format of the rows; docs/data_formats.md shows each. A wrong kind is an error that names
     the right one where the rows tell."""
     path: str
-    """A file or a glob (`**` = any folders), relative to the working directory; its files are read
-    in the order of their names. For huggingface `hf://owner/name[/config][@split]` or a local
-    folder, split `train` unless named."""
+    """A file or a glob (`**` = any folders), relative to the working directory or in a bucket, e.g.
+    `gs://bucket/*.jsonl`; its files are read in the order of their names. For huggingface
+    `hf://owner/name[/config][@split]` or a local folder, split `train` unless named."""
     weight: float = 1.0
     """How often each dialogue is used in an epoch, > 0: 0.25 keeps a seeded quarter, 2 uses each
     twice, 1.5 each once and a seeded half of them twice."""
@@ -80,20 +80,16 @@ def source_files(source: SourceConfig) -> list[str]:
     if source.kind == "huggingface":
         parse_hub_path(source.path)
         return [source.path]
-    path = str(Path(source.path).expanduser())
-    if Path(path).is_dir():
-        raise UserError(
-            f"source {source.path} is a folder; name its files, e.g. {path.rstrip('/')}/**/*.json"
-        )
+    path = as_path(source.path).expanduser()
+    if path.is_dir():
+        raise UserError(f"source {source.path} is a folder; name its files, e.g. {path}/**/*.json")
     # A file may have brackets in its name, so the name itself comes before the pattern.
-    if Path(path).exists():
-        return [path]
-    files = sorted(name for name in glob.glob(path, recursive=True) if Path(name).is_file())
+    if path.exists():
+        return [str(path)]
+    files = matching_files(path)
     if not files:
-        raise UserError(
-            f"no file matches the source path {source.path!r} (looked from {Path.cwd()}); "
-            "check the path."
-        )
+        where = "" if isinstance(path, RemotePath) else f" (looked from {Path.cwd()})"
+        raise UserError(f"no file matches the source path {source.path!r}{where}; check the path.")
     return files
 
 

@@ -2,10 +2,9 @@
 
 import json
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
-from parrot_jax.core.files import atomic_write
+from parrot_jax.core.files import AnyPath, atomic_write
 from parrot_jax.dialogue.types import Dialogue
 
 _OWN_KEYS = frozenset({"id", "source", "messages"})
@@ -48,7 +47,7 @@ def messages_line(dialogue: Dialogue) -> str:
     return line + "\n"
 
 
-def write_messages(path: Path | str, dialogues: Iterable[Dialogue]) -> int:
+def write_messages(path: AnyPath | str, dialogues: Iterable[Dialogue]) -> int:
     """Writes a `messages` file, whole or not at all.
 
     Args:

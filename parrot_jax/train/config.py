@@ -61,7 +61,8 @@ class TrainConfig:
     which chat template the run carries and what its samples are; `data.mask` decides the loss."""
 
     out: str
-    """The run folder. Where it holds this run already, training continues from its checkpoint."""
+    """The run folder, local or `gs://bucket/folder`. Where it holds this run already, training
+    continues from its checkpoint."""
 
     data: DataConfig
     """The dialogues, and how they become rows."""

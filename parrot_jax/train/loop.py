@@ -40,6 +40,7 @@ from parrot_jax.weights.model_folder import check_same_model
 
 _NUM_SAMPLES = 5
 _SAMPLE_TOKENS = 64
+_FLUSH_EVERY_S = 60.0
 
 
 class Schedule(NamedTuple):
@@ -76,7 +77,9 @@ def train(config: TrainConfig) -> None:
     # A continued run need not compile again what it compiled before.
     jax.config.update("jax_compilation_cache_dir", str(Path(config.data.cache_dir) / "compiled"))
     folder = RunFolder(config.out)
-    if config.init_from is not None and not folder.config_path.exists():
+    # Asked first: that a bucket cannot be reached should be known before the data are read.
+    is_new = not folder.config_path.exists()
+    if config.init_from is not None and is_new:
         check_same_model(config.init_from, config.model)
     tokenizer = load_tokenizer(config.data.tokenizer)
     _check_vocabulary(config, tokenizer)
@@ -139,7 +142,7 @@ class _Run:
         first = int(state.step)
         if first == 0 and self.plan.stop_step == 0:
             self._evaluate(state, 0)
-            save_state(self.checkpoints, 0, state)
+            self._save(state, 0)
         with progress_bar("steps") as progress:
             bar = progress.add_task("train", total=self.plan.stop_step, completed=first)
             for step in range(first, self.plan.stop_step):
@@ -150,7 +153,7 @@ class _Run:
                     self._evaluate(state, done)
                 # After the evaluation: a run that continues from here has its results already.
                 if done % self.config.checkpoint_every_steps == 0 or done == self.plan.stop_step:
-                    save_state(self.checkpoints, done, state)
+                    self._save(state, done)
         self.checkpoints.close()
         console.print(f"done: {self.plan.stop_step} steps in {self.folder.path}")
 
@@ -189,6 +192,7 @@ class _Run:
             "step_s": seconds,
         }
         self.folder.metrics.append(**values)
+        self.folder.flush(every_s=_FLUSH_EVERY_S)
         if (step + 1) % self.config.log_every_steps == 0 or step + 1 == self.plan.stop_step:
             console.print(
                 f"step {step + 1}/{self.plan.num_steps}  epoch {values['epoch']:.2f}  "
@@ -204,11 +208,16 @@ class _Run:
         path = self.folder.path / f"bad-batch-{step + 1:06d}.npz"
         with atomic_write(path, "wb") as file:
             np.savez(file, allow_pickle=False, **batch)
+        self.folder.flush()
         self.checkpoints.close()
         raise RunError(
             f"step {step + 1}: loss {loss} and gradient norm {norm} must both be finite; nothing "
             f"was updated, and the batch is in {path}. Lower optim.lr or look at that batch."
         )
+
+    def _save(self, state: TrainState, step: int) -> None:
+        self.folder.flush()
+        save_state(self.checkpoints, step, state)
 
     def _evaluate(self, state: TrainState, step: int) -> None:
         if self.held_out is None:

@@ -7,20 +7,27 @@ samples.jsonl      what the model said at each evaluation
 results/           eval-<step>.json and eval-<step>.npy
 tokenizer/         tokenizer.json, its config and the chat template
 checkpoints/       one folder a checkpoint
+.lock, or owner.json in a bucket: which process trains here
 """
 
+import contextlib
 import fcntl
 import importlib.metadata
 import json
+import os
 import platform
+import socket
 import subprocess
+import time
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import parrot_jax
 from parrot_jax.core.config import changed_keys, config_to_dict, load_config, save_config
-from parrot_jax.core.errors import UserError, disk_full_is_a_user_error
-from parrot_jax.core.files import open_input, write_json
+from parrot_jax.core.errors import RunError, UserError, disk_full_is_a_user_error
+from parrot_jax.core.files import AnyPath, RemotePath, as_path, open_input, write_json
 from parrot_jax.core.logs import MetricsFile
 from parrot_jax.data.template import chat_template
 from parrot_jax.data.tokenizer import Tokenizer
@@ -40,41 +47,74 @@ _RESULT_KEYS = ("model", "optim", "epochs", "batch_rows", "accumulation_steps", 
 class RunFolder(ModelFolder):
     """Paths and small files of one run."""
 
-    def __init__(self, path: Path | str) -> None:
-        """Names the folder; nothing is made yet."""
+    def __init__(self, path: AnyPath | str) -> None:
+        """Names the folder; nothing is made yet.
+
+        Raises:
+          UserError: As in `ModelFolder`.
+        """
         super().__init__(path)
         self.results = self.path / "results"
         self.metrics = MetricsFile(self.path / "metrics.jsonl")
         self.samples = MetricsFile(self.path / "samples.jsonl")
+        self._owner_path = self.path / "owner.json"
+        self._owner: dict[str, Any] | None = None
+        self._last_flush = time.monotonic()
 
-    def open(self, config: TrainConfig, tokenizer: Tokenizer) -> IO[str]:
-        """Starts or continues a run here.
+    @contextlib.contextmanager
+    def open(self, config: TrainConfig, tokenizer: Tokenizer) -> Iterator[None]:
+        """Starts or continues a run here, which lasts as long as the block.
+
+        On a disk, a second process is refused. A bucket knows no locks, and what is left of a
+        killed process cannot be told from a living one: there the last to start owns the folder,
+        and the process before it stops at its next `flush`.
 
         Args:
           config: What the caller wants to run.
           tokenizer: Saved into the folder with the task's chat template.
 
-        Returns:
-          The open lock file: while it is open, no other process trains here.
-
         Raises:
           UserError: The folder holds a run with another config, or another process trains here.
           DiskFullError: There is no room.
         """
-        with disk_full_is_a_user_error(f"the run folder {self.path}"):
-            self.results.mkdir(parents=True, exist_ok=True)
-            lock = open(self.path / ".lock", "w")  # noqa: SIM115 - held as long as the run lasts
-            try:
-                self._take(lock)
+        with contextlib.ExitStack() as held:
+            with disk_full_is_a_user_error(f"the run folder {self.path}"):
+                self.results.mkdir(parents=True, exist_ok=True)
+                if isinstance(self.path, Path):
+                    self._take(held.enter_context(open(self.path / ".lock", "w")))
                 if self.config_path.exists():
                     self._check_same(config)
+                if isinstance(self.path, RemotePath):
+                    self._own()
                 save_config(config, self.config_path)
                 write_json(self.path / "versions.json", versions())
                 tokenizer.save(self.tokenizer, chat_template=chat_template(config.task, tokenizer))
-            except BaseException:
-                lock.close()
-                raise
-        return lock
+            yield
+
+    def flush(self, *, every_s: float = 0.0) -> None:
+        """Puts the lines that wait into the bucket; on a disk none do.
+
+        A checkpoint comes after it: a run that continues from there writes them no more.
+
+        Args:
+          every_s: Nothing happens where the last time is not so long ago.
+
+        Raises:
+          RunError: Another process has begun to train here.
+          UserError: The bucket cannot be written.
+        """
+        if self._owner is None or time.monotonic() - self._last_flush < every_s:
+            return
+        with open_input(self._owner_path) as file:
+            owner = json.load(file)
+        if owner != self._owner:
+            raise RunError(
+                f"process {owner['pid']} on {owner['host']} has begun to train in {self.path}; "
+                "this one stops."
+            )
+        self.metrics.flush()
+        self.samples.flush()
+        self._last_flush = time.monotonic()
 
     def load_config(self) -> TrainConfig:
         """The config of the run.
@@ -101,7 +141,7 @@ class RunFolder(ModelFolder):
         return Training(
             task=config.task,
             base=self._base(config),
-            sources=[Path(source.path).name for source in config.data.sources],
+            sources=[as_path(source.path).name for source in config.data.sources],
             settings=settings | {"mask": config_to_dict(config.data.mask),
                                  "row_tokens": config.data.row_tokens},
             versions=versions,
@@ -123,6 +163,10 @@ class RunFolder(ModelFolder):
             raise UserError(
                 f"another process trains in {self.path}; wait for it or stop it."
             ) from None
+
+    def _own(self) -> None:
+        self._owner = {"host": socket.gethostname(), "pid": os.getpid(), "start": uuid.uuid4().hex}
+        write_json(self._owner_path, self._owner)
 
     def _check_same(self, config: TrainConfig) -> None:
         changes = [

@@ -13,7 +13,6 @@ import logging
 import math
 import shutil
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -29,7 +28,7 @@ from parrot_jax.core.errors import (
     disk_full_is_a_user_error,
     is_disk_full,
 )
-from parrot_jax.core.files import hash_file, hash_json
+from parrot_jax.core.files import AnyPath, hash_file, hash_json
 from parrot_jax.weights.names import layer_key
 
 
@@ -60,16 +59,24 @@ class LazyArray:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
+_AHEAD = 2
+"""Lazy arrays that are made, each in a thread, while the one before them is written."""
+
+
 class _LazyHandler(ocp.type_handlers.ArrayHandler):
-    """Writes lazy arrays as arrays: one is made while the one before it is being written."""
+    """Writes lazy arrays as arrays, a few of them in memory at a time."""
 
     async def serialize(self, values: Any, infos: Any, args: Any = None) -> Any:
         written: Any = []
-        for value, info, arg in zip(values, infos, args, strict=True):
-            array = await asyncio.to_thread(value.make)
+        made = [asyncio.create_task(asyncio.to_thread(value.make)) for value in values[:_AHEAD]]
+        for number, (info, arg) in enumerate(zip(infos, args, strict=True)):
+            array = await made.pop(0)
             for future in written:
                 await asyncio.to_thread(future.result)
             written = await super().serialize([array], [info], [arg])
+            if number + _AHEAD < len(values):
+                make = values[number + _AHEAD].make
+                made.append(asyncio.create_task(asyncio.to_thread(make)))
         return written
 
     def memory_size(self, values: Any) -> Any:
@@ -86,7 +93,9 @@ class StoredArray(NamedTuple):
 class Checkpoints:
     """The checkpoints of one run folder."""
 
-    def __init__(self, folder: Path, *, keep: int | None = None, read_only: bool = False) -> None:
+    def __init__(
+        self, folder: AnyPath, *, keep: int | None = None, read_only: bool = False
+    ) -> None:
         """Opens or makes the folder, and removes what a killed save left.
 
         Args:
@@ -94,7 +103,8 @@ class Checkpoints:
           keep: How many of the newest to keep; None = all.
           read_only: Make and remove nothing: another process may be saving here.
         """
-        self._folder = folder.absolute()
+        # A text, as orbax reads it: its own kind of path knows buckets, ours is none to it.
+        self._folder = str(folder.absolute())
         self._manager = ocp.CheckpointManager(
             self._folder,
             options=ocp.CheckpointManagerOptions(
@@ -122,7 +132,7 @@ class Checkpoints:
           DiskFullError: There was no room for this save or for the one before it.
         """
         self.wait()
-        self._check_room(sum(leaf.nbytes for leaf in jax.tree.leaves((params, optimizer))))
+        _check_room(self._folder, sum(leaf.nbytes for leaf in jax.tree.leaves((params, optimizer))))
         with disk_full_is_a_user_error(f"a checkpoint in {self._folder}"):
             self._manager.save(
                 step,
@@ -132,30 +142,6 @@ class Checkpoints:
                 ),
             )
 
-    def save_lazily(self, step: int, arrays: Mapping[str, LazyArray]) -> None:
-        """Saves weights that do not fit into memory; returns when all is on the disk.
-
-        Args:
-          step: The number of the checkpoint.
-          arrays: By their names on disk, see `names.tensors`. At most three stand in memory at
-            once: one that is made and two that are being written.
-
-        Raises:
-          DiskFullError: There was no room.
-        """
-        self._check_room(sum(array.nbytes for array in arrays.values()))
-        lazy = ocp.type_handlers.create_type_handler_registry((LazyArray, _LazyHandler()))
-        handler = ocp.PyTreeCheckpointHandler(type_handler_registry=lazy)
-        with disk_full_is_a_user_error(f"a checkpoint in {self._folder}"):
-            manager = ocp.CheckpointManager(
-                self._folder,
-                item_handlers={"params": handler},
-                options=ocp.CheckpointManagerOptions(enable_async_checkpointing=False),
-            )
-            manager.save(step, args=ocp.args.Composite(params=ocp.args.PyTreeSave(dict(arrays))))
-            manager.close()
-        self._manager.reload()
-
     def identity(self, step: int) -> str:
         """64 hex digits of a checkpoint: of the moment in which it was saved, and of its shapes.
 
@@ -163,7 +149,7 @@ class Checkpoints:
           UserError: There is no such checkpoint.
         """
         folder = self._at(step)
-        files = (folder / "_CHECKPOINT_METADATA", folder / "params" / "_METADATA")
+        files = (f"{folder}/_CHECKPOINT_METADATA", f"{folder}/params/_METADATA")
         return hash_json([hash_file(file) for file in files])
 
     def stored(self, step: int) -> dict[str, StoredArray]:
@@ -172,7 +158,7 @@ class Checkpoints:
         Raises:
           UserError: There is no such checkpoint.
         """
-        found: Any = ocp.StandardCheckpointer().metadata(self._at(step) / "params")
+        found: Any = ocp.StandardCheckpointer().metadata(f"{self._at(step)}/params")
         return {
             name: StoredArray(tuple(array.shape), np.dtype(array.dtype))
             for name, array in found.item_metadata.items()
@@ -185,7 +171,7 @@ class Checkpoints:
             restore_args={name: ocp.RestoreArgs(restore_type=np.ndarray)},
             partial_restore=True,
         )
-        return self._reader.restore(self._folder / str(step) / "params", args=args)[name]
+        return self._reader.restore(f"{self._folder}/{step}/params", args=args)[name]
 
     def wait(self) -> None:
         """Returns when every started save is on the disk.
@@ -223,23 +209,15 @@ class Checkpoints:
         self.wait()
         self._manager.close()
 
-    def _at(self, step: int) -> Path:
+    def _at(self, step: int) -> str:
         steps = self._manager.all_steps()
         if step not in steps:
             there = ", ".join(map(str, steps)) or "none"
             raise UserError(f"there is no checkpoint {step} in {self._folder}, but {there}.")
-        return self._folder / str(step)
-
-    def _check_room(self, needed: int) -> None:
-        free = shutil.disk_usage(self._folder).free
-        if jax.process_count() == 1 and free < needed:
-            raise DiskFullError(
-                f"no room left on the disk for a checkpoint in {self._folder}: it takes "
-                f"{needed:,} bytes and {free:,} are free; free some space and run again."
-            )
+        return f"{self._folder}/{step}"
 
     def _check_shapes(self, step: int, item: str, wanted: Mapping[str, Any]) -> None:
-        folder = self._folder / str(step) / item
+        folder = f"{self._folder}/{step}/{item}"
         stored: Any = ocp.StandardCheckpointer().metadata(folder).item_metadata
         problems = [f"{name} is missing" for name in sorted(wanted.keys() - stored.keys())]
         problems += [f"{name} is unknown" for name in sorted(stored.keys() - wanted.keys())]
@@ -254,6 +232,49 @@ class Checkpoints:
                 f"the checkpoint {folder} is of another model: {'; '.join(problems[:3])}{more}; "
                 "give the model sizes it was trained with."
             )
+
+
+def save_lazily(folder: AnyPath, step: int, arrays: Mapping[str, LazyArray]) -> None:
+    """Saves weights that do not fit into memory; returns when all is on the disk.
+
+    Args:
+      folder: That of the checkpoints; what a killed save left there is removed.
+      step: The number of the checkpoint.
+      arrays: By their names on disk, see `names.tensors`. Four at most stand in memory at once.
+
+    Raises:
+      DiskFullError: There was no room.
+    """
+    handler = ocp.PyTreeCheckpointHandler(
+        type_handler_registry=ocp.type_handlers.create_type_handler_registry(
+            (LazyArray, _LazyHandler())
+        ),
+        # Weights hardly shrink, and trying takes longer than writing them.
+        use_compression=False,
+    )
+    at = str(folder.absolute())
+    with disk_full_is_a_user_error(f"a checkpoint in {folder}"):
+        manager = ocp.CheckpointManager(
+            at,
+            item_handlers={"params": handler},
+            options=ocp.CheckpointManagerOptions(
+                cleanup_tmp_directories=True, enable_async_checkpointing=False
+            ),
+        )
+        _check_room(at, sum(array.nbytes for array in arrays.values()))
+        manager.save(step, args=ocp.args.Composite(params=ocp.args.PyTreeSave(dict(arrays))))
+        manager.close()
+
+
+def _check_room(folder: str, needed: int) -> None:
+    if "://" in folder:
+        return  # a bucket has room
+    free = shutil.disk_usage(folder).free
+    if jax.process_count() == 1 and free < needed:
+        raise DiskFullError(
+            f"no room left on the disk for a checkpoint in {folder}: it takes {needed:,} bytes "
+            f"and {free:,} are free; free some space and run again."
+        )
 
 
 def _split_layers(tree: Any) -> dict[str, Any]:

@@ -6,8 +6,9 @@ whole or not at all, then the index; `config.json`, without which nothing loads,
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +27,8 @@ from parrot_jax.weights.names import Tensor, tensors
 
 MAX_SHARD_BYTES = 4 * 10**9
 """Most bytes of weights in one file."""
+
+_THREADS = 2
 
 RECORD = "parrot_export.json"
 """Says what a folder is the export of, so that one that was killed can be continued."""
@@ -86,8 +89,11 @@ def flax_to_hf(
             ours = checkpoints.read(step, tensor.ours).astype(DTYPES[dtype], copy=False)
             return tensor.to_theirs(ours)
 
-        with progress("tensors", total=len(names)) as advance, ThreadPoolExecutor(1) as thread:
-            arrays = _one_ahead(thread, read, names)
+        with (
+            progress("tensors", total=len(names)) as advance,
+            ThreadPoolExecutor(_THREADS) as threads,
+        ):
+            arrays = _ahead(threads, read, names)
             for shard in left:
                 _write_shard(out / shard.name, shard, dtype, arrays, advance)
         if len(shards) > 1:
@@ -169,18 +175,17 @@ def _check_room(out: Path, shards: Sequence[Shard], dtype: np.dtype[Any]) -> Non
         )
 
 
-def _one_ahead(
-    thread: ThreadPoolExecutor, read: Any, names: Sequence[Tensor]
+def _ahead(
+    threads: ThreadPoolExecutor, read: Callable[[Tensor], Any], names: Sequence[Tensor]
 ) -> Iterator[Shaped[np.ndarray, "..."]]:
-    """Reads the next tensor while the one before it is being written."""
-    coming = None
+    """Reads the next tensors, one a thread, while the one before them is written."""
+    coming: deque[Future[Any]] = deque()
     for tensor in names:
-        following = thread.submit(read, tensor)
-        if coming is not None:
-            yield coming.result()
-        coming = following
-    if coming is not None:
-        yield coming.result()
+        coming.append(threads.submit(read, tensor))
+        if len(coming) > _THREADS:
+            yield coming.popleft().result()
+    while coming:
+        yield coming.popleft().result()
 
 
 def _write_shard(

@@ -8,7 +8,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from parrot_jax.core.errors import UserError
 from parrot_jax.core.logs import progress
-from parrot_jax.weights.checkpoints import Checkpoints, LazyArray
+from parrot_jax.weights.checkpoints import LazyArray, save_lazily
 from parrot_jax.weights.dtypes import Dtype
 from parrot_jax.weights.hf_folder import DTYPES, HfFolder
 from parrot_jax.weights.model_folder import ConvertedConfig, ModelFolder
@@ -64,9 +64,7 @@ def hf_to_flax(
 
             return LazyArray(tensor.our_shape, target, make)
 
-        checkpoints = Checkpoints(folder.checkpoints)
-        checkpoints.save_lazily(0, {tensor.ours: lazy(tensor) for tensor in source.tensors})
-        checkpoints.close()
+        save_lazily(folder.checkpoints, 0, {tensor.ours: lazy(tensor) for tensor in source.tensors})
     ((most, _),) = Counter(stored.values()).most_common(1)
     return ConvertedConfig(converted_from=origin, dtype=most, model=source.config)
 

@@ -6,7 +6,6 @@ checkpoints/       one folder a checkpoint
 """
 
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,7 +14,7 @@ from jax.sharding import Mesh
 
 from parrot_jax.core.config import config_from_dict
 from parrot_jax.core.errors import UserError
-from parrot_jax.core.files import open_input
+from parrot_jax.core.files import AnyPath, RemotePath, as_path, open_input
 from parrot_jax.model import llama
 from parrot_jax.model.config import LlamaConfig
 from parrot_jax.sharding import MeshConfig, make_mesh, param_shardings
@@ -40,9 +39,18 @@ class ConvertedConfig:
 class ModelFolder:
     """Paths of one folder, and the weights in it."""
 
-    def __init__(self, path: Path | str) -> None:
-        """Names the folder; nothing is made yet."""
-        self.path = Path(path)
+    def __init__(self, path: AnyPath | str) -> None:
+        """Names the folder; nothing is made yet.
+
+        Raises:
+          UserError: It is in a bucket of a kind that checkpoints cannot be in.
+        """
+        self.path = as_path(path)
+        # orbax would take any other scheme for the name of a local folder.
+        if isinstance(self.path, RemotePath) and self.path.scheme != "gs":
+            raise UserError(
+                f"{path} cannot hold checkpoints; they are on a local disk or in gs://bucket/folder."
+            )
         self.config_path = self.path / "config.yaml"
         self.checkpoints = self.path / "checkpoints"
         self.tokenizer = self.path / "tokenizer"
@@ -90,7 +98,7 @@ class ModelFolder:
         return step
 
 
-def load_params(folder: ModelFolder | Path | str, like: Any = None) -> Any:
+def load_params(folder: ModelFolder | AnyPath | str, like: Any = None) -> Any:
     """The newest weights of a folder, also while a run trains there.
 
     Args:
@@ -119,7 +127,7 @@ def abstract_params(config: LlamaConfig, mesh: Mesh) -> Any:
     )
 
 
-def check_same_model(folder: Path | str, config: LlamaConfig) -> None:
+def check_same_model(folder: AnyPath | str, config: LlamaConfig) -> None:
     """Refuses weights that fit in shape but mean another model: another theta, another epsilon.
 
     Raises:
