@@ -4,9 +4,9 @@
     python scripts/bench/convert.py --folder /data/bench --layers 40 --repeats 1   # the full size
 
 Makes a random LLaMA2-13B-shaped bfloat16 folder of so many layers, then in turns: `cp` and `sync`;
-`parrot convert hf-to-flax` and `sync`; `parrot convert flax-to-hf` and `sync`, none with its input in
-the page cache. Every output is deleted as soon as it is not needed; at its fullest, the disk holds
-two copies. Exits with 1 where a bar is missed.
+`parrot convert hf-to-flax` and `sync`; `parrot convert flax-to-hf` and `sync`, none with its input
+in the page cache. Every output is deleted as soon as it is not needed; at its fullest, the disk
+holds two copies. Exits with 1 where a bar is missed.
 """
 
 import argparse
