@@ -39,7 +39,7 @@ from parrot_jax.world.report import write_report
 from parrot_jax.world.speaker import answerer_speaker
 from parrot_jax.world.summary import summarise, write_kinds
 
-_SERVED_ROWS = 16
+_SERVED_ROWS = 8
 
 
 @dataclass(frozen=True, kw_only=True)

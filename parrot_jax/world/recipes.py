@@ -66,6 +66,9 @@ def collect_config(
         beginnings=(_messages(world / "short_sessions.jsonl"),),
         first_questions=(_messages(world / "first_questions.jsonl"),),
         max_turns=max_turns,
+        # Client and servers share two cores here, and the client's pool walks over all of its
+        # connections at each request.
+        concurrency=24,
         stop_answers=(f"^{re.escape(NO_ANSWER)}$",),
         seed=seed,
     )
