@@ -49,7 +49,7 @@ class Scale:
     sizes: Sizes = dataclasses.field(default_factory=Sizes)
     """Dialogues of the world's files."""
 
-    ask_epochs: float = 3.5
+    ask_epochs: float = 5.0
     """Passes over the people's dialogues."""
 
     chat_epochs: float = 9.0

@@ -17,7 +17,7 @@ from parrot_jax.serve.background import open_port
 
 PARROT = (sys.executable, "-m", "parrot_jax.cli")
 
-# vLLM alone is up in 20 seconds; on a machine that does other work it may take minutes.
+# vLLM alone is up in half a minute; on a machine that does other work it may take some.
 _START_TIMEOUT_S = 600.0
 _STOP_TIMEOUT_S = 60.0
 
@@ -25,7 +25,7 @@ _STOP_TIMEOUT_S = 60.0
 _ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"} | {
     "HF_HUB_OFFLINE": "1",
     "VLLM_NO_USAGE_STATS": "1",
-    "VLLM_CPU_KVCACHE_SPACE": "1",  # 10^9 bytes; half of the memory otherwise
+    "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB; by default it takes much of the memory
 }
 
 
