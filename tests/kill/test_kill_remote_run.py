@@ -19,7 +19,7 @@ import yaml
 from parrot_jax.core.files import RemotePath
 from parrot_jax.weights.model_folder import load_params
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.nightly]
 
 SEED = 20231011
 NUM_KILLS = 4
