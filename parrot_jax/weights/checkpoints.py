@@ -239,7 +239,7 @@ def save_lazily(folder: AnyPath, step: int, arrays: Mapping[str, LazyArray]) -> 
 
     Args:
       folder: That of the checkpoints; what a killed save left there is removed.
-      step: The number of the checkpoint.
+      step: The number of the checkpoint; one that is there is replaced.
       arrays: By their names on disk, see `names.tensors`. Four at most stand in memory at once.
 
     Raises:
@@ -262,6 +262,8 @@ def save_lazily(folder: AnyPath, step: int, arrays: Mapping[str, LazyArray]) -> 
             ),
         )
         _check_room(at, sum(array.nbytes for array in arrays.values()))
+        if step in manager.all_steps():
+            manager.delete(step)  # of one that was killed before it could say that it is whole
         manager.save(step, args=ocp.args.Composite(params=ocp.args.PyTreeSave(dict(arrays))))
         manager.close()
 

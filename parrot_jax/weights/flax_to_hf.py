@@ -115,7 +115,7 @@ def write_hf_config(
     """
     ids = {"bos_token_id": bos_id, "eos_token_id": eos_id}
     write_json(Path(out) / "generation_config.json", ids)
-    # transformers 4 calls it torch_dtype and 5 dtype; either reads the other's name as well.
+    # The name that transformers 4 knows; 5 calls it dtype and reads this one as well.
     write_json(Path(out) / "config.json", config.to_hf() | ids | {"torch_dtype": dtype})
 
 

@@ -98,12 +98,15 @@ class ModelFolder:
         return step
 
 
-def load_params(folder: ModelFolder | AnyPath | str, like: Any = None) -> Any:
-    """The newest weights of a folder, also while a run trains there.
+def load_params(
+    folder: ModelFolder | AnyPath | str, like: Any = None, *, step: int | None = None
+) -> Any:
+    """The weights of a folder, also while a run trains there.
 
     Args:
       folder: The folder.
       like: Shapes and placements; None = those of the folder's model, on the first device.
+      step: Which checkpoint; None = the newest.
 
     Raises:
       UserError: There is no model or no checkpoint, or it is of another shape than `like`.
@@ -113,7 +116,8 @@ def load_params(folder: ModelFolder | AnyPath | str, like: Any = None) -> Any:
         mesh = make_mesh(MeshConfig(fsdp=1), jax.devices()[:1])
         like = abstract_params(folder.load_model(), mesh)
     checkpoints = Checkpoints(folder.checkpoints, read_only=True)
-    return checkpoints.restore(folder.latest_step(), {"params": like})["params"]
+    step = folder.latest_step() if step is None else step
+    return checkpoints.restore(step, {"params": like})["params"]
 
 
 def abstract_params(config: LlamaConfig, mesh: Mesh) -> Any:

@@ -30,7 +30,7 @@ _TABLE = (
 )
 
 _TILE = 128
-"""Rows and columns of what is transposed at a time: both sides stay in the first cache."""
+"""Rows and columns of what is transposed at a time: both sides stay in the cache."""
 
 
 class Tensor(NamedTuple):
@@ -158,7 +158,7 @@ def _turned(array: Shaped[np.ndarray, "..."], order: Sequence[int]) -> Any:
     """`array.transpose(order)`, contiguous; `order` is a rotation, as all of the table are.
 
     That makes it one matrix transposed, whatever its dims. numpy would read it column by column,
-    one element of each line of the cache: six times slower than tile by tile.
+    one element of each line of the cache: five times slower than tile by tile.
     """
     cut = order[0]
     if tuple(order) != (*range(cut, array.ndim), *range(cut)):
