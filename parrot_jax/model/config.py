@@ -182,7 +182,7 @@ class LlamaConfig:
             raise UserError(f"{where}: {error}") from None
 
     def to_hf(self) -> dict[str, Any]:
-        """The values of a `config.json`, in the form of transformers 4, which 5 and vLLM read too."""
+        """The values of a `config.json` as transformers 4 has it; 5 and vLLM read it too."""
         sizes = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return sizes | {
             "architectures": ["LlamaForCausalLM"],
