@@ -48,6 +48,8 @@ class Endpoint:
             api_key=self._key or "none",  # the client insists on one
             max_retries=0,
             timeout=None,  # `send` limits the whole request; the client would limit its parts
+            # The default transport walks over all of its connections at each request.
+            http_client=openai.DefaultAioHttpClient(timeout=None),
         )
 
     async def __aenter__(self) -> "Endpoint":

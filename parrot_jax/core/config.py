@@ -14,8 +14,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
 from parrot_jax.core.errors import UserError
 from parrot_jax.core.files import AnyPath, RemotePath, atomic_write, open_input
 
@@ -33,6 +31,8 @@ def load_config(config_type: type[ConfigT], path: AnyPath | str) -> ConfigT:
       UserError: The file cannot be read or is not YAML, or a key is unknown, missing or of the
         wrong type; the text lists every such key.
     """
+    import yaml
+
     with open_input(path) as file:
         try:
             values = yaml.safe_load(file)
@@ -134,6 +134,8 @@ def config_to_dict(config: Any) -> dict[str, Any]:
 
 def save_config(config: Any, path: AnyPath | str) -> None:
     """Writes the config as YAML, atomically; `load_config` gives an equal one."""
+    import yaml
+
     with atomic_write(path) as file:
         yaml.safe_dump(config_to_dict(config), file, sort_keys=False, allow_unicode=True)
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from parrot_jax.core.errors import RunError, UserError, disk_full_is_a_user_error
 from parrot_jax.core.files import atomic_write, write_array, write_json
 from parrot_jax.core.logs import console, progress_bar
+from parrot_jax.core.memory import keep_freed_memory
 from parrot_jax.data.histories import held_out_histories
 from parrot_jax.data.pipeline import Batches
 from parrot_jax.data.prepare import Prepared, prepare
@@ -107,6 +108,8 @@ class _Run:
         self.plan = plan_steps(config, len(rows))
         self.batches = Batches(rows, batch_rows=config.batch_rows, seed=config.seed)
         self.mesh = make_mesh(config.mesh)
+        if self.mesh.devices.flat[0].platform == "cpu":
+            keep_freed_memory()
         self.forward = Forward(
             model=config.model,
             compute_dtype=jnp.dtype(config.compute_dtype),

@@ -49,10 +49,10 @@ class Scale:
     sizes: Sizes = dataclasses.field(default_factory=Sizes)
     """Dialogues of the world's files."""
 
-    ask_epochs: float = 5.0
+    ask_epochs: float = 2.8
     """Passes over the people's dialogues."""
 
-    chat_epochs: float = 9.0
+    chat_epochs: float = 7.0
     """Passes over the collected dialogues in all their turns; the model of first turns takes as
     many steps."""
 
