@@ -49,7 +49,7 @@ class Scale:
     sizes: Sizes = dataclasses.field(default_factory=Sizes)
     """Dialogues of the world's files."""
 
-    ask_epochs: float = 2.8
+    ask_epochs: float = 2.2
     """Passes over the people's dialogues."""
 
     chat_epochs: float = 7.0

@@ -4,7 +4,8 @@
 
 The server is a process of its own and answers after a fixed delay. `collect` journals each request
 and each reply to the disk (WAL, synchronous=FULL) before it goes on; `client` is the same package
-without a journal, with its own models of requests and replies (`create`) and without (`post`).
+without a journal: `post` as `collect` uses it, with aiohttp below and without models of requests
+and replies, `create` as most people do, with neither changed.
 """
 
 import argparse
@@ -63,7 +64,10 @@ async def send_bodies(
     url: str, bodies: Sequence[dict[str, Any]], in_flight: int, *, create: bool
 ) -> None:
     """Sends requests by the client alone."""
-    async with openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0) as client:
+    http_client = None if create else openai.DefaultAioHttpClient()
+    async with openai.AsyncOpenAI(
+        base_url=url, api_key="none", max_retries=0, http_client=http_client
+    ) as client:
         waiting = iter(bodies)
 
         async def work() -> None:
