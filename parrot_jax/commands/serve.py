@@ -66,11 +66,13 @@ def _load(config: ServeConfig) -> "JaxSpeaker":
     import jax
     import jax.numpy as jnp
 
+    from parrot_jax.core.memory import keep_freed_memory
     from parrot_jax.data.tokenizer import load_tokenizer
     from parrot_jax.serve.jax_speaker import JaxSpeaker
     from parrot_jax.train.run_folder import RunFolder
     from parrot_jax.weights.model_folder import load_params
 
+    keep_freed_memory()
     folder = RunFolder(config.run)
     trained = folder.load_config()
     default_rows = 8 if jax.default_backend() == "cpu" else 16

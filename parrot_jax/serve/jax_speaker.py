@@ -17,7 +17,6 @@ from typing import Any
 
 import jax
 
-from parrot_jax.core.memory import keep_freed_memory
 from parrot_jax.data.config import Task
 from parrot_jax.data.template import check_speaker, render_prompt
 from parrot_jax.data.tokenizer import Tokenizer
@@ -72,8 +71,6 @@ class JaxSpeaker(Speaker):
             that differ in it.
           max_waiting: Most requests that wait for a batch; further ones get status 503.
         """
-        if jax.default_backend() == "cpu":
-            keep_freed_memory()
         self.model = model
         self._task: Task = task
         self._config, self._tokenizer = config, tokenizer

@@ -75,6 +75,7 @@ def train(config: TrainConfig) -> None:
       UserError: The data, the sizes or the run folder do not fit the config.
       RunError: Loss or gradient norm is not finite; the batch is saved and named.
     """
+    keep_freed_memory()
     # A continued run need not compile again what it compiled before.
     jax.config.update("jax_compilation_cache_dir", str(Path(config.data.cache_dir) / "compiled"))
     folder = RunFolder(config.out)
@@ -108,8 +109,6 @@ class _Run:
         self.plan = plan_steps(config, len(rows))
         self.batches = Batches(rows, batch_rows=config.batch_rows, seed=config.seed)
         self.mesh = make_mesh(config.mesh)
-        if self.mesh.devices.flat[0].platform == "cpu":
-            keep_freed_memory()
         self.forward = Forward(
             model=config.model,
             compute_dtype=jnp.dtype(config.compute_dtype),

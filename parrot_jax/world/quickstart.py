@@ -20,6 +20,7 @@ from parrot_jax.collect.engine import collect
 from parrot_jax.core.config import save_config
 from parrot_jax.core.files import write_json
 from parrot_jax.core.logs import console
+from parrot_jax.core.memory import keep_freed_memory
 from parrot_jax.data.prepare import prepare
 from parrot_jax.data.tokenizer import load_tokenizer
 from parrot_jax.serve.app import make_app
@@ -74,6 +75,7 @@ def quickstart(folder: Path, *, seed: int, scale: Scale | None = None) -> dict[s
     Raises:
       UserError: The folder cannot be written, is in use, or holds another quickstart.
     """
+    keep_freed_memory()
     scale = scale or Scale()
     with Progress(folder, {"seed": seed, "scale": dataclasses.asdict(scale)}) as progress:
         loop = Loop(folder, seed, scale)
