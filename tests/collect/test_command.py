@@ -1,5 +1,6 @@
 """`parrot collect` as typed: one clear line for what the user can mend, exit codes, Ctrl-C."""
 
+import itertools
 import json
 import signal
 import subprocess
@@ -183,8 +184,11 @@ def test_a_full_disk_is_one_line_and_the_collection_goes_on(
 def test_ctrl_c_keeps_what_was_paid_for_and_the_same_command_continues(
     make_config: MakeConfig, tmp_path: Path
 ) -> None:
+    numbers = itertools.count(1)
+
     def slow(body: dict[str, Any]) -> Scripted:
-        return replace(converse(body), delay_s=0.2)
+        # The second ten are in flight for long enough to be interrupted on a busy machine, too.
+        return replace(converse(body), delay_s=5.0 if 10 < next(numbers) <= 20 else 0.02)
 
     with ScriptedServer(slow) as server:
         config = make_config(server.url, rows=30, concurrency=10)
