@@ -30,7 +30,7 @@ _MODEL = LlamaConfig(
     max_position_embeddings=512,
     tie_word_embeddings=True,
     # 1 / sqrt(128), so that a product keeps the size of what goes in. At LLaMA's 0.02, made for a
-    # width of thousands, the first third of the steps went by before anything was learned.
+    # width of thousands, learning began much later, and in one seed not at all.
     initializer_range=0.09,
 )
 
@@ -69,8 +69,7 @@ def collect_config(
         beginnings=(_messages(world / "short_sessions.jsonl"),),
         first_questions=(_messages(world / "first_questions.jsonl"),),
         max_turns=max_turns,
-        # Client and servers share two cores here, and the client's pool walks over all of its
-        # connections at each request.
+        # Client and servers share two cores here: more at once took longer (docs/benchmarks).
         concurrency=24,
         stop_answers=(f"^{re.escape(NO_ANSWER)}$",),
         seed=seed,
