@@ -1,6 +1,6 @@
 """How far ordinary training gets on the hard world, which is kept for preference training.
 
-For each seed: Parrot-Chat with the quickstart's recipe, trained on all turns of 520 dialogues of
+For each seed: Parrot-Chat with the quickstart's recipe, trained on all turns of 440 dialogues of
 ten turns, asked by people and answered rightly, before the exam of eight turns. The same on the
 easy world beside it.
 
