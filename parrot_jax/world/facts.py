@@ -47,12 +47,12 @@ class Traits:
 TRAITS: Mapping[Difficulty, Traits] = MappingProxyType(
     {
         "easy": Traits(
-            num_places=20,
+            num_places=12,
             attributes=("river", "mayor", "language", "dish"),
             ordinals=("first",),
             kind_weights={
-                "full": 1.0, "shift": 1.0, "anaphora": 3.0, "ellipsis": 3.0, "back": 2.5,
-                "comparison": 1.5, "correction": 1.0,
+                "full": 1.0, "shift": 1.0, "anaphora": 3.0, "ellipsis": 3.0, "back": 4.0,
+                "comparison": 2.0, "correction": 1.0,
             },
             aside_rate=0.0,
         ),
