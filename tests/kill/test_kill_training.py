@@ -18,7 +18,6 @@ import yaml
 
 pytestmark = pytest.mark.slow
 
-NUM_KILLS = 20
 SEED = 20231011
 
 
@@ -106,8 +105,9 @@ def assert_same(a: Path, b: Path) -> None:
             assert x == y
 
 
-def test_training_killed_20_times_ends_with_the_same_bits(
-    write_config: Callable[..., Path], tmp_path: Path
+@pytest.mark.parametrize("num_kills", [6, pytest.param(20, marks=pytest.mark.nightly)])
+def test_training_killed_many_times_ends_with_the_same_bits(
+    write_config: Callable[..., Path], tmp_path: Path, num_kills: int
 ) -> None:
     whole, killed = write_config("whole"), write_config("killed")
     finish(whole)
@@ -115,9 +115,9 @@ def test_training_killed_20_times_ends_with_the_same_bits(
     num_steps = steps_logged(tmp_path / "whole")
     moments = random.Random(SEED)
     kills = 0
-    while kills < NUM_KILLS:
+    while kills < num_kills:
         # Spread over the run: each kill some steps, and a random part of a step, behind the last.
-        target = (kills + moments.random()) * (num_steps - 10) / NUM_KILLS
+        target = (kills + moments.random()) * (num_steps - 10) / num_kills
         delay_s = moments.random() * 0.05
 
         def behind(target: float = target, delay_s: float = delay_s) -> bool:
