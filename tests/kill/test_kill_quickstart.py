@@ -24,7 +24,7 @@ from pathlib import Path
 from parrot_jax.world.files import Sizes
 from parrot_jax.world.quickstart import Scale, quickstart
 sizes = Sizes(people=300, held_out=10, beginnings=40, exam=10)
-quickstart(Path(sys.argv[-1]), seed=0, scale=Scale(sizes=sizes, ask_epochs=3, chat_epochs=20))
+quickstart(Path(sys.argv[-1]), seed=0, scale=Scale(sizes=sizes, ask_epochs=1.5, chat_epochs=6))
 """
 COMMANDS = {
     "small": [sys.executable, "-c", SMALL],
