@@ -74,7 +74,7 @@ def draw(right: dict[str, list[list[bool]]], path: Path) -> None:
     axes.set(xlabel="turn of the exam", ylabel="right answers", ylim=(0, 1.02))
     axes.yaxis.set_major_formatter("{x:.0%}")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(title="trained on", frameon=False, loc="lower left")
+    axes.legend(title="trained on", frameon=False, loc="lower right", bbox_to_anchor=(1, 0.06))
     figure.savefig(path, metadata={"Date": None})
 
 
