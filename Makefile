@@ -33,7 +33,7 @@ test: install
 	  -m "not slow and not nightly and not gpu and not tpu and not torch and not vllm and not network" $(ARGS)
 
 test-kill: install
-	$(BIN)/python -m pytest -m "slow and not nightly" tests/kill $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "slow and not nightly" tests/kill $(ARGS)
 
 test-torch: $(VENV)-torch/.installed
 	$(VENV)-torch/bin/python -m pytest -m torch tests $(ARGS)
