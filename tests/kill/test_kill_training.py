@@ -18,6 +18,7 @@ import yaml
 
 pytestmark = pytest.mark.slow
 
+NUM_KILLS = 20
 SEED = 20231011
 
 
@@ -25,16 +26,17 @@ SEED = 20231011
 def write_config(
     tmp_path: Path, tiny_run: Path, write_dialogues: Callable[..., Path]
 ) -> Callable[..., Path]:
-    """Writes the config of a run of over 100 steps and returns its path."""
+    """Writes the config of a run, over 100 steps where nothing limits it; returns its path."""
 
-    def write(name: str, **changes: Any) -> Path:
+    def write(name: str, *, max_steps: int | None = None, **changes: Any) -> Path:
         values = yaml.safe_load(tiny_run.read_text())
         path = write_dialogues(tmp_path / "many.jsonl", 700)
         values["data"]["sources"][0]["path"] = str(path)
         values["data"]["row_tokens"] = 256
         values["data"]["cache_dir"] = str(tmp_path / "cache")
         values |= {"out": str(tmp_path / name), "checkpoint_every_steps": 2, "epochs": 4,
-                   "eval_every_epochs": 2, "log_every_steps": 1000}  # fmt: skip
+                   "eval_every_epochs": 2, "log_every_steps": 1000,
+                   "max_steps": max_steps}  # fmt: skip
         values["data"] |= changes
         config = tmp_path / f"{name}.yaml"
         config.write_text(yaml.safe_dump(values))
@@ -105,9 +107,9 @@ def assert_same(a: Path, b: Path) -> None:
             assert x == y
 
 
-@pytest.mark.parametrize("num_kills", [6, pytest.param(20, marks=pytest.mark.nightly)])
-def test_training_killed_many_times_ends_with_the_same_bits(
-    write_config: Callable[..., Path], tmp_path: Path, num_kills: int
+@pytest.mark.nightly
+def test_training_killed_20_times_ends_with_the_same_bits(
+    write_config: Callable[..., Path], tmp_path: Path
 ) -> None:
     whole, killed = write_config("whole"), write_config("killed")
     finish(whole)
@@ -115,9 +117,9 @@ def test_training_killed_many_times_ends_with_the_same_bits(
     num_steps = steps_logged(tmp_path / "whole")
     moments = random.Random(SEED)
     kills = 0
-    while kills < num_kills:
+    while kills < NUM_KILLS:
         # Spread over the run: each kill some steps, and a random part of a step, behind the last.
-        target = (kills + moments.random()) * (num_steps - 10) / num_kills
+        target = (kills + moments.random()) * (num_steps - 10) / NUM_KILLS
         delay_s = moments.random() * 0.05
 
         def behind(target: float = target, delay_s: float = delay_s) -> bool:
@@ -139,7 +141,7 @@ def test_training_killed_many_times_ends_with_the_same_bits(
 def test_training_killed_inside_a_save_ends_with_the_same_bits(
     write_config: Callable[..., Path], tmp_path: Path
 ) -> None:
-    whole, killed = write_config("whole"), write_config("killed")
+    whole, killed = (write_config(name, max_steps=20) for name in ("whole", "killed"))
     finish(whole)
     checkpoints = tmp_path / "killed" / "checkpoints"
 
@@ -160,11 +162,10 @@ def test_preparation_killed_between_its_parts_gives_the_same_run(
     large = write_dialogues(tmp_path / "large.jsonl", 6000)
     source = [{"kind": "messages", "path": str(large)}]
     changes: dict[str, Any] = {"sources": source, "eval_fraction": 0.01}
-    whole = write_config("whole", **changes, cache_dir=str(tmp_path / "whole_cache"))
-    killed = write_config("killed", **changes, cache_dir=str(tmp_path / "killed_cache"))
-    for config in (whole, killed):
-        values = yaml.safe_load(config.read_text())
-        config.write_text(yaml.safe_dump(values | {"max_steps": 4}))
+    whole, killed = (
+        write_config(name, max_steps=4, **changes, cache_dir=str(tmp_path / f"{name}_cache"))
+        for name in ("whole", "killed")
+    )
     finish(whole)
     cache = tmp_path / "killed_cache"
     assert kill_when(killed, lambda: any(cache.glob("*.partial/counts-00001.json")))
