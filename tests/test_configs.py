@@ -3,10 +3,12 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from parrot_jax.collect.config import CollectConfig
 from parrot_jax.commands.data_clean import DataCleanConfig
-from parrot_jax.core.config import load_config
+from parrot_jax.core.config import config_from_dict, load_config
+from parrot_jax.core.config_help import config_help
 from parrot_jax.train.config import TrainConfig
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -16,7 +18,10 @@ FILES = sorted(CONFIGS.rglob("*.yaml"))
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(CONFIGS)))
 def test_shipped_configs_load(path: Path) -> None:
     config_types = {"collect": CollectConfig, "data": DataCleanConfig, "train": TrainConfig}
-    load_config(config_types[path.parent.name], path)
+    config = load_config(config_types[path.parent.name], path)
+    # And `parrot VERB CONFIG --help` shows that config, as YAML that gives it again.
+    shown = yaml.safe_load(config_help(type(config), config))
+    assert config_from_dict(type(config), shown, where="help") == config
 
 
 def test_the_papers_runs_are_the_papers() -> None:

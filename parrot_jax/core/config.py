@@ -80,18 +80,30 @@ def parse_arguments(
       UserError: The YAML file is wrong, or none was given and help was not asked for.
       SystemExit: 0 after help, 2 after a wrong option.
     """
-    arguments = list(arguments)
-    if arguments and not arguments[0].startswith("-"):
-        default = load_config(config_type, arguments.pop(0))
-        return parse_options(
-            config_type, arguments, prog=f"{prog} CONFIG", description=description, default=default
-        )
-    if not {"-h", "--help"} & set(arguments):
+    overrides = [argument for argument in arguments if argument not in ("-h", "--help")]
+    wants_help = len(overrides) < len(arguments)
+    config = None
+    if overrides and not overrides[0].startswith("-"):
+        config = load_config(config_type, overrides.pop(0))
+        if overrides:
+            config = parse_options(
+                config_type,
+                overrides,
+                prog=f"{prog} CONFIG",
+                description=description,
+                default=config,
+            )
+    if wants_help:
+        # Loads no library: a help answers at once.
+        from parrot_jax.core.config_help import config_help
+
+        print(f"usage: {prog} CONFIG [--overrides]\n\n{description.strip()}\n")
+        print("CONFIG is a YAML file of these keys; an option overrides one: --a.b VALUE.\n")
+        print(config_help(config_type, config))
+        raise SystemExit(0)
+    if config is None:
         raise UserError(f"{prog} needs a config file: `{prog} CONFIG [--overrides]`; see `--help`.")
-    blank = _blank(config_type)
-    return parse_options(
-        config_type, ["--help"], prog=f"{prog} CONFIG", description=description, default=blank
-    )
+    return config
 
 
 def parse_options(
@@ -153,26 +165,6 @@ def changed_keys(old: Any, new: Any) -> list[str]:
     return list(walk("", config_to_dict(old), config_to_dict(new)))
 
 
-def _blank(config_type: Any) -> Any:
-    """A config to show in a help text: defaults, holes where there is none, one of each list."""
-    import tyro
-
-    config = object.__new__(config_type)
-    hints = _field_types(config_type)
-    for field in dataclasses.fields(config_type):
-        item = next(iter(typing.get_args(hints[field.name])), None)
-        if field.default is not dataclasses.MISSING:
-            value = field.default
-        elif dataclasses.is_dataclass(hints[field.name]):
-            value = _blank(hints[field.name])
-        elif field.default_factory is not dataclasses.MISSING:
-            value = field.default_factory()
-        else:
-            value = (_blank(item),) if dataclasses.is_dataclass(item) else tyro.MISSING
-        object.__setattr__(config, field.name, value)
-    return config
-
-
 def _describe(problem: Any, known: list[str]) -> str:
     key = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "unexpected_keyword_argument":
@@ -196,7 +188,7 @@ def _dataclasses_in(annotation: Any) -> Iterator[type]:
     """Every dataclass that values of this type may hold, itself included."""
     if dataclasses.is_dataclass(annotation) and isinstance(annotation, type):
         yield annotation
-        for hint in _field_types(annotation).values():
+        for hint in field_types(annotation).values():
             yield from _dataclasses_in(hint)
     for argument in typing.get_args(annotation):
         if not isinstance(argument, str):
@@ -211,11 +203,12 @@ def _dotted_keys(annotation: Any, prefix: str = "") -> Iterator[str]:
     elif origin in (tuple, list):
         yield from _dotted_keys(typing.get_args(annotation)[0], f"{prefix}*.")
     elif dataclasses.is_dataclass(annotation) and isinstance(annotation, type):
-        for name, hint in _field_types(annotation).items():
+        for name, hint in field_types(annotation).items():
             yield f"{prefix}{name}"
             yield from _dotted_keys(hint, f"{prefix}{name}.")
 
 
-def _field_types(config_type: type) -> dict[str, Any]:
+def field_types(config_type: type) -> dict[str, Any]:
+    """The type of each field of a dataclass by its name, in their order."""
     hints = typing.get_type_hints(config_type, vars(sys.modules[config_type.__module__]))
     return {f.name: hints[f.name] for f in dataclasses.fields(config_type)}

@@ -1,0 +1,131 @@
+"""What `parrot VERB --help` prints for a config: its YAML file, every key with its explanation.
+
+The text is YAML itself: saved, and its required keys filled, it is a config file. It is built from
+the classes alone, because a library that builds a command line takes longer than a help may.
+"""
+
+import ast
+import dataclasses
+import inspect
+import itertools
+import json
+import shutil
+import textwrap
+import types
+import typing
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from parrot_jax.core.config import field_types
+
+_WIDEST = 100
+
+
+def config_help(config_type: type, config: Any = None) -> str:
+    """Every key of a config as YAML, its docstring above it and its type behind it.
+
+    Args:
+      config_type: A dataclass with a docstring under each field.
+      config: The values to show, of that class; None = the defaults, and nothing where there is
+        none.
+
+    Returns:
+      Lines that `yaml.safe_load` reads back to the values shown. A part that is switched off is
+      there as a comment, and a list of parts that is empty has one part as a comment.
+    """
+    width = min(shutil.get_terminal_size().columns, _WIDEST)
+    return "\n\n".join("\n".join(lines) for lines in _fields(config_type, config, width))
+
+
+def _fields(config_type: type, config: Any, width: int) -> Iterator[list[str]]:
+    """The lines of each field: its docstring as comments, and its key."""
+    texts = _docstrings(config_type)
+    hints = field_types(config_type)
+    for field in dataclasses.fields(config_type):
+        text = textwrap.wrap(texts.get(field.name, ""), width - 2)
+        value = _default(field) if config is None else getattr(config, field.name)
+        key = _key(field.name, hints[field.name], value, width)
+        yield [*(f"# {line}" for line in text), *key]
+
+
+def _block(config_type: type, config: Any, width: int) -> Iterator[str]:
+    return itertools.chain.from_iterable(_fields(config_type, config, width))
+
+
+def _key(name: str, hint: Any, value: Any, width: int) -> Iterator[str]:
+    part = _part(hint)
+    if part is None:
+        shown = "" if value is dataclasses.MISSING else " " + json.dumps(value, ensure_ascii=False)
+        required = "required, " if value is dataclasses.MISSING else ""
+        yield f"{name}:{shown}  # {required}{_type_text(hint)}"
+    elif typing.get_origin(hint) is tuple:
+        missing = value is dataclasses.MISSING
+        items = (None,) if missing or not value else value
+        lines = [line for item in items for line in _item(_block(part, item, width - 4))]
+        if value == ():
+            yield f"{name}: []  # a list of:"
+            yield from _comments(lines)
+        else:
+            yield f"{name}:  # {'required, ' if missing else ''}a list of:"
+            yield from lines
+    elif value is None:
+        yield f"{name}: null  # off; on with:"
+        yield from _comments(f"  {line}" for line in _block(part, None, width - 4))
+    else:
+        yield f"{name}:"
+        shown = None if value is dataclasses.MISSING else value
+        yield from (f"  {line}" for line in _block(part, shown, width - 2))
+
+
+def _item(lines: Iterator[str]) -> Iterator[str]:
+    """The lines of a block as an item of a list: a dash before its first key."""
+    dash = "- "
+    for line in lines:
+        if line.startswith("#"):
+            yield f"    {line}"
+        else:
+            yield f"  {dash}{line}"
+            dash = "  "
+
+
+def _comments(lines: Iterable[str]) -> Iterator[str]:
+    return (f"# {line}" for line in lines)
+
+
+def _default(field: Any) -> Any:
+    made = field.default_factory is not dataclasses.MISSING
+    return field.default_factory() if made else field.default
+
+
+def _part(hint: Any) -> Any:
+    """The dataclass that a value of this type is or holds, None where it is or holds none."""
+    inside = [hint] if isinstance(hint, type) else typing.get_args(hint)
+    return next(filter(dataclasses.is_dataclass, inside), None)
+
+
+def _type_text(hint: Any) -> str:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal:
+        return " | ".join(map(str, arguments))
+    if origin is tuple:
+        return f"list of {_type_text(arguments[0])}"
+    if origin in (typing.Union, types.UnionType):
+        return " | ".join(map(_type_text, arguments))
+    return "null" if hint is types.NoneType else hint.__name__
+
+
+def _docstrings(config_type: type) -> dict[str, str]:
+    texts: dict[str, str] = {}
+    for owner in reversed(config_type.__mro__[:-1]):
+        tree = ast.parse(textwrap.dedent(inspect.getsource(owner))).body[0]
+        assert isinstance(tree, ast.ClassDef)
+        for field, below in zip(tree.body, tree.body[1:], strict=False):
+            if (
+                isinstance(field, ast.AnnAssign)
+                and isinstance(field.target, ast.Name)
+                and isinstance(below, ast.Expr)
+                and isinstance(below.value, ast.Constant)
+                and isinstance(below.value.value, str)
+            ):
+                texts[field.target.id] = " ".join(below.value.value.split())
+    return texts
