@@ -1,8 +1,8 @@
 # What can be done here. Each target makes the environment it needs; nothing else has to be set up.
 #   make install    the environment in .venv, with the versions that were tested
 #   make quickstart the whole loop on a little world, in ten minutes; OUT=folder SEED=0
-#   make test       all fast tests, no network, no torch; 3 to 7 minutes
-#   make test-kill  kills training, preparation, collection and quickstart, and compares the results
+#   make test       all fast tests, no network, no torch; 8 minutes on two cores
+#   make test-kill  kills training, preparation, collection and quickstart, compares; 8 minutes
 #   make test-torch parity with transformers and torch, in an environment of its own (CPU is enough)
 #   make test-vllm  the tokens of vLLM on a CPU are ours; a server in an environment of its own
 #   make check      format, lint, types, import contracts: what must hold before a commit
