@@ -41,6 +41,9 @@ Config = FlaxToHfConfig
 
 def run(config: FlaxToHfConfig) -> None:
     """Writes weights, tokenizer, chat template, model card and, last, config.json."""
+    from parrot_jax.core.memory import keep_freed_memory
+
+    keep_freed_memory()  # before jax, for its threads
     from pathlib import Path
 
     from parrot_jax.core.files import atomic_write, require_local

@@ -30,6 +30,9 @@ Config = HfToFlaxConfig
 
 def run(config: HfToFlaxConfig) -> None:
     """Converts the weights; the tokenizer goes with them where it is SentencePiece's."""
+    from parrot_jax.core.memory import keep_freed_memory
+
+    keep_freed_memory()  # before jax, for its threads
     from parrot_jax.core.config import save_config
     from parrot_jax.core.errors import UserError
     from parrot_jax.core.logs import console

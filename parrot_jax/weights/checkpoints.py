@@ -60,24 +60,29 @@ class LazyArray:
 
 
 _AHEAD = 2
-"""Lazy arrays that are made, each in a thread, while the one before them is written."""
+"""Lazy arrays that are made, each in a thread, while those before them are written."""
+
+_WRITTEN_AT_ONCE = 2
+"""While one is waiting for the disk, the other is copied."""
 
 
 class _LazyHandler(ocp.type_handlers.ArrayHandler):
     """Writes lazy arrays as arrays, a few of them in memory at a time."""
 
     async def serialize(self, values: Any, infos: Any, args: Any = None) -> Any:
-        written: Any = []
         made = [asyncio.create_task(asyncio.to_thread(value.make)) for value in values[:_AHEAD]]
+        writing: list[Any] = []
         for number, (info, arg) in enumerate(zip(infos, args, strict=True)):
             array = await made.pop(0)
-            for future in written:
-                await asyncio.to_thread(future.result)
-            written = await super().serialize([array], [info], [arg])
+            if len(writing) == _WRITTEN_AT_ONCE:
+                for future in writing.pop(0):
+                    await asyncio.to_thread(future.result)
+            writing.append(await super().serialize([array], [info], [arg]))
+            del array
             if number + _AHEAD < len(values):
                 make = values[number + _AHEAD].make
                 made.append(asyncio.create_task(asyncio.to_thread(make)))
-        return written
+        return [future for futures in writing for future in futures]
 
     def memory_size(self, values: Any) -> Any:
         return [(value.nbytes, value.nbytes) for value in values]

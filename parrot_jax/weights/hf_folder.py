@@ -1,10 +1,12 @@
 """A LLaMA as Hugging Face keeps it: `config.json` and safetensors, read a slice at a time."""
 
 import json
+import math
+import mmap
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -30,6 +32,18 @@ _SINGLE = "model.safetensors"
 _DTYPE_OF = {name: dtype for dtype, name in SAFETENSORS_NAMES.items()}
 
 
+class _Stored(NamedTuple):
+    """One tensor in a file."""
+
+    name: str
+    file: Path
+    shape: tuple[int, ...]
+    dtype: str
+    """As safetensors writes it, e.g. BF16."""
+    offset: int
+    """Bytes from the beginning of the file."""
+
+
 class HfFolder:
     """The weights of one folder; nothing but headers is read until `read` is called.
 
@@ -49,16 +63,13 @@ class HfFolder:
         self.path = Path(path)
         self.config = LlamaConfig.from_hf(self.path / "config.json")
         self.tensors = tensors(self.config)
-        headers = {file: _read_header(file) for file in _files(self.path)}
-        self._files = {name: file for file, header in headers.items() for name in header}
-        self._dtypes = {
-            name: dtype for header in headers.values() for name, (_, dtype) in header.items()
-        }
-        self._check(headers)
+        stored = [stored for file in _files(self.path) for stored in _read_header(file)]
+        self._stored = {each.name: each for each in stored}
+        self._check(Counter(each.name for each in stored))
 
     def dtype_of(self, tensor: Tensor) -> str:
         """The type that a tensor is stored in, a key of `DTYPES`."""
-        return _DTYPE_OF[self._dtypes[tensor.theirs]]
+        return _DTYPE_OF[self._stored[tensor.theirs].dtype]
 
     def read(
         self, tensor: Tensor, index: Sequence[slice] | None = None
@@ -76,14 +87,17 @@ class HfFolder:
         return tensor.part(index).to_ours(part)
 
     def _get(self, name: str, index: tuple[slice, ...]) -> Shaped[np.ndarray, "..."]:
-        # Opened anew for each tensor: what is mapped counts as memory of this process until the
-        # file is closed, and a file may be larger than all memory.
-        with safe_open(self._files[name], framework="np") as file:
-            return file.get_slice(name)[index]
+        # Mapped anew for each tensor: what was read counts as memory of this process as long as
+        # its map is there, and a file may be larger than all memory. The library would copy.
+        stored = self._stored[name]
+        with open_input(stored.file, "rb") as file:
+            bytes_ = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        dtype = DTYPES[_DTYPE_OF[stored.dtype]]
+        values = np.frombuffer(bytes_, dtype, math.prod(stored.shape), stored.offset)
+        return values.reshape(stored.shape)[index]
 
-    def _check(self, headers: dict[Path, dict[str, tuple[tuple[int, ...], str]]]) -> None:
-        shapes = {name: shape for header in headers.values() for name, (shape, _) in header.items()}
-        names = Counter(name for header in headers.values() for name in header)
+    def _check(self, counts: Counter[str]) -> None:
+        shapes = {name: stored.shape for name, stored in self._stored.items()}
         wanted = {tensor.theirs: tensor.their_shape for tensor in self.tensors}
         derived = {name for name in shapes.keys() - wanted.keys() if self._is_derived(name)}
         missing = [f"{name} is missing" for name in wanted if name not in shapes]
@@ -94,11 +108,11 @@ class HfFolder:
             if name in shapes and shapes[name] != shape
         ]
         mistyped = [
-            f"{name} has type {self._dtypes[name]}, not one of {', '.join(_DTYPE_OF)}"
+            f"{name} has type {self._stored[name].dtype}, not one of {', '.join(_DTYPE_OF)}"
             for name in wanted
-            if name in shapes and self._dtypes[name] not in _DTYPE_OF
+            if name in shapes and self._stored[name].dtype not in _DTYPE_OF
         ]
-        twice = [f"{name} is in {count} files" for name, count in names.items() if count > 1]
+        twice = [f"{name} is in {count} files" for name, count in counts.items() if count > 1]
         problems = missing + unknown + misshaped + mistyped + twice
         if problems:
             raise UserError(
@@ -116,7 +130,7 @@ class HfFolder:
         if name == "lm_head.weight" and config.tie_word_embeddings:
             embed = "model.embed_tokens.weight"
             whole = (slice(None), slice(None))
-            return embed in self._files and np.array_equal(
+            return embed in self._stored and np.array_equal(
                 self._get(name, whole), self._get(embed, whole)
             )
         return False
@@ -150,15 +164,22 @@ def _files(folder: Path) -> list[Path]:
     raise UserError(f"{folder} holds no {_SINGLE} and no {INDEX}; check the path.")
 
 
-def _read_header(file: Path) -> dict[str, tuple[tuple[int, ...], str]]:
-    """Shape and type of each tensor of a file."""
+def _read_header(file: Path) -> Iterator[_Stored]:
+    """What a file holds.
+
+    Source: the format as https://github.com/huggingface/safetensors describes it.
+    """
     try:
-        with safe_open(file, framework="np") as opened:
-            slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
-            return {
-                name: (tuple(part.get_shape()), part.get_dtype()) for name, part in slices.items()
-            }
+        with safe_open(file, framework="np"):
+            pass  # sees that the header is one, and that the file holds all that it promises
     except (SafetensorError, OSError) as error:
         raise UserError(
             f"{file} is cut off or no safetensors file ({error}); download it again."
         ) from None
+    with open_input(file, "rb") as opened:
+        size = int.from_bytes(opened.read(8), "little")
+        header = json.loads(opened.read(size))
+    for name, entry in header.items():
+        if name != "__metadata__":
+            offset = 8 + size + entry["data_offsets"][0]
+            yield _Stored(name, file, tuple(entry["shape"]), entry["dtype"], offset)

@@ -29,8 +29,11 @@ _TABLE = (
     ("lm_head", "lm_head.weight", "V D", "D V"),
 )
 
-_TILE = 128
-"""Rows and columns of what is transposed at a time: both sides stay in the cache."""
+_TILE_ROWS, _TILE_COLUMNS = 256, 64
+"""What is transposed at a time: both sides stay in the cache."""
+
+_ALIGNMENT = 64
+"""Bytes. jax takes an array on the host as it is where it begins at a multiple of these."""
 
 
 class Tensor(NamedTuple):
@@ -158,7 +161,8 @@ def _turned(array: Shaped[np.ndarray, "..."], order: Sequence[int]) -> Any:
     """`array.transpose(order)`, contiguous; `order` is a rotation, as all of the table are.
 
     That makes it one matrix transposed, whatever its dims. numpy would read it column by column,
-    one element of each line of the cache: five times slower than tile by tile.
+    one element of each line of the cache: five times slower than tile by tile. Rows are read in
+    their order, as `array` may be a file that is mapped.
     """
     cut = order[0]
     if tuple(order) != (*range(cut, array.ndim), *range(cut)):
@@ -168,9 +172,16 @@ def _turned(array: Shaped[np.ndarray, "..."], order: Sequence[int]) -> Any:
     rows, columns = math.prod(array.shape[:cut]), math.prod(array.shape[cut:])
     # What moves is bytes: numpy's own loops are slow for bfloat16.
     bits = array.reshape(rows, columns).view(f"u{array.itemsize}")
-    out = np.empty((columns, rows), bits.dtype)
-    for row in range(0, rows, _TILE):
-        for column in range(0, columns, _TILE):
-            tile = bits[row : row + _TILE, column : column + _TILE]
-            out[column : column + _TILE, row : row + _TILE] = tile.T
+    out = _empty_aligned(rows * columns, bits.dtype).reshape(columns, rows)
+    for row in range(0, rows, _TILE_ROWS):
+        band = bits[row : row + _TILE_ROWS].copy()
+        for column in range(0, columns, _TILE_COLUMNS):
+            tile = band[:, column : column + _TILE_COLUMNS]
+            out[column : column + _TILE_COLUMNS, row : row + _TILE_ROWS] = tile.T
     return out.view(array.dtype).reshape([array.shape[dim] for dim in order])
+
+
+def _empty_aligned(size: int, dtype: np.dtype[Any]) -> Shaped[np.ndarray, " size"]:
+    raw = np.empty(size * dtype.itemsize + _ALIGNMENT, np.uint8)
+    first = -raw.ctypes.data % _ALIGNMENT
+    return raw[first : first + size * dtype.itemsize].view(dtype)
