@@ -5,6 +5,7 @@ whole or not at all, then the index; `config.json`, without which nothing loads,
 """
 
 import json
+import os
 import shutil
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -215,6 +216,9 @@ def _write_shard(
         file.write(len(text).to_bytes(8, "little") + text)
         for _ in shard.tensors:
             file.write(next(arrays).reshape(-1).view(np.uint8).data)
+            if hasattr(os, "posix_fadvise"):  # not on macOS
+                # To the disk now, and out of memory: at the end, the sync would wait for it all.
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
             advance()
 
 

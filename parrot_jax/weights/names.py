@@ -29,10 +29,10 @@ _TABLE = (
     ("lm_head", "lm_head.weight", "V D", "D V"),
 )
 
-_TILE_ROWS, _TILE_COLUMNS = 256, 64
-"""What is transposed at a time: both sides stay in the cache."""
+_BAND = 256
+"""Rows that are transposed at a time: they stay in the cache."""
 
-_ALIGNMENT = 64
+_CACHE_LINE = 64
 """Bytes. jax takes an array on the host as it is where it begins at a multiple of these."""
 
 
@@ -160,9 +160,9 @@ def _shapes(
 def _turned(array: Shaped[np.ndarray, "..."], order: Sequence[int]) -> Any:
     """`array.transpose(order)`, contiguous; `order` is a rotation, as all of the table are.
 
-    That makes it one matrix transposed, whatever its dims. numpy would read it column by column,
-    one element of each line of the cache: five times slower than tile by tile. Rows are read in
-    their order, as `array` may be a file that is mapped.
+    That makes it one matrix transposed, whatever its dims. numpy alone would read it column by
+    column, one element of each line of the cache: five times slower than band by band. Each band is
+    copied first, to rows one line longer: rows of 2**n bytes would all want the same few lines.
     """
     cut = order[0]
     if tuple(order) != (*range(cut, array.ndim), *range(cut)):
@@ -173,15 +173,15 @@ def _turned(array: Shaped[np.ndarray, "..."], order: Sequence[int]) -> Any:
     # What moves is bytes: numpy's own loops are slow for bfloat16.
     bits = array.reshape(rows, columns).view(f"u{array.itemsize}")
     out = _empty_aligned(rows * columns, bits.dtype).reshape(columns, rows)
-    for row in range(0, rows, _TILE_ROWS):
-        band = bits[row : row + _TILE_ROWS].copy()
-        for column in range(0, columns, _TILE_COLUMNS):
-            tile = band[:, column : column + _TILE_COLUMNS]
-            out[column : column + _TILE_COLUMNS, row : row + _TILE_ROWS] = tile.T
+    band = np.empty((_BAND, columns + _CACHE_LINE // bits.itemsize), bits.dtype)[:, :columns]
+    for first in range(0, rows, _BAND):
+        part = band[: min(_BAND, rows - first)]
+        part[:] = bits[first : first + _BAND]
+        out[:, first : first + _BAND] = part.T
     return out.view(array.dtype).reshape([array.shape[dim] for dim in order])
 
 
 def _empty_aligned(size: int, dtype: np.dtype[Any]) -> Shaped[np.ndarray, " size"]:
-    raw = np.empty(size * dtype.itemsize + _ALIGNMENT, np.uint8)
-    first = -raw.ctypes.data % _ALIGNMENT
+    raw = np.empty(size * dtype.itemsize + _CACHE_LINE, np.uint8)
+    first = -raw.ctypes.data % _CACHE_LINE
     return raw[first : first + size * dtype.itemsize].view(dtype)

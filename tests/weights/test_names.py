@@ -1,5 +1,6 @@
 """Every tensor has its place on either side, and parts of it are parts of it."""
 
+import jax
 import numpy as np
 import pytest
 from hypothesis import given
@@ -88,3 +89,9 @@ def test_a_part_is_read_where_it_stands(drawn: tuple[Tensor, tuple[slice, ...]])
 def test_the_width_of_a_head_is_never_cut() -> None:
     with pytest.raises(ValueError, match="the width of a head is cut"):
         BY_NAME["layers.00.attention.q"].their_slice([slice(0, 6), slice(0, 4), slice(0, 1)])
+
+
+def test_jax_takes_a_turned_matrix_without_a_copy() -> None:
+    # A copy would take as long as turning it did, and as much memory again.
+    turned = BY_NAME["layers.00.mlp.gate"].to_ours(np.ones((5, 6), np.float32))
+    assert jax.device_put(turned).unsafe_buffer_pointer() == turned.ctypes.data
