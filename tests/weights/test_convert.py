@@ -2,6 +2,7 @@
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -282,6 +283,50 @@ def test_a_head_beside_a_tied_embedding_must_be_its_copy(
     arrays["lm_head.weight"] = arrays["lm_head.weight"] * 2
     untied = write_hf(tmp_path / "untied", arrays=arrays, tie_word_embeddings=True)
     assert "lm_head.weight is unknown" in refused(untied)
+
+
+# ---- several hosts ------------------------------------------------------------------------------
+
+ONE_OF_TWO = """
+import sys
+import jax
+from parrot_jax.weights.hf_folder import HfFolder
+address, number, arguments = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
+jax.distributed.initialize(address, num_processes=2, process_id=number)
+read = HfFolder.read
+num_read = 0
+def counting(self, tensor, index=None):
+    global num_read
+    part = read(self, tensor, index)
+    num_read += part.size
+    return part
+HfFolder.read = counting
+from parrot_jax.cli import main
+status = main(arguments)
+print(num_read)
+sys.exit(status)
+"""
+
+
+def test_two_processes_read_and_write_a_half_each(hf_folder: Path, tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    arguments = ["convert", "hf-to-flax", str(hf_folder), str(tmp_path / "flax")]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", ONE_OF_TWO, address, str(number), *arguments],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(2)
+    ]
+    outputs = [process.communicate(timeout=120)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    assert parrot("convert", "verify", hf_folder, tmp_path / "flax") == 0
+    total = HfFolder(hf_folder).config.num_parameters()
+    for output in outputs:
+        assert int(output.split()[-1]) < 0.6 * total
 
 
 # ---- what was killed ----------------------------------------------------------------------------
