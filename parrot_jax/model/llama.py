@@ -212,8 +212,14 @@ def logical_axes(config: LlamaConfig) -> Params:
     return nnx.to_pure_dict(jax.tree.map(axes, _abstract(config), is_leaf=is_variable))
 
 
-def init_params(config: LlamaConfig, seed: int, shardings: Params | None = None) -> Params:
-    """Makes random float32 parameters: normal weights of std `initializer_range`, norm scales 1.
+def init_params(
+    config: LlamaConfig,
+    seed: int,
+    shardings: Params | None = None,
+    *,
+    dtype: DTypeLike = "float32",
+) -> Params:
+    """Makes random parameters: normal weights of std `initializer_range`, norm scales 1.
 
     Every device makes only its own part, and the values are the same on every mesh.
 
@@ -222,16 +228,18 @@ def init_params(config: LlamaConfig, seed: int, shardings: Params | None = None)
       seed: Chooses the values.
       shardings: `param_shardings(abstract_params(config), logical_axes(config), mesh)`; None = all
         on the default device.
+      dtype: Of all of them; the values are made in float32 and rounded.
 
     Returns:
       The tree of parameters.
     """
-    init = jax.jit(_init, static_argnums=0, out_shardings=shardings)
-    return init(config, jax.random.key(seed))
+    init = jax.jit(_init, static_argnums=(0, 2), out_shardings=shardings)
+    return init(config, jax.random.key(seed), dtype)
 
 
-def _init(config: LlamaConfig, key: Array) -> Params:
-    return nnx.to_pure_dict(_build(config, key))
+def _init(config: LlamaConfig, key: Array, dtype: DTypeLike) -> Params:
+    params = nnx.to_pure_dict(_build(config, key))
+    return jax.tree.map(lambda param: param.astype(dtype), params)
 
 
 def unembedding(params: Params) -> Float[Array, "D V"]:

@@ -38,6 +38,9 @@ class OptimConfig:
     clip_norm: float = 1.0
     """Largest norm of the whole gradient; a larger one is scaled down to it."""
 
+    moments_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type in which the two means are stored; they are calculated in float32."""
+
     def __post_init__(self) -> None:
         for name in ("lr", "eps", "clip_norm"):
             value = getattr(self, name)
@@ -96,8 +99,12 @@ class TrainConfig:
     seed: int = 0
     """Decides the initial weights and the order of the rows."""
 
+    param_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type in which weights are stored and trained. bfloat16 takes half the memory; each update is
+    then rounded stochastically, as most would be lost in rounding to the nearest."""
+
     compute_dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    """Type of matrix products and activations; parameters and sums are float32."""
+    """Type of matrix products and activations; sums are float32."""
 
     attention: str = "auto"
     """Attention backend; auto takes the best one for the platform."""

@@ -128,12 +128,15 @@ class _Run:
         self.batch_sharding = array_sharding(self.mesh, None, "batch", "seq")
         _check_rows(config, num_batch_shards(self.mesh))
         self.step_fn = compile_step(
-            shardings_of(abstract_state(config.model, self.optimizer, self.mesh)),
+            shardings_of(
+                abstract_state(config.model, self.optimizer, self.mesh, config.param_dtype)
+            ),
             self.batch_sharding,
             forward=self.forward,
             optimizer=self.optimizer,
             clip_norm=config.optim.clip_norm,
             live_capacity=live_capacity(prepared, config, self.forward.row_shards),
+            seed=config.seed,
         )
         self.token_nlls = evaluation.compile_token_nll(self.forward, self.rows_sharding)
         self.checkpoints = Checkpoints(folder.checkpoints, keep=config.keep_checkpoints)
@@ -165,7 +168,9 @@ class _Run:
         if step is None:
             state = new_state(self.config, self.optimizer, self.mesh)
         else:
-            like = abstract_state(self.config.model, self.optimizer, self.mesh)
+            like = abstract_state(
+                self.config.model, self.optimizer, self.mesh, self.config.param_dtype
+            )
             state = restore_state(self.checkpoints, step, like)
             console.print(f"continuing {self.folder.path} at step {step}")
         self.folder.metrics.keep_through(step or 0)

@@ -1,5 +1,9 @@
 """The learning rate over the steps, and AdamW. Clipping and division are the train step's."""
 
+from typing import Any
+
+import jax
+import jax.numpy as jnp
 import optax
 
 from parrot_jax.train.config import OptimConfig
@@ -30,12 +34,35 @@ def learning_rate(config: OptimConfig, *, steps_per_epoch: float, num_steps: int
 def adamw(config: OptimConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
     """AdamW as torch has it: decoupled decay of every parameter, times the rate.
 
+    It calculates in float32 whatever the types of weights and gradients, and stores its moments as
+    `config.moments_dtype`; the updates are float32.
+
     Source: Loshchilov and Hutter, arXiv:1711.05101.
     """
-    return optax.adamw(
+    inner = optax.adamw(
         schedule,
         b1=config.beta1,
         b2=config.beta2,
         eps=config.eps,
         weight_decay=config.weight_decay,
     )
+
+    def init(params: Any) -> Any:
+        return _cast(inner.init(params), config.moments_dtype)
+
+    def update(updates: Any, state: Any, params: Any = None) -> Any:
+        updates, state = inner.update(
+            *(_cast(tree, "float32") for tree in (updates, state, params))
+        )
+        return updates, _cast(state, config.moments_dtype)
+
+    return optax.GradientTransformation(init, update)
+
+
+def _cast(tree: Any, dtype: str) -> Any:
+    """The tree with its floating-point leaves as `dtype`; a count of steps stays a count."""
+
+    def cast(leaf: Any) -> Any:
+        return leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+    return jax.tree.map(cast, tree)

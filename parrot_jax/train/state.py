@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
+from jax.typing import DTypeLike
 
 from parrot_jax.model import llama
 from parrot_jax.model.config import LlamaConfig
@@ -24,9 +25,11 @@ def new_state(
     Raises:
       UserError: `config.init_from` has no checkpoint, or one of another model.
     """
-    like = abstract_state(config.model, optimizer, mesh)
+    like = abstract_state(config.model, optimizer, mesh, config.param_dtype)
     if config.init_from is None:
-        params = llama.init_params(config.model, config.seed, shardings_of(like.params))
+        params = llama.init_params(
+            config.model, config.seed, shardings_of(like.params), dtype=config.param_dtype
+        )
     else:
         params = load_params(config.init_from, like.params)
     init = jax.jit(optimizer.init, out_shardings=shardings_of(like.opt_state))
@@ -34,13 +37,16 @@ def new_state(
 
 
 def abstract_state(
-    config: LlamaConfig, optimizer: optax.GradientTransformation, mesh: Mesh
+    config: LlamaConfig,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    param_dtype: DTypeLike = "float32",
 ) -> TrainState:
     """Shapes, types and placements of the whole state; allocates nothing.
 
     Moments live beside their weights, scalars everywhere.
     """
-    params = abstract_params(config, mesh)
+    params = abstract_params(config, mesh, param_dtype)
     everywhere = array_sharding(mesh)
     # Left to itself, jit would replicate the moments: 104 GB a device at 13B.
     opt_state = optax.tree_map_params(

@@ -10,11 +10,12 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import NamedSharding
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from parrot_jax.losses.token_loss import TokenLoss, role_weighted_nll
 from parrot_jax.model import llama
 from parrot_jax.model.config import LlamaConfig
+from parrot_jax.train.rounding import round_stochastically
 
 Batch = Mapping[str, Any]
 """`tokens`, `loss_weights`, `segment_ids`, `positions`: each [rows, T], or [steps, rows, T] where
@@ -102,6 +103,7 @@ def train_step(
     optimizer: optax.GradientTransformation,
     clip_norm: float,
     live_capacity: int | None,
+    seed: int = 0,
 ) -> tuple[TrainState, StepMetrics]:
     """One optimizer step.
 
@@ -114,6 +116,7 @@ def train_step(
       clip_norm: Largest norm of the gradient.
       live_capacity: Live tokens of a micro-batch that the loss has room for before it falls back
         to all tokens; None = no compaction.
+      seed: With the step and the parameter, decides how bfloat16 weights are rounded.
 
     Returns:
       The state after the step, or the same state where loss or norm is not finite; the metrics.
@@ -138,15 +141,35 @@ def train_step(
 
     # A step in which nothing is live (possible where dead text is not trimmed) changes nothing.
     weight = jnp.maximum(weight, jnp.finfo(jnp.float32).tiny)
-    grads = jax.tree.map(lambda g: g / weight, grads)
+    grads = jax.tree.map(lambda g: g.astype(jnp.float32) / weight, grads)
     norm = optax.tree.norm(grads)
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
     scale = jnp.minimum(1.0, clip_norm / jnp.maximum(norm, 1e-30))
     grads = jax.tree.map(lambda g: g * scale, grads)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    updated = TrainState(optax.apply_updates(state.params, updates), opt_state, state.step + 1)
+    params = apply_updates(state.params, updates, jax.random.key(seed), state.step)
+    updated = TrainState(params, opt_state, state.step + 1)
     state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, state)
     return state, StepMetrics(loss / weight, norm, finite)
+
+
+def apply_updates(params: Any, updates: Any, key: PRNGKeyArray, step: Int[Array, ""]) -> Any:
+    """Adds float32 updates to weights; bfloat16 ones are rounded stochastically.
+
+    Args:
+      params: The tree of weights.
+      updates: The same tree, float32.
+      key: Decides the rounding, with the step and the place of the weight in the tree.
+      step: Updates done so far.
+    """
+    leaves, treedef = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.fold_in(key, step), len(leaves))
+
+    def add(param: Array, update: Array, key: PRNGKeyArray) -> Array:
+        moved = param.astype(jnp.float32) + update
+        return moved if param.dtype == jnp.float32 else round_stochastically(moved, key)
+
+    return treedef.unflatten(map(add, leaves, jax.tree.leaves(updates), keys))
 
 
 def compile_step(

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import yaml
 from jax.sharding import Mesh
+from jax.typing import DTypeLike
 
 from parrot_jax.core.config import config_from_dict
 from parrot_jax.core.errors import UserError
@@ -120,12 +121,12 @@ def load_params(
     return checkpoints.restore(step, {"params": like})["params"]
 
 
-def abstract_params(config: LlamaConfig, mesh: Mesh) -> Any:
+def abstract_params(config: LlamaConfig, mesh: Mesh, dtype: DTypeLike = "float32") -> Any:
     """Shapes, types and placements of the weights; allocates nothing."""
     shapes = llama.abstract_params(config)
     shardings = param_shardings(shapes, llama.logical_axes(config), mesh)
     return jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=sharding),
         shapes,
         shardings,
     )
