@@ -321,7 +321,7 @@ sys.exit(status)
 """
 
 
-def test_two_processes_read_and_write_a_half_each(hf_folder: Path, tmp_path: Path) -> None:
+def test_two_processes_read_about_a_half_each(hf_folder: Path, tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
