@@ -7,6 +7,9 @@ Config = TrainConfig
 
 def run(config: TrainConfig) -> None:
     """Trains, or continues, the run in `config.out`."""
+    from parrot_jax.distributed import join_processes
+
+    join_processes(config.distributed)
     from parrot_jax.train.loop import train
 
     train(config)

@@ -3,7 +3,8 @@
     ParrotError            one clear line, no traceback
     ├── UserError          exit 2: a wrong config, file or option; nothing was changed
     │   └── DiskFullError  exit 2: no room for what is being written
-    └── RunError           exit 1: the run itself failed (a loss that is not finite)
+    ├── RunError           exit 1: the run itself failed (a loss that is not finite)
+    └── PreemptedError     exit 75: the run was stopped from outside; start it again
 
 Everything else is a bug of ours and keeps its traceback.
 """
@@ -15,6 +16,10 @@ from collections.abc import Iterator
 _DISK_FULL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 # TensorStore reports the operating system's text, not its number.
 _DISK_FULL_TEXTS = ("No space left on device", "Disk quota exceeded", "File too large")
+
+
+RESTART_EXIT_CODE = 75
+"""Says "nothing is wrong with the run, start the same command again" (EX_TEMPFAIL of sysexits)."""
 
 
 class ParrotError(Exception):
@@ -35,6 +40,12 @@ class DiskFullError(UserError):
 
 class RunError(ParrotError):
     """The run cannot go on although its input was accepted."""
+
+
+class PreemptedError(ParrotError):
+    """The run was told to stop, or lost what it runs on; the same command continues it."""
+
+    exit_code = RESTART_EXIT_CODE
 
 
 def is_disk_full(error: BaseException) -> bool:

@@ -1,16 +1,16 @@
 """Batches by step: the rows of step s are a function of (seed, s), on any number of hosts.
 
 The only file that imports grain. There is no iterator to save: resuming at step s means asking for
-batch s.
+batch s, and a process reads only the rows that its devices hold.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import grain
 import numpy as np
 from numpy.typing import NDArray
 
-from parrot_jax.core.errors import UserError
 from parrot_jax.data.prepare import RowFiles
 
 
@@ -23,31 +23,30 @@ class Batches:
         *,
         batch_rows: int,
         seed: int,
-        num_hosts: int = 1,
-        host: int = 0,
     ) -> None:
         """Describes the batches; nothing is read yet.
 
         Args:
           rows: All rows of the split.
-          batch_rows: Rows in one step over all hosts.
+          batch_rows: Rows in one step over all processes.
           seed: Decides the order.
-          num_hosts: Processes that share a batch; must divide `batch_rows`.
-          host: This process, in [0, num_hosts).
-
-        Raises:
-          UserError: The hosts cannot share the batch evenly.
         """
-        if batch_rows % num_hosts:
-            raise UserError(
-                f"batch_rows is {batch_rows}, which {num_hosts} hosts cannot share evenly; "
-                "set it to a multiple."
-            )
         self._dataset = grain.MapDataset.source(rows).seed(seed).shuffle().repeat()
         self._batch_rows = batch_rows
-        self._mine = range(host * batch_rows // num_hosts, (host + 1) * batch_rows // num_hosts)
 
     def __getitem__(self, step: int) -> dict[str, NDArray[Any]]:
-        """This host's rows of step `step` >= 0: arrays of shape [batch_rows / num_hosts, T]."""
-        picked: list[Any] = [self._dataset[step * self._batch_rows + index] for index in self._mine]
+        """All rows of step `step` >= 0: arrays of shape [batch_rows, T]."""
+        return self.read(step, range(self._batch_rows))
+
+    def read(self, step: int, places: Sequence[int]) -> dict[str, NDArray[Any]]:
+        """Some rows of step `step` >= 0.
+
+        Args:
+          step: The step.
+          places: Which rows of it, each in [0, batch_rows); a process reads those it needs.
+
+        Returns:
+          Arrays of shape [len(places), T].
+        """
+        picked: list[Any] = [self._dataset[step * self._batch_rows + place] for place in places]
         return {name: np.stack([row[name] for row in picked]) for name in picked[0]}

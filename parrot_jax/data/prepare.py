@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from filelock import FileLock
 from numpy.typing import NDArray
 
 from parrot_jax.core.config import config_to_dict
@@ -62,6 +63,11 @@ class Prepared(NamedTuple):
     folder: Path
     counts: dict[str, Any]
     """What became of the dialogues; see `prepare`."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Hex digits that stand for all that decides the rows."""
+        return self.folder.name
 
     def rows(self) -> "RowFiles":
         """The rows, read from disk when they are asked for."""
@@ -125,7 +131,11 @@ def prepare(config: DataConfig, split: Split) -> Prepared:
     folder = Path(config.cache_dir) / hash_json(settings)[:16]
     if not (folder / "prepared.json").exists():
         with disk_full_is_a_user_error(f"the prepared rows in {folder}"):
-            _make(config, split, tokenizer, settings, folder)
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            # Several processes of a job ask at the same time; one makes the rows for all.
+            with FileLock(folder.with_name(folder.name + ".lock")):
+                if not (folder / "prepared.json").exists():
+                    _make(config, split, tokenizer, settings, folder)
     return Prepared(folder, json.loads((folder / "prepared.json").read_text("utf-8"))["counts"])
 
 

@@ -6,19 +6,28 @@ keep their bits. A backend that cannot honour segments says so and is refused, n
 
     dense          the plain formula on any platform; builds [B, N, T, T]
     block_causal   CPU; skips the keys above the diagonal block by block
+    splash         TPU; a Pallas kernel (attention_tpu.py)
+    pallas         NVIDIA GPU; a Pallas kernel (attention_gpu.py)
+    cudnn          NVIDIA GPU; rows of one segment only (attention_gpu.py)
+
+A kernel takes only some lengths, head widths and dtypes. One that was named refuses others; `auto`
+then takes the next backend. XLA cannot split a kernel over devices, so `attend` does.
 """
 
 import functools
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
 from parrot_jax.core.errors import UserError
+from parrot_jax.model import attention_gpu, attention_tpu
+from parrot_jax.sharding import array_sharding
 
 # Far below any score, yet finite: exp(_MASKED - max) is exactly 0 and no inf - inf can arise.
 _MASKED = -1e30
@@ -46,6 +55,13 @@ class Backend:
     """Whether it keeps segments apart."""
     function: AttentionFn
     """Takes queries, keys, values and segment ids (None = one segment a row)."""
+    kernel: bool = False
+    """Whether it is a program that XLA cannot look into, and so cannot split over devices."""
+    refusal: Callable[[Float[Array, "B T N H"]], str | None] | None = None
+    """Says why it cannot attend to queries of this shape and dtype (None = it can); None = it takes
+    all."""
+    otherwise: "Backend | None" = None
+    """What attends where this one refuses; None = that is an error. Set by `choose("auto")`."""
 
     def runs_on(self, platform: str) -> bool:
         """Whether it runs on `platform`."""
@@ -56,7 +72,7 @@ _BACKENDS: dict[str, Backend] = {}
 
 
 def register(backend: Backend) -> None:
-    """Adds a backend. `choose("auto")` tries the latest first.
+    """Adds a backend. `choose("auto")` tries the latest first, until one that refuses nothing.
 
     Raises:
       ValueError: The name is taken.
@@ -75,7 +91,8 @@ def choose(name: str = "auto", platform: str | None = None, *, segments: bool = 
     """Finds a backend that can do what is asked.
 
     Args:
-      name: A backend's name, or `"auto"` for the fastest that fits.
+      name: A backend's name, or `"auto"` for the fastest that fits: one that hands what it refuses
+        to the next.
       platform: `"cpu"`, `"gpu"` or `"tpu"`; None = the default platform of this process. Name it
         to compile for hardware that is not here.
       segments: Whether rows hold more than one segment.
@@ -93,7 +110,7 @@ def choose(name: str = "auto", platform: str | None = None, *, segments: bool = 
         if backend.runs_on(platform) and (backend.segments or not segments)
     ]
     if name == "auto":
-        return fitting[0]
+        return _first_that_takes(fitting)
     allowed = "; choose one of " + ", ".join(["auto", *(backend.name for backend in fitting)]) + "."
     if name not in _BACKENDS:
         raise UserError(f"there is no attention backend {name!r}{allowed}")
@@ -105,6 +122,34 @@ def choose(name: str = "auto", platform: str | None = None, *, segments: bool = 
     return backend
 
 
+def _first_that_takes(fitting: list[Backend]) -> Backend:
+    first, *others = fitting
+    return replace(first, otherwise=_first_that_takes(others)) if first.refusal else first
+
+
+def resolve(backend: Backend, query: Float[Array, "B T N H"]) -> Backend:
+    """Finds the backend that `attend` uses for such queries, without computing anything.
+
+    Args:
+      backend: From `choose`.
+      query: Queries, or a `jax.ShapeDtypeStruct` that stands for them.
+
+    Returns:
+      `backend`, or what `auto` takes in its place.
+
+    Raises:
+      UserError: The backend was named, and refuses these queries.
+    """
+    while backend.refusal is not None and (reason := backend.refusal(query)):
+        if backend.otherwise is None:
+            raise UserError(
+                f"attention backend {backend.name!r} {reason}; change that or choose another "
+                "backend (auto finds one)."
+            )
+        backend = backend.otherwise
+    return backend
+
+
 def attend(
     query: Float[Array, "B T N H"],
     key: Float[Array, "B T K H"],
@@ -112,6 +157,7 @@ def attend(
     segment_ids: Int[Array, "B T"] | None,
     *,
     backend: Backend,
+    mesh: Mesh | None = None,
 ) -> Float[Array, "B T N H"]:
     """Attends causally inside segments: softmax(q k / sqrt(H)) v.
 
@@ -124,15 +170,47 @@ def attend(
       value: Values.
       segment_ids: Tokens of one segment share an id, padding has 0; None = one segment a row.
       backend: From `choose`.
+      mesh: What rows and heads are split over. A kernel needs it where there are several devices:
+        each then attends for its own rows and heads. XLA splits the other backends by itself.
 
     Returns:
       The weighted values, in the dtype of the query.
 
     Raises:
-      UserError: There are segment ids and the backend cannot honour them.
+      UserError: There are segment ids and the backend cannot honour them, or it refuses the shape
+        or dtype of the queries, or rows or heads do not divide over the mesh.
     """
+    backend = resolve(backend, query)
     _require_segments(backend, segment_ids is not None)
-    return backend.function(query, key, value, segment_ids)
+    function = backend.function
+    if backend.kernel and mesh is not None and mesh.size > 1:
+        function = _on_each_device(function, mesh, query.shape, key.shape)
+    return function(query, key, value, segment_ids)
+
+
+def _on_each_device(
+    function: AttentionFn, mesh: Mesh, query_shape: tuple[int, ...], key_shape: tuple[int, ...]
+) -> AttentionFn:
+    heads = array_sharding(mesh, "batch", "seq", "heads", "head_dim")
+    kv_heads = array_sharding(mesh, "batch", "seq", "kv_heads", "head_dim")
+    rows = array_sharding(mesh, "batch", "seq")
+    for what, shape, sharding in (("queries", query_shape, heads), ("keys", key_shape, kv_heads)):
+        try:
+            sharding.shard_shape(shape)
+        except ValueError as error:
+            raise UserError(
+                f"attention: {what} of shape [rows, tokens, heads, width] = {list(shape)} do not "
+                f"divide over the mesh {dict(mesh.shape)}, whose axes take {sharding.spec}; change "
+                "the number of rows or the mesh."
+            ) from error
+    return jax.shard_map(
+        function,
+        mesh=mesh,
+        in_specs=(heads.spec, kv_heads.spec, kv_heads.spec, rows.spec),
+        out_specs=heads.spec,
+        # Kernels do not say which mesh axes their outputs vary over, which the check asks for.
+        check_vma=False,
+    )
 
 
 def _require_segments(backend: Backend, segments: bool) -> None:
@@ -304,9 +382,40 @@ def _block_scores(
     return _masked(scores, segment_ids[:, start:stop], segment_ids[:, :stop], start)
 
 
-register(Backend(name="dense", platforms=None, segments=True, function=_dense))
+# ---- registration -------------------------------------------------------------------------------
+
+_CPU, _GPU, _TPU = (frozenset({platform}) for platform in ("cpu", "gpu", "tpu"))
+
+# Before dense, which refuses nothing: so auto never gets here.
 register(
     Backend(
-        name="block_causal", platforms=frozenset({"cpu"}), segments=True, function=_block_causal
+        name="cudnn",
+        platforms=_GPU,
+        segments=False,
+        function=attention_gpu.cudnn_attention,
+        kernel=True,
+        refusal=attention_gpu.cudnn_refusal,
+    )
+)
+register(Backend(name="dense", platforms=None, segments=True, function=_dense))
+register(Backend(name="block_causal", platforms=_CPU, segments=True, function=_block_causal))
+register(
+    Backend(
+        name="pallas",
+        platforms=_GPU,
+        segments=True,
+        function=attention_gpu.pallas_attention,
+        kernel=True,
+        refusal=attention_gpu.pallas_refusal,
+    )
+)
+register(
+    Backend(
+        name="splash",
+        platforms=_TPU,
+        segments=True,
+        function=attention_tpu.splash_attention,
+        kernel=True,
+        refusal=attention_tpu.splash_refusal,
     )
 )

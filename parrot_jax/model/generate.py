@@ -10,7 +10,7 @@ programs are compiled.
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +18,10 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
+from numpy.typing import NDArray
 
 from parrot_jax.core.errors import UserError
+from parrot_jax.distributed import on_host
 from parrot_jax.model import attention as attention_backends
 from parrot_jax.model.attention import Backend
 from parrot_jax.model.config import LlamaConfig
@@ -120,16 +122,17 @@ def generate(
     stops = np.full(_bucket(len(stop_ids), 1), -1, np.int32)
     stops[: len(stop_ids)] = stop_ids
 
-    def rows(values: Sequence[Number], filler: Number, dtype: DTypeLike) -> Array:
-        return jnp.asarray([*values, *[filler] * (num_rows - len(values))], dtype)
+    # numpy's arrays: those of jax would be on one device, and the weights may be on others.
+    def rows(values: Sequence[Number], filler: Number, dtype: DTypeLike) -> NDArray[Any]:
+        return np.asarray([*values, *[filler] * (num_rows - len(values))], dtype)
 
     state = _generate(
         config,
         params,
-        jnp.asarray(tokens),
+        tokens,
         rows([len(prompt) for prompt in prompts], 1, jnp.int32),
         rows([min(pair) for pair in zip(limits, room, strict=True)], 0, jnp.int32),
-        jnp.asarray(stops),
+        stops,
         Sampling(
             rows(temperatures, 0.0, jnp.float32),
             rows(top_ps, 1.0, jnp.float32),
@@ -139,7 +142,7 @@ def generate(
         compute_dtype=jnp.dtype(compute_dtype),
         backend=attention_backends.choose(attention, segments=False),
     )
-    ids, logprobs, counts, stopped = jax.device_get(
+    ids, logprobs, counts, stopped = on_host(
         (state.ids, state.logprobs, state.counts, state.stopped)
     )
     return [

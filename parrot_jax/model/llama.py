@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
@@ -29,6 +29,7 @@ from parrot_jax.model import attention as attention_backends
 from parrot_jax.model.attention import Backend
 from parrot_jax.model.config import LlamaConfig
 from parrot_jax.model.rotary import Rotation, rotate, rotation_at
+from parrot_jax.sharding import array_sharding
 
 Params = dict[str, Any]
 """Nested dict of arrays, or of what stands for them (shapes, shardings, logical axes)."""
@@ -280,7 +281,8 @@ def hidden_states(
     compute_dtype: DTypeLike = jnp.bfloat16,
     attention: str | Backend = "auto",
     remat: str = "full",
-    activation_sharding: NamedSharding | None = None,
+    unroll: int = 1,
+    mesh: Mesh | None = None,
 ) -> Float[Array, "B T D"]:
     """Runs the model up to the final norm; logits are these states times `unembedding(params)`.
 
@@ -296,8 +298,8 @@ def hidden_states(
       compute_dtype: Of activations and matrix products; norms, rotary and softmax are float32.
       attention: A backend's name, or the backend itself.
       remat: One of `REMAT_POLICIES`: what is kept for the backward pass.
-      activation_sharding: Of [B, T, D] between layers, e.g. `array_sharding(mesh, "batch", "seq",
-        None)`; None = the compiler's choice.
+      unroll: Layers that one turn of the loop over layers takes; must divide their number.
+      mesh: Where rows and parameters are split as `sharding.RULES` has it; None = one device.
 
     Returns:
       Hidden states in the compute dtype.
@@ -315,9 +317,9 @@ def hidden_states(
     rotation = rotation_of(config, positions)
 
     def pinned(x: Array) -> Array:
-        if activation_sharding is None:
+        if mesh is None:
             return x
-        return jax.lax.with_sharding_constraint(x, activation_sharding)
+        return jax.lax.with_sharding_constraint(x, array_sharding(mesh, "batch", "seq", None))
 
     def visit(x: Array, layer_params: Params) -> tuple[Array, None]:
         layer = nnx.merge(definition, layer_params)
@@ -328,11 +330,11 @@ def hidden_states(
 
     if remat != "none":
         visit = jax.checkpoint(visit, policy=REMAT_POLICIES[remat], prevent_cse=False)
-    if activation_sharding is not None:
+    if mesh is not None:
         # Every device looks its own rows up in a whole table. From a table split by width, XLA must
         # swap width for rows afterwards, and where `data` > 1 it does so by gathering all of them.
-        whole = NamedSharding(activation_sharding.mesh, PartitionSpec())
-        params = {**params, "embed": jax.lax.with_sharding_constraint(params["embed"], whole)}
+        whole = jax.lax.with_sharding_constraint(params["embed"], array_sharding(mesh))
+        params = {**params, "embed": whole}
     x = pinned(embed_tokens(params, tokens, compute_dtype))
-    x, _ = jax.lax.scan(visit, x, params["layers"])
+    x, _ = jax.lax.scan(visit, x, params["layers"], unroll=unroll)
     return rms_norm(x, params["norm"], config.rms_norm_eps)

@@ -6,6 +6,7 @@ from typing import Literal
 
 from parrot_jax.core.errors import UserError
 from parrot_jax.data.config import DataConfig, Task
+from parrot_jax.distributed import DistributedConfig
 from parrot_jax.model.config import LlamaConfig
 from parrot_jax.sharding import MeshConfig
 
@@ -79,6 +80,9 @@ class TrainConfig:
     mesh: MeshConfig = field(default_factory=MeshConfig)
     """How devices share the work."""
 
+    distributed: DistributedConfig = field(default_factory=DistributedConfig)
+    """Where the other processes of the job are."""
+
     init_from: str | None = None
     """Folder whose newest weights to start from: a run, or what `parrot convert hf-to-flax` made.
     Its `model` must be this one. Null = random weights."""
@@ -93,8 +97,10 @@ class TrainConfig:
     batch_rows: int = 32
     """Rows in one optimizer step, over all devices and accumulated micro-batches."""
 
-    accumulation_steps: int = 1
-    """Micro-batches whose gradients are summed in one step; must divide `batch_rows`."""
+    micro_rows: int | None = None
+    """Most rows that one part of the mesh (data x fsdp) takes at once. A step's rows are taken in
+    as few micro-batches as keep to it, on any number of devices, and their gradients summed, so
+    fewer devices make the same steps. Null = all at once."""
 
     seed: int = 0
     """Decides the initial weights and the order of the rows."""
@@ -106,17 +112,32 @@ class TrainConfig:
     compute_dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Type of matrix products and activations; sums are float32."""
 
+    accumulator_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type in which the gradients of micro-batches are summed. bfloat16 takes half the memory; each
+    sum is then rounded stochastically."""
+
     attention: str = "auto"
     """Attention backend; auto takes the best one for the platform."""
 
     remat: str = "none"
     """What the backward pass recomputes instead of keeping."""
 
+    unroll_layers: int = 1
+    """Layers that the loop over layers takes at a time. 1 compiles fastest; all of them leave no
+    loop, which lets a GPU overlap the work of neighbours."""
+
+    offload_optimizer: bool = False
+    """Keep the moments in the host's memory between steps, where the platform can."""
+
     loss_tile: int = 2048
     """Tokens whose logits stand in memory at once."""
 
     eval_every_epochs: float = 1.0
     """Epochs between evaluations on the held-out split; there is always one at the end."""
+
+    step_timeout_s: float = 1800.0
+    """A step that takes longer, its compilation included, hangs: the stacks of all threads are
+    written, and the process ends with exit code 75, "start again". 0 = wait forever."""
 
     checkpoint_every_steps: int = 100
     """Steps between checkpoints; there is always one at the end."""
@@ -128,14 +149,15 @@ class TrainConfig:
     """Steps between printed lines; `metrics.jsonl` has every step."""
 
     def __post_init__(self) -> None:
-        for name in ("batch_rows", "accumulation_steps", "checkpoint_every_steps",
-                     "keep_checkpoints", "log_every_steps", "loss_tile"):  # fmt: skip
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1.")
-        if self.batch_rows % self.accumulation_steps:
+        for name in ("batch_rows", "micro_rows", "checkpoint_every_steps", "keep_checkpoints",
+                     "log_every_steps", "loss_tile", "unroll_layers"):  # fmt: skip
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"{name} is {value}; it must be at least 1.")
+        if self.model.num_hidden_layers % self.unroll_layers:
             raise UserError(
-                f"accumulation_steps={self.accumulation_steps} does not divide "
-                f"batch_rows={self.batch_rows}; choose a divisor."
+                f"unroll_layers={self.unroll_layers} does not divide the "
+                f"{self.model.num_hidden_layers} layers of the model; choose a divisor."
             )
         if not self.epochs > 0 or not self.eval_every_epochs > 0:
             raise UserError(
@@ -150,3 +172,20 @@ class TrainConfig:
                 f"model.max_position_embeddings={self.model.max_position_embeddings}; "
                 "lower the former."
             )
+
+    def accumulation_steps(self, row_shards: int) -> int:
+        """Micro-batches in a step, where `row_shards` parts of the mesh share the rows.
+
+        32 rows on 8 parts with `micro_rows=1` are 4 micro-batches of 8; on 4 parts, 8 of 4.
+
+        Raises:
+          UserError: The parts cannot share the rows of a step evenly.
+        """
+        if self.batch_rows % row_shards:
+            raise UserError(
+                f"batch_rows={self.batch_rows} does not divide into the {row_shards} parts of "
+                "mesh.data x mesh.fsdp; make it a multiple, or mesh.tensor larger."
+            )
+        rows = self.batch_rows // row_shards
+        most = self.micro_rows or rows
+        return next(steps for steps in range(1, rows + 1) if rows % steps == 0 and rows <= most * steps)

@@ -5,7 +5,7 @@ turns of both speakers.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from parrot_jax.data.prepare import Prepared
 from parrot_jax.losses.token_loss import token_nll
 from parrot_jax.model import llama
+from parrot_jax.sharding import array_sharding
+from parrot_jax.train.program import put_rows
 from parrot_jax.train.step import Batch, Forward, next_tokens
 
 TURN_NLL_DTYPE = np.dtype(
@@ -49,7 +51,8 @@ def compile_token_nll(
         )
         return jax.numpy.roll(losses, 1, axis=1).at[:, 0].set(0.0)
 
-    return jax.jit(nll, in_shardings=(None, batch_sharding))
+    everywhere = array_sharding(batch_sharding.mesh)
+    return jax.jit(nll, in_shardings=(None, batch_sharding), out_shardings=everywhere)
 
 
 def evaluate(
@@ -58,7 +61,7 @@ def evaluate(
     prepared: Prepared,
     *,
     batch_rows: int,
-    put: Callable[[dict[str, NDArray[Any]]], Batch],
+    sharding: NamedSharding,
 ) -> NDArray[Any]:
     """Measures each held-out turn.
 
@@ -67,18 +70,23 @@ def evaluate(
       params: The weights.
       prepared: The eval split.
       batch_rows: Rows at a time; the last batch is filled up with its last row.
-      put: Places a batch on the devices.
+      sharding: Of a batch [rows, T]. Each process reads the rows that its devices need, and gets
+        the losses of all.
 
     Returns:
       One record of `TURN_NLL_DTYPE` a live turn.
     """
     rows, spans = prepared.rows(), prepared.spans()
+    row_tokens = len(rows[0]["tokens"])
     # sums[r, t] = loss of the tokens before t in row r: a span's loss is a difference.
     sums = []
     for first in range(0, len(rows), batch_rows):
-        indices = [min(first + i, len(rows) - 1) for i in range(batch_rows)]
-        picked = [rows[i] for i in indices]
-        batch = put({name: np.stack([row[name] for row in picked]) for name in picked[0]})
+
+        def read(places: Sequence[int], first: int = first) -> dict[str, NDArray[Any]]:
+            picked = [rows[min(first + place, len(rows) - 1)] for place in places]
+            return {name: np.stack([row[name] for row in picked]) for name in picked[0]}
+
+        batch = put_rows(read, (batch_rows, row_tokens), sharding)
         losses = np.asarray(token_nlls(params, batch), np.float64)
         losses = losses[: len(rows) - first]
         sums.append(np.concatenate([np.zeros((len(losses), 1)), losses.cumsum(axis=1)], axis=1))

@@ -10,32 +10,28 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from numpy.typing import NDArray
 
-from parrot_jax.core.errors import RunError, UserError, disk_full_is_a_user_error
-from parrot_jax.core.files import atomic_write, write_array, write_json
+from parrot_jax.core.errors import PreemptedError, RunError, UserError, disk_full_is_a_user_error
+from parrot_jax.core.files import AnyPath, atomic_write, write_array, write_json
 from parrot_jax.core.logs import console, progress_bar
 from parrot_jax.core.memory import keep_freed_memory
 from parrot_jax.data.histories import held_out_histories
 from parrot_jax.data.pipeline import Batches
 from parrot_jax.data.prepare import Prepared, prepare
 from parrot_jax.data.tokenizer import Tokenizer, load_tokenizer
-from parrot_jax.sharding import array_sharding, make_mesh, num_batch_shards
+from parrot_jax.distributed import any_process, check_same_everywhere, is_first_process
+from parrot_jax.sharding import make_mesh, num_batch_shards
 from parrot_jax.train import evaluate as evaluation
 from parrot_jax.train.config import TrainConfig
-from parrot_jax.train.optim import adamw, learning_rate
+from parrot_jax.train.optim import learning_rate
+from parrot_jax.train.preemption import catch_sigterm
+from parrot_jax.train.program import make_program, put_rows
 from parrot_jax.train.run_folder import RunFolder
 from parrot_jax.train.sample import sample_next_turns
-from parrot_jax.train.state import (
-    abstract_state,
-    new_state,
-    restore_state,
-    save_state,
-    shardings_of,
-)
-from parrot_jax.train.step import Forward, TrainState, compile_step
+from parrot_jax.train.state import new_state, restore_state, save_state
+from parrot_jax.train.step import TrainState
+from parrot_jax.train.watchdog import Watchdog
 from parrot_jax.weights.checkpoints import Checkpoints
 from parrot_jax.weights.model_folder import check_same_model
 
@@ -88,6 +84,7 @@ def train(config: TrainConfig) -> None:
     prepared = prepare(config.data, "train")
     has_eval = bool(config.data.eval_sources or config.data.eval_fraction)
     held_out = prepare(config.data, "eval") if has_eval else None
+    check_same_everywhere(prepared.fingerprint, f"the rows of {config.data.cache_dir}")
     with folder.open(config, tokenizer), disk_full_is_a_user_error(f"the run in {config.out}"):
         _Run(config, folder, tokenizer, prepared, held_out).run()
 
@@ -105,89 +102,94 @@ class _Run:
     ) -> None:
         self.config, self.folder, self.tokenizer = config, folder, tokenizer
         self.held_out = held_out
+        self.writes = is_first_process()
         rows = prepared.rows()
         self.plan = plan_steps(config, len(rows))
         self.batches = Batches(rows, batch_rows=config.batch_rows, seed=config.seed)
-        self.mesh = make_mesh(config.mesh)
-        self.forward = Forward(
-            model=config.model,
-            compute_dtype=jnp.dtype(config.compute_dtype),
-            attention=config.attention,
-            remat=config.remat,
-            loss_tile=config.loss_tile,
-            activation_sharding=array_sharding(self.mesh, "batch", "seq", None),
-            row_shards=num_batch_shards(self.mesh),
-        )
+        mesh = make_mesh(config.mesh)
         self.schedule = learning_rate(
             config.optim,
             steps_per_epoch=self.plan.steps_per_epoch,
             num_steps=self.plan.num_steps,
         )
-        self.optimizer = adamw(config.optim, self.schedule)
-        self.rows_sharding = array_sharding(self.mesh, "batch", "seq")
-        self.batch_sharding = array_sharding(self.mesh, None, "batch", "seq")
-        _check_rows(config, num_batch_shards(self.mesh))
-        self.step_fn = compile_step(
-            shardings_of(
-                abstract_state(config.model, self.optimizer, self.mesh, config.param_dtype)
-            ),
-            self.batch_sharding,
-            forward=self.forward,
-            optimizer=self.optimizer,
-            clip_norm=config.optim.clip_norm,
-            live_capacity=live_capacity(prepared, config, self.forward.row_shards),
-            seed=config.seed,
+        self.program = make_program(
+            config,
+            mesh,
+            self.schedule,
+            live_capacity=live_capacity(prepared, config, num_batch_shards(mesh)),
         )
-        self.token_nlls = evaluation.compile_token_nll(self.forward, self.rows_sharding)
+        self.token_nlls = evaluation.compile_token_nll(
+            self.program.forward, self.program.rows_sharding
+        )
         self.checkpoints = Checkpoints(folder.checkpoints, keep=config.keep_checkpoints)
         _print_plan(config, prepared, self.plan)
 
     def run(self) -> None:
-        state = self._start()
-        first = int(state.step)
-        if first == 0 and self.plan.stop_step == 0:
-            self._evaluate(state, 0)
-            self._save(state, 0)
-        with progress_bar("steps") as progress:
+        path = self.folder.path
+        here = path if isinstance(path, Path) else Path(self.config.data.cache_dir)
+        report = here / f"stacks-{jax.process_index()}.txt"
+        with (
+            catch_sigterm() as sigterm,
+            Watchdog(self.config.step_timeout_s, report) as watchdog,
+            progress_bar("steps") as progress,
+        ):
+            state = self._start()
+            first = int(state.step)
+            # Before the first step where there is none, or after one that ended by a signal.
+            if first in self.plan.eval_steps and not self._result(first).exists():
+                self._evaluate(state, first)
+            if first == 0 and self.plan.stop_step == 0:
+                self._save(state, 0)
             bar = progress.add_task("train", total=self.plan.stop_step, completed=first)
             for step in range(first, self.plan.stop_step):
+                watchdog.reset()
                 state = self._step(state, step)
                 done = step + 1
                 progress.update(bar, completed=done)
+                if any_process(sigterm.asked):
+                    self._stop_at_signal(state, done)
                 if done in self.plan.eval_steps:
                     self._evaluate(state, done)
                 # After the evaluation: a run that continues from here has its results already.
                 if done % self.config.checkpoint_every_steps == 0 or done == self.plan.stop_step:
                     self._save(state, done)
-        self.checkpoints.close()
+            self.checkpoints.close()
         console.print(f"done: {self.plan.stop_step} steps in {self.folder.path}")
+
+    def _stop_at_signal(self, state: TrainState, done: int) -> None:
+        """Saves at once: whoever sent the signal gives little time."""
+        self._save(state, done)
+        self.checkpoints.close()
+        raise PreemptedError(
+            f"asked to end by SIGTERM: step {done} is saved in {self.folder.path}; the same command "
+            "continues there."
+        )
+
+    def _result(self, step: int) -> AnyPath:
+        return self.folder.results / f"eval-{step:06d}.json"
 
     def _start(self) -> TrainState:
         """The newest checkpoint, or new weights; later metrics than that are dropped."""
         step = self.checkpoints.latest_step()
         if step is None:
-            state = new_state(self.config, self.optimizer, self.mesh)
+            state = new_state(self.config, self.program.optimizer, self.program.state)
         else:
-            like = abstract_state(
-                self.config.model, self.optimizer, self.mesh, self.config.param_dtype
-            )
-            state = restore_state(self.checkpoints, step, like)
+            state = restore_state(self.checkpoints, step, self.program.state)
             console.print(f"continuing {self.folder.path} at step {step}")
-        self.folder.metrics.keep_through(step or 0)
-        self.folder.samples.keep_through(step or 0)
+        if self.writes:
+            self.folder.metrics.keep_through(step or 0)
+            self.folder.samples.keep_through(step or 0)
         return state
 
     def _step(self, state: TrainState, step: int) -> TrainState:
         started = time.perf_counter()
-        batch = self.batches[step]
-        steps = self.config.accumulation_steps
-        micro = {name: array.reshape(steps, -1, array.shape[-1]) for name, array in batch.items()}
-        state, metrics = self.step_fn(state, jax.device_put(micro, self.batch_sharding))
+        like = self.program.batch["tokens"]
+        batch = put_rows(lambda places: self.batches.read(step, places), like.shape, like.sharding)
+        state, metrics = self.program.step(state, batch)
         if not metrics.finite:
-            self._stop_at_bad_batch(step, batch, float(metrics.loss), float(metrics.grad_norm))
+            self._stop_at_bad_batch(step, float(metrics.loss), float(metrics.grad_norm))
         seconds = time.perf_counter() - started
-        tokens = int((batch["segment_ids"] > 0).sum())
-        live = int((batch["loss_weights"] > 0).sum())
+        tokens, live = int(metrics.tokens), int(metrics.live_tokens)
         values = {
             "step": step + 1,
             "epoch": (step + 1) / self.plan.steps_per_epoch,
@@ -198,8 +200,9 @@ class _Run:
             "live_tokens": live,
             "step_s": seconds,
         }
-        self.folder.metrics.append(**values)
-        self.folder.flush(every_s=_FLUSH_EVERY_S)
+        if self.writes:
+            self.folder.metrics.append(**values)
+            self.folder.flush(every_s=_FLUSH_EVERY_S)
         if (step + 1) % self.config.log_every_steps == 0 or step + 1 == self.plan.stop_step:
             console.print(
                 f"step {step + 1}/{self.plan.num_steps}  epoch {values['epoch']:.2f}  "
@@ -209,12 +212,11 @@ class _Run:
             )
         return state
 
-    def _stop_at_bad_batch(
-        self, step: int, batch: dict[str, NDArray[Any]], loss: float, norm: float
-    ) -> None:
+    def _stop_at_bad_batch(self, step: int, loss: float, norm: float) -> None:
         path = self.folder.path / f"bad-batch-{step + 1:06d}.npz"
-        with atomic_write(path, "wb") as file:
-            np.savez(file, allow_pickle=False, **batch)
+        if self.writes:
+            with atomic_write(path, "wb") as file:
+                np.savez(file, allow_pickle=False, **self.batches[step])
         self.folder.flush()
         self.checkpoints.close()
         raise RunError(
@@ -234,13 +236,14 @@ class _Run:
             self.token_nlls,
             state.params,
             self.held_out,
-            batch_rows=self.config.batch_rows // self.config.accumulation_steps,
-            put=lambda rows: jax.device_put(rows, self.rows_sharding),
+            batch_rows=self.program.micro_shape[1],
+            sharding=self.program.rows_sharding,
         )
         summary = evaluation.summarise(turns)
-        name = f"eval-{step:06d}"
-        write_array(self.folder.results / f"{name}.npy", turns)
-        write_json(self.folder.results / f"{name}.json", {"step": step, **summary})
+        if self.writes:
+            path = self._result(step)
+            write_array(path.with_suffix(".npy"), turns)
+            write_json(path, {"step": step, **summary})
         console.print(
             f"eval at step {step}: user turns 2..T {_ppl(summary['user_ppl'])}, assistant turns "
             f"{_ppl(summary['assistant_ppl'])} perplexity ({time.perf_counter() - started:.1f} s)"
@@ -261,12 +264,13 @@ class _Run:
             [history.prompt for history in histories],
             max_new_tokens=_SAMPLE_TOKENS,
             seed=config.seed,
-            compute_dtype=self.forward.compute_dtype,
+            compute_dtype=self.program.forward.compute_dtype,
         )
         for history, reply in zip(histories, replies, strict=True):
-            self.folder.samples.append(
-                step=step, dialogue=history.dialogue_id, truth=history.truth, **reply._asdict()
-            )
+            if self.writes:
+                self.folder.samples.append(
+                    step=step, dialogue=history.dialogue_id, truth=history.truth, **reply._asdict()
+                )
             console.print(f"  {history.dialogue_id}: {reply.text!r} [{reply.finish_reason}]")
 
 
@@ -282,21 +286,12 @@ def live_capacity(prepared: Prepared, config: TrainConfig, num_shards: int) -> i
       Live tokens over all shards; a batch with more falls back to all its tokens. None where
       compaction would save little.
     """
-    rows = config.batch_rows // config.accumulation_steps // num_shards
+    rows = config.batch_rows // config.accumulation_steps(num_shards) // num_shards
     live = prepared.counts["live_tokens_a_row"]
     needed = rows * live["mean"] + 4 * math.sqrt(rows) * live["deviation"]
     tile = min(config.loss_tile, 256)
     capacity = math.ceil(needed / tile) * tile
     return num_shards * capacity if capacity < 0.9 * rows * config.data.row_tokens else None
-
-
-def _check_rows(config: TrainConfig, num_shards: int) -> None:
-    rows = config.batch_rows // config.accumulation_steps
-    if rows % num_shards:
-        raise UserError(
-            f"a micro-batch of batch_rows / accumulation_steps = {rows} rows does not divide into "
-            f"the {num_shards} parts of mesh.data x mesh.fsdp; make it a multiple."
-        )
 
 
 def _check_vocabulary(config: TrainConfig, tokenizer: Tokenizer) -> None:

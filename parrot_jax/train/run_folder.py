@@ -21,16 +21,20 @@ import subprocess
 import time
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
+
+import jax
 
 import parrot_jax
 from parrot_jax.core.config import changed_keys, config_to_dict, load_config, save_config
 from parrot_jax.core.errors import RunError, UserError, disk_full_is_a_user_error
 from parrot_jax.core.files import AnyPath, RemotePath, as_path, open_input, write_json
-from parrot_jax.core.logs import MetricsFile
+from parrot_jax.core.logs import MetricsFile, console
 from parrot_jax.data.template import chat_template
 from parrot_jax.data.tokenizer import Tokenizer
+from parrot_jax.distributed import DistributedConfig, in_first_process
 from parrot_jax.train.config import TrainConfig
 from parrot_jax.weights.model_card import Training
 from parrot_jax.weights.model_folder import ModelFolder
@@ -38,9 +42,13 @@ from parrot_jax.weights.model_folder import ModelFolder
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tokenizers")
 # What may differ when a run goes on: nothing that decides its result.
 _FREE_KEYS = ("out", "max_steps", "log_every_steps", "keep_checkpoints", "checkpoint_every_steps",
-              "data.cache_dir")  # fmt: skip
+              "data.cache_dir", "step_timeout_s", "distributed")  # fmt: skip
+# What may differ as well, as it decides only how devices share the work: the rows stay the same,
+# and the losses but for rounding.
+_LAYOUT_KEYS = ("mesh", "micro_rows", "remat", "unroll_layers", "offload_optimizer", "attention",
+                "loss_tile")  # fmt: skip
 # What of a config a model card tells: what decides the result, and no paths.
-_RESULT_KEYS = ("model", "optim", "epochs", "batch_rows", "accumulation_steps", "seed",
+_RESULT_KEYS = ("model", "optim", "epochs", "batch_rows", "seed",
                 "compute_dtype")  # fmt: skip
 
 
@@ -78,18 +86,30 @@ class RunFolder(ModelFolder):
           DiskFullError: There is no room.
         """
         with contextlib.ExitStack() as held:
-            with disk_full_is_a_user_error(f"the run folder {self.path}"):
-                self.results.mkdir(parents=True, exist_ok=True)
-                if isinstance(self.path, Path):
-                    self._take(held.enter_context(open(self.path / ".lock", "w")))
-                if self.config_path.exists():
-                    self._check_same(config)
-                if isinstance(self.path, RemotePath):
-                    self._own()
-                save_config(config, self.config_path)
-                write_json(self.path / "versions.json", versions())
-                tokenizer.save(self.tokenizer, chat_template=chat_template(config.task, tokenizer))
+            in_first_process(lambda: self._start(config, tokenizer, held), f"open {self.path}")
+            if not self.config_path.exists():
+                raise UserError(
+                    f"process {jax.process_index()} on {socket.gethostname()} does not see the run "
+                    f"folder {self.path} that process 0 made; it must be in a bucket or on a disk "
+                    "that all hosts share."
+                )
             yield
+
+    def _start(
+        self, config: TrainConfig, tokenizer: Tokenizer, held: contextlib.ExitStack
+    ) -> None:
+        with disk_full_is_a_user_error(f"the run folder {self.path}"):
+            self.results.mkdir(parents=True, exist_ok=True)
+            if isinstance(self.path, Path):
+                self._take(held.enter_context(open(self.path / ".lock", "w")))
+            if self.config_path.exists():
+                self._check_same(config)
+            if isinstance(self.path, RemotePath):
+                self._own()
+            # Where the processes were is of one start only.
+            save_config(replace(config, distributed=DistributedConfig()), self.config_path)
+            write_json(self.path / "versions.json", versions())
+            tokenizer.save(self.tokenizer, chat_template=chat_template(config.task, tokenizer))
 
     def flush(self, *, every_s: float = 0.0) -> None:
         """Puts the lines that wait into the bucket; on a disk none do.
@@ -169,11 +189,19 @@ class RunFolder(ModelFolder):
         write_json(self._owner_path, self._owner)
 
     def _check_same(self, config: TrainConfig) -> None:
-        changes = [
-            change
-            for change in changed_keys(self.load_config(), config)
-            if change.partition(":")[0] not in _FREE_KEYS
-        ]
+        def is_one_of(change: str, keys: tuple[str, ...]) -> bool:
+            key = change.partition(":")[0]
+            return any(key == free or key.startswith(f"{free}.") for free in keys)
+
+        changes = [change for change in changed_keys(self.load_config(), config)
+                   if not is_one_of(change, _FREE_KEYS)]  # fmt: skip
+        layout = [change for change in changes if is_one_of(change, _LAYOUT_KEYS)]
+        changes = [change for change in changes if change not in layout]
+        if layout and not changes:
+            console.print(
+                f"another layout than before ({'; '.join(layout)}): the same rows are read, and "
+                "losses agree to about 1e-5, not to the bit"
+            )
         if changes:
             raise UserError(
                 f"{self.path} holds a run with another config ({'; '.join(changes)}); "

@@ -8,6 +8,7 @@ import optax
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
+from parrot_jax.core.errors import UserError
 from parrot_jax.model import llama
 from parrot_jax.model.config import LlamaConfig
 from parrot_jax.sharding import array_sharding
@@ -18,14 +19,18 @@ from parrot_jax.weights.model_folder import abstract_params, load_params
 
 
 def new_state(
-    config: TrainConfig, optimizer: optax.GradientTransformation, mesh: Mesh
+    config: TrainConfig, optimizer: optax.GradientTransformation, like: TrainState
 ) -> TrainState:
     """Random weights, or those of `config.init_from`, with fresh moments, made where they live.
+
+    Args:
+      config: Seed, type of the weights and where they come from.
+      optimizer: Makes the moments.
+      like: Shapes and placements, from `abstract_state`.
 
     Raises:
       UserError: `config.init_from` has no checkpoint, or one of another model.
     """
-    like = abstract_state(config.model, optimizer, mesh, config.param_dtype)
     if config.init_from is None:
         params = llama.init_params(
             config.model, config.seed, shardings_of(like.params), dtype=config.param_dtype
@@ -41,18 +46,25 @@ def abstract_state(
     optimizer: optax.GradientTransformation,
     mesh: Mesh,
     param_dtype: DTypeLike = "float32",
+    *,
+    offload: bool = False,
 ) -> TrainState:
     """Shapes, types and placements of the whole state; allocates nothing.
 
-    Moments live beside their weights, scalars everywhere.
+    Moments live beside their weights, scalars everywhere; `offload` keeps the moments in the memory
+    of the hosts.
+
+    Raises:
+      UserError: The devices cannot use the memory of their host.
     """
     params = abstract_params(config, mesh, param_dtype)
     everywhere = array_sharding(mesh)
+    memory = _host_memory(mesh) if offload else None
     # Left to itself, jit would replicate the moments: 104 GB a device at 13B.
     opt_state = optax.tree_map_params(
         optimizer,
         lambda moment, param: jax.ShapeDtypeStruct(
-            moment.shape, moment.dtype, sharding=param.sharding
+            moment.shape, moment.dtype, sharding=param.sharding.with_memory_kind(memory)
         ),
         jax.eval_shape(optimizer.init, params),
         params,
@@ -61,6 +73,17 @@ def abstract_state(
         ),
     )
     return TrainState(params, opt_state, jax.ShapeDtypeStruct((), jnp.int32, sharding=everywhere))
+
+
+def _host_memory(mesh: Mesh) -> str:
+    device = mesh.devices.flat[0]
+    kinds = [memory.kind for memory in device.addressable_memories()]
+    if "pinned_host" not in kinds:
+        raise UserError(
+            f"offload_optimizer is on, but {device.device_kind} has no pinned host memory, only "
+            f"{', '.join(kinds)}; turn it off."
+        )
+    return "pinned_host"
 
 
 def shardings_of(tree: Any) -> Any:

@@ -110,7 +110,7 @@ def main() -> None:
     optimizer = optax.adamw(1e-3)
     forward = Forward(
         model=CONFIG, compute_dtype=jnp.dtype("float32"), attention="auto", remat="none",
-        loss_tile=2048, activation_sharding=None, row_shards=1,
+        loss_tile=2048,
     )  # fmt: skip
 
     def ours(state: TrainState, batch: Batch) -> Any:

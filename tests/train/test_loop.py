@@ -77,7 +77,7 @@ def test_sharded_training_gives_the_losses_of_one_way_data_parallelism(
     config: TrainConfig, tmp_path: Path
 ) -> None:
     split = replace(config, mesh=MeshConfig(data=2, fsdp=2, tensor=2), out=str(tmp_path / "split"),
-                    accumulation_steps=2)  # fmt: skip
+                    micro_rows=1)  # fmt: skip
     train(config)
     train(split)
     for a, b in zip(metrics(config), metrics(split), strict=True):
@@ -179,5 +179,5 @@ def test_steps_of_a_run(config: TrainConfig) -> None:
 
 
 def test_rows_that_devices_cannot_share_are_refused(config: TrainConfig) -> None:
-    with pytest.raises(UserError, match="4 rows does not divide into the 8 parts"):
-        train(replace(config, accumulation_steps=2, mesh=EIGHT_PARTS))
+    with pytest.raises(UserError, match="batch_rows=12 does not divide into the 8 parts of mesh"):
+        train(replace(config, batch_rows=12, mesh=EIGHT_PARTS))

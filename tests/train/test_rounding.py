@@ -66,8 +66,6 @@ FORWARD = Forward(
     attention="auto",
     remat="none",
     loss_tile=64,
-    activation_sharding=None,
-    row_shards=1,
 )
 NUM_STEPS = 200
 

@@ -32,8 +32,6 @@ FORWARD = Forward(
     attention="auto",
     remat="none",
     loss_tile=8,
-    activation_sharding=None,
-    row_shards=1,
 )
 ROW = 32
 

@@ -1,0 +1,95 @@
+"""The attention kernel for TPUs: JAX's splash attention, which keeps segments apart.
+
+Nothing here knows the registry; `attention.py` says on which platform it runs.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+_NUM_LANES = 128
+"""Of a TPU's vector unit: what a block must be a multiple of."""
+
+_LARGEST_BLOCK = 512
+_LARGEST_WIDTH = 256
+
+
+def splash_refusal(query: Float[Array, "B T N H"]) -> str | None:
+    """Why `splash_attention` cannot attend to such queries; None = it can."""
+    length, width = query.shape[1], query.shape[3]
+    if query.dtype not in (jnp.float32, jnp.bfloat16):
+        return f"takes float32 or bfloat16, not {query.dtype}"
+    if length % _NUM_LANES:
+        return f"takes rows of a multiple of {_NUM_LANES} tokens, not of {length}"
+    if width > _LARGEST_WIDTH:
+        return f"takes heads of width up to {_LARGEST_WIDTH}, not {width}"
+    return None
+
+
+def splash_attention(
+    query: Float[Array, "B T N H"],
+    key: Float[Array, "B T K H"],
+    value: Float[Array, "B T K H"],
+    segment_ids: Int[Array, "B T"] | None,
+    *,
+    interpret: bool = False,
+) -> Float[Array, "B T N H"]:
+    """Splash attention, forward and backward; grouped heads share their keys inside the kernel.
+
+    Blocks above the diagonal are skipped, blocks between two segments are computed and masked.
+    Scores, softmax and sums are float32. Blocks have 512 positions, with which MaxText trains LLaMA
+    on TPUs, or 256 or 128 where the row is no multiple of that.
+
+    Args:
+      query: Queries, already rotated; `splash_refusal` says what it cannot take.
+      key: Keys, already rotated.
+      value: Values.
+      segment_ids: Tokens of one segment share an id; None = one segment a row.
+      interpret: Runs the kernel's program as plain XLA, on any platform and slowly.
+
+    Returns:
+      The weighted values, in the dtype of the query.
+
+    Source: `jax.experimental.pallas.ops.tpu.splash_attention`, after arXiv:2307.08691.
+    """
+    from jax.experimental.pallas.ops.tpu.splash_attention import (
+        BlockSizes,
+        CausalMask,
+        MultiHeadMask,
+        SegmentIds,
+        make_splash_mha,
+    )
+
+    length, num_heads, width = query.shape[1:]
+    block = math.gcd(length, _LARGEST_BLOCK)
+    kernel = make_splash_mha(
+        MultiHeadMask([CausalMask((length, length))] * num_heads),
+        block_sizes=BlockSizes(
+            block_q=block,
+            block_kv=block,
+            block_q_dkv=block,
+            block_kv_dkv=block,
+            block_q_dq=block,
+            block_kv_dq=block,
+        ),
+        head_shards=1,
+        q_seq_shards=1,
+        # By this name a remat policy keeps the output and the sums of each query.
+        residual_checkpoint_name="attention",
+        interpret=interpret,
+    )
+
+    def one_row(query: Array, key: Array, value: Array, segment_ids: Array | None) -> Array:
+        ids = None if segment_ids is None else SegmentIds(segment_ids, segment_ids)
+        output = kernel(query, key, value, segment_ids=ids)
+        assert not isinstance(output, tuple)  # it was not asked for its sums
+        return output
+
+    # [B, T, N, H] to [B, N, T, H] and back. The kernel does not scale.
+    queries, keys, values = (
+        array.transpose(0, 2, 1, 3) for array in (query * width**-0.5, key, value)
+    )
+    output = jax.vmap(one_row)(queries, keys, values, segment_ids)
+    return output.transpose(0, 2, 1, 3)

@@ -1,0 +1,60 @@
+"""Accelerators by name: what they can compute and hold. Peaks are the makers', dense, in bfloat16."""
+
+from dataclasses import dataclass
+
+from parrot_jax.model.config import LlamaConfig
+
+_GIB = 2**30
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chip:
+    """One kind of device, as jax counts devices."""
+
+    name: str
+    kinds: tuple[str, ...]
+    """How `jax.Device.device_kind` begins."""
+    peak_flops: float
+    """Floating point operations a second in bfloat16, without sparsity."""
+    hbm_bytes: int
+    """Memory of one device that a program may use, as the driver or compiler says."""
+
+
+CHIPS = (
+    Chip(name="a100-80g", kinds=("NVIDIA A100",), peak_flops=312e12, hbm_bytes=85_017_493_504),
+    Chip(name="h100-80g", kinds=("NVIDIA H100",), peak_flops=989e12, hbm_bytes=84_929_347_584),
+    Chip(name="h200", kinds=("NVIDIA H200",), peak_flops=989e12, hbm_bytes=150_754_820_096),
+    Chip(name="v4", kinds=("TPU v4",), peak_flops=275e12, hbm_bytes=32 * _GIB),
+    Chip(name="v5e", kinds=("TPU v5 lite", "TPU v5e"), peak_flops=197e12, hbm_bytes=16 * _GIB),
+    Chip(name="v5p", kinds=("TPU v5", "TPU v5p"), peak_flops=459e12, hbm_bytes=95 * _GIB),
+    Chip(name="v6e", kinds=("TPU v6 lite", "TPU v6e"), peak_flops=918e12, hbm_bytes=32 * _GIB),
+)
+
+
+def chip_of(device_kind: str) -> Chip | None:
+    """The chip that calls itself so; None where it is not known, as a CPU.
+
+    >>> chip_of("TPU v5 lite").name
+    'v5e'
+    """
+    matches = [(kind, chip) for chip in CHIPS for kind in chip.kinds if device_kind.startswith(kind)]
+    return max(matches, key=lambda match: len(match[0]))[1] if matches else None
+
+
+def flops_per_token(config: LlamaConfig, row_tokens: int) -> float:
+    """Floating point operations that training needs for a token; nothing recomputed is counted.
+
+    Six for each weight but the embedding, which is looked up: two forward, four backward. In each
+    layer, a token's attention to the T / 2 tokens before it on average takes 2 products of
+    2 * N * H * T / 2 operations, again three times with the way back: 6 * N * H * T.
+
+    Args:
+      config: The model.
+      row_tokens: T; packed rows attend to less, which is not subtracted.
+
+    Source: PaLM, arXiv:2204.02311, appendix B, with the causal half of attention.
+    """
+    embedding = config.vocab_size * config.hidden_size
+    weights = config.num_parameters() - (0 if config.tie_word_embeddings else embedding)
+    attention_width = config.num_attention_heads * config.head_width
+    return 6 * weights + 6 * config.num_hidden_layers * attention_width * row_tokens

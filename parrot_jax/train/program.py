@@ -1,0 +1,136 @@
+"""The program of a run: all that config and mesh decide, before any data are read or weights made.
+
+The loop runs it, `parrot plan` compiles it for devices that are not here, `--preflight` tries it.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh, NamedSharding
+from numpy.typing import NDArray
+
+from parrot_jax.data.packing import row_dtype
+from parrot_jax.model.attention import choose
+from parrot_jax.sharding import array_sharding, num_batch_shards
+from parrot_jax.train.config import TrainConfig
+from parrot_jax.train.optim import adamw
+from parrot_jax.train.state import abstract_state, shardings_of
+from parrot_jax.train.step import Batch, Forward, TrainState, compile_step
+
+ReadRows = Callable[[Sequence[int]], dict[str, NDArray[Any]]]
+"""Reads the rows of a batch that stand at the given places, as arrays [len, T]."""
+
+
+class Program(NamedTuple):
+    """How a run trains on one mesh."""
+
+    mesh: Mesh
+    forward: Forward
+    optimizer: optax.GradientTransformation
+    state: TrainState
+    """Shapes, types and placements of the state."""
+    batch: dict[str, jax.ShapeDtypeStruct]
+    """Those of the rows of a step, [micro-batches, rows, T]."""
+    step: Any
+    """The jitted function (state, batch) -> (state, metrics); the old state is used up."""
+
+    @property
+    def rows_sharding(self) -> NamedSharding:
+        """The placement of rows [rows, T]."""
+        return array_sharding(self.mesh, "batch", "seq")
+
+    @property
+    def micro_shape(self) -> tuple[int, int]:
+        """Micro-batches in a step, and the rows of each."""
+        steps, rows, _ = self.batch["tokens"].shape
+        return steps, rows
+
+
+def make_program(
+    config: TrainConfig, mesh: Mesh, schedule: optax.Schedule, *, live_capacity: int | None
+) -> Program:
+    """Puts the program of a run together; compiles nothing yet.
+
+    Args:
+      config: The run.
+      mesh: Devices, here or described by `topologies`.
+      schedule: The learning rate by step.
+      live_capacity: Room for live tokens in a micro-batch, see `train_step`.
+
+    Raises:
+      UserError: The mesh cannot share rows or parameters evenly, or the attention backend does not
+        run there or cannot do what the config needs.
+    """
+    platform = mesh.devices.flat[0].platform
+    forward = Forward(
+        model=config.model,
+        compute_dtype=jnp.dtype(config.compute_dtype),
+        attention=choose(config.attention, platform, segments=config.data.packing),
+        remat=config.remat,
+        loss_tile=config.loss_tile,
+        packed=config.data.packing,
+        unroll_layers=config.unroll_layers,
+        mesh=mesh,
+    )
+    optimizer = adamw(config.optim, schedule)
+    state = abstract_state(
+        config.model, optimizer, mesh, config.param_dtype, offload=config.offload_optimizer
+    )
+    steps = config.accumulation_steps(num_batch_shards(mesh))
+    sharding = array_sharding(mesh, None, "batch", "seq")
+    row = row_dtype(config.data.row_tokens)
+    batch = {
+        name: jax.ShapeDtypeStruct(
+            (steps, config.batch_rows // steps, *row[name].shape), row[name].base, sharding=sharding
+        )
+        for name in row.names or ()
+    }
+    step = compile_step(
+        shardings_of(state),
+        sharding,
+        forward=forward,
+        optimizer=optimizer,
+        clip_norm=config.optim.clip_norm,
+        live_capacity=live_capacity,
+        accumulator_dtype=config.accumulator_dtype,
+        seed=config.seed,
+    )
+    return Program(mesh, forward, optimizer, state, batch, step)
+
+
+def put_rows(read: ReadRows, shape: tuple[int, ...], sharding: NamedSharding) -> Batch:
+    """Places rows on the devices; each process reads only those that its own devices need.
+
+    Args:
+      read: Reads rows by their places in the batch.
+      shape: Of the batch: [rows, T] or [micro-batches, rows, T], the places in this order.
+      sharding: Its placement.
+
+    Returns:
+      The batch as global arrays of this shape.
+    """
+    places = np.arange(np.prod(shape[:-1])).reshape(shape[:-1])
+    parts: dict[tuple[int, ...], dict[str, NDArray[Any]]] = {}
+
+    def part(index: tuple[slice, ...]) -> dict[str, NDArray[Any]]:
+        mine = places[index[:-1]]
+        key = tuple(mine.flatten().tolist())
+        if key not in parts:  # devices of the mesh's tensor axis hold the same rows
+            parts[key] = {
+                name: array.reshape(*mine.shape, *array.shape[1:])
+                for name, array in read(key).items()
+            }
+        return parts[key]
+
+    indices = sharding.addressable_devices_indices_map(shape)
+    names = part(next(i for i in indices.values() if i is not None)).keys()
+    return {
+        name: jax.make_array_from_callback(
+            shape, sharding, lambda index, name=name: part(index)[name]
+        )
+        for name in names
+    }
