@@ -29,6 +29,7 @@ VERBS = (
     Verb("data show", "data_show", "CONFIG", "print a dialogue: live text green, dead text grey"),
     Verb("data prepare", "data_prepare", "CONFIG", "tokenise and pack into cached rows; count"),
     Verb("train", "train", "CONFIG", "train an asker or an answerer; continues where it stopped"),
+    Verb("plan", "plan", "CONFIG", "does a run fit hardware that is not here, and how long is it?"),
     Verb("generate", "generate", "RUN", "write the next question (ask) or answer (chat)"),
     Verb("serve", "serve", "RUN", "serve a run over an OpenAI-compatible API"),
     Verb("collect", "collect", "CONFIG", "let an asker and an answerer talk; journal every word"),

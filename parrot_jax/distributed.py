@@ -6,8 +6,6 @@ speaks of others it is alone. jax is loaded only to join or to ask, so configs m
 
 from __future__ import annotations
 
-import glob
-import importlib.util
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,6 +13,7 @@ from typing import Any
 
 from parrot_jax.core.errors import ParrotError, UserError
 from parrot_jax.core.logs import console
+from parrot_jax.core.xla_flags import guess_platform
 
 HEARTBEAT_S = 10
 """Seconds without a sign of life after which a process counts as dead. The others cannot raise an
@@ -109,11 +108,15 @@ def process_arguments(
       UserError: The environment speaks of other processes but does not say where they are.
     """
     if config.coordinator is not None:
+        # jax would listen on every interface, also where all processes are on this machine.
+        on_loopback = config.coordinator.startswith(("127.0.0.1:", "localhost:"))
+        bind = {"coordinator_bind_address": config.coordinator} if on_loopback else {}
         return {
             "coordinator_address": config.coordinator,
             "num_processes": config.num_processes,
             "process_id": config.process_id,
             "cluster_detection_method": "deactivate",
+            **bind,
         }
     if "JAX_COORDINATOR_ADDRESS" in environ:
         return _from_variables(environ)
@@ -125,7 +128,7 @@ def process_arguments(
         return {"cluster_detection_method": "slurm", **local}
     if "," in environ.get("TPU_WORKER_HOSTNAMES", "") or "MEGASCALE_NUM_SLICES" in environ:
         return {}  # a TPU slice in GKE: jax reads the rest
-    if importlib.util.find_spec("libtpu") and (glob.glob("/dev/accel*") or glob.glob("/dev/vfio/*")):
+    if guess_platform(dict(environ)) == "tpu":
         return {}  # a TPU VM: jax asks the metadata server who the others are
     return None
 
@@ -143,7 +146,7 @@ def _from_variables(environ: Mapping[str, str]) -> dict[str, Any]:
         num_processes=int(count),
         process_id=int(index),
     )
-    return process_arguments(flags, {})
+    return process_arguments(flags, {}) or {}
 
 
 def is_first_process() -> bool:

@@ -1,22 +1,16 @@
 """Meshes, and that a sharded model is the unsharded one."""
 
-import functools
-
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
 from parrot_jax.core.errors import UserError
-from parrot_jax.losses.token_loss import role_weighted_nll
 from parrot_jax.model.config import LlamaConfig
 from parrot_jax.model.llama import (
     abstract_params,
-    hidden_states,
     init_params,
     logical_axes,
-    unembedding,
 )
 from parrot_jax.model.presets import PRESETS
 from parrot_jax.sharding import (

@@ -7,8 +7,10 @@ Config = TrainConfig
 
 def run(config: TrainConfig) -> None:
     """Trains, or continues, the run in `config.out`."""
+    from parrot_jax.core.xla_flags import set_xla_flags
     from parrot_jax.distributed import join_processes
 
+    set_xla_flags(config.xla_flags)  # before jax makes its backend
     join_processes(config.distributed)
     from parrot_jax.train.loop import train
 

@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from parrot_jax.core.errors import UserError
@@ -57,9 +58,9 @@ class Backend:
     """Takes queries, keys, values and segment ids (None = one segment a row)."""
     kernel: bool = False
     """Whether it is a program that XLA cannot look into, and so cannot split over devices."""
-    refusal: Callable[[Float[Array, "B T N H"]], str | None] | None = None
-    """Says why it cannot attend to queries of this shape and dtype (None = it can); None = it takes
-    all."""
+    refusal: Callable[[int, int, DTypeLike], str | None] | None = None
+    """Says why it cannot take rows of T tokens with heads of width H in this dtype (None = it can);
+    None = it takes all."""
     otherwise: "Backend | None" = None
     """What attends where this one refuses; None = that is an error. Set by `choose("auto")`."""
 
@@ -127,20 +128,22 @@ def _first_that_takes(fitting: list[Backend]) -> Backend:
     return replace(first, otherwise=_first_that_takes(others)) if first.refusal else first
 
 
-def resolve(backend: Backend, query: Float[Array, "B T N H"]) -> Backend:
-    """Finds the backend that `attend` uses for such queries, without computing anything.
+def resolve(backend: Backend, length: int, width: int, dtype: DTypeLike) -> Backend:
+    """Finds the backend that `attend` will use, without computing anything.
 
     Args:
       backend: From `choose`.
-      query: Queries, or a `jax.ShapeDtypeStruct` that stands for them.
+      length: Tokens in a row, T.
+      width: Width of a head, H.
+      dtype: Of queries, keys and values.
 
     Returns:
       `backend`, or what `auto` takes in its place.
 
     Raises:
-      UserError: The backend was named, and refuses these queries.
+      UserError: The backend was named, and refuses these.
     """
-    while backend.refusal is not None and (reason := backend.refusal(query)):
+    while backend.refusal and (reason := backend.refusal(length, width, dtype)):
         if backend.otherwise is None:
             raise UserError(
                 f"attention backend {backend.name!r} {reason}; change that or choose another "
@@ -174,13 +177,14 @@ def attend(
         each then attends for its own rows and heads. XLA splits the other backends by itself.
 
     Returns:
-      The weighted values, in the dtype of the query.
+      The weighted values, in the dtype of the query. What a backend has to keep of them for its
+      backward pass carries the name "attention", for remat policies.
 
     Raises:
-      UserError: There are segment ids and the backend cannot honour them, or it refuses the shape
-        or dtype of the queries, or rows or heads do not divide over the mesh.
+      UserError: There are segment ids and the backend cannot honour them, or it refuses their
+        length, width or dtype, or rows or heads do not divide over the mesh.
     """
-    backend = resolve(backend, query)
+    backend = resolve(backend, query.shape[1], query.shape[3], query.dtype)
     _require_segments(backend, segment_ids is not None)
     function = backend.function
     if backend.kernel and mesh is not None and mesh.size > 1:
@@ -234,7 +238,7 @@ def _dense(
     scores = _masked(scores, segment_ids, segment_ids, 0)
     weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
     mixed = _product("BKGTS,BSKH->BTKGH", weights, value)
-    return mixed.reshape(query.shape).astype(query.dtype)
+    return checkpoint_name(mixed.reshape(query.shape).astype(query.dtype), "attention")
 
 
 def _masked(

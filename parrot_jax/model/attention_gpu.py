@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 # ---- Pallas -------------------------------------------------------------------------------------
@@ -23,16 +24,16 @@ _LARGEST_ROW_BYTES = 512
 _NUM_WARPS = 8
 
 
-def pallas_refusal(query: Float[Array, "B T N H"]) -> str | None:
-    """Why `pallas_attention` cannot attend to such queries; None = it can."""
-    length, width = query.shape[1], query.shape[3]
-    widest = _LARGEST_ROW_BYTES // query.dtype.itemsize
-    if query.dtype not in (jnp.float32, jnp.bfloat16, jnp.float16):
-        return f"takes float32, bfloat16 or float16, not {query.dtype}"
+def pallas_refusal(length: int, width: int, dtype: DTypeLike) -> str | None:
+    """Why `pallas_attention` cannot take rows and heads of this length and width; None = it can."""
+    dtype = jnp.dtype(dtype)
+    widest = _LARGEST_ROW_BYTES // dtype.itemsize
+    if dtype not in (jnp.float32, jnp.bfloat16, jnp.float16):
+        return f"takes float32, bfloat16 or float16, not {dtype}"
     if length % _SMALLEST_BLOCK:
         return f"takes rows of a multiple of {_SMALLEST_BLOCK} tokens, not of {length}"
     if not _SMALLEST_BLOCK <= width <= widest:
-        return f"takes {query.dtype} heads of width {_SMALLEST_BLOCK} to {widest}, not {width}"
+        return f"takes {dtype} heads of width {_SMALLEST_BLOCK} to {widest}, not {width}"
     return None
 
 
@@ -163,11 +164,12 @@ def _block_sizes(query: Array) -> Any:  # BlockSizes
 # ---- cuDNN --------------------------------------------------------------------------------------
 
 
-def cudnn_refusal(query: Float[Array, "B T N H"]) -> str | None:
-    """Why `cudnn_attention` cannot attend to such queries; None = it can."""
-    width = query.shape[3]
-    if query.dtype not in (jnp.bfloat16, jnp.float16):
-        return f"takes bfloat16 or float16, not {query.dtype}"
+def cudnn_refusal(length: int, width: int, dtype: DTypeLike) -> str | None:
+    """Why `cudnn_attention` cannot take rows and heads of this length and width; None = it can."""
+    del length
+    dtype = jnp.dtype(dtype)
+    if dtype not in (jnp.bfloat16, jnp.float16):
+        return f"takes bfloat16 or float16, not {dtype}"
     # Hopper takes 256 too, but what is compiled for a GPU that is not here is not told which it is.
     if width % 8 or width > 128:
         return f"takes heads whose width is a multiple of 8 up to 128, not {width}"
@@ -199,4 +201,5 @@ def cudnn_attention(
     """
     assert segment_ids is None
     output = jax.nn.dot_product_attention(query, key, value, is_causal=True, implementation="cudnn")
-    return jnp.asarray(output)
+    # Its sums have no name that a policy could keep: a rematerialised layer runs it forward again.
+    return checkpoint_name(jnp.asarray(output), "attention")

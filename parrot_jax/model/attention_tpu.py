@@ -7,6 +7,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 _NUM_LANES = 128
@@ -16,11 +17,11 @@ _LARGEST_BLOCK = 512
 _LARGEST_WIDTH = 256
 
 
-def splash_refusal(query: Float[Array, "B T N H"]) -> str | None:
-    """Why `splash_attention` cannot attend to such queries; None = it can."""
-    length, width = query.shape[1], query.shape[3]
-    if query.dtype not in (jnp.float32, jnp.bfloat16):
-        return f"takes float32 or bfloat16, not {query.dtype}"
+def splash_refusal(length: int, width: int, dtype: DTypeLike) -> str | None:
+    """Why `splash_attention` cannot take rows and heads of this length and width; None = it can."""
+    dtype = jnp.dtype(dtype)
+    if dtype not in (jnp.float32, jnp.bfloat16):
+        return f"takes float32 or bfloat16, not {dtype}"
     if length % _NUM_LANES:
         return f"takes rows of a multiple of {_NUM_LANES} tokens, not of {length}"
     if width > _LARGEST_WIDTH:

@@ -16,9 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
-from numpy.typing import NDArray
 
 from parrot_jax.core.errors import UserError
 from parrot_jax.distributed import on_host
@@ -34,6 +34,7 @@ from parrot_jax.model.llama import (
     unembedding,
 )
 from parrot_jax.model.sampling import Sampling, sample
+from parrot_jax.sharding import num_batch_shards
 
 _SMALLEST_LENGTH = 16
 
@@ -72,6 +73,7 @@ def generate(
     num_rows: int | None = None,
     compute_dtype: DTypeLike = jnp.bfloat16,
     attention: str = "auto",
+    mesh: Mesh | None = None,
 ) -> list[Generated]:
     """Continues every prompt until a stop token or its limit.
 
@@ -93,6 +95,8 @@ def generate(
         keeps its bits in any company of the same `padded_shape`.
       compute_dtype: Of activations and of the cache.
       attention: Backend for the prompts.
+      mesh: What the weights are split over; None = one device. Rows are filled up to a multiple of
+        the parts that they are split into.
 
     Returns:
       One result per prompt, in order.
@@ -108,7 +112,8 @@ def generate(
     row_seeds = _per_row("seeds", range(len(prompts)) if seeds is None else seeds, len(prompts))
     _check(config, prompts, limits, temperatures, top_ps, row_seeds)
     if num_rows is None:
-        num_rows = _bucket(len(prompts), 1)
+        shards = 1 if mesh is None else num_batch_shards(mesh)
+        num_rows = -(-_bucket(len(prompts), 1) // shards) * shards
     elif num_rows < len(prompts):
         raise UserError(
             f"num_rows is {num_rows}, but there are {len(prompts)} prompts; give at least as many."
@@ -123,7 +128,7 @@ def generate(
     stops[: len(stop_ids)] = stop_ids
 
     # numpy's arrays: those of jax would be on one device, and the weights may be on others.
-    def rows(values: Sequence[Number], filler: Number, dtype: DTypeLike) -> NDArray[Any]:
+    def rows(values: Sequence[Number], filler: Number, dtype: DTypeLike) -> Any:
         return np.asarray([*values, *[filler] * (num_rows - len(values))], dtype)
 
     state = _generate(
@@ -141,6 +146,7 @@ def generate(
         num_steps=num_steps,
         compute_dtype=jnp.dtype(compute_dtype),
         backend=attention_backends.choose(attention, segments=False),
+        mesh=mesh,
     )
     ids, logprobs, counts, stopped = on_host(
         (state.ids, state.logprobs, state.counts, state.stopped)
@@ -183,6 +189,7 @@ def prefill(
     cache_length: int,
     compute_dtype: DTypeLike,
     backend: Backend,
+    mesh: Mesh | None = None,
 ) -> tuple[Float[Array, "B V"], Cache]:
     """Reads right-padded prompts.
 
@@ -194,6 +201,7 @@ def prefill(
       cache_length: Places in the cache, S; at least T.
       compute_dtype: Of activations and cache.
       backend: Attention backend; needs no segments.
+      mesh: What the weights are split over; None = one device.
 
     Returns:
       float32 logits after each row's last token, and the cache. Places of the cache behind a row's
@@ -207,7 +215,7 @@ def prefill(
     def visit(x: Array, layer_params: Params) -> tuple[Array, Cache]:
         layer = nnx.merge(definition, layer_params)
         query, key, value = layer.project(x, rotation)
-        attended = attention_backends.attend(query, key, value, None, backend=backend)
+        attended = attention_backends.attend(query, key, value, None, backend=backend, mesh=mesh)
         return layer.combine(x, attended), Cache(key, value)
 
     x = embed_tokens(params, tokens, compute_dtype)
@@ -299,7 +307,9 @@ class _State(NamedTuple):
     stopped: Bool[Array, " B"]
 
 
-@functools.partial(jax.jit, static_argnames=("config", "num_steps", "compute_dtype", "backend"))
+@functools.partial(
+    jax.jit, static_argnames=("config", "num_steps", "compute_dtype", "backend", "mesh")
+)
 def _generate(
     config: LlamaConfig,
     params: Params,
@@ -312,6 +322,7 @@ def _generate(
     num_steps: int,
     compute_dtype: DTypeLike,
     backend: Backend,
+    mesh: Mesh | None,
 ) -> _State:
     num_rows, length = tokens.shape
     params = jax.tree.map(lambda weight: weight.astype(compute_dtype), params)
@@ -324,6 +335,7 @@ def _generate(
         cache_length=cache_length,
         compute_dtype=compute_dtype,
         backend=backend,
+        mesh=mesh,
     )
     keys = jax.vmap(jax.random.key)(sampling.seeds)
 

@@ -19,7 +19,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
@@ -324,8 +323,9 @@ def hidden_states(
     def visit(x: Array, layer_params: Params) -> tuple[Array, None]:
         layer = nnx.merge(definition, layer_params)
         query, key, value = layer.project(x, rotation)
-        attended = attention_backends.attend(query, key, value, segment_ids, backend=attention)
-        attended = checkpoint_name(attended, "attention")
+        attended = attention_backends.attend(
+            query, key, value, segment_ids, backend=attention, mesh=mesh
+        )
         return pinned(layer.combine(x, attended)), None
 
     if remat != "none":

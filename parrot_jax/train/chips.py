@@ -1,4 +1,4 @@
-"""Accelerators by name: what they can compute and hold. Peaks are the makers', dense, in bfloat16."""
+"""Accelerators by name: what they can compute and hold, and what training asks of them."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ class Chip:
     kinds: tuple[str, ...]
     """How `jax.Device.device_kind` begins."""
     peak_flops: float
-    """Floating point operations a second in bfloat16, without sparsity."""
+    """Floating point operations a second in bfloat16, without sparsity, as the maker says."""
     hbm_bytes: int
     """Memory of one device that a program may use, as the driver or compiler says."""
 
@@ -37,8 +37,8 @@ def chip_of(device_kind: str) -> Chip | None:
     >>> chip_of("TPU v5 lite").name
     'v5e'
     """
-    matches = [(kind, chip) for chip in CHIPS for kind in chip.kinds if device_kind.startswith(kind)]
-    return max(matches, key=lambda match: len(match[0]))[1] if matches else None
+    kinds = {kind: chip for chip in CHIPS for kind in chip.kinds if device_kind.startswith(kind)}
+    return kinds[max(kinds, key=len)] if kinds else None
 
 
 def flops_per_token(config: LlamaConfig, row_tokens: int) -> float:

@@ -1,7 +1,7 @@
 """Settings of a training run. Loads no jax, so help is instant."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 from parrot_jax.core.errors import UserError
@@ -135,6 +135,16 @@ class TrainConfig:
     eval_every_epochs: float = 1.0
     """Epochs between evaluations on the held-out split; there is always one at the end."""
 
+    xla_flags: tuple[str, ...] = ()
+    """Flags for XLA, e.g. `--xla_gpu_enable_triton_gemm=false`, beside those that each platform has
+    (`core/xla_flags.py`); they win over those, and over `XLA_FLAGS` in the environment."""
+
+    trackers: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    """Where curves are shown beside `metrics.jsonl`; needs the extra `trackers`."""
+
+    profile_steps: tuple[int, ...] = ()
+    """Steps to trace, 1 being the first, into `profile/` of the run folder."""
+
     step_timeout_s: float = 1800.0
     """A step that takes longer, its compilation included, hangs: the stacks of all threads are
     written, and the process ends with exit code 75, "start again". 0 = wait forever."""
@@ -159,6 +169,10 @@ class TrainConfig:
                 f"unroll_layers={self.unroll_layers} does not divide the "
                 f"{self.model.num_hidden_layers} layers of the model; choose a divisor."
             )
+        if any(step < 1 for step in self.profile_steps):
+            raise UserError(f"profile_steps is {list(self.profile_steps)}; the first step is 1.")
+        if not self.step_timeout_s >= 0:
+            raise UserError(f"step_timeout_s is {self.step_timeout_s}; it must be at least 0.")
         if not self.epochs > 0 or not self.eval_every_epochs > 0:
             raise UserError(
                 f"epochs={self.epochs} and eval_every_epochs={self.eval_every_epochs} must be "
@@ -172,6 +186,11 @@ class TrainConfig:
                 f"model.max_position_embeddings={self.model.max_position_embeddings}; "
                 "lower the former."
             )
+
+    @classmethod
+    def of(cls, options: "TrainConfig") -> "TrainConfig":
+        """The config alone, without what a verb that extends it has beside it."""
+        return cls(**{name.name: getattr(options, name.name) for name in fields(TrainConfig)})
 
     def accumulation_steps(self, row_shards: int) -> int:
         """Micro-batches in a step, where `row_shards` parts of the mesh share the rows.
@@ -188,4 +207,4 @@ class TrainConfig:
             )
         rows = self.batch_rows // row_shards
         most = self.micro_rows or rows
-        return next(steps for steps in range(1, rows + 1) if rows % steps == 0 and rows <= most * steps)
+        return next(n for n in range(1, rows + 1) if rows % n == 0 and rows // n <= most)

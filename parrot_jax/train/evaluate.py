@@ -10,13 +10,12 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding
+from jax.sharding import NamedSharding, PartitionSpec
 from numpy.typing import NDArray
 
 from parrot_jax.data.prepare import Prepared
 from parrot_jax.losses.token_loss import token_nll
 from parrot_jax.model import llama
-from parrot_jax.sharding import array_sharding
 from parrot_jax.train.program import put_rows
 from parrot_jax.train.step import Batch, Forward, next_tokens
 
@@ -51,7 +50,7 @@ def compile_token_nll(
         )
         return jax.numpy.roll(losses, 1, axis=1).at[:, 0].set(0.0)
 
-    everywhere = array_sharding(batch_sharding.mesh)
+    everywhere = NamedSharding(batch_sharding.mesh, PartitionSpec())
     return jax.jit(nll, in_shardings=(None, batch_sharding), out_shardings=everywhere)
 
 

@@ -4,14 +4,15 @@ Killed anywhere and started again, a run reads the same rows and ends with the s
 are a function of the step, and whatever was written after the newest checkpoint is written again.
 """
 
+import contextlib
 import math
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from parrot_jax.core.config import config_to_dict
 from parrot_jax.core.errors import PreemptedError, RunError, UserError, disk_full_is_a_user_error
 from parrot_jax.core.files import AnyPath, atomic_write, write_array, write_json
 from parrot_jax.core.logs import console, progress_bar
@@ -23,14 +24,17 @@ from parrot_jax.data.tokenizer import Tokenizer, load_tokenizer
 from parrot_jax.distributed import any_process, check_same_everywhere, is_first_process
 from parrot_jax.sharding import make_mesh, num_batch_shards
 from parrot_jax.train import evaluate as evaluation
+from parrot_jax.train.chips import chip_of, flops_per_token
 from parrot_jax.train.config import TrainConfig
-from parrot_jax.train.optim import learning_rate
+from parrot_jax.train.optim import Schedule, learning_rate, plan_steps
 from parrot_jax.train.preemption import catch_sigterm
+from parrot_jax.train.profile import Profiler
 from parrot_jax.train.program import make_program, put_rows
 from parrot_jax.train.run_folder import RunFolder
 from parrot_jax.train.sample import sample_next_turns
 from parrot_jax.train.state import new_state, restore_state, save_state
 from parrot_jax.train.step import TrainState
+from parrot_jax.train.trackers import Trackers, open_trackers
 from parrot_jax.train.watchdog import Watchdog
 from parrot_jax.weights.checkpoints import Checkpoints
 from parrot_jax.weights.model_folder import check_same_model
@@ -38,30 +42,6 @@ from parrot_jax.weights.model_folder import check_same_model
 _NUM_SAMPLES = 5
 _SAMPLE_TOKENS = 64
 _FLUSH_EVERY_S = 60.0
-
-
-class Schedule(NamedTuple):
-    """Steps of a run, derived from epochs."""
-
-    steps_per_epoch: float
-    num_steps: int
-    """Steps of the whole schedule."""
-    stop_step: int
-    """Where this run stops."""
-    eval_steps: frozenset[int]
-    """Steps after which the held-out split is measured."""
-
-
-def plan_steps(config: TrainConfig, num_rows: int) -> Schedule:
-    """Turns epochs into steps; an epoch is one pass over all rows, and so over all sessions."""
-    per_epoch = num_rows / config.batch_rows
-    num_steps = max(1, round(config.epochs * per_epoch))
-    stop = num_steps if config.max_steps is None else min(config.max_steps, num_steps)
-    every = config.eval_every_epochs * per_epoch
-    regular = {round(k * every) for k in range(1, math.floor(num_steps / every) + 1)}
-    return Schedule(
-        per_epoch, num_steps, stop, frozenset({s for s in regular if s <= stop} | {stop})
-    )
 
 
 def train(config: TrainConfig) -> None:
@@ -121,8 +101,17 @@ class _Run:
         self.token_nlls = evaluation.compile_token_nll(
             self.program.forward, self.program.rows_sharding
         )
+        self.chip = chip_of(mesh.devices.flat[0].device_kind)
+        self.flops_per_step = (
+            flops_per_token(config.model, config.data.row_tokens)
+            * config.batch_rows
+            * config.data.row_tokens
+        )
         self.checkpoints = Checkpoints(folder.checkpoints, keep=config.keep_checkpoints)
         _print_plan(config, prepared, self.plan)
+
+    trackers: Trackers
+    """Of the first process alone."""
 
     def run(self) -> None:
         path = self.folder.path
@@ -132,9 +121,20 @@ class _Run:
             catch_sigterm() as sigterm,
             Watchdog(self.config.step_timeout_s, report) as watchdog,
             progress_bar("steps") as progress,
+            contextlib.ExitStack() as held,
         ):
             state = self._start()
             first = int(state.step)
+            profiler = Profiler(path, self.config.profile_steps)
+            held.callback(profiler.close)
+            if self.writes:
+                self.trackers = open_trackers(
+                    self.config.trackers,
+                    folder=path,
+                    config=config_to_dict(self.config),
+                    first_step=first + 1,
+                )
+                held.callback(self.trackers.close)
             # Before the first step where there is none, or after one that ended by a signal.
             if first in self.plan.eval_steps and not self._result(first).exists():
                 self._evaluate(state, first)
@@ -142,14 +142,16 @@ class _Run:
                 self._save(state, 0)
             bar = progress.add_task("train", total=self.plan.stop_step, completed=first)
             for step in range(first, self.plan.stop_step):
-                watchdog.reset()
-                state = self._step(state, step)
                 done = step + 1
+                with profiler.step(done):
+                    state = self._step(state, step)
+                watchdog.reset()
                 progress.update(bar, completed=done)
                 if any_process(sigterm.asked):
                     self._stop_at_signal(state, done)
                 if done in self.plan.eval_steps:
                     self._evaluate(state, done)
+                    watchdog.reset()
                 # After the evaluation: a run that continues from here has its results already.
                 if done % self.config.checkpoint_every_steps == 0 or done == self.plan.stop_step:
                     self._save(state, done)
@@ -161,8 +163,8 @@ class _Run:
         self._save(state, done)
         self.checkpoints.close()
         raise PreemptedError(
-            f"asked to end by SIGTERM: step {done} is saved in {self.folder.path}; the same command "
-            "continues there."
+            f"asked to end by SIGTERM: step {done} is saved in {self.folder.path}; the same "
+            "command continues there."
         )
 
     def _result(self, step: int) -> AnyPath:
@@ -200,8 +202,13 @@ class _Run:
             "live_tokens": live,
             "step_s": seconds,
         }
+        if self.chip is not None:
+            values["mfu"] = (
+                self.flops_per_step / seconds / (self.chip.peak_flops * self.program.mesh.size)
+            )
         if self.writes:
             self.folder.metrics.append(**values)
+            self.trackers.log(step + 1, {k: v for k, v in values.items() if k != "step"})
             self.folder.flush(every_s=_FLUSH_EVERY_S)
         if (step + 1) % self.config.log_every_steps == 0 or step + 1 == self.plan.stop_step:
             console.print(
@@ -209,6 +216,7 @@ class _Run:
                 f"loss {values['loss']:.4f}  norm {values['grad_norm']:.2f}  "
                 f"lr {values['lr']:.2e}  {seconds * 1e3:.0f} ms  "
                 f"{tokens / seconds:,.0f} tok/s  {live / seconds:,.0f} live tok/s"
+                + (f"  MFU {values['mfu']:.1%}" if "mfu" in values else "")
             )
         return state
 
@@ -226,6 +234,8 @@ class _Run:
 
     def _save(self, state: TrainState, step: int) -> None:
         self.folder.flush()
+        if self.writes:
+            self.trackers.flush()
         save_state(self.checkpoints, step, state)
 
     def _evaluate(self, state: TrainState, step: int) -> None:
@@ -241,9 +251,9 @@ class _Run:
         )
         summary = evaluation.summarise(turns)
         if self.writes:
-            path = self._result(step)
-            write_array(path.with_suffix(".npy"), turns)
-            write_json(path, {"step": step, **summary})
+            write_array(self.folder.results / f"eval-{step:06d}.npy", turns)
+            # Last: a continued run takes it for the sign that all is there.
+            write_json(self._result(step), {"step": step, **summary})
         console.print(
             f"eval at step {step}: user turns 2..T {_ppl(summary['user_ppl'])}, assistant turns "
             f"{_ppl(summary['assistant_ppl'])} perplexity ({time.perf_counter() - started:.1f} s)"
@@ -265,6 +275,7 @@ class _Run:
             max_new_tokens=_SAMPLE_TOKENS,
             seed=config.seed,
             compute_dtype=self.program.forward.compute_dtype,
+            mesh=self.program.mesh,
         )
         for history, reply in zip(histories, replies, strict=True):
             if self.writes:

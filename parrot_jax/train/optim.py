@@ -1,12 +1,40 @@
-"""The learning rate over the steps, and AdamW. Clipping and division are the train step's."""
+"""The steps of a run, the learning rate over them, and AdamW.
 
-from typing import Any
+Clipping and division are the train step's.
+"""
+
+import math
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from parrot_jax.train.config import OptimConfig
+from parrot_jax.train.config import OptimConfig, TrainConfig
+
+
+class Schedule(NamedTuple):
+    """Steps of a run, derived from epochs."""
+
+    steps_per_epoch: float
+    num_steps: int
+    """Steps of the whole schedule."""
+    stop_step: int
+    """Where this run stops."""
+    eval_steps: frozenset[int]
+    """Steps after which the held-out split is measured."""
+
+
+def plan_steps(config: TrainConfig, num_rows: int) -> Schedule:
+    """Turns epochs into steps; an epoch is one pass over all rows, and so over all sessions."""
+    per_epoch = num_rows / config.batch_rows
+    num_steps = max(1, round(config.epochs * per_epoch))
+    stop = num_steps if config.max_steps is None else min(config.max_steps, num_steps)
+    every = config.eval_every_epochs * per_epoch
+    regular = {round(k * every) for k in range(1, math.floor(num_steps / every) + 1)}
+    return Schedule(
+        per_epoch, num_steps, stop, frozenset({s for s in regular if s <= stop} | {stop})
+    )
 
 
 def learning_rate(config: OptimConfig, *, steps_per_epoch: float, num_steps: int) -> optax.Schedule:

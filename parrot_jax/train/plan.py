@@ -7,23 +7,25 @@ fits; it does not measure time, so hours follow from a utilisation that the call
 import math
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
 
-from parrot_jax.core.errors import UserError
 from parrot_jax.model.llama import REMAT_POLICIES
 from parrot_jax.sharding import make_mesh, num_batch_shards
 from parrot_jax.train.chips import Chip, flops_per_token
 from parrot_jax.train.config import TrainConfig
-from parrot_jax.train.optim import learning_rate
+from parrot_jax.train.optim import learning_rate, plan_steps
 from parrot_jax.train.program import Program, make_program
 from parrot_jax.train.topologies import Topology
 
 MARGIN = 0.08
 """Share of a device's memory that a step must leave free to be said to fit."""
+
+MAX_COMPILES = 8
+"""Of a search."""
 
 _GIB = 2**30
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -79,9 +81,19 @@ class Plan:
         """On all devices together."""
         return self.flops_per_token * self.tokens_per_step
 
-    def step_s(self, chip: Chip, mfu: float) -> float:
-        """Seconds of a step at a utilisation in (0, 1]: FLOPs / (devices * peak * mfu)."""
-        return self.flops_per_step / (self.devices * chip.peak_flops * mfu)
+
+@dataclass(frozen=True, kw_only=True)
+class Time:
+    """What a run takes if its devices reach a utilisation."""
+
+    mfu: float
+    """The share of the peak that the FLOPs of the formula make up, in (0, 1]."""
+    step_s: float
+    tokens_per_s: float
+    """Over all devices, padding included."""
+    hours: float | None
+    """Of the whole run; None where the number of rows is not known."""
+    device_hours: float | None
 
 
 def make_plan(config: TrainConfig, topology: Topology, devices: list[Any]) -> Plan:
@@ -144,6 +156,77 @@ def make_plan(config: TrainConfig, topology: Topology, devices: list[Any]) -> Pl
     )
 
 
+def times(
+    plan: Plan, config: TrainConfig, chip: Chip, mfus: Sequence[float], rows: int | None
+) -> list[Time]:
+    """What steps and run take: FLOPs / (devices * peak * mfu) for each utilisation."""
+    found = []
+    for mfu in mfus:
+        step_s = plan.flops_per_step / (plan.devices * chip.peak_flops * mfu)
+        hours = None if rows is None else step_s * plan_steps(config, rows).stop_step / 3600
+        found.append(
+            Time(
+                mfu=mfu,
+                step_s=step_s,
+                tokens_per_s=plan.tokens_per_step / step_s,
+                hours=hours,
+                device_hours=None if hours is None else hours * plan.devices,
+            )
+        )
+    return found
+
+
+def describe(plan: Plan, times: Sequence[Time], compiles: int) -> Iterator[str]:
+    """The lines that a person reads."""
+    data, fsdp, tensor = plan.mesh
+    yield (
+        f"{plan.topology}: {plan.devices} devices as data {data} x fsdp {fsdp} x tensor {tensor}; "
+        f"a step is {plan.micro_batches} micro-batches of {plan.micro_rows} rows a part; remat "
+        f"{plan.remat}, attention {plan.attention}"
+    )
+    yield "memory of a device, predicted:"
+    rest = plan.argument_bytes - plan.params_bytes - plan.optimizer_bytes
+    kinds = [("parameters", plan.params_bytes), ("optimizer", plan.optimizer_bytes),
+             ("rows", rest), ("temporaries", plan.temp_bytes),
+             (f"reserve ({plan.reserve_why})", plan.reserve_bytes)]  # fmt: skip
+    for kind, num_bytes in kinds:
+        yield f"  {_gib(num_bytes):>9}  {kind}"
+    total = None if plan.used_bytes is None else plan.used_bytes + plan.reserve_bytes
+    yield f"  {_gib(total):>9}  of {_gib(plan.hbm_bytes)}"
+    if plan.free_share is None:
+        yield "does not fit: the compiler gave up"
+    else:
+        verdict = "fits" if plan.fits else "does not fit"
+        yield f"{verdict}: {plan.free_share:.1%} free, {MARGIN:.0%} are asked for"
+    yield (
+        f"{plan.flops_per_token / 1e9:.1f} GFLOP a token, {plan.flops_per_step / 1e15:.2f} PFLOP "
+        f"a step of {plan.tokens_per_step:,} tokens (formula, nothing recomputed)"
+    )
+    for time_ in times:
+        whole = "" if time_.hours is None else (
+            f", {time_.hours:,.1f} hours and {time_.device_hours:,.0f} device-hours in all"
+        )  # fmt: skip
+        yield (
+            f"at {time_.mfu:.0%} MFU a step takes {time_.step_s:.2f} s, {time_.tokens_per_s:,.0f} "
+            f"tokens/s{whole}"
+        )
+    yield f"({compiles} compiled, the last in {plan.compile_s:.0f} s)"
+
+
+def describe_briefly(plan: Plan) -> str:
+    """One line on a plan among others."""
+    verdict = "fits" if plan.fits else "does not fit"
+    return (
+        f"micro_rows {plan.micro_rows}, remat {plan.remat}: {verdict}, {_gib(plan.used_bytes)} "
+        f"and {_gib(plan.reserve_bytes)} reserve of {_gib(plan.hbm_bytes)} (predicted, "
+        f"{plan.compile_s:.0f} s)"
+    )
+
+
+def _gib(num_bytes: int | None) -> str:
+    return "unknown" if num_bytes is None else f"{num_bytes / _GIB:.1f} GiB"
+
+
 def reserve_for(topology: Topology, num_devices: int) -> Reserve:
     """Memory of a device that runs beside the program."""
     if topology.platform == "tpu":
@@ -162,30 +245,42 @@ def device_bytes(tree: Any) -> int:
 
 
 def search(
-    config: TrainConfig, row_shards: int, compile_one: Callable[[TrainConfig], Plan]
+    config: TrainConfig, topology: Topology, devices: list[Any], *, widely: bool = True
 ) -> Iterator[tuple[TrainConfig, Plan]]:
     """Looks for the largest micro-batch that fits, then for the cheapest remat policy with it.
 
-    More rows or less recomputation only ever take more memory, so both are found by halving: a
-    model of 13B takes at most 8 compiles for 64 rows a part.
+    More rows and less recomputation only ever take more memory, so both are found by halving.
 
     Args:
-      config: The run; its `micro_rows` and `remat` are not looked at.
-      row_shards: Parts of the mesh that share the rows.
-      compile_one: `make_plan` with the rest filled in.
+      config: The run; a wide search does not look at its `micro_rows` and `remat`.
+      topology: As in `make_plan`.
+      devices: As in `make_plan`.
+      widely: False = compile the config as it is, and nothing else.
 
     Yields:
-      Each config that was compiled, with its plan. The last one that fits is the answer.
+      Each config that was compiled, with its plan: `MAX_COMPILES` at most. The last one that fits
+      is the answer.
     """
-    rows = config.batch_rows // row_shards
+
+    def compiled(tried: TrainConfig) -> tuple[TrainConfig, Plan]:
+        return tried, make_plan(tried, topology, devices)
+
+    if not widely:
+        yield compiled(config)
+        return
+    shards = num_batch_shards(make_mesh(config.mesh, devices))
+    config.accumulation_steps(shards)  # refuses rows that cannot be shared
+    rows = config.batch_rows // shards
     sizes = [size for size in range(1, rows + 1) if rows % size == 0]
     policies = list(REMAT_POLICIES)  # from most memory to least
+    # As many sizes as the compiles that are left of the policies can tell apart.
+    most = 2 ** (MAX_COMPILES - (len(policies) - 1).bit_length()) - 1
+    sizes = sizes[:most]
     found: TrainConfig | None = None
     low, high = 0, len(sizes)  # sizes[:low] fit, sizes[high:] do not
     while low < high:
         middle = (low + high) // 2
-        tried = replace(config, micro_rows=sizes[middle], remat=policies[-1])
-        plan = compile_one(tried)
+        tried, plan = compiled(replace(config, micro_rows=sizes[middle], remat=policies[-1]))
         yield tried, plan
         if plan.fits:
             low, found = middle + 1, tried
@@ -196,8 +291,7 @@ def search(
     low, high = 0, len(policies) - 1  # policies[high:] fit, policies[:low] do not
     while low < high:
         middle = (low + high) // 2
-        tried = replace(found, remat=policies[middle])
-        plan = compile_one(tried)
+        tried, plan = compiled(replace(found, remat=policies[middle]))
         yield tried, plan
         low, high = (low, middle) if plan.fits else (middle + 1, high)
 

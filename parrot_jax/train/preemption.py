@@ -21,8 +21,11 @@ class Preemption:
 
     @property
     def asked(self) -> bool:
-        """True from the first SIGTERM on. Each process of a run must ask the others before it acts:
-        they are told at different moments, and some are not told."""
+        """True from the first SIGTERM on.
+
+        The processes of a run must agree on what they do about it: they are told at different
+        moments, and some are not told.
+        """
         return self._asked_at is not None
 
     def _on_sigterm(self, number: int, frame: FrameType | None) -> None:

@@ -14,7 +14,7 @@ from jax.sharding import Mesh, NamedSharding
 from numpy.typing import NDArray
 
 from parrot_jax.data.packing import row_dtype
-from parrot_jax.model.attention import choose
+from parrot_jax.model.attention import choose, resolve
 from parrot_jax.sharding import array_sharding, num_batch_shards
 from parrot_jax.train.config import TrainConfig
 from parrot_jax.train.optim import adamw
@@ -65,11 +65,13 @@ def make_program(
       UserError: The mesh cannot share rows or parameters evenly, or the attention backend does not
         run there or cannot do what the config needs.
     """
+    compute_dtype = jnp.dtype(config.compute_dtype)
     platform = mesh.devices.flat[0].platform
+    backend = choose(config.attention, platform, segments=config.data.packing)
     forward = Forward(
         model=config.model,
-        compute_dtype=jnp.dtype(config.compute_dtype),
-        attention=choose(config.attention, platform, segments=config.data.packing),
+        compute_dtype=compute_dtype,
+        attention=resolve(backend, config.data.row_tokens, config.model.head_width, compute_dtype),
         remat=config.remat,
         loss_tile=config.loss_tile,
         packed=config.data.packing,
@@ -126,11 +128,10 @@ def put_rows(read: ReadRows, shape: tuple[int, ...], sharding: NamedSharding) ->
             }
         return parts[key]
 
-    indices = sharding.addressable_devices_indices_map(shape)
-    names = part(next(i for i in indices.values() if i is not None)).keys()
+    indices: Any = sharding.addressable_devices_indices_map(shape)
+    names = part(next(iter(indices.values())))
+    # The types of jax say that a callback may be given no index.
+    make: Any = jax.make_array_from_callback
     return {
-        name: jax.make_array_from_callback(
-            shape, sharding, lambda index, name=name: part(index)[name]
-        )
-        for name in names
+        name: make(shape, sharding, lambda index, name=name: part(index)[name]) for name in names
     }

@@ -23,7 +23,7 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import jax
 
@@ -42,7 +42,8 @@ from parrot_jax.weights.model_folder import ModelFolder
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tokenizers")
 # What may differ when a run goes on: nothing that decides its result.
 _FREE_KEYS = ("out", "max_steps", "log_every_steps", "keep_checkpoints", "checkpoint_every_steps",
-              "data.cache_dir", "step_timeout_s", "distributed")  # fmt: skip
+              "data.cache_dir", "step_timeout_s", "distributed", "trackers", "profile_steps",
+              "xla_flags")  # fmt: skip
 # What may differ as well, as it decides only how devices share the work: the rows stay the same,
 # and the losses but for rounding.
 _LAYOUT_KEYS = ("mesh", "micro_rows", "remat", "unroll_layers", "offload_optimizer", "attention",
@@ -95,13 +96,11 @@ class RunFolder(ModelFolder):
                 )
             yield
 
-    def _start(
-        self, config: TrainConfig, tokenizer: Tokenizer, held: contextlib.ExitStack
-    ) -> None:
+    def _start(self, config: TrainConfig, tokenizer: Tokenizer, held: contextlib.ExitStack) -> None:
         with disk_full_is_a_user_error(f"the run folder {self.path}"):
             self.results.mkdir(parents=True, exist_ok=True)
             if isinstance(self.path, Path):
-                self._take(held.enter_context(open(self.path / ".lock", "w")))
+                self._take(self.path, held)
             if self.config_path.exists():
                 self._check_same(config)
             if isinstance(self.path, RemotePath):
@@ -176,7 +175,8 @@ class RunFolder(ModelFolder):
             return str(base.read_config()["converted_from"])
         return base.path.name
 
-    def _take(self, lock: IO[str]) -> None:
+    def _take(self, path: Path, held: contextlib.ExitStack) -> None:
+        lock = held.enter_context((path / ".lock").open("w"))
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

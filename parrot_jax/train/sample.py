@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from jax.sharding import Mesh
+
 from parrot_jax.data.tokenizer import Tokenizer
 from parrot_jax.model.config import LlamaConfig
 from parrot_jax.model.generate import generate
@@ -27,6 +29,7 @@ def sample_next_turns(
     max_new_tokens: int,
     seed: int,
     compute_dtype: Any,
+    mesh: Mesh | None = None,
     temperature: float = 0.0,
     top_p: float = 1.0,
 ) -> list[Reply]:
@@ -40,6 +43,7 @@ def sample_next_turns(
       max_new_tokens: Most tokens of a reply.
       seed: Sampling is a function of it, the prompt and its place in the list.
       compute_dtype: As in training.
+      mesh: What the weights are split over; None = one device.
       temperature: 0 = the likeliest token each time.
       top_p: Sample among the likeliest tokens that hold this probability, in (0, 1].
     """
@@ -55,6 +59,7 @@ def sample_next_turns(
         top_p=top_p,
         seeds=[seed + place for place in range(len(prompts))],
         compute_dtype=compute_dtype,
+        mesh=mesh,
     )
     return [
         Reply(

@@ -8,14 +8,12 @@ device or a driver.
 import importlib.util
 import os
 import re
-from collections.abc import MutableMapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import MutableMapping, Sequence
+from typing import Any, NamedTuple
 
 from parrot_jax.core.errors import UserError
+from parrot_jax.core.xla_flags import set_xla_flags
 from parrot_jax.train.chips import CHIPS, Chip
-
-if TYPE_CHECKING:
-    import jax
 
 TOPOLOGIES = (
     "a100-80g:1x8", "a100-80g:2x8", "h100-80g:1x8", "h200:1x1", "h200:1x8",
@@ -82,12 +80,19 @@ def parse_topology(name: str) -> Topology:
 
 
 def prepare_environment(
-    topology: Topology, environ: MutableMapping[str, str] = os.environ
+    topology: Topology,
+    xla_flags: Sequence[str] = (),
+    environ: MutableMapping[str, str] = os.environ,
 ) -> None:
     """Sets what jax, libtpu and the CUDA plugin read when they are loaded; call it before that.
 
+    Args:
+      topology: What will be compiled for.
+      xla_flags: The config's own; those of the platform are set as a run would set them.
+      environ: Where to set them.
+
     Raises:
-      UserError: The extra that knows the hardware is not installed.
+      UserError: The extra that knows the hardware is not installed, or a flag is not known.
     """
     package, extra = ("libtpu", "tpu") if topology.platform == "tpu" else (
         "jax_cuda13_plugin", "cuda13")  # fmt: skip
@@ -100,18 +105,21 @@ def prepare_environment(
     environ["JAX_PLATFORMS"] = "cpu"
     if topology.platform == "gpu":
         environ["JAX_SKIP_CUDA_CONSTRAINTS_CHECK"] = "1"
+        # There is no device to try kernels on.
+        set_xla_flags([*xla_flags, "--xla_gpu_autotune_level=0"], "gpu", environ)
         return
-    environ |= {
-        "TPU_SKIP_MDS_QUERY": "1",
-        "TPU_WORKER_HOSTNAMES": "localhost",
-        "TPU_ACCELERATOR_TYPE": topology.name.replace(":", "-"),
+    environ.update(
+        TPU_SKIP_MDS_QUERY="1",
+        TPU_WORKER_HOSTNAMES="localhost",
+        TPU_ACCELERATOR_TYPE=topology.name.replace(":", "-"),
         # Nothing here touches a device, so a second process may compile at the same time.
-        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-    }
+        ALLOW_MULTIPLE_LIBTPU_LOAD="1",
+    )
     environ.setdefault("TPU_MIN_LOG_LEVEL", "3")
+    set_xla_flags(xla_flags, "tpu", environ)
 
 
-def topology_devices(topology: Topology) -> "list[jax.Device]":
+def topology_devices(topology: Topology) -> list[Any]:
     """Devices that can be compiled for, and nothing else.
 
     Raises:

@@ -1,7 +1,7 @@
 """Ends a process that hangs, with the stacks of its threads, so that a supervisor starts it again.
 
 When one host of a run dies or a collective goes wrong, the others wait for it in C code, where no
-exception reaches them: hours of a pod are lost in silence. A thread sees that no step ends any more.
+exception reaches them: hours of a pod are lost in silence. A thread sees that no step ends.
 """
 
 import contextlib

@@ -18,7 +18,8 @@ from parrot_jax.model import llama
 from parrot_jax.sharding import MeshConfig
 from parrot_jax.train.config import OptimConfig, TrainConfig
 from parrot_jax.train.evaluate import summarise
-from parrot_jax.train.loop import plan_steps, train
+from parrot_jax.train.loop import train
+from parrot_jax.train.optim import plan_steps
 from parrot_jax.train.run_folder import RunFolder
 from parrot_jax.weights.model_folder import load_params
 

@@ -67,8 +67,8 @@ def start() -> Iterator[type[Child]]:
 
     yield Started
     for child in children:
-        child.process.kill()
-        child.process.communicate()
+        with child.process:
+            child.process.kill()
 
 
 def test_the_first_sigterm_is_heard_and_its_repetition_changes_nothing(start: type[Child]) -> None:

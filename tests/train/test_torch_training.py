@@ -13,7 +13,7 @@ from parrot_jax.core.config import load_config
 from parrot_jax.data.pipeline import Batches
 from parrot_jax.data.prepare import prepare
 from parrot_jax.train.config import TrainConfig
-from parrot_jax.train.loop import plan_steps
+from parrot_jax.train.optim import plan_steps
 
 pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings("default")]
 

@@ -1,0 +1,166 @@
+"""Several processes train one run: killed and resumed, they end with the bits of one left alone."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from .test_kill_training import final_state, steps_logged
+
+pytestmark = pytest.mark.slow
+
+STEPS = 24
+HALF = 4
+"""The step whose checkpoint the layouts continue from."""
+
+
+class Job:
+    """The processes of one start of a run, each with some virtual devices, joined by gloo."""
+
+    def __init__(self, config: Path, *, processes: int, devices: int) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        environ = os.environ | {
+            "JAX_NUM_CPU_DEVICES": str(devices),
+            "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
+            "JAX_NUM_PROCESSES": str(processes),
+        }
+        if processes == 1:
+            environ = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices)}
+        self.processes = [
+            subprocess.Popen(
+                [sys.executable, "-m", "parrot_jax.cli", "train", str(config)],
+                env=environ | {"JAX_PROCESS_ID": str(index)},
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            )
+            for index in range(processes)
+        ]  # fmt: skip
+
+    def codes(self) -> list[int]:
+        """Waits for all; their exit codes."""
+        self.outputs = [process.communicate()[0] for process in self.processes]
+        return [process.returncode for process in self.processes]
+
+    def finish(self) -> None:
+        codes = self.codes()
+        assert codes == [0] * len(codes), "\n".join(self.outputs)
+
+
+@pytest.fixture
+def write_config(
+    tmp_path: Path, tiny_run: Path, write_dialogues: Callable[..., Path]
+) -> Callable[..., Path]:
+    """Writes the config of a run of 24 steps; returns its path."""
+
+    def write(name: str, **changes: Any) -> Path:
+        values = yaml.safe_load(tiny_run.read_text())
+        path = write_dialogues(tmp_path / "many.jsonl", 200)
+        values["data"]["sources"][0]["path"] = str(path)
+        values["data"]["cache_dir"] = str(tmp_path / "cache")
+        values["model"] |= {"num_attention_heads": 4, "num_key_value_heads": 4}
+        values |= {"out": str(tmp_path / name), "checkpoint_every_steps": HALF, "epochs": 2,
+                   "max_steps": STEPS, "micro_rows": 1, "keep_checkpoints": 100,
+                   "mesh": {"data": 2, "fsdp": 2, "tensor": 2}}  # fmt: skip
+        values |= changes
+        config = tmp_path / f"{name}.yaml"
+        config.write_text(yaml.safe_dump(values))
+        return config
+
+    return write
+
+
+def metrics(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_one_of_two_processes_killed_in_a_save_and_both_started_again(
+    write_config: Callable[..., Path], tmp_path: Path
+) -> None:
+    whole, killed = write_config("whole"), write_config("killed")
+    Job(whole, processes=2, devices=4).finish()
+    run = tmp_path / "killed"
+
+    job = Job(killed, processes=2, devices=4)
+    deadline = time.monotonic() + 180
+    # A save is a folder of a temporary name until it is whole.
+    while not any("tmp" in path.name for path in run.glob("checkpoints/*")) or (
+        steps_logged(run) < 2 * HALF
+    ):
+        assert job.processes[0].poll() is None, job.codes()
+        assert time.monotonic() < deadline, "the moment did not come"
+        time.sleep(0.0005)
+    os.kill(job.processes[1].pid, signal.SIGKILL)
+    died = time.monotonic()
+    survivor, victim = job.codes()
+    assert victim == -signal.SIGKILL
+    # No exception can reach it: jax ends it, as a launcher expects, when the heartbeat is missed.
+    assert survivor == -signal.SIGABRT, job.outputs[0]
+    assert time.monotonic() - died < 40
+
+    Job(killed, processes=2, devices=4).finish()
+    for one, two in zip(final_state(run), final_state(tmp_path / "whole"), strict=True):
+        if isinstance(one[0], np.ndarray):
+            for left, right in zip(one, two, strict=True):
+                np.testing.assert_array_equal(left, right)
+        else:
+            assert one == two
+
+
+@pytest.mark.parametrize(
+    ("processes", "devices", "mesh"),
+    [
+        (4, 2, {"data": 2, "fsdp": 2, "tensor": 2}),
+        (1, 8, {"data": 1, "fsdp": 8, "tensor": 1}),
+        (1, 4, {"data": 1, "fsdp": 4, "tensor": 1}),
+    ],
+    ids=["4x2", "1x8", "1x4"],
+)
+def test_another_layout_reads_the_same_rows_and_follows_the_loss(
+    write_config: Callable[..., Path], tmp_path: Path, processes: int, devices: int, mesh: Any
+) -> None:
+    base = write_config("base")
+    Job(base, processes=2, devices=4).finish()
+    # From the checkpoint of step 4 on: what came after it is taken away.
+    run = tmp_path / "base"
+    expected = metrics(run)
+    for path in (run / "checkpoints").iterdir():
+        if path.name.isdigit() and int(path.name) > HALF:
+            subprocess.run(["rm", "-r", str(path)], check=True)
+    job = Job(write_config("base", mesh=mesh), processes=processes, devices=devices)
+    job.finish()
+    assert f"continuing {run} at step {HALF}" in job.outputs[0]
+    assert "another layout" in job.outputs[0] or processes == 4
+    found = metrics(run)
+    assert len(found) == len(expected) == STEPS
+    for ours, theirs in zip(found[HALF:], expected[HALF:], strict=True):
+        assert (ours["tokens"], ours["live_tokens"]) == (theirs["tokens"], theirs["live_tokens"])
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
+
+
+def test_sigterm_to_one_process_saves_and_ends_both_with_75(
+    write_config: Callable[..., Path], tmp_path: Path
+) -> None:
+    config = write_config("asked", checkpoint_every_steps=1000)
+    job = Job(config, processes=2, devices=4)
+    run = tmp_path / "asked"
+    while steps_logged(run) < 3:
+        assert job.processes[0].poll() is None, job.codes()
+        time.sleep(0.01)
+    job.processes[1].send_signal(signal.SIGTERM)
+    assert job.codes() == [75, 75], job.outputs
+    (saved,) = [int(p.name) for p in (run / "checkpoints").iterdir() if p.name.isdigit()]
+    assert saved == steps_logged(run)
+    Job(config, processes=2, devices=4).finish()
+    Job(write_config("whole"), processes=2, devices=4).finish()
+    assert [m["loss"] for m in metrics(run)] == [m["loss"] for m in metrics(tmp_path / "whole")]

@@ -1,0 +1,229 @@
+"""The kernels for TPU and GPU: interpreted here at small shapes, run there at LLaMA's.
+
+An interpreted kernel is the same program, block by block, computed by XLA on the CPU. That shows
+what it computes, not that the hardware's compiler takes it (test_attention_aot.py).
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from parrot_jax.core.errors import UserError
+from parrot_jax.model import attention
+from parrot_jax.model.attention import attend, choose, resolve
+from parrot_jax.sharding import MeshConfig, array_sharding, make_mesh
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A backend at the shape where it is tried."""
+
+    backend: attention.Backend
+    rows: int
+    length: int
+    num_heads: int
+    num_kv_heads: int
+    width: int
+    dtype: str = "float32"
+
+    def arrays(self):
+        """Queries, keys, values and an upstream gradient."""
+        keys = jax.random.split(jax.random.key(0), 4)
+        heads = (self.num_heads, self.num_kv_heads, self.num_kv_heads, self.num_heads)
+        return [
+            jax.random.normal(key, (self.rows, self.length, count, self.width)).astype(self.dtype)
+            for key, count in zip(keys, heads, strict=True)
+        ]
+
+    def segments(self):
+        """Segments that end inside blocks, one of a single token, and padding (id 0)."""
+        ends = [self.length * part // 10 for part in (3, 4, 9)]
+        starts = [0, ends[0], ends[1], ends[1] + 1, ends[2]]
+        lengths = np.diff([*starts, self.length])
+        row = np.repeat([1, 2, 3, 4, 0], lengths)
+        return jnp.tile(jnp.asarray(row, jnp.int32)[None], (self.rows, 1)), starts
+
+
+def interpreted(name, platform):
+    backend = choose(name, platform)
+    return dataclasses.replace(
+        backend, function=functools.partial(backend.function, interpret=True)
+    )
+
+
+SPLASH, PALLAS = interpreted("splash", "tpu"), interpreted("pallas", "gpu")
+
+# Three blocks of 128; blocks of 64 and 32, of 64 and 128, and heads that are no power of two.
+SMALL = [
+    pytest.param(Case(SPLASH, 1, 384, 4, 4, 16), id="splash"),
+    pytest.param(Case(SPLASH, 2, 384, 4, 2, 16), id="splash-grouped"),
+    pytest.param(Case(PALLAS, 1, 192, 2, 2, 16), id="pallas"),
+    pytest.param(Case(PALLAS, 2, 128, 4, 2, 24), id="pallas-grouped"),
+]
+LLAMA = [
+    pytest.param(
+        Case(choose(name, platform), 2, 4096, num_heads, num_kv_heads, 128, "bfloat16"),
+        id=f"{name}-{num_heads}-{num_kv_heads}",
+        marks=getattr(pytest.mark, platform),
+    )
+    for name, platform in (("splash", "tpu"), ("pallas", "gpu"))
+    for num_heads, num_kv_heads in ((40, 40), (64, 8))
+]
+CUDNN = pytest.param(
+    Case(choose("cudnn", "gpu", segments=False), 2, 4096, 40, 40, 128, "bfloat16"),
+    id="cudnn",
+    marks=pytest.mark.gpu,
+)
+
+
+@functools.partial(jax.jit, static_argnames=("backend", "mesh"))
+def output_and_gradients(arrays, segment_ids, backend, mesh=None):
+    def attended(query, key, value):
+        return attend(query, key, value, segment_ids, backend=backend, mesh=mesh)
+
+    *inputs, upstream = arrays
+    output, pullback = jax.vjp(attended, *inputs)
+    return output, *pullback(upstream)
+
+
+@jax.jit
+def expected_output_and_gradients(arrays, segment_ids):
+    """What dense gives in float32, one key head after the other: all at once would need 10 GiB."""
+    num_rows, length, _, width = arrays[0].shape
+    num_kv_heads = arrays[1].shape[2]
+
+    def one_head(arrays):
+        return output_and_gradients(arrays, segment_ids, choose("dense"))
+
+    by_kv_head = [
+        jnp.moveaxis(array.reshape(num_rows, length, num_kv_heads, -1, width), 2, 0)
+        for array in (array.astype(jnp.float32) for array in arrays)
+    ]
+    with jax.default_matmul_precision("highest"):
+        found = jax.lax.map(one_head, by_kv_head)
+    return tuple(jnp.moveaxis(array, 0, 2).reshape(num_rows, length, -1, width) for array in found)
+
+
+@pytest.mark.parametrize("case", SMALL + LLAMA)
+def test_packed_rows_have_the_output_and_gradients_of_dense(case):
+    check_parity(case, case.segments()[0])
+
+
+@pytest.mark.parametrize("case", [SMALL[0], SMALL[2], *LLAMA, CUDNN])
+def test_rows_of_one_segment_have_the_output_and_gradients_of_dense(case):
+    check_parity(case, None)
+
+
+def check_parity(case, segment_ids):
+    arrays = case.arrays()
+    expected = expected_output_and_gradients(arrays, segment_ids)
+    # bfloat16 has 8 bits: dense itself is 0.003 away there.
+    allowed = 0.006 if case.dtype == "bfloat16" else 1e-6
+    found = output_and_gradients(arrays, segment_ids, case.backend)
+    for what, ours, exact in zip(("output", "query", "key", "value"), found, expected, strict=True):
+        assert ours.dtype == case.dtype
+        distance = jnp.linalg.norm(ours.astype(jnp.float32) - exact) / jnp.linalg.norm(exact)
+        assert distance < allowed, what
+
+
+@pytest.mark.parametrize("case", [SMALL[0], SMALL[2], *LLAMA])
+def test_changing_one_segment_leaves_the_bits_of_the_others(case):
+    arrays = case.arrays()
+    segment_ids, starts = case.segments()
+    start, end = starts[3], starts[4]
+    before = output_and_gradients(arrays, segment_ids, case.backend)
+    other = [array.at[:, start:end].multiply(-50.0) for array in arrays]
+    after = output_and_gradients(other, segment_ids, case.backend)
+    for one, two in zip(before, after, strict=True):
+        one, two = np.asarray(one, np.float32), np.asarray(two, np.float32)
+        np.testing.assert_array_equal(one[:, :start], two[:, :start])
+        np.testing.assert_array_equal(one[:, end:], two[:, end:])
+        assert np.abs(one[:, start:end] - two[:, start:end]).max() > 0.1
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(Case(SPLASH, 4, 128, 4, 2, 16), id="splash"),
+        pytest.param(Case(PALLAS, 4, 32, 4, 2, 16), id="pallas"),
+    ],
+)
+def test_on_a_mesh_each_device_attends_for_its_own_rows_and_heads(case):
+    mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
+    heads = array_sharding(mesh, "batch", "seq", "heads", "head_dim")
+    arrays, (segment_ids, _) = case.arrays(), case.segments()
+    expected = expected_output_and_gradients(arrays, segment_ids)
+    split = [jax.device_put(array, heads) for array in arrays]
+    segment_ids = jax.device_put(segment_ids, array_sharding(mesh, "batch", "seq"))
+    found = output_and_gradients(split, segment_ids, case.backend, mesh)
+    for ours, alone in zip(found, expected, strict=True):
+        assert ours.sharding.is_equivalent_to(heads, 4)
+        np.testing.assert_allclose(ours, alone, atol=5e-6)
+
+
+@pytest.mark.parametrize("backend", [SPLASH, PALLAS], ids=lambda backend: backend.name)
+def test_a_remat_policy_can_keep_what_the_backward_kernel_needs(backend, capsys):
+    case = Case(backend, 2, 128, 4, 2, 16)
+    *inputs, _ = case.arrays()
+    keep = jax.checkpoint_policies.save_only_these_names("attention")
+    total = lambda *qkv: attend(*qkv, case.segments()[0], backend=backend).sum()  # noqa: E731
+    jax.ad_checkpoint.print_saved_residuals(jax.checkpoint(total, policy=keep), *inputs)
+    # The log-sum-exp of each query, beside the output: without it the kernel would run again.
+    assert "f32[2,4,128] " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "platform", "refused", "reason"),
+    [
+        ("splash", "tpu", (4000, 128, "bfloat16"), "rows of a multiple of 128 tokens, not of 4000"),
+        ("splash", "tpu", (4096, 512, "bfloat16"), "heads of width up to 256, not 512"),
+        ("splash", "tpu", (4096, 128, "float16"), "float32 or bfloat16, not float16"),
+        ("pallas", "gpu", (4100, 128, "bfloat16"), "rows of a multiple of 16 tokens, not of 4100"),
+        ("pallas", "gpu", (4096, 8, "bfloat16"), "bfloat16 heads of width 16 to 256, not 8"),
+        ("pallas", "gpu", (4096, 256, "float32"), "width 16 to 128, not 256"),
+        ("cudnn", "gpu", (4096, 128, "float32"), "bfloat16 or float16, not float32"),
+        ("cudnn", "gpu", (4096, 256, "bfloat16"), "width is a multiple of 8 up to 128, not 256"),
+    ],
+)
+def test_a_named_kernel_refuses_what_it_cannot_honour_and_auto_takes_the_next(
+    name, platform, refused, reason
+):
+    message = f"backend '{name}' takes .*{reason}; change that or choose another backend"
+    with pytest.raises(UserError, match=message):
+        resolve(choose(name, platform, segments=False), *refused)
+    if name != "cudnn":  # auto never takes it
+        assert resolve(choose("auto", platform), *refused).name == "dense"
+
+
+@pytest.mark.parametrize(("platform", "name"), [("tpu", "splash"), ("gpu", "pallas")])
+def test_auto_takes_the_kernel_where_it_fits_and_attends_without_it_where_not(platform, name):
+    auto = choose("auto", platform)
+    assert resolve(auto, 4096, 128, "bfloat16").name == name
+    case = Case(auto, 1, 20, 4, 2, 8)
+    arrays, segment_ids = case.arrays(), jnp.ones((1, 20), jnp.int32)
+    for ours, theirs in zip(
+        output_and_gradients(arrays, segment_ids, auto),
+        output_and_gradients(arrays, segment_ids, choose("dense")),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_cudnn_refuses_packed_rows():
+    with pytest.raises(UserError, match="'cudnn' cannot keep packed segments apart"):
+        choose("cudnn", "gpu")
+
+
+@pytest.mark.parametrize(
+    ("rows", "num_kv_heads", "what"),
+    [(6, 2, r"queries of .*\[6, 32"), (4, 1, r"keys of .*\[4, 32")],
+)
+def test_rows_and_heads_that_do_not_divide_over_the_mesh_are_refused(rows, num_kv_heads, what):
+    mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
+    case = Case(PALLAS, rows, 32, 4, num_kv_heads, 16)
+    with pytest.raises(UserError, match=f"{what}.*do not divide over the mesh {{'data': 2, "):
+        output_and_gradients(case.arrays(), None, case.backend, mesh)
