@@ -4,6 +4,7 @@
 #   make test       all fast tests, no network, no torch; 8 minutes on two cores
 #   make test-kill  kills training, preparation, collection and quickstart, compares; 8 minutes
 #   make test-torch parity with transformers and torch, in an environment of its own (CPU is enough)
+#   make test-plan  compiles the shipped configs and kernels for TPUs and GPUs that are not here
 #   make test-vllm  the tokens of vLLM on a CPU are ours; a server in an environment of its own
 #   make check      format, lint, types, import contracts: what must hold before a commit
 #   make ask-real   trains small askers on real dialogues: DATA=wildchat.jsonl TOKENIZER=tokenizer.model
@@ -13,7 +14,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: install quickstart test test-kill test-torch test-vllm check format ask-real clean
+.PHONY: install quickstart test test-kill test-torch test-plan test-vllm check format ask-real clean
 
 install: $(VENV)/.installed
 
@@ -30,7 +31,7 @@ quickstart: install
 
 test: install
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile \
-	  -m "not slow and not nightly and not gpu and not tpu and not torch and not vllm and not network" $(ARGS)
+	  -m "not slow and not nightly and not gpu and not tpu and not torch and not vllm and not plan and not network" $(ARGS)
 
 test-kill: install
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "slow and not nightly" tests/kill $(ARGS)
@@ -43,6 +44,16 @@ $(VENV)-torch/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)-torch
 	$(VENV)-torch/bin/python -m pip install --quiet --upgrade pip
 	$(VENV)-torch/bin/python -m pip install --quiet -c constraints.txt -e '.[dev,torch]'
+	@touch $@
+
+test-plan: $(VENV)-plan/.installed
+	$(VENV)-plan/bin/python -m pytest -n 2 -m plan tests $(ARGS)
+
+# libtpu prints at every import of jax where it is installed: both compilers have their own place.
+$(VENV)-plan/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)-plan
+	$(VENV)-plan/bin/python -m pip install --quiet --upgrade pip
+	$(VENV)-plan/bin/python -m pip install --quiet -c constraints.txt -e '.[dev,cuda13,tpu]'
 	@touch $@
 
 test-vllm: install $(VENV)-vllm/.installed

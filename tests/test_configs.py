@@ -7,7 +7,7 @@ import yaml
 
 from parrot_jax.collect.config import CollectConfig
 from parrot_jax.commands.data_clean import DataCleanConfig
-from parrot_jax.core.config import config_from_dict, load_config
+from parrot_jax.core.config import changed_keys, config_from_dict, load_config
 from parrot_jax.core.config_help import config_help
 from parrot_jax.train.config import TrainConfig
 
@@ -24,15 +24,44 @@ def test_shipped_configs_load(path: Path) -> None:
     assert config_from_dict(type(config), shown, where="help") == config
 
 
-def test_the_papers_runs_are_the_papers() -> None:
-    for task, role in (("ask", "user"), ("chat", "assistant")):
-        config = load_config(TrainConfig, CONFIGS / "train" / f"parrot_{task}_13b.yaml")
-        assert config.model.num_parameters() == 13_015_864_320
-        assert (config.epochs, config.batch_rows) == (3, 32)
-        data, fsdp, _ = config.mesh.sizes(8)
-        assert config.accumulation_steps(data * fsdp) == 8
-        assert (config.optim.lr, config.optim.warmup_epochs) == (3e-5, 0.1)
-        assert config.data.row_tokens == 4096
-        assert not config.data.packing
-        assert config.data.mask.loss_roles == (role,)
-        assert config.data.mask.skip_first_turn == (task == "ask")
+PAPER = {
+    # name: (GPUs or chips, rows a step, micro-batches)
+    "ask_llama2_13b_a100x8": (8, 32, 4),
+    "ask_llama2_13b_a100x8_8steps": (8, 32, 8),
+    "ask_llama2_13b_a100x8_256": (8, 256, 8),
+    "ask_llama2_13b_v5p": (16, 32, 1),
+    "ask_llama2_13b_v5e": (32, 32, 1),
+    "ask_llama2_13b_h200": (1, 32, 32),
+    "chat_llama2_13b_a100x8": (8, 32, 4),
+    "chat_llama2_13b_v5p": (16, 32, 1),
+    "chat_llama2_13b_v5e": (32, 32, 1),
+    "chat_llama2_13b_h200": (1, 32, 32),
+}
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_the_papers_runs_are_the_papers(name: str) -> None:
+    devices, rows, micro_batches = PAPER[name]
+    config = load_config(TrainConfig, CONFIGS / "train" / f"parrot_{name}.yaml")
+    assert config.model.num_parameters() == 13_015_864_320
+    assert (config.epochs, config.batch_rows) == (3, rows)
+    data, fsdp, _ = config.mesh.sizes(devices)
+    assert config.accumulation_steps(data * fsdp) == micro_batches
+    assert (config.optim.lr, config.optim.warmup_epochs) == (3e-5, 0.1)
+    assert config.data.row_tokens == 4096
+    assert not config.data.packing
+    task = name.partition("_")[0]
+    assert config.task == task
+    assert config.data.mask.loss_roles == ({"ask": "user", "chat": "assistant"}[task],)
+    assert config.data.mask.skip_first_turn == (task == "ask")
+
+
+@pytest.mark.parametrize("name", ["a100x8", "a100x8_packed", "v5p", "v5e", "h200"])
+def test_the_chat_run_takes_the_memory_of_the_ask_run(name: str) -> None:
+    ask, chat = (
+        load_config(TrainConfig, CONFIGS / "train" / f"parrot_{task}_llama2_13b_{name}.yaml")
+        for task in ("ask", "chat")
+    )
+    changes = {change.partition(":")[0] for change in changed_keys(ask, chat)}
+    assert changes == {"task", "out", "data.sources", "data.mask.loss_roles",
+                       "data.mask.skip_first_turn"}  # fmt: skip

@@ -32,12 +32,11 @@ FLAGS: dict[Platform, tuple[str, ...]] = {
     "gpu": (
         # Orders the program so that collectives run beside matrix products.
         "--xla_gpu_enable_latency_hiding_scheduler=true",
-        # A layer's collectives may start in the iteration before; the loop over layers is unrolled
-        # by two, so that the weights of the next one have a place of their own.
+        # A layer's collectives may start in the iteration before. (Double buffering of loops, often
+        # advised with it, doubles the sums of gradients too: `unroll_layers` is the better way.)
         "--xla_gpu_enable_pipelined_all_gather=true",
         "--xla_gpu_enable_pipelined_reduce_scatter=true",
         "--xla_gpu_enable_pipelined_all_reduce=true",
-        "--xla_gpu_enable_while_loop_double_buffering=true",
         # One collective for the weights of a whole layer instead of one for each tensor.
         f"--xla_gpu_all_gather_combine_threshold_bytes={_LAYER_BYTES}",
         f"--xla_gpu_reduce_scatter_combine_threshold_bytes={_LAYER_BYTES}",

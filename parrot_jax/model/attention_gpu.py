@@ -19,7 +19,7 @@ _SMALLEST_BLOCK = 16
 """Tensor cores multiply nothing smaller."""
 
 _LARGEST_ROW_BYTES = 512
-"""Of one head at one position: wider ones leave no block that fits into shared memory."""
+"""Of one head at one position: the widest that was seen to compile with the blocks below."""
 
 _NUM_WARPS = 8
 

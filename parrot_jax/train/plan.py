@@ -18,7 +18,7 @@ from parrot_jax.sharding import make_mesh, num_batch_shards
 from parrot_jax.train.chips import Chip, flops_per_token
 from parrot_jax.train.config import TrainConfig
 from parrot_jax.train.optim import learning_rate, plan_steps
-from parrot_jax.train.program import Program, make_program
+from parrot_jax.train.program import make_program
 from parrot_jax.train.topologies import Topology
 
 MARGIN = 0.08
@@ -150,7 +150,7 @@ def make_plan(config: TrainConfig, topology: Topology, devices: list[Any]) -> Pl
         micro_batches=micro_batches,
         micro_rows=rows // num_batch_shards(mesh),
         remat=config.remat,
-        attention=_name(program),
+        attention=program.forward.attention.name,
         flops_per_token=flops_per_token(config.model, config.data.row_tokens),
         tokens_per_step=config.batch_rows * config.data.row_tokens,
     )
@@ -294,11 +294,6 @@ def search(
         tried, plan = compiled(replace(found, remat=policies[middle]))
         yield tried, plan
         low, high = (low, middle) if plan.fits else (middle + 1, high)
-
-
-def _name(program: Program) -> str:
-    attention = program.forward.attention
-    return attention if isinstance(attention, str) else attention.name
 
 
 def _used_by_message(message: str) -> int | None:

@@ -54,7 +54,7 @@ class Forward(NamedTuple):
 
     model: LlamaConfig
     compute_dtype: Any
-    attention: str | Backend
+    attention: Backend
     remat: str
     loss_tile: int
     packed: bool = True

@@ -2,10 +2,14 @@
 
     python scripts/bench/attention.py
     python scripts/bench/attention.py --length 2048 --rows 2 --width 64 --backends block_causal
+    python scripts/bench/attention.py --rows 4 --length 4096 --heads 40 --width 128 \
+        --dtype bfloat16 --segments 12 --backends pallas      # a layer of LLaMA-2-13B on a GPU
 
-Each is run forward and backward on packed rows, in turn with the others, so that a busy machine
-slows all of them alike; the median of the rounds is printed. `alone` is one call, `in a model` is
-one of six calls in a scan, where the memory of one is used again by the next, as between layers.
+Each is run forward and backward, in turn with the others, so that a busy machine slows all of them
+alike; the median of the rounds is printed. `alone` is one call, `in a model` is one of six calls in
+a scan, where the memory of one is used again by the next, as between layers. FLOPs count the causal
+half of the square (forward once, backward two and a half times), whatever was computed: segments
+that a kernel skips or not show in its time.
 """
 
 import argparse
@@ -20,20 +24,24 @@ import numpy as np
 
 from parrot_jax.model.attention import attend, backends, choose
 
-Attention = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
+Attention = Callable[[jax.Array, jax.Array, jax.Array, jax.Array | None], jax.Array]
 
 NUM_LAYERS = 6
 
 
-def stock(query: jax.Array, key: jax.Array, value: jax.Array, segments: jax.Array) -> jax.Array:
+def stock(
+    query: jax.Array, key: jax.Array, value: jax.Array, segments: jax.Array | None
+) -> jax.Array:
+    if segments is None:
+        return jax.nn.dot_product_attention(query, key, value, is_causal=True)
     length = query.shape[1]
     causal = jnp.tril(jnp.ones((length, length), bool))[None]
     mask = causal & (segments[:, :, None] == segments[:, None, :])
     return jax.nn.dot_product_attention(query, key, value, mask=mask[:, None])
 
 
-def ours(name: str) -> Attention:
-    backend = choose(name)
+def ours(name: str, packed: bool) -> Attention:
+    backend = choose(name, segments=packed)
     return lambda query, key, value, segments: attend(query, key, value, segments, backend=backend)
 
 
@@ -54,6 +62,17 @@ def temporary_mib(compiled: Any) -> float:
     return compiled.memory_analysis().temp_size_in_bytes / 2**20
 
 
+def fitting(length: int, width: int, dtype: str, packed: bool) -> list[str]:
+    """The backends that run on this machine and take these rows and heads."""
+    return [
+        backend.name
+        for backend in backends()
+        if backend.runs_on(jax.default_backend())
+        and (backend.segments or not packed)
+        and not (backend.refusal and backend.refusal(length, width, dtype))
+    ]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rows", type=int, default=8)
@@ -61,21 +80,25 @@ def main() -> None:
     parser.add_argument("--heads", type=int, default=8)
     parser.add_argument("--kv-heads", type=int, default=None)
     parser.add_argument("--width", type=int, default=32)
-    parser.add_argument("--segments", type=int, default=4, help="dialogues in a row")
+    parser.add_argument(
+        "--segments", type=int, default=4, help="dialogues in a row; 1 = rows are not packed"
+    )
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--rounds", type=int, default=9)
-    here = [b.name for b in backends() if b.runs_on(jax.default_backend())]
-    parser.add_argument("--backends", nargs="+", default=here)
+    parser.add_argument("--backends", nargs="+", help="all that fit, and jax.nn")
     args = parser.parse_args()
+    packed = args.segments > 1
+    names = args.backends or ["jax.nn", *fitting(args.length, args.width, args.dtype, packed)]
 
     rng = np.random.default_rng(0)
     counts = (args.heads, *[args.kv_heads or args.heads] * 2, args.heads)
     shapes = [(args.rows, args.length, count, args.width) for count in counts]
     *qkv, upstream = (jnp.asarray(rng.normal(size=shape), args.dtype) for shape in shapes)
     segments = np.sort(rng.integers(1, args.segments + 1, (args.rows, args.length)), axis=1)
-    arrays = (*qkv, jnp.asarray(segments, jnp.int32), upstream)
+    arrays = (*qkv, jnp.asarray(segments, jnp.int32) if packed else None, upstream)
+    flops = 3.5 * 2 * args.rows * args.heads * args.length**2 * args.width
 
-    contestants = {"jax.nn": stock} | {name: ours(name) for name in args.backends}
+    contestants = {name: stock if name == "jax.nn" else ours(name, packed) for name in names}
     for title, num_layers in (("alone", 1), ("in a model", NUM_LAYERS)):
         compiled = {
             name: jax.jit(forward_and_backward(attention, num_layers)).lower(*arrays).compile()
@@ -89,12 +112,13 @@ def main() -> None:
                 times[name].append((time.perf_counter() - start) * 1e3 / num_layers)
         shape = "x".join(map(str, shapes[0]))
         print(f"{title}, forward and backward of {shape}, {args.dtype}, per call:")
-        slowest = statistics.median(times["jax.nn"][1:])
+        first = statistics.median(times[names[0]][1:])
         for name, function in compiled.items():
             median = statistics.median(times[name][1:])
             memory = temporary_mib(function)
             print(
-                f"  {name:14} {median:8.1f} ms  {slowest / median:5.2f} x jax.nn  {memory:7.0f} MiB"
+                f"  {name:14} {median:8.1f} ms  {first / median:5.2f} x {names[0]}  "
+                f"{memory:7.0f} MiB  {flops / median / 1e9:7.2f} TFLOP/s"
             )
 
 

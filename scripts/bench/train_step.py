@@ -21,6 +21,7 @@ import optax
 from jaxtyping import Array
 
 from parrot_jax.model import attention, llama
+from parrot_jax.model.attention import choose
 from parrot_jax.model.config import LlamaConfig
 from parrot_jax.train.step import Batch, Forward, TrainState, next_tokens, train_step
 
@@ -109,7 +110,7 @@ def main() -> None:
     capacity = int(np.ceil(1.3 * live * options.rows * options.tokens / 256) * 256)
     optimizer = optax.adamw(1e-3)
     forward = Forward(
-        model=CONFIG, compute_dtype=jnp.dtype("float32"), attention="auto", remat="none",
+        model=CONFIG, compute_dtype=jnp.dtype("float32"), attention=choose(), remat="none",
         loss_tile=2048,
     )  # fmt: skip
 

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parrot_jax.model import llama
+from parrot_jax.model.attention import choose
 from parrot_jax.model.config import LlamaConfig
 from parrot_jax.train.config import OptimConfig
 from parrot_jax.train.optim import adamw
@@ -63,7 +64,7 @@ MODEL = LlamaConfig(
 FORWARD = Forward(
     model=MODEL,
     compute_dtype=jnp.dtype("float32"),
-    attention="auto",
+    attention=choose(),
     remat="none",
     loss_tile=64,
 )

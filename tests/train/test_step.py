@@ -11,6 +11,7 @@ import pytest
 from parrot_jax.data.packing import fill_row
 from parrot_jax.data.windows import Window
 from parrot_jax.model import llama
+from parrot_jax.model.attention import choose
 from parrot_jax.model.config import LlamaConfig
 from parrot_jax.train.config import OptimConfig
 from parrot_jax.train.optim import adamw, learning_rate
@@ -29,7 +30,7 @@ CONFIG = LlamaConfig(
 FORWARD = Forward(
     model=CONFIG,
     compute_dtype=jnp.dtype("float32"),
-    attention="auto",
+    attention=choose(),
     remat="none",
     loss_tile=8,
 )
