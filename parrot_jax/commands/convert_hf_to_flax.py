@@ -1,10 +1,11 @@
 """Make a folder to train from out of a LLaMA of Hugging Face: `parrot train --init-from`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 import tyro
 
+from parrot_jax.distributed import DistributedConfig
 from parrot_jax.weights.dtypes import Dtype
 
 
@@ -24,6 +25,10 @@ class HfToFlaxConfig:
     revision: str | None = None
     """On the hub: branch, tag or commit. Null = main."""
 
+    distributed: DistributedConfig = field(default_factory=DistributedConfig)
+    """Where the other processes of the job are; each converts its share. OUT must be on a disk that
+    all share."""
+
 
 Config = HfToFlaxConfig
 
@@ -37,11 +42,13 @@ def run(config: HfToFlaxConfig) -> None:
     from parrot_jax.core.errors import UserError
     from parrot_jax.core.logs import console
     from parrot_jax.data.tokenizer import load_tokenizer
+    from parrot_jax.distributed import in_first_process, join_processes
     from parrot_jax.weights.hf_folder import HfFolder
     from parrot_jax.weights.hf_to_flax import hf_to_flax
     from parrot_jax.weights.hub import local_folder
     from parrot_jax.weights.model_folder import ModelFolder
 
+    join_processes(config.distributed)
     source = HfFolder(local_folder(config.source, revision=config.revision))
     console.print(f"{source.config.num_parameters():,} parameters in {source.path}")
     folder = ModelFolder(config.out)
@@ -54,9 +61,14 @@ def run(config: HfToFlaxConfig) -> None:
     converted = hf_to_flax(source, config.out, dtype=config.dtype, origin=origin)
     options = f"--init-from {config.out}"
     if tokenizer is not None:
-        tokenizer.save(folder.tokenizer)
         options += f" --data.tokenizer {folder.tokenizer}"
-    save_config(converted, folder.config_path)
+
+    def finish() -> None:
+        if tokenizer is not None:
+            tokenizer.save(folder.tokenizer)
+        save_config(converted, folder.config_path)
+
+    in_first_process(finish, f"write {folder.config_path}")
     console.print(
         f"done. Put the `model` block of {folder.config_path} into a training config, then: "
         f"parrot train CONFIG {options}"

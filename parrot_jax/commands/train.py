@@ -1,17 +1,35 @@
 """Train an asker or an answerer on dialogues; run again to continue where it stopped."""
 
+from dataclasses import dataclass
+
 from parrot_jax.train.config import TrainConfig
 
-Config = TrainConfig
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions(TrainConfig):
+    """A training run, and whether to try it first."""
+
+    preflight: bool = False
+    """Try everything that the run needs on this machine, at full size, and train nothing: data,
+    steps, a whole checkpoint there and back, disk, memory, network; refuse what cannot end well."""
 
 
-def run(config: TrainConfig) -> None:
-    """Trains, or continues, the run in `config.out`."""
+Config = TrainOptions
+
+
+def run(options: TrainOptions) -> None:
+    """Trains, or continues, the run in `options.out`."""
     from parrot_jax.core.xla_flags import set_xla_flags
     from parrot_jax.distributed import join_processes
 
-    set_xla_flags(config.xla_flags)  # before jax makes its backend
-    join_processes(config.distributed)
-    from parrot_jax.train.loop import train
+    set_xla_flags(options.xla_flags)  # before jax makes its backend
+    join_processes(options.distributed)
+    config = TrainConfig.of(options)
+    if options.preflight:
+        from parrot_jax.train.preflight import preflight
 
-    train(config)
+        preflight(config)
+    else:
+        from parrot_jax.train.loop import train
+
+        train(config)

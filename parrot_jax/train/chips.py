@@ -41,7 +41,7 @@ def chip_of(device_kind: str) -> Chip | None:
     return kinds[max(kinds, key=len)] if kinds else None
 
 
-def flops_per_token(config: LlamaConfig, row_tokens: int) -> float:
+def flops_per_token(config: LlamaConfig, row_tokens: int) -> int:
     """Floating point operations that training needs for a token; nothing recomputed is counted.
 
     Six for each weight but the embedding, which is looked up: two forward, four backward. In each

@@ -65,7 +65,7 @@ class Plan:
     """Rows of a micro-batch on each part of the mesh."""
     remat: str
     attention: str
-    flops_per_token: float
+    flops_per_token: int
     tokens_per_step: int
     """Positions in the rows of a step, padding included."""
 
@@ -77,7 +77,7 @@ class Plan:
         return 1 - (self.used_bytes + self.reserve_bytes) / self.hbm_bytes
 
     @property
-    def flops_per_step(self) -> float:
+    def flops_per_step(self) -> int:
         """On all devices together."""
         return self.flops_per_token * self.tokens_per_step
 

@@ -4,22 +4,28 @@ In memory the layers are stacked, which the scan needs; on disk they are apart, 
 exports and unrolled models need, and which keeps the largest tensor small. A kill in the middle of
 a save leaves the checkpoint before it.
 
+Beside the state itself, a save takes `_BATCH_BYTES` of a device, and reading takes as much or one
+leaf, whichever is more: layers are cut out of their leaf, copied to the host and forgotten some at
+a time, and stacked again leaf by leaf. All of LLaMA2-13B at once would be 73 GiB more.
+
 A converter holds no whole model: it saves `LazyArray`s, which are made when their turn comes, and
 reads one array at a time.
 """
 
 import asyncio
+import functools
 import logging
 import math
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
-from jax.tree_util import DictKey, tree_flatten_with_path, tree_unflatten
+from jax.sharding import NamedSharding, PartitionSpec
+from jax.tree_util import DictKey, tree_flatten_with_path
 from jaxtyping import Shaped
 
 from parrot_jax.core.errors import (
@@ -44,6 +50,68 @@ for _name in ("absl", "asyncio"):
     logging.getLogger(_name).addFilter(_is_news)
 
 _STACKED = "layers"
+
+_BATCH_BYTES = 2**30
+"""Of one device: what is cut out of leaves, or put together to leaves, at a time."""
+
+
+class _Uncounted:
+    """Lets orbax write any number of bytes at a time.
+
+    Its own counter belongs to one event loop, and every call of `serialize` writes in another;
+    with none at all, it would keep a copy of all that is written until the end.
+    """
+
+    async def wait_for_bytes(self, requested_bytes: int) -> None:
+        pass
+
+    async def release_bytes(self, requested_bytes: int) -> None:
+        pass
+
+
+class _Part:
+    """One array of a checkpoint, still in its leaf."""
+
+    def __init__(self, leaf: jax.Array, layer: int | None) -> None:
+        """A layer of a stacked leaf; None = the whole of one that is not stacked."""
+        self.leaf, self.layer = leaf, layer
+        self.shape = leaf.shape if layer is None else leaf.shape[1:]
+        self.dtype = leaf.dtype
+        self.sharding = _part_sharding(leaf, layer)
+
+    @property
+    def nbytes(self) -> int:
+        """Its size, over all devices."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+class _PartHandler(ocp.type_handlers.ArrayHandler):
+    """Writes parts as arrays; copies them to the host a batch at a time."""
+
+    def __init__(self) -> None:
+        """Without the file of shardings: every batch would write it anew, and nothing reads it."""
+        super().__init__(enable_write_sharding_file=False)
+
+    async def serialize(self, values: Any, infos: Any, args: Any = None) -> Any:
+        by_leaf: dict[int, list[int]] = {}
+        for place, part in enumerate(values):
+            by_leaf.setdefault(id(part.leaf), []).append(place)
+        # In the same order in every process, and each leaf's parts together.
+        places = [place for group in by_leaf.values() for place in group]
+        arrays = _cut_out([values[place] for place in places])
+        futures = []
+        for batch in _batches([_device_bytes(values[place]) for place in places]):
+            cut = [next(arrays) for _ in places[batch]]
+            # It returns when they are copied to the host, but what it has started keeps them.
+            futures += await super().serialize(
+                cut,
+                [infos[place].replace(byte_limiter=_Uncounted()) for place in places[batch]],
+                [args[place] for place in places[batch]],
+            )
+            for place, array in zip(places[batch], cut, strict=True):
+                if array is not values[place].leaf:
+                    array.delete()
+        return futures
 
 
 class LazyArray:
@@ -77,6 +145,7 @@ class _LazyHandler(ocp.type_handlers.ArrayHandler):
             if len(writing) == _WRITTEN_AT_ONCE:
                 for future in writing.pop(0):
                     await asyncio.to_thread(future.result)
+            info = info.replace(byte_limiter=_Uncounted())
             writing.append(await super().serialize([array], [info], [arg]))
             del array
             if number + _AHEAD < len(values):
@@ -112,6 +181,7 @@ class Checkpoints:
         self._folder = str(folder.absolute())
         self._manager = ocp.CheckpointManager(
             self._folder,
+            item_handlers={item: _item_handler() for item in ("params", "optimizer")},
             options=ocp.CheckpointManagerOptions(
                 max_to_keep=keep,
                 create=not read_only,
@@ -142,8 +212,8 @@ class Checkpoints:
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
-                    params=ocp.args.StandardSave(_split_layers(params)),
-                    optimizer=ocp.args.StandardSave(_split_layers(optimizer)),
+                    params=ocp.args.PyTreeSave(_parts(params)),
+                    optimizer=ocp.args.PyTreeSave(_parts(optimizer)),
                 ),
             )
 
@@ -201,18 +271,27 @@ class Checkpoints:
         wanted = {item: _abstract_layers(tree) for item, tree in like.items()}
         for item, arrays in wanted.items():
             self._check_shapes(step, item, arrays)
-        restored = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                **{item: ocp.args.StandardRestore(arrays) for item, arrays in wanted.items()}
-            ),
-        )
-        return {item: _join_layers(restored[item], tree) for item, tree in like.items()}
+        return {item: self._restore_item(step, item, tree) for item, tree in like.items()}
 
     def close(self) -> None:
         """Waits and lets go of the folder."""
         self.wait()
         self._manager.close()
+
+    def _restore_item(self, step: int, item: str, like: Any) -> Any:
+        leaves, treedef = tree_flatten_with_path(like)
+        joined: list[jax.Array] = []
+        for batch in _batches([_device_bytes(leaf) for _, leaf in leaves]):
+            wanted = _abstract_layers(leaves[batch])
+            args = ocp.args.PyTreeRestore(
+                item=wanted,
+                restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
+                partial_restore=True,
+            )
+            arrays = self._manager.restore(step, args=ocp.args.Composite(**{item: args}))[item]
+            joined += jax.block_until_ready(_join_layers(arrays, leaves[batch]))
+            del arrays
+        return treedef.unflatten(joined)
 
     def _at(self, step: int) -> str:
         steps = self._manager.all_steps()
@@ -284,46 +363,95 @@ def _check_room(folder: str, needed: int) -> None:
         )
 
 
-def _split_layers(tree: Any) -> dict[str, Any]:
+def _item_handler() -> ocp.PyTreeCheckpointHandler:
+    handler = _PartHandler()
+    return ocp.PyTreeCheckpointHandler(
+        type_handler_registry=ocp.type_handlers.create_type_handler_registry(
+            (_Part, handler), (jax.Array, handler)
+        ),
+        # Pinned memory of a process is 64 GB on a GPU, and a state may be more.
+        enable_pinned_host_transfer=False,
+    )
+
+
+def _parts(tree: Any) -> dict[str, _Part]:
     """The tree as `name: array`, stacked leaves as one array a layer."""
-
-    def split(tree: Any) -> dict[str, Any]:
-        arrays: dict[str, Any] = {}
-        for path, leaf in tree_flatten_with_path(tree)[0]:
-            for name, layer in _names(path, leaf):
-                arrays[name] = leaf if layer is None else leaf[layer]
-        return arrays
-
-    return jax.jit(split)(tree)
+    return {
+        name: _Part(leaf, layer)
+        for path, leaf in tree_flatten_with_path(tree)[0]
+        for name, layer in _names(path, leaf)
+    }
 
 
-def _abstract_layers(tree: Any) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes and placements of what `_split_layers` would give."""
-    arrays: dict[str, jax.ShapeDtypeStruct] = {}
-    for path, leaf in tree_flatten_with_path(tree)[0]:
-        for name, layer in _names(path, leaf):
-            sharding = leaf.sharding
-            if layer is not None:
-                spec = jax.sharding.PartitionSpec(*sharding.spec[1:])
-                sharding = jax.sharding.NamedSharding(sharding.mesh, spec)
-            shape = leaf.shape if layer is None else leaf.shape[1:]
-            arrays[name] = jax.ShapeDtypeStruct(shape, leaf.dtype, sharding=sharding)
-    return arrays
+def _cut_out(parts: Sequence[_Part]) -> Iterator[jax.Array]:
+    """The arrays of parts, on the device; those of one leaf follow each other.
+
+    A leaf in the memory of the host comes to the device as a whole.
+    """
+    leaf = whole = None
+    for part in parts:
+        if part.leaf is not leaf:
+            del whole
+            leaf, whole = part.leaf, jax.device_put(part.leaf, _on_device(part.leaf.sharding))
+        yield whole if part.layer is None else _layer_of(part.sharding)(whole, np.int32(part.layer))
 
 
-def _join_layers(arrays: Mapping[str, Any], like: Any) -> Any:
-    """The inverse of `_split_layers`, placed like `like`."""
-    leaves, treedef = tree_flatten_with_path(like)
+@functools.cache
+def _layer_of(sharding: NamedSharding) -> Callable[..., jax.Array]:
+    # The layer is an argument: one program for all layers of all leaves of a shape.
+    return jax.jit(
+        lambda leaf, layer: jax.lax.dynamic_index_in_dim(leaf, layer, keepdims=False),
+        out_shardings=sharding,
+    )
 
-    def join(arrays: Mapping[str, Any]) -> Any:
-        joined = []
-        for path, leaf in leaves:
-            names = [name for name, _ in _names(path, leaf)]
-            stacked = _is_stacked(path)
-            joined.append(jnp.stack([arrays[n] for n in names]) if stacked else arrays[names[0]])
-        return tree_unflatten(treedef, joined)
 
-    return jax.jit(join, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, like))(arrays)
+@functools.cache
+def _stack(shardings: tuple[NamedSharding, ...]) -> Callable[..., list[jax.Array]]:
+    return jax.jit(lambda leaves: [jnp.stack(layers) for layers in leaves], out_shardings=shardings)
+
+
+def _on_device(sharding: NamedSharding) -> NamedSharding:
+    return sharding.with_memory_kind("device")
+
+
+def _part_sharding(leaf: Any, layer: int | None) -> NamedSharding:
+    """The placement of a part of a leaf, in the memory of the device."""
+    sharding = _on_device(leaf.sharding)
+    return sharding if layer is None else sharding.update(spec=PartitionSpec(*sharding.spec[1:]))
+
+
+def _device_bytes(array: Any) -> int:
+    """What a device holds of an array."""
+    return math.prod(array.sharding.shard_shape(array.shape)) * array.dtype.itemsize
+
+
+def _batches(sizes: Sequence[int]) -> Iterator[slice]:
+    """Runs of neighbours of `_BATCH_BYTES` at most, or of one."""
+    start, total = 0, 0
+    for place, size in enumerate(sizes):
+        if place > start and total + size > _BATCH_BYTES:
+            yield slice(start, place)
+            start, total = place, 0
+        total += size
+    if sizes:
+        yield slice(start, len(sizes))
+
+
+def _abstract_layers(leaves: Sequence[tuple[Any, Any]]) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and placements of the parts of leaves with their paths."""
+    return {
+        name: jax.ShapeDtypeStruct(part.shape, part.dtype, sharding=part.sharding)
+        for path, leaf in leaves
+        for name, layer in _names(path, leaf)
+        for part in [_Part(leaf, layer)]
+    }
+
+
+def _join_layers(
+    arrays: Mapping[str, jax.Array], like: Sequence[tuple[Any, Any]]
+) -> list[jax.Array]:
+    """The leaves that have these parts, placed like `like`."""
+    names = [[name for name, _ in _names(path, leaf)] for path, leaf in like]
 
 
 def _names(path: tuple[Any, ...], leaf: Any) -> list[tuple[str, int | None]]:

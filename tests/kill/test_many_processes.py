@@ -27,7 +27,9 @@ HALF = 4
 class Job:
     """The processes of one start of a run, each with some virtual devices, joined by gloo."""
 
-    def __init__(self, config: Path, *, processes: int, devices: int) -> None:
+    def __init__(
+        self, config: Path, *options: str, processes: int, devices: int, verb: str = "train"
+    ) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -40,7 +42,7 @@ class Job:
             environ = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices)}
         self.processes = [
             subprocess.Popen(
-                [sys.executable, "-m", "parrot_jax.cli", "train", str(config)],
+                [sys.executable, "-m", "parrot_jax.cli", *verb.split(), str(config), *options],
                 env=environ | {"JAX_PROCESS_ID": str(index)},
                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             )
@@ -164,3 +166,16 @@ def test_sigterm_to_one_process_saves_and_ends_both_with_75(
     Job(config, processes=2, devices=4).finish()
     Job(write_config("whole"), processes=2, devices=4).finish()
     assert [m["loss"] for m in metrics(run)] == [m["loss"] for m in metrics(tmp_path / "whole")]
+
+
+def test_a_preflight_of_two_processes_checks_both_and_says_it_once(
+    write_config: Callable[..., Path], tmp_path: Path
+) -> None:
+    job = Job(write_config("tried"), "--preflight", processes=2, devices=4)
+    job.finish()
+    assert [path.name for path in (tmp_path / "tried").iterdir()] == ["preflight.json"]
+    found = json.loads((tmp_path / "tried" / "preflight.json").read_text())
+    assert (found["processes"], found["devices"], found["problems"]) == (2, 8, [])
+    assert "same bits" in job.outputs[0]
+    spoken = [line for line in job.outputs[1].splitlines() if not line.startswith("[Gloo]")]
+    assert spoken == [], "only the first process speaks"

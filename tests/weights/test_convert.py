@@ -302,10 +302,7 @@ def test_a_head_beside_a_tied_embedding_must_be_its_copy(
 
 ONE_OF_TWO = """
 import sys
-import jax
 from parrot_jax.weights.hf_folder import HfFolder
-address, number, arguments = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
-jax.distributed.initialize(address, num_processes=2, process_id=number)
 read = HfFolder.read
 num_read = 0
 def counting(self, tensor, index=None):
@@ -315,7 +312,7 @@ def counting(self, tensor, index=None):
     return part
 HfFolder.read = counting
 from parrot_jax.cli import main
-status = main(arguments)
+status = main(sys.argv[1:])
 print(num_read)
 sys.exit(status)
 """
@@ -325,10 +322,12 @@ def test_two_processes_read_about_a_half_each(hf_folder: Path, tmp_path: Path) -
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    arguments = ["convert", "hf-to-flax", str(hf_folder), str(tmp_path / "flax")]
+    arguments = ["convert", "hf-to-flax", str(hf_folder), str(tmp_path / "flax"),
+                 "--distributed.coordinator", address, "--distributed.num-processes", "2",
+                 "--distributed.process-id"]  # fmt: skip
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", ONE_OF_TWO, address, str(number), *arguments],
+            [sys.executable, "-c", ONE_OF_TWO, *arguments, str(number)],
             stdout=subprocess.PIPE,
             text=True,
         )

@@ -1,0 +1,152 @@
+"""What stands before the first step of a run: its rows, its schedule, its program."""
+
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import optax
+
+from parrot_jax.core.errors import UserError
+from parrot_jax.core.logs import console
+from parrot_jax.core.memory import keep_freed_memory
+from parrot_jax.data.pipeline import Batches
+from parrot_jax.data.prepare import Prepared, prepare
+from parrot_jax.data.tokenizer import Tokenizer, load_tokenizer
+from parrot_jax.distributed import check_same_everywhere
+from parrot_jax.sharding import make_mesh, num_batch_shards
+from parrot_jax.train.chips import chip_of, flops_per_token
+from parrot_jax.train.config import TrainConfig
+from parrot_jax.train.optim import Schedule, learning_rate, plan_steps
+from parrot_jax.train.program import Program, make_program, put_rows
+from parrot_jax.train.step import Batch
+from parrot_jax.weights.model_folder import check_same_model
+
+
+class Setup(NamedTuple):
+    """What stays the same from step to step, in one process."""
+
+    tokenizer: Tokenizer
+    prepared: Prepared
+    held_out: Prepared | None
+    """The split that is measured; None = none."""
+    batches: Batches
+    plan: Schedule
+    schedule: optax.Schedule
+    """The learning rate by step."""
+    program: Program
+    flops_per_step: int
+    """Of the formula, over all devices."""
+
+    def batch(self, step: int) -> Batch:
+        """The rows of step `step` on the devices; this process reads those that its own hold."""
+        like = self.program.batch["tokens"]
+        return put_rows(lambda places: self.batches.read(step, places), like.shape, like.sharding)
+
+    def mfu(self, seconds: float) -> float | None:
+        """The utilisation at so many seconds a step: the formula's FLOPs over all chips' peak.
+
+        Padding counts as work. None where the peak of the devices is not known, as of a CPU.
+        """
+        devices = self.program.mesh.devices
+        chip = chip_of(devices.flat[0].device_kind)
+        return (
+            None
+            if chip is None
+            else (self.flops_per_step / seconds / (chip.peak_flops * devices.size))
+        )
+
+    def print_summary(self, config: TrainConfig) -> None:
+        """Says what the run is about to do."""
+        counts = self.prepared.counts
+        read = counts["read"]
+        if read["broken"]:
+            reasons = ", ".join(f"{reason} {count:,}" for reason, count in read["broken"].items())
+            console.print(
+                f"{sum(read['broken'].values()):,} of {read['rows']:,} rows are broken and left "
+                f"out: {reasons}; the first is {read['examples'][0]}"
+            )
+        share = config.batch_rows / counts["rows"]
+        console.print(
+            f"{config.model.num_parameters():,} parameters; {counts['sessions']:,} sessions in "
+            f"{counts['rows']:,} rows of {config.data.row_tokens} tokens, "
+            f"{counts['padding_share']:.1%} padding; {self.plan.num_steps} steps of "
+            f"{config.batch_rows} rows = {share * counts['sessions']:.1f} sessions and "
+            f"{share * counts['live_tokens']:,.0f} live tokens a step"
+        )
+        data, fsdp, tensor = self.program.mesh.shape.values()
+        steps, rows = self.program.micro_shape
+        console.print(
+            f"{self.program.mesh.size} devices ({jax.devices()[0].device_kind}) as data {data} x "
+            f"fsdp {fsdp} x tensor {tensor}; a step takes {steps} x {rows} rows; attention "
+            f"{self.program.forward.attention.name}, remat {config.remat}"
+        )
+
+
+def set_up(config: TrainConfig, *, is_new: bool) -> Setup:
+    """Reads the data and puts the program together; nothing of the model is made yet.
+
+    Args:
+      config: The run.
+      is_new: Whether it starts from `config.init_from`, and not from a checkpoint of its own.
+
+    Raises:
+      UserError: The data, the sizes or the devices do not fit the config.
+    """
+    keep_freed_memory()
+    # A continued run need not compile again what it compiled before.
+    jax.config.update("jax_compilation_cache_dir", str(Path(config.data.cache_dir) / "compiled"))
+    if config.init_from is not None and is_new:
+        check_same_model(config.init_from, config.model)
+    tokenizer = load_tokenizer(config.data.tokenizer)
+    _check_vocabulary(config, tokenizer)
+    prepared = prepare(config.data, "train")
+    has_eval = bool(config.data.eval_sources or config.data.eval_fraction)
+    held_out = prepare(config.data, "eval") if has_eval else None
+    check_same_everywhere(prepared.fingerprint, f"the rows of {config.data.cache_dir}")
+    rows = prepared.rows()
+    plan = plan_steps(config, len(rows))
+    schedule = learning_rate(
+        config.optim, steps_per_epoch=plan.steps_per_epoch, num_steps=plan.num_steps
+    )
+    mesh = make_mesh(config.mesh)
+    capacity = _live_capacity(prepared, config, num_batch_shards(mesh))
+    tokens = config.batch_rows * config.data.row_tokens
+    return Setup(
+        tokenizer,
+        prepared,
+        held_out,
+        Batches(rows, batch_rows=config.batch_rows, seed=config.seed),
+        plan,
+        schedule,
+        make_program(config, mesh, schedule, live_capacity=capacity),
+        flops_per_token(config.model, config.data.row_tokens) * tokens,
+    )
+
+
+def _live_capacity(prepared: Prepared, config: TrainConfig, num_shards: int) -> int | None:
+    """Room for the live tokens of a micro-batch: mean and four deviations, in whole tiles.
+
+    Args:
+      prepared: Its counts say how many live tokens a row has.
+      config: Rows of a micro-batch.
+      num_shards: Parts the rows are split into; each has its share of the room.
+
+    Returns:
+      Live tokens over all shards; a batch with more falls back to all its tokens. None where
+      compaction would save little.
+    """
+    rows = config.batch_rows // config.accumulation_steps(num_shards) // num_shards
+    live = prepared.counts["live_tokens_a_row"]
+    needed = rows * live["mean"] + 4 * math.sqrt(rows) * live["deviation"]
+    tile = min(config.loss_tile, 256)
+    capacity = math.ceil(needed / tile) * tile
+    return num_shards * capacity if capacity < 0.9 * rows * config.data.row_tokens else None
+
+
+def _check_vocabulary(config: TrainConfig, tokenizer: Tokenizer) -> None:
+    if tokenizer.vocab_size > config.model.vocab_size:
+        raise UserError(
+            f"the tokenizer {config.data.tokenizer} has {tokenizer.vocab_size} ids, more than "
+            f"model.vocab_size={config.model.vocab_size}; raise the latter."
+        )

@@ -1,0 +1,91 @@
+"""A preflight tries all that a run needs, leaves nothing, and refuses what cannot end well."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from parrot_jax.core.config import load_config
+from parrot_jax.core.errors import UserError
+from parrot_jax.sharding import MeshConfig
+from parrot_jax.train.config import OptimConfig, TrainConfig
+from parrot_jax.train.loop import train
+from parrot_jax.train.preflight import preflight
+from parrot_jax.weights import checkpoints
+
+
+@pytest.fixture
+def config(tiny_run: Path) -> TrainConfig:
+    config = load_config(TrainConfig, tiny_run)
+    return replace(config, mesh=MeshConfig(data=2, fsdp=2, tensor=2), micro_rows=1)
+
+
+def test_a_run_over_eight_devices_is_tried_and_nothing_is_left(
+    config: TrainConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    preflight(config)
+    (left,) = Path(config.out).iterdir()
+    assert left.name == "preflight.json"
+    found = json.loads(left.read_text())
+    assert found["problems"] == []
+    assert found["devices"] == 8
+    # Weights and two moments in float32, and three counts of steps.
+    assert found["checkpoint_bytes"] == 3 * 4 * config.model.num_parameters() + 3 * 4
+    assert found["disk_needed_bytes"] == 3 * found["checkpoint_bytes"], (
+        "two kept, one in the making"
+    )
+    assert set(found["collectives"]) == {"data", "fsdp", "tensor"}
+    assert 0 < found["longest_row_tokens"] <= config.data.row_tokens
+    assert found["hours"] == pytest.approx(7 * found["step_s"] / 3600)
+    said = capsys.readouterr().out
+    for part in ("data: ", "first step", "host memory: ", "disk: ", "checkpoint: ", "same bits",
+                 "collectives: ", "speed: ", "start it without --preflight"):  # fmt: skip
+        assert part in said
+    train(replace(config, max_steps=1))
+
+
+def test_a_disk_that_is_too_small_is_refused_before_it_is_full(config: TrainConfig) -> None:
+    with pytest.raises(
+        UserError, match=r"cannot end well: .* GiB free, but keep_checkpoints=10000"
+    ):
+        preflight(replace(config, keep_checkpoints=1_000_000_000))
+    found = json.loads(Path(config.out, "preflight.json").read_text())
+    assert len(found["problems"]) == 1
+
+
+def test_a_checkpoint_larger_than_the_disk_is_not_tried(
+    config: TrainConfig, small_disk: Path
+) -> None:
+    with pytest.raises(UserError, match=r"cannot end well"):
+        preflight(replace(config, out=str(small_disk / "run")))
+    assert [path.name for path in (small_disk / "run").iterdir()] == ["preflight.json"]
+
+
+def test_a_loss_that_is_not_finite_is_refused(config: TrainConfig) -> None:
+    wild = replace(config, optim=OptimConfig(lr=1e30, warmup_epochs=0.0))
+    with pytest.raises(UserError, match="gradient norm of the first steps is not finite"):
+        preflight(wild)
+
+
+def test_bits_that_change_on_the_way_are_seen(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    restore = checkpoints.Checkpoints.restore
+
+    def flip(self, step, like):  # type: ignore[no-untyped-def]
+        restored = restore(self, step, like)
+        embed = restored["params"]["embed"]
+        return {**restored, "params": {**restored["params"], "embed": embed.at[3, 4].multiply(-1)}}
+
+    monkeypatch.setattr(checkpoints.Checkpoints, "restore", flip)
+    with pytest.raises(UserError, match="is not what was written"):
+        preflight(config)
+
+
+def test_a_bucket_is_left_as_clean(config: TrainConfig, bucket: str) -> None:
+    preflight(replace(config, out=f"{bucket}/runs/a"))
+    import fsspec
+
+    left = fsspec.filesystem("gs", use_listings_cache=False).find(f"{bucket}/runs/a")
+    assert [name.rpartition("/")[2] for name in left] == ["preflight.json"]
