@@ -7,6 +7,7 @@ speaks of others it is alone. jax is loaded only to join or to ask, so configs m
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -118,11 +119,13 @@ def process_arguments(
             "cluster_detection_method": "deactivate",
             **bind,
         }
-    if "JAX_COORDINATOR_ADDRESS" in environ:
+    # By a count alone, each process would train for itself, all in the same folder.
+    if "JAX_COORDINATOR_ADDRESS" in environ or environ.get("JAX_NUM_PROCESSES", "1") != "1":
         return _from_variables(environ)
     if int(environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_STEP_NODELIST" in environ:
         # Left alone, jax gives a process of SLURM one GPU, also where it is the only one of a node.
-        alone = environ.get("SLURM_STEP_TASKS_PER_NODE", "").partition("(")[0] == "1"
+        tasks = environ.get("SLURM_STEP_TASKS_PER_NODE", "")  # "1(x2)", "8(x2)", "1(x2),2"
+        alone = re.fullmatch(r"1(\(x\d+\))?", tasks)
         gpus = environ.get("SLURM_GPUS_ON_NODE")
         local = {"local_device_ids": list(range(int(gpus)))} if alone and gpus else {}
         return {"cluster_detection_method": "slurm", **local}
@@ -134,17 +137,21 @@ def process_arguments(
 
 
 def _from_variables(environ: Mapping[str, str]) -> dict[str, Any]:
-    index = environ.get("JAX_PROCESS_ID", environ.get("JOB_COMPLETION_INDEX"))
+    coordinator = environ.get("JAX_COORDINATOR_ADDRESS")
     count = environ.get("JAX_NUM_PROCESSES")
-    if index is None or count is None:
-        raise UserError(
-            f"JAX_COORDINATOR_ADDRESS is set, but JAX_NUM_PROCESSES is {count} and JAX_PROCESS_ID "
-            f"(or JOB_COMPLETION_INDEX, which an Indexed Job has) is {index}; set them as well."
-        )
+    index = environ.get("JAX_PROCESS_ID", environ.get("JOB_COMPLETION_INDEX"))
+    found = (
+        f"JAX_COORDINATOR_ADDRESS is {coordinator}, JAX_NUM_PROCESSES {count} and JAX_PROCESS_ID "
+        f"(or JOB_COMPLETION_INDEX, which an Indexed Job has) {index}"
+    )
+    if coordinator is None or count is None or index is None:
+        raise UserError(f"{found}; set all three, or none.")
+    try:
+        num_processes, process_id = int(count), int(index)
+    except ValueError:
+        raise UserError(f"{found}; the last two must be numbers.") from None
     flags = DistributedConfig(
-        coordinator=environ["JAX_COORDINATOR_ADDRESS"],
-        num_processes=int(count),
-        process_id=int(index),
+        coordinator=coordinator, num_processes=num_processes, process_id=process_id
     )
     return process_arguments(flags, {}) or {}
 

@@ -21,6 +21,7 @@ from parrot_jax.train import evaluate as evaluation
 from parrot_jax.train.config import TrainConfig
 from parrot_jax.train.preemption import catch_sigterm
 from parrot_jax.train.profile import Profiler
+from parrot_jax.train.program import too_large_is_a_user_error
 from parrot_jax.train.run_folder import RunFolder
 from parrot_jax.train.sample import sample_next_turns
 from parrot_jax.train.setup import Setup, set_up
@@ -139,8 +140,10 @@ class _Run:
 
     def _step(self, state: TrainState, step: int) -> TrainState:
         started = time.perf_counter()
-        state, metrics = self.program.step(state, self.setup.batch(step))
-        if not metrics.finite:
+        with too_large_is_a_user_error():
+            state, metrics = self.program.step(state, self.setup.batch(step))
+            finite = bool(metrics.finite)
+        if not finite:
             self._stop_at_bad_batch(step, float(metrics.loss), float(metrics.grad_norm))
         seconds = time.perf_counter() - started
         tokens, live = int(metrics.tokens), int(metrics.live_tokens)

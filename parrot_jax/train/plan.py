@@ -48,8 +48,8 @@ class Plan:
     """Whether `used_bytes` and the reserve leave `MARGIN` of the memory free."""
     hbm_bytes: int
     used_bytes: int | None
-    """Arguments, temporaries and what is left of the outputs; None where the compiler gave up
-    without saying how much it needs."""
+    """Arguments, temporaries, program and what is left of the outputs. Where the compiler gave up,
+    what it says that it needs at least; None = it does not say."""
     params_bytes: int
     optimizer_bytes: int
     """Zero where the moments are kept by the host."""
@@ -119,7 +119,8 @@ def make_plan(config: TrainConfig, topology: Topology, devices: list[Any]) -> Pl
     try:
         memory = lowered.compile().memory_analysis()
     except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
+        # A kernel that wants too much of a core's own memory says so too: that is a fault of ours.
+        if "RESOURCE_EXHAUSTED" not in str(error) or "hbm" not in str(error).lower():
             raise
         used, temp = _used_by_message(str(error)), None
     else:
@@ -195,6 +196,8 @@ def describe(plan: Plan, times: Sequence[Time], compiles: int) -> Iterator[str]:
     yield f"  {_gib(total):>9}  of {_gib(plan.hbm_bytes)}"
     if plan.free_share is None:
         yield "does not fit: the compiler gave up"
+    elif plan.free_share < 0:
+        yield f"does not fit: {-plan.free_share:.1%} more than there is"
     else:
         verdict = "fits" if plan.fits else "does not fit"
         yield f"{verdict}: {plan.free_share:.1%} free, {MARGIN:.0%} are asked for"
@@ -230,7 +233,7 @@ def _gib(num_bytes: int | None) -> str:
 def reserve_for(topology: Topology, num_devices: int) -> Reserve:
     """Memory of a device that runs beside the program."""
     if topology.platform == "tpu":
-        return Reserve(_GIB // 4, "runtime")
+        return Reserve(_GIB // 4, "other programs, the next rows")
     if num_devices == 1:
         return Reserve(_GIB, "CUDA context and kernels")
     return Reserve(3 * _GIB, "CUDA context and kernels 1 GiB, NCCL buffers 2 GiB")
@@ -297,6 +300,12 @@ def search(
 
 
 def _used_by_message(message: str) -> int | None:
-    """What the TPU compiler says that it needed when it gave up."""
-    found = re.search(r"Used ([\d.]+)([KMGT]?) of [\d.]+[KMGT]? hbm", message)
+    """What the TPU compiler says that it needs when it gives up.
+
+    The first form is what libtpu 0.0.42 says; it speaks of temporaries, but counts arguments and
+    outputs as well. The second is in XLA's list of errors (E1000).
+    """
+    size = r"([\d.]+)([KMGT]?)"
+    forms = rf"memory required for HLO temporaries \({size}\)", rf"Used {size} of {size} hbm"
+    found = next((match for form in forms if (match := re.search(form, message))), None)
     return int(float(found[1]) * _UNITS[found[2]]) if found else None

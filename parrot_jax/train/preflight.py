@@ -21,7 +21,7 @@ from parrot_jax.core.logs import console
 from parrot_jax.data.prepare import RowFiles
 from parrot_jax.distributed import any_process, in_first_process
 from parrot_jax.train.config import TrainConfig
-from parrot_jax.train.program import Program, put_rows
+from parrot_jax.train.program import Program, put_rows, too_large_is_a_user_error
 from parrot_jax.train.run_folder import RunFolder
 from parrot_jax.train.setup import Setup, set_up
 from parrot_jax.train.state import new_state, restore_state, save_state
@@ -101,17 +101,9 @@ def _try_steps(
         return {name: np.stack([row[name] for row in picked]) for name in picked[0]}
 
     started = time.perf_counter()
-    try:
+    with too_large_is_a_user_error():
         state, metrics = program.step(state, put_rows(read, like.shape, like.sharding))
         first_loss = float(metrics.loss)
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        raise UserError(
-            f"preflight: a step does not fit into the memory of the devices: "
-            f"{str(error).splitlines()[0]}. `parrot plan --search` finds micro_rows and remat that "
-            "do."
-        ) from error
     first_s = time.perf_counter() - started
     console.print(f"first step, with compilation: {first_s:.1f} s, loss {first_loss:.4f}")
     seconds, tokens = [], 0

@@ -3,7 +3,8 @@
 The loop runs it, `parrot plan` compiles it for devices that are not here, `--preflight` tries it.
 """
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +14,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 from numpy.typing import NDArray
 
+from parrot_jax.core.errors import UserError
 from parrot_jax.data.packing import row_dtype
 from parrot_jax.model.attention import choose, resolve
 from parrot_jax.sharding import array_sharding, num_batch_shards
@@ -102,6 +104,25 @@ def make_program(
         seed=config.seed,
     )
     return Program(mesh, forward, optimizer, state, batch, step)
+
+
+@contextlib.contextmanager
+def too_large_is_a_user_error() -> Iterator[None]:
+    """Turns "out of memory" of the devices into one line that says what to change.
+
+    Raises:
+      UserError: The devices have not enough memory for what the block does.
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise UserError(
+            f"a step does not fit into the memory of the devices: {str(error).splitlines()[0]}. "
+            "`parrot plan CONFIG --topology T --search` finds micro_rows and remat that do; "
+            "docs/training.md lists what else to change."
+        ) from error
 
 
 def put_rows(read: ReadRows, shape: tuple[int, ...], sharding: NamedSharding) -> Batch:

@@ -78,6 +78,12 @@ def abstract_state(
 def _host_memory(mesh: Mesh) -> str:
     device = mesh.devices.flat[0]
     kinds = [memory.kind for memory in device.addressable_memories()]
+    if not kinds:
+        # jax forgets the memory that is asked for, without a word.
+        raise UserError(
+            "offload_optimizer cannot be planned for devices that are not here; plan without it: "
+            "the optimizer's memory is then what a device is spared."
+        )
     if "pinned_host" not in kinds:
         raise UserError(
             f"offload_optimizer is on, but {device.device_kind} has no pinned host memory, only "

@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec, Sharding
 from jax.tree_util import DictKey, tree_flatten_with_path
 from jaxtyping import Shaped
 
@@ -51,6 +51,8 @@ for _name in ("absl", "asyncio"):
 
 _STACKED = "layers"
 
+_HOST_MEMORY = "pinned_host"
+
 _BATCH_BYTES = 2**30
 """Of one device: what is cut out of leaves, or put together to leaves, at a time."""
 
@@ -72,12 +74,14 @@ class _Uncounted:
 class _Part:
     """One array of a checkpoint, still in its leaf."""
 
-    def __init__(self, leaf: jax.Array, layer: int | None) -> None:
-        """A layer of a stacked leaf; None = the whole of one that is not stacked."""
+    def __init__(self, leaf: Any, layer: int | None) -> None:
+        """A layer of a stacked leaf, or of its description; None = all of one not stacked."""
         self.leaf, self.layer = leaf, layer
         self.shape = leaf.shape if layer is None else leaf.shape[1:]
         self.dtype = leaf.dtype
-        self.sharding = _part_sharding(leaf, layer)
+        self.sharding = _on_device(leaf.sharding)
+        if layer is not None and isinstance(self.sharding, NamedSharding):
+            self.sharding = self.sharding.update(spec=PartitionSpec(*self.sharding.spec[1:]))
 
     @property
     def nbytes(self) -> int:
@@ -279,19 +283,27 @@ class Checkpoints:
         self._manager.close()
 
     def _restore_item(self, step: int, item: str, like: Any) -> Any:
+        wanted = _abstract_layers(like)
         leaves, treedef = tree_flatten_with_path(like)
-        joined: list[jax.Array] = []
+        made: list[jax.Array] = []
         for batch in _batches([_device_bytes(leaf) for _, leaf in leaves]):
-            wanted = _abstract_layers(leaves[batch])
+            names = [[name for name, _ in _names(path, leaf)] for path, leaf in leaves[batch]]
+            shapes = {name: wanted[name] for group in names for name in group}
             args = ocp.args.PyTreeRestore(
-                item=wanted,
-                restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
+                item=shapes,
+                restore_args=ocp.checkpoint_utils.construct_restore_args(shapes),
                 partial_restore=True,
             )
             arrays = self._manager.restore(step, args=ocp.args.Composite(**{item: args}))[item]
-            joined += jax.block_until_ready(_join_layers(arrays, leaves[batch]))
-            del arrays
-        return treedef.unflatten(joined)
+            parts = [
+                [arrays[name] for name in group] if _is_stacked(path) else arrays[group[0]]
+                for group, (path, _) in zip(names, leaves[batch], strict=True)
+            ]
+            join = _joined(tuple(leaf.sharding for _, leaf in leaves[batch]))
+            # The parts are let go of before the next ones are read.
+            made += jax.block_until_ready(join(parts))
+            del arrays, parts
+        return treedef.unflatten(made)
 
     def _at(self, step: int) -> str:
         steps = self._manager.all_steps()
@@ -369,6 +381,8 @@ def _item_handler() -> ocp.PyTreeCheckpointHandler:
         type_handler_registry=ocp.type_handlers.create_type_handler_registry(
             (_Part, handler), (jax.Array, handler)
         ),
+        # Weights hardly shrink, and trying takes longer than writing them.
+        use_compression=False,
         # Pinned memory of a process is 64 GB on a GPU, and a state may be more.
         enable_pinned_host_transfer=False,
     )
@@ -383,7 +397,7 @@ def _parts(tree: Any) -> dict[str, _Part]:
     }
 
 
-def _cut_out(parts: Sequence[_Part]) -> Iterator[jax.Array]:
+def _cut_out(parts: Sequence[_Part]) -> Iterator[Any]:
     """The arrays of parts, on the device; those of one leaf follow each other.
 
     A leaf in the memory of the host comes to the device as a whole.
@@ -392,12 +406,15 @@ def _cut_out(parts: Sequence[_Part]) -> Iterator[jax.Array]:
     for part in parts:
         if part.leaf is not leaf:
             del whole
-            leaf, whole = part.leaf, jax.device_put(part.leaf, _on_device(part.leaf.sharding))
+            leaf = whole = part.leaf
+            # Put where it is already, it would share its memory, which is given back by `delete`.
+            if leaf.sharding.memory_kind == _HOST_MEMORY:
+                whole = jax.device_put(leaf, _on_device(leaf.sharding))
         yield whole if part.layer is None else _layer_of(part.sharding)(whole, np.int32(part.layer))
 
 
 @functools.cache
-def _layer_of(sharding: NamedSharding) -> Callable[..., jax.Array]:
+def _layer_of(sharding: Sharding) -> Callable[..., jax.Array]:
     # The layer is an argument: one program for all layers of all leaves of a shape.
     return jax.jit(
         lambda leaf, layer: jax.lax.dynamic_index_in_dim(leaf, layer, keepdims=False),
@@ -406,18 +423,16 @@ def _layer_of(sharding: NamedSharding) -> Callable[..., jax.Array]:
 
 
 @functools.cache
-def _stack(shardings: tuple[NamedSharding, ...]) -> Callable[..., list[jax.Array]]:
-    return jax.jit(lambda leaves: [jnp.stack(layers) for layers in leaves], out_shardings=shardings)
+def _joined(shardings: tuple[Sharding, ...]) -> Callable[..., tuple[jax.Array, ...]]:
+    return jax.jit(
+        lambda leaves: tuple(jnp.stack(x) if isinstance(x, list) else x for x in leaves),
+        out_shardings=shardings,
+    )
 
 
-def _on_device(sharding: NamedSharding) -> NamedSharding:
-    return sharding.with_memory_kind("device")
-
-
-def _part_sharding(leaf: Any, layer: int | None) -> NamedSharding:
-    """The placement of a part of a leaf, in the memory of the device."""
-    sharding = _on_device(leaf.sharding)
-    return sharding if layer is None else sharding.update(spec=PartitionSpec(*sharding.spec[1:]))
+def _on_device(sharding: Sharding) -> Sharding:
+    at_host = sharding.memory_kind == _HOST_MEMORY
+    return sharding.with_memory_kind("device") if at_host else sharding
 
 
 def _device_bytes(array: Any) -> int:
@@ -437,21 +452,12 @@ def _batches(sizes: Sequence[int]) -> Iterator[slice]:
         yield slice(start, len(sizes))
 
 
-def _abstract_layers(leaves: Sequence[tuple[Any, Any]]) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes and placements of the parts of leaves with their paths."""
+def _abstract_layers(tree: Any) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and placements of what `_parts` would give."""
     return {
         name: jax.ShapeDtypeStruct(part.shape, part.dtype, sharding=part.sharding)
-        for path, leaf in leaves
-        for name, layer in _names(path, leaf)
-        for part in [_Part(leaf, layer)]
+        for name, part in _parts(tree).items()
     }
-
-
-def _join_layers(
-    arrays: Mapping[str, jax.Array], like: Sequence[tuple[Any, Any]]
-) -> list[jax.Array]:
-    """The leaves that have these parts, placed like `like`."""
-    names = [[name for name, _ in _names(path, leaf)] for path, leaf in like]
 
 
 def _names(path: tuple[Any, ...], leaf: Any) -> list[tuple[str, int | None]]:

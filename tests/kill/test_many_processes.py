@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,12 @@ class Job:
     """The processes of one start of a run, each with some virtual devices, joined by gloo."""
 
     def __init__(
-        self, config: Path, *options: str, processes: int, devices: int, verb: str = "train"
+        self,
+        config: Path,
+        *options: str,
+        processes: int,
+        devices: int,
+        program: Sequence[str] = ("-m", "parrot_jax.cli"),
     ) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -42,7 +47,7 @@ class Job:
             environ = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices)}
         self.processes = [
             subprocess.Popen(
-                [sys.executable, "-m", "parrot_jax.cli", *verb.split(), str(config), *options],
+                [sys.executable, *program, "train", str(config), *options],
                 env=environ | {"JAX_PROCESS_ID": str(index)},
                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             )
@@ -119,6 +124,7 @@ def test_one_of_two_processes_killed_in_a_save_and_both_started_again(
             assert one == two
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     ("processes", "devices", "mesh"),
     [
@@ -150,6 +156,7 @@ def test_another_layout_reads_the_same_rows_and_follows_the_loss(
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
 
 
+@pytest.mark.nightly
 def test_sigterm_to_one_process_saves_and_ends_both_with_75(
     write_config: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -179,3 +186,32 @@ def test_a_preflight_of_two_processes_checks_both_and_says_it_once(
     assert "same bits" in job.outputs[0]
     spoken = [line for line in job.outputs[1].splitlines() if not line.startswith("[Gloo]")]
     assert spoken == [], "only the first process speaks"
+
+
+# Prints the places of the batches that this process reads.
+READING = """
+import sys
+from parrot_jax.data.pipeline import Batches
+read = Batches.read
+def noting(self, step, places):
+    print("reads", step, *places, flush=True)
+    return read(self, step, places)
+Batches.read = noting
+from parrot_jax.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_each_process_reads_its_own_rows_and_no_others(write_config: Callable[..., Path]) -> None:
+    config = write_config("reading", max_steps=2)
+    job = Job(config, processes=2, devices=4, program=["-c", READING])
+    job.finish()
+    for step in ("0", "1"):
+        first, second = (
+            [int(place) for line in output.splitlines() if line.startswith(f"reads {step} ")
+             for place in line.split()[2:]]
+            for output in job.outputs
+        )  # fmt: skip
+        # Each row once, though two devices of the tensor axis hold it.
+        assert sorted(first + second) == list(range(8))
+        assert len(first) == len(second) == 4

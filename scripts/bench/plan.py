@@ -1,0 +1,138 @@
+"""The shipped 13B runs, planned for each topology: the table of docs/plans.md.
+
+    python scripts/bench/plan.py --out plans.jsonl [--only v5p] [--rows 70000]
+
+Needs the extras cuda13 and tpu. Each plan is compiled by `parrot plan` in a process of its own, as
+jax reads once what it is to compile for, and kept as one line of the file; what stands there
+already is not compiled again. 17 plans take about 20 minutes on two cores.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).resolve().parents[2]
+MFU = "0.4"
+GIB = 2**30
+
+
+class Case(NamedTuple):
+    """What to plan."""
+
+    config: str
+    """Name in configs/train, without `parrot_ask_` and `.yaml`."""
+    topology: str
+    options: tuple[str, ...] = ()
+
+
+ONE_ROW = ("--micro-rows", "1", "--remat", "full")
+CASES = (
+    Case("llama2_13b_a100x8", "a100-80g:1x8"),
+    Case("llama2_13b_a100x8_8steps", "a100-80g:1x8"),
+    Case("llama2_13b_a100x8_256", "a100-80g:1x8"),
+    Case("llama2_13b_a100x8_packed", "a100-80g:1x8"),
+    Case("llama1_13b", "a100-80g:1x8"),
+    Case("kwaiyii_13b", "a100-80g:1x8"),
+    Case("llama2_13b_a100x8", "a100-80g:2x8", ("--mesh.fsdp", "16")),
+    Case("llama2_13b_a100x8", "h100-80g:1x8"),
+    Case("llama2_13b_h200", "h200:1x1"),
+    Case("llama2_13b_h200", "h200:1x1", ("--accumulator-dtype", "float32")),
+    Case("llama2_13b_a100x8", "h200:1x8", ("--micro-rows", "4")),
+    Case("llama2_13b_v5p", "v4:2x2x4", ONE_ROW),
+    Case("llama2_13b_v5e", "v5e:4x8"),
+    Case("llama2_13b_v5p", "v5p:2x2x4"),
+    Case("llama2_13b_v5p", "v6e:4x4", ONE_ROW),
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", default="runs/plans.jsonl", help="where plans are kept")
+    parser.add_argument("--only", default="", help="a part of a config's or topology's name")
+    parser.add_argument("--rows", type=int, default=70_000, help="rows of the data")
+    options = parser.parse_args()
+    path = Path(options.out)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    known = read_plans(path)
+    plans = []
+    for case in CASES:
+        if options.only not in f"{case.config} {case.topology}":
+            continue
+        command = command_of(case, options.rows)
+        if command not in known:
+            print(" ".join(command), file=sys.stderr, flush=True)
+            plan = compile_plan(command)
+            with open(path, "a", encoding="utf-8") as file:
+                file.write(json.dumps({"command": command, "plan": plan}) + "\n")
+            known[command] = plan
+        plans.append((case, known[command]))
+    print(as_markdown(plans))
+
+
+def command_of(case: Case, rows: int) -> tuple[str, ...]:
+    """What follows `parrot`; also the name of the plan in the file."""
+    config = f"configs/train/parrot_ask_{case.config}.yaml"
+    fixed = ("--rows", str(rows), "--mfu", MFU, "--json")
+    return ("plan", config, "--topology", case.topology, *case.options, *fixed)
+
+
+def read_plans(path: Path) -> dict[tuple[str, ...], Any]:
+    """The plans of earlier calls."""
+    if not path.exists():
+        return {}
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return {tuple(line["command"]): line["plan"] for line in lines}
+
+
+def compile_plan(command: Sequence[str]) -> dict[str, Any]:
+    """Runs `parrot plan`; a plan that does not fit is a plan."""
+    done = subprocess.run(
+        [sys.executable, "-m", "parrot_jax.cli", *command],
+        cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True,
+    )  # fmt: skip
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def as_markdown(plans: Sequence[tuple[Case, dict[str, Any]]]) -> str:
+    """The table. Sizes are GiB of one device."""
+    head = ("config", "topology", "mesh", "a step is", "remat", "attention", "parameters",
+            "optimizer", "temporaries", "reserve", "of", "free", "fits", "step, s", "hours",
+            "compiled in, s")  # fmt: skip
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    for case, plan in plans:
+        changed = f", `{' '.join(case.options)}`" if case.options else ""
+        data, fsdp, tensor = plan["mesh"]
+        time = plan["times"][0]
+        cells = [
+            case.config.removeprefix("llama2_13b_") + changed,
+            plan["topology"],
+            f"{data} x {fsdp} x {tensor}",
+            f"{plan['micro_batches']} x {plan['micro_rows'] * data * fsdp} rows",
+            plan["remat"],
+            plan["attention"],
+            gib(plan["params_bytes"]),
+            gib(plan["optimizer_bytes"]),
+            gib(plan["temp_bytes"]),
+            gib(plan["reserve_bytes"]),
+            gib(plan["hbm_bytes"]),
+            "?" if plan["free_share"] is None else f"{plan['free_share']:.0%}",
+            "yes" if plan["fits"] else "**no**",
+            f"{time['step_s']:.1f}",
+            f"{time['hours']:,.0f}",
+            f"{plan['compile_s']:.0f}",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def gib(num_bytes: int | None) -> str:
+    """Bytes as GiB; what the compiler did not say as `?`."""
+    return "?" if num_bytes is None else f"{num_bytes / GIB:.1f}"
+
+
+if __name__ == "__main__":
+    main()

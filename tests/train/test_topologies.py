@@ -1,0 +1,134 @@
+"""Names of hardware that is not here, and what is set before anything is compiled for it.
+
+What is compiled for it is in test_plan.py.
+"""
+
+import importlib.util
+from typing import Any
+
+import pytest
+
+from parrot_jax.core.errors import UserError
+from parrot_jax.core.xla_flags import FLAGS
+from parrot_jax.train import topologies
+from parrot_jax.train.topologies import TOPOLOGIES, parse_topology, prepare_environment
+
+PACKAGES = {"gpu": "jax_cuda13_plugin", "tpu": "libtpu"}
+
+
+@pytest.fixture
+def flags_set(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """Every extra seems installed; the calls of `set_xla_flags`, which has its own tests."""
+    calls: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(topologies, "set_xla_flags", lambda *arguments: calls.append(arguments))
+    return calls
+
+
+# ---- names --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "chip", "shape", "platform"),
+    [
+        ("a100-80g:2x8", "a100-80g", (2, 8), "gpu"),
+        ("h200:1x1", "h200", (1, 1), "gpu"),
+        ("v5p:2x2x4", "v5p", (2, 2, 4), "tpu"),
+        ("v5e:4x8", "v5e", (4, 8), "tpu"),
+        ("v6e:16x16", "v6e", (16, 16), "tpu"),
+    ],
+)
+def test_a_name_is_a_chip_and_a_shape(
+    name: str, chip: str, shape: tuple[int, ...], platform: str
+) -> None:
+    topology = parse_topology(name)
+    assert (topology.name, topology.chip.name) == (name, chip)
+    assert (topology.shape, topology.platform) == (shape, platform)
+
+
+@pytest.mark.parametrize("name", TOPOLOGIES)
+def test_every_name_that_errors_list_is_one(name: str) -> None:
+    assert parse_topology(name).name == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", ":", "v5p", "v5p:", "v7:2x2", "V5P:2x2x4", "v5p:2", "v5p:2x2x2x2", "v5p:0x2x4",
+     "v5p:2x2x-4", "v5p:2x2xx4", "v5p:2x2x4 ", "v5p:axbxc", "a100-80g:8", "a100:1x8"],
+)  # fmt: skip
+def test_garbage_is_answered_with_the_names_there_are(name: str) -> None:
+    with pytest.raises(UserError, match=f"there is no topology '{name}'; choose one of a100-80g:1"):
+        parse_topology(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("v5p:4x4", "a shape of v5p has 3 sides, not 4x4"),
+        ("v4:4x4", "a shape of v4 has 3 sides, not 4x4"),
+        ("v5e:2x2x4", "a shape of v5e has 2 sides, not 2x2x4"),
+        ("h200:1x1x8", "a shape of h200 has 2 sides, not 1x1x8"),
+    ],
+)
+def test_a_shape_of_another_kind_of_chip_is_refused(name: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        parse_topology(name)
+
+
+# ---- the environment ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "extra"), [("v5e:4x8", "tpu"), ("h200:1x1", "cuda13")])
+def test_without_the_extra_the_error_names_it(name: str, extra: str) -> None:
+    topology = parse_topology(name)
+    if importlib.util.find_spec(PACKAGES[topology.platform]):
+        pytest.skip(f"the extra {extra} is installed here")
+    environ: dict[str, str] = {}
+    with pytest.raises(UserError, match=rf"needs the extra {extra}: pip install 'parrot-jax\["):
+        prepare_environment(topology, environ=environ)
+    assert environ == {}
+
+
+def test_for_a_gpu_jax_computes_on_the_cpu_and_tries_no_kernels(
+    flags_set: list[tuple[Any, ...]],
+) -> None:
+    environ = {"JAX_PLATFORMS": "cuda"}
+    prepare_environment(parse_topology("a100-80g:2x8"), ["--a=1"], environ)
+    assert environ == {
+        "JAX_PLATFORMS": "cpu",
+        "JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1",
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+    }
+    assert flags_set == [(["--a=1", "--xla_gpu_autotune_level=0"], "gpu", environ)]
+
+
+def test_for_a_tpu_libtpu_is_told_that_nobody_else_is_there(
+    flags_set: list[tuple[Any, ...]],
+) -> None:
+    environ = {"JAX_PLATFORMS": "tpu", "TPU_WORKER_HOSTNAMES": "host-0,host-1"}
+    prepare_environment(parse_topology("v5p:2x2x4"), ["--a=1"], environ)
+    assert environ == {
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+        "JAX_PLATFORMS": "cpu",
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        "TPU_ACCELERATOR_TYPE": "v5p-2x2x4",
+        "TPU_MIN_LOG_LEVEL": "3",
+        "TPU_SKIP_MDS_QUERY": "1",
+        "TPU_WORKER_HOSTNAMES": "localhost",
+    }
+    assert flags_set == [(["--a=1"], "tpu", environ)]
+
+
+@pytest.mark.parametrize("name", ["v5e:4x8", "h200:1x1"])
+def test_a_louder_log_is_left_as_it_is(name: str, flags_set: list[tuple[Any, ...]]) -> None:
+    environ = {"TF_CPP_MIN_LOG_LEVEL": "0", "TPU_MIN_LOG_LEVEL": "0"}
+    prepare_environment(parse_topology(name), environ=environ)
+    assert (environ["TF_CPP_MIN_LOG_LEVEL"], environ["TPU_MIN_LOG_LEVEL"]) == ("0", "0")
+
+
+def test_the_flags_of_a_run_are_those_of_its_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr("parrot_jax.core.xla_flags._backend_exists", lambda: False)
+    environ: dict[str, str] = {}
+    prepare_environment(parse_topology("h200:1x1"), environ=environ)
+    assert set(FLAGS["gpu"]) < set(environ["XLA_FLAGS"].split())
