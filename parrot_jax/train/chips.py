@@ -17,8 +17,8 @@ class Chip:
     peak_flops: float
     """Floating point operations a second in bfloat16, without sparsity, as the maker says."""
     hbm_bytes: int
-    """Memory of one device that programs may use. GPU: as the driver says. TPU: the largest program
-    that libtpu 0.0.42 compiles, which is 0.3 to 1.3 GiB less than the maker's figure."""
+    """Memory of one device. GPU: as the driver says. TPU: the largest program that libtpu 0.0.42
+    compiles; its runtime keeps the rest."""
 
 
 CHIPS = (

@@ -131,7 +131,7 @@ def make_plan(config: TrainConfig, topology: Topology, devices: list[Any]) -> Pl
     on_device = [leaf for leaf in jax.tree.leaves(program.state.opt_state)
                  if leaf.sharding.memory_kind != "pinned_host"]  # fmt: skip
     params, optimizer = device_bytes(program.state.params), device_bytes(on_device)
-    arguments = params + optimizer + device_bytes(dict(program.batch))
+    arguments = params + optimizer + device_bytes((program.state.step, dict(program.batch)))
     hbm = topology.chip.hbm_bytes
     micro_batches, rows = program.micro_shape
     return Plan(

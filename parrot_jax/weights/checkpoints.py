@@ -295,14 +295,13 @@ class Checkpoints:
                 partial_restore=True,
             )
             arrays = self._manager.restore(step, args=ocp.args.Composite(**{item: args}))[item]
-            parts = [
-                [arrays[name] for name in group] if _is_stacked(path) else arrays[group[0]]
-                for group, (path, _) in zip(names, leaves[batch], strict=True)
-            ]
-            join = _joined(tuple(leaf.sharding for _, leaf in leaves[batch]))
-            # The parts are let go of before the next ones are read.
-            made += jax.block_until_ready(join(parts))
-            del arrays, parts
+            for group, (path, leaf) in zip(names, leaves[batch], strict=True):
+                parts = [arrays.pop(name) for name in group]
+                if _is_stacked(path):
+                    array = _stack(leaf.sharding)(parts)
+                else:
+                    array = jax.device_put(parts[0], leaf.sharding)
+                made.append(jax.block_until_ready(array))
         return treedef.unflatten(made)
 
     def _at(self, step: int) -> str:
@@ -423,11 +422,8 @@ def _layer_of(sharding: Sharding) -> Callable[..., jax.Array]:
 
 
 @functools.cache
-def _joined(shardings: tuple[Sharding, ...]) -> Callable[..., tuple[jax.Array, ...]]:
-    return jax.jit(
-        lambda leaves: tuple(jnp.stack(x) if isinstance(x, list) else x for x in leaves),
-        out_shardings=shardings,
-    )
+def _stack(sharding: Sharding) -> Callable[..., jax.Array]:
+    return jax.jit(jnp.stack, out_shardings=sharding)
 
 
 def _on_device(sharding: Sharding) -> Sharding:

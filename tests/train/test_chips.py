@@ -29,7 +29,8 @@ def test_the_flops_of_a_tiny_model_can_be_counted_on_fingers() -> None:
     # Of 8 positions, one attends to 4 others on average: 2 heads * 2 wide * 2 operations, for
     # scores and for values, in 2 layers; forward once and backward twice.
     attention = 3 * 2 * (2 * 2 * 2 * 4) * 2
-    assert flops_per_token(TINY, 8) == 6 * 300 + attention == 2184
+    assert weights == 300
+    assert flops_per_token(TINY, 8) == 6 * weights + attention == 2184
 
 
 def test_a_tied_embedding_is_the_head_and_counts_once() -> None:
@@ -76,10 +77,3 @@ def test_other_devices_are_no_chip_of_ours(device_kind: str) -> None:
 @pytest.mark.parametrize("chip", CHIPS, ids=lambda chip: chip.name)
 def test_a_device_is_known_by_each_of_its_chips_kinds(chip: object) -> None:
     assert {chip_of(kind) for kind in chip.kinds} == {chip}  # type: ignore[attr-defined]
-
-
-def test_a_program_may_use_less_than_the_maker_says() -> None:
-    gib = {"v4": 32, "v5e": 16, "v5p": 96, "v6e": 32}
-    for chip in CHIPS:
-        if chip.name in gib:
-            assert 0.95 < chip.hbm_bytes / (gib[chip.name] << 30) < 1
