@@ -2,7 +2,7 @@
 #   make install    the environment in .venv, with the versions that were tested
 #   make quickstart the whole loop on a little world, in ten minutes; OUT=folder SEED=0
 #   make test       all fast tests, no network, no torch; 8 minutes on two cores
-#   make test-kill  kills training, preparation, collection and quickstart, compares; 8 minutes
+#   make test-kill  kills training on one process and on two, preparation, collection; compares
 #   make test-torch parity with transformers and torch, in an environment of its own (CPU is enough)
 #   make test-plan  compiles the shipped configs and kernels for TPUs and GPUs that are not here
 #   make test-vllm  the tokens of vLLM on a CPU are ours; a server in an environment of its own
@@ -47,7 +47,7 @@ $(VENV)-torch/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 test-plan: $(VENV)-plan/.installed
-	$(VENV)-plan/bin/python -m pytest -n 2 -m plan tests $(ARGS)
+	$(VENV)-plan/bin/python -m pytest -n 2 --dist loadgroup -m "plan and not nightly" tests $(ARGS)
 
 # libtpu prints at every import of jax where it is installed: both compilers have their own place.
 $(VENV)-plan/.installed: pyproject.toml constraints.txt

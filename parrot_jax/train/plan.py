@@ -45,7 +45,7 @@ class Plan:
     topology: str
     devices: int
     fits: bool
-    """Whether `used_bytes` and the reserve leave `MARGIN` of the memory free."""
+    """Whether it compiles, and `used_bytes` and the reserve leave `MARGIN` of the memory free."""
     hbm_bytes: int
     used_bytes: int | None
     """Arguments, temporaries, program and what is left of the outputs. Where the compiler gave up,
@@ -122,23 +122,23 @@ def make_plan(config: TrainConfig, topology: Topology, devices: list[Any]) -> Pl
         # A kernel that wants too much of a core's own memory says so too: that is a fault of ours.
         if "RESOURCE_EXHAUSTED" not in str(error) or "hbm" not in str(error).lower():
             raise
-        used, temp = _used_by_message(str(error)), None
+        used, temp, fits = _used_by_message(str(error)), None, False
     else:
         left = memory.output_size_in_bytes - memory.alias_size_in_bytes
         temp = memory.temp_size_in_bytes
         used = memory.argument_size_in_bytes + temp + left + memory.generated_code_size_in_bytes
+        fits = used + reserve.bytes <= (1 - MARGIN) * topology.chip.hbm_bytes
     compile_s = time.perf_counter() - started
     on_device = [leaf for leaf in jax.tree.leaves(program.state.opt_state)
                  if leaf.sharding.memory_kind != "pinned_host"]  # fmt: skip
     params, optimizer = device_bytes(program.state.params), device_bytes(on_device)
     arguments = params + optimizer + device_bytes((program.state.step, dict(program.batch)))
-    hbm = topology.chip.hbm_bytes
     micro_batches, rows = program.micro_shape
     return Plan(
         topology=topology.name,
         devices=len(devices),
-        fits=used is not None and used + reserve.bytes <= (1 - MARGIN) * hbm,
-        hbm_bytes=hbm,
+        fits=fits,
+        hbm_bytes=topology.chip.hbm_bytes,
         used_bytes=used,
         params_bytes=params,
         optimizer_bytes=optimizer,
@@ -252,7 +252,9 @@ def search(
 ) -> Iterator[tuple[TrainConfig, Plan]]:
     """Looks for the largest micro-batch that fits, then for the cheapest remat policy with it.
 
-    More rows and less recomputation only ever take more memory, so both are found by halving.
+    More rows and less recomputation only ever take more memory, so both are found by halving. All
+    rows at once are tried first: that alone needs no sum of gradients beside the gradient, and may
+    take less memory than fewer rows do.
 
     Args:
       config: The run; a wide search does not look at its `micro_rows` and `remat`.
@@ -274,13 +276,14 @@ def search(
     shards = num_batch_shards(make_mesh(config.mesh, devices))
     config.accumulation_steps(shards)  # refuses rows that cannot be shared
     rows = config.batch_rows // shards
-    sizes = [size for size in range(1, rows + 1) if rows % size == 0]
+    sizes = [size for size in range(1, rows) if rows % size == 0]
     policies = list(REMAT_POLICIES)  # from most memory to least
-    # As many sizes as the compiles that are left of the policies can tell apart.
-    most = 2 ** (MAX_COMPILES - (len(policies) - 1).bit_length()) - 1
-    sizes = sizes[:most]
-    found: TrainConfig | None = None
-    low, high = 0, len(sizes)  # sizes[:low] fit, sizes[high:] do not
+    tried, plan = compiled(replace(config, micro_rows=rows, remat=policies[-1]))
+    yield tried, plan
+    found = tried if plan.fits else None
+    # As many sizes as the compiles that are left of this one and the policies can tell apart.
+    most = 2 ** (MAX_COMPILES - 1 - (len(policies) - 1).bit_length()) - 1
+    low, high = 0, 0 if plan.fits else min(len(sizes), most)  # sizes[:low] fit, sizes[high:] do not
     while low < high:
         middle = (low + high) // 2
         tried, plan = compiled(replace(config, micro_rows=sizes[middle], remat=policies[-1]))

@@ -39,7 +39,6 @@ from parrot_jax.train.state import abstract_state, restore_state, save_state
 from parrot_jax.train.step import TrainState
 from parrot_jax.weights.checkpoints import Checkpoints, _abstract_layers, _names
 
-
 FORMS = ("plain", "zstd", "ours")
 """`zstd` is ours with orbax's default compression."""
 
@@ -51,6 +50,7 @@ class Plain:
         self._manager = ocp.CheckpointManager(folder)
 
     def save(self, step: int, params: Any, optimizer: Any) -> None:
+        """Starts a save."""
         args = {
             "params": ocp.args.StandardSave(self._split(params)),
             "optimizer": ocp.args.StandardSave(self._split(optimizer)),
@@ -58,6 +58,7 @@ class Plain:
         self._manager.save(step, args=ocp.args.Composite(**args))
 
     def restore(self, step: int, like: dict[str, Any]) -> dict[str, Any]:
+        """Reads a checkpoint."""
         args = {
             item: ocp.args.StandardRestore(_abstract_layers(tree)) for item, tree in like.items()
         }
@@ -65,9 +66,11 @@ class Plain:
         return {item: self._join(restored[item], tree) for item, tree in like.items()}
 
     def wait(self) -> None:
+        """Returns when it is on the disk."""
         self._manager.wait_until_finished()
 
     def close(self) -> None:
+        """Lets go of the folder."""
         self._manager.close()
 
     @staticmethod

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.nightly]
 
 SEED = 20240523
 STAGES = ("world", "ask", "collect", "chat", "chat_first_turn", "exam", "report")
@@ -63,7 +63,7 @@ def summary_without_times(folder: Path) -> dict[str, Any]:
     return summary
 
 
-@pytest.mark.parametrize("size", ["small", pytest.param("full", marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("size", ["small", "full"])
 def test_killed_in_each_stage_it_ends_with_the_same_summary(tmp_path: Path, size: str) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     finish(size, whole)

@@ -1,7 +1,8 @@
 """The kernels compiled, forward and backward, for hardware that is not here.
 
-Every compilation has a process of its own: jax, libtpu and the CUDA plugin read what they are to
-compile for when they are loaded. This file is that process's program too.
+A topology has a process of its own, which compiles all that is asked of it: jax, libtpu and the
+CUDA plugin read what they are to compile for when they are loaded. This file is that process's
+program too.
 
 cuDNN chooses its kernel when a program is loaded on the GPU; what is compiled here is the call.
 """
@@ -17,95 +18,123 @@ import pytest
 pytestmark = pytest.mark.plan
 
 LENGTH = 4096
-GIB = 2**30
+
+LLAMA_13B = {"num_heads": 40, "num_kv_heads": 40}
+LLAMA_70B = {"num_heads": 64, "num_kv_heads": 8}
+HALF = {**LLAMA_13B, "tensor": 2}
+NOT_PACKED = {**LLAMA_13B, "packed": False}
+SMALL = {"num_heads": 4, "num_kv_heads": 4, "length": 512}
+KEPT, NOT_KEPT = {**SMALL, "remat": "attention"}, {**SMALL, "remat": "nothing"}
+EDGES = {
+    backend: [
+        {"num_heads": 4, "num_kv_heads": 2, "length": length, "width": width, "dtype": dtype}
+        for length, width, dtype in edges
+    ]
+    for backend, edges in {
+        "splash": [(128, 8, "bfloat16"), (384, 100, "bfloat16"), (4096, 256, "float32")],
+        "pallas": [
+            (16, 16, "bfloat16"), (48, 24, "float16"), (4096, 16, "float32"),
+            (4096, 100, "bfloat16"), (4096, 128, "float32"), (4096, 256, "bfloat16"),
+        ],
+    }.items()
+}  # fmt: skip
 
 ON_TPU = [("v5p:2x2x1", "splash"), ("v5e:2x2", "splash")]
 ON_GPU = [("a100-80g:1x8", "pallas"), ("h100-80g:1x8", "pallas")]
+BACKENDS = {**dict(ON_TPU), **dict(ON_GPU)}
+
+
+# What v5p takes, v5e takes; the whole step is compiled for both (tests/train/test_plan.py).
+EVERYWHERE = [
+    pytest.param(topology, marks=[pytest.mark.nightly] if topology.startswith("v5p") else [])
+    for topology in BACKENDS
+]
 
 
 @functools.lru_cache
-def compiled(topology, backend, **shape):
-    """What a process of its own found: temporaries in bytes, kernels, collectives."""
+def all_compiled(topology):
+    """What a process of its own found for each shape; only GPUs have cuDNN."""
+    backend = BACKENDS[topology]
+    asked = [LLAMA_13B, LLAMA_70B, HALF, KEPT, NOT_KEPT, *EDGES[backend]]
+    cases = [(backend, shape) for shape in asked]
+    cases += [("cudnn", NOT_PACKED)] * (backend == "pallas")
     environ = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     process = subprocess.run(
-        [sys.executable, __file__, json.dumps([topology, backend, shape])],
-        env=environ, capture_output=True, text=True, timeout=600,
+        [sys.executable, __file__, json.dumps([topology, cases])],
+        env=environ, capture_output=True, text=True, timeout=1200,
     )  # fmt: skip
     assert process.returncode == 0, process.stderr[-4000:]
-    return json.loads(process.stdout.splitlines()[-1])
+    found = json.loads(process.stdout.splitlines()[-1])
+    return {json.dumps(case): values for case, values in zip(cases, found, strict=True)}
 
 
-@pytest.mark.parametrize(("topology", "backend"), ON_TPU + ON_GPU)
-@pytest.mark.parametrize(("num_heads", "num_kv_heads"), [(40, 40), (64, 8)])
-def test_a_packed_row_of_llama_takes_a_tenth_of_the_memory_of_its_scores(
-    topology, backend, num_heads, num_kv_heads
-):
-    found = compiled(topology, backend, num_heads=num_heads, num_kv_heads=num_kv_heads)
-    assert found["temporary_bytes"] < 4 * num_heads * LENGTH**2 / 10
+def compiled(topology, shape, backend=None):
+    """Temporaries in bytes, kernels, collectives."""
+    return all_compiled(topology)[json.dumps((backend or BACKENDS[topology], shape))]
+
+
+@pytest.mark.parametrize("topology", EVERYWHERE)
+@pytest.mark.parametrize("shape", [LLAMA_13B, LLAMA_70B], ids=["13B", "70B"])
+def test_a_packed_row_of_llama_takes_a_tenth_of_the_memory_of_its_scores(topology, shape):
+    found = compiled(topology, shape)
+    assert found["temporary_bytes"] < 4 * shape["num_heads"] * LENGTH**2 / 10
     assert found["kernels"] == 3  # forward once, and two for the gradients
     assert not found["collectives"]
 
 
-@pytest.mark.parametrize("topology", ["a100-80g:1x8", "h100-80g:1x8"])
+@pytest.mark.parametrize("topology", dict(ON_GPU))
 def test_cudnn_takes_a_row_of_llama_that_is_not_packed(topology):
-    found = compiled(topology, "cudnn", packed=False)
+    found = compiled(topology, NOT_PACKED, "cudnn")
     assert found["temporary_bytes"] < 4 * 40 * LENGTH**2 / 10
     assert found["kernels"] >= 2
     assert not found["collectives"]
 
 
-@pytest.mark.parametrize(("topology", "backend"), [ON_TPU[0], ON_GPU[0]])
-def test_rows_and_heads_are_split_over_a_mesh_without_gathering_them(topology, backend):
-    whole = compiled(topology, backend, num_heads=40, num_kv_heads=40)
-    half = compiled(topology, backend, tensor=2)
+@pytest.mark.parametrize("topology", EVERYWHERE)
+def test_rows_and_heads_are_split_over_a_mesh_without_gathering_them(topology):
+    half = compiled(topology, HALF)
     assert not half["collectives"]
-    assert half["temporary_bytes"] < 0.6 * whole["temporary_bytes"]
+    assert half["temporary_bytes"] < 0.6 * compiled(topology, LLAMA_13B)["temporary_bytes"]
 
 
-@pytest.mark.parametrize(("topology", "backend"), ON_TPU + ON_GPU)
-def test_a_remat_policy_keeps_the_forward_kernel_from_running_twice(topology, backend):
-    small = {"num_heads": 4, "num_kv_heads": 4, "length": 512}
-    assert compiled(topology, backend, **small, remat="attention")["kernels"] == 3
-    assert compiled(topology, backend, **small, remat="nothing")["kernels"] == 4
+@pytest.mark.parametrize("topology", EVERYWHERE)
+def test_a_remat_policy_keeps_the_forward_kernel_from_running_twice(topology):
+    assert compiled(topology, KEPT)["kernels"] == 3
+    assert compiled(topology, NOT_KEPT)["kernels"] == 4
 
 
-EDGES = {
-    "splash": [(128, 8, "bfloat16"), (384, 100, "bfloat16"), (4096, 256, "float32")],
-    "pallas": [
-        (16, 16, "bfloat16"), (48, 24, "float16"), (4096, 16, "float32"), (4096, 100, "bfloat16"),
-        (4096, 128, "float32"), (4096, 256, "bfloat16"),
-    ],
-}  # fmt: skip
-
-
-@pytest.mark.parametrize(("topology", "backend"), ON_TPU + ON_GPU)
-def test_what_a_kernel_does_not_refuse_compiles(topology, backend):
-    for length, width, dtype in EDGES[backend]:
-        shape = {"num_heads": 4, "num_kv_heads": 2, "length": length, "width": width}
-        assert compiled(topology, backend, **shape, dtype=dtype)["kernels"] == 3
+@pytest.mark.parametrize("topology", EVERYWHERE)
+def test_what_a_kernel_does_not_refuse_compiles(topology):
+    for shape in EDGES[BACKENDS[topology]]:
+        assert compiled(topology, shape)["kernels"] == 3
 
 
 # ---- the process --------------------------------------------------------------------------------
 
 
-def compile_for(
-    topology, backend, *, num_heads=40, num_kv_heads=40, length=LENGTH, width=128,
-    dtype="bfloat16", packed=True, tensor=1, remat=None,
-):  # fmt: skip
-    """Compiles the gradients of one row a device."""
+def compile_all(topology, cases):
+    """Compiles the shapes one after the other."""
     from parrot_jax.train.topologies import parse_topology, prepare_environment, topology_devices
 
     target = parse_topology(topology)
     prepare_environment(target)
+    devices = topology_devices(target)
+    return [compile_for(devices, backend, **shape) for backend, shape in cases]
 
+
+def compile_for(
+    devices, backend, *, num_heads, num_kv_heads, length=LENGTH, width=128, dtype="bfloat16",
+    packed=True, tensor=1, remat=None,
+):  # fmt: skip
+    """Compiles the gradients of one row a device."""
     import jax
     import jax.numpy as jnp
 
     from parrot_jax.model.attention import attend, choose
     from parrot_jax.sharding import MeshConfig, array_sharding, make_mesh, num_batch_shards
 
-    mesh = make_mesh(MeshConfig(tensor=tensor), topology_devices(target))
-    chosen = choose(backend, target.platform, segments=packed)
+    mesh = make_mesh(MeshConfig(tensor=tensor), devices)
+    chosen = choose(backend, devices[0].platform, segments=packed)
     rows = num_batch_shards(mesh)
 
     def heads(axis, count):
@@ -146,5 +175,4 @@ def compile_for(
 
 
 if __name__ == "__main__":
-    name, kernel, options = json.loads(sys.argv[1])
-    print(json.dumps(compile_for(name, kernel, **options)))
+    print(json.dumps(compile_all(*json.loads(sys.argv[1]))))

@@ -1,5 +1,9 @@
-"""What is on the disk: one array a layer, the newest N, nothing half, nothing of another shape."""
+"""What is on the disk: one array a layer, the newest N, nothing half, nothing of another shape.
 
+And what is in memory meanwhile: never a second state on the devices.
+"""
+
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +20,7 @@ from parrot_jax.train.config import OptimConfig
 from parrot_jax.train.optim import adamw
 from parrot_jax.train.state import abstract_state, restore_state, save_state
 from parrot_jax.train.step import TrainState
+from parrot_jax.weights import checkpoints as module
 from parrot_jax.weights.checkpoints import Checkpoints
 
 SIZES: dict[str, Any] = {
@@ -30,9 +35,9 @@ SIZES: dict[str, Any] = {
 OPTIMIZER = adamw(OptimConfig(), lambda _: 1e-3)
 
 
-def like(mesh: MeshConfig, **changes: Any) -> TrainState:
+def like(mesh: MeshConfig, *, offload: bool = False, **changes: Any) -> TrainState:
     config = LlamaConfig(**{**SIZES, **changes})
-    return abstract_state(config, OPTIMIZER, make_mesh(mesh))
+    return abstract_state(config, OPTIMIZER, make_mesh(mesh), offload=offload)
 
 
 def numbered(shapes: TrainState) -> TrainState:
@@ -44,6 +49,13 @@ def numbered(shapes: TrainState) -> TrainState:
         return jax.device_put(jnp.asarray(values, leaf.dtype), leaf.sharding)
 
     return jax.tree.map(array, shapes)
+
+
+def assert_equal_and_placed(state: TrainState, restored: TrainState, wanted: TrainState) -> None:
+    for a, b, c in zip(*map(jax.tree.leaves, (state, restored, wanted)), strict=True):
+        np.testing.assert_array_equal(a, b)
+        assert b.sharding == c.sharding
+        assert b.sharding.memory_kind == c.sharding.memory_kind
 
 
 def test_layers_are_apart_on_disk(tmp_path: Path) -> None:
@@ -68,9 +80,7 @@ def test_a_state_comes_back_on_another_mesh(tmp_path: Path) -> None:
     checkpoints.wait()
     other = like(MeshConfig(data=2, fsdp=2, tensor=2))
     restored = restore_state(checkpoints, 1, other)
-    for a, b, wanted in zip(*map(jax.tree.leaves, (state, restored, other)), strict=True):
-        np.testing.assert_array_equal(a, b)
-        assert b.sharding == wanted.sharding
+    assert_equal_and_placed(state, restored, other)
 
 
 def test_only_the_newest_are_kept(tmp_path: Path) -> None:
@@ -92,3 +102,131 @@ def test_another_shape_is_refused_with_names(tmp_path: Path) -> None:
         restore_state(checkpoints, 1, like(MeshConfig(), num_hidden_layers=4))
     with pytest.raises(UserError, match=r"lm_head is unknown"):
         restore_state(checkpoints, 1, like(MeshConfig(), tie_word_embeddings=True))
+
+
+def test_a_checkpoint_of_orbax_alone_is_read(tmp_path: Path) -> None:
+    state = numbered(like(MeshConfig()))
+    trees = {"params": state.params, "optimizer": {"state": state.opt_state, "step": state.step}}
+    arrays = {
+        item: {
+            name: leaf if layer is None else leaf[layer]
+            for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+            for name, layer in module._names(path, leaf)
+        }
+        for item, tree in trees.items()
+    }
+    with ocp.CheckpointManager(tmp_path) as manager:
+        args = {item: ocp.args.StandardSave(named) for item, named in arrays.items()}
+        manager.save(3, args=ocp.args.Composite(**args))
+    restored = restore_state(Checkpoints(tmp_path), 3, like(MeshConfig()))
+    assert_equal_and_placed(state, restored, like(MeshConfig()))
+
+
+# ---- memory --------------------------------------------------------------------------------------
+
+
+def device_bytes() -> int:
+    """What all arrays hold of the memory of all devices, each piece of it once."""
+    pieces = {
+        shard.data.unsafe_buffer_pointer(): shard.data.nbytes
+        for array in jax.live_arrays()
+        if array.sharding.memory_kind != "pinned_host"
+        for shard in array.addressable_shards
+    }
+    return sum(pieces.values())
+
+
+def bytes_of(arrays: Any) -> int:
+    """What arrays hold of all devices, copies included."""
+    return sum(shard.data.nbytes for a in jax.tree.leaves(arrays) for shard in a.addressable_shards)
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[int]]:
+    """`device_bytes` whenever orbax is given arrays, and when those it gave have been stacked."""
+    seen: dict[str, list[int]] = {"saving": [], "restoring": []}
+    handler = ocp.type_handlers.ArrayHandler
+    serialize, deserialize = handler.serialize, handler.deserialize
+
+    async def watched_serialize(self: Any, values: Any, *args: Any) -> Any:
+        if isinstance(values[0], jax.Array):
+            seen["saving"].append(device_bytes())
+        return await serialize(self, values, *args)
+
+    async def watched_deserialize(self: Any, *args: Any) -> Any:
+        arrays = await deserialize(self, *args)
+        seen["restoring"].append(device_bytes() + bytes_of(arrays))
+        return arrays
+
+    monkeypatch.setattr(handler, "serialize", watched_serialize)
+    monkeypatch.setattr(handler, "deserialize", watched_deserialize)
+    # A batch is a layer, or a leaf.
+    monkeypatch.setattr(module, "_BATCH_BYTES", 1)
+    gc.collect()  # what other tests left
+    return seen
+
+
+WIDE: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 4}
+SPLIT = MeshConfig(data=1, fsdp=4, tensor=2)
+
+
+def test_beside_the_state_devices_hold_a_layer_while_saving_and_a_leaf_while_restoring(
+    tmp_path: Path, seen: dict[str, list[int]]
+) -> None:
+    shapes = like(SPLIT, **WIDE)
+    state = numbered(shapes)
+    before, whole = device_bytes(), bytes_of(state)
+    leaf = max(map(bytes_of, jax.tree.leaves(state)))
+    assert whole > 10 * leaf
+    # The second is room for what is not split: on a CPU, the device's memory is the host's copy.
+    two_layers = 2 * leaf // 4
+    checkpoints = Checkpoints(tmp_path)
+    save_state(checkpoints, 1, state)
+    assert device_bytes() - before <= two_layers, "nor anything while the disk is written"
+    checkpoints.wait()
+    assert max(seen["saving"]) - before <= two_layers
+
+    expected = jax.device_get(state)
+    del state
+    without = device_bytes()
+    restored = restore_state(checkpoints, 1, shapes)
+    assert_equal_and_placed(expected, restored, shapes)
+    assert max(seen["restoring"]) - without <= whole + leaf
+
+
+def test_what_is_saved_is_the_state_at_the_time_of_the_call(tmp_path: Path) -> None:
+    shapes = like(MeshConfig())
+    state = numbered(shapes)
+    expected = jax.device_get(state)
+    checkpoints = Checkpoints(tmp_path)
+    save_state(checkpoints, 1, state)
+    step = jax.jit(lambda state: jax.tree.map(lambda leaf: leaf + 1, state), donate_argnums=0)
+    jax.block_until_ready(step(state))
+    checkpoints.wait()
+    assert_equal_and_placed(expected, restore_state(checkpoints, 1, shapes), shapes)
+
+
+@pytest.mark.parametrize("offload", [(True, True), (True, False), (False, True)])
+def test_moments_in_the_memory_of_the_host_are_saved_and_come_back(
+    tmp_path: Path, seen: dict[str, list[int]], offload: tuple[bool, bool]
+) -> None:
+    saved, wanted = (like(SPLIT, offload=where, **WIDE) for where in offload)
+    state = numbered(saved)
+    leaf = max(map(bytes_of, jax.tree.leaves(state)))
+    before = device_bytes()
+    checkpoints = Checkpoints(tmp_path)
+    save_state(checkpoints, 1, state)
+    checkpoints.wait()
+    # A leaf comes to the devices as a whole.
+    assert max(seen["saving"]) - before <= leaf + 2 * leaf // 4
+    restored = restore_state(checkpoints, 1, wanted)
+    assert_equal_and_placed(state, restored, wanted)
+    kinds = {moment.sharding.memory_kind for moment in jax.tree.leaves(restored.opt_state)}
+    assert ("pinned_host" in kinds) == offload[1]
+
+
+def test_batches_are_runs_of_neighbours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_BATCH_BYTES", 6)
+    runs = [(batch.start, batch.stop) for batch in module._batches([3, 3, 1, 9, 2, 4])]
+    assert runs == [(0, 2), (2, 3), (3, 4), (4, 6)]
+    assert list(module._batches([])) == []
