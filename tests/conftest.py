@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import uuid
@@ -24,6 +25,14 @@ import yaml
 from hypothesis import HealthCheck, settings
 
 WriteDialogues = Callable[..., Path]
+
+# A shell starts what is put in the background deaf to Ctrl-C, and children inherit that.
+for _number, _handler in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGHUP, signal.SIG_DFL),
+):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _handler)
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -211,7 +211,7 @@ def describe(plan: Plan, times: Sequence[Time], compiles: int) -> Iterator[str]:
         )  # fmt: skip
         yield (
             f"at {time_.mfu:.0%} MFU a step takes {time_.step_s:.2f} s, {time_.tokens_per_s:,.0f} "
-            f"tokens/s{whole}"
+            f"tokens/s{whole} (predicted)"
         )
     yield f"({compiles} compiled, the last in {plan.compile_s:.0f} s)"
 
@@ -235,8 +235,8 @@ def reserve_for(topology: Topology, num_devices: int) -> Reserve:
     if topology.platform == "tpu":
         return Reserve(_GIB // 4, "other programs, the next rows")
     if num_devices == 1:
-        return Reserve(_GIB, "CUDA context and kernels")
-    return Reserve(3 * _GIB, "CUDA context and kernels 1 GiB, NCCL buffers 2 GiB")
+        return Reserve(_GIB, "CUDA context, kernels, fragmentation")
+    return Reserve(3 * _GIB, "CUDA context, kernels, fragmentation 1 GiB; NCCL buffers 2 GiB")
 
 
 def device_bytes(tree: Any) -> int:

@@ -138,7 +138,7 @@ def _check_host(state: TrainState, problems: list[str]) -> dict[str, Any]:
         for shard in array.addressable_shards
         if shard.replica_id == 0
     )
-    needed, free = _COPY_FACTOR * mine + _COPY_EXTRA_BYTES, _available_bytes()
+    needed, free = int(_COPY_FACTOR * mine) + _COPY_EXTRA_BYTES, _available_bytes()
     console.print(
         f"host memory: a save needs {_gib(needed)} in process {jax.process_index()}, "
         f"{_gib(free)} are free"
@@ -149,7 +149,7 @@ def _check_host(state: TrainState, problems: list[str]) -> dict[str, Any]:
             f"checkpoint copies {_gib(needed)} to it; use more hosts, or fewer devices a "
             "host"
         )
-    return {"host_needed_bytes": int(needed), "host_free_bytes": free}
+    return {"host_needed_bytes": needed, "host_free_bytes": free}
 
 
 def _try_checkpoint(
@@ -250,7 +250,7 @@ def _measure_collectives(program: Program) -> dict[str, float]:
     return speeds
 
 
-def _gib(num_bytes: float) -> str:
+def _gib(num_bytes: int) -> str:
     return f"{num_bytes / 2**30:,.3g} GiB"
 
 
