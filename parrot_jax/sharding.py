@@ -100,12 +100,17 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
       UserError: The sizes do not multiply to the number of devices.
     """
     import jax
-    from jax.sharding import AxisType
+    from jax.experimental import mesh_utils
+    from jax.sharding import AxisType, Mesh
 
     devices = jax.devices() if devices is None else list(devices)
-    return jax.make_mesh(
-        config.sizes(len(devices)), MESH_AXES, (AxisType.Auto,) * 3, devices=devices
-    )
+    sizes, types = config.sizes(len(devices)), (AxisType.Auto,) * 3
+    try:
+        return jax.make_mesh(sizes, MESH_AXES, types, devices=devices)
+    except NotImplementedError:
+        # On a torus of 4 x 4, an axis of 8 needs a side of the torus cut in two.
+        arranged = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+        return Mesh(arranged, MESH_AXES, axis_types=types)
 
 
 def array_sharding(mesh: Mesh, *logical_axes: str | None) -> NamedSharding:
