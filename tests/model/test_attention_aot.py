@@ -44,11 +44,16 @@ ON_GPU = [("a100-80g:1x8", "pallas"), ("h100-80g:1x8", "pallas")]
 BACKENDS = {**dict(ON_TPU), **dict(ON_GPU)}
 
 
-# What v5p takes, v5e takes; the whole step is compiled for both (tests/train/test_plan.py).
+# tests/train/test_plan.py compiles whole steps, kernels with segments among them. A group is one
+# worker, which compiles for its topology once.
 EVERYWHERE = [
-    pytest.param(topology, marks=[pytest.mark.nightly] if topology.startswith("v5p") else [])
-    for topology in BACKENDS
+    pytest.param(topology, marks=[pytest.mark.xdist_group(topology), *nightly])
+    for topology, nightly in [
+        *((topology, [pytest.mark.nightly]) for topology in dict(ON_TPU)),
+        *((topology, []) for topology in dict(ON_GPU)),
+    ]
 ]
+GPUS = [pytest.param(topology, marks=pytest.mark.xdist_group(topology)) for topology, _ in ON_GPU]
 
 
 @functools.lru_cache
@@ -82,7 +87,7 @@ def test_a_packed_row_of_llama_takes_a_tenth_of_the_memory_of_its_scores(topolog
     assert not found["collectives"]
 
 
-@pytest.mark.parametrize("topology", dict(ON_GPU))
+@pytest.mark.parametrize("topology", GPUS)
 def test_cudnn_takes_a_row_of_llama_that_is_not_packed(topology):
     found = compiled(topology, NOT_PACKED, "cudnn")
     assert found["temporary_bytes"] < 4 * 40 * LENGTH**2 / 10
