@@ -1,7 +1,7 @@
 # What can be done here. Each target makes the environment it needs; nothing else has to be set up.
 #   make install    the environment in .venv, with the versions that were tested
 #   make quickstart the whole loop on a little world, in ten minutes; OUT=folder SEED=0
-#   make test       all fast tests, no network, no torch; 8 minutes on two cores
+#   make test       all fast tests, no network, no torch; 11 minutes on two cores
 #   make test-kill  kills training on one process and on two, preparation, collection; compares
 #   make test-torch parity with transformers and torch, in an environment of its own (CPU is enough)
 #   make test-plan  compiles the shipped configs and kernels for TPUs and GPUs that are not here

@@ -3,8 +3,9 @@
     python scripts/bench/plan.py --out plans.jsonl [--only v5p] [--rows 70000]
 
 Needs the extras cuda13 and tpu. Each plan is compiled by `parrot plan` in a process of its own, as
-jax reads once what it is to compile for, and kept as one line of the file; what stands there
-already is not compiled again. The 15 plans take ten minutes on two cores that do nothing else.
+jax reads once what it is to compile for, and kept as one line of the file, so that a killed bench
+goes on: what stands there is not compiled again. Name another file once the program has changed.
+The 15 plans take ten minutes on two cores that do nothing else.
 """
 
 import argparse

@@ -457,20 +457,21 @@ def planned(config: str, topology: str, *options: str) -> dict[str, Any]:
     """The JSON of `parrot plan` for a shipped run of LLaMA2-13B."""
     path = ROOT / "configs" / "train" / f"parrot_ask_llama2_13b_{config}.yaml"
     command = ["plan", str(path), "--topology", topology, "--json", *options]
-    told = {"TPU_MIN_LOG_LEVEL": "0", "TPU_STDERR_LOG_LEVEL": "0"}
-    done = subprocess.run(
-        [sys.executable, "-m", "parrot_jax.cli", *command],
-        env=environ_of_a_user() | told, capture_output=True, text=True, timeout=1200,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-4000:]
+    output, errors = run_alone("-m", "parrot_jax.cli", *command)
     # libtpu warns, and no louder, of flags that may give wrong results on a chip.
-    assert "not supported" not in done.stderr
-    return json.loads(done.stdout)
+    assert "not supported" not in errors
+    return json.loads(output)
 
 
-def environ_of_a_user() -> dict[str, str]:
-    """The environment without what conftest.py sets."""
-    return {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+def run_alone(*arguments: str) -> tuple[str, str]:
+    """What a Python of its own prints and logs, everything that libtpu has to say included."""
+    environ = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    environ |= {"TPU_MIN_LOG_LEVEL": "0", "TPU_STDERR_LOG_LEVEL": "0"}
+    done = subprocess.run(
+        [sys.executable, *arguments], env=environ, capture_output=True, text=True, timeout=1200
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return done.stdout, done.stderr
 
 
 def check_plan(plan: dict[str, Any], topology: str) -> None:
@@ -577,12 +578,7 @@ for tensor in (1, 2, 4, 8, 16):
 @pytest.mark.plan
 @pytest.mark.parametrize("topology", ["v6e:4x4", "v5p:2x2x4"])
 def test_every_mesh_finds_its_place_on_a_torus(topology: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", _MESHES, topology],
-        env=environ_of_a_user(), capture_output=True, text=True, timeout=600,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-4000:]
-    meshes = done.stdout.splitlines()
+    meshes = run_alone("-c", _MESHES, topology)[0].splitlines()
     assert len(meshes) == 15  # the ways to write 16 as a product of three powers of two
     assert "(1, 8, 2)" in meshes  # an axis of 8 on a torus of 4 x 4
 
@@ -612,12 +608,7 @@ for spare in (2**20, -(2**20)):  # an array and its successor fill the memory bu
 @pytest.mark.nightly
 @pytest.mark.parametrize("topology", LIMITS)
 def test_a_tpu_has_the_memory_that_its_compiler_gives(topology: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", _LARGEST, topology],
-        env=environ_of_a_user(), capture_output=True, text=True, timeout=600,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-4000:]
-    within, beyond = done.stdout.splitlines()[-2:]
+    within, beyond = run_alone("-c", _LARGEST, topology)[0].splitlines()[-2:]
     assert within == "compiles"
     assert "Ran out of memory on HBM" in beyond
     hbm = next(chip.hbm_bytes for chip in CHIPS if chip.name == LIMITS[topology])
