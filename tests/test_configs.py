@@ -6,13 +6,14 @@ import pytest
 import yaml
 
 from parrot_jax.collect.config import CollectConfig
+from parrot_jax.collect.prices import load_prices
 from parrot_jax.commands.data_clean import DataCleanConfig
 from parrot_jax.core.config import changed_keys, config_from_dict, load_config
 from parrot_jax.core.config_help import config_help
 from parrot_jax.train.config import TrainConfig
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
-FILES = sorted(CONFIGS.rglob("*.yaml"))
+FILES = sorted(CONFIGS.glob("*/*.yaml"))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(CONFIGS)))
@@ -22,6 +23,15 @@ def test_shipped_configs_load(path: Path) -> None:
     # And `parrot VERB CONFIG --help` shows that config, as YAML that gives it again.
     shown = yaml.safe_load(config_help(type(config), config))
     assert config_from_dict(type(config), shown, where="help") == config
+
+
+def test_every_speaker_of_a_shipped_collection_has_a_price_or_costs_nothing() -> None:
+    prices = load_prices(str(CONFIGS / "prices.yaml"))
+    for path in (CONFIGS / "collect").iterdir():
+        config = load_config(CollectConfig, path)
+        assert config.prices == "configs/prices.yaml"
+        for speaker in config.speakers().values():
+            assert speaker.is_local or speaker.model in prices, path
 
 
 PAPER = {

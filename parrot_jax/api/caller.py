@@ -4,12 +4,19 @@ import asyncio
 import contextlib
 import json
 import random
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
+from parrot_jax.api.budget import Budget, worst_usage
 from parrot_jax.api.config import RetryConfig
 from parrot_jax.api.endpoint import Endpoint
 from parrot_jax.api.journal import JournalWriter
-from parrot_jax.api.replies import Outcome, Response
+from parrot_jax.api.replies import Outcome, Reply, Response, Usage
+from parrot_jax.api.throttle import Throttle
+
+_BYTES_A_TOKEN = 4
+"""Of ordinary text. Only rates are guessed by it; a budget takes the worst case."""
 
 
 def retry_delay_s(
@@ -36,7 +43,13 @@ def retry_delay_s(
 
 
 class Caller:
-    """An endpoint with its place in a journal and its rules of retry."""
+    """An endpoint with its place in a journal, its limits and its rules of retry.
+
+    Attributes:
+      speaker: The name under which the journal keeps its requests.
+      throttle: When a request may be sent.
+      budget: What requests may cost.
+    """
 
     def __init__(
         self,
@@ -44,53 +57,109 @@ class Caller:
         endpoint: Endpoint,
         journal: JournalWriter,
         retries: RetryConfig,
-        stopping: asyncio.Event,
+        throttle: Throttle,
+        budget: Budget,
     ) -> None:
-        """Sends nothing yet.
+        """Sends nothing yet."""
+        self.speaker, self.throttle, self.budget = speaker, throttle, budget
+        self._endpoint, self._journal, self._retries = endpoint, journal, retries
+        self._stopping = asyncio.Event()
 
-        Args:
-          speaker: The name under which the journal keeps the requests.
-          endpoint: Where they go.
-          journal: Where they are written.
-          retries: When to send again.
-          stopping: Once set, nothing more is sent.
-        """
-        self.speaker, self.endpoint = speaker, endpoint
-        self._journal, self._retries, self._stopping = journal, retries, stopping
+    def stop(self) -> None:
+        """Sends nothing more; what is in flight may come back."""
+        self._stopping.set()
+        self.throttle.stop()
+        self.budget.stop()
 
-    async def call(self, dialogue: int, turn: int, body: dict[str, Any]) -> Response:
+    async def call(
+        self,
+        dialogue: int,
+        turn: int,
+        body: dict[str, Any],
+        judge: Callable[[Reply], str | None] = lambda _: None,
+    ) -> Response | None:
         """Sends a request until something comes of it.
 
         Args:
           dialogue: The dialogue that it is for.
           turn: The turn of the dialogue that it asks for, from 0.
           body: From `request_body`.
+          judge: Says why a reply is of no use; its word is journaled with the reply.
 
         Returns:
           The first response whose outcome is not `failed`; else the last one. It is in the journal
-          like all that came before it.
+          like all that came before it. None = the caller was stopped before it sent anything.
 
         Raises:
+          BudgetSpentError: The next attempt might cost more than is left.
           UserError: The journal cannot be written.
         """
         text = json.dumps(body, ensure_ascii=False)
-        attempt = 0
-        while True:
-            attempt += 1
-            request = await self._journal.sent(
-                dialogue=dialogue, turn=turn, speaker=self.speaker, attempt=attempt, body=text
-            )
-            response = await self.endpoint.send(body)
-            await self._journal.received(request, response)
+        attempt, response = 1, None
+        while not self._stopping.is_set():
+            last = response
+            response = await self._send(dialogue, turn, attempt, body, text, judge)
+            if response is None:
+                return last
             if response.reply.outcome is not Outcome.FAILED:
                 return response
+            if response.is_rate_limited:
+                continue  # all wait for it together, and it is nobody's fault
             delay_s = retry_delay_s(
                 self._retries, response, attempt=attempt, shortening=random.random()
             )
-            if delay_s is None or await self._stopped_within(delay_s):
+            if delay_s is None:
                 return response
+            await self._pause(delay_s)
+            attempt += 1
+        return response
 
-    async def _stopped_within(self, seconds: float) -> bool:
+    async def _send(
+        self,
+        dialogue: int,
+        turn: int,
+        attempt: int,
+        body: dict[str, Any],
+        text: str,
+        judge: Callable[[Reply], str | None],
+    ) -> Response | None:
+        """One attempt; None = it was not made, as the caller was stopped."""
+        worst = worst_usage(body["messages"], body.get("max_tokens"))
+        if not await self.budget.reserve(worst):
+            return None
+        try:
+            sent = await self._exchange(dialogue, turn, attempt, body, text, worst)
+        except BaseException:  # what it cost will never be known
+            self.budget.settle(worst, known=None, may_be_billed=True)
+            raise
+        if sent is None:
+            self.budget.settle(worst, known=None, may_be_billed=False)
+            return None
+        request, response = sent
+        self.budget.settle(worst, known=response.usage, may_be_billed=response.may_be_billed)
+        if response.reply.outcome is Outcome.COMPLETE and (verdict := judge(response.reply)):
+            response = replace(response, reply=response.reply._replace(verdict=verdict))
+        await self._journal.received(request, response)
+        return response
+
+    async def _exchange(
+        self, dialogue: int, turn: int, attempt: int, body: dict[str, Any], text: str, worst: Usage
+    ) -> tuple[int, Response] | None:
+        """Journals and sends, once it is allowed; the request's id and what came back."""
+        ticket = await self.throttle.admit(worst.prompt / _BYTES_A_TOKEN + worst.completion)
+        if ticket is None:
+            return None
+        response = None
+        try:
+            request = await self._journal.sent(
+                dialogue=dialogue, turn=turn, speaker=self.speaker, attempt=attempt, body=text,
+                worst=worst,
+            )  # fmt: skip
+            response = await self._endpoint.send(body)
+            return request, response
+        finally:
+            self.throttle.leave(ticket, response)
+
+    async def _pause(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._stopping.wait(), seconds)
-        return self._stopping.is_set()

@@ -1,10 +1,33 @@
 """Settings of endpoints and of retries. Loads no client, so help is instant."""
 
+import ipaddress
 import math
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from parrot_jax.core.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Price:
+    """What a model's tokens cost.
+
+    Raises:
+      UserError: A price is negative or not finite.
+    """
+
+    prompt: float
+    """USD for a million tokens of prompts, >= 0."""
+
+    completion: float
+    """USD for a million tokens of completions, >= 0."""
+
+    def __post_init__(self) -> None:
+        if not all(0 <= usd < math.inf for usd in (self.prompt, self.completion)):
+            raise UserError(
+                f"the price is {self.prompt} USD for a million tokens of prompts and "
+                f"{self.completion} of completions; both must be finite and >= 0."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +61,27 @@ class EndpointConfig:
     timeout_s: float = 120.0
     """Seconds that one request may take in all."""
 
+    concurrency: int | None = None
+    """Most requests in flight at once, >= 1; null = as many as there are dialogues. After "too many
+    requests" it is fewer for a while."""
+
+    requests_per_minute: float | None = None
+    """> 0; null = what the server says in its headers, or no limit."""
+
+    tokens_per_minute: float | None = None
+    """Of prompts and completions together, > 0; null = what the server says in its headers, or no
+    limit."""
+
+    price: Price | None = None
+    """What the model's tokens cost; null = as the file of prices says. A server of this machine
+    costs nothing unless it is said here."""
+
+    budget_usd: float | None = None
+    """Nothing is sent that might bring the sum of all runs above it, >= 0; null = no limit."""
+
+    budget_tokens: int | None = None
+    """The same in tokens, of prompts and completions together, >= 0."""
+
     def __post_init__(self) -> None:
         where = f"endpoint {self.model!r}"
         _check_base_url(where, self.base_url)
@@ -55,13 +99,46 @@ class EndpointConfig:
             raise UserError(
                 f"{where}: timeout_s is {self.timeout_s}; it must be finite and above 0."
             )
+        self._check_limits(where)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the server is on this machine."""
+        host = urlsplit(self.base_url).hostname or ""
+        try:
+            return ipaddress.ip_address(host).is_loopback
+        except ValueError:
+            return host == "localhost"
+
+    def _check_limits(self, where: str) -> None:
+        if self.concurrency is not None and self.concurrency < 1:
+            raise UserError(
+                f"{where}: concurrency is {self.concurrency}; it must be at least 1, or null."
+            )
+        for name in ("requests_per_minute", "tokens_per_minute"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise UserError(
+                    f"{where}: {name} is {value}; it must be finite and above 0, or null."
+                )
+        for name in ("budget_usd", "budget_tokens"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < math.inf:
+                raise UserError(f"{where}: {name} is {value}; it must be finite and >= 0, or null.")
+            if value is not None and self.max_tokens is None:
+                raise UserError(
+                    f"{where}: {name} is set, but max_tokens is not: nobody could say what a call "
+                    "may cost; set max_tokens."
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
 class RetryConfig:
     """How often a request that failed in a way that may pass is sent again.
 
-    Lost connections, timeouts, HTTP 408, 409, 429 and 5xx, and replies that are no reply may pass.
+    Lost connections, timeouts, HTTP 408, 409, 425 and 5xx, and replies that are no reply may pass.
+    "Too many requests" (429) is no attempt: all requests to that endpoint wait, and it is sent
+    again.
 
     Raises:
       UserError: A value is outside its range.
@@ -72,7 +149,8 @@ class RetryConfig:
 
     first_delay_s: float = 0.5
     """Seconds before the second attempt, >= 0; twice as long before each later one, and shortened
-    at random by up to a half. A server that names a longer time (Retry-After) gets it."""
+    at random by up to a half. A server that names a longer time (Retry-After) gets it. So long is
+    also the first wait after a 429 that names no time."""
 
     max_delay_s: float = 60.0
     """The longest wait between two attempts in seconds, whatever the server asks for."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
@@ -9,11 +10,13 @@ import httpx2
 import openai
 
 from parrot_jax.api.config import EndpointConfig
+from parrot_jax.api.rate_headers import read_rate_limit, read_retry_after_s
 from parrot_jax.api.replies import Response, no_response, read_response
 from parrot_jax.core.errors import UserError
 
 # What is shorter ("none", "EMPTY") is no secret, but may be a word of a reply.
 _MIN_SECRET_CHARS = 8
+_NEVER_CONNECTED = (httpx2.ConnectError, httpx2.ConnectTimeout)
 
 
 def request_body(
@@ -87,11 +90,14 @@ class Endpoint:
         except openai.APIStatusError as error:
             response = error.response
         except openai.APIConnectionError as error:
-            return no_response(self._without_key(_reason(error)))
-        return read_response(
-            response.status_code,
-            self._without_key(response.text),
-            retry_after_s=_seconds(response.headers.get("retry-after")),
+            reason = self._without_key(_reason(error))
+            return no_response(reason, was_sent=not isinstance(error.__cause__, _NEVER_CONNECTED))
+        headers = response.headers
+        return replace(
+            read_response(response.status_code, self._without_key(response.text)),
+            retry_after_s=read_retry_after_s(headers),
+            request_limit=read_rate_limit(headers, "requests"),
+            token_limit=read_rate_limit(headers, "tokens"),
         )
 
     def _without_key(self, text: str) -> str:
@@ -121,12 +127,3 @@ def _reason(error: openai.APIConnectionError) -> str:
     """What the layer below says; the client itself says only that it failed."""
     cause = error.__cause__ or error
     return str(cause) or type(cause).__name__
-
-
-def _seconds(header: str | None) -> float | None:
-    """The seconds of a Retry-After header; None where it has none, or names a date."""
-    try:
-        seconds = float(header or "")
-    except ValueError:
-        return None
-    return seconds if 0 <= seconds < float("inf") else None

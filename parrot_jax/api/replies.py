@@ -4,7 +4,9 @@ import json
 import re
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
+
+from parrot_jax.api.rate_headers import RateLimit
 
 _MAX_ERROR_CHARS = 300
 # OpenAI and this project's server say it by a code, vLLM and llama.cpp by a sentence.
@@ -26,6 +28,8 @@ class Outcome(StrEnum):
     """The endpoint held the reply, or a part of it, back."""
     CONTEXT_FULL = "context_full"
     """The dialogue is longer than what the model can read; there is no text."""
+    REJECTED = "rejected"
+    """The endpoint does not take this request, and will not take it later; there is no text."""
     FAILED = "failed"
     """No reply: a lost connection, an HTTP error, or a body that holds none; there is no text."""
 
@@ -37,12 +41,40 @@ _OUTCOMES = {
 }
 
 
+# Of these, the endpoint and not the request is the cause: the key, the account, the address.
+_OF_THE_ENDPOINT = frozenset({401, 402, 403, 404, 405, 407})
+# These may pass, as all from 500 on.
+_MAY_PASS = frozenset({408, 409, 425, 429})
+
+
+class Usage(NamedTuple):
+    """Tokens of a prompt and of its completion, or sums of them."""
+
+    prompt: int = 0
+    completion: int = 0
+
+    @property
+    def total(self) -> int:
+        """Both together."""
+        return self.prompt + self.completion
+
+    def plus(self, other: "Usage") -> "Usage":
+        """The sum."""
+        return Usage(self.prompt + other.prompt, self.completion + other.completion)
+
+    def minus(self, other: "Usage") -> "Usage":
+        """The difference."""
+        return Usage(self.prompt - other.prompt, self.completion - other.completion)
+
+
 class Reply(NamedTuple):
     """What was said: all that a dialogue needs to know."""
 
     outcome: Outcome
     text: str
     """Without white space around it: models start with a space that would pile up turn by turn."""
+    verdict: str | None = None
+    """Why the text is of no use, as whoever asked for it judges; None = it is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,25 +88,37 @@ class Response:
     """The body as received."""
     error: str | None = None
     """Why there is no reply, in one line; None where there is one."""
-    prompt_tokens: int | None = None
-    """As the server counts; None where it does not say."""
-    completion_tokens: int | None = None
-    retry_after_s: float | None = None
-    """How long the server asks to wait."""
+    usage: Usage | None = None
+    """Tokens as the server counts them; None where it does not say."""
+    may_be_billed: bool = True
+    """Whether it may have cost something."""
+    model: str | None = None
+    """The model that answered, as the server names it."""
     may_pass: bool = False
     """Whether the same request may succeed later."""
+    retry_after_s: float | None = None
+    """How long the server asks to wait."""
+    request_limit: RateLimit | None = None
+    """What the server says of its limit of requests; None = nothing."""
+    token_limit: RateLimit | None = None
+    """The same of tokens."""
+
+    @property
+    def is_rate_limited(self) -> bool:
+        """Whether the server says that there are too many requests at present."""
+        return self.status == 429 and self.may_pass
 
 
 class _NoReplyError(Exception):
     """The body of a success holds no reply; the text says why."""
 
 
-def read_response(status: int, body: str, *, retry_after_s: float | None = None) -> Response:
-    """Reads an HTTP response of `/chat/completions`.
+def read_response(status: int, body: str) -> Response:
+    """Reads an HTTP response of `/chat/completions`; what its headers say is left open.
 
     >>> message = '{"choices": [{"finish_reason": "stop", "message": {"content": " Hi! "}}]}'
-    >>> read_response(200, message).reply
-    Reply(outcome=<Outcome.COMPLETE: 'complete'>, text='Hi!')
+    >>> read_response(200, message).reply.text
+    'Hi!'
     >>> read_response(503, "busy").error
     'HTTP 503: busy'
     """
@@ -86,33 +130,41 @@ def read_response(status: int, body: str, *, retry_after_s: float | None = None)
             error = _one_line(f"HTTP {status}, but {problem}: {body}")
             return Response(
                 reply=Reply(Outcome.FAILED, ""), status=status, body=body, error=error,
-                retry_after_s=retry_after_s, may_pass=True,
+                usage=_usage(value), may_pass=True,
             )  # fmt: skip
+        model = value.get("model")
         return Response(
-            reply=reply,
-            status=status,
-            body=body,
-            prompt_tokens=_tokens(value, "prompt_tokens"),
-            completion_tokens=_tokens(value, "completion_tokens"),
-        )
+            reply=reply, status=status, body=body, usage=_usage(value),
+            model=model if isinstance(model, str) and model.isprintable() else None,
+        )  # fmt: skip
     code, message = _error_of(value, body)
-    is_full = status in (400, 413, 422) and (
-        code in _CONTEXT_FULL_CODES or _CONTEXT_FULL_TEXT.search(message) is not None
-    )
+    # A quota that is used up has the status of a rate limit, but no waiting mends it.
+    may_pass = (status in _MAY_PASS or status >= 500) and code != "insufficient_quota"
     return Response(
-        reply=Reply(Outcome.CONTEXT_FULL if is_full else Outcome.FAILED, ""),
+        reply=Reply(_outcome_of_error(status, code, message), ""),
         status=status,
         body=body,
         error=_one_line(f"HTTP {status}: {message}"),
-        retry_after_s=retry_after_s,
-        # A quota that is used up has the status of a rate limit, but no waiting mends it.
-        may_pass=(status in (408, 409, 429) or status >= 500) and code != "insufficient_quota",
+        may_be_billed=False,
+        may_pass=may_pass,
     )
 
 
-def no_response(error: str) -> Response:
+def no_response(error: str, *, was_sent: bool = True) -> Response:
     """What stands for a response where the connection gave none."""
-    return Response(reply=Reply(Outcome.FAILED, ""), error=_one_line(error), may_pass=True)
+    return Response(
+        reply=Reply(Outcome.FAILED, ""),
+        error=_one_line(error),
+        may_be_billed=was_sent,
+        may_pass=True,
+    )
+
+
+def _outcome_of_error(status: int, code: str | None, message: str) -> Outcome:
+    if not 400 <= status < 500 or status in _OF_THE_ENDPOINT | _MAY_PASS:
+        return Outcome.FAILED
+    is_full = code in _CONTEXT_FULL_CODES or _CONTEXT_FULL_TEXT.search(message) is not None
+    return Outcome.CONTEXT_FULL if is_full else Outcome.REJECTED
 
 
 def _read_reply(value: Any) -> Reply:
@@ -154,10 +206,16 @@ def _json(body: str) -> Any:
         return None
 
 
-def _tokens(value: Any, key: str) -> int | None:
+def _usage(value: Any) -> Usage | None:
     usage = value.get("usage") if isinstance(value, dict) else None
-    count = usage.get(key) if isinstance(usage, dict) else None
-    return count if type(count) is int and 0 <= count < 2**63 else None
+    if not isinstance(usage, dict):
+        return None
+    prompt, completion = (usage.get(key) for key in ("prompt_tokens", "completion_tokens"))
+    return Usage(prompt, completion) if _is_count(prompt) and _is_count(completion) else None
+
+
+def _is_count(value: Any) -> TypeGuard[int]:
+    return type(value) is int and 0 <= value < 2**53
 
 
 def _one_line(text: str) -> str:

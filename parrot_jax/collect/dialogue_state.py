@@ -4,18 +4,20 @@ No clock, no network, no journal: the same replies always lead to the same step,
 a second ago or before a kill.
 
     question?  ──asker──▶  question  ──answerer──▶  answer  ──▶  question?  ...  until a stop
+    question   ──writer──▶  a whole dialogue
 """
 
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Literal
 
 from parrot_jax.api.replies import Outcome, Reply
+from parrot_jax.collect.transcript import parse_transcript
 from parrot_jax.dialogue.types import Dialogue, Turn
 
-Speaker = Literal["asker", "answerer"]
+Speaker = Literal["asker", "answerer", "writer"]
 
 
 class StopReason(StrEnum):
@@ -27,8 +29,6 @@ class StopReason(StrEnum):
     """The asker said nothing: it has no more to ask."""
     EMPTY_ANSWER = "empty_answer"
     """The answerer said nothing."""
-    MEANINGLESS_ANSWER = "meaningless_answer"
-    """One of the patterns was found in the answer."""
     CUT_QUESTION = "cut_question"
     """The question reached the limit of tokens; half a question is not answered."""
     CUT_ANSWER = "cut_answer"
@@ -39,28 +39,44 @@ class StopReason(StrEnum):
     """The answerer's endpoint held the answer back."""
     CONTEXT_FULL = "context_full"
     """It is longer than one of the two can read."""
+    ERROR = "error"
+    """An endpoint does not take the request, and will not take it later."""
+    BUDGET = "budget"
+    """The next call might have cost more than is left. A higher budget goes on with it."""
+    WRITER_ENDED = "writer_ended"
+    """The writer ended it before it had as many turns as it may have."""
+    NO_TRANSCRIPT = "no_transcript"
+    """What the writer wrote is no dialogue in the form that it was told."""
+
+    # What the text itself says; `judge.py` finds these.
+    MEANINGLESS_ANSWER = "meaningless_answer"
+    """The answer says nothing."""
 
 
 _BAD_QUESTIONS = {
     Outcome.CUT: StopReason.CUT_QUESTION,
     Outcome.FILTERED: StopReason.FILTERED_QUESTION,
     Outcome.CONTEXT_FULL: StopReason.CONTEXT_FULL,
+    Outcome.REJECTED: StopReason.ERROR,
 }
 _BAD_ANSWERS = {
     Outcome.CUT: StopReason.CUT_ANSWER,
     Outcome.FILTERED: StopReason.FILTERED_ANSWER,
     Outcome.CONTEXT_FULL: StopReason.CONTEXT_FULL,
+    Outcome.REJECTED: StopReason.ERROR,
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """When a dialogue ends."""
+    """How a dialogue goes."""
 
     max_turns: int
-    """Questions with their answers, >= 1."""
-    stop_answers: tuple[re.Pattern[str], ...] = ()
-    """What makes an answer meaningless."""
+    """Questions with their answers at most, >= 1."""
+    truncates: bool = False
+    """Whether a speaker that cannot read all of it is shown less."""
+    has_writer: bool = False
+    """Whether one speaker writes all of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +87,25 @@ class DialogueState:
     """What was said; a reply that ended the dialogue is not in it."""
     stop: StopReason | None = None
     """Why it ended; None = it goes on."""
+    detail: str | None = None
+    """What more is known about it."""
+    hidden: Mapping[Speaker, int] = field(default_factory=lambda: MappingProxyType({}))
+    """How many turns behind the first question a speaker is not shown; even."""
 
     @property
     def complete_turns(self) -> tuple[Turn, ...]:
         """The turns through the last answer: a question that got none is left out."""
         return self.turns if self.turns[-1].role == "assistant" else self.turns[:-1]
+
+    @property
+    def is_truncated(self) -> bool:
+        """Whether a speaker was shown less than all."""
+        return any(self.hidden.values())
+
+    @property
+    def next_speaker(self) -> Speaker:
+        """Who speaks next, where it goes on and nobody writes all of it."""
+        return "asker" if self.turns[-1].role == "assistant" else "answerer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +113,8 @@ class Speak:
     """The next step is a request."""
 
     speaker: Speaker
-    messages: list[dict[str, str]]
-    """The whole dialogue so far, with the roles as they are: who asks writes the user's turn."""
+    shown: Dialogue
+    """What the speaker is shown: the roles are as they are, so who asks writes the user's turn."""
     turn: int
     """The turn that is asked for, from 0."""
 
@@ -94,70 +124,101 @@ class Done:
     """There is no next step."""
 
     reason: StopReason
+    detail: str | None = None
 
 
-def next_step(beginning: Dialogue, replies: Sequence[Reply], rules: Rules) -> Speak | Done:
-    """What is to be done after these replies.
+def next_step(beginning: Dialogue, state: DialogueState, rules: Rules) -> Speak | Done:
+    """What is to be done in this state; the arguments are those of `replay`.
+
+    >>> hello, rules = Dialogue(turns=(Turn("user", "Hi"),)), Rules(max_turns=1)
+    >>> next_step(hello, replay(hello, [], rules), rules).speaker
+    'answerer'
+    >>> said = [Reply(Outcome.COMPLETE, "Hello!")]
+    >>> next_step(hello, replay(hello, said, rules), rules)
+    Done(reason=<StopReason.MAX_TURNS: 'max_turns'>, detail=None)
+    """
+    if state.stop is not None:
+        return Done(state.stop, state.detail)
+    speaker: Speaker = "writer" if rules.has_writer else state.next_speaker
+    turns = state.turns
+    if hidden := state.hidden.get(speaker, 0):
+        turns = turns[:1] + turns[1 + hidden :]
+    return Speak(speaker, replace(beginning, turns=turns), turn=len(state.turns))
+
+
+def replay(beginning: Dialogue, replies: Sequence[Reply], rules: Rules) -> DialogueState:
+    """The state of a dialogue after some replies.
 
     Args:
       beginning: Ends with a question, or with an answer.
       replies: In the order of the turns; none has failed. Those behind a stop change nothing.
       rules: When to end.
 
-    >>> hello = Dialogue(turns=(Turn("user", "Hi"),))
-    >>> next_step(hello, [], Rules(max_turns=1))
-    Speak(speaker='answerer', messages=[{'role': 'user', 'content': 'Hi'}], turn=1)
-    >>> next_step(hello, [Reply(Outcome.COMPLETE, "Hello!")], Rules(max_turns=1))
-    Done(reason=<StopReason.MAX_TURNS: 'max_turns'>)
-    """
-    state = replay(beginning, replies, rules)
-    if state.stop is not None:
-        return Done(state.stop)
-    return Speak(
-        speaker="asker" if state.turns[-1].role == "assistant" else "answerer",
-        messages=replace(beginning, turns=state.turns).messages(),
-        turn=len(state.turns),
-    )
-
-
-def replay(beginning: Dialogue, replies: Sequence[Reply], rules: Rules) -> DialogueState:
-    """The state of a dialogue after these replies; the arguments are those of `next_step`.
-
     Raises:
       ValueError: One of the replies has failed: it is no part of a dialogue.
     """
-    state = _limited(beginning.turns, rules)
+    state = _limited(DialogueState(beginning.turns), rules)
     for reply in replies:
         if state.stop is not None:
             break
-        if reply.outcome is Outcome.FAILED:
-            raise ValueError("a failed request has no reply that could stand in a dialogue")
-        is_question = state.turns[-1].role == "assistant"
-        state = (_after_question if is_question else _after_answer)(state, reply, rules)
+        state = after_reply(state, reply, rules)
     return state
 
 
-def _after_question(state: DialogueState, reply: Reply, rules: Rules) -> DialogueState:
-    stop = _BAD_QUESTIONS.get(reply.outcome)
+def after_reply(state: DialogueState, reply: Reply, rules: Rules) -> DialogueState:
+    """The state after one more reply.
+
+    Args:
+      state: It goes on.
+      reply: To what `next_step` asks for.
+      rules: When to end.
+
+    Raises:
+      ValueError: The reply has failed.
+    """
+    if reply.outcome is Outcome.FAILED:
+        raise ValueError("a failed request has no reply that could stand in a dialogue")
+    if rules.has_writer:
+        return _after_transcript(state, reply, rules)
+    if reply.outcome is Outcome.CONTEXT_FULL and rules.truncates:
+        return _after_full_context(state)
+    is_question = state.next_speaker == "asker"
+    stop = (_BAD_QUESTIONS if is_question else _BAD_ANSWERS).get(reply.outcome)
     if stop is None and not reply.text:
-        stop = StopReason.ASKER_LEFT
+        stop = StopReason.ASKER_LEFT if is_question else StopReason.EMPTY_ANSWER
     if stop is not None:
         return replace(state, stop=stop)
-    return DialogueState((*state.turns, Turn("user", reply.text)))
+    if reply.verdict is not None:
+        reason, _, detail = reply.verdict.partition(": ")
+        return replace(state, stop=StopReason(reason), detail=detail or None)
+    turn = Turn("user" if is_question else "assistant", reply.text)
+    return _limited(replace(state, turns=(*state.turns, turn)), rules)
 
 
-def _after_answer(state: DialogueState, reply: Reply, rules: Rules) -> DialogueState:
+def _after_full_context(state: DialogueState) -> DialogueState:
+    """Hides one more question and answer from the speaker; the first question and the last stay."""
+    speaker = state.next_speaker
+    hidden = state.hidden.get(speaker, 0) + 2
+    # What is left must be more than the first question, or there is nothing to speak about.
+    num_shown = len(state.turns) - hidden
+    if num_shown < (2 if speaker == "asker" else 3):
+        return replace(state, stop=StopReason.CONTEXT_FULL)
+    return replace(state, hidden=MappingProxyType({**state.hidden, speaker: hidden}))
+
+
+def _after_transcript(state: DialogueState, reply: Reply, rules: Rules) -> DialogueState:
     stop = _BAD_ANSWERS.get(reply.outcome)
-    if stop is None and not reply.text:
-        stop = StopReason.EMPTY_ANSWER
-    if stop is None and any(pattern.search(reply.text) for pattern in rules.stop_answers):
-        stop = StopReason.MEANINGLESS_ANSWER
     if stop is not None:
         return replace(state, stop=stop)
-    return _limited((*state.turns, Turn("assistant", reply.text)), rules)
+    try:
+        turns = parse_transcript(reply.text)
+    except ValueError as problem:
+        return replace(state, stop=StopReason.NO_TRANSCRIPT, detail=str(problem))
+    state = _limited(replace(state, turns=turns[: 2 * rules.max_turns]), rules)
+    return state if state.stop else replace(state, stop=StopReason.WRITER_ENDED)
 
 
-def _limited(turns: tuple[Turn, ...], rules: Rules) -> DialogueState:
-    """The state with these turns, ended where they are as many as there may be."""
-    num_answers = len(turns) // 2
-    return DialogueState(turns, StopReason.MAX_TURNS if num_answers >= rules.max_turns else None)
+def _limited(state: DialogueState, rules: Rules) -> DialogueState:
+    """The state, ended where its turns are as many as there may be."""
+    is_full = len(state.turns) // 2 >= rules.max_turns
+    return replace(state, stop=StopReason.MAX_TURNS) if is_full else state

@@ -6,19 +6,33 @@ was said in it yet or not, so going on after a kill is no case of its own.
 
 import asyncio
 import contextlib
+import dataclasses
 import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from parrot_jax.api.budget import Budget, BudgetSpentError, Spent
 from parrot_jax.api.caller import Caller
 from parrot_jax.api.endpoint import Endpoint, request_body
-from parrot_jax.api.journal import JournalWriter
+from parrot_jax.api.journal import End, JournalWriter, SpeakerCounts
 from parrot_jax.api.replies import Outcome, Response
+from parrot_jax.api.throttle import Throttle
 from parrot_jax.collect.config import CollectConfig
-from parrot_jax.collect.dialogue_state import Done, Speaker, next_step
+from parrot_jax.collect.dialogue_state import (
+    DialogueState,
+    Done,
+    Speak,
+    Speaker,
+    StopReason,
+    after_reply,
+    next_step,
+)
 from parrot_jax.collect.export import CollectionSummary, export
 from parrot_jax.collect.folder import Collection, open_journal
+from parrot_jax.collect.prices import prices_of
+from parrot_jax.collect.prompts import Prompt, load_prompt, messages_for
+from parrot_jax.collect.stops import StopJudge
 from parrot_jax.core.errors import RunError
 from parrot_jax.core.logs import LINE_EVERY_S, console, progress_bar, visible
 
@@ -39,8 +53,9 @@ def collect(config: CollectConfig) -> CollectionSummary:
       The summary, as in `summary.json`.
 
     Raises:
-      UserError: As in `open_journal`, a key is not set, or the disk is full.
-      RunError: An endpoint failed, or no dialogue got a turn.
+      UserError: As in `open_journal` and `prices_of`, a key is not set, a prompt cannot be used, or
+        the disk is full.
+      RunError: An endpoint failed, a budget is spent, or no dialogue got a turn.
       KeyboardInterrupt: Ctrl-C, after `GRACE_S` seconds at most; a second one ends it at once.
     """
     return asyncio.run(collect_async(config))
@@ -48,16 +63,32 @@ def collect(config: CollectConfig) -> CollectionSummary:
 
 async def collect_async(config: CollectConfig) -> CollectionSummary:
     """As `collect`, in a running event loop; cancelling it stops the run as Ctrl-C does."""
-    asker, answerer = Endpoint(config.asker), Endpoint(config.answerer)
-    with open_journal(config) as journal, contextlib.closing(Collection(config.out)) as collection:
+    speakers = config.speakers()
+    prices = prices_of(config)
+    prompts = {
+        name: load_prompt(speaker.prompt) for name, speaker in speakers.items() if speaker.prompt
+    }
+    endpoints = {name: Endpoint(speaker) for name, speaker in speakers.items()}
+    with (
+        open_journal(config, prompts) as journal,
+        contextlib.closing(Collection(config.out)) as collection,
+    ):
         console.print(
             f"{len(collection):,} dialogues, {config.concurrency:,} at once: "
-            f"asker {config.asker.model} at {config.asker.base_url}, "
-            f"answerer {config.answerer.model} at {config.answerer.base_url}"
+            + ", ".join(f"{name} {s.model} at {s.base_url}" for name, s in speakers.items())
         )
+        counts = collection.journal.counts().speakers
+        callers = {}
+        for name, speaker in speakers.items():
+            before = counts.get(name, SpeakerCounts())
+            budget = Budget(name, speaker, prices[name], Spent(before.known, before.uncertain))
+            throttle = Throttle(speaker, config.retries, most=config.concurrency)
+            callers[name] = Caller(name, endpoints[name], journal, config.retries, throttle, budget)
+        run = _Run(config, collection, journal, callers, prompts)
         try:
-            async with asker, answerer:
-                run = _Run(config, collection, journal, {"asker": asker, "answerer": answerer})
+            async with contextlib.AsyncExitStack() as stack:
+                for endpoint in endpoints.values():
+                    await stack.enter_async_context(endpoint)
                 await run.run()
         finally:
             summary = export(collection)
@@ -72,10 +103,18 @@ async def collect_async(config: CollectConfig) -> CollectionSummary:
     return summary
 
 
-def request_seed(seed: int, dialogue: int, turn: int, speaker: Speaker) -> int:
-    """The seed of a request, in [0, 2^31): the same in every run, and unlike every other's."""
-    digest = hashlib.sha256(f"request {seed} {dialogue} {turn} {speaker}".encode()).digest()
-    return int.from_bytes(digest[:4], "little") >> 1
+def request_seed(seed: int, beginning: bytes, turn: int, speaker: Speaker) -> int:
+    """The seed of a request, in [0, 2^31): the same in every run, and unlike every other's.
+
+    Args:
+      seed: Of the collection.
+      beginning: The content hash of what the dialogue begins with: a collection that grew gives
+        the same dialogues as one that was large at once.
+      turn: The turn that is asked for, from 0.
+      speaker: Who is asked.
+    """
+    text = f"request {seed} {beginning.hex()} {turn} {speaker}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little") >> 1
 
 
 class _Run:
@@ -86,20 +125,22 @@ class _Run:
         config: CollectConfig,
         collection: Collection,
         journal: JournalWriter,
-        endpoints: dict[Speaker, Endpoint],
+        callers: Mapping[str, Caller],
+        prompts: Mapping[str, Prompt],
     ) -> None:
-        self.config, self.collection = config, collection
-        self.stopping = asyncio.Event()
-        self.callers = {
-            speaker: Caller(speaker, endpoint, journal, config.retries, self.stopping)
-            for speaker, endpoint in endpoints.items()
-        }
-        self.failures = {speaker: _Failures() for speaker in endpoints}
+        self.config, self.collection, self.journal = config, collection, journal
+        self.callers, self.prompts = callers, prompts
+        self.judge = StopJudge(config.stops)
+        self.stopping = False
+        self.failures = {speaker: _Failures() for speaker in callers}
+        self.budget_spent: BudgetSpentError | None = None
         self.progress = _Progress(len(collection))
 
     async def run(self) -> None:
-        """Returns when all dialogues have ended, or an endpoint has failed."""
-        numbers = iter(range(len(self.collection)))
+        """Returns when all dialogues have ended, an endpoint has failed, or a budget is spent."""
+        left = self.collection.open_numbers()
+        self.progress.dialogues_ended(len(self.collection) - len(left))
+        numbers = iter(left)
         with self.progress:
             workers = [
                 asyncio.create_task(self._work(numbers)) for _ in range(self.config.concurrency)
@@ -116,43 +157,74 @@ class _Run:
         for number in numbers:
             await self._carry_on(number)
             await asyncio.sleep(0)  # dialogues that had ended before wait for nothing themselves
-            if self.stopping.is_set():
+            if self.stopping:
                 return
 
     async def _carry_on(self, number: int) -> None:
         """Takes a dialogue to its end, unless the run stops or its endpoint fails before."""
-        _, beginning, replies, _ = self.collection.dialogue(number)
-        while not self.stopping.is_set():
-            step = next_step(beginning, replies, self.collection.rules)
+        _, beginning, _, state = self.collection.dialogue(number)
+        seed_of = beginning.content_hash()
+        while not self.stopping:
+            step = next_step(beginning, state, self.collection.rules)
             if isinstance(step, Done):
-                self.progress.dialogue_ended()
+                await self._end(number, state, step)
                 return
-            caller = self.callers[step.speaker]
-            seed = request_seed(self.config.seed, number, step.turn, step.speaker)
-            body = request_body(caller.endpoint.config, step.messages, seed=seed)
-            response = await caller.call(number, step.turn, body)
+            try:
+                response = await self._speak(number, state, step, seed_of)
+            except BudgetSpentError as error:
+                self.budget_spent = error
+                self._stop_sending(str(error))
+                await self._end(number, state, Done(StopReason.BUDGET))
+                return
+            if response is None:
+                return  # the run stops
             if response.reply.outcome is Outcome.FAILED:
                 self._note_failure(step.speaker, response)
                 return
             self.failures[step.speaker].in_a_row = 0
             self.progress.reply_came()
-            replies.append(response.reply)
+            state = after_reply(state, response.reply, self.collection.rules)
+            if state.stop is StopReason.ERROR:
+                state = dataclasses.replace(state, detail=response.error)
+
+    async def _speak(
+        self, number: int, state: DialogueState, step: Speak, seed_of: bytes
+    ) -> Response | None:
+        caller = self.callers[step.speaker]
+        messages = messages_for(
+            step, step.speaker, self.prompts.get(step.speaker), max_turns=self.config.max_turns
+        )
+        seed = request_seed(self.config.seed, seed_of, step.turn, step.speaker)
+        body = request_body(self.config.speakers()[step.speaker], messages, seed=seed)
+        return await caller.call(number, step.turn, body, lambda reply: self.judge(state, reply))
+
+    async def _end(self, number: int, state: DialogueState, done: Done) -> None:
+        end = End(done.reason.value, len(state.complete_turns) // 2, done.detail)
+        await self.journal.ended(number, end)
+        if done.reason is not StopReason.BUDGET:
+            self.progress.dialogues_ended(1)
 
     def _note_failure(self, speaker: Speaker, response: Response) -> None:
-        if self.stopping.is_set():
+        if self.stopping:
             return  # it might have been tried again
         failures = self.failures[speaker]
         failures.dialogues += 1
         failures.in_a_row += 1
         failures.last = response.error or ""
         if failures.in_a_row >= MAX_FAILURES_IN_A_ROW:
-            console.print(f"the {speaker} fails: nothing more is sent")
-            self.stopping.set()
+            self._stop_sending(f"the {speaker} fails: nothing more is sent")
+
+    def _stop_sending(self, why: str = "") -> None:
+        if why and not self.stopping:
+            console.print(why)
+        self.stopping = True
+        for caller in self.callers.values():
+            caller.stop()
 
     def check_failures(self, summary: CollectionSummary) -> None:
-        """Raises `RunError` where an endpoint failed."""
+        """Raises `RunError` where an endpoint failed, or a budget is spent."""
         texts = [
-            f"the {speaker} at {self.callers[speaker].endpoint.config.base_url} failed in "
+            f"the {speaker} at {self.config.speakers()[speaker].base_url} failed in "
             f"{failures.dialogues:,} of {summary.dialogues:,} dialogues, the last time with: "
             f"{visible(failures.last)}"
             for speaker, failures in self.failures.items()
@@ -163,10 +235,12 @@ class _Run:
                 f"{'; '.join(texts)}. Unfinished dialogues: {summary.unfinished:,}; see to the "
                 "endpoint and run the same command again to continue."
             )
+        if self.budget_spent is not None:
+            raise self.budget_spent
 
     async def _stop(self, workers: list[asyncio.Task[None]]) -> None:
         """Sends nothing more, and waits a while for what is in flight."""
-        self.stopping.set()
+        self._stop_sending()
         waiting = [worker for worker in workers if not worker.done()]
         try:
             if waiting:
@@ -208,8 +282,8 @@ class _Progress:
     def __exit__(self, *_: object) -> None:
         self.bar.stop()
 
-    def dialogue_ended(self) -> None:
-        self.num_ended += 1
+    def dialogues_ended(self, number: int) -> None:
+        self.num_ended += number
         self.bar.update(self.task, completed=self.num_ended)
 
     def reply_came(self) -> None:

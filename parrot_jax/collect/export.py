@@ -4,15 +4,57 @@ Both are functions of the journal: the same journal gives the same bytes.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from types import MappingProxyType
+from typing import Any
 
+from parrot_jax.api.budget import usd
+from parrot_jax.api.config import Price
+from parrot_jax.api.journal import SpeakerCounts
+from parrot_jax.collect.dialogue_state import StopReason
 from parrot_jax.collect.folder import Collection, JournaledDialogue
+from parrot_jax.collect.prices import prices_of
 from parrot_jax.core.errors import disk_full_is_a_user_error
 from parrot_jax.core.files import write_json
 from parrot_jax.dialogue.types import Dialogue
 from parrot_jax.dialogue.writers import write_messages
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeakerSummary:
+    """What was sent to an endpoint, and what it cost."""
+
+    requests: int
+    """All that were sent; the next three add up to it."""
+    answered: int
+    """Those whose reply counts."""
+    failed: int
+    """Attempts that failed."""
+    lost: int
+    """Those without a reply, as the run ended before it."""
+    rate_limited: int
+    """Of the failed ones, those that were told "too many requests"."""
+    prompt_tokens: int
+    """As the server counts them."""
+    completion_tokens: int
+    uncertain_tokens: int
+    """What those may have cost at most that may be billed, but of which nobody knows the tokens."""
+    usd: float | None
+    """The cost of the tokens that the server counts; None = the price is not known."""
+    uncertain_usd: float | None
+    """That of the others, at most."""
+
+    def line(self) -> str:
+        """The numbers for a person."""
+        cost = "unknown" if self.usd is None else f"{self.usd:,.2f} USD"
+        if self.uncertain_usd:
+            cost += f" and up to {self.uncertain_usd:,.2f} more"
+        return (
+            f"{self.requests:,} requests, of which {self.failed:,} failed and {self.lost:,} were "
+            f"lost; tokens {self.prompt_tokens:,} read, {self.completion_tokens:,} written, up to "
+            f"{self.uncertain_tokens:,} uncertain; cost {cost}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,14 +74,12 @@ class CollectionSummary:
     there is none."""
     stops: Mapping[str, int]
     """Finished dialogues by the reason of their end, the most frequent first."""
-    requests: int
-    """All that were sent, the following two included."""
+    speakers: Mapping[str, SpeakerSummary]
+    """What was sent to each, and what it cost."""
     repeated: int
-    """Sent again because the run had ended before their reply."""
-    failed_attempts: int
-    """Sent in vain."""
-    tokens: Mapping[str, Mapping[str, int]]
-    """`prompt` and `completion` tokens by speaker, as the servers count them."""
+    """Requests that were sent again because the run had ended before their reply."""
+    models: Mapping[str, Sequence[str]]
+    """The models that answered, as the servers name them, by speaker."""
     wall_s: float
     """Seconds from each start to its last reply, summed over the starts."""
 
@@ -47,17 +87,12 @@ class CollectionSummary:
         """The summary for a person."""
         stops = ", ".join(f"{reason} {count:,}" for reason, count in self.stops.items())
         mean = f"{self.mean_turns:.2f} turns each" if self.mean_turns is not None else "no turns"
-        tokens = "; ".join(
-            f"{speaker} {count['prompt']:,} read, {count['completion']:,} written"
-            for speaker, count in self.tokens.items()
-        )
         return [
             f"{self.exported:,} of {self.dialogues:,} dialogues exported, {mean}; "
             f"{self.empty:,} without a turn, {self.unfinished:,} unfinished",
             f"  stops     {stops or 'none'}",
-            f"  requests  {self.requests:,}, of which {self.repeated:,} repeated and "
-            f"{self.failed_attempts:,} failed; {self.wall_s:,.0f} s",
-            f"  tokens    {tokens or 'none'}",
+            *(f"  {name:9} {speaker.line()}" for name, speaker in self.speakers.items()),
+            f"  repeated  {self.repeated:,}; {self.wall_s:,.0f} s",
         ]
 
 
@@ -78,6 +113,7 @@ def export(collection: Collection) -> CollectionSummary:
 
     def finished() -> Iterator[Dialogue]:
         for journaled in collection:
+            journaled = _with_budget_stop(collection, journaled)
             if journaled.state.stop is None:
                 continue
             stops[journaled.state.stop.value] += 1
@@ -89,7 +125,6 @@ def export(collection: Collection) -> CollectionSummary:
     path = collection.folder / "dialogues.jsonl"
     with disk_full_is_a_user_error(f"the dialogues {path}"):
         exported = write_messages(path, finished())
-        counts = collection.journal.counts()
         summary = CollectionSummary(
             dialogues=len(collection),
             exported=exported,
@@ -98,14 +133,41 @@ def export(collection: Collection) -> CollectionSummary:
             mean_turns=sum(turns) / len(turns) if turns else None,
             # By name where the numbers are equal, so that no order of dialogues shows through.
             stops=dict(sorted(stops.items(), key=lambda item: (-item[1], item[0]))),
-            requests=counts.requests,
-            repeated=counts.repeated,
-            failed_attempts=counts.failed,
-            tokens=counts.tokens,
-            wall_s=round(counts.wall_s, 3),
+            **_counted(collection),
         )
         write_json(collection.folder / "summary.json", asdict(summary))
     return summary
+
+
+def summarise_speakers(
+    counts: Mapping[str, SpeakerCounts], prices: Mapping[str, Price | None]
+) -> dict[str, SpeakerSummary]:
+    """What was sent to each endpoint, and what it cost."""
+    return {
+        name: SpeakerSummary(
+            requests=count.requests,
+            answered=count.answered,
+            failed=count.failed,
+            lost=count.lost,
+            rate_limited=count.rate_limited,
+            prompt_tokens=count.known.prompt,
+            completion_tokens=count.known.completion,
+            uncertain_tokens=count.uncertain.total,
+            usd=None if (price := prices.get(name)) is None else usd(count.known, price),
+            uncertain_usd=None if price is None else usd(count.uncertain, price),
+        )
+        for name, count in counts.items()
+    }
+
+
+def _counted(collection: Collection) -> dict[str, Any]:
+    counts = collection.journal.counts()
+    return {
+        "speakers": summarise_speakers(counts.speakers, prices_of(collection.config)),
+        "repeated": counts.repeated,
+        "models": collection.journal.models(),
+        "wall_s": round(counts.wall_s, 3),
+    }
 
 
 def collected_dialogue(journaled: JournaledDialogue) -> Dialogue:
@@ -116,17 +178,29 @@ def collected_dialogue(journaled: JournaledDialogue) -> Dialogue:
     """
     beginning, state = journaled.beginning, journaled.state
     is_session = beginning.turns[-1].role == "assistant"
-    about = {
+    about: dict[str, Any] = {
         "number": journaled.number,
         "stop": state.stop.value if state.stop else None,
         "part": "session" if is_session else "question",
         "collected_turns": num_collected_turns(journaled),
     }
+    if state.is_truncated:
+        about["truncated_context"] = True
     return replace(
         beginning,
         turns=state.complete_turns,
         metadata=MappingProxyType({**beginning.metadata, "collection": about}),
     )
+
+
+def _with_budget_stop(collection: Collection, journaled: JournaledDialogue) -> JournaledDialogue:
+    """A dialogue that a budget ended, as ended: this end follows from no reply."""
+    if journaled.state.stop is None:
+        end = collection.journal.end(journaled.number)
+        if end is not None and end.reason == StopReason.BUDGET:
+            state = replace(journaled.state, stop=StopReason.BUDGET)
+            return journaled._replace(state=state)
+    return journaled
 
 
 def num_collected_turns(journaled: JournaledDialogue) -> int:

@@ -3,42 +3,46 @@
 journal.sqlite     every request and reply; the truth, from which all else is made
 dialogues.jsonl    the finished dialogues, to train on
 summary.json       their numbers
+earlier-1/         an earlier collection, where this one was begun anew
 """
 
+import hashlib
 import json
-import re
-from collections.abc import Iterator
-from dataclasses import fields, replace
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import NamedTuple
 
 from parrot_jax.api.config import RetryConfig
-from parrot_jax.api.journal import JournalReader, JournalWriter
-from parrot_jax.api.replies import Reply
+from parrot_jax.api.journal import JournalReader, JournalWriter, Start, put_aside
+from parrot_jax.api.replies import Outcome, Reply
+from parrot_jax.collect.beginnings import read_beginnings
 from parrot_jax.collect.config import CollectConfig
-from parrot_jax.collect.dialogue_state import DialogueState, Rules, replay
+from parrot_jax.collect.dialogue_state import DialogueState, Rules, StopReason, replay
+from parrot_jax.collect.prompts import Prompt
 from parrot_jax.core.config import changed_keys, config_from_dict, config_to_dict
 from parrot_jax.core.errors import RunError, UserError
 from parrot_jax.core.logs import console
 from parrot_jax.dialogue.readers import parse_messages
-from parrot_jax.dialogue.sources import ReadReport, read_sources
+from parrot_jax.dialogue.report import ReadReport
 from parrot_jax.dialogue.turns import RowPlace
 from parrot_jax.dialogue.types import Dialogue
 from parrot_jax.dialogue.writers import messages_line
 
-# What may differ when a collection goes on: where and how fast the same models are asked. And where
-# a dialogue ends, as that is found anew from the replies: a higher max_turns goes on with dialogues
-# that had ended, a lower one exports less of them.
+# What may differ when a collection goes on: where, how fast and for how much the same models are
+# asked, and how far the dialogues go. The beginnings are compared by what they are, not by name.
 _FREE_KEYS = frozenset(
     {
-        *("out", "concurrency", "max_turns", "stop_answers"),
+        *("out", "beginnings", "max_turns", "concurrency", "prices", "budget"),
+        *("if_exists", "allow_changes"),
         *(f"retries.{field.name}" for field in fields(RetryConfig)),
-        *(
-            f"{speaker}.{key}"
-            for speaker in ("asker", "answerer")
-            for key in ("base_url", "api_key_env", "timeout_s")
-        ),
     }
+)
+_FREE_OF_SPEAKERS = (
+    *("base_url", "api_key_env", "timeout_s", "concurrency", "requests_per_minute"),
+    *("tokens_per_minute", "price", "budget_usd", "budget_tokens"),
+    "prompt",  # its text is compared
 )
 
 
@@ -48,8 +52,7 @@ class JournaledDialogue(NamedTuple):
     number: int
     beginning: Dialogue
     replies: list[Reply]
-    """Those that did not fail, in the order of the turns. The ones that ended the dialogue, or that
-    a later stop rule made useless, are among them."""
+    """Those that did not fail, in the order of the turns; what ended the dialogue is among them."""
     state: DialogueState
 
 
@@ -58,6 +61,7 @@ class Collection:
 
     Attributes:
       config: That of the last start.
+      rules: How its dialogues go.
     """
 
     def __init__(self, out: Path | str) -> None:
@@ -68,8 +72,9 @@ class Collection:
         """
         self.folder = Path(out)
         self.journal = JournalReader(journal_path(out))
+        start = self.journal.last_start()
         where = str(self.journal.path)
-        self.config = config_from_dict(CollectConfig, self.journal.last_config(), where=where)
+        self.config = config_from_dict(CollectConfig, start.config, where=where)
         self.rules = rules_of(self.config)
 
     def __len__(self) -> int:
@@ -89,14 +94,23 @@ class Collection:
         row = json.loads(self.journal.beginning(number))
         (beginning,) = parse_messages(row, RowPlace(str(self.journal.path), number))
         said = self.journal.said(number)
-        first = len(beginning.turns)
-        if [turn for turn, _ in said] != list(range(first, first + len(said))):
+        replies = [reply for _, reply in said]
+        expected = list(_turns_asked_for(len(beginning.turns), replies))
+        if (found := [turn for turn, _ in said]) != expected:
             raise RunError(
                 f"the journal {self.journal.path} is damaged: the turns of dialogue {number} are "
-                f"{[turn for turn, _ in said]}, but must follow on from {first}."
+                f"{found}, but must be {expected}."
             )
-        replies = [reply for _, reply in said]
         return JournaledDialogue(number, beginning, replies, replay(beginning, replies, self.rules))
+
+    def open_numbers(self) -> list[int]:
+        """The dialogues that can go on: without an end, or with one that a higher limit undoes."""
+        numbers = {
+            *self.journal.without_end(),
+            *self.journal.ended(StopReason.MAX_TURNS, below_turns=self.rules.max_turns),
+            *self.journal.ended(StopReason.BUDGET, below_turns=self.rules.max_turns),
+        }
+        return sorted(numbers)
 
     def close(self) -> None:
         """Closes the journal."""
@@ -109,30 +123,45 @@ def journal_path(out: Path | str) -> Path:
 
 
 def rules_of(config: CollectConfig) -> Rules:
-    """The stop rules of a config."""
-    return Rules(config.max_turns, tuple(map(re.compile, config.stop_answers)))
+    """How the dialogues of a collection go."""
+    return Rules(
+        config.max_turns,
+        truncates=config.when_context_is_full == "truncate",
+        has_writer=config.writer is not None,
+    )
 
 
-def open_journal(config: CollectConfig) -> JournalWriter:
+def open_journal(config: CollectConfig, prompts: Mapping[str, Prompt]) -> JournalWriter:
     """Begins the journal of a collection, or goes on in it.
+
+    Args:
+      config: Of this start.
+      prompts: Of the speakers that have one.
 
     Returns:
       The open journal. While it is open, no other process collects into the folder.
 
     Raises:
       UserError: The beginnings cannot be read, the folder cannot be written, another process
-        collects there, or the folder holds a collection with another config.
+        collects there, or the folder holds a collection that this one may not go on with.
     """
+    if config.if_exists == "restart":
+        put_aside(journal_path(config.out), with_them=("dialogues.jsonl", "summary.json"))
     journal = JournalWriter(journal_path(config.out))
+    start = Start(
+        config_to_dict(config),
+        {
+            speaker: {"path": prompt.path, "sha256": prompt.sha256, "text": prompt.text}
+            for speaker, prompt in prompts.items()
+        },
+    )
     try:
         if journal.is_new:
             report = ReadReport()
-            lines = map(messages_line, _read_beginnings(config, report))
-            journal.begin(config_to_dict(config), lines)
+            journal.begin(start, map(messages_line, read_beginnings(config, report)))
             console.print(report.summary())
         else:
-            _check_same(config)
-            journal.go_on(config_to_dict(config))
+            journal.go_on(start, _check_same(config, start))
             console.print(f"continuing {config.out}")
     except BaseException:
         journal.close()
@@ -140,26 +169,78 @@ def open_journal(config: CollectConfig) -> JournalWriter:
     return journal
 
 
-def _read_beginnings(config: CollectConfig, report: ReadReport) -> Iterator[Dialogue]:
-    if config.beginnings:
-        yield from read_sources(config.beginnings, seed=config.seed, report=report)
-    if config.first_questions:
-        for dialogue in read_sources(config.first_questions, seed=config.seed, report=report):
-            yield replace(dialogue, turns=dialogue.turns[:1])
-
-
-def _check_same(config: CollectConfig) -> None:
+def _check_same(config: CollectConfig, start: Start) -> list[str]:
+    """Whether a collection may go on; the beginnings that it did not have."""
+    if config.if_exists == "refuse":
+        raise UserError(
+            f"{config.out} holds a collection; choose another --out, or --if-exists continue."
+        )
     collection = Collection(config.out)
     try:
+        before = collection.journal.last_start()
         changes = [
-            change
-            for change in changed_keys(collection.config, config)
-            if change.partition(":")[0] not in _FREE_KEYS
+            *changed_keys(collection.config, config),
+            *_changed_prompts(before.prompts, start.prompts),
         ]
+        changes = [change for change in changes if not _may_change(change, config.allow_changes)]
+        if changes:
+            raise UserError(
+                f"{config.out} holds a collection with another config ({'; '.join(changes)}); "
+                "choose another --out, or the old values to continue it, or say what may differ "
+                "with --allow-changes."
+            )
+        if collection.config.beginnings == config.beginnings:
+            return []
+        return _more_beginnings(config, collection)
     finally:
         collection.close()
-    if changes:
+
+
+def _may_change(change: str, allowed: tuple[str, ...]) -> bool:
+    key = change.partition(":")[0]
+    speaker, _, rest = key.partition(".")
+    if speaker in ("asker", "answerer", "writer") and rest.split(".")[0] in _FREE_OF_SPEAKERS:
+        return True
+    return key in _FREE_KEYS or any(key == name or key.startswith(f"{name}.") for name in allowed)
+
+
+def _changed_prompts(
+    old: Mapping[str, Mapping[str, str]], new: Mapping[str, Mapping[str, str]]
+) -> Iterator[str]:
+    for speaker in {**old, **new}:
+        was, is_now = (prompts.get(speaker, {}).get("sha256", "none") for prompts in (old, new))
+        if was != is_now:
+            yield f"{speaker}.prompt_text: sha256 {was[:8]} -> {is_now[:8]}"
+
+
+def _more_beginnings(config: CollectConfig, collection: Collection) -> list[str]:
+    """The beginnings that the journal has not.
+
+    Raises:
+      UserError: Some that it has are no longer among them.
+    """
+    digest = lambda line: hashlib.sha256(line.encode()).digest()  # noqa: E731
+    there = Counter(map(digest, collection.journal.beginnings()))
+    report = ReadReport()
+    more = []
+    for line in map(messages_line, read_beginnings(config, report)):
+        if there[key := digest(line)] > 0:
+            there[key] -= 1
+        else:
+            more.append(line)
+    if missing := there.total():
         raise UserError(
-            f"{config.out} holds a collection with another config ({'; '.join(changes)}); "
-            "choose another --out, or the old values to continue it."
+            f"{missing:,} of the {len(collection):,} dialogues of {config.out} are not among the "
+            "beginnings any more; a collection can grow, but not choose anew: give the old sources "
+            "and at least the old sample, or choose another --out."
         )
+    console.print(f"{len(more):,} more dialogues")
+    return more
+
+
+def _turns_asked_for(first: int, replies: list[Reply]) -> Iterator[int]:
+    """The turn that each reply is for: the next one, but for a context that was full."""
+    turn = first
+    for reply in replies:
+        yield turn
+        turn += reply.outcome is not Outcome.CONTEXT_FULL

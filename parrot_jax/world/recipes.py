@@ -8,8 +8,8 @@ and all in 1,300 of 2.
 import re
 from pathlib import Path
 
-from parrot_jax.api.config import EndpointConfig
-from parrot_jax.collect.config import CollectConfig
+from parrot_jax.collect.config import BeginningsConfig, CollectConfig, SpeakerConfig
+from parrot_jax.collect.stops import StopConfig
 from parrot_jax.data.config import DataConfig, MaskConfig, Task
 from parrot_jax.dialogue.sources import SourceConfig
 from parrot_jax.model.config import LlamaConfig
@@ -68,16 +68,20 @@ def collect_config(
     """
     return CollectConfig(
         out=str(out),
-        asker=EndpointConfig(
+        asker=SpeakerConfig(
             base_url=asker_url, model=ASKER, temperature=1.0, top_p=0.99, max_tokens=32
         ),
-        answerer=EndpointConfig(base_url=answerer_url, model=ANSWERER),
-        beginnings=(_messages(world / "short_sessions.jsonl"),),
-        first_questions=(_messages(world / "first_questions.jsonl"),),
+        answerer=SpeakerConfig(base_url=answerer_url, model=ANSWERER),
+        beginnings=(
+            BeginningsConfig(kind="messages", path=str(world / "short_sessions.jsonl")),
+            BeginningsConfig(
+                kind="messages", path=str(world / "first_questions.jsonl"), take="first_question"
+            ),
+        ),
         max_turns=max_turns,
         # Six batches of the asker's: with three, a third of the rows went empty.
         concurrency=48,
-        stop_answers=(f"^{re.escape(NO_ANSWER)}$",),
+        stops=StopConfig(meaningless_answers=(f"^{re.escape(NO_ANSWER)}$",)),
         seed=seed,
     )
 

@@ -24,12 +24,10 @@ from typing import Any
 import httpx2
 import openai
 
-from parrot_jax.api.config import EndpointConfig
 from parrot_jax.api.scripted_server import ScriptedServer
-from parrot_jax.collect.config import CollectConfig
+from parrot_jax.collect.config import BeginningsConfig, CollectConfig, SpeakerConfig
 from parrot_jax.collect.engine import collect
 from parrot_jax.core.logs import console
-from parrot_jax.dialogue.sources import SourceConfig
 
 
 def serve(delay_s: float, urls: Any) -> None:
@@ -46,18 +44,18 @@ def collect_bodies(url: str, folder: Path, dialogues: int, in_flight: int) -> li
         for number in range(dialogues):
             messages = [{"role": "user", "content": f"What is {number}, and why? " * 10}]
             file.write(json.dumps({"messages": messages}) + "\n")
-    endpoint = EndpointConfig(base_url=url, model="bench", temperature=1.0, max_tokens=256)
+    endpoint = SpeakerConfig(base_url=url, model="bench", temperature=1.0, max_tokens=256)
     config = CollectConfig(
         out=str(folder / "out"),
         asker=endpoint,
         answerer=endpoint,
-        beginnings=(SourceConfig(kind="messages", path=str(beginnings)),),
+        beginnings=(BeginningsConfig(kind="messages", path=str(beginnings)),),
         concurrency=in_flight,
     )
     with console.capture():
         collect(config)
     with sqlite3.connect(folder / "out" / "journal.sqlite") as db:
-        return [json.loads(body) for (body,) in db.execute("SELECT body FROM requests")]
+        return [json.loads(body) for (body,) in db.execute("SELECT body FROM request_bodies")]
 
 
 async def send_bodies(

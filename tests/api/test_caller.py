@@ -2,18 +2,21 @@
 
 import asyncio
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from parrot_jax.api.budget import Budget, BudgetSpentError, Spent
 from parrot_jax.api.caller import Caller, retry_delay_s
 from parrot_jax.api.config import EndpointConfig, RetryConfig
 from parrot_jax.api.endpoint import Endpoint, request_body
-from parrot_jax.api.journal import JournalWriter
-from parrot_jax.api.replies import Outcome, Response, no_response, read_response
+from parrot_jax.api.journal import JournalWriter, Start
+from parrot_jax.api.replies import Outcome, Reply, Response, Usage, no_response, read_response
 from parrot_jax.api.scripted_server import Script, Scripted, ScriptedServer
+from parrot_jax.api.throttle import Throttle
 
 MESSAGES = [{"role": "user", "content": "Hi"}]
 QUICK = RetryConfig(max_attempts=3, first_delay_s=0.001)
@@ -23,24 +26,46 @@ QUICK = RetryConfig(max_attempts=3, first_delay_s=0.001)
 def journal(tmp_path: Path) -> Path:
     path = tmp_path / "journal.sqlite"
     with JournalWriter(path) as writer:
-        writer.begin({}, ["a dialogue"])
+        writer.begin(Start({}), ["a dialogue"])
     return path
 
 
-def call(journal: Path, script: Script, *, stop_after_s: float | None = None) -> Response:
-    async def once(url: str) -> Response:
-        config = EndpointConfig(base_url=url, model="m")
-        stopping = asyncio.Event()
+def call(
+    journal: Path,
+    script: Script,
+    *,
+    judge: Callable[[Reply], str | None] = lambda _: None,
+    stop_after_s: float | None = None,
+    **settings: Any,
+) -> tuple[Response | None, Spent]:
+    """What one call gave, and what it cost."""
+    spent: list[Spent] = []
+
+    async def once(url: str) -> Response | None:
+        config = EndpointConfig(base_url=url, model="m", **settings)
         with JournalWriter(journal) as writer:
-            writer.go_on({})
+            writer.go_on(Start({}))
+            throttle = Throttle(config, QUICK, most=1)
+            wallet = Budget("answerer", config, None, Spent())
             async with Endpoint(config) as endpoint:
+                caller = Caller("answerer", endpoint, writer, QUICK, throttle, wallet)
                 if stop_after_s is not None:
-                    asyncio.get_running_loop().call_later(stop_after_s, stopping.set)
-                caller = Caller("answerer", endpoint, writer, QUICK, stopping)
-                return await caller.call(0, 1, request_body(config, MESSAGES, seed=0))
+                    asyncio.get_running_loop().call_later(stop_after_s, caller.stop)
+                body = request_body(config, MESSAGES, seed=0)
+                response = await caller.call(0, 1, body, judge)
+                assert (throttle.in_flight, wallet.in_flight) == (0, Usage())
+                spent.append(wallet.spent)
+                return response
 
     with ScriptedServer(script) as server:
-        return asyncio.run(once(server.url))
+        response = asyncio.run(once(server.url))
+    return response, spent[0]
+
+
+def last(result: tuple[Response | None, Spent]) -> Response:
+    response, _ = result
+    assert response is not None
+    return response
 
 
 def rows(journal: Path, query: str) -> list[Any]:
@@ -55,29 +80,59 @@ def in_turn(*script: Scripted) -> Script:
 
 def test_attempts_go_on_until_one_succeeds_and_all_are_journaled(journal: Path) -> None:
     faults = Scripted(status=429, text="slow down"), Scripted(hangs_up=True)
-    response = call(journal, in_turn(*faults, Scripted(text=" Hello. ")))
-    assert response.reply == (Outcome.COMPLETE, "Hello.")
-    query = "SELECT attempt, status, outcome, text FROM requests JOIN replies ON request = id"
+    response = last(call(journal, in_turn(*faults, Scripted(text=" Hello. "))))
+    assert response.reply == (Outcome.COMPLETE, "Hello.", None)
+    # "Too many requests" is no attempt.
+    query = "SELECT attempt, status, outcome FROM requests JOIN replies ON request = id"
     assert rows(journal, query) == [
-        (1, 429, "failed", ""),
-        (2, None, "failed", ""),
-        (3, 200, "complete", "Hello."),
+        (1, 429, "failed"),
+        (1, None, "failed"),
+        (2, 200, "complete"),
     ]
+    assert rows(journal, "SELECT text FROM reply_bodies") == [("",), ("",), ("Hello.",)]
+
+
+def test_too_many_requests_spend_no_attempt_however_often(journal: Path) -> None:
+    busy = [Scripted(status=429, text="slow down", headers={"retry-after": "0"})] * 9
+    assert QUICK.max_attempts == 3
+    assert last(call(journal, in_turn(*busy, Scripted(text="Hello.")))).reply.text == "Hello."
+
+
+def test_the_word_of_the_judge_is_journaled_with_the_reply(journal: Path) -> None:
+    result = call(
+        journal, lambda _: Scripted(text="Bye."), judge=lambda reply: f"said {reply.text}"
+    )
+    assert last(result).reply == (Outcome.COMPLETE, "Bye.", "said Bye.")
+    assert rows(journal, "SELECT verdict FROM replies") == [("said Bye.",)]
+
+
+def test_what_each_attempt_cost_is_counted(journal: Path) -> None:
+    lost = Scripted(hangs_up=True), Scripted(status=500, text="boom")
+    _, spent = call(journal, in_turn(*lost, Scripted(text="One two three.")), max_tokens=50)
+    # The server counts words and no prompts. What was lost may have been billed: two bytes, twice
+    # 16 tokens of headers, and a reply of 50. An error of the server is not.
+    assert spent == Spent(known=Usage(0, 3), uncertain=Usage(34, 50))
+
+
+def test_what_may_pass_the_budget_is_not_sent(journal: Path) -> None:
+    with pytest.raises(BudgetSpentError, match="the next call may take 84"):
+        call(journal, lambda _: Scripted(text="Hi"), max_tokens=50, budget_tokens=83)
+    assert rows(journal, "SELECT count(*) FROM requests") == [(0,)]
 
 
 def test_the_last_failure_is_the_answer_when_attempts_run_out(journal: Path) -> None:
     errors = [Scripted(status=500, text=f"boom {n}") for n in range(3)]
-    assert call(journal, in_turn(*errors)).error == "HTTP 500: boom 2"
+    assert last(call(journal, in_turn(*errors))).error == "HTTP 500: boom 2"
 
 
 def test_what_does_not_pass_is_tried_once(journal: Path) -> None:
-    assert call(journal, in_turn(Scripted(status=404, text="no model"))).status == 404
+    assert last(call(journal, in_turn(Scripted(status=404, text="no model")))).status == 404
     assert rows(journal, "SELECT count(*) FROM requests") == [(1,)]
 
 
 def test_a_wait_between_attempts_ends_when_the_run_stops(journal: Path) -> None:
     busy = Scripted(status=503, text="busy", headers={"retry-after": "50"})
-    assert call(journal, lambda _: busy, stop_after_s=0.1).status == 503
+    assert last(call(journal, lambda _: busy, stop_after_s=0.1)).status == 503
     assert rows(journal, "SELECT count(*) FROM requests") == [(1,)]
 
 
@@ -85,7 +140,7 @@ def test_the_request_is_in_the_journal_when_the_server_gets_it(journal: Path) ->
     seen: list[Any] = []
 
     def look(body: dict[str, Any]) -> Scripted:
-        query = "SELECT json(body), (SELECT count(*) FROM replies) FROM requests"
+        query = "SELECT json(body), (SELECT count(*) FROM replies) FROM request_bodies"
         seen.append((body, rows(journal, query)))
         return Scripted(text="Hello.")
 
@@ -101,8 +156,8 @@ def test_waits_double_and_are_shortened_by_up_to_a_half() -> None:
     failure = no_response("reset")
     assert [retry_delay_s(rules, failure, attempt=n) for n in (1, 2, 3, 4)] == [1, 2, 3, None]
     assert retry_delay_s(rules, failure, attempt=2, shortening=1.0) == 1
-    asked = read_response(429, "", retry_after_s=2.5)
+    asked = replace(read_response(503, ""), retry_after_s=2.5)
     assert retry_delay_s(rules, asked, attempt=1) == 2.5
-    long = read_response(429, "", retry_after_s=3600.0)
+    long = replace(asked, retry_after_s=3600.0)
     assert retry_delay_s(rules, long, attempt=1) == 3
     assert retry_delay_s(rules, read_response(400, ""), attempt=1) is None

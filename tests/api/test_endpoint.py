@@ -38,7 +38,7 @@ def test_the_body_holds_what_the_config_names_and_no_more() -> None:
         "model": "m", "messages": MESSAGES, "temperature": 0.7, "max_tokens": 9, "seed": 5
     }  # fmt: skip
     assert bare == {"model": "m", "messages": MESSAGES, "seed": 5}
-    assert response.reply == plain.reply == (Outcome.COMPLETE, converse(full).text)
+    assert response.reply == plain.reply == (Outcome.COMPLETE, converse(full).text, None)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_a_fault_is_a_response_that_says_why_and_is_not_retried(
 ) -> None:
     with scripted(**what) as server:
         response = send(server.url, timeout_s=0.2)
-    assert response.reply == (Outcome.FAILED, "")
+    assert response.reply == (Outcome.FAILED, "", None)
     assert error in (response.error or "")
     assert response.may_pass
     assert response.retry_after_s == (3 if "headers" in what else None)
@@ -69,6 +69,20 @@ def test_nobody_listens() -> None:
     response = send(url)
     assert response.status is None
     assert "Cannot connect to host" in (response.error or "")
+    assert not response.may_be_billed
+
+
+def test_what_the_headers_say() -> None:
+    headers = {
+        "retry-after-ms": "1500", "x-ratelimit-limit-requests": "60",
+        "x-ratelimit-remaining-requests": "59", "x-ratelimit-reset-requests": "1s",
+    }  # fmt: skip
+    with scripted(text="Hi", headers=headers) as server:
+        response = send(server.url)
+    assert response.retry_after_s == 1.5
+    assert response.request_limit == (60, 59, 1.0)
+    assert response.token_limit is None
+    assert response.model == "scripted"
 
 
 def test_the_key_comes_from_the_named_variable(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,11 +6,21 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from parrot_jax.api.journal import JournalReader, JournalWriter, Said
-from parrot_jax.api.replies import Outcome, Reply, read_response
+from parrot_jax.api.journal import (
+    End,
+    JournalReader,
+    JournalWriter,
+    Said,
+    SpeakerCounts,
+    Start,
+    put_aside,
+)
+from parrot_jax.api.replies import Outcome, Reply, Usage, read_response
 from parrot_jax.core.errors import DiskFullError, UserError
 
 HELLO = read_response(
@@ -28,7 +38,12 @@ def path(tmp_path: Path) -> Path:
 
 async def ask(journal: JournalWriter, turn: int, dialogue: int = 0) -> int:
     return await journal.sent(
-        dialogue=dialogue, turn=turn, speaker="answerer", attempt=1, body='{"seed": 1}'
+        dialogue=dialogue,
+        turn=turn,
+        speaker="answerer",
+        attempt=1,
+        body='{"seed": 1}',
+        worst=Usage(40, 9),
     )
 
 
@@ -38,25 +53,25 @@ def test_it_is_begun_wholly_or_not_at_all(path: Path) -> None:
         raise UserError("the second row is broken")
 
     with JournalWriter(path) as journal, pytest.raises(UserError, match="second row"):
-        journal.begin({}, broken())
+        journal.begin(Start({}), broken())
     with pytest.raises(UserError, match="is empty"):
         JournalReader(path)
     with JournalWriter(path) as journal:
         assert journal.is_new
-        journal.begin({"seed": 3}, ["first", "second"])
+        journal.begin(Start({"seed": 3}), ["first", "second"])
     reader = JournalReader(path)
     assert reader.num_dialogues() == 2
     assert reader.beginning(1) == "second"
-    assert reader.last_config() == {"seed": 3}
+    assert reader.last_start() == Start({"seed": 3}, {})
 
 
 def test_what_was_journaled_is_read_by_others_while_it_is_written(path: Path) -> None:
     async def write() -> None:
         with JournalWriter(path) as journal:
-            journal.begin({}, ["first"])
+            journal.begin(Start({}), ["first"])
             reader = JournalReader(path)
             request = await ask(journal, 1)
-            assert reader.counts().requests == 1
+            assert reader.counts().speakers["answerer"].requests == 1
             assert reader.said(0) == []
             await journal.received(request, HELLO)
             assert reader.said(0) == [Said(1, Reply(Outcome.COMPLETE, "Hello."))]
@@ -67,7 +82,7 @@ def test_what_was_journaled_is_read_by_others_while_it_is_written(path: Path) ->
 def test_many_writes_at_once_share_commits_and_keep_their_ids(path: Path) -> None:
     async def write() -> list[int]:
         with JournalWriter(path) as journal:
-            journal.begin({}, ["first"])
+            journal.begin(Start({}), ["first"])
             return await asyncio.gather(*(ask(journal, turn) for turn in range(200)))
 
     ids = asyncio.run(write())
@@ -79,7 +94,7 @@ def test_many_writes_at_once_share_commits_and_keep_their_ids(path: Path) -> Non
 def test_a_request_without_a_reply_counts_as_repeated_once_it_was_sent_again(path: Path) -> None:
     async def write() -> None:
         with JournalWriter(path) as journal:
-            journal.begin({}, ["first", "second"])
+            journal.begin(Start({}), ["first", "second"])
             await ask(journal, 1)  # no reply, sent again below
             await journal.received(await ask(journal, 1), BOOM)
             await journal.received(await ask(journal, 1), HELLO)
@@ -87,25 +102,30 @@ def test_a_request_without_a_reply_counts_as_repeated_once_it_was_sent_again(pat
 
     asyncio.run(write())
     counts = JournalReader(path).counts()
-    assert (counts.requests, counts.repeated, counts.failed) == (4, 1, 1)
-    assert counts.tokens == {"answerer": {"prompt": 5, "completion": 2}}
+    assert counts.repeated == 1
+    # Two have no reply: they may have been billed, at most as much as was set aside for each.
+    assert counts.speakers == {
+        "answerer": SpeakerCounts(
+            requests=4, answered=1, failed=1, lost=2, known=Usage(5, 2), uncertain=Usage(80, 18)
+        )
+    }
     assert JournalReader(path).said(0) == [Said(1, HELLO.reply)]
 
 
 def test_time_in_which_nothing_ran_is_no_wall_time(path: Path) -> None:
     with JournalWriter(path) as journal:
-        journal.begin({}, ["first"])
+        journal.begin(Start({}), ["first"])
     with JournalWriter(path) as journal:
-        journal.go_on({})
+        journal.go_on(Start({}))
     with sqlite3.connect(path) as db:
         db.execute("UPDATE starts SET started_at = 1000 * id")
         for start, sent_at, received_at in ((1, 1002, 1004), (2, 2001, 2003)):
             db.execute(
-                "INSERT INTO requests VALUES (?, ?, 0, 1, 'asker', 1, ?, '')",
+                "INSERT INTO requests VALUES (?, ?, 0, 1, 'asker', 1, ?, 0, 0)",
                 (start, start, sent_at),
             )
-            columns = "(request, received_at, outcome, text)"
-            reply = (start, received_at, "cut", "")
+            columns = "(request, received_at, outcome, may_be_billed)"
+            reply = (start, received_at, "cut", 1)
             db.execute(f"INSERT INTO replies {columns} VALUES (?, ?, ?, ?)", reply)
     assert JournalReader(path).counts().wall_s == 4 + 3
 
@@ -144,11 +164,18 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
 def test_a_full_disk_reaches_all_who_wait_for_a_write(path: Path) -> None:
     async def write() -> list[int | BaseException]:
         with JournalWriter(path) as journal:
-            journal.begin({}, ["first"])
+            journal.begin(Start({}), ["first"])
             # SQLite's own limit gives the error that a full disk gives.
             journal._db.execute("PRAGMA max_page_count = 1")
             sends = [
-                journal.sent(dialogue=0, turn=n, speaker="asker", attempt=1, body="x" * 5000)
+                journal.sent(
+                    dialogue=0,
+                    turn=n,
+                    speaker="asker",
+                    attempt=1,
+                    body="x" * 5000,
+                    worst=Usage(),
+                )
                 for n in range(3)
             ]
             return await asyncio.gather(*sends, return_exceptions=True)
@@ -156,4 +183,63 @@ def test_a_full_disk_reaches_all_who_wait_for_a_write(path: Path) -> None:
     errors = asyncio.run(write())
     assert [type(error) for error in errors] == [DiskFullError] * 3
     assert "no room left on the disk for the journal" in str(errors[0])
-    assert JournalReader(path).counts().requests == 0
+    assert JournalReader(path).counts().speakers == {}
+
+
+def test_why_dialogues_ended_and_which_go_on(path: Path) -> None:
+    async def write() -> None:
+        with JournalWriter(path) as journal:
+            journal.begin(Start({}), ["first", "second", "third", "fourth"])
+            await journal.ended(0, End("max_turns", 3))
+            await journal.ended(2, End("budget", 1, "of the asker"))
+            await journal.ended(2, End("max_turns", 5))
+
+    asyncio.run(write())
+    reader = JournalReader(path)
+    assert reader.without_end() == [1, 3]
+    assert reader.end(2) == End("max_turns", 5)
+    assert reader.end(1) is None
+    assert reader.ended("max_turns", below_turns=5) == [0]
+    assert reader.num_ends() == {("max_turns", 3): 1, ("max_turns", 5): 1}
+
+
+def test_more_dialogues_come_after_those_that_there_are(path: Path) -> None:
+    with JournalWriter(path) as journal:
+        journal.begin(Start({}), ["first", "second"])
+    with JournalWriter(path) as journal:
+        journal.go_on(Start({"sample": 3}), ["third"])
+    assert list(JournalReader(path).beginnings()) == ["first", "second", "third"]
+
+
+def test_a_journal_is_put_aside_whole(path: Path) -> None:
+    for name in ("first", "second"):
+        put_aside(path, with_them=("summary.json",))
+        with JournalWriter(path) as journal:
+            assert journal.is_new
+            journal.begin(Start({}), [name])
+        (path.parent / "summary.json").write_text(name)
+    put_aside(path, with_them=("summary.json",))
+    for number, name in enumerate(("first", "second"), 1):
+        folder = path.parent / f"earlier-{number}"
+        assert JournalReader(folder / path.name).beginning(0) == name
+        assert (folder / "summary.json").read_text() == name
+    assert sorted(p.name for p in path.parent.iterdir() if not p.name.startswith(".")) == [
+        "earlier-1", "earlier-2"
+    ]  # fmt: skip
+
+
+def test_a_network_file_system_is_refused(
+    path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import psutil
+
+    def mount(place: Path, kind: str) -> Any:
+        return SimpleNamespace(mountpoint=str(place), fstype=kind)
+
+    mounts = [mount(Path("/"), "ext4"), mount(tmp_path, "nfs4")]
+    monkeypatch.setattr(psutil, "disk_partitions", lambda all: mounts)
+    with pytest.raises(UserError, match=r"is on a network file system \(nfs4\)"):
+        JournalWriter(path)
+    # A local disk mounted inside of it is none.
+    mounts.append(mount(path.parent, "xfs"))
+    JournalWriter(path).close()

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parrot_jax.api.replies import Outcome, read_response
+from parrot_jax.api.replies import Outcome, Usage, no_response, read_response
 
 
 def success(content: Any, finish_reason: Any = "stop") -> str:
@@ -27,8 +27,8 @@ def success(content: Any, finish_reason: Any = "stop") -> str:
 )
 def test_a_reply_says_how_it_ended(content: Any, finish_reason: str, reply: Any) -> None:
     response = read_response(200, success(content, finish_reason))
-    assert response.reply == reply
-    assert (response.prompt_tokens, response.completion_tokens) == (7, 3)
+    assert response.reply[:2] == reply
+    assert response.usage == Usage(7, 3)
     assert response.error is None
 
 
@@ -47,7 +47,7 @@ def test_a_reply_says_how_it_ended(content: Any, finish_reason: str, reply: Any)
 )
 def test_a_success_without_a_usable_text_is_a_failure_that_may_pass(body: str, error: str) -> None:
     response = read_response(200, body)
-    assert response.reply == (Outcome.FAILED, "")
+    assert response.reply == (Outcome.FAILED, "", None)
     assert response.may_pass
     with pytest.raises(ValueError, match=error):
         raise ValueError(response.error)
@@ -56,7 +56,6 @@ def test_a_success_without_a_usable_text_is_a_failure_that_may_pass(body: str, e
 @pytest.mark.parametrize(
     ("status", "code", "may_pass"),
     [
-        (400, None, False),
         (401, "invalid_api_key", False),
         (404, "model_not_found", False),
         (408, None, True),
@@ -71,6 +70,25 @@ def test_errors_that_waiting_mends_may_pass(status: int, code: Any, may_pass: bo
     assert response.reply.outcome is Outcome.FAILED
     assert response.error == f"HTTP {status}: no"
     assert response.may_pass == may_pass
+
+
+@pytest.mark.parametrize("status", [400, 406, 413, 422])
+def test_what_speaks_of_the_request_is_the_last_word_on_it(status: int) -> None:
+    response = read_response(status, '{"error": {"message": "this one I cannot"}}')
+    assert response.reply == (Outcome.REJECTED, "", None)
+    assert response.error == f"HTTP {status}: this one I cannot"
+
+
+def test_what_may_have_been_billed() -> None:
+    # A reply, with or without a text that can be used, and one that was lost on the way.
+    for response in (read_response(200, success("x")), read_response(200, ""), no_response("eof")):
+        assert response.may_be_billed
+    for response in (read_response(500, ""), read_response(429, ""), read_response(400, "")):
+        assert not response.may_be_billed
+    assert not no_response("nobody listens", was_sent=False).may_be_billed
+    # A body that holds no reply may hold the bill.
+    assert read_response(200, success("x", "tool_calls")).usage == Usage(7, 3)
+    assert read_response(200, '{"usage": {"prompt_tokens": 7}}').usage is None
 
 
 @pytest.mark.parametrize(
@@ -90,7 +108,7 @@ def test_errors_that_waiting_mends_may_pass(status: int, code: Any, may_pass: bo
     ],
 )  # fmt: skip
 def test_a_full_context_is_the_last_word_and_no_failure(error: dict[str, Any]) -> None:
-    assert read_response(400, json.dumps(error)).reply == (Outcome.CONTEXT_FULL, "")
+    assert read_response(400, json.dumps(error)).reply == (Outcome.CONTEXT_FULL, "", None)
 
 
 def test_long_errors_are_cut_to_one_line() -> None:

@@ -74,7 +74,9 @@ def test_it_collects_and_says_what_came_of_it(
     printed = capsys.readouterr().out
     assert "4 of 4 dialogues exported, 2.00 turns each; 0 without a turn, 0 unfinished" in printed
     assert "stops     max_turns 4" in printed
-    assert "requests  10, of which 0 repeated and 0 failed" in printed
+    assert "asker     4 requests, of which 0 failed and 0 were lost" in printed
+    assert "answerer  6 requests, of which 0 failed and 0 were lost" in printed
+    assert "cost 0.00 USD" in printed
     assert main(["collect", str(path), "--max-turns", "2"]) == 0
     assert "continuing" in capsys.readouterr().out
 
@@ -121,8 +123,13 @@ def test_a_key_that_is_not_set_is_known_before_anything_is_made(
     [
         ({"max_turns": 0}, "max_turns is 0; it must be at least 1"),
         ({"concurrency": 0}, "concurrency is 0; it must be at least 1"),
-        ({"stop_answers": ["("]}, "stop_answers: '(' is no regular expression"),
-        ({"beginnings": []}, "beginnings and first_questions are empty"),
+        ({"stops": {"meaningless_answers": ["("]}}, "meaningless_answers: '(' is no regular"),
+        ({"beginnings": []}, "beginnings is empty; name at least one"),
+        ({"answerer": None}, "the speakers are asker; give asker and answerer, or writer alone"),
+        (
+            {"beginnings": [{"kind": "messages", "path": "x", "sample": 0}]},
+            "beginnings x: sample is 0; it must be at least 1, or null",
+        ),
         ({"max_turn": 3}, "unknown key `max_turn`; did you mean `max_turns`?"),
         ({"asker": {"base_url": "http://h/v1"}}, "`asker.model` is missing"),
     ],
@@ -207,14 +214,15 @@ def test_ctrl_c_keeps_what_was_paid_for_and_the_same_command_continues(
         assert main(["collect", str(path)]) == 0
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert (summary["unfinished"], summary["repeated"]) == (0, 0)
-    assert summary["requests"] == len(server.bodies) == 15 * 5 + 15 * 4
+    requests = sum(speaker["requests"] for speaker in summary["speakers"].values())
+    assert requests == len(server.bodies) == 15 * 5 + 15 * 4
 
 
 def test_the_papers_collection_is_the_papers() -> None:
     configs = Path(__file__).resolve().parents[2] / "configs" / "collect"
     config = load_config(CollectConfig, configs / "parrot_40k.yaml")
     assert config.max_turns == 10
-    assert [source.limit for source in (*config.beginnings, *config.first_questions)] == [
-        20_000, 20_000
-    ]  # fmt: skip
+    drawn = [(source.take, source.max_rounds, source.sample) for source in config.beginnings]
+    assert drawn == [("dialogue", 2, 20_000), ("first_question", None, 20_000)]
+    assert config.answerer is not None
     assert config.answerer.model == "gpt-3.5-turbo"

@@ -1,6 +1,6 @@
 """The state machine of a dialogue: who speaks next, and when it ends, from the replies alone."""
 
-import re
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
@@ -19,7 +19,11 @@ from parrot_jax.dialogue.types import Dialogue, Turn
 
 QUESTION = Dialogue(turns=(Turn("user", "Who are you?"),), system="Be brief.")
 SESSION = Dialogue(turns=(Turn("user", "Hi"), Turn("assistant", "Hello.")))
-RULES = Rules(max_turns=3, stop_answers=(re.compile("^I do not"),))
+RULES = Rules(max_turns=3)
+
+
+def step_after(beginning: Dialogue, replies: Sequence[Reply], rules: Rules) -> Speak | Done:
+    return next_step(beginning, replay(beginning, replies, rules), rules)
 
 
 def said(*texts: str) -> list[Reply]:
@@ -27,36 +31,33 @@ def said(*texts: str) -> list[Reply]:
 
 
 def test_a_first_question_is_answered_and_a_session_is_asked_on() -> None:
-    assert next_step(QUESTION, [], RULES) == Speak(
+    assert step_after(QUESTION, [], RULES) == Speak(
         speaker="answerer",
-        messages=[
-            {"role": "system", "content": "Be brief."},
-            {"role": "user", "content": "Who are you?"},
-        ],
+        shown=QUESTION,
         turn=1,
     )
-    assert next_step(SESSION, [], RULES) == Speak(
+    assert step_after(SESSION, [], RULES) == Speak(
         speaker="asker",
-        messages=[{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}],
+        shown=SESSION,
         turn=2,
     )
 
 
 def test_the_askers_reply_becomes_the_users_turn() -> None:
-    step = next_step(SESSION, said("And you?"), RULES)
+    step = step_after(SESSION, said("And you?"), RULES)
     assert isinstance(step, Speak)
     assert (step.speaker, step.turn) == ("answerer", 3)
-    assert step.messages[-1] == {"role": "user", "content": "And you?"}
+    assert step.shown.turns[-1] == Turn("user", "And you?")
 
 
 def test_a_dialogue_ends_with_its_last_turn() -> None:
     # Three turns: the beginning is the first of them.
     replies = said("q2", "a2", "q3", "a3")
-    assert isinstance(next_step(SESSION, replies[:3], RULES), Speak)
-    assert next_step(SESSION, replies, RULES) == Done(StopReason.MAX_TURNS)
+    assert isinstance(step_after(SESSION, replies[:3], RULES), Speak)
+    assert step_after(SESSION, replies, RULES) == Done(StopReason.MAX_TURNS)
     assert len(replay(SESSION, replies, RULES).complete_turns) == 6
     long = Dialogue(turns=SESSION.turns * 3)
-    assert next_step(long, [], RULES) == Done(StopReason.MAX_TURNS)
+    assert step_after(long, [], RULES) == Done(StopReason.MAX_TURNS)
 
 
 @pytest.mark.parametrize(
@@ -66,13 +67,14 @@ def test_a_dialogue_ends_with_its_last_turn() -> None:
         (Outcome.CUT, "And wh", StopReason.CUT_QUESTION),
         (Outcome.FILTERED, "", StopReason.FILTERED_QUESTION),
         (Outcome.CONTEXT_FULL, "", StopReason.CONTEXT_FULL),
+        (Outcome.REJECTED, "", StopReason.ERROR),
     ],
 )
 def test_an_unusable_question_ends_the_dialogue_before_it(
     outcome: Outcome, text: str, reason: StopReason
 ) -> None:
     replies = [*said("q2", "a2"), Reply(outcome, text)]
-    assert next_step(SESSION, replies, RULES) == Done(reason)
+    assert step_after(SESSION, replies, RULES) == Done(reason)
     assert [turn.text for turn in replay(SESSION, replies, RULES).complete_turns] == [
         "Hi", "Hello.", "q2", "a2"
     ]  # fmt: skip
@@ -82,47 +84,114 @@ def test_an_unusable_question_ends_the_dialogue_before_it(
     ("outcome", "text", "reason"),
     [
         (Outcome.COMPLETE, "", StopReason.EMPTY_ANSWER),
-        (Outcome.COMPLETE, "I do not understand.", StopReason.MEANINGLESS_ANSWER),
         (Outcome.CUT, "It is a lo", StopReason.CUT_ANSWER),
         (Outcome.FILTERED, "", StopReason.FILTERED_ANSWER),
         (Outcome.CONTEXT_FULL, "", StopReason.CONTEXT_FULL),
+        (Outcome.REJECTED, "", StopReason.ERROR),
     ],
 )
 def test_an_unusable_answer_takes_its_question_with_it(
     outcome: Outcome, text: str, reason: StopReason
 ) -> None:
     replies = [*said("q2"), Reply(outcome, text)]
-    assert next_step(SESSION, replies, RULES) == Done(reason)
+    assert step_after(SESSION, replies, RULES) == Done(reason)
     state = replay(SESSION, replies, RULES)
     assert [turn.text for turn in state.turns] == ["Hi", "Hello.", "q2"]
     assert state.complete_turns == SESSION.turns
 
 
-def test_a_question_that_looks_like_a_meaningless_answer_is_a_question() -> None:
-    assert isinstance(next_step(SESSION, said("I do not see it?"), RULES), Speak)
+def test_a_verdict_ends_the_dialogue_before_the_text_that_it_is_on() -> None:
+    useless = Reply(Outcome.COMPLETE, "I do not know.", "meaningless_answer: by pattern 3")
+    assert step_after(SESSION, [*said("q2"), useless], RULES) == Done(
+        StopReason.MEANINGLESS_ANSWER, "by pattern 3"
+    )
+    assert replay(SESSION, [*said("q2"), useless], RULES).complete_turns == SESSION.turns
+
+
+def test_a_speaker_that_cannot_read_all_is_shown_the_first_question_and_the_latest_turns() -> None:
+    rules = Rules(max_turns=9, truncates=True)
+    full = Reply(Outcome.CONTEXT_FULL, "")
+
+    def shown(*replies: Reply) -> list[str]:
+        step = step_after(SESSION, replies, rules)
+        assert isinstance(step, Speak)
+        return [turn.text for turn in step.shown.turns]
+
+    talk = said("q2", "a2", "q3", "a3")
+    assert shown(*talk) == ["Hi", "Hello.", "q2", "a2", "q3", "a3"]
+    # The asker asks for less, and from then on gets less; the answerer reads everything.
+    assert shown(*talk, full) == ["Hi", "a2", "q3", "a3"]
+    assert shown(*talk, full, full) == ["Hi", "a3"]
+    more = [*talk, full, *said("q4")]
+    assert shown(*more) == ["Hi", "Hello.", "q2", "a2", "q3", "a3", "q4"]
+    assert shown(*more, *said("a4")) == ["Hi", "a2", "q3", "a3", "q4", "a4"]
+    assert shown(*more, full, full) == ["Hi", "a3", "q4"]
+    assert replay(SESSION, more, rules).is_truncated
+    # What is said is all in the dialogue, whoever was shown less of it.
+    assert len(replay(SESSION, more, rules).turns) == 7
+    # With one answer left, there is nothing more to hide.
+    assert step_after(SESSION, [*talk, full, full, full], rules) == Done(StopReason.CONTEXT_FULL)
+    assert step_after(SESSION, [*more, *[full] * 3], rules) == Done(StopReason.CONTEXT_FULL)
+
+
+TRANSCRIPT = "[|Human|] Hi\n[|AI|] Hello.\n[|Human|] And you?\n[|AI|] Me too.\n[|Human|]"
+
+
+def test_a_writer_writes_all_of_it() -> None:
+    rules = Rules(max_turns=3, has_writer=True)
+    assert step_after(QUESTION, [], rules) == Speak(speaker="writer", shown=QUESTION, turn=1)
+    state = replay(QUESTION, said(TRANSCRIPT), rules)
+    assert [turn.text for turn in state.turns] == ["Hi", "Hello.", "And you?", "Me too."]
+    assert state.stop is StopReason.WRITER_ENDED
+    state = replay(QUESTION, said(TRANSCRIPT), Rules(max_turns=1, has_writer=True))
+    assert [turn.text for turn in state.turns] == ["Hi", "Hello."]
+    assert state.stop is StopReason.MAX_TURNS
+    cut = replay(QUESTION, [Reply(Outcome.CUT, TRANSCRIPT)], rules)
+    assert (cut.stop, cut.turns) == (StopReason.CUT_ANSWER, QUESTION.turns)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("Sure! " + TRANSCRIPT, "it does not begin with [|Human|]"),
+        ("Hi there.", "it does not begin with [|Human|]"),
+        ("[|AI|] Hello.", "turn 1 is by [|AI|], twice in a row"),
+        ("[|Human|] Hi\n[|Human|] Ho\n[|AI|] x", "turn 2 is by [|Human|], twice in a row"),
+        ("[|Human|] Hi\n[|AI|]\n[|Human|] Ho\n[|AI|] x", "turn 2 is empty"),
+        ("[|Human|] Hi", "no question is answered"),
+    ],
+)
+def test_what_is_no_transcript_is_no_dialogue(text: str, problem: str) -> None:
+    state = replay(QUESTION, said(text), Rules(max_turns=3, has_writer=True))
+    assert (state.stop, state.detail) == (StopReason.NO_TRANSCRIPT, problem)
+    assert state.turns == QUESTION.turns
 
 
 def test_a_failure_never_becomes_a_turn() -> None:
     with pytest.raises(ValueError, match="no reply that could stand in a dialogue"):
-        next_step(SESSION, [Reply(Outcome.FAILED, "")], RULES)
+        step_after(SESSION, [Reply(Outcome.FAILED, "")], RULES)
 
 
 def test_a_higher_limit_goes_on_where_a_lower_one_had_ended() -> None:
     replies = said("q2", "a2")
-    assert next_step(SESSION, replies, Rules(max_turns=2)) == Done(StopReason.MAX_TURNS)
-    assert isinstance(next_step(SESSION, replies, Rules(max_turns=3)), Speak)
+    assert step_after(SESSION, replies, Rules(max_turns=2)) == Done(StopReason.MAX_TURNS)
+    assert isinstance(step_after(SESSION, replies, Rules(max_turns=3)), Speak)
     assert len(replay(SESSION, said("q2", "a2", "q3", "a3"), Rules(max_turns=2)).turns) == 4
 
 
 # Most replies are complete, or few dialogues would come far.
 outcomes = st.sampled_from([Outcome.COMPLETE] * 8 + [o for o in Outcome if o is not Outcome.FAILED])
 replies_of_any_kind = st.lists(
-    st.builds(Reply, outcomes, st.sampled_from(["", "x", "y y", "I do not know."])), max_size=12
+    st.builds(
+        Reply,
+        outcomes,
+        st.sampled_from(["", "x", "y y", "I do not know."]),
+        st.sampled_from([None] * 6 + ["meaningless_answer"]),
+    ),
+    max_size=12,
 )
 dialogues = st.sampled_from([QUESTION, SESSION, Dialogue(turns=SESSION.turns * 2)])
-limits = st.sampled_from(
-    [Rules(turns, stops) for turns in range(1, 6) for stops in ((), RULES.stop_answers)]
-)
+limits = st.builds(Rules, st.integers(1, 5), truncates=st.booleans())
 
 
 @given(dialogues, replies_of_any_kind, limits)
@@ -131,20 +200,23 @@ def test_turns_alternate_and_a_dialogue_ends_once_within_its_limit(
 ) -> None:
     ended_after = None
     for used in range(len(replies) + 1):
-        step = next_step(beginning, replies[:used], rules)
+        step = step_after(beginning, replies[:used], rules)
         if isinstance(step, Done):
             # However many replies follow, it ends there and for this reason.
-            assert next_step(beginning, replies, rules) == step
+            assert step_after(beginning, replies, rules) == step
             ended_after = used
             break
-        assert step.turn == len(beginning.turns) + used
+        num_full = sum(reply.outcome is Outcome.CONTEXT_FULL for reply in replies[:used])
+        assert step.turn == len(beginning.turns) + used - num_full
         assert step.speaker == ("answerer" if step.turn % 2 else "asker")
-        roles = [message["role"] for message in step.messages if message["role"] != "system"]
-        assert roles == (["user", "assistant"] * len(roles))[: len(roles)]
+        # Both speak in turn, also where some is hidden: a dialogue cannot be otherwise.
+        assert step.shown.turns[0] == beginning.turns[0]
+        assert step.shown.turns[-1] == replay(beginning, replies[:used], rules).turns[-1]
     state = replay(beginning, replies, rules)
     assert (state.stop is None) == (ended_after is None)
     num_turns = len(state.complete_turns) // 2
     assert num_turns <= max(rules.max_turns, len(beginning.turns) // 2)
     # Every turn but the beginning's is a reply, unchanged and in order.
     collected = [turn.text for turn in state.turns[len(beginning.turns) :]]
-    assert collected == [reply.text for reply in replies][: len(collected)]
+    texts = [reply.text for reply in replies if reply.outcome is not Outcome.CONTEXT_FULL]
+    assert collected == texts[: len(collected)]

@@ -14,9 +14,10 @@ import pytest
 from parrot_jax.api.scripted_server import Scripted, ScriptedServer, converse
 from parrot_jax.collect.config import CollectConfig
 from parrot_jax.collect.engine import collect, collect_async, request_seed
-from parrot_jax.collect.export import export
+from parrot_jax.collect.export import CollectionSummary, export
 from parrot_jax.collect.folder import Collection
 from parrot_jax.core.errors import RunError, UserError
+from parrot_jax.dialogue.types import Dialogue, Turn
 
 MakeConfig = Callable[..., CollectConfig]
 
@@ -28,6 +29,19 @@ def exported(config: CollectConfig) -> list[dict[str, Any]]:
 
 def files(config: CollectConfig) -> list[bytes]:
     return [(Path(config.out) / name).read_bytes() for name in ("dialogues.jsonl", "summary.json")]
+
+
+def hash_of(row: dict[str, Any]) -> bytes:
+    """The content hash of the session that an exported dialogue began with."""
+    turns = tuple(Turn(message["role"], message["content"]) for message in row["messages"][:2])
+    return Dialogue(turns=turns).content_hash()
+
+
+def totals(summary: CollectionSummary) -> tuple[int, int, int, int]:
+    """Requests, failed and lost ones of both speakers, and repeated ones."""
+    speakers = summary.speakers.values()
+    sums = [sum(getattr(s, name) for s in speakers) for name in ("requests", "failed", "lost")]
+    return (*sums, summary.repeated)
 
 
 def is_question(body: dict[str, Any]) -> bool:
@@ -80,13 +94,13 @@ def test_asker_and_answerer_speak_in_turn(make_config: MakeConfig) -> None:
         "model": "asker",
         "messages": second["messages"][:2],
         "temperature": 0.5,
-        "seed": request_seed(0, 1, 2, "asker"),
+        "seed": request_seed(0, hash_of(second), 2, "asker"),
     }
     assert answer == {
         "model": "answerer",
         "messages": second["messages"][:3],
         "max_tokens": 9,
-        "seed": request_seed(0, 1, 3, "answerer"),
+        "seed": request_seed(0, hash_of(second), 3, "answerer"),
     }
 
 
@@ -94,9 +108,9 @@ def test_nothing_is_sent_or_used_before_it_is_journaled(make_config: MakeConfig)
     unjournaled, unanswered = [], []
 
     def script(body: dict[str, Any]) -> Scripted:
-        sent = [json.loads(text) for (text,) in rows(config, "SELECT body FROM requests")]
+        sent = [json.loads(text) for (text,) in rows(config, "SELECT body FROM request_bodies")]
         unjournaled.extend([] if body in sent else [body])
-        replies = {text for (text,) in rows(config, "SELECT text FROM replies")}
+        replies = {text for (text,) in rows(config, "SELECT text FROM reply_bodies")}
         # The first two messages may be of the beginning, all later ones are replies.
         used = {message["content"] for message in body["messages"][2:]}
         unanswered.extend(used - replies)
@@ -133,7 +147,9 @@ def test_each_dialogue_ends_with_the_reason_of_its_last_reply(make_config: MakeC
         {"id": kind, "messages": [{"role": "user", "content": kind}]} for kind in [*ends, "is kind"]
     ]
     with ScriptedServer(script) as server:
-        config = make_config(server.url, rows=beginnings, stop_answers=["^I do not understand"])
+        config = make_config(
+            server.url, rows=beginnings, stops={"meaningless_answers": ["^I do not understand"]}
+        )
         summary = collect(config)
     found = {row["id"]: row["collection"]["stop"] for row in exported(config)}
     assert found == {
@@ -205,8 +221,7 @@ def test_faults_that_pass_leave_no_trace_in_the_dialogues(
         summary = collect(config)
     assert exported(config) == exported(calm)
     num_turns = 2 * 5 + 2 * 4
-    assert (summary.requests, summary.failed_attempts) == (3 * num_turns, 2 * num_turns)
-    assert summary.repeated == 0
+    assert totals(summary) == (3 * num_turns, 2 * num_turns, 0, 0)
     statuses = {status for (status,) in rows(config, "SELECT DISTINCT status FROM replies")}
     assert statuses == {None, 200, 429, 500}
 
@@ -216,7 +231,7 @@ def test_dialogues_that_fail_do_not_stop_the_others(make_config: MakeConfig) -> 
 
     def script(body: dict[str, Any]) -> Scripted:
         if body["messages"][0]["content"] in broken and not is_question(body):
-            return Scripted(status=422, text="this one I cannot")
+            return Scripted(status=403, text="this one I may not")
         return converse(body)
 
     with ScriptedServer(script) as server:
@@ -226,8 +241,8 @@ def test_dialogues_that_fail_do_not_stop_the_others(make_config: MakeConfig) -> 
             collect(config)
         assert str(error.value) == (
             f"the answerer at {server.url} failed in 3 of 8 dialogues, the last time with: "
-            "HTTP 422: this one I cannot. Unfinished dialogues: 3; see to the endpoint and run the "
-            "same command again to continue."
+            "HTTP 403: this one I may not. Unfinished dialogues: 3; see to the endpoint and run "
+            "the same command again to continue."
         )
         assert [row["id"] for row in exported(config)] == ["d0", "d2", "d4", "d6", "d7"]
         broken.clear()
@@ -258,7 +273,7 @@ def test_an_endpoint_that_fails_three_in_a_row_stops_the_run_and_it_goes_on_late
         config = make_config(server.url, concurrency=2)
         summary = collect(config)
     assert exported(config) == exported(whole)
-    assert summary.requests == len(rows(config, "SELECT 1 FROM replies"))
+    assert totals(summary)[0] == len(rows(config, "SELECT 1 FROM replies"))
 
 
 def test_an_interrupted_collection_keeps_what_is_in_flight_and_goes_on(
@@ -275,7 +290,7 @@ def test_an_interrupted_collection_keeps_what_is_in_flight_and_goes_on(
         assert 40 <= sent == received < 20 * 6
         summary = collect(config)
     assert exported(config) == exported(whole)
-    assert (summary.repeated, summary.requests) == (0, len(rows(config, "SELECT 1 FROM replies")))
+    assert totals(summary) == (len(rows(config, "SELECT 1 FROM replies")), 0, 0, 0)
 
 
 def test_replies_that_take_too_long_to_wait_for_are_asked_for_again(
@@ -374,7 +389,10 @@ def test_first_questions_are_taken_from_whole_dialogues(
             server.url,
             rows=1,
             max_turns=1,
-            first_questions=[{"kind": "ultrachat", "path": str(path)}],
+            beginnings=[
+                {"kind": "messages", "path": str(tmp_path / "beginnings.jsonl")},
+                {"kind": "ultrachat", "path": str(path), "take": "first_question"},
+            ],
         )
         collect(config)
     _, row = exported(config)
@@ -420,7 +438,10 @@ def test_a_damaged_journal_is_no_ground_to_go_on_from(make_config: MakeConfig) -
         collect(config)
         with sqlite3.connect(Path(config.out) / "journal.sqlite") as db:
             db.execute("UPDATE requests SET turn = 9 WHERE turn = 2")
-        with pytest.raises(RunError, match=r"turns of dialogue 0 are \[1, 3, 4, 5, 9\]"):
+        with pytest.raises(
+            RunError,
+            match=r"turns of dialogue 0 are \[1, 3, 4, 5, 9\], but must be \[1, 2, 3, 4, 5\]",
+        ):
             collect(config)
 
 
@@ -428,7 +449,8 @@ def test_a_journal_can_be_watched_from_outside(make_config: MakeConfig) -> None:
     seen: list[int] = []
 
     def script(body: dict[str, Any]) -> Scripted:
-        seen.append(sum(len(dialogue.replies) for dialogue in Collection(config.out)))
+        dialogues = list(Collection(config.out))
+        seen.append(sum(len(d.state.turns) - len(d.beginning.turns) for d in dialogues))
         return converse(body)
 
     with ScriptedServer(script) as server:

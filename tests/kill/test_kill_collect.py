@@ -43,7 +43,7 @@ def write_config(folder: Path, url: str, name: str) -> Path:
         "beginnings": [{"kind": "messages", "path": str(beginnings)}],
         "concurrency": CONCURRENCY,
         "retries": {"first_delay_s": 0.01},
-        "stop_answers": ["0$"],  # one answer in 16 ends its dialogue
+        "stops": {"meaningless_answers": ["0$"]},  # one answer in 16 ends its dialogue
     }
     path.write_text(yaml.safe_dump(values))
     return path
@@ -139,14 +139,19 @@ def test_killed_20_times_it_ends_with_the_same_dialogues(tmp_path: Path) -> None
     got = Counter(json.dumps(body, sort_keys=True) for body in bodies)
     sent = Counter(
         json.dumps(json.loads(body), sort_keys=True)
-        for (body,) in rows(run, "SELECT body FROM requests")
+        for (body,) in rows(run, "SELECT body FROM request_bodies")
     )
     assert got <= sent
 
     # Sent again was only what had failed, and what a kill had left without its reply.
     summary = json.loads((run / "summary.json").read_text())
-    assert summary["repeated"] == lost
+    sums = {
+        name: sum(speaker[name] for speaker in summary["speakers"].values())
+        for name in ("requests", "answered", "failed", "lost")
+    }
+    assert summary["repeated"] == sums["lost"] == lost
     assert 0 < lost <= NUM_KILLS * CONCURRENCY
-    assert summary["failed_attempts"] > 0
-    assert summary["requests"] == num_requests + summary["repeated"] + summary["failed_attempts"]
+    assert sums["failed"] > 0
+    assert sums["answered"] == num_requests
+    assert sums["requests"] == num_requests + lost + sums["failed"]
     assert rows(run, "SELECT count(*) FROM starts")[0][0] in (NUM_KILLS, NUM_KILLS + 1)

@@ -1,0 +1,62 @@
+"""What the speakers of a collection cost: from the config, from a file of prices, or nothing."""
+
+from pathlib import Path
+
+from parrot_jax.api.config import Price
+from parrot_jax.collect.config import CollectConfig, SpeakerConfig
+from parrot_jax.core.config import config_from_dict
+from parrot_jax.core.errors import UserError
+from parrot_jax.core.files import open_input
+
+FREE = Price(prompt=0.0, completion=0.0)
+
+
+def prices_of(config: CollectConfig) -> dict[str, Price | None]:
+    """The price of each speaker's model; None = nobody knows it, and nothing is limited by it.
+
+    Raises:
+      UserError: The file cannot be read; or, unless the config wants no budget, a model has no
+        price, or a speaker that costs something has no limit.
+    """
+    table = load_prices(config.prices) if config.prices else {}
+    prices: dict[str, Price | None] = {}
+    for name, speaker in config.speakers().items():
+        price = speaker.price or table.get(speaker.model) or (FREE if speaker.is_local else None)
+        if price is None and (config.budget or speaker.budget_usd is not None):
+            raise UserError(
+                f"{name}: the price of {speaker.model!r} is not known: set {name}.price, or add "
+                f"the model to {config.prices or 'a file named by `prices`'}; --no-budget goes on "
+                "without prices and limits."
+            )
+        if config.budget and price != FREE and not _is_limited(speaker):
+            raise UserError(
+                f"{name}: {speaker.model!r} costs something and has no limit; set "
+                f"{name}.budget_usd or {name}.budget_tokens, or --no-budget."
+            )
+        prices[name] = price
+    return prices
+
+
+def load_prices(path: str) -> dict[str, Price]:
+    """Reads a file of prices: the model's name, then `prompt` and `completion`.
+
+    Raises:
+      UserError: The file cannot be read, or a price is none.
+    """
+    import yaml
+
+    with open_input(path) as file:
+        try:
+            values = yaml.safe_load(file) or {}
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: expected `model: {{prompt: USD, completion: USD}}` lines.")
+    return {
+        str(model): config_from_dict(Price, price, where=f"{Path(path).name}: {model}")
+        for model, price in values.items()
+    }
+
+
+def _is_limited(speaker: SpeakerConfig) -> bool:
+    return speaker.budget_usd is not None or speaker.budget_tokens is not None

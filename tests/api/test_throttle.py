@@ -1,0 +1,168 @@
+"""When requests are let through, second by second, on a clock that jumps."""
+
+import asyncio
+import itertools
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from parrot_jax.api.config import EndpointConfig, RetryConfig
+from parrot_jax.api.rate_headers import RateLimit
+from parrot_jax.api.replies import Outcome, Reply, Response, Usage
+from parrot_jax.api.throttle import Throttle
+
+RunVirtual = Callable[[Coroutine[Any, Any, Any]], Any]
+
+RETRIES = RetryConfig(first_delay_s=1.0, max_delay_s=60.0)
+HELLO = Reply(Outcome.COMPLETE, "Hello.")
+
+
+def throttle(most: int = 8, **limits: Any) -> Throttle:
+    config = EndpointConfig(base_url="http://host/v1", model="m", **limits)
+    return Throttle(config, RETRIES, most=most)
+
+
+def fine(**more: Any) -> Response:
+    return Response(reply=HELLO, status=200, **more)
+
+
+def too_many(retry_after_s: float | None = None) -> Response:
+    reply = Reply(Outcome.FAILED, "")
+    return Response(
+        reply=reply, status=429, error="HTTP 429", may_pass=True, retry_after_s=retry_after_s
+    )
+
+
+async def times(
+    gate: Throttle,
+    count: int,
+    *,
+    tokens: float = 0.0,
+    takes_s: float = 0.0,
+    reply: Callable[[int], Response] = lambda _: fine(),
+) -> list[float]:
+    """Sends so many requests at once; the times at which they were let through, to 1/100 s."""
+    let_through: list[float] = []
+
+    async def send() -> None:
+        ticket = await gate.admit(tokens)
+        assert ticket is not None
+        let_through.append(round(asyncio.get_running_loop().time(), 2))
+        number = len(let_through)
+        await asyncio.sleep(takes_s)
+        gate.leave(ticket, reply(number))
+
+    await asyncio.gather(*(send() for _ in range(count)))
+    return let_through
+
+
+def test_so_many_at_once(run_virtual: RunVirtual) -> None:
+    assert run_virtual(times(throttle(2), 5, takes_s=1.0)) == [0, 0, 1, 1, 2]
+    # The endpoint's own limit, where it is lower than that of the dialogues.
+    assert run_virtual(times(throttle(9, concurrency=1), 3, takes_s=1.0)) == [0, 1, 2]
+
+
+def test_so_many_a_minute(run_virtual: RunVirtual) -> None:
+    # 120 a minute are two a second: two are there at first, then one each half second.
+    seen = run_virtual(times(throttle(requests_per_minute=120.0), 6))
+    assert seen == [0, 0, 0.5, 1, 1.5, 2]
+
+
+def test_so_many_tokens_a_minute_and_a_large_request_passes_and_is_paid_for(
+    run_virtual: RunVirtual,
+) -> None:
+    # 600 a minute are 10 a second: a request of 50 goes at once, and the debt of 40 takes 4 s.
+    seen = run_virtual(times(throttle(tokens_per_minute=600.0), 3, tokens=50.0))
+    assert seen == pytest.approx([0, 4.1, 9.1])
+
+
+def test_tokens_that_were_not_used_are_given_back(run_virtual: RunVirtual) -> None:
+    gate = throttle(tokens_per_minute=600.0)
+    few = fine(usage=Usage(10, 5))
+    seen = run_virtual(times(gate, 3, tokens=50.0, reply=lambda _: few))
+    # Each cost 15 in the end, not 50.
+    assert seen == pytest.approx([0, 0.6, 2.1])
+
+
+def test_the_server_names_its_limit(run_virtual: RunVirtual) -> None:
+    # One of 60 is left, and all 60 are there again in 59 s: one more each second.
+    left = iter([RateLimit(60.0, 1.0, 59.0)])
+    gate = throttle(most=1)
+    seen = run_virtual(times(gate, 4, reply=lambda _: fine(request_limit=next(left, None))))
+    assert seen == pytest.approx([0, 0, 1, 2])
+
+
+def test_what_is_under_way_is_taken_off_what_the_server_says_is_left(
+    run_virtual: RunVirtual,
+) -> None:
+    async def run() -> float:
+        gate = throttle()
+        first, *_ = [await gate.admit(0.0) for _ in range(3)]
+        assert first
+        # The server had not seen the other two when it said that three of 60 are left.
+        gate.leave(first, fine(request_limit=RateLimit(60.0, 3.0, 57.0)))
+        assert await gate.admit(0.0)
+        assert await gate.admit(0.0)
+        return asyncio.get_running_loop().time()
+
+    assert run_virtual(run()) == pytest.approx(1.0)
+
+
+def test_after_too_many_nobody_sends_for_as_long_as_the_server_asks(
+    run_virtual: RunVirtual,
+) -> None:
+    gate = throttle(most=4)
+    seen = run_virtual(
+        times(gate, 6, takes_s=1.0, reply=lambda n: too_many(20.0) if n <= 4 else fine())
+    )
+    # Four were told at 1 s, which is one sign: half as many go on at 21 s.
+    assert seen == [0, 0, 0, 0, 21, 21]
+    assert gate.num_rate_limited == 4
+    assert gate.room == pytest.approx(2 + 1 / 2 + 1 / 2.5)
+
+
+def test_a_server_that_names_no_time_is_left_alone_ever_longer(run_virtual: RunVirtual) -> None:
+    seen = run_virtual(times(throttle(most=1), 5, reply=lambda _: too_many()))
+    waits = [later - earlier for earlier, later in itertools.pairwise(seen)]
+    # 1, 2, 4, 8 s, each shortened by up to a half.
+    assert all(
+        most / 2 - 0.01 <= wait <= most + 0.01
+        for wait, most in zip(waits, (1, 2, 4, 8), strict=True)
+    )
+
+
+def test_successes_make_room_again(run_virtual: RunVirtual) -> None:
+    gate = throttle(most=8)
+    run_virtual(times(gate, 8, takes_s=1.0, reply=lambda _: too_many(1.0)))
+    assert gate.room == 4
+    run_virtual(times(gate, 200, takes_s=1.0))
+    assert gate.room == 8
+
+
+def test_whoever_stops_waiting_takes_no_place(run_virtual: RunVirtual) -> None:
+    async def run() -> int:
+        gate = throttle(most=1)
+        first = await gate.admit(0.0)
+        assert first is not None
+        waiting = [asyncio.create_task(gate.admit(0.0)) for _ in range(3)]
+        await asyncio.sleep(0)
+        waiting[0].cancel()
+        gate.leave(first, fine())
+        waiting[1].cancel()  # it was let through just now, and does not know yet
+        assert await waiting[2] is not None
+        return gate.in_flight
+
+    assert run_virtual(run()) == 1
+
+
+def test_when_it_stops_all_who_wait_are_told(run_virtual: RunVirtual) -> None:
+    async def run() -> list[Any]:
+        gate = throttle(most=1)
+        assert await gate.admit(0.0)
+        waiting = [asyncio.create_task(gate.admit(0.0)) for _ in range(2)]
+        await asyncio.sleep(0)
+        gate.stop()
+        return [*await asyncio.gather(*waiting), await gate.admit(0.0)]
+
+    assert run_virtual(run()) == [None, None, None]
