@@ -169,6 +169,18 @@ class SpeakerCounts(NamedTuple):
     """The worst case of those that may be billed, but of which nobody knows the tokens."""
 
 
+class MeanCall(NamedTuple):
+    """What the calls for one turn took on average."""
+
+    calls: int
+    prompt: float
+    """Tokens."""
+    completion: float
+    """Tokens."""
+    seconds: float
+    """From the request to its reply."""
+
+
 class Counts(NamedTuple):
     """What a journal holds, in numbers."""
 
@@ -262,6 +274,25 @@ class JournalReader:
         for speaker, model in rows:
             found.setdefault(speaker, []).append(model)
         return found
+
+    def means(self) -> dict[tuple[str, int], MeanCall]:
+        """What complete replies took on average, by speaker and turn."""
+        rows = self._read("""
+            SELECT speaker, turn, count(*), avg(prompt_tokens), avg(completion_tokens),
+              avg(received_at - sent_at)
+            FROM requests JOIN replies ON request = id
+            WHERE outcome = 'complete' AND prompt_tokens IS NOT NULL GROUP BY speaker, turn
+        """)
+        return {(speaker, turn): MeanCall(*means) for speaker, turn, *means in rows}
+
+    def num_turns(self) -> dict[int, int]:
+        """For each open dialogue with replies that count, the last turn that it has."""
+        rows = self._read("""
+            SELECT dialogue, max(turn) FROM requests JOIN replies ON request = id
+            WHERE outcome = 'complete' AND dialogue NOT IN (SELECT dialogue FROM ends)
+            GROUP BY dialogue
+        """)
+        return dict(rows)
 
     def replies_since(self, time_s: float) -> int:
         """How many replies came since then, in seconds since 1970."""

@@ -64,7 +64,12 @@ class ScriptedServer:
     """
 
     def __init__(
-        self, script: Script = converse, *, delay_s: float = 0.0, key: str | None = None
+        self,
+        script: Script = converse,
+        *,
+        delay_s: float = 0.0,
+        key: str | None = None,
+        keeps_bodies: bool = True,
     ) -> None:
         """Serves nothing yet.
 
@@ -72,10 +77,12 @@ class ScriptedServer:
           script: Says what to do with a request.
           delay_s: Seconds that every reply takes besides what the script says.
           key: Who has another one is sent away, and told which one it was; None = all are let in.
+          keeps_bodies: Whether `bodies` gets every request; a long run would fill the memory.
         """
         self.bodies: list[dict[str, Any]] = []
         self.most_in_flight = self._in_flight = 0
         self._script, self._delay_s, self._key = script, delay_s, key
+        self._keeps_bodies = keeps_bodies
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}/v1"
         self._server = uvicorn.Server(
@@ -126,7 +133,8 @@ class ScriptedServer:
             scripted = Scripted(status=401, text=f"Incorrect API key provided: {given}")
         else:
             request = json.loads(body)
-            self.bodies.append(request)
+            if self._keeps_bodies:
+                self.bodies.append(request)
             scripted = self._script(request)
         self._in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self._in_flight)

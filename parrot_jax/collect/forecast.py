@@ -1,0 +1,158 @@
+"""What a collection will take: calls, tokens, money, hours and disk, before it and during it.
+
+A prompt holds the whole dialogue so far, so prompts grow with each turn, and their sum with the
+square of the turns. What was seen during the run replaces what was assumed, turn by turn.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from parrot_jax.api.budget import usd
+from parrot_jax.api.config import EndpointConfig, Price
+from parrot_jax.api.journal import MeanCall
+from parrot_jax.api.replies import Usage
+
+_BYTES_A_TOKEN = 4.4
+_REQUEST_BYTES = 200
+"""Of a request or a reply beside its texts: settings, counts, indices."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assumptions:
+    """What is not known before a run."""
+
+    question_tokens: float = 45.0
+    """Mean tokens of a question."""
+
+    answer_tokens: float = 310.0
+    """Mean tokens of an answer."""
+
+    latency_s: float = 5.0
+    """Mean seconds from a request to its reply."""
+
+
+Seen = Mapping[tuple[str, int], MeanCall]
+"""What calls took so far, by speaker and turn, the turn from 0."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeakerForecast:
+    """What is still to be asked of one endpoint."""
+
+    calls: int
+    usage: Usage
+    usd: float | None
+    """None = the price is not known."""
+    hours: float
+    """What its limits of requests and tokens a minute alone make it take."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forecast:
+    """What is still to be done, if every dialogue goes on to the limit of turns."""
+
+    dialogues: int
+    speakers: Mapping[str, SpeakerForecast]
+    hours: float
+    """If all dialogues that may go on at once do, within each endpoint's own limits."""
+    disk_bytes: float
+    """What the journal grows by."""
+
+
+def forecast(
+    turns: Iterable[int],
+    *,
+    max_turns: int,
+    speakers: Mapping[str, EndpointConfig],
+    prices: Mapping[str, Price | None],
+    concurrency: int,
+    assumed: Assumptions,
+    seen: Seen,
+) -> Forecast:
+    """Adds up the calls that are left.
+
+    Args:
+      turns: For each dialogue that goes on, how many turns (questions and answers) it has.
+      max_turns: Questions with their answers at most.
+      speakers: The endpoints by name.
+      prices: Of their models; None = unknown.
+      concurrency: Dialogues that go on at once.
+      assumed: What calls take that were not seen yet.
+      seen: What calls took so far.
+    """
+    at_turn = Counter(turns)
+    num_dialogues = at_turn.total()
+    calls: Counter[str] = Counter()
+    tokens: dict[str, list[float]] = {name: [0.0, 0.0] for name in speakers}
+    waited_s, disk_bytes = 0.0, 0.0
+    num_open = 0
+    for turn in range(min(at_turn, default=0), 2 * max_turns):
+        num_open += at_turn[turn]
+        name: str = "writer" if "writer" in speakers else _speaker_of(turn)
+        if name == "writer" and at_turn[turn] == 0:
+            continue
+        count = at_turn[turn] if name == "writer" else num_open
+        prompt, completion, seconds = _call(name, turn, max_turns, assumed, seen)
+        calls[name] += count
+        tokens[name][0] += count * prompt
+        tokens[name][1] += count * completion
+        waited_s += count * seconds
+        disk_bytes += count * (2 * _REQUEST_BYTES + _BYTES_A_TOKEN * (prompt + 2 * completion))
+    found = {}
+    for name, speaker in speakers.items():
+        usage = Usage(*(round(number) for number in tokens[name]))
+        price = prices.get(name)
+        minutes = max(
+            calls[name] / (speaker.requests_per_minute or float("inf")),
+            usage.total / (speaker.tokens_per_minute or float("inf")),
+        )
+        found[name] = SpeakerForecast(
+            calls=calls[name],
+            usage=usage,
+            usd=None if price is None else usd(usage, price),
+            hours=minutes / 60,
+        )
+    at_once = max(1, min(concurrency, num_dialogues))
+    hours = max([waited_s / at_once / 3600, *(speaker.hours for speaker in found.values())])
+    return Forecast(dialogues=num_dialogues, speakers=found, hours=hours, disk_bytes=disk_bytes)
+
+
+def _speaker_of(turn: int) -> str:
+    return "answerer" if turn % 2 else "asker"
+
+
+def _call(
+    name: str, turn: int, max_turns: int, assumed: Assumptions, seen: Seen
+) -> tuple[float, float, float]:
+    """Tokens of prompt and completion, and seconds, of a call for this turn."""
+    if (found := seen.get((name, turn))) is not None:
+        return found.prompt, found.completion, found.seconds
+    lengths = (assumed.question_tokens, assumed.answer_tokens)
+    round_tokens = sum(lengths)
+    if name == "writer":
+        return assumed.question_tokens, max_turns * round_tokens, assumed.latency_s * max_turns
+    prompt = turn // 2 * round_tokens + turn % 2 * assumed.question_tokens
+    # Where earlier turns were seen, the prompt goes on from the last of them.
+    before = max((t for speaker, t in seen if speaker == name and t < turn), default=None)
+    completion, seconds = lengths[turn % 2], assumed.latency_s
+    if before is not None:
+        last = seen[name, before]
+        prompt = last.prompt + (turn - before) // 2 * round_tokens
+        completion, seconds = last.completion, last.seconds
+    return prompt, completion, seconds
+
+
+def forecast_lines(left: Forecast) -> list[str]:
+    """The forecast for a person."""
+    lines = [
+        f"{left.dialogues:,} dialogues to go on with, all to their last turn: {left.hours:,.1f} h, "
+        f" {left.disk_bytes / 1e9:,.2f} GB of journal"
+    ]
+    for name, speaker in left.speakers.items():
+        cost = "price unknown" if speaker.usd is None else f"{speaker.usd:,.2f} USD"
+        lines.append(
+            f"  {name:9} {speaker.calls:,} calls, {speaker.usage.prompt:,} tokens read, "
+            f"{speaker.usage.completion:,} written: {cost}"
+        )
+    return lines

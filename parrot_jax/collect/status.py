@@ -1,0 +1,141 @@
+"""How a collection stands: read from its journal, while it runs or when it does not."""
+
+import contextlib
+import json
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+from parrot_jax.collect.beginnings import read_beginnings
+from parrot_jax.collect.config import CollectConfig
+from parrot_jax.collect.dialogue_state import StopReason
+from parrot_jax.collect.export import SpeakerSummary, summarise_speakers
+from parrot_jax.collect.folder import Collection, journal_path
+from parrot_jax.collect.forecast import Assumptions, Forecast, Seen, forecast
+from parrot_jax.collect.prices import prices_of
+from parrot_jax.dialogue.report import ReadReport
+
+RATE_OVER_S = 60
+"""Seconds over which calls a second are counted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status:
+    """A collection in numbers, at one moment."""
+
+    dialogues: int
+    open: int
+    """Those that go on, or can."""
+    stops: Mapping[str, int]
+    """The others by the reason of their end."""
+    speakers: Mapping[str, SpeakerSummary]
+    calls_per_s: float
+    """Replies of the last minute, a second."""
+    left: Forecast
+    """What is still to be done."""
+    hours_left: float | None
+    """At the rate of the last minute; None = nothing came in it."""
+
+
+def read_status(collection: Collection) -> Status:
+    """Reads how a collection stands."""
+    config, journal = collection.config, collection.journal
+    counts = journal.counts()
+    open_numbers = collection.open_numbers()
+    stops: Counter[str] = Counter()
+    for (reason, _), count in journal.num_ends().items():
+        stops[reason] += count
+    left = forecast_rest(collection, config, open_numbers, Assumptions())
+    calls_left = sum(speaker.calls for speaker in left.speakers.values())
+    rate = journal.replies_since(time.time() - RATE_OVER_S) / RATE_OVER_S
+    return Status(
+        dialogues=len(collection),
+        open=len(open_numbers),
+        stops=dict(sorted(stops.items(), key=lambda item: (-item[1], item[0]))),
+        speakers=summarise_speakers(counts.speakers, prices_of(config)),
+        calls_per_s=rate,
+        left=left,
+        hours_left=calls_left / rate / 3600 if rate else None,
+    )
+
+
+def forecast_collection(config: CollectConfig, assumed: Assumptions) -> Forecast:
+    """What a collection will take: what is left of it, where there is one; else all of it.
+
+    Raises:
+      UserError: The beginnings cannot be read, a price is missing, or the journal cannot be read.
+    """
+    if journal_path(config.out).exists() and config.if_exists != "restart":
+        with contextlib.closing(Collection(config.out)) as collection:
+            return forecast_rest(collection, config, collection.open_numbers(), assumed)
+    beginnings = read_beginnings(config, ReadReport())
+    return _forecast(config, (len(b.turns) for b in beginnings), assumed, {})
+
+
+def forecast_rest(
+    collection: Collection, config: CollectConfig, open_numbers: list[int], assumed: Assumptions
+) -> Forecast:
+    """What is left of a collection, from what was seen of it."""
+    turns = _num_turns(collection, open_numbers)
+    return _forecast(config, turns, assumed, collection.journal.means())
+
+
+def _forecast(
+    config: CollectConfig, turns: Iterable[int], assumed: Assumptions, seen: Seen
+) -> Forecast:
+    return forecast(
+        turns,
+        max_turns=config.max_turns,
+        speakers=config.speakers(),
+        prices=prices_of(config),
+        concurrency=config.concurrency,
+        assumed=assumed,
+        seen=seen,
+    )
+
+
+def _num_turns(collection: Collection, open_numbers: list[int]) -> Iterator[int]:
+    """How many turns each of these dialogues has."""
+    last = collection.journal.num_turns()
+    for number in open_numbers:
+        if (turn := last.get(number)) is not None:
+            yield turn + 1
+            continue
+        end = collection.journal.end(number)
+        if end is not None:
+            yield 2 * end.turns
+        else:
+            yield len(json.loads(collection.journal.beginning(number))["messages"])
+
+
+def status_view(status: Status) -> RenderableType:
+    """The status for a person."""
+    ended = status.dialogues - status.open
+    head = (
+        f"{ended:,} of {status.dialogues:,} dialogues ended; {status.calls_per_s:.1f} replies/s"
+        + (f", about {status.hours_left:,.1f} h left" if status.hours_left is not None else "")
+    )
+    speakers = Table(box=None, pad_edge=False)
+    for title in ("", "requests", "failed", "429", "in flight or lost", "tokens read", "written",
+                  "uncertain", "spent", "forecast"):  # fmt: skip
+        speakers.add_column(title, justify="left" if not title else "right")
+    for name, speaker in status.speakers.items():
+        spent = "?" if speaker.usd is None else f"{speaker.usd:,.2f} USD"
+        rest = status.left.speakers[name].usd
+        total = "?" if speaker.usd is None or rest is None else f"{speaker.usd + rest:,.2f} USD"
+        speakers.add_row(
+            name, f"{speaker.requests:,}", f"{speaker.failed:,}", f"{speaker.rate_limited:,}",
+            f"{speaker.lost:,}", f"{speaker.prompt_tokens:,}", f"{speaker.completion_tokens:,}",
+            f"{speaker.uncertain_tokens:,}", spent, total,
+        )  # fmt: skip
+    stops = Table(box=None, pad_edge=False)
+    stops.add_column("ended for")
+    stops.add_column("dialogues", justify="right")
+    for reason, count in status.stops.items():
+        again = " (a higher budget goes on)" if reason == StopReason.BUDGET else ""
+        stops.add_row(reason + again, f"{count:,}")
+    return Group(head, "", speakers, "", stops) if status.stops else Group(head, "", speakers)

@@ -1,0 +1,53 @@
+"""What a collection will take: calls, tokens, cost, hours and disk, before the first call."""
+
+from dataclasses import dataclass
+
+from parrot_jax.collect.config import CollectConfig
+from parrot_jax.core.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class CollectPlanConfig(CollectConfig):
+    """A collection, and what is assumed of it."""
+
+    question_tokens: float = 45.0
+    """Mean tokens of a question, > 0. People's are an eighth of what is said."""
+
+    answer_tokens: float = 310.0
+    """Mean tokens of an answer, > 0."""
+
+    latency_s: float = 5.0
+    """Mean seconds from a request to its reply, > 0."""
+
+    json: bool = False
+    """Print one JSON object and nothing else."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("question_tokens", "answer_tokens", "latency_s"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise UserError(f"{name} is {getattr(self, name)}; it must be finite and > 0.")
+
+
+Config = CollectPlanConfig
+
+
+def run(config: CollectPlanConfig) -> None:
+    """Prints what is to be done; where the folder holds the collection, what is left of it."""
+    import json
+    from dataclasses import asdict
+
+    from parrot_jax.collect.forecast import Assumptions, forecast_lines
+    from parrot_jax.collect.status import forecast_collection
+    from parrot_jax.core.logs import console
+
+    assumed = Assumptions(
+        question_tokens=config.question_tokens,
+        answer_tokens=config.answer_tokens,
+        latency_s=config.latency_s,
+    )
+    left = forecast_collection(config, assumed)
+    if config.json:
+        print(json.dumps(asdict(left)))
+    else:
+        console.print("\n".join(forecast_lines(left)))

@@ -1,0 +1,215 @@
+"""A collection against a server that fails in every way, and killed again and again meanwhile.
+
+Whatever happens, the dialogues are those of a calm run, no turn is lost, doubled or out of order,
+and the journal knows of every call that the server may send a bill for.
+"""
+
+import json
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import yaml
+
+from parrot_jax.api.faulty_server import FAULTS, LOSSES, body_key
+
+SEED = 20231011
+
+
+class Size(NamedTuple):
+    dialogues: int
+    concurrency: int
+    kills: int
+
+
+SIZES = [
+    pytest.param(Size(100, 32, 8), marks=pytest.mark.slow, id="small"),
+    pytest.param(Size(2000, 256, 50), marks=[pytest.mark.slow, pytest.mark.nightly], id="full"),
+]
+
+
+def write_config(folder: Path, url: str, name: str, size: Size) -> Path:
+    """A collection to 10 turns; half of it begins with a question, half with a session."""
+    beginnings = folder / "beginnings.jsonl"
+    with open(beginnings, "w") as file:
+        for number in range(size.dialogues):
+            messages = [{"role": "user", "content": f"What is {number}?"}]
+            if number % 2:
+                messages.append({"role": "assistant", "content": "A number."})
+            file.write(json.dumps({"id": f"d{number}", "messages": messages}) + "\n")
+    path = folder / f"{name}.yaml"
+    speaker = {"base_url": url, "model": "faulty", "max_tokens": 256, "timeout_s": 2.0}
+    values = {
+        "out": str(folder / name),
+        "asker": speaker,
+        "answerer": speaker,
+        "beginnings": [{"kind": "messages", "path": str(beginnings)}],
+        "concurrency": size.concurrency,
+        "retries": {"first_delay_s": 0.01, "max_attempts": 20},
+    }
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+@contextmanager
+def serving(log: Path, *, rate: float) -> Iterator[tuple[str, dict[str, int]]]:
+    """The server in a process of its own: its address, and at the end what it did how often."""
+    command = [sys.executable, "-m", "parrot_jax.api.faulty_server", "--seed", str(SEED)]
+    process = subprocess.Popen(
+        [*command, "--rate", str(rate), "--log", str(log)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    counts: dict[str, int] = {}
+    try:
+        yield process.stdout.readline().strip(), counts
+    finally:
+        printed, _ = process.communicate("")
+        counts.update(json.loads(printed))
+
+
+def start(config: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "parrot_jax.cli", "collect", str(config)]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def finish(config: Path) -> None:
+    process = start(config)
+    _, error = process.communicate()
+    assert process.returncode == 0, error.decode()
+
+
+def rows(run: Path, query: str) -> list[Any]:
+    with sqlite3.connect(f"file:{run}/journal.sqlite?mode=ro", uri=True) as db:
+        return db.execute(query).fetchall()
+
+
+def accepted_by(log: Path) -> Counter[str]:
+    """How often the server accepted each request."""
+    return Counter(json.loads(line)["sha256"] for line in log.read_text().splitlines())
+
+
+def billed_in(run: Path) -> Counter[str]:
+    """How often each request may have been accepted, as the journal has it."""
+    query = (
+        "SELECT body FROM request_bodies LEFT JOIN replies USING (request) "
+        "WHERE may_be_billed IS NOT 0"
+    )
+    return Counter(body_key(json.loads(body)) for (body,) in rows(run, query))
+
+
+def check_turns(run: Path) -> None:
+    """No turn is lost, doubled or out of order."""
+    query = (
+        "SELECT dialogue, turn FROM requests JOIN replies ON request = id "
+        "WHERE outcome <> 'failed' ORDER BY dialogue, replies.request"
+    )
+    last: dict[int, int] = {}
+    for dialogue, turn in rows(run, query):
+        first = 2 if dialogue % 2 else 1
+        assert turn == last.get(dialogue, first - 1) + 1
+        last[dialogue] = turn
+    assert rows(run, "SELECT count(*) FROM ends") == rows(run, "SELECT count(*) FROM dialogues")
+
+
+def calm_run(folder: Path, size: Size) -> Path:
+    with serving(folder / "calm.log", rate=0.0) as (url, _):
+        finish(write_config(folder, url, "calm", size))
+    return folder / "calm"
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_one_call_in_five_fails_and_nobody_could_tell(size: Size, tmp_path: Path) -> None:
+    whole = calm_run(tmp_path, size)
+    log = tmp_path / "faulty.log"
+    with serving(log, rate=0.2) as (url, counts):
+        config = write_config(tmp_path, url, "faulty", size)
+        finish(config)
+    run = tmp_path / "faulty"
+
+    # Every fault was met, one call in five.
+    assert min(counts[fault] for fault in FAULTS) > 0
+    faults = sum(counts[fault] for fault in FAULTS)
+    assert faults / (faults + counts["none"]) == pytest.approx(0.2, abs=0.03)
+
+    # Every dialogue is complete, or ended for a true reason: that of the calm run.
+    assert (run / "dialogues.jsonl").read_bytes() == (whole / "dialogues.jsonl").read_bytes()
+    summary, expected = (json.loads((f / "summary.json").read_text()) for f in (run, whole))
+    assert summary["stops"] == expected["stops"]
+    assert summary["unfinished"] == 0
+    odd = {"cut_question", "cut_answer", "filtered_question", "filtered_answer", "asker_left",
+           "empty_answer", "error", "context_full"}  # fmt: skip
+    assert set(summary["stops"]) <= {"max_turns", *odd}
+    assert len(odd & set(summary["stops"])) >= 4
+    check_turns(run)
+
+    # The server's own log and the journal agree on every call that may be billed.
+    assert accepted_by(log) == billed_in(run)
+    speakers = summary["speakers"].values()
+    assert sum(speaker["lost"] for speaker in speakers) == 0
+    assert sum(speaker["failed"] for speaker in speakers) == faults
+    rate_limited = counts["429"] + counts["429 with Retry-After"]
+    assert sum(speaker["rate_limited"] for speaker in speakers) == rate_limited
+    # Those whose reply was lost are counted as such, in their worst case.
+    lost = sum(counts[fault] for fault in LOSSES)
+    worst = rows(
+        run,
+        "SELECT count(*), sum(worst_prompt + worst_completion) FROM requests JOIN replies ON "
+        "request = id WHERE outcome = 'failed' AND may_be_billed",
+    )
+    assert worst == [(lost, sum(speaker["uncertain_tokens"] for speaker in speakers))]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_killed_at_random_instants_it_ends_with_the_same_dialogues(
+    size: Size, tmp_path: Path
+) -> None:
+    whole = calm_run(tmp_path, size)
+    log, run = tmp_path / "killed.log", tmp_path / "killed"
+    dice = random.Random(SEED)
+    with serving(log, rate=0.2) as (url, _):
+        config = write_config(tmp_path, url, "killed", size)
+        kills = lost = 0
+        while kills < size.kills:
+            process = start(config)
+            time.sleep(dice.uniform(0.5, 4.0))
+            if process.poll() is not None:
+                _, error = process.communicate()
+                assert process.returncode == 0, error.decode()
+                break  # it was faster than the kills
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+            kills += 1
+            lost_before, lost = lost, num_unanswered(run)
+            assert lost - lost_before <= size.concurrency
+        assert kills >= size.kills // 2
+        finish(config)
+
+    assert (run / "dialogues.jsonl").read_bytes() == (whole / "dialogues.jsonl").read_bytes()
+    check_turns(run)
+    # Nothing was paid for that the journal does not know of; what was journaled and then killed
+    # may never have reached the server.
+    accepted, billed = accepted_by(log), billed_in(run)
+    assert accepted <= billed
+    assert (billed - accepted).total() <= lost
+    # Sent again was what had been in flight, and no more.
+    summary = json.loads((run / "summary.json").read_text())
+    assert sum(speaker["lost"] for speaker in summary["speakers"].values()) == lost
+    assert summary["repeated"] <= lost
+
+
+def num_unanswered(run: Path) -> int:
+    """Requests that were journaled as sent and have no reply."""
+    if not (run / "journal.sqlite").exists() or rows(run, "PRAGMA user_version") == [(0,)]:
+        return 0  # killed before the journal was begun
+    query = "SELECT count(*) FROM requests WHERE id NOT IN (SELECT request FROM replies)"
+    return rows(run, query)[0][0]
