@@ -3,6 +3,7 @@
 #   make quickstart the whole loop on a little world, in ten minutes; OUT=folder SEED=0
 #   make test       all fast tests, no network, no torch; 11 minutes on two cores
 #   make test-kill  kills training on one process and on two, preparation, collection; compares
+#   make test-faults the same of collection at full size: 2,000 dialogues, faults, 50 kills
 #   make test-torch parity with transformers and torch, in an environment of its own (CPU is enough)
 #   make test-plan  compiles the shipped configs and kernels for TPUs and GPUs that are not here
 #   make test-vllm  the tokens of vLLM on a CPU are ours; a server in an environment of its own
@@ -14,7 +15,19 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: install quickstart test test-kill test-torch test-plan test-vllm check format ask-real clean
+comma := ,
+
+# An environment for some extras that takes all else from $(VENV): pip sees what lies there, and
+# installs what is missing.
+define layered
+	$(PYTHON) -m venv $(dir $1)
+	site=$$($(dir $1)bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'); \
+	  $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' >"$$site/base.pth"
+	$(dir $1)bin/python -m pip install --quiet --no-compile -c constraints.txt -e '.[dev,$2]'
+	@touch $1
+endef
+
+.PHONY: install quickstart test test-kill test-faults test-torch test-plan test-vllm check format ask-real clean
 
 install: $(VENV)/.installed
 
@@ -23,7 +36,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	  { echo "parrot_jax needs Python 3.11 or newer, found: $$($(PYTHON) --version); set PYTHON=..."; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e '.[dev]'
 	@touch $@
 
 quickstart: install
@@ -34,27 +47,24 @@ test: install
 	  -m "not slow and not nightly and not gpu and not tpu and not torch and not vllm and not plan and not network" $(ARGS)
 
 test-kill: install
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "slow and not nightly" tests/kill $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist load -m "slow and not nightly" tests/kill tests/faults $(ARGS)
+
+test-faults: install
+	$(BIN)/python -m pytest -m nightly tests/faults $(ARGS)
 
 test-torch: $(VENV)-torch/.installed
 	$(VENV)-torch/bin/python -m pytest -m torch tests $(ARGS)
 
-# `make install VENV=... EXTRAS=dev,torch`, spelled out: torch is large, and most need none.
-$(VENV)-torch/.installed: pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)-torch
-	$(VENV)-torch/bin/python -m pip install --quiet --upgrade pip
-	$(VENV)-torch/bin/python -m pip install --quiet -c constraints.txt -e '.[dev,torch]'
-	@touch $@
+# Torch is large, and most need none: it lies in an environment that sees the one above.
+$(VENV)-torch/.installed: $(VENV)/.installed
+	$(call layered,$@,torch)
 
 test-plan: $(VENV)-plan/.installed
 	$(VENV)-plan/bin/python -m pytest -n 2 --dist loadgroup -m "plan and not nightly" tests $(ARGS)
 
 # libtpu prints at every import of jax where it is installed: both compilers have their own place.
-$(VENV)-plan/.installed: pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)-plan
-	$(VENV)-plan/bin/python -m pip install --quiet --upgrade pip
-	$(VENV)-plan/bin/python -m pip install --quiet -c constraints.txt -e '.[dev,cuda13,tpu]'
-	@touch $@
+$(VENV)-plan/.installed: $(VENV)/.installed
+	$(call layered,$@,cuda13$(comma)tpu)
 
 test-vllm: install $(VENV)-vllm/.installed
 	$(BIN)/python -m pytest -m vllm tests/vllm $(ARGS)

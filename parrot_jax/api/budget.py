@@ -60,6 +60,9 @@ class Budget:
     """Sets aside and counts what the calls of one endpoint cost.
 
     Attributes:
+      price: Of the model; None = unknown.
+      max_usd: The limit; None = there is none.
+      max_tokens: The limit; None = there is none.
       spent: What is certain to have been spent, and what may have been.
       in_flight: The worst case of what is under way.
     """
@@ -75,8 +78,8 @@ class Budget:
           price: Of its model; None = unknown, where there is no limit in USD.
           spent: By earlier runs of the same journal.
         """
-        self._speaker, self._price = speaker, price
-        self._max_usd, self._max_tokens = config.budget_usd, config.budget_tokens
+        self._speaker, self.price = speaker, price
+        self.max_usd, self.max_tokens = config.budget_usd, config.budget_tokens
         self.spent, self.in_flight = spent, _NOTHING
         self._waiting: list[asyncio.Future[None]] = []
         self._stopped = False
@@ -129,20 +132,20 @@ class Budget:
     def _reason_against(self, worst: Usage) -> str | None:
         sums = self.spent.known.plus(self.spent.uncertain).plus(self.in_flight)
         after = sums.plus(worst)
-        if self._max_tokens is not None and after.total > self._max_tokens:
+        if self.max_tokens is not None and after.total > self.max_tokens:
             return (
-                f"the {self._speaker}'s budget of {self._max_tokens:,} tokens is spent: "
+                f"the {self._speaker}'s budget of {self.max_tokens:,} tokens is spent: "
                 f"{sums.total:,} were used, and the next call may take {worst.total:,}; raise "
                 "budget_tokens and run the same command again to continue."
             )
-        if self._max_usd is None:
+        if self.max_usd is None:
             return None
-        assert self._price is not None
-        if usd(after, self._price) > self._max_usd:
+        assert self.price is not None
+        if usd(after, self.price) > self.max_usd:
             return (
-                f"the {self._speaker}'s budget of {self._max_usd:.2f} USD is spent: "
-                f"{usd(sums, self._price):.2f} were used, and the next call may cost "
-                f"{usd(worst, self._price):.4f}; raise budget_usd and run the same command again "
+                f"the {self._speaker}'s budget of {self.max_usd:.2f} USD is spent: "
+                f"{usd(sums, self.price):.2f} were used, and the next call may cost "
+                f"{usd(worst, self.price):.4f}; raise budget_usd and run the same command again "
                 "to continue."
             )
         return None

@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import dataclasses
 import hashlib
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -30,11 +29,12 @@ from parrot_jax.collect.dialogue_state import (
 )
 from parrot_jax.collect.export import CollectionSummary, export
 from parrot_jax.collect.folder import Collection, open_journal
+from parrot_jax.collect.live import LiveView
 from parrot_jax.collect.prices import prices_of
 from parrot_jax.collect.prompts import Prompt, load_prompt, messages_for
 from parrot_jax.collect.stops import StopJudge
 from parrot_jax.core.errors import RunError
-from parrot_jax.core.logs import LINE_EVERY_S, console, progress_bar, visible
+from parrot_jax.core.logs import console, visible
 
 GRACE_S = 30
 """Seconds that an interrupted run waits for the replies in flight, which are paid for."""
@@ -134,14 +134,14 @@ class _Run:
         self.stopping = False
         self.failures = {speaker: _Failures() for speaker in callers}
         self.budget_spent: BudgetSpentError | None = None
-        self.progress = _Progress(len(collection))
+        self.open_numbers = collection.open_numbers()
+        num_ended = len(collection) - len(self.open_numbers)
+        self.live = LiveView(len(collection), num_ended, callers)
 
     async def run(self) -> None:
         """Returns when all dialogues have ended, an endpoint has failed, or a budget is spent."""
-        left = self.collection.open_numbers()
-        self.progress.dialogues_ended(len(self.collection) - len(left))
-        numbers = iter(left)
-        with self.progress:
+        numbers = iter(self.open_numbers)
+        async with self.live.shown():
             workers = [
                 asyncio.create_task(self._work(numbers)) for _ in range(self.config.concurrency)
             ]
@@ -182,7 +182,7 @@ class _Run:
                 self._note_failure(step.speaker, response)
                 return
             self.failures[step.speaker].in_a_row = 0
-            self.progress.reply_came()
+            self.live.reply_came(step.speaker)
             state = after_reply(state, response.reply, self.collection.rules)
             if state.stop is StopReason.ERROR:
                 state = dataclasses.replace(state, detail=response.error)
@@ -201,8 +201,7 @@ class _Run:
     async def _end(self, number: int, state: DialogueState, done: Done) -> None:
         end = End(done.reason.value, len(state.complete_turns) // 2, done.detail)
         await self.journal.ended(number, end)
-        if done.reason is not StopReason.BUDGET:
-            self.progress.dialogues_ended(1)
+        self.live.dialogue_ended(done.reason)
 
     def _note_failure(self, speaker: Speaker, response: Response) -> None:
         if self.stopping:
@@ -265,33 +264,3 @@ class _Failures:
     """Those since the last reply."""
     last: str = ""
     """The last error."""
-
-
-class _Progress:
-    """A bar; where there is no terminal, a line now and then."""
-
-    def __init__(self, num_dialogues: int) -> None:
-        self.num_dialogues, self.num_ended, self.num_replies = num_dialogues, 0, 0
-        self.bar = progress_bar("dialogues")
-        self.task = self.bar.add_task("collect", total=num_dialogues)
-        self.started = self.last_line = time.monotonic()
-
-    def __enter__(self) -> None:
-        self.bar.start()
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.stop()
-
-    def dialogues_ended(self, number: int) -> None:
-        self.num_ended += number
-        self.bar.update(self.task, completed=self.num_ended)
-
-    def reply_came(self) -> None:
-        self.num_replies += 1
-        now = time.monotonic()
-        if not console.is_terminal and now - self.last_line >= LINE_EVERY_S:
-            self.last_line = now
-            console.print(
-                f"{self.num_ended:,} of {self.num_dialogues:,} dialogues ended, "
-                f"{self.num_replies:,} replies, {self.num_replies / (now - self.started):.1f}/s"
-            )

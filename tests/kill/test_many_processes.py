@@ -176,6 +176,7 @@ def test_sigterm_to_one_process_saves_and_ends_both_with_75(
     assert [m["loss"] for m in metrics(run)] == [m["loss"] for m in metrics(tmp_path / "whole")]
 
 
+@pytest.mark.nightly
 def test_a_preflight_of_two_processes_checks_both_and_says_it_once(
     write_config: Callable[..., Path], tmp_path: Path
 ) -> None:

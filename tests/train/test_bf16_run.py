@@ -51,10 +51,13 @@ def metrics(config: TrainConfig) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("mesh", "micro_rows"),
     [
-        (MeshConfig(data=1, fsdp=1, tensor=1), 4),
-        (MeshConfig(data=2, fsdp=2, tensor=2), 2),
+        pytest.param(MeshConfig(data=1, fsdp=1, tensor=1), 4, id="one-device"),
+        pytest.param(
+            *(MeshConfig(data=2, fsdp=2, tensor=2), 2),
+            id="data2-fsdp2-tensor2",
+            marks=pytest.mark.nightly,
+        ),
     ],
-    ids=["one-device", "data2-fsdp2-tensor2"],
 )
 def test_a_stopped_run_continues_to_the_same_bits(
     tiny_run: Path,

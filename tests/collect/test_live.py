@@ -1,0 +1,41 @@
+"""What a running collection shows, on a terminal and elsewhere."""
+
+import io
+import re
+from collections.abc import Callable
+
+import pytest
+from rich.console import Console
+
+from parrot_jax.api.scripted_server import ScriptedServer
+from parrot_jax.collect import live
+from parrot_jax.collect.config import CollectConfig
+from parrot_jax.collect.engine import collect
+
+MakeConfig = Callable[..., CollectConfig]
+
+
+def test_a_terminal_gets_a_view_that_renews_itself(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal = Console(file=io.StringIO(), force_terminal=True, width=120, highlight=False)
+    monkeypatch.setattr(live, "console", terminal)
+    monkeypatch.setattr(live, "_RENEW_EVERY_S", 0.05)
+    with ScriptedServer(delay_s=0.1) as server:
+        limits = {"max_tokens": 50, "budget_tokens": 10_000}
+        collect(make_config(server.url, rows=4, answerer=limits))
+    assert isinstance(terminal.file, io.StringIO)
+    shown = terminal.file.getvalue()
+    assert "of 4 dialogues ended" in shown
+    assert "of 10,000 tokens" in shown
+    assert "ended for: nothing yet" in shown
+    assert re.search(r"ended for: max_turns \d", shown)
+
+
+def test_elsewhere_there_is_a_line_now_and_then(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(live, "LINE_EVERY_S", 0.05)
+    with ScriptedServer(delay_s=0.1) as server:
+        collect(make_config(server.url, rows=4))
+    assert "0 of 4 dialogues ended, 4 replies" in capsys.readouterr().out
