@@ -48,9 +48,25 @@ class StopReason(StrEnum):
     NO_TRANSCRIPT = "no_transcript"
     """What the writer wrote is no dialogue in the form that it was told."""
 
-    # What the text itself says; `judge.py` finds these.
+    # What the text itself says; `stops.py` finds these.
     MEANINGLESS_ANSWER = "meaningless_answer"
     """The answer says nothing."""
+    REFUSAL = "refusal"
+    """The answer says that it will not be given."""
+    THANKS = "thanks"
+    """The question does nothing but thank or say good-bye."""
+    REPEATED_QUESTION = "repeated_question"
+    """The question was asked before in the dialogue, in these words or nearly."""
+    SHORT_QUESTION = "short_question"
+    """There is too little in it to be a question."""
+    ASKER_ANSWERS = "asker_answers"
+    """The asker speaks as the answerer does."""
+    ANSWERER_ASKS = "answerer_asks"
+    """The answerer asks back again and again."""
+    LANGUAGE_SWITCH = "language_switch"
+    """The question is in another language than the first one."""
+    SENSITIVE = "sensitive"
+    """It holds an address, a number or a key that belongs to somebody."""
 
 
 _BAD_QUESTIONS = {

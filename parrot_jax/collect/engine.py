@@ -15,7 +15,7 @@ from parrot_jax.api.budget import Budget, BudgetSpentError, Spent
 from parrot_jax.api.caller import Caller
 from parrot_jax.api.endpoint import Endpoint, request_body
 from parrot_jax.api.journal import End, JournalWriter, SpeakerCounts
-from parrot_jax.api.replies import Outcome, Response
+from parrot_jax.api.replies import Outcome, Reply, Response
 from parrot_jax.api.throttle import Throttle
 from parrot_jax.collect.config import CollectConfig
 from parrot_jax.collect.dialogue_state import (
@@ -196,7 +196,12 @@ class _Run:
         )
         seed = request_seed(self.config.seed, seed_of, step.turn, step.speaker)
         body = request_body(self.config.speakers()[step.speaker], messages, seed=seed)
-        return await caller.call(number, step.turn, body, lambda reply: self.judge(state, reply))
+        return await caller.call(number, step.turn, body, lambda reply: self._judge(state, reply))
+
+    def _judge(self, state: DialogueState, reply: Reply) -> str | None:
+        if self.collection.rules.has_writer or not reply.text:
+            return None
+        return self.judge(state.turns, reply.text)
 
     async def _end(self, number: int, state: DialogueState, done: Done) -> None:
         end = End(done.reason.value, len(state.complete_turns) // 2, done.detail)

@@ -1,11 +1,20 @@
-"""Which texts end a dialogue: each rule a setting of its own, each with a reason of its own."""
+"""Which texts end a dialogue: each rule a setting of its own, each with a reason of its own.
+
+docs/collecting.md has, for each rule, the share of real people's turns that it would wrongly end.
+"""
 
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
-from parrot_jax.api.replies import Reply
-from parrot_jax.collect.dialogue_state import DialogueState, StopReason
+from parrot_jax.collect.dialogue_state import StopReason
 from parrot_jax.core.errors import UserError
+
+if TYPE_CHECKING:
+    from parrot_jax.dialogue.types import Turn
+
+SensitiveKind = Literal["e-mail", "phone", "card", "iban", "secret"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +29,35 @@ class StopConfig:
     """Regular expressions. An answer in which one is found says nothing: it ends the dialogue, and
     is left out together with its question."""
 
+    refusals: bool = True
+    """Ends at an answer that begins by saying that it will not be given."""
+
+    most_thanks: int | None = 0
+    """How many questions may do nothing but thank or say good-bye; the next one ends the dialogue.
+    Null = all may."""
+
+    repeated_question: float | None = 95.0
+    """Ends at a question that is this similar to an earlier one of its dialogue, in (0, 100]: 100 =
+    the same words, below that by edit distance. Null = it may be."""
+
+    fewest_question_letters: int = 2
+    """Ends at a question with fewer letters and digits, >= 0."""
+
+    asker_answers: bool = True
+    """Ends at a question that begins as a chat model's answers do: it plays the other part."""
+
+    most_counter_questions: int | None = 2
+    """How many answers in a row may be short questions; the next one ends the dialogue. Null = all
+    may."""
+
+    language_switch: float | None = 0.95
+    """Ends at a question that is with this probability in another language than the first one, in
+    (0, 1]; texts of fewer than 20 letters are never judged. Null = it may be."""
+
+    sensitive: tuple[SensitiveKind, ...] = ("e-mail", "phone", "card", "iban", "secret")
+    """Ends at a question or an answer with one of these; one that stood in the beginning already
+    may be said again."""
+
     def __post_init__(self) -> None:
         for pattern in self.meaningless_answers:
             try:
@@ -28,24 +66,106 @@ class StopConfig:
                 raise UserError(
                     f"meaningless_answers: {pattern!r} is no regular expression: {error}."
                 ) from None
+        for name in ("most_thanks", "most_counter_questions", "fewest_question_letters"):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise UserError(f"stops.{name} is {value}; it must be at least 0.")
+        for name, most in (("repeated_question", 100), ("language_switch", 1)):
+            value = getattr(self, name)
+            if value is not None and not 0 < value <= most:
+                raise UserError(f"stops.{name} is {value}; it must be in (0, {most}], or null.")
 
 
 class StopJudge:
-    """Says why a reply ends its dialogue, if it does."""
+    """Says why a text ends its dialogue, if it does."""
 
     def __init__(self, config: StopConfig) -> None:
         """Prepares the patterns."""
+        self._config = config
         self._meaningless = tuple(map(re.compile, config.meaningless_answers))
+        self._language: Callable[[str], tuple[str, float] | None] | None = None
+        if config.language_switch is not None:
+            from parrot_jax.dialogue.language import language_of
 
-    def __call__(self, state: DialogueState, reply: Reply) -> str | None:
+            self._language = language_of()
+
+    def __call__(self, turns: Sequence["Turn"], text: str) -> str | None:
         """The verdict: a `StopReason`, with `: ` and a detail where there is more to say; or None.
 
         Args:
-          state: The dialogue before the reply.
-          reply: A complete one.
+          turns: The dialogue before the text. Where an answer is the last one, it is a question.
+          text: What was said, not empty.
         """
-        if state.next_speaker == "answerer" and any(
-            pattern.search(reply.text) for pattern in self._meaningless
+        is_question = turns[-1].role == "assistant"
+        reason = (self._question if is_question else self._answer)(turns, text)
+        return reason or self._sensitive(turns, text)
+
+    def _question(self, turns: Sequence["Turn"], text: str) -> str | None:
+        from parrot_jax.dialogue.phrases import answers_like_an_assistant, only_thanks
+
+        config = self._config
+        earlier = [turn.text for turn in turns[::2]]
+        if sum(map(str.isalnum, text)) < config.fewest_question_letters:
+            return StopReason.SHORT_QUESTION
+        if config.most_thanks is not None and only_thanks(text):
+            if sum(map(only_thanks, earlier[1:])) >= config.most_thanks:
+                return StopReason.THANKS
+            return None
+        if config.asker_answers and answers_like_an_assistant(text):
+            return StopReason.ASKER_ANSWERS
+        if config.repeated_question is not None and (
+            near := _most_similar(text, earlier, config.repeated_question)
         ):
+            return f"{StopReason.REPEATED_QUESTION}: similarity {near:.0f}"
+        return self._switched_language(earlier[0], text)
+
+    def _answer(self, turns: Sequence["Turn"], text: str) -> str | None:
+        from parrot_jax.dialogue.phrases import asks_back, refuses
+
+        config = self._config
+        if any(pattern.search(text) for pattern in self._meaningless):
             return StopReason.MEANINGLESS_ANSWER
+        if config.refusals and refuses(text):
+            return StopReason.REFUSAL
+        most = config.most_counter_questions
+        if most is not None:
+            last = [turn.text for turn in turns[1::2]][-most:] if most else []
+            if len(last) == most and all(
+                asks_back(answer, most_words=_MOST_WORDS_ASKED_BACK) for answer in (*last, text)
+            ):
+                return StopReason.ANSWERER_ASKS
         return None
+
+    def _switched_language(self, first: str, text: str) -> str | None:
+        if self._language is None or self._config.language_switch is None:
+            return None
+        was, is_now = self._language(first), self._language(text)
+        if was is None or is_now is None or was[0] == is_now[0]:
+            return None
+        if min(was[1], is_now[1]) < self._config.language_switch:
+            return None
+        return f"{StopReason.LANGUAGE_SWITCH}: {was[0]} to {is_now[0]}"
+
+    def _sensitive(self, turns: Sequence["Turn"], text: str) -> str | None:
+        from parrot_jax.dialogue.sensitive import SENSITIVE
+
+        for kind in self._config.sensitive:
+            find = SENSITIVE[kind]
+            if find(text) and not any(find(turn.text) for turn in turns):
+                return f"{StopReason.SENSITIVE}: {kind}"
+        return None
+
+
+_MOST_WORDS_ASKED_BACK = 40
+
+
+def _most_similar(text: str, earlier: Sequence[str], threshold: float) -> float:
+    """The similarity to the most similar of the earlier texts, from the threshold on; else 0."""
+    from rapidfuzz import fuzz, process
+
+    from parrot_jax.dialogue.words import normal_words
+
+    words = " ".join(normal_words(text)) or text
+    others = [" ".join(normal_words(other)) or other for other in earlier]
+    found = process.extractOne(words, others, scorer=fuzz.ratio, score_cutoff=threshold)
+    return found[1] if found is not None else 0.0

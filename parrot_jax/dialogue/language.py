@@ -1,8 +1,10 @@
 """Which language a dialogue is in, by `py3langid` (naive Bayes over byte n-grams, CPU only)."""
 
+import functools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from parrot_jax.core.errors import UserError
 from parrot_jax.dialogue.clean import require
@@ -44,9 +46,7 @@ def language_filter(config: LanguageConfig) -> Callable[[Dialogue], str | None]:
     Raises:
       UserError: The classifier does not know a language.
     """
-    from py3langid.langid import MODEL_FILE, LanguageIdentifier
-
-    identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    identifier = _identifier()
     languages = frozenset(config.languages)
     unknown = sorted(languages - set(identifier.labels))
     if unknown:
@@ -63,6 +63,35 @@ def language_filter(config: LanguageConfig) -> Callable[[Dialogue], str | None]:
         return f"language {ranked[0][0]}" if ranked[0][0] not in languages else "language unsure"
 
     return reason_against
+
+
+def language_of(*, max_chars: int = 400) -> Callable[[str], tuple[str, float] | None]:
+    """Makes a function that names the language of one text.
+
+    Args:
+      max_chars: How many characters are looked at, code blocks left out.
+
+    Returns:
+      A function to the likeliest language, as an ISO 639-1 code, and its probability; None for a
+      text of fewer than `MIN_LETTERS` letters.
+    """
+    identifier = _identifier()
+
+    def name(text: str) -> tuple[str, float] | None:
+        prose = _CODE_BLOCK.sub(" ", text)[:max_chars]
+        if sum(character.isalpha() for character in prose) < MIN_LETTERS:
+            return None
+        language, probability = identifier.classify(prose)
+        return language, float(probability)
+
+    return name
+
+
+@functools.cache
+def _identifier() -> Any:
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
 
 
 def _prose(dialogue: Dialogue, max_chars: int) -> str:

@@ -81,7 +81,12 @@ def collect_config(
         max_turns=max_turns,
         # Six batches of the asker's: with three, a third of the rows went empty.
         concurrency=48,
-        stops=StopConfig(meaningless_answers=(f"^{re.escape(NO_ANSWER)}$",)),
+        # Its people ask "And its river?" of one place after the other, and all speak one language.
+        stops=StopConfig(
+            meaningless_answers=(f"^{re.escape(NO_ANSWER)}$",),
+            repeated_question=None,
+            language_switch=None,
+        ),
         seed=seed,
     )
 

@@ -40,10 +40,12 @@ def make_config(tmp_path: Path) -> MakeConfig:
             "answerer": {"base_url": url, "model": "answerer"},
             "beginnings": [{"kind": "messages", "path": str(path)}],
             "max_turns": 3,
+            # Scripted speakers say "Yes." again and again.
+            "stops": {"repeated_question": None},
             "retries": {"max_attempts": 3, "first_delay_s": 0.001},
         }
-        for speaker in ("asker", "answerer"):
-            values[speaker] |= changes.pop(speaker, {})
+        for part in ("asker", "answerer", "stops"):
+            values[part] |= changes.pop(part, {})
         return config_from_dict(CollectConfig, values | changes, where="test")
 
     return make

@@ -1,0 +1,93 @@
+"""What nobody should learn from: addresses, numbers and keys that belong to somebody.
+
+Each kind is found by a pattern that is cheap, and proved by what makes it one: the check digits of
+a card or an IBAN, the plan of a country's telephone numbers, the form of a provider's keys.
+"""
+
+import functools
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+# Of every mail address and key in documentation, most are examples; these are kept for them.
+_RESERVED = re.compile(r"(?:^|\.)(?:example|test|invalid|localhost)(?:\.(?:com|org|net))?$", re.I)
+_EMAIL = re.compile(r"[\w.+%-]+@((?:[\w-]+\.)+[a-z]{2,})\b", re.I)
+_COUNTRY_CODE = re.compile(r"\+\d")
+_DIGITS = re.compile(r"(?<![\w.])\+?\d(?:[ ().-]?\d){6,18}(?![\w])")
+_IBAN = re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?\b")
+# Keys are long words with a digit; reading the whole text for each provider takes a millisecond.
+_MAY_HOLD_A_KEY = re.compile(r"PRIVATE KEY|\b(?=[\w:./+=-]*\d)[\w:./+=-]{20,}")
+_CARD_DIGITS = range(13, 20)
+# Those that know a key by its form; the ones by entropy or by words such as "password" take half of
+# all code for secrets.
+_KEY_DETECTORS = (
+    *("AWSKeyDetector", "AzureStorageKeyDetector", "DiscordBotTokenDetector"),
+    *("GitHubTokenDetector", "GitLabTokenDetector", "JwtTokenDetector", "MailchimpDetector"),
+    *("NpmDetector", "OpenAIDetector", "PrivateKeyDetector", "PypiTokenDetector"),
+    *("SendGridDetector", "SlackDetector", "SquareOAuthDetector", "StripeDetector"),
+    *("TelegramBotTokenDetector", "TwilioKeyDetector"),
+)
+
+
+def find_email(text: str) -> bool:
+    """Whether there is a mail address; those of domains reserved for examples do not count."""
+    return any(not _RESERVED.search(match[1]) for match in _EMAIL.finditer(text))
+
+
+def find_phone(text: str) -> bool:
+    """Whether there is a telephone number with its country's code, valid in that country."""
+    if not _COUNTRY_CODE.search(text):
+        return False
+    import phonenumbers
+
+    # Behind a sum sign there is a space.
+    found = phonenumbers.PhoneNumberMatcher(text, None)
+    return any(_COUNTRY_CODE.match(match.raw_string) for match in found)
+
+
+def find_card(text: str) -> bool:
+    """Whether there is the number of a payment card: 13 to 19 digits with their check digit."""
+    for match in _DIGITS.finditer(text):
+        digits = re.sub(r"\D", "", match[0])
+        # By the first digit: travel, banks and shops. A row of one digit passes the check as well.
+        if len(digits) in _CARD_DIGITS and digits[0] in "23456" and len(set(digits)) > 2:
+            from stdnum import luhn
+
+            if luhn.is_valid(digits):
+                return True
+    return False
+
+
+def find_iban(text: str) -> bool:
+    """Whether there is an international bank account number, right in length and check digits."""
+    for match in _IBAN.finditer(text):
+        from stdnum import iban
+
+        if iban.is_valid(match[0]):
+            return True
+    return False
+
+
+def find_secret(text: str) -> bool:
+    """Whether there is a key, a token or a password in a form that a provider gives out."""
+    if not _MAY_HOLD_A_KEY.search(text):
+        return False
+    return any(secret for detector in _key_detectors() for secret in detector.analyze_string(text))
+
+
+SENSITIVE: Mapping[str, Callable[[str], bool]] = {
+    "e-mail": find_email,
+    "phone": find_phone,
+    "card": find_card,
+    "iban": find_iban,
+    "secret": find_secret,
+}
+"""What can be looked for, by the names of configs and reasons."""
+
+
+@functools.cache
+def _key_detectors() -> tuple[Any, ...]:
+    from detect_secrets.settings import get_plugins, transient_settings
+
+    with transient_settings({"plugins_used": [{"name": name} for name in _KEY_DETECTORS]}):
+        return tuple(get_plugins())
