@@ -69,6 +69,7 @@ async def collect_async(config: CollectConfig) -> CollectionSummary:
         name: load_prompt(speaker.prompt) for name, speaker in speakers.items() if speaker.prompt
     }
     endpoints = {name: Endpoint(speaker) for name, speaker in speakers.items()}
+    judge = StopJudge(config.stops)
     with (
         open_journal(config, prompts) as journal,
         contextlib.closing(Collection(config.out)) as collection,
@@ -84,7 +85,7 @@ async def collect_async(config: CollectConfig) -> CollectionSummary:
             budget = Budget(name, speaker, prices[name], Spent(before.known, before.uncertain))
             throttle = Throttle(speaker, config.retries, most=config.concurrency)
             callers[name] = Caller(name, endpoints[name], journal, config.retries, throttle, budget)
-        run = _Run(config, collection, journal, callers, prompts)
+        run = _Run(config, collection, journal, callers, prompts, judge)
         try:
             async with contextlib.AsyncExitStack() as stack:
                 for endpoint in endpoints.values():
@@ -127,10 +128,11 @@ class _Run:
         journal: JournalWriter,
         callers: Mapping[str, Caller],
         prompts: Mapping[str, Prompt],
+        judge: StopJudge,
     ) -> None:
         self.config, self.collection, self.journal = config, collection, journal
         self.callers, self.prompts = callers, prompts
-        self.judge = StopJudge(config.stops)
+        self.judge = judge
         self.stopping = False
         self.failures = {speaker: _Failures() for speaker in callers}
         self.budget_spent: BudgetSpentError | None = None

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from parrot_jax.core.errors import UserError
+from parrot_jax.core.errors import UserError, disk_full_is_a_user_error
 from parrot_jax.dialogue.clean import require
 from parrot_jax.dialogue.types import Dialogue
 
@@ -91,7 +91,9 @@ def language_of(*, max_chars: int = 400) -> Callable[[str], tuple[str, float] | 
 def _identifier() -> Any:
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
-    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    # It unpacks its model into a temporary file.
+    with disk_full_is_a_user_error("the classifier of languages"):
+        return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
 
 
 def _prose(dialogue: Dialogue, max_chars: int) -> str:

@@ -40,8 +40,8 @@ def make_config(tmp_path: Path) -> MakeConfig:
             "answerer": {"base_url": url, "model": "answerer"},
             "beginnings": [{"kind": "messages", "path": str(path)}],
             "max_turns": 3,
-            # Scripted speakers say "Yes." again and again.
-            "stops": {"repeated_question": None},
+            # Scripted speakers say "Yes." again and again, in no language.
+            "stops": {"repeated_question": None, "language_switch": None},
             "retries": {"max_attempts": 3, "first_delay_s": 0.001},
         }
         for part in ("asker", "answerer", "stops"):
