@@ -95,7 +95,7 @@ def metrics(run: Path) -> list[dict[str, Any]]:
 def test_one_of_two_processes_killed_in_a_save_and_both_started_again(
     write_config: Callable[..., Path], tmp_path: Path
 ) -> None:
-    whole, killed = write_config("whole"), write_config("killed")
+    whole, killed = (write_config(name, max_steps=14) for name in ("whole", "killed"))
     Job(whole, processes=2, devices=4).finish()
     run = tmp_path / "killed"
 

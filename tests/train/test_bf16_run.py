@@ -48,16 +48,14 @@ def metrics(config: TrainConfig) -> list[dict[str, Any]]:
     return [{k: v for k, v in json.loads(line).items() if k != "step_s"} for line in lines]
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     ("mesh", "micro_rows"),
     [
-        pytest.param(MeshConfig(data=1, fsdp=1, tensor=1), 4, id="one-device"),
-        pytest.param(
-            *(MeshConfig(data=2, fsdp=2, tensor=2), 2),
-            id="data2-fsdp2-tensor2",
-            marks=pytest.mark.nightly,
-        ),
+        (MeshConfig(data=1, fsdp=1, tensor=1), 4),
+        (MeshConfig(data=2, fsdp=2, tensor=2), 2),
     ],
+    ids=["one-device", "data2-fsdp2-tensor2"],
 )
 def test_a_stopped_run_continues_to_the_same_bits(
     tiny_run: Path,
