@@ -67,18 +67,15 @@ class Budget:
       in_flight: The worst case of what is under way.
     """
 
-    def __init__(
-        self, speaker: str, config: EndpointConfig, price: Price | None, spent: Spent
-    ) -> None:
+    def __init__(self, speaker: str, config: EndpointConfig, spent: Spent) -> None:
         """Counts on from what was spent before.
 
         Args:
           speaker: Who is named in errors, e.g. `asker`.
-          config: Its limits in USD and in tokens.
-          price: Of its model; None = unknown, where there is no limit in USD.
+          config: Its limits in USD and in tokens, and its price, where there is one in USD.
           spent: By earlier runs of the same journal.
         """
-        self._speaker, self.price = speaker, price
+        self._speaker, self.price = speaker, config.price
         self.max_usd, self.max_tokens = config.budget_usd, config.budget_tokens
         self.spent, self.in_flight = spent, _NOTHING
         self._waiting: list[asyncio.Future[None]] = []

@@ -30,7 +30,7 @@ from parrot_jax.collect.dialogue_state import (
 from parrot_jax.collect.export import CollectionSummary, export
 from parrot_jax.collect.folder import Collection, open_journal
 from parrot_jax.collect.live import LiveView
-from parrot_jax.collect.prices import prices_of
+from parrot_jax.collect.prices import with_prices
 from parrot_jax.collect.prompts import Prompt, load_prompt, messages_for
 from parrot_jax.collect.stops import StopJudge
 from parrot_jax.core.errors import RunError
@@ -53,8 +53,8 @@ def collect(config: CollectConfig) -> CollectionSummary:
       The summary, as in `summary.json`.
 
     Raises:
-      UserError: As in `open_journal` and `prices_of`, a key is not set, a prompt cannot be used, or
-        the disk is full.
+      UserError: As in `open_journal` and `with_prices`, a key is not set, a prompt cannot be used,
+        or the disk is full.
       RunError: An endpoint failed, a budget is spent, or no dialogue got a turn.
       KeyboardInterrupt: Ctrl-C, after `GRACE_S` seconds at most; a second one ends it at once.
     """
@@ -63,8 +63,8 @@ def collect(config: CollectConfig) -> CollectionSummary:
 
 async def collect_async(config: CollectConfig) -> CollectionSummary:
     """As `collect`, in a running event loop; cancelling it stops the run as Ctrl-C does."""
+    config = with_prices(config)
     speakers = config.speakers()
-    prices = prices_of(config)
     prompts = {
         name: load_prompt(speaker.prompt) for name, speaker in speakers.items() if speaker.prompt
     }
@@ -82,7 +82,7 @@ async def collect_async(config: CollectConfig) -> CollectionSummary:
         callers = {}
         for name, speaker in speakers.items():
             before = counts.get(name, SpeakerCounts())
-            budget = Budget(name, speaker, prices[name], Spent(before.known, before.uncertain))
+            budget = Budget(name, speaker, Spent(before.known, before.uncertain))
             throttle = Throttle(speaker, config.retries, most=config.concurrency)
             callers[name] = Caller(name, endpoints[name], journal, config.retries, throttle, budget)
         run = _Run(config, collection, journal, callers, prompts, judge)

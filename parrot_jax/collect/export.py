@@ -10,11 +10,10 @@ from types import MappingProxyType
 from typing import Any
 
 from parrot_jax.api.budget import usd
-from parrot_jax.api.config import Price
 from parrot_jax.api.journal import SpeakerCounts
+from parrot_jax.collect.config import CollectConfig
 from parrot_jax.collect.dialogue_state import StopReason
 from parrot_jax.collect.folder import Collection, JournaledDialogue
-from parrot_jax.collect.prices import prices_of
 from parrot_jax.core.errors import disk_full_is_a_user_error
 from parrot_jax.core.files import write_json
 from parrot_jax.dialogue.types import Dialogue
@@ -140,9 +139,10 @@ def export(collection: Collection) -> CollectionSummary:
 
 
 def summarise_speakers(
-    counts: Mapping[str, SpeakerCounts], prices: Mapping[str, Price | None]
+    counts: Mapping[str, SpeakerCounts], config: CollectConfig
 ) -> dict[str, SpeakerSummary]:
     """What was sent to each endpoint, and what it cost."""
+    prices = {name: speaker.price for name, speaker in config.speakers().items()}
     return {
         name: SpeakerSummary(
             requests=count.requests,
@@ -163,7 +163,7 @@ def summarise_speakers(
 def _counted(collection: Collection) -> dict[str, Any]:
     counts = collection.journal.counts()
     return {
-        "speakers": summarise_speakers(counts.speakers, prices_of(collection.config)),
+        "speakers": summarise_speakers(counts.speakers, collection.config),
         "repeated": counts.repeated,
         "models": collection.journal.models(),
         "wall_s": round(counts.wall_s, 3),

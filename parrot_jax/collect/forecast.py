@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from parrot_jax.api.budget import usd
-from parrot_jax.api.config import EndpointConfig, Price
+from parrot_jax.api.config import EndpointConfig
 from parrot_jax.api.journal import MeanCall
 from parrot_jax.api.replies import Usage
 
@@ -65,7 +65,6 @@ def forecast(
     *,
     max_turns: int,
     speakers: Mapping[str, EndpointConfig],
-    prices: Mapping[str, Price | None],
     concurrency: int,
     assumed: Assumptions,
     seen: Seen,
@@ -75,8 +74,7 @@ def forecast(
     Args:
       turns: For each dialogue that goes on, how many turns (questions and answers) it has.
       max_turns: Questions with their answers at most.
-      speakers: The endpoints by name.
-      prices: Of their models; None = unknown.
+      speakers: The endpoints by name, with their prices.
       concurrency: Dialogues that go on at once.
       assumed: What calls take that were not seen yet.
       seen: What calls took so far.
@@ -102,7 +100,7 @@ def forecast(
     found = {}
     for name, speaker in speakers.items():
         usage = Usage(*(round(number) for number in tokens[name]))
-        price = prices.get(name)
+        price = speaker.price
         minutes = max(
             calls[name] / (speaker.requests_per_minute or float("inf")),
             usage.total / (speaker.tokens_per_minute or float("inf")),

@@ -1,5 +1,6 @@
 """What the speakers of a collection cost: from the config, from a file of prices, or nothing."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from parrot_jax.api.config import Price
@@ -11,15 +12,17 @@ from parrot_jax.core.files import open_input
 FREE = Price(prompt=0.0, completion=0.0)
 
 
-def prices_of(config: CollectConfig) -> dict[str, Price | None]:
-    """The price of each speaker's model; None = nobody knows it, and nothing is limited by it.
+def with_prices(config: CollectConfig) -> CollectConfig:
+    """The config with the price of each speaker's model in it, as the journal keeps it.
+
+    It stays null where nobody knows it and the config wants no budget.
 
     Raises:
       UserError: The file cannot be read; or, unless the config wants no budget, a model has no
         price, or a speaker that costs something has no limit.
     """
     table = load_prices(config.prices) if config.prices else {}
-    prices: dict[str, Price | None] = {}
+    priced = {}
     for name, speaker in config.speakers().items():
         price = speaker.price or table.get(speaker.model) or (FREE if speaker.is_local else None)
         if price is None and (config.budget or speaker.budget_usd is not None):
@@ -33,8 +36,8 @@ def prices_of(config: CollectConfig) -> dict[str, Price | None]:
                 f"{name}: {speaker.model!r} costs something and has no limit; set "
                 f"{name}.budget_usd or {name}.budget_tokens, or --no-budget."
             )
-        prices[name] = price
-    return prices
+        priced[name] = replace(speaker, price=price)
+    return replace(config, **priced)
 
 
 def load_prices(path: str) -> dict[str, Price]:

@@ -16,7 +16,7 @@ from parrot_jax.collect.dialogue_state import StopReason
 from parrot_jax.collect.export import SpeakerSummary, summarise_speakers
 from parrot_jax.collect.folder import Collection, journal_path
 from parrot_jax.collect.forecast import Assumptions, Forecast, Seen, forecast
-from parrot_jax.collect.prices import prices_of
+from parrot_jax.collect.prices import with_prices
 from parrot_jax.dialogue.report import ReadReport
 
 RATE_OVER_S = 60
@@ -56,7 +56,7 @@ def read_status(collection: Collection) -> Status:
         dialogues=len(collection),
         open=len(open_numbers),
         stops=dict(sorted(stops.items(), key=lambda item: (-item[1], item[0]))),
-        speakers=summarise_speakers(counts.speakers, prices_of(config)),
+        speakers=summarise_speakers(counts.speakers, config),
         calls_per_s=rate,
         left=left,
         hours_left=calls_left / rate / 3600 if rate else None,
@@ -69,6 +69,7 @@ def forecast_collection(config: CollectConfig, assumed: Assumptions) -> Forecast
     Raises:
       UserError: The beginnings cannot be read, a price is missing, or the journal cannot be read.
     """
+    config = with_prices(config)
     if journal_path(config.out).exists() and config.if_exists != "restart":
         with contextlib.closing(Collection(config.out)) as collection:
             return forecast_rest(collection, config, collection.open_numbers(), assumed)
@@ -91,7 +92,6 @@ def _forecast(
         turns,
         max_turns=config.max_turns,
         speakers=config.speakers(),
-        prices=prices_of(config),
         concurrency=config.concurrency,
         assumed=assumed,
         seen=seen,

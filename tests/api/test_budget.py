@@ -14,12 +14,12 @@ PRICE = Price(prompt=1.0, completion=10.0)
 """A million tokens of prompts cost a dollar, and of completions ten."""
 
 
-def budget(*, spent: Spent | None = None, price: Price | None = PRICE, **limits: float) -> Budget:
+def budget(*, spent: Spent | None = None, **limits: float) -> Budget:
     config = EndpointConfig(
-        base_url="http://host/v1", model="m", max_tokens=100,
+        base_url="http://host/v1", model="m", max_tokens=100, price=PRICE,
         budget_usd=limits.get("usd"), budget_tokens=limits.get("tokens"),  # type: ignore[arg-type]
     )  # fmt: skip
-    return Budget("answerer", config, price, spent or Spent())
+    return Budget("answerer", config, spent or Spent())
 
 
 def test_the_worst_case_of_a_request_is_its_bytes_and_its_limit() -> None:

@@ -46,7 +46,7 @@ def call(
         with JournalWriter(journal) as writer:
             writer.go_on(Start({}))
             throttle = Throttle(config, QUICK, most=1)
-            wallet = Budget("answerer", config, None, Spent())
+            wallet = Budget("answerer", config, Spent())
             async with Endpoint(config) as endpoint:
                 caller = Caller("answerer", endpoint, writer, QUICK, throttle, wallet)
                 if stop_after_s is not None:

@@ -27,12 +27,15 @@ FREE = Price(prompt=0.0, completion=0.0)
 
 
 def plan(turns: list[int], **changes: Any) -> Forecast:
+    prices = {"asker": FREE, "answerer": Price(prompt=0.5, completion=1.5)}
+    prices |= changes.pop("prices", {})
     limits = changes.pop("limits", {})
-    endpoint = EndpointConfig(base_url="http://host/v1", model="m", **limits)
     settings: dict[str, Any] = {
         "max_turns": 10,
-        "speakers": {"asker": endpoint, "answerer": endpoint},
-        "prices": {"asker": FREE, "answerer": Price(prompt=0.5, completion=1.5)},
+        "speakers": {
+            name: EndpointConfig(base_url="http://host/v1", model="m", price=price, **limits)
+            for name, price in prices.items()
+        },
         "concurrency": 1000,
         "assumed": Assumptions(question_tokens=45.0, answer_tokens=310.0, latency_s=5.0),
         "seen": {},
@@ -81,7 +84,7 @@ def test_what_was_seen_replaces_what_was_assumed_and_later_turns_go_on_from_it()
 
 
 def test_a_price_that_nobody_knows_is_not_nothing() -> None:
-    assert plan([1], prices={"asker": None, "answerer": FREE}).speakers["asker"].usd is None
+    assert plan([1], prices={"asker": None}).speakers["asker"].usd is None
 
 
 def test_before_the_first_call(
