@@ -68,7 +68,7 @@ parrot serve runs/ask --port 8000
 # beside it: let it talk with an answerer of your choice, whose key is in OPENAI_API_KEY
 parrot collect configs/collect/parrot_40k.yaml --out runs/collect \\
     --asker.model ask --answerer.model gpt-4o-mini \\
-    --beginnings.0.path short_sessions.jsonl --first-questions.0.path ultrachat.jsonl
+    --beginnings.0.path short_sessions.jsonl --beginnings.1.path ultrachat.jsonl
 
 # a chat model, from what they said
 parrot train configs/train/ask_wildchat_cpu.yaml --out runs/chat --task chat \\

@@ -31,21 +31,31 @@ class Size(NamedTuple):
     kills: int
 
 
+class Calm(NamedTuple):
+    size: Size
+    beginnings: Path
+    run: Path
+    log_bytes: int
+
+
 SIZES = [
     pytest.param(Size(100, 32, 8), marks=pytest.mark.slow, id="small"),
     pytest.param(Size(2000, 256, 50), marks=[pytest.mark.slow, pytest.mark.nightly], id="full"),
 ]
 
 
-def write_config(folder: Path, url: str, name: str, size: Size) -> Path:
-    """A collection to 10 turns; half of it begins with a question, half with a session."""
-    beginnings = folder / "beginnings.jsonl"
-    with open(beginnings, "w") as file:
+def write_beginnings(path: Path, size: Size) -> None:
+    """Half of them are a question, half a session."""
+    with open(path, "w") as file:
         for number in range(size.dialogues):
             messages = [{"role": "user", "content": f"What is {number}?"}]
             if number % 2:
                 messages.append({"role": "assistant", "content": "A number."})
             file.write(json.dumps({"id": f"d{number}", "messages": messages}) + "\n")
+
+
+def write_config(folder: Path, url: str, name: str, beginnings: Path, size: Size) -> Path:
+    """A collection to 10 turns."""
     path = folder / f"{name}.yaml"
     speaker = {"base_url": url, "model": "faulty", "max_tokens": 256, "timeout_s": 2.0}
     values = {
@@ -121,18 +131,22 @@ def check_turns(run: Path) -> None:
     assert rows(run, "SELECT count(*) FROM ends") == rows(run, "SELECT count(*) FROM dialogues")
 
 
-def calm_run(folder: Path, size: Size) -> Path:
+@pytest.fixture(scope="module", params=SIZES)
+def calm(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Calm:
+    """A run in which nothing fails."""
+    folder, size = tmp_path_factory.mktemp("calm"), request.param
+    beginnings = folder / "beginnings.jsonl"
+    write_beginnings(beginnings, size)
     with serving(folder / "calm.log", rate=0.0) as (url, _):
-        finish(write_config(folder, url, "calm", size))
-    return folder / "calm"
+        finish(write_config(folder, url, "calm", beginnings, size))
+    return Calm(size, beginnings, folder / "calm", (folder / "calm.log").stat().st_size)
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_one_call_in_five_fails_and_nobody_could_tell(size: Size, tmp_path: Path) -> None:
-    whole = calm_run(tmp_path, size)
+def test_one_call_in_five_fails_and_nobody_could_tell(calm: Calm, tmp_path: Path) -> None:
+    size, beginnings, whole, _ = calm
     log = tmp_path / "faulty.log"
     with serving(log, rate=0.2) as (url, counts):
-        config = write_config(tmp_path, url, "faulty", size)
+        config = write_config(tmp_path, url, "faulty", beginnings, size)
         finish(config)
     run = tmp_path / "faulty"
 
@@ -169,29 +183,28 @@ def test_one_call_in_five_fails_and_nobody_could_tell(size: Size, tmp_path: Path
     assert worst == [(lost, sum(speaker["uncertain_tokens"] for speaker in speakers))]
 
 
-@pytest.mark.parametrize("size", SIZES)
 def test_killed_at_random_instants_it_ends_with_the_same_dialogues(
-    size: Size, tmp_path: Path
+    calm: Calm, tmp_path: Path
 ) -> None:
-    whole = calm_run(tmp_path, size)
+    size, beginnings, whole, calm_bytes = calm
     log, run = tmp_path / "killed.log", tmp_path / "killed"
     dice = random.Random(SEED)
+    # Spread over the run by what the server has accepted, so that each kill meets it at work.
+    instants = [0.9 * calm_bytes * (i + dice.random()) / size.kills for i in range(size.kills)]
+    lost = 0
     with serving(log, rate=0.2) as (url, _):
-        config = write_config(tmp_path, url, "killed", size)
-        kills = lost = 0
-        while kills < size.kills:
+        config = write_config(tmp_path, url, "killed", beginnings, size)
+        for instant in instants:
             process = start(config)
-            time.sleep(dice.uniform(0.5, 4.0))
-            if process.poll() is not None:
-                _, error = process.communicate()
-                assert process.returncode == 0, error.decode()
-                break  # it was faster than the kills
+            while log.stat().st_size < instant:
+                assert process.poll() is None, process.communicate()[1].decode()
+                time.sleep(0.005)
+            time.sleep(dice.uniform(0, 0.05))
+            assert process.poll() is None
             process.send_signal(signal.SIGKILL)
             process.communicate()
-            kills += 1
             lost_before, lost = lost, num_unanswered(run)
             assert lost - lost_before <= size.concurrency
-        assert kills >= size.kills // 2
         finish(config)
 
     assert (run / "dialogues.jsonl").read_bytes() == (whole / "dialogues.jsonl").read_bytes()

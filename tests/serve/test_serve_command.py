@@ -1,14 +1,16 @@
 """`parrot serve` as typed: its first line, its end, a port in use."""
 
-import queue
+import http.client
+import json
 import signal
+import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -42,18 +44,37 @@ def test_a_signal_lets_requests_in_flight_finish_and_is_no_failure(
     assert line.endswith("/v1 (Ctrl-C stops)\n")
     url = line.split()[3]
     assert send(f"{url}/models", method="GET")[1]["data"][0]["id"] == "polly"
-    answers: queue.Queue[tuple[int, Any]] = queue.Queue()
-    body = {"messages": [], "max_tokens": 200, "temperature": 0}
-    asking = threading.Thread(target=lambda: answers.put(send(f"{url}/chat/completions", body)))
-    asking.start()
-    time.sleep(0.5)  # its program takes longer to compile
-    assert answers.empty()
+    body = json.dumps({"messages": [], "max_tokens": 200, "temperature": 0}).encode()
+    status, first = send(f"{url}/chat/completions", body)  # compiles
+    assert status == 200
+
+    address = urlsplit(url)
+    assert address.hostname is not None
+    assert address.port is not None
+    in_flight = http.client.HTTPConnection(address.hostname, address.port, timeout=60)
+    in_flight.putrequest("POST", f"{address.path}/chat/completions")
+    in_flight.putheader("content-length", str(len(body)))
+    in_flight.endheaders(body[:10])
+    send(f"{url}/models", method="GET")  # by now it has read the request's head
     process.send_signal(signal.SIGTERM)
-    asking.join()
-    status, reply = answers.get()
-    assert (status, reply["usage"]["completion_tokens"]) == (200, 200)
-    assert process.communicate(timeout=30) == ("", "")
+    wait_until_refused(address.hostname, address.port)
+    in_flight.send(body[10:])
+    reply = in_flight.getresponse()
+    assert reply.status == 200
+    assert json.loads(reply.read())["choices"] == first["choices"]
+    in_flight.close()
+    assert process.communicate(timeout=60) == ("", "")
     assert process.returncode == 0
+
+
+def wait_until_refused(host: str, port: int) -> None:
+    """Returns when the server takes no new connections."""
+    while True:
+        try:
+            socket.create_connection((host, port), timeout=60).close()
+        except ConnectionRefusedError:
+            return
+        time.sleep(0.01)
 
 
 @pytest.mark.parametrize(
