@@ -5,7 +5,8 @@ There is one for each endpoint, shared by all who send to it, and it learns from
 at once       halves when the server says that it is too many (429), and grows by one with each
               round of successes, up to what the config allows
 a minute      as the config says; else as the server says in its headers
-cool-down     after a 429 nobody sends for as long as the server asks, or ever longer if it goes on
+cool-down     after a 429 nobody sends for as long as the server asks, or ever longer if it goes
+              on; never longer than the longest delay between two attempts
 """
 
 import asyncio
@@ -21,7 +22,7 @@ from parrot_jax.api.replies import Response
 _MINUTE_S = 60.0
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Ticket:
     """Leave to send one request; it is handed back with the response."""
 

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from parrot_jax.api.budget import Budget, BudgetSpentError, Spent
 from parrot_jax.api.caller import Caller
 from parrot_jax.api.endpoint import Endpoint, request_body
-from parrot_jax.api.journal import End, JournalWriter, SpeakerCounts
+from parrot_jax.api.journal import End, JournalWriter
+from parrot_jax.api.journal_reader import SpeakerCounts
 from parrot_jax.api.replies import Outcome, Reply, Response
 from parrot_jax.api.throttle import Throttle
 from parrot_jax.collect.config import CollectConfig
@@ -133,6 +134,7 @@ class _Run:
         self.config, self.collection, self.journal = config, collection, journal
         self.callers, self.prompts = callers, prompts
         self.judge = judge
+        self.speakers = config.speakers()
         self.stopping = False
         self.failures = {speaker: _Failures() for speaker in callers}
         self.budget_spent: BudgetSpentError | None = None
@@ -197,7 +199,7 @@ class _Run:
             step, step.speaker, self.prompts.get(step.speaker), max_turns=self.config.max_turns
         )
         seed = request_seed(self.config.seed, seed_of, step.turn, step.speaker)
-        body = request_body(self.config.speakers()[step.speaker], messages, seed=seed)
+        body = request_body(self.speakers[step.speaker], messages, seed=seed)
         return await caller.call(number, step.turn, body, lambda reply: self._judge(state, reply))
 
     def _judge(self, state: DialogueState, reply: Reply) -> str | None:
@@ -230,7 +232,7 @@ class _Run:
     def check_failures(self, summary: CollectionSummary) -> None:
         """Raises `RunError` where an endpoint failed, or a budget is spent."""
         texts = [
-            f"the {speaker} at {self.config.speakers()[speaker].base_url} failed in "
+            f"the {speaker} at {self.speakers[speaker].base_url} failed in "
             f"{failures.dialogues:,} of {summary.dialogues:,} dialogues, the last time with: "
             f"{visible(failures.last)}"
             for speaker, failures in self.failures.items()

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from parrot_jax.api.budget import usd
-from parrot_jax.api.journal import SpeakerCounts
+from parrot_jax.api.journal_reader import SpeakerCounts
 from parrot_jax.collect.config import CollectConfig
 from parrot_jax.collect.dialogue_state import StopReason
 from parrot_jax.collect.folder import Collection, JournaledDialogue

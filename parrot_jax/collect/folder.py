@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from parrot_jax.api.config import RetryConfig
-from parrot_jax.api.journal import JournalReader, JournalWriter, Start, put_aside
+from parrot_jax.api.journal import JournalWriter, Start
+from parrot_jax.api.journal_file import put_aside
+from parrot_jax.api.journal_reader import JournalReader
 from parrot_jax.api.replies import Outcome, Reply
 from parrot_jax.collect.beginnings import read_beginnings
 from parrot_jax.collect.config import CollectConfig

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from parrot_jax.api.budget import usd
 from parrot_jax.api.config import EndpointConfig
-from parrot_jax.api.journal import MeanCall
+from parrot_jax.api.journal_reader import MeanCall
 from parrot_jax.api.replies import Usage
 
 _BYTES_A_TOKEN = 4.4

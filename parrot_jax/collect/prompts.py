@@ -1,14 +1,19 @@
 """Instructions for models that were not trained for their part: files, strictly filled in."""
 
+import functools
 import hashlib
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from parrot_jax.collect.dialogue_state import Speak, Speaker
 from parrot_jax.core.errors import UserError
 from parrot_jax.core.files import open_input
 
+if TYPE_CHECKING:
+    import jinja2
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True)
 class Prompt:
     """An instruction as a Jinja2 template."""
 
@@ -22,10 +27,16 @@ class Prompt:
 
     def render(self, *, first_question: str, max_turns: int) -> str:
         """The instruction for one dialogue."""
+        return self._template.render(first_question=first_question, max_turns=max_turns).strip()
+
+    @functools.cached_property
+    def _template(self) -> "jinja2.Template":
+        import jinja2
         from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-        template = ImmutableSandboxedEnvironment(undefined=_strict()).from_string(self.text)
-        return template.render(first_question=first_question, max_turns=max_turns).strip()
+        return ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined).from_string(
+            self.text
+        )
 
 
 def load_prompt(path: str) -> Prompt:
@@ -74,9 +85,3 @@ def messages_for(
         {"role": "system", "content": "\n\n".join(filter(None, (text, step.shown.system)))},
         *rest,
     ]
-
-
-def _strict() -> type:
-    import jinja2
-
-    return jinja2.StrictUndefined

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import time
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -46,16 +45,13 @@ def read_status(collection: Collection) -> Status:
     config, journal = collection.config, collection.journal
     counts = journal.counts()
     open_numbers = collection.open_numbers()
-    stops: Counter[str] = Counter()
-    for (reason, _), count in journal.num_ends().items():
-        stops[reason] += count
     left = forecast_rest(collection, config, open_numbers, Assumptions())
     calls_left = sum(speaker.calls for speaker in left.speakers.values())
     rate = journal.replies_since(time.time() - RATE_OVER_S) / RATE_OVER_S
     return Status(
         dialogues=len(collection),
         open=len(open_numbers),
-        stops=dict(sorted(stops.items(), key=lambda item: (-item[1], item[0]))),
+        stops=dict(sorted(journal.num_ends().items(), key=lambda item: (-item[1], item[0]))),
         speakers=summarise_speakers(counts.speakers, config),
         calls_per_s=rate,
         left=left,

@@ -55,7 +55,7 @@ def test_a_fault_is_a_response_that_says_why_and_is_not_retried(
     what: dict[str, Any], error: str
 ) -> None:
     with scripted(**what) as server:
-        response = send(server.url, timeout_s=0.2)
+        response = send(server.url, timeout_s=0.2 if "delay_s" in what else 30.0)
     assert response.reply == (Outcome.FAILED, "", None)
     assert error in (response.error or "")
     assert response.may_pass

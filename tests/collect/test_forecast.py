@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from parrot_jax.api.config import EndpointConfig, Price
-from parrot_jax.api.journal import MeanCall
+from parrot_jax.api.journal_reader import MeanCall
 from parrot_jax.api.replies import Usage
 from parrot_jax.api.scripted_server import Scripted, ScriptedServer, converse
 from parrot_jax.cli import main

@@ -1,0 +1,217 @@
+"""The file of a journal: its tables, its lock, and what is said when SQLite cannot go on."""
+
+import contextlib
+import fcntl
+import itertools
+import sqlite3
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO
+
+from parrot_jax.core.errors import DiskFullError, UserError
+
+VERSION = 2
+
+SCHEMA = """
+-- Each start of the run that writes this journal.
+CREATE TABLE starts (
+  id INTEGER PRIMARY KEY,
+  started_at REAL NOT NULL,            -- as all times: seconds since 1970
+  config TEXT NOT NULL,                -- JSON
+  prompts TEXT NOT NULL                -- JSON: speaker: {path, sha256, text}
+) STRICT;
+
+-- What the requests are about. Later starts may add some, but never change one.
+CREATE TABLE dialogues (
+  number INTEGER PRIMARY KEY,          -- 0, 1, 2, ...
+  beginning TEXT NOT NULL              -- a row of a `messages` file
+) STRICT;
+
+-- Written before the request is sent. Each attempt is a request of its own.
+CREATE TABLE requests (
+  id INTEGER PRIMARY KEY,
+  start INTEGER NOT NULL REFERENCES starts,
+  dialogue INTEGER NOT NULL REFERENCES dialogues,
+  turn INTEGER NOT NULL,               -- the turn that it asks for: 0, 1, 2, ... user and assistant
+  speaker TEXT NOT NULL,               -- the endpoint, e.g. asker
+  attempt INTEGER NOT NULL,            -- 1, 2, ... within this start; none for "too many requests"
+  sent_at REAL NOT NULL,
+  worst_prompt INTEGER NOT NULL,       -- tokens that it may cost at most
+  worst_completion INTEGER NOT NULL
+) STRICT;
+CREATE INDEX requests_of_turns ON requests (dialogue, turn);
+
+-- Written before the reply is used. No row: none came before the run ended or was killed.
+CREATE TABLE replies (
+  request INTEGER PRIMARY KEY REFERENCES requests,
+  received_at REAL NOT NULL,
+  outcome TEXT NOT NULL,               -- complete, cut, filtered, context_full, rejected or failed
+  verdict TEXT,                        -- why the text is of no use; null where it is
+  prompt_tokens INTEGER,               -- as the server counts
+  completion_tokens INTEGER,
+  may_be_billed INTEGER NOT NULL,      -- 0: it cost nothing
+  status INTEGER,                      -- of HTTP; null where the connection failed
+  model TEXT,                          -- as the server names it
+  error TEXT
+) STRICT;
+
+-- The words are apart, so that whoever counts need not read them.
+CREATE TABLE request_bodies (
+  request INTEGER PRIMARY KEY REFERENCES requests,
+  body TEXT NOT NULL                   -- JSON, as sent
+) STRICT;
+CREATE TABLE reply_bodies (
+  request INTEGER PRIMARY KEY REFERENCES requests,
+  text TEXT NOT NULL,                  -- what was said
+  body TEXT                            -- as received
+) STRICT;
+
+-- Why a dialogue does not go on. A later start may take it up again, and then ends it anew.
+CREATE TABLE ends (
+  dialogue INTEGER PRIMARY KEY REFERENCES dialogues,
+  start INTEGER NOT NULL REFERENCES starts,
+  ended_at REAL NOT NULL,
+  reason TEXT NOT NULL,
+  turns INTEGER NOT NULL,              -- questions with their answers
+  detail TEXT
+) STRICT;
+"""
+
+# fmt: off
+_NETWORK_FILE_SYSTEMS = frozenset({
+    "nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "ceph", "lustre", "gpfs", "beegfs",
+    "glusterfs", "sshfs", "gcsfuse", "s3fs", "rclone", "juicefs", "blobfuse2", "goofys", "wekafs",
+    "orangefs",
+})
+# fmt: on
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """Opens a journal for writing; the caller holds its lock."""
+    # Statements are committed by name: the module's own transactions are switched off.
+    return sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+
+
+def take_lock(journal: Path) -> IO[str]:
+    """Locks a file beside the journal; SQLite's own locks would keep readers out as well.
+
+    Returns:
+      The lock; closing it gives it back.
+
+    Raises:
+      UserError: The folder cannot be written or is on a network file system, or another process
+        holds the lock.
+    """
+    try:
+        journal.parent.mkdir(parents=True, exist_ok=True)
+        lock = open(journal.with_name(f".{journal.name}.lock"), "w")  # noqa: SIM115
+    except OSError as error:
+        raise UserError(
+            f"cannot write into the folder {journal.parent}: {error.strerror}; choose another one."
+        ) from None
+    if (kind := _network_file_system(journal.parent)) is not None:
+        lock.close()
+        raise UserError(
+            f"{journal.parent} is on a network file system ({kind}), where two machines could "
+            "write one journal and neither would know; choose a folder on a disk of this machine."
+        )
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        raise UserError(
+            f"another process writes the journal {journal}; wait for it or stop it."
+        ) from None
+    return lock
+
+
+def _network_file_system(folder: Path) -> str | None:
+    """The type of the file system, where other machines may have it as well; else None."""
+    import psutil
+
+    target = folder.resolve()
+    mounts = [
+        (len(Path(part.mountpoint).parts), part.fstype)
+        for part in psutil.disk_partitions(all=True)
+        if target.is_relative_to(part.mountpoint)
+    ]
+    # Of two on one place, the later one covers the earlier.
+    kind = max(enumerate(mounts), key=lambda item: (item[1][0], item[0]))[1][1] if mounts else ""
+    return kind if kind.removeprefix("fuse.") in _NETWORK_FILE_SYSTEMS else None
+
+
+def check_version(db: sqlite3.Connection, path: Path) -> int:
+    """The journal's version; 0 = nothing is in it yet.
+
+    Raises:
+      UserError: It is the file of another version, or of another program.
+    """
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    (tables,) = db.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    if version not in (0, VERSION) or (version == 0 and tables):
+        raise UserError(
+            f"{path} is no journal of this version of parrot ({VERSION}); choose another folder."
+        )
+    return version
+
+
+@contextlib.contextmanager
+def sqlite_errors(path: Path, doing: str) -> Iterator[None]:
+    """Turns what SQLite says of the file or the disk into one line.
+
+    Args:
+      path: The journal.
+      doing: What is done with it, as a verb.
+
+    Raises:
+      UserError: It cannot be done.
+      DiskFullError: There is no room.
+    """
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        code = getattr(error, "sqlite_errorcode", None)
+        if code == sqlite3.SQLITE_FULL:
+            raise DiskFullError(
+                f"no room left on the disk for the journal {path}; free some space, then run the "
+                "same command again: it continues where it stopped."
+            ) from error
+        if code == sqlite3.SQLITE_NOTADB:
+            raise UserError(f"{path} is no journal; choose another folder.") from error
+        if isinstance(error, sqlite3.IntegrityError | sqlite3.ProgrammingError):
+            raise  # a bug
+        raise UserError(
+            f"cannot {doing} the journal {path}: {error}; check the file, the disk and its quota, "
+            "then run the same command again: it continues where it stopped."
+        ) from error
+
+
+def put_aside(journal: Path, *, with_them: Sequence[str] = ()) -> None:
+    """Moves a journal, where there is one, into a new folder `earlier-N` beside it.
+
+    Args:
+      journal: Its path.
+      with_them: Names of files of the same folder that go with it.
+
+    Raises:
+      UserError: Another process writes it, or the file is no journal.
+    """
+    if not journal.exists():
+        return
+    lock = take_lock(journal)
+    try:
+        with sqlite_errors(journal, "put aside"), contextlib.closing(connect(journal)) as db:
+            check_version(db, journal)
+            # Into one file: what stands in the log beside it would stay behind.
+            db.execute("PRAGMA journal_mode = DELETE")
+        numbers = itertools.count(1)
+        target = next(
+            folder for n in numbers if not (folder := journal.parent / f"earlier-{n}").exists()
+        )
+        target.mkdir()
+        # The journal last: whoever is killed in between puts the rest aside the next time.
+        for name in (*with_them, journal.name):
+            if (path := journal.parent / name).exists():
+                path.rename(target / name)
+    finally:
+        lock.close()

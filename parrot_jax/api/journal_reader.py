@@ -1,0 +1,208 @@
+"""Reads a journal, also while a collection writes it: what was said, how it ended, what it cost."""
+
+import itertools
+import json
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from parrot_jax.api.journal import End, Start
+from parrot_jax.api.journal_file import check_version, sqlite_errors
+from parrot_jax.api.replies import Outcome, Reply, Usage
+from parrot_jax.core.errors import UserError
+
+
+class Said(NamedTuple):
+    """A reply that counts, and the turn of the dialogue that it is for."""
+
+    turn: int
+    reply: Reply
+
+
+class SpeakerCounts(NamedTuple):
+    """What was sent to one endpoint, and what came of it."""
+
+    requests: int = 0
+    """All that were journaled as sent."""
+    answered: int = 0
+    """Those with a reply that counts."""
+    failed: int = 0
+    """Attempts that failed."""
+    rate_limited: int = 0
+    """Of these, the ones that were told "too many"."""
+    lost: int = 0
+    """Those without a reply: the run ended before it, or they are in flight."""
+    known: Usage = Usage()
+    """Tokens as the server counts them."""
+    uncertain: Usage = Usage()
+    """The worst case of those that may be billed, but of which nobody knows the tokens."""
+
+
+class MeanCall(NamedTuple):
+    """What the calls for one turn took on average."""
+
+    calls: int
+    prompt: float
+    """Tokens."""
+    completion: float
+    """Tokens."""
+    seconds: float
+    """From the request to its reply."""
+
+
+class Counts(NamedTuple):
+    """What a journal holds, in numbers."""
+
+    speakers: dict[str, SpeakerCounts]
+    repeated: int
+    """Requests that were sent again because the run had ended before their reply."""
+    wall_s: float
+    """Seconds from each start to its last reply, summed over the starts."""
+
+
+class JournalReader:
+    """Reads a journal, whoever writes it.
+
+    Raises:
+      UserError: There is no journal at the path.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        """Opens the file for reading."""
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise UserError(f"there is no journal {self.path}; check the path.")
+        with sqlite_errors(self.path, "read"):
+            self._db = sqlite3.connect(f"{self.path.resolve().as_uri()}?mode=ro", uri=True)
+            if check_version(self._db, self.path) == 0:
+                raise UserError(f"the journal {self.path} is empty: its run was killed at once.")
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._db.close()
+
+    def last_start(self) -> Start:
+        """What the last start was told."""
+        (start,) = self._read("SELECT config, prompts FROM starts ORDER BY id DESC LIMIT 1")
+        return Start(*map(json.loads, start))
+
+    def num_dialogues(self) -> int:
+        """How many dialogues there are; their numbers start at 0."""
+        ((number,),) = self._read("SELECT count(*) FROM dialogues")
+        return number
+
+    def beginning(self, dialogue: int) -> str:
+        """What a dialogue begins with, as it was given to `JournalWriter.begin`."""
+        ((beginning,),) = self._read("SELECT beginning FROM dialogues WHERE number = ?", dialogue)
+        return beginning
+
+    def beginnings(self) -> Iterator[str]:
+        """What all dialogues begin with, by number; one at a time is in memory."""
+        return (text for (text,) in self._stream("SELECT beginning FROM dialogues ORDER BY number"))
+
+    def said(self, dialogue: int) -> list[Said]:
+        """The replies of a dialogue that did not fail, by turn."""
+        rows = self._read(
+            """
+            SELECT turn, outcome, text, verdict
+            FROM requests JOIN replies ON replies.request = id
+            JOIN reply_bodies ON reply_bodies.request = id
+            WHERE dialogue = ? AND outcome <> 'failed' ORDER BY turn, id
+            """,
+            dialogue,
+        )
+        return [Said(turn, Reply(Outcome(outcome), text, v)) for turn, outcome, text, v in rows]
+
+    def end(self, dialogue: int) -> End | None:
+        """Why a dialogue does not go on; None = it does."""
+        query = "SELECT reason, turns, detail FROM ends WHERE dialogue = ?"
+        return next((End(*row) for row in self._read(query, dialogue)), None)
+
+    def num_ends(self) -> dict[str, int]:
+        """How many dialogues do not go on, by reason."""
+        return dict(self._read("SELECT reason, count(*) FROM ends GROUP BY reason"))
+
+    def without_end(self) -> list[int]:
+        """The numbers of the dialogues that go on."""
+        query = "SELECT number FROM dialogues WHERE number NOT IN (SELECT dialogue FROM ends)"
+        return [number for (number,) in self._read(query)]
+
+    def ended(self, reason: str, *, below_turns: int) -> list[int]:
+        """The numbers of the dialogues that ended for this reason with fewer turns than these."""
+        query = "SELECT dialogue FROM ends WHERE reason = ? AND turns < ?"
+        return [number for (number,) in self._read(query, reason, below_turns)]
+
+    def models(self) -> dict[str, list[str]]:
+        """The models that answered, as the servers name them, by speaker."""
+        rows = self._read("""
+            SELECT DISTINCT speaker, model FROM requests JOIN replies ON request = id
+            WHERE model IS NOT NULL ORDER BY speaker, model
+        """)
+        found: dict[str, list[str]] = {}
+        for speaker, model in rows:
+            found.setdefault(speaker, []).append(model)
+        return found
+
+    def means(self) -> dict[tuple[str, int], MeanCall]:
+        """What complete replies took on average, by speaker and turn."""
+        rows = self._read("""
+            SELECT speaker, turn, count(*), avg(prompt_tokens), avg(completion_tokens),
+              avg(received_at - sent_at)
+            FROM requests JOIN replies ON request = id
+            WHERE outcome = 'complete' AND prompt_tokens IS NOT NULL GROUP BY speaker, turn
+        """)
+        return {(speaker, turn): MeanCall(*means) for speaker, turn, *means in rows}
+
+    def num_turns(self) -> dict[int, int]:
+        """For each open dialogue with replies that count, the last turn that it has."""
+        rows = self._read("""
+            SELECT dialogue, max(turn) FROM requests JOIN replies ON request = id
+            WHERE outcome = 'complete' AND dialogue NOT IN (SELECT dialogue FROM ends)
+            GROUP BY dialogue
+        """)
+        return dict(rows)
+
+    def replies_since(self, time_s: float) -> int:
+        """How many replies came since then, in seconds since 1970."""
+        # From the newest backwards: a run of days is not read for its last minute.
+        newest = self._stream("SELECT received_at FROM replies ORDER BY request DESC")
+        return sum(1 for _ in itertools.takewhile(lambda row: row[0] >= time_s, newest))
+
+    def counts(self) -> Counts:
+        """Counts requests and tokens over the whole journal."""
+        rows = self._read("""
+            SELECT speaker, count(*),
+              coalesce(sum(outcome <> 'failed'), 0), coalesce(sum(outcome = 'failed'), 0),
+              coalesce(sum(status = 429), 0), sum(outcome IS NULL),
+              coalesce(sum(prompt_tokens), 0), coalesce(sum(completion_tokens), 0),
+              sum(iif(coalesce(may_be_billed, 1) AND prompt_tokens IS NULL, worst_prompt, 0)),
+              sum(iif(coalesce(may_be_billed, 1) AND prompt_tokens IS NULL, worst_completion, 0))
+            FROM requests LEFT JOIN replies ON request = id GROUP BY speaker ORDER BY speaker
+        """)
+        # The last request of a turn, where it has no reply, was not sent again yet.
+        ((repeated,),) = self._read("""
+            SELECT count(*) FROM requests AS lost
+            WHERE id NOT IN (SELECT request FROM replies) AND EXISTS (
+              SELECT 1 FROM requests AS later
+              WHERE later.dialogue = lost.dialogue AND later.turn = lost.turn AND later.id > lost.id
+            )
+        """)
+        ((wall_s,),) = self._read("""
+            SELECT coalesce(sum(last - started_at), 0.0) FROM starts JOIN (
+              SELECT start, max(received_at) AS last
+              FROM requests JOIN replies ON request = id GROUP BY start
+            ) ON start = starts.id
+        """)
+        speakers = {
+            speaker: SpeakerCounts(*row[:5], known=Usage(*row[5:7]), uncertain=Usage(*row[7:9]))
+            for speaker, *row in rows
+        }
+        return Counts(speakers, repeated, wall_s)
+
+    def _read(self, query: str, *values: int | str) -> list[tuple[Any, ...]]:
+        return list(self._stream(query, *values))
+
+    def _stream(self, query: str, *values: int | str) -> Iterator[tuple[Any, ...]]:
+        with sqlite_errors(self.path, "read"):
+            yield from self._db.execute(query, values)
