@@ -75,8 +75,8 @@ class ExactDuplicates:
         return hashlib.sha256("\n\n".join(words).encode("utf-8")).digest()[:16]
 
 
-class NearDuplicates:
-    """A predicate against dialogues that share most of their word shingles with an earlier one.
+class NearTexts:
+    """Finds texts that share most of their word shingles with an earlier one.
 
     The locality-sensitive index proposes candidates and the MinHash estimate of their Jaccard
     similarity decides, with a standard error of at most 0.5 / sqrt(num_permutations) (0.044 for
@@ -100,25 +100,51 @@ class NearDuplicates:
         )
         self._sketches: dict[Hashable, Any] = {}
 
-    def __call__(self, dialogue: Dialogue) -> str | None:
-        """Names the reason against a near duplicate; remembers any other dialogue."""
+    def sketch(self, text: str) -> Any:
+        """The MinHash of a text."""
         sketch = self._empty.copy()
-        shingles = iter(_shingles(dialogue, self._config.shingle_words))
+        shingles = iter(_shingles(text, self._config.shingle_words))
         # In pieces: the permutations of all shingles of a book at once would fill the memory.
         while piece := list(islice(shingles, _SHINGLES_AT_ONCE)):
             sketch.update_batch(piece)
-        values = sketch.hashvalues
-        for candidate in self._index.query(sketch):
-            if (self._sketches[candidate] == values).mean() >= self._config.threshold:
-                return NEAR_REASON
+        return sketch
+
+    def is_known(self, sketch: Any) -> bool:
+        """Whether a text that is nearly this one was remembered."""
+        return any(
+            (self._sketches[candidate] == sketch.hashvalues).mean() >= self._config.threshold
+            for candidate in self._index.query(sketch)
+        )
+
+    def remember(self, sketch: Any) -> None:
+        """Takes a text among the earlier ones."""
         number = len(self._sketches)
         self._index.insert(number, sketch, check_duplication=False)
-        self._sketches[number] = values
+        self._sketches[number] = sketch.hashvalues
+
+
+class NearDuplicates:
+    """A predicate against dialogues that are nearly one read before; see `NearTexts`.
+
+    Args:
+      config: The threshold and the size of the sketches.
+      seed: Chooses the permutations; the same seed gives the same result.
+    """
+
+    def __init__(self, config: NearDuplicatesConfig, *, seed: int) -> None:
+        self._seen = NearTexts(config, seed=seed)
+
+    def __call__(self, dialogue: Dialogue) -> str | None:
+        """Names the reason against a near duplicate; remembers any other dialogue."""
+        texts = [dialogue.system, *(turn.text for turn in dialogue.turns)]
+        sketch = self._seen.sketch("\n".join(texts))
+        if self._seen.is_known(sketch):
+            return NEAR_REASON
+        self._seen.remember(sketch)
         return None
 
 
-def _shingles(dialogue: Dialogue, size: int) -> Iterator[bytes]:
-    text = "\n".join([dialogue.system, *(turn.text for turn in dialogue.turns)])
+def _shingles(text: str, size: int) -> Iterator[bytes]:
     words = normal_words(text)
     if len(words) < size:
         yield (" ".join(words) or text).encode("utf-8")

@@ -6,7 +6,7 @@ a whole.
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from parrot_jax.core.files import RemotePath, as_path, matching_files
 from parrot_jax.dialogue.hub import parse_hub_path, read_hub
 from parrot_jax.dialogue.readers import ReadRow, WrongKindError, read_json_file
 from parrot_jax.dialogue.report import ReadReport, SourceCounts
+from parrot_jax.dialogue.sampling import draw
 from parrot_jax.dialogue.types import Dialogue
 
 __all__ = ["READERS", "ReadReport", "SourceConfig", "SourceKind", "read_sources", "source_files"]
@@ -45,6 +46,10 @@ class SourceConfig:
     limit: int | None = None
     """Reading stops after so many usable dialogues of this source, >= 1, before the weight is
     applied; `None` = all."""
+    sample: int | None = None
+    """So many of its dialogues are drawn, >= 1, before the weight is applied; `None` = all. The
+    seed and their texts decide which, so a larger sample contains the smaller one. They are in
+    memory together."""
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.weight) and self.weight > 0):
@@ -52,10 +57,12 @@ class SourceConfig:
                 f"source {self.path}: weight is {self.weight}; it must be finite and > 0. "
                 "Remove the source to leave it out."
             )
-        if self.limit is not None and self.limit < 1:
-            raise UserError(
-                f"source {self.path}: limit is {self.limit}; it must be >= 1, or null for all."
-            )
+        for name in ("limit", "sample"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(
+                    f"source {self.path}: {name} is {value}; it must be >= 1, or null for all."
+                )
 
 
 Reader = Callable[[str], Iterator[ReadRow]]
@@ -126,7 +133,10 @@ def _stream(
     for source, files in sources:
         counts = SourceCounts(source.path, source.kind)
         report.sources.append(counts)
-        for dialogue in _read_files(source, files, counts, report):
+        dialogues: Iterable[Dialogue] = _read_files(source, files, counts, report)
+        if source.sample is not None:
+            dialogues = draw(dialogues, source.sample, seed=seed, where=f"source {source.path}")
+        for dialogue in dialogues:
             copies = _copies(dialogue, source.weight, seed)
             counts.used += copies
             for _ in range(copies):

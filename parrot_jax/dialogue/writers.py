@@ -1,4 +1,4 @@
-"""Dialogues out to `messages` JSON lines, the one format this project writes."""
+"""Dialogues out: `messages` JSON lines, which this project reads, and ShareGPT's for other programs."""
 
 import json
 from collections.abc import Iterable
@@ -29,6 +29,18 @@ def messages_row(dialogue: Dialogue) -> dict[str, Any]:
     for key, value in dialogue.metadata.items():
         row[f"source_{key}" if key in _OWN_KEYS else key] = value
     return {key: value for key, value in row.items() if value or key not in ("id", "source")}
+
+
+def sharegpt_row(dialogue: Dialogue) -> dict[str, Any]:
+    """The row of a dialogue as files of ShareGPT have it; metadata and weights are not in it.
+
+    >>> from parrot_jax.dialogue.types import Turn
+    >>> sharegpt_row(Dialogue(turns=(Turn("user", "Hi"), Turn("assistant", "Hello.")), id="7"))
+    {'id': '7', 'conversations': [{'from': 'human', 'value': 'Hi'}, {'from': 'gpt', 'value': 'Hello.'}]}
+    """
+    names = {"system": "system", "user": "human", "assistant": "gpt"}
+    said = [{"from": names[m["role"]], "value": m["content"]} for m in dialogue.messages()]
+    return {"id": dialogue.id, "conversations": said}
 
 
 def messages_line(dialogue: Dialogue) -> str:

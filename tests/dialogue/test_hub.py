@@ -100,7 +100,6 @@ def test_a_missing_library_says_what_to_install(monkeypatch):
 
 
 def test_a_local_folder_is_read_by_the_real_library(tmp_path):
-    pytest.importorskip("datasets", reason="the datasets extra is not installed")
     rows = [{"messages": [{"role": "user", "content": f"q{n}"}], "n": n} for n in range(3)]
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     (tmp_path / "train.jsonl").write_text(lines)

@@ -70,6 +70,22 @@ def test_whole_weights_repeat_each_dialogue(hundred):
     assert 130 <= len(read(messages(hundred, weight=1.5))[0]) <= 170
 
 
+def test_a_larger_sample_contains_the_smaller_one_whatever_the_seed_draws(hundred):
+    def drawn(count, seed=0):
+        dialogues, report = read(messages(hundred, sample=count), seed=seed)
+        assert report.sources[0].used == count
+        return {dialogue.id for dialogue in dialogues}
+
+    assert len(drawn(20)) == 20
+    assert drawn(20) < drawn(50) < drawn(100)
+    assert drawn(20) != drawn(20, seed=1)
+
+
+def test_more_than_there_are_cannot_be_drawn(hundred):
+    with pytest.raises(UserError, match="101 were to be drawn, but there are only 100 that fit"):
+        read(messages(hundred, sample=101))
+
+
 def test_a_limit_stops_the_source_before_the_weight(hundred):
     dialogues, report = read(messages(hundred, limit=3, weight=2.0), messages(hundred, limit=1))
     assert texts(dialogues) == ["question 0"] * 2 + ["question 1"] * 2 + ["question 2"] * 2 + [
@@ -183,6 +199,7 @@ def test_a_row_of_another_kind_further_down_is_only_broken(tmp_path):
         ({"weight": float("nan")}, "weight is nan; it must be finite and > 0"),
         ({"weight": float("inf")}, "weight is inf"),
         ({"limit": 0}, "limit is 0; it must be >= 1"),
+        ({"sample": 0}, "sample is 0; it must be >= 1"),
     ],
 )
 def test_a_number_out_of_range_is_an_error_with_the_value_seen(setting, text):
