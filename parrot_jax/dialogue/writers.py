@@ -1,4 +1,4 @@
-"""Dialogues out: `messages` JSON lines, which this project reads, and ShareGPT's for other programs."""
+"""Dialogues out: `messages` JSON lines for this project, ShareGPT's rows for others."""
 
 import json
 from collections.abc import Iterable
@@ -35,8 +35,8 @@ def sharegpt_row(dialogue: Dialogue) -> dict[str, Any]:
     """The row of a dialogue as files of ShareGPT have it; metadata and weights are not in it.
 
     >>> from parrot_jax.dialogue.types import Turn
-    >>> sharegpt_row(Dialogue(turns=(Turn("user", "Hi"), Turn("assistant", "Hello.")), id="7"))
-    {'id': '7', 'conversations': [{'from': 'human', 'value': 'Hi'}, {'from': 'gpt', 'value': 'Hello.'}]}
+    >>> sharegpt_row(Dialogue(turns=(Turn("user", "Hi"),), id="7"))
+    {'id': '7', 'conversations': [{'from': 'human', 'value': 'Hi'}]}
     """
     names = {"system": "system", "user": "human", "assistant": "gpt"}
     said = [{"from": names[m["role"]], "value": m["content"]} for m in dialogue.messages()]
