@@ -63,7 +63,8 @@ def read_hub(path: str) -> Iterator[ReadRow]:
     """
     address = parse_hub_path(path)
     try:
-        import datasets  # pyright: ignore[reportMissingImports]  # an optional extra
+        import datasets  # an optional extra
+        from datasets.exceptions import DatasetsError
     except ImportError as error:
         raise UserError(_MISSING_DATASETS) from error
     try:
@@ -73,7 +74,7 @@ def read_hub(path: str) -> Iterator[ReadRow]:
         for number, row in enumerate(rows, start=1):
             yield parse_row(_plain_row(number, row), path, parse_any)
     # What the library raises for an unknown name, subset, split, file format or a lost network.
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+    except (OSError, ValueError, DatasetsError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise UserError(
             f"cannot read the data set {path}: {reason}; check the name, the subset, the split "

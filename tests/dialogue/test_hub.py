@@ -37,6 +37,7 @@ def hub(monkeypatch):
     def install(rows):
         fake = FakeDatasets(rows)
         monkeypatch.setitem(sys.modules, "datasets", fake)
+        monkeypatch.setitem(sys.modules, "datasets.exceptions", fake.exceptions)
         return fake
 
     return install
