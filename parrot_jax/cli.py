@@ -34,6 +34,7 @@ VERBS = (
     Verb("serve", "serve", "RUN", "serve a run over an OpenAI-compatible API"),
     Verb("collect plan", "collect_plan", "CONFIG", "what a collection will take, and cost"),
     Verb("collect status", "collect_status", "RUN", "how a collection stands, also while it runs"),
+    Verb("collect export", "collect_export", "RUN", "a collection as a dataset with its card"),
     Verb("collect", "collect", "CONFIG", "let an asker and an answerer talk; journal every word"),
     Verb(
         "convert hf-to-flax", "convert_hf_to_flax", "SRC OUT", "Hugging Face weights to train from"

@@ -7,7 +7,9 @@ server counts no tokens), keeps its worst case for ever, in this run and in all 
 """
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from parrot_jax.api.config import EndpointConfig, Price
 from parrot_jax.api.replies import Usage
@@ -32,18 +34,22 @@ class BudgetSpentError(RunError):
     """The next call might pass the limit, and none in flight can make room for it."""
 
 
-def worst_usage(messages: list[dict[str, str]], max_tokens: int | None) -> Usage:
+def worst_usage(body: Mapping[str, Any]) -> Usage:
     """The most tokens that a request can cost.
 
     A tokenizer that covers every text has bytes as its smallest pieces, so no text has more tokens
     than bytes; a chat template adds a few to each message.
 
     Args:
-      messages: As sent, each {role, content}.
-      max_tokens: The limit of the reply; None = nobody knows, counted as 0.
+      body: As sent: `messages`, each {role, content}, or `input`, a list of texts. Without
+        `max_tokens` the reply counts as 0.
     """
-    num_bytes = sum(len(message["content"].encode()) for message in messages)
-    return Usage(num_bytes + _TOKENS_A_MESSAGE * (len(messages) + 1), max_tokens or 0)
+    if "messages" in body:
+        texts = [message["content"] for message in body["messages"]]
+    else:
+        texts = body["input"]
+    num_bytes = sum(len(text.encode()) for text in texts)
+    return Usage(num_bytes + _TOKENS_A_MESSAGE * (len(texts) + 1), body.get("max_tokens") or 0)
 
 
 @dataclass(slots=True)

@@ -124,7 +124,7 @@ class Caller:
         judge: Callable[[Reply], str | None],
     ) -> Response | None:
         """One attempt; None = it was not made, as the caller was stopped."""
-        worst = worst_usage(body["messages"], body.get("max_tokens"))
+        worst = worst_usage(body)
         if not await self.budget.reserve(worst):
             return None
         try:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from types import TracebackType
 from typing import Any
@@ -38,13 +39,24 @@ class Endpoint:
     The client never retries: a request that nobody wrote down would be paid for in secret.
     """
 
-    def __init__(self, config: EndpointConfig) -> None:
+    def __init__(
+        self,
+        config: EndpointConfig,
+        *,
+        path: str = "/chat/completions",
+        read: Callable[[int, str], Response] = read_response,
+    ) -> None:
         """Connects to nothing yet.
+
+        Args:
+          config: Where it is, and what it may be asked.
+          path: Behind the base URL.
+          read: From status and body to the response, without what the headers say.
 
         Raises:
           UserError: The environment variable of the key is not set, or holds no key.
         """
-        self.config = config
+        self.config, self._path, self._read = config, path, read
         self._key = _read_key(config)
         self._client = openai.AsyncOpenAI(
             base_url=config.base_url,
@@ -72,7 +84,7 @@ class Endpoint:
         """Sends one request once.
 
         Args:
-          body: From `request_body`.
+          body: From `request_body`, or what the path takes.
 
         Returns:
           What came back. Whatever goes wrong on the way is a response as well: its outcome is
@@ -82,9 +94,7 @@ class Endpoint:
             async with asyncio.timeout(self.config.timeout_s):
                 # Not `chat.completions.create`: its models of request and response take half of
                 # the time of a call, and what is journaled is the body as received.
-                response = await self._client.post(
-                    "/chat/completions", body=body, cast_to=httpx2.Response
-                )
+                response = await self._client.post(self._path, body=body, cast_to=httpx2.Response)
         except TimeoutError:
             return no_response(f"no reply within {self.config.timeout_s:g} s")
         except openai.APIStatusError as error:
@@ -94,7 +104,7 @@ class Endpoint:
             return no_response(reason, was_sent=not isinstance(error.__cause__, _NEVER_CONNECTED))
         headers = response.headers
         return replace(
-            read_response(response.status_code, self._without_key(response.text)),
+            self._read(response.status_code, self._without_key(response.text)),
             retry_after_s=read_retry_after_s(headers),
             request_limit=read_rate_limit(headers, "requests"),
             token_limit=read_rate_limit(headers, "tokens"),

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple, TypeGuard
@@ -109,12 +110,20 @@ class Response:
         return self.status == 429 and self.may_pass
 
 
-class _NoReplyError(Exception):
+class NoReplyError(Exception):
     """The body of a success holds no reply; the text says why."""
 
 
-def read_response(status: int, body: str) -> Response:
-    """Reads an HTTP response of `/chat/completions`; what its headers say is left open.
+def read_response(
+    status: int, body: str, read_reply: Callable[[Any], Reply] | None = None
+) -> Response:
+    """Reads an HTTP response; what its headers say is left open.
+
+    Args:
+      status: Of HTTP.
+      body: As received.
+      read_reply: Finds the reply in the body of a success, or raises `NoReplyError`; None = that of
+        `/chat/completions`.
 
     >>> message = '{"choices": [{"finish_reason": "stop", "message": {"content": " Hi! "}}]}'
     >>> read_response(200, message).reply.text
@@ -125,8 +134,8 @@ def read_response(status: int, body: str) -> Response:
     value = _json(body)
     if 200 <= status < 300:
         try:
-            reply = _read_reply(value)
-        except _NoReplyError as problem:
+            reply = (read_reply or read_chat_reply)(value)
+        except NoReplyError as problem:
             error = _one_line(f"HTTP {status}, but {problem}: {body}")
             return Response(
                 reply=Reply(Outcome.FAILED, ""), status=status, body=body, error=error,
@@ -167,22 +176,27 @@ def _outcome_of_error(status: int, code: str | None, message: str) -> Outcome:
     return Outcome.CONTEXT_FULL if is_full else Outcome.REJECTED
 
 
-def _read_reply(value: Any) -> Reply:
+def read_chat_reply(value: Any) -> Reply:
+    """The reply in a body of `/chat/completions`.
+
+    Raises:
+      NoReplyError: There is none in it.
+    """
     try:
         choice = value["choices"][0]
         reason, text = choice["finish_reason"], choice["message"].get("content")
     except (TypeError, LookupError, AttributeError):
-        raise _NoReplyError("the body has no choices[0] with finish_reason and message") from None
+        raise NoReplyError("the body has no choices[0] with finish_reason and message") from None
     if not isinstance(reason, str) or reason not in _OUTCOMES:
         known = ", ".join(_OUTCOMES)
-        raise _NoReplyError(f"finish_reason is {reason!r}, which is none of {known}")
+        raise NoReplyError(f"finish_reason is {reason!r}, which is none of {known}")
     if not isinstance(text, str | None):
-        raise _NoReplyError("choices[0].message.content is no text")
+        raise NoReplyError("choices[0].message.content is no text")
     try:
         text = (text or "").strip()
         text.encode("utf-8")
     except UnicodeEncodeError:
-        raise _NoReplyError("the text is not valid Unicode") from None
+        raise NoReplyError("the text is not valid Unicode") from None
     return Reply(_OUTCOMES[reason], text)
 
 

@@ -54,6 +54,9 @@ def converse(body: dict[str, Any]) -> Scripted:
     return Scripted(text=f"{kind} {len(messages)}: {digest}")
 
 
+_SERVED = (("POST", "/v1/chat/completions"), ("POST", "/v1/moderations"))
+
+
 class ScriptedServer:
     """Serves while the `with` block runs.
 
@@ -127,7 +130,7 @@ class ScriptedServer:
             if not message.get("more_body"):
                 break
         given = dict(scope["headers"]).get(b"authorization", b"").decode().removeprefix("Bearer ")
-        if (scope["method"], scope["path"]) != ("POST", "/v1/chat/completions"):
+        if (scope["method"], scope["path"]) not in _SERVED:
             scripted = Scripted(status=404, text=f"there is no {scope['method']} {scope['path']}")
         elif self._key not in (None, given):
             scripted = Scripted(status=401, text=f"Incorrect API key provided: {given}")

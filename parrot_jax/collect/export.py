@@ -111,11 +111,8 @@ def export(collection: Collection) -> CollectionSummary:
     turns: list[int] = []
 
     def finished() -> Iterator[Dialogue]:
-        for journaled in collection:
-            journaled = _with_budget_stop(collection, journaled)
-            if journaled.state.stop is None:
-                continue
-            stops[journaled.state.stop.value] += 1
+        for journaled in finished_dialogues(collection):
+            stops[str(journaled.state.stop)] += 1
             if num_collected_turns(journaled):
                 dialogue = collected_dialogue(journaled)
                 turns.append(dialogue.num_rounds)
@@ -136,6 +133,14 @@ def export(collection: Collection) -> CollectionSummary:
         )
         write_json(collection.folder / "summary.json", asdict(summary))
     return summary
+
+
+def finished_dialogues(collection: Collection) -> Iterator[JournaledDialogue]:
+    """The dialogues that have ended, by number; one at a time is in memory."""
+    for journaled in collection:
+        journaled = _with_budget_stop(collection, journaled)
+        if journaled.state.stop is not None:
+            yield journaled
 
 
 def summarise_speakers(

@@ -95,8 +95,11 @@ class NearTexts:
         self._empty = MinHash(num_perm=config.num_permutations, seed=seed)
         # Every candidate is checked below, so the index may propose too many but must miss few:
         # with the library's even weights it misses 60 % of the pairs at a threshold of 0.8.
+        # Near 1 it has no layout for short sketches.
         self._index = MinHashLSH(
-            threshold=config.threshold, num_perm=config.num_permutations, weights=(0.02, 0.98)
+            threshold=min(config.threshold, 0.9),
+            num_perm=config.num_permutations,
+            weights=(0.02, 0.98),
         )
         self._sketches: dict[Hashable, Any] = {}
 

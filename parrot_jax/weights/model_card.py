@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 import jinja2
 import yaml
 
+from parrot_jax.core import markdown
 from parrot_jax.model.config import LlamaConfig
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -51,10 +52,10 @@ def model_card(
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        # The page is Markdown, not HTML: what comes from outside goes through `_code`.
+        # The page is Markdown, not HTML: what comes from outside goes through `code`.
         autoescape=False,
     )
-    environment.filters["code"] = _code
+    environment.filters["code"] = markdown.code
     header = {
         "license": license or "other",
         "library_name": "transformers",
@@ -71,15 +72,3 @@ def model_card(
         dtype=dtype,
         license=license,
     )
-
-
-def _code(text: Any) -> str:
-    """Text from outside as Markdown shows it, whatever is in it."""
-    flat = " ".join(str(text).split())
-    fence = "`" * (max((len(run) for run in _runs_of_backticks(flat)), default=0) + 1)
-    pad = " " if "`" in flat else ""
-    return f"{fence}{pad}{flat}{pad}{fence}"
-
-
-def _runs_of_backticks(text: str) -> list[str]:
-    return ["`" * len(run) for run in "".join(c if c == "`" else " " for c in text).split()]

@@ -25,7 +25,7 @@ def budget(*, spent: Spent | None = None, **limits: float) -> Budget:
 def test_the_worst_case_of_a_request_is_its_bytes_and_its_limit() -> None:
     messages = [{"role": "user", "content": "你好"}]
     # Three bytes each; 16 for the message, 16 for the header of the reply.
-    assert worst_usage(messages, 100) == Usage(6 + 32, 100)
+    assert worst_usage({"messages": messages, "max_tokens": 100}) == Usage(6 + 32, 100)
 
 
 def test_a_call_is_counted_with_its_worst_case_until_its_cost_is_known() -> None:

@@ -139,6 +139,15 @@ def test_a_near_duplicate_is_dropped_and_a_half_equal_one_kept():
     assert step(dialogue(" ".join(half))) is None
 
 
+@pytest.mark.parametrize("permutations", [64, 128])
+def test_a_threshold_of_1_drops_equal_shingles_only(permutations):
+    config = NearDuplicatesConfig(threshold=1.0, num_permutations=permutations)
+    step = NearDuplicates(config, seed=0)
+    text = words(0, 50)
+    outcomes = [step(dialogue(" ".join(t))) for t in (text, [*text[:-1], "changed"], text)]
+    assert outcomes == [None, None, NEAR_REASON]
+
+
 def test_short_texts_are_near_only_if_equal():
     step = NearDuplicates(NearDuplicatesConfig(), seed=0)
     outcomes = [step(dialogue(text)) for text in ("hi", "hi there", "Hi!", "?", "!")]

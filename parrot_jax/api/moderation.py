@@ -1,0 +1,60 @@
+"""OpenAI's `/moderations`: texts in, the categories that each of them falls under out."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from parrot_jax.api.config import EndpointConfig
+from parrot_jax.api.endpoint import Endpoint
+from parrot_jax.api.replies import NoReplyError, Outcome, Reply, Response, read_response
+
+PATH = "/moderations"
+
+
+def moderation_endpoint(config: EndpointConfig) -> Endpoint:
+    """A client of a moderator.
+
+    Raises:
+      UserError: As of `Endpoint`.
+    """
+    return Endpoint(config, path=PATH, read=read_moderation)
+
+
+def moderation_body(config: EndpointConfig, texts: Sequence[str]) -> dict[str, Any]:
+    """The body of a request."""
+    return {"model": config.model, "input": list(texts)}
+
+
+def read_moderation(status: int, body: str) -> Response:
+    """Reads an HTTP response of `/moderations`.
+
+    The text of the reply is JSON: for each text of the request the names of its categories, none
+    where nothing is found; `read_categories` reads it.
+
+    >>> body = '{"results": [{"flagged": true, "categories": {"violence": true, "hate": false}}]}'
+    >>> read_moderation(200, body).reply.text
+    '[["violence"]]'
+    """
+    return read_response(status, body, _read_reply)
+
+
+def read_categories(reply: Reply) -> list[list[str]]:
+    """The categories of each text, from a complete reply."""
+    return json.loads(reply.text)
+
+
+def _read_reply(value: Any) -> Reply:
+    try:
+        found = [_categories(result) for result in value["results"]]
+    except (TypeError, LookupError, AttributeError):
+        raise NoReplyError("the body has no results with flagged and categories") from None
+    return Reply(Outcome.COMPLETE, json.dumps(found))
+
+
+def _categories(result: Any) -> list[str]:
+    if not isinstance(result["flagged"], bool):
+        raise TypeError
+    if not result["flagged"]:
+        return []
+    # Some moderators flag without a category.
+    return sorted(str(name) for name, is_it in result["categories"].items() if is_it) or ["flagged"]

@@ -1,0 +1,58 @@
+"""The card of a dataset: the README that the hub shows, with the header that it reads."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+
+from parrot_jax.core import markdown
+
+if TYPE_CHECKING:
+    from parrot_jax.collect.dataset import DatasetSummary
+
+_TEMPLATES = Path(__file__).parent / "templates"
+_SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
+
+
+def dataset_card(summary: "DatasetSummary") -> str:
+    """The text of `README.md`.
+
+    Args:
+      summary: Everything that it says.
+    """
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        # The page is Markdown, not HTML: what comes from outside goes through `code`.
+        autoescape=False,
+    )
+    environment.filters.update(code=markdown.code, cell=markdown.cell)
+    size = next((name for limit, name in _SIZES if summary.dialogues < limit), "n>1M")
+    everything = [{"split": "train", "path": "data/*.parquet"}]
+    header = {
+        "license": summary.about.licence or "other",
+        "task_categories": ["text-generation"],
+        "tags": ["parrot", "multi-turn", "synthetic"],
+        "size_categories": [size],
+        "configs": [
+            {"config_name": "all", "default": True, "data_files": everything},
+            *(
+                {
+                    "config_name": part,
+                    "data_files": [{"split": "train", "path": f"data/{part}.parquet"}],
+                }
+                for part in summary.parts
+            ),
+        ],
+    }
+    return environment.get_template("dataset_card.md.jinja").render(
+        header=yaml.safe_dump(header, sort_keys=False).strip(),
+        summary=summary,
+        about=summary.about,
+        filters=yaml.safe_dump(dict(summary.about.filters), sort_keys=False),
+    )

@@ -1,0 +1,268 @@
+"""A collection as others use it: a Hugging Face dataset folder, with its files for other programs.
+
+README.md              the card: counts, models, prompts, filters, licence
+data/*.parquet         what `datasets.load_dataset` reads: all, or the parts by name
+messages/*.jsonl       the same dialogues for `parrot train`
+sharegpt/*.json        the same for programs that read ShareGPT's files
+left_out.jsonl         what the filters cut, and why
+export.json            the numbers
+"""
+
+import contextlib
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from parrot_jax.collect.card import dataset_card
+from parrot_jax.collect.filters import Cut, Kept
+from parrot_jax.core.errors import UserError, disk_full_is_a_user_error
+from parrot_jax.core.files import write_json
+from parrot_jax.dialogue.types import Dialogue
+from parrot_jax.dialogue.writers import messages_line, messages_row, sharegpt_row
+
+RECORD = "export.json"
+PARTS = ("sessions", "questions")
+"""Dialogues that began with a session (the paper's part S), and with a first question (part U)."""
+
+_ROWS_AT_ONCE = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartCounts:
+    """A part in numbers."""
+
+    dialogues: int
+    turns: int
+    """Questions with their answers, those of the beginnings included."""
+    collected_turns: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class About:
+    """Where a dataset comes from."""
+
+    name: str
+    licence: str | None
+    """A name of the hub's list, such as `cc-by-nc-4.0`; None = not stated."""
+    speakers: Mapping[str, Mapping[str, Any]]
+    """By name: `model` as it was asked for, `reported` by its server, sampling, `prompt` (path and
+    sha256, where there is one)."""
+    beginnings: tuple[Mapping[str, Any], ...]
+    filters: Mapping[str, Any]
+    """Settings of the filters and of what ended dialogues."""
+    unfinished: int
+    """Dialogues of the collection that go on, or have no collected turn."""
+    version: str
+    """Of parrot_jax."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetSummary:
+    """What was written."""
+
+    dialogues: int
+    parts: Mapping[str, PartCounts]
+    stops: Mapping[str, int]
+    """Dialogues by the reason of their end, the most frequent first."""
+    cut: Mapping[str, int]
+    """Dialogues that a filter made shorter, by reason."""
+    left_out: Mapping[str, int]
+    """Dialogues of which a filter left nothing, by reason."""
+    about: About
+
+    def lines(self) -> list[str]:
+        """The summary for a person."""
+
+        def listed(counts: Mapping[str, int]) -> str:
+            return ", ".join(f"{reason} {count:,}" for reason, count in counts.items()) or "none"
+
+        parts = [
+            f"  {name:9} {part.dialogues:,} dialogues, {part.turns:,} turns, of which "
+            f"{part.collected_turns:,} were collected"
+            for name, part in self.parts.items()
+        ]
+        return [
+            f"{self.dialogues:,} dialogues exported; {self.about.unfinished:,} are not finished or "
+            "have no collected turn",
+            *parts,
+            f"  cut       {listed(self.cut)}",
+            f"  left out  {listed(self.left_out)}",
+        ]
+
+
+def write_dataset(out: Path, kept: Iterable[Kept], about: About) -> DatasetSummary:
+    """Writes the folder: whole, or not at all. One that an earlier export wrote is replaced.
+
+    Args:
+      out: The folder.
+      kept: The dialogues, by number; one at a time is in memory.
+      about: What the card says.
+
+    Returns:
+      What was written.
+
+    Raises:
+      UserError: The folder holds something else, or pyarrow is missing.
+      DiskFullError: There is no room.
+    """
+    if out.exists() and not (out / RECORD).exists() and any(out.iterdir()):
+        raise UserError(f"{out} is not empty and no export; choose another folder.")
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    with disk_full_is_a_user_error(f"the dataset {out}"):
+        try:
+            summary = _write(partial, kept, about)
+            _replace(out, partial)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    return summary
+
+
+def _write(folder: Path, kept: Iterable[Kept], about: About) -> DatasetSummary:
+    counts = {part: Counter[str]() for part in PARTS}
+    stops, cut, left_out = Counter[str](), Counter[str](), Counter[str]()
+    with contextlib.ExitStack() as stack:
+        parts = {part: stack.enter_context(_PartFiles(folder, part)) for part in PARTS}
+        filtered = stack.enter_context(open(folder / "left_out.jsonl", "w", encoding="utf-8"))
+        for number, whole, dialogue, its_cut in kept:
+            if its_cut is not None:
+                filtered.write(_cut_line(number, whole, its_cut))
+                (left_out if dialogue is None else cut)[its_cut.reason] += 1
+            if dialogue is None:
+                continue
+            collection = dialogue.metadata["collection"]
+            part = f"{collection['part']}s"
+            parts[part].add(dialogue)
+            stops[its_cut.reason if its_cut else collection["stop"]] += 1
+            counts[part]["dialogues"] += 1
+            counts[part]["turns"] += dialogue.num_rounds
+            counts[part]["collected_turns"] += collection["collected_turns"]
+    summary = DatasetSummary(
+        dialogues=stops.total(),
+        parts={
+            part: PartCounts(**{k: count[k] for k in ("dialogues", "turns", "collected_turns")})
+            for part, count in counts.items()
+            if count["dialogues"]
+        },
+        stops=_ordered(stops), cut=_ordered(cut), left_out=_ordered(left_out),
+        about=about,
+    )  # fmt: skip
+    if not summary.dialogues:
+        raise UserError(
+            f"there is nothing to export: the filters left none of {left_out.total():,} dialogues, "
+            f"and {about.unfinished:,} are not finished or have no collected turn."
+        )
+    for part in PARTS:
+        if part not in summary.parts:
+            for path in folder.glob(f"*/{part}*"):
+                path.unlink()
+    (folder / "README.md").write_text(dataset_card(summary), encoding="utf-8")
+    write_json(folder / RECORD, asdict(summary))
+    return summary
+
+
+class _PartFiles:
+    """The files of one part, open while the `with` block runs."""
+
+    def __init__(self, folder: Path, part: str) -> None:
+        for name in ("data", "messages", "sharegpt"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        self._stack = contextlib.ExitStack()
+        self._messages = self._open(folder / "messages" / f"{part}.jsonl")
+        self._sharegpt = self._open(folder / "sharegpt" / f"{part}.json")
+        self._parquet = self._stack.enter_context(_parquet(folder / "data" / f"{part}.parquet"))
+        self._rows: list[dict[str, Any]] = []
+        self._separator = "[\n"
+
+    def __enter__(self) -> "_PartFiles":
+        return self
+
+    def add(self, dialogue: Dialogue) -> None:
+        self._messages.write(messages_line(dialogue))
+        self._sharegpt.write(
+            self._separator + json.dumps(sharegpt_row(dialogue), ensure_ascii=False)
+        )
+        self._separator = ",\n"
+        self._rows.append(_parquet_row(dialogue))
+        if len(self._rows) == _ROWS_AT_ONCE:
+            self._flush()
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        with self._stack:
+            if kind is None:
+                self._flush()
+                self._sharegpt.write("\n]\n" if self._separator == ",\n" else "[]\n")
+
+    def _open(self, path: Path) -> IO[str]:
+        return self._stack.enter_context(open(path, "w", encoding="utf-8"))
+
+    def _flush(self) -> None:
+        if self._rows:
+            self._parquet(self._rows)
+            self._rows = []
+
+
+@contextlib.contextmanager
+def _parquet(path: Path) -> Iterator[Any]:
+    """Writes rows, a row group at each call."""
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError:
+        raise UserError(
+            "an export needs pyarrow; install it with `pip install 'parrot-jax[datasets]'`."
+        ) from None
+    message = pa.struct([("role", pa.string()), ("content", pa.string())])
+    schema = pa.schema(
+        [
+            *((name, pa.string()) for name in ("id", "source")),
+            ("messages", pa.list_(message)),
+            ("stop", pa.string()),
+            *((name, pa.int32()) for name in ("turns", "collected_turns")),
+            ("metadata", pa.string()),
+        ]
+    )
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        yield lambda rows: writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+
+
+def _parquet_row(dialogue: Dialogue) -> dict[str, Any]:
+    collection = dialogue.metadata["collection"]
+    rest = {
+        key: value
+        for key, value in messages_row(dialogue).items()
+        if key not in ("id", "source", "messages")
+    }
+    return {
+        "id": dialogue.id,
+        "source": dialogue.source,
+        "messages": dialogue.messages(),
+        "stop": collection["stop"],
+        "turns": dialogue.num_rounds,
+        "collected_turns": collection["collected_turns"],
+        "metadata": json.dumps(rest, ensure_ascii=True),
+    }
+
+
+def _cut_line(number: int, whole: Dialogue, cut: Cut) -> str:
+    row = {"number": number, "id": whole.id, "turn": cut.turn, "reason": cut.reason,
+           "text": whole.turns[cut.turn].text}  # fmt: skip
+    return json.dumps(row, ensure_ascii=True) + "\n"
+
+
+def _replace(out: Path, partial: Path) -> None:
+    """Puts the new folder in place of the old one."""
+    old = out.with_name(f".{out.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if out.exists():
+        out.rename(old)
+    partial.rename(out)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _ordered(counts: Counter[str]) -> dict[str, int]:
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))

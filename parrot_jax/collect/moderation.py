@@ -1,0 +1,161 @@
+"""Asks a moderator about what was said; each text once, however often a collection is exported.
+
+One request has the texts of one dialogue that no earlier one had, and is journaled as those of a
+collection are. A text of which the moderator did not say anything never passes.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from parrot_jax.api.budget import Budget, Spent
+from parrot_jax.api.caller import Caller
+from parrot_jax.api.config import EndpointConfig, RetryConfig
+from parrot_jax.api.journal import JournalWriter, Start
+from parrot_jax.api.journal_file import put_aside
+from parrot_jax.api.journal_reader import JournalReader, Said, SpeakerCounts
+from parrot_jax.api.moderation import moderation_body, moderation_endpoint, read_categories
+from parrot_jax.api.replies import Outcome
+from parrot_jax.api.throttle import Throttle
+from parrot_jax.collect.folder import Collection
+from parrot_jax.core.config import config_to_dict
+from parrot_jax.core.errors import RunError
+from parrot_jax.core.logs import console
+from parrot_jax.dialogue.types import Dialogue
+
+MODERATOR = "moderator"
+_CONCURRENCY = 16
+
+
+class Moderation:
+    """What the moderator said of the dialogues of a collection."""
+
+    def __init__(self, folder: Path) -> None:
+        """Opens the journal for reading.
+
+        Raises:
+          UserError: There is none.
+        """
+        self._journal = JournalReader(_path(folder))
+
+    def first_flagged(self, number: int, dialogue: Dialogue) -> tuple[int, str] | None:
+        """The first turn that may not pass, and why.
+
+        Args:
+          number: Of the dialogue in its collection.
+          dialogue: All of its turns, as they were when the moderator was asked.
+        """
+        turn = -1
+        for first, last, problem, flags in _answers(self._journal.said(number)):
+            for turn, names in zip(range(first, last + 1), flags, strict=True):
+                if problem or names:
+                    return turn, problem or ", ".join(names)
+        if turn + 1 < len(dialogue.turns):
+            return turn + 1, "not moderated"
+        return None
+
+    def close(self) -> None:
+        """Closes the journal."""
+        self._journal.close()
+
+
+def moderate(
+    collection: Collection, dialogues: Iterable[tuple[int, Dialogue]], config: EndpointConfig
+) -> None:
+    """Asks about every text that was not asked about before; can be killed and run again.
+
+    Args:
+      collection: Its folder gets the journal `moderation.sqlite`.
+      dialogues: Numbers in the collection, with what is to be exported of them;
+        taken one by one.
+      config: The moderator. Where its model is another one than before, all is asked anew.
+
+    Raises:
+      RunError: The moderator failed; what it said so far is kept.
+      UserError: The key is not set, or the journal cannot be written.
+    """
+    asyncio.run(_moderate(collection, dialogues, config))
+
+
+async def _moderate(
+    collection: Collection, dialogues: Iterable[tuple[int, Dialogue]], config: EndpointConfig
+) -> None:
+    endpoint = moderation_endpoint(config)
+    path = _path(collection.folder)
+    with (
+        _open_journal(collection, config) as journal,
+        contextlib.closing(JournalReader(path)) as reader,
+    ):
+        counts = reader.counts().speakers.get(MODERATOR, SpeakerCounts())
+        budget = Budget(MODERATOR, config, Spent(counts.known, counts.uncertain))
+        retries = RetryConfig()
+        throttle = Throttle(config, retries, most=config.concurrency or _CONCURRENCY)
+        caller = Caller(MODERATOR, endpoint, journal, retries, throttle, budget)
+
+        async def ask(number: int, dialogue: Dialogue, asked: int) -> None:
+            texts = [turn.text for turn in dialogue.turns[asked:]]
+            body = moderation_body(config, texts)
+            response = await caller.call(number, len(dialogue.turns) - 1, body)
+            if response is not None and response.reply.outcome is Outcome.FAILED:
+                raise RunError(
+                    f"the moderator at {config.base_url} failed: {response.error}; see to it and "
+                    "run the same command again: what it has said is kept."
+                )
+
+        async def work(todo: Iterator[tuple[int, Dialogue]]) -> None:
+            for number, dialogue in todo:
+                asked = max((said.turn + 1 for said in reader.said(number)), default=0)
+                if asked < len(dialogue.turns):
+                    await ask(number, dialogue, asked)
+
+        todo = iter(dialogues)
+        try:
+            async with endpoint, asyncio.TaskGroup() as group:
+                for _ in range(config.concurrency or _CONCURRENCY):
+                    group.create_task(work(todo))
+        except ExceptionGroup as group_of_errors:
+            raise group_of_errors.exceptions[0] from None
+
+
+def _open_journal(collection: Collection, config: EndpointConfig) -> JournalWriter:
+    path = _path(collection.folder)
+    start = Start(config_to_dict(config))
+    if path.exists():
+        with contextlib.closing(JournalReader(path)) as reader:
+            asked_before = reader.last_start().config["model"]
+        if asked_before != config.model:
+            console.print(f"another moderator than {asked_before}: all is asked anew")
+            put_aside(path)
+    journal = JournalWriter(path)
+    try:
+        if journal.is_new:
+            journal.begin(start, collection.journal.beginnings())
+        else:
+            with contextlib.closing(JournalReader(path)) as reader:
+                known = reader.num_dialogues()
+            journal.go_on(start, list(collection.journal.beginnings())[known:])
+    except BaseException:
+        journal.close()
+        raise
+    return journal
+
+
+def _answers(said: Sequence[Said]) -> Iterator[tuple[int, int, str, list[list[str]]]]:
+    """First and last turn of each request, why all of it is out, and the categories of each."""
+    first = 0
+    for last, reply in said:
+        num_texts = last + 1 - first
+        problem, flags = "", [[] for _ in range(num_texts)]
+        if reply.outcome is not Outcome.COMPLETE:
+            problem = f"not moderated: {reply.outcome.value}"
+        elif len(found := read_categories(reply)) != num_texts:
+            problem = f"not moderated: {len(found)} results for {num_texts} texts"
+        else:
+            flags = found
+        yield first, last, problem, flags
+        first = last + 1
+
+
+def _path(folder: Path) -> Path:
+    return folder / "moderation.sqlite"

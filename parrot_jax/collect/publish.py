@@ -1,0 +1,110 @@
+"""From a collection to a dataset: its finished dialogues through the filters into the folder."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import parrot_jax
+from parrot_jax.api.config import EndpointConfig
+from parrot_jax.collect.config import BeginningsConfig
+from parrot_jax.collect.dataset import About, DatasetSummary, write_dataset
+from parrot_jax.collect.export import (
+    collected_dialogue,
+    finished_dialogues,
+    num_collected_turns,
+)
+from parrot_jax.collect.filters import Cut, Filter, RepeatedElsewhere, RepeatsConfig, apply_filters
+from parrot_jax.collect.folder import Collection, JournaledDialogue
+from parrot_jax.collect.moderation import Moderation, moderate
+from parrot_jax.core.config import config_to_dict
+from parrot_jax.dialogue.types import Dialogue
+
+
+def export_dataset(
+    collection: Collection,
+    out: Path,
+    *,
+    licence: str | None = None,
+    repeats: RepeatsConfig,
+    moderator: EndpointConfig | None = None,
+) -> DatasetSummary:
+    """Filters the finished dialogues of a collection and writes them as a dataset.
+
+    Args:
+      collection: May be running: what has ended by now is exported.
+      out: The folder to write.
+      licence: For the card.
+      repeats: What counts as a repeated question.
+      moderator: Asked about every text before anything is written; None = nobody is.
+
+    Raises:
+      UserError: As of `write_dataset`.
+      RunError: The moderator failed.
+    """
+    filters: list[Filter] = []
+    with contextlib.ExitStack() as stack:
+        if moderator is not None:
+            asked_about = ((j.number, collected_dialogue(j)) for j in _exportable(collection))
+            moderate(collection, asked_about, moderator)
+            moderation = Moderation(collection.folder)
+            stack.callback(moderation.close)
+            filters.append(_flagged(moderation))
+        if repeats.threshold is not None:
+            filters.append(RepeatedElsewhere(repeats, repeats.threshold, seed=0))
+        kept = apply_filters(_exportable(collection), filters)
+        num_exportable = sum(1 for _ in _exportable(collection))
+        about = About(
+            name=out.name,
+            licence=licence,
+            speakers=_speakers(collection),
+            beginnings=tuple(map(_beginning, collection.config.beginnings)),
+            filters={
+                "max_turns": collection.config.max_turns,
+                "stops": config_to_dict(collection.config.stops),
+                "repeats": config_to_dict(repeats),
+                "moderation": moderator and moderator.model,
+            },
+            unfinished=len(collection) - num_exportable,
+            version=parrot_jax.__version__,
+        )
+        return write_dataset(out, kept, about)
+
+
+def _exportable(collection: Collection) -> Iterator[JournaledDialogue]:
+    return filter(num_collected_turns, finished_dialogues(collection))
+
+
+def _flagged(moderation: Moderation) -> Filter:
+    def filter_(number: int, dialogue: Dialogue, num_begun: int) -> Cut | None:
+        found = moderation.first_flagged(number, dialogue)
+        return Cut(found[0], f"moderation: {found[1]}") if found else None
+
+    return filter_
+
+
+def _speakers(collection: Collection) -> dict[str, dict[str, Any]]:
+    reported, prompts = collection.journal.models(), collection.journal.last_start().prompts
+    return {
+        name: {
+            "model": speaker.model,
+            "reported": reported.get(name, []),
+            "sampling": ", ".join(
+                f"{key} {value}"
+                for key in ("temperature", "top_p", "max_tokens")
+                if (value := getattr(speaker, key)) is not None
+            )
+            or "the server's",
+            "prompt": (prompt := prompts.get(name))
+            and {"path": Path(prompt["path"]).name, "sha256": prompt["sha256"]},
+        }
+        for name, speaker in collection.config.speakers().items()
+    }
+
+
+def _beginning(source: BeginningsConfig) -> dict[str, Any]:
+    """A source without its folder, which says nothing to others."""
+    is_address = source.kind == "huggingface"
+    path = source.path if is_address else Path(source.path).name
+    return {"kind": source.kind, "path": path, "take": source.take,
+            "max_rounds": source.max_rounds, "sample": source.sample}  # fmt: skip

@@ -1,0 +1,61 @@
+"""A collection as a dataset for others: filtered, with a card, in the forms that programs read."""
+
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import tyro
+
+from parrot_jax.collect.filters import RepeatsConfig
+from parrot_jax.core.files import require_local
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    """What to export, where to, and what to leave out."""
+
+    run: Annotated[str, tyro.conf.Positional]
+    """The folder of the collection; it may still be running."""
+
+    out: str
+    """The folder to write; an earlier export in it is replaced."""
+
+    license: str | None = None
+    """A name of the hub's list for the card, e.g. cc-by-nc-4.0; null = not stated."""
+
+    repeats: RepeatsConfig = field(default_factory=RepeatsConfig)
+    """Questions that were asked before in another dialogue."""
+
+    moderation: str | None = None
+    """The config of an endpoint with /moderations; a dialogue ends before what it flags. Null = not
+    asked. configs/collect/moderation.yaml is one."""
+
+    def __post_init__(self) -> None:
+        require_local(self.out, "out")
+
+
+Config = ExportConfig
+
+
+def run(config: ExportConfig) -> None:
+    """Writes the dataset and prints what is in it."""
+    import contextlib
+    from pathlib import Path
+
+    from parrot_jax.api.config import EndpointConfig
+    from parrot_jax.collect.folder import Collection
+    from parrot_jax.collect.publish import export_dataset
+    from parrot_jax.core.config import load_config
+    from parrot_jax.core.logs import console
+
+    moderator = (
+        None if config.moderation is None else load_config(EndpointConfig, config.moderation)
+    )
+    with contextlib.closing(Collection(config.run)) as collection:
+        summary = export_dataset(
+            collection,
+            Path(config.out),
+            licence=config.license,
+            repeats=config.repeats,
+            moderator=moderator,
+        )
+    console.print("\n".join(summary.lines()), f"{config.out} is written", sep="\n")

@@ -1,0 +1,235 @@
+"""A collection as a dataset: what is in the folder, what the filters cut, who is asked."""
+
+import contextlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+import yaml
+
+from parrot_jax.api.config import EndpointConfig
+from parrot_jax.api.scripted_server import Scripted, ScriptedServer, converse
+from parrot_jax.cli import main
+from parrot_jax.collect.config import CollectConfig
+from parrot_jax.collect.dataset import DatasetSummary
+from parrot_jax.collect.engine import collect
+from parrot_jax.collect.filters import RepeatsConfig
+from parrot_jax.collect.folder import Collection
+from parrot_jax.collect.publish import export_dataset
+from parrot_jax.core.errors import RunError, UserError
+
+MakeConfig = Callable[..., CollectConfig]
+LONG = "Could you tell me a little more about that number, please?"
+
+
+def export(config: CollectConfig, out: Path, **more: Any) -> DatasetSummary:
+    with contextlib.closing(Collection(config.out)) as collection:
+        return export_dataset(collection, out, **{"repeats": RepeatsConfig(), **more})
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def load(folder: Path, name: str | None = None) -> list[dict[str, Any]]:
+    cache = str(folder.parent / "cache")
+    return list(datasets.load_dataset(str(folder), name, split="train", cache_dir=cache))
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "parrot"
+
+
+def test_the_folder_is_read_by_its_parts_and_in_every_form(
+    make_config: MakeConfig, out: Path
+) -> None:
+    with ScriptedServer() as server:
+        config = make_config(server.url, rows=5)
+        collect(config)
+    summary = export(config, out, licence="cc-by-4.0")
+
+    # 0, 2 and 4 began with a question, 1 and 3 with a session of one turn; all have three turns.
+    parts = {n: (p.dialogues, p.turns, p.collected_turns) for n, p in summary.parts.items()}
+    assert parts == {"sessions": (2, 6, 4), "questions": (3, 9, 9)}
+    assert [row["id"] for row in load(out)] == ["d0", "d2", "d4", "d1", "d3"]
+    sessions = load(out, "sessions")
+    assert [row["id"] for row in sessions] == ["d1", "d3"]
+    written = rows(out / "messages" / "sessions.jsonl")
+    assert [row["messages"] for row in sessions] == [row["messages"] for row in written]
+    both = written + rows(out / "messages" / "questions.jsonl")
+    expected = rows(Path(config.out) / "dialogues.jsonl")
+    assert sorted(both, key=lambda row: row["id"]) == expected
+    (first, _) = json.loads((out / "sharegpt" / "sessions.json").read_text())
+    assert first["conversations"][:2] == [
+        {"from": "human", "value": "What is 1?"},
+        {"from": "gpt", "value": "1 is a number."},
+    ]
+    card = (out / "README.md").read_text()
+    header = yaml.safe_load(card.split("---")[1])
+    assert (header["license"], header["size_categories"]) == ("cc-by-4.0", ["n<1K"])
+    assert "| asker | `asker` | `scripted` |" in card
+    assert "| sessions | 2 | 6 | 4 |" in card
+
+
+def test_a_question_that_another_dialogue_has_asked_ends_the_later_one(
+    make_config: MakeConfig, out: Path
+) -> None:
+    def script(body: dict[str, Any]) -> Scripted:
+        said = converse(body)
+        is_question = said.text.startswith("question")
+        # d0 asks it as its second question, d1 as its third, in other capitals.
+        if is_question and len(body["messages"]) == (2 if "What is 0?" in str(body) else 4):
+            return Scripted(text=LONG if len(body["messages"]) == 2 else LONG.upper())
+        return said
+
+    with ScriptedServer(script) as server:
+        config = make_config(server.url, rows=2, max_turns=4)
+        collect(config)
+    summary = export(config, out)
+    assert (summary.dialogues, summary.cut) == (2, {"repeated_elsewhere": 1})
+    assert summary.stops == {"max_turns": 1, "repeated_elsewhere": 1}
+    (whole,) = rows(out / "messages" / "questions.jsonl")
+    assert len(whole["messages"]) == 8
+    (cut,) = rows(out / "messages" / "sessions.jsonl")
+    assert [m["role"] for m in cut["messages"]] == ["user", "assistant"] * 2
+    assert cut["collection"] == {
+        "number": 1, "stop": "max_turns", "part": "session", "collected_turns": 1,
+        "cut": "repeated_elsewhere",
+    }  # fmt: skip
+    (line,) = rows(out / "left_out.jsonl")
+    assert line == {"number": 1, "id": "d1", "turn": 4, "reason": "repeated_elsewhere",
+                    "text": LONG.upper()}  # fmt: skip
+
+    # Where it may be repeated, or is too short to count, it stays.
+    for repeats in (RepeatsConfig(threshold=None), RepeatsConfig(fewest_words=12)):
+        assert export(config, out, repeats=repeats).cut == {}
+
+
+class Moderator:
+    """Flags every text with one of its words; counts the texts that it was asked about."""
+
+    def __init__(self, *words: str) -> None:
+        self.words, self.asked = words, 0
+
+    def __call__(self, body: dict[str, Any]) -> Scripted:
+        if "input" not in body:
+            return converse(body)
+        self.asked += len(body["input"])
+        results = []
+        for text in body["input"]:
+            found = any(word in text for word in self.words)
+            results.append({"flagged": found, "categories": {"violence": found, "hate": False}})
+        return Scripted(body=json.dumps({"model": "moderator", "results": results}))
+
+
+def test_a_dialogue_ends_before_what_the_moderator_flags_and_is_asked_about_once(
+    make_config: MakeConfig, out: Path
+) -> None:
+    moderator = Moderator("answer 5", "What is 1?")
+    with ScriptedServer(moderator) as server:
+        config = make_config(server.url, rows=3)
+        collect(config)
+        endpoint = EndpointConfig(base_url=server.url, model="m")
+        summary = export(config, out, moderator=endpoint)
+        # Three dialogues of six texts.
+        assert moderator.asked == 18
+        assert export(config, out, moderator=endpoint) == summary
+        assert moderator.asked == 18
+
+        more = make_config(server.url, rows=3, max_turns=4)
+        collect(more)
+        export(more, out, moderator=endpoint)
+        assert moderator.asked == 24, "of each dialogue the two new texts"
+
+        export(more, out, moderator=EndpointConfig(base_url=server.url, model="another"))
+        assert moderator.asked == 48
+    # d0 and d2 end before the question whose answer is flagged, of d1 nothing is left.
+    assert summary.cut == {"moderation: violence": 2}
+    assert summary.left_out == {"moderation: violence": 1}
+    assert [len(r["messages"]) for r in rows(out / "messages" / "questions.jsonl")] == [4, 4]
+    assert not (out / "messages" / "sessions.jsonl").exists()
+    assert {line["turn"] for line in rows(out / "left_out.jsonl")} == {0, 5}
+
+
+def test_what_the_moderator_does_not_judge_does_not_pass(
+    make_config: MakeConfig, out: Path
+) -> None:
+    def rejects(body: dict[str, Any]) -> Scripted:
+        return Scripted(status=400, text="no") if "input" in body else converse(body)
+
+    def too_few(body: dict[str, Any]) -> Scripted:
+        results = [{"flagged": False, "categories": {}}]
+        return Scripted(body=json.dumps({"results": results})) if "input" in body else rejects(body)
+
+    for script in (rejects, too_few):
+        with ScriptedServer(script) as server:
+            config = make_config(server.url, rows=2, if_exists="restart")
+            collect(config)
+            endpoint = EndpointConfig(base_url=server.url, model=script.__name__)
+            with pytest.raises(UserError, match="the filters left none of 2 dialogues"):
+                export(config, out, moderator=endpoint)
+    assert not out.exists()
+
+
+def test_a_moderator_that_fails_stops_the_export_and_is_asked_for_the_rest_later(
+    make_config: MakeConfig, out: Path
+) -> None:
+    moderator = Moderator()
+    fails_at = [3]
+
+    def script(body: dict[str, Any]) -> Scripted:
+        if "input" in body:
+            fails_at[0] -= 1
+            if fails_at[0] == 0:
+                return Scripted(status=401, text="who are you?")
+        return moderator(body)
+
+    with ScriptedServer(script) as server:
+        config = make_config(server.url, rows=8)
+        collect(config)
+        endpoint = EndpointConfig(base_url=server.url, model="m", concurrency=1)
+        with pytest.raises(RunError, match=r"the moderator at .* failed: HTTP 401: who are you\?"):
+            export(config, out, moderator=endpoint)
+        assert not out.exists()
+        asked = moderator.asked
+        assert asked == 12
+        assert export(config, out, moderator=endpoint).dialogues == 8
+    assert moderator.asked == 48, "the texts of the first two dialogues were not sent again"
+
+
+def test_an_export_is_whole_or_not_there_and_replaces_only_an_export(
+    make_config: MakeConfig, out: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    with ScriptedServer() as server:
+        config = make_config(server.url, rows=2)
+        collect(config)
+    assert main(["collect", "export", config.out, "--out", str(out)]) == 0
+    assert "2 dialogues exported; 0 are not finished" in capsys.readouterr().out
+    before = {p.name: p.read_bytes() for p in out.rglob("*") if p.is_file()}
+    (tmp_path / ".parrot.partial").mkdir()
+    (tmp_path / ".parrot.partial" / "half").write_text("what a kill left")
+    export(config, out)
+    assert {p.name: p.read_bytes() for p in out.rglob("*") if p.is_file()} == before
+
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "thesis.tex").write_text("all of it")
+    assert main(["collect", "export", config.out, "--out", str(other)]) == 2
+    assert f"{other} is not empty and no export" in capsys.readouterr().err
+    assert [p.name for p in other.iterdir()] == ["thesis.tex"]
+
+
+def test_no_name_breaks_out_of_the_card(make_config: MakeConfig, out: Path) -> None:
+    evil = "`<script>`\n# Free |"
+    with ScriptedServer() as server:
+        config = make_config(server.url, rows=2, asker={"model": evil})
+        collect(config)
+    export(config, out, licence="x\ny: z")
+    card = (out / "README.md").read_text()
+    assert "\n# Free" not in card
+    assert r"| asker | `` `<script>` # Free \| `` |" in card
+    assert yaml.safe_load(card.split("---")[1])["license"] == "x\ny: z"
