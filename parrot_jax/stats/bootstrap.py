@@ -38,7 +38,9 @@ def ratio_intervals(
     both = np.concatenate([numerators[:, counted], denominators[:, counted]], axis=1)
     sums = np.empty((RESAMPLES, both.shape[1]))
     for row in range(RESAMPLES):
-        drawn = np.bincount(random.integers(num_sessions, size=num_sessions), minlength=num_sessions)
+        drawn = np.bincount(
+            random.integers(num_sessions, size=num_sessions), minlength=num_sessions
+        )
         sums[row] = drawn @ both
     above, below = np.split(sums, 2, axis=1)
     # Where few sessions count, a drawing may hold none of them: it says nothing.

@@ -9,17 +9,20 @@ from collections.abc import Sequence
 MOST_WORDS_OF_ELLIPSIS = 7
 
 _PRONOUNS = frozenset(
-    "it its itself they them their theirs themselves he him his himself she her hers herself "
-    "this that these those".split()
+    {
+        *("it", "its", "itself", "they", "them", "their", "theirs", "themselves"),
+        *("he", "him", "his", "himself", "she", "her", "hers", "herself"),
+        *("this", "that", "these", "those"),
+    }
 )
 
 # A question of a few words that begins so goes on with what was said before.
 _CONTINUING = (
-    "and", "or", "but", "also", "plus", "then", "same", "again", "instead", "another", "more",
-    "less", "not", "what about", "how about", "what else", "anything else", "why not", "how so",
-    "which one", "which ones", "like what", "such as", "go on", "go ahead", "continue", "proceed",
-    "try again",
-)  # fmt: skip
+    *("and", "or", "but", "also", "plus", "then", "not", "same", "again", "instead", "another"),
+    *("more", "less", "what about", "how about", "what else", "anything else", "why not"),
+    *("how so", "which one", "which ones", "like what", "such as", "go on", "go ahead"),
+    *("continue", "proceed", "try again"),
+)
 _CONTINUING_WORDS = tuple(tuple(opening.split()) for opening in _CONTINUING)
 
 _AUXILIARIES = (
@@ -39,7 +42,7 @@ _VERBS = (
     "leave lengthen like list look looks lose love made make makes making match mean means meant "
     "mention modify move name need needs offer open optimize organize outline paraphrase pick "
     "play please plot practice predict prefer prepare present print proceed produce proofread "
-    "propose prove provide put quote rank rate read reads recommend redo reduce refactor refer "
+    "propose prove provide put quote equals book rank rate read reads recommend redo reduce refactor refer "
     "regenerate remember remove rename reorder repeat rephrase replace reply respond return "
     "review revise reword rewrite rewritten rhyme run said save say says search see seem seems "
     "select sell send separate set shorten show simplify solve sort sound speak specify spell "
