@@ -102,7 +102,7 @@ class StopJudge:
 
     def _question(self, turns: Sequence["Turn"], text: str) -> str | None:
         from parrot_jax.dialogue.phrases import answers_like_an_assistant, only_thanks
-        from parrot_jax.dialogue.repeats import most_similar
+        from parrot_jax.dialogue.repeats import comparable, most_similar
 
         config = self._config
         earlier = [turn.text for turn in turns[::2]]
@@ -114,10 +114,10 @@ class StopJudge:
             return None
         if config.asker_answers and answers_like_an_assistant(text):
             return StopReason.ASKER_ANSWERS
-        if config.repeated_question is not None and (
-            near := most_similar(text, earlier, config.repeated_question)
-        ):
-            return f"{StopReason.REPEATED_QUESTION}: similarity {near:.0f}"
+        if config.repeated_question is not None:
+            asked = list(map(comparable, earlier))
+            if near := most_similar(comparable(text), asked, config.repeated_question):
+                return f"{StopReason.REPEATED_QUESTION}: similarity {near:.0f}"
         return self._switched_language(earlier[0], text)
 
     def _answer(self, turns: Sequence["Turn"], text: str) -> str | None:

@@ -19,20 +19,27 @@ from parrot_jax.stats.summary import (
 )
 
 _BAR = 20
+_WIDTH_OF_FILES = 160
 
 
 def print_statistics(statistics: Statistics, written: Sequence[Path]) -> None:
     """Prints the tables, what has to be known of them, and what was written where."""
-    console.print(_shown(table_1(statistics), "Table 1"))
-    console.print(_shown(_turns_with_bars(statistics), "Figure 3: sessions by turns"))
-    console.print(_shown(measures_table(statistics), "How people ask"))
+    _print(table_1(statistics), "Table 1")
+    _print(_turns_with_bars(statistics), "Figure 3: sessions by turns")
+    _print(measures_table(statistics), "How people ask")
     if (judged := judged_table(statistics)) is not None:
-        console.print(_shown(judged, "What was judged"))
+        _print(judged, "What was judged")
     for file in statistics.files:
         console.print(visible(file.report.summary()))
     console.print("\n".join(notes(statistics)))
     if written:
         console.print(f"wrote {', '.join(map(str, written))}")
+
+
+def _print(table: Table, title: str) -> None:
+    # In a file or a pipe nothing has to be folded.
+    width = None if console.is_terminal else _WIDTH_OF_FILES
+    console.print(_shown(table, title), width=width)
 
 
 def _turns_with_bars(statistics: Statistics) -> Table:
@@ -54,8 +61,11 @@ def _turns_with_bars(statistics: Statistics) -> Table:
 def _shown(table: Table, title: str) -> RichTable:
     shown = RichTable(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for place, name in enumerate(table.columns):
-        justify = "left" if place < table.text_columns else "right"
-        shown.add_column(Text(visible(name)), justify=justify, overflow="fold")
+        is_text = place < table.text_columns
+        justify = "left" if is_text else "right"
+        shown.add_column(
+            Text(visible(name)), justify=justify, overflow="fold", no_wrap=not is_text, min_width=8
+        )
     for row in table.rows:
         # An interval stands under its figure: so more files have room side by side.
         shown.add_row(*(Text(visible(cell).replace(" (", "\n(")) for cell in row))

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 from parrot_jax.dialogue.phrases import says_thanks
-from parrot_jax.dialogue.repeats import most_similar
+from parrot_jax.dialogue.repeats import comparable, most_similar
 from parrot_jax.dialogue.types import Dialogue
 from parrot_jax.dialogue.words import normal_words
 from parrot_jax.stats.context_marks import has_pronoun, is_elliptical
@@ -132,10 +132,9 @@ def measure_session(dialogue: Dialogue, language: str | None) -> SessionMeasures
     diversities = [value for value in map(mtld, words) if value is not None]
     later = len(questions) - 1
     rouge = self_rouge(words)
+    plain = list(map(comparable, questions))
     repeats = [
-        most_similar(question, questions[:place], NEAR_REPEAT)
-        for place, question in enumerate(questions)
-        if place
+        most_similar(text, plain[:place], NEAR_REPEAT) for place, text in enumerate(plain) if place
     ]
     is_english = language == "en"
     parts = {

@@ -74,7 +74,7 @@ class Prompt(NamedTuple):
         r"""What the judge is sent about a session.
 
         >>> Prompt("", "Look: {{ questions }}").messages(Session(("Why?", "How?")))
-        [{'role': 'user', 'content': 'Look: [1] Why?\\n\\n[2] How?'}]
+        [{'role': 'user', 'content': 'Look: [1] Why?\n\n[2] How?'}]
         """
         numbered = (f"[{number}] {text}" for number, text in enumerate(session.questions, 1))
         before, after = self.text.strip().split(_SLOT)
