@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich import box
+from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -38,8 +39,8 @@ def print_statistics(statistics: Statistics, written: Sequence[Path]) -> None:
 
 def _print(table: Table, title: str) -> None:
     # In a file or a pipe nothing has to be folded.
-    width = None if console.is_terminal else _WIDTH_OF_FILES
-    console.print(_shown(table, title), width=width)
+    out = console if console.is_terminal else Console(width=_WIDTH_OF_FILES, file=console.file)
+    out.print(_shown(table, title))
 
 
 def _turns_with_bars(statistics: Statistics) -> Table:
@@ -61,11 +62,8 @@ def _turns_with_bars(statistics: Statistics) -> Table:
 def _shown(table: Table, title: str) -> RichTable:
     shown = RichTable(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for place, name in enumerate(table.columns):
-        is_text = place < table.text_columns
-        justify = "left" if is_text else "right"
-        shown.add_column(
-            Text(visible(name)), justify=justify, overflow="fold", no_wrap=not is_text, min_width=8
-        )
+        justify = "left" if place < table.text_columns else "right"
+        shown.add_column(Text(visible(name)), justify=justify, overflow="fold")
     for row in table.rows:
         # An interval stands under its figure: so more files have room side by side.
         shown.add_row(*(Text(visible(cell).replace(" (", "\n(")) for cell in row))

@@ -43,12 +43,12 @@ _VERBS = (
     "mention modify move name need needs offer open optimize organize outline paraphrase pick "
     "play please plot practice predict prefer prepare present print proceed produce proofread "
     "book equals propose prove provide put quote rank rate read reads recommend redo reduce refer "
-    "refactor regenerate remember remove rename reorder repeat rephrase replace reply respond return "
-    "review revise reword rewrite rewritten rhyme run said save say says search see seem seems "
-    "select sell send separate set shorten show simplify solve sort sound speak specify spell "
-    "split start state stop structure suggest sum summarise summarize support take talk teach "
-    "tell test think thought translate treat tried try turn type understand update use used uses "
-    "using verify visit want wanted wants watch went work works write written wrote"
+    "refactor regenerate remember remove rename reorder repeat rephrase replace reply respond "
+    "return review revise reword rewrite rewritten rhyme run said save say says search see seem "
+    "seems select sell send separate set shorten show simplify solve sort sound speak specify "
+    "spell split start state stop structure suggest sum summarise summarize support take talk "
+    "teach tell test think thought translate treat tried try turn type understand update use used "
+    "uses using verify visit want wanted wants watch went work works write written wrote"
 )
 _VERB_FORMS = frozenset((_AUXILIARIES + " " + _VERBS).split())
 
