@@ -25,9 +25,9 @@ _WIDTH_OF_FILES = 160
 
 def print_statistics(statistics: Statistics, written: Sequence[Path]) -> None:
     """Prints the tables, what has to be known of them, and what was written where."""
-    _print(table_1(statistics), "Table 1")
+    _print(table_1(statistics, intervals=True), "Table 1")
     _print(_turns_with_bars(statistics), "Figure 3: sessions by turns")
-    _print(measures_table(statistics), "How people ask")
+    _print(measures_table(statistics), "All figures")
     if (judged := judged_table(statistics)) is not None:
         _print(judged, "What was judged")
     for file in statistics.files:

@@ -116,8 +116,19 @@ class Statistics:
         }
 
 
-def table_1(statistics: Statistics) -> Table:
-    """The papers' table: the files, and below them what the papers print of theirs."""
+def table_1(statistics: Statistics, *, intervals: bool) -> Table:
+    """The papers' table: the files, and below them what the papers print of theirs.
+
+    Args:
+      statistics: What was measured.
+      intervals: Whether they stand behind the figures.
+    """
+
+    def cell(estimate: Estimate | None, measure: Measure | None = None) -> str:
+        if estimate is not None and not intervals:
+            estimate = estimate._replace(low=None, high=None)
+        return _cell(estimate, measure)
+
     columns = (
         "dataset", "sessions", "turns", "tokens", *(measure.name for measure in JUDGED.values()),
         "Self-ROUGE",
@@ -129,10 +140,10 @@ def table_1(statistics: Statistics) -> Table:
             [
                 file.label,
                 f"{file.sessions:,}",
-                _cell(file.estimates.get("turns"), MEASURES["turns"]),
-                _cell(file.estimates.get("tokens"), MEASURES["tokens"]),
-                *(_cell(judged.get(key)) for key in JUDGED),
-                _cell(file.estimates.get("self_rouge"), MEASURES["self_rouge"]),
+                cell(file.estimates.get("turns"), MEASURES["turns"]),
+                cell(file.estimates.get("tokens"), MEASURES["tokens"]),
+                *(cell(judged.get(key)) for key in JUDGED),
+                cell(file.estimates.get("self_rouge"), MEASURES["self_rouge"]),
             ]
         )
     for name, *values in PUBLISHED:
@@ -142,17 +153,20 @@ def table_1(statistics: Statistics) -> Table:
 
 
 def measures_table(statistics: Statistics) -> Table:
-    """Everything else that is measured, a row a measure and a column a file."""
+    """Everything that is measured with its interval, a row a measure and a column a file."""
     files = statistics.files
-    rows = [
-        [measure.name, *(_cell(file.estimates.get(key), measure) for file in files)]
-        for key, measure in MEASURES.items()
-        if key not in ("turns", "tokens", "self_rouge")
-    ]
-    for place, name, share in ((3, "median", 0.5), (4, "90 % have at most", 0.9)):
-        shown = [file.later_length(share) for file in files]
-        cells = [NOTHING if words is None else f"{words:,}" for words in shown]
-        rows.insert(place, [f"words of a later question: {name}", *cells])
+    rows = []
+    for key, measure in MEASURES.items():
+        rows.append([measure.name, *(_cell(file.estimates.get(key), measure) for file in files)])
+        if key == "later_question_words":
+            for name, share in (("median", 0.5), ("90 % have at most", 0.9)):
+                lengths = [file.later_length(share) for file in files]
+                shown = [NOTHING if words is None else f"{words:,}" for words in lengths]
+                rows.append([f"{measure.name}: {name}", *shown])
+    if statistics.judgments is not None:
+        judged = [statistics.judged(file.label) for file in files]
+        for key, measure in JUDGED.items():
+            rows.append([f"{measure.name} (judged)", *(_cell(found.get(key)) for found in judged)])
     english = [f"{file.languages.get('en', 0):,} of {file.sessions:,}" for file in files]
     rows.append(["English sessions", *english])
     return Table(columns=["measure", *(file.label for file in files)], rows=rows)

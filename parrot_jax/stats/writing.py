@@ -70,9 +70,13 @@ def _page(statistics: Statistics, charts: Sequence[tuple[Chart, Sequence[FileSta
         Picture(chart=chart, caption=_CAPTION, numbers=turns_table(part)) for chart, part in charts
     ]
     sections = [
-        Section(heading="Table 1", text=notes(statistics), blocks=[table_1(statistics)]),
+        Section(
+            heading="Table 1", text=notes(statistics), blocks=[table_1(statistics, intervals=False)]
+        ),
         Section(heading="How long sessions are", text=[], blocks=pictures),
-        Section(heading="How people ask", text=[], blocks=[measures_table(statistics)]),
+        Section(
+            heading="All figures, with intervals", text=[], blocks=[measures_table(statistics)]
+        ),
     ]
     if (judged := judged_table(statistics)) is not None:
         sections.append(Section(heading="What was judged", text=[], blocks=[judged]))
@@ -99,12 +103,12 @@ def _markdown(statistics: Statistics, pictures: Sequence[str]) -> str:
     blocks = [
         "# Statistics of dialogues",
         "## Table 1",
-        *_table_lines(table_1(statistics)),
+        *_table_lines(table_1(statistics, intervals=True)),
         *notes(statistics),
         "## Distribution of turns",
         *(f"![{_CAPTION}]({name})" for name in pictures),
         *_table_lines(turns_table(statistics.files)),
-        "## How people ask",
+        "## All figures",
         *_table_lines(measures_table(statistics)),
         *(["## What was judged", *_table_lines(judged)] if judged else []),
         "## What was read",
