@@ -15,7 +15,6 @@ from parrot_jax.dialogue.sources import SourceConfig, read_sources
 from parrot_jax.dialogue.types import Dialogue
 from parrot_jax.stats.bootstrap import ratio_intervals
 from parrot_jax.stats.measures import LANGUAGE_CHARS, MEASURES, Part, measure_session, questions_of
-from parrot_jax.stats.sampling import SessionSample
 
 _DIALOGUES_AT_ONCE = 64
 
@@ -63,9 +62,8 @@ def measure_file(
     source: SourceConfig,
     *,
     count_tokens: CountTokens | None,
-    sample: SessionSample | None,
     seed: int,
-    advance: Callable[[Iterable[Dialogue]], Iterable[Dialogue]],
+    advance: Callable[[], None],
 ) -> FileStats:
     """Reads a file once and measures it.
 
@@ -75,9 +73,8 @@ def measure_file(
       label: The name of its column.
       source: What to read.
       count_tokens: Of the tokenizer; None = tokens are not counted.
-      sample: Gets the questions of every session; None = nothing is judged.
       seed: Of the intervals.
-      advance: Shows how far the reading is.
+      advance: Called for each dialogue.
 
     Raises:
       UserError: As in `read_sources`.
@@ -89,7 +86,7 @@ def measure_file(
     lengths: Counter[int] = Counter()
     languages: Counter[str] = Counter()
     name_language = language_of(max_chars=LANGUAGE_CHARS)
-    stream = advance(read_sources([source], seed=0, report=report))
+    stream = read_sources([source], seed=0, report=report)
     for dialogues in _batched(stream, _DIALOGUES_AT_ONCE):
         tokens = _tokens_of(dialogues, count_tokens) if count_tokens else []
         for place, dialogue in enumerate(dialogues):
@@ -104,8 +101,7 @@ def measure_file(
             turns[measured.turns] += 1
             lengths.update(measured.later_lengths)
             languages[measured.language or "?"] += 1
-            if sample is not None:
-                sample.offer(dialogue)
+            advance()
     return FileStats(
         label=label,
         source=source,

@@ -17,7 +17,8 @@ from pathlib import Path
 from parrot_jax.api.budget import Budget, BudgetSpentError, Spent, usd
 from parrot_jax.api.caller import Caller
 from parrot_jax.api.endpoint import Endpoint, request_body
-from parrot_jax.api.journal import JournalReader, JournalWriter, SpeakerCounts, Start
+from parrot_jax.api.journal import JournalWriter, Start
+from parrot_jax.api.journal_reader import JournalReader, SpeakerCounts
 from parrot_jax.api.replies import Outcome, Reply
 from parrot_jax.api.throttle import Throttle
 from parrot_jax.core.config import config_to_dict
@@ -61,6 +62,20 @@ class Judgments:
         """Why some of these sessions have no number, the most frequent reason first."""
         judgments = (self.by_session[session][key] for session in sessions)
         return dict(Counter(j.reason for j in judgments if j.number is None).most_common())
+
+
+def check_judge(config: JudgeConfig) -> None:
+    """Sees whether a judge can be asked, before hours are spent on reading.
+
+    Raises:
+      UserError: The environment variable of its key is not set.
+    """
+
+    async def open_and_close() -> None:
+        async with Endpoint(config):
+            pass
+
+    asyncio.run(open_and_close())
 
 
 def judge_sessions(

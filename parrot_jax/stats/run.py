@@ -10,9 +10,9 @@ from parrot_jax.data.tokenizer import Tokenizer, load_tokenizer
 from parrot_jax.stats.config import JudgeConfig
 from parrot_jax.stats.files import measure_file
 from parrot_jax.stats.inputs import labels_of, source_of
-from parrot_jax.stats.judging import judge_sessions
+from parrot_jax.stats.judging import check_judge, judge_sessions
 from parrot_jax.stats.prompts import JUDGED
-from parrot_jax.stats.sampling import SessionSample
+from parrot_jax.stats.sampling import draw_sessions
 from parrot_jax.stats.summary import Statistics, TokenizerName
 
 
@@ -47,25 +47,18 @@ def compute_statistics(
     labels = labels_of(list(paths))
     sources = [source_of(path) for path in paths]
     loaded = load_tokenizer(tokenizer) if tokenizer else None
-    samples = [SessionSample(sample, seed=seed) if judge_config else None for _ in sources]
+    if judge_config is not None:
+        check_judge(judge_config)
+    count_tokens = _counter(loaded) if loaded else None
     with counting("dialogues read") as advance:
-
-        def each(dialogues):  # noqa: ANN001, ANN202
-            for dialogue in dialogues:
-                yield dialogue
-                advance()
-
         files = [
-            measure_file(
-                label, source, count_tokens=_counter(loaded) if loaded else None, sample=drawn,
-                seed=seed, advance=each,
-            )
-            for label, source, drawn in zip(labels, sources, samples, strict=True)
-        ]  # fmt: skip
+            measure_file(label, source, count_tokens=count_tokens, seed=seed, advance=advance)
+            for label, source in zip(labels, sources, strict=True)
+        ]
     sampled = {
-        label: drawn.sessions()
-        for label, drawn in zip(labels, samples, strict=True)
-        if drawn is not None
+        file.label: draw_sessions(file.source, min(sample, file.sessions), seed=seed)
+        for file in files
+        if judge_config is not None
     }
     judgments = None
     if judge_config is not None and out is not None:

@@ -19,10 +19,10 @@ from parrot_jax.api.scripted_server import Scripted, ScriptedServer
 from parrot_jax.cli import main
 from parrot_jax.core.config import load_config
 from parrot_jax.core.errors import UserError
-from parrot_jax.dialogue.types import Dialogue, Turn
 from parrot_jax.stats.config import JudgeConfig
+from parrot_jax.stats.inputs import source_of
 from parrot_jax.stats.prompts import JUDGED, read_reply
-from parrot_jax.stats.sampling import SessionSample
+from parrot_jax.stats.sampling import draw_sessions
 
 WriteSessions = Callable[..., Path]
 WriteJudge = Callable[..., Path]
@@ -234,20 +234,30 @@ def test_another_judge_in_the_same_folder_is_refused(
     assert len(server.bodies) == 9
 
 
-def test_a_sample_is_drawn_by_seed_and_content_and_a_larger_one_contains_it() -> None:
-    dialogues = [Dialogue(turns=(Turn("user", f"Question {n}?"),)) for n in range(100)]
+def test_a_sample_is_drawn_by_content_and_a_larger_one_contains_it(
+    write_sessions: WriteSessions,
+) -> None:
+    sessions = [[f"Question {n}?"] for n in range(100)]
+    source, turned = (
+        source_of(str(write_sessions(rows, name)))
+        for rows, name in ((sessions, "a.jsonl"), (sessions[::-1], "b.jsonl"))
+    )
+    drawn = set(draw_sessions(source, 10, seed=0))
+    assert len(drawn) == 10
+    assert drawn < set(draw_sessions(source, 20, seed=0))
+    assert drawn == set(draw_sessions(turned, 10, seed=0))
+    assert drawn != set(draw_sessions(source, 10, seed=1))
 
-    def drawn(size: int, seed: int = 0, step: int = 1) -> set[str]:
-        sample = SessionSample(size, seed=seed)
-        for dialogue in dialogues[::step]:
-            sample.offer(dialogue)
-        return {question for session in sample.sessions() for question in session.questions}
 
-    assert len(drawn(10)) == 10
-    assert drawn(10) < drawn(20)
-    assert drawn(10) == drawn(10, step=-1)
-    assert drawn(10) != drawn(10, seed=1)
-    assert len(drawn(1000)) == 100
+def test_a_missing_key_is_said_before_anything_is_read(
+    write_sessions: WriteSessions, write_judge: WriteJudge, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    judge = write_judge("http://127.0.0.1:9/v1", api_key_env="NO_SUCH_KEY")
+    command = ["stats", str(write_sessions(SESSIONS)), "--out", str(tmp_path / "out")]
+    assert main([*command, "--judge", str(judge)]) == 2
+    assert "environment variable NO_SUCH_KEY is not set" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_only_the_sample_is_judged(
