@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rouge_score.rouge_scorer import RougeScorer
 
 from parrot_jax.dialogue.words import normal_words
 from parrot_jax.stats.diversity import mtld, self_rouge
@@ -30,8 +31,6 @@ def test_one_question_has_no_self_rouge_and_no_words_have_nothing_in_common() ->
 
 
 def test_rouge_l_is_that_of_rouge_score_on_real_questions(shared_data: Path) -> None:
-    from rouge_score.rouge_scorer import RougeScorer
-
     scorer, compared = RougeScorer(["rougeL"]), 0
     for line in (shared_data / "dialogues" / "wildchat.jsonl").read_text().splitlines():
         messages = json.loads(line)["messages"]
