@@ -166,7 +166,7 @@ def measures_table(statistics: Statistics) -> Table:
     if statistics.judgments is not None:
         judged = [statistics.judged(file.label) for file in files]
         for key, measure in JUDGED.items():
-            rows.append([f"{measure.name} (judged)", *(_cell(found.get(key)) for found in judged)])
+            rows.append([f"{measure.name}, judged", *(_cell(found.get(key)) for found in judged)])
     english = [f"{file.languages.get('en', 0):,} of {file.sessions:,}" for file in files]
     rows.append(["English sessions", *english])
     return Table(columns=["measure", *(file.label for file in files)], rows=rows)
