@@ -28,6 +28,7 @@ VERBS = (
     Verb("data clean", "data_clean", "CONFIG", "clean, de-duplicate and decontaminate dialogues"),
     Verb("data show", "data_show", "CONFIG", "print a dialogue: live text green, dead text grey"),
     Verb("data prepare", "data_prepare", "CONFIG", "tokenise and pack into cached rows; count"),
+    Verb("stats", "stats", "PATH...", "Table 1 and Figure 3 for any files, and how people ask"),
     Verb("train", "train", "CONFIG", "train an asker or an answerer; continues where it stopped"),
     Verb("plan", "plan", "CONFIG", "does a run fit hardware that is not here, and how long is it?"),
     Verb("generate", "generate", "RUN", "write the next question (ask) or answer (chat)"),

@@ -10,6 +10,7 @@ from parrot_jax.collect.prices import load_prices
 from parrot_jax.commands.data_clean import DataCleanConfig
 from parrot_jax.core.config import changed_keys, config_from_dict, load_config
 from parrot_jax.core.config_help import config_help
+from parrot_jax.stats.config import JudgeConfig
 from parrot_jax.train.config import TrainConfig
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -18,7 +19,12 @@ FILES = sorted(CONFIGS.glob("*/*.yaml"))
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(CONFIGS)))
 def test_shipped_configs_load(path: Path) -> None:
-    config_types = {"collect": CollectConfig, "data": DataCleanConfig, "train": TrainConfig}
+    config_types = {
+        "collect": CollectConfig,
+        "data": DataCleanConfig,
+        "stats": JudgeConfig,
+        "train": TrainConfig,
+    }
     config = load_config(config_types[path.parent.name], path)
     # And `parrot VERB CONFIG --help` shows that config, as YAML that gives it again.
     shown = yaml.safe_load(config_help(type(config), config))

@@ -92,6 +92,8 @@ class ScriptedServer:
             uvicorn.Config(
                 self._answer, interface="asgi3", lifespan="off", ws="none", log_level="critical",
                 access_log=False, proxy_headers=False,
+                # Its own would close the handlers of others, and absl's closes standard error.
+                log_config=None,
                 timeout_keep_alive=75, timeout_graceful_shutdown=1,
             )
         )  # fmt: skip

@@ -102,6 +102,7 @@ class StopJudge:
 
     def _question(self, turns: Sequence["Turn"], text: str) -> str | None:
         from parrot_jax.dialogue.phrases import answers_like_an_assistant, only_thanks
+        from parrot_jax.dialogue.repeats import comparable, most_similar
 
         config = self._config
         earlier = [turn.text for turn in turns[::2]]
@@ -113,10 +114,10 @@ class StopJudge:
             return None
         if config.asker_answers and answers_like_an_assistant(text):
             return StopReason.ASKER_ANSWERS
-        if config.repeated_question is not None and (
-            near := _most_similar(text, earlier, config.repeated_question)
-        ):
-            return f"{StopReason.REPEATED_QUESTION}: similarity {near:.0f}"
+        if config.repeated_question is not None:
+            asked = list(map(comparable, earlier))
+            if near := most_similar(comparable(text), asked, config.repeated_question):
+                return f"{StopReason.REPEATED_QUESTION}: similarity {near:.0f}"
         return self._switched_language(earlier[0], text)
 
     def _answer(self, turns: Sequence["Turn"], text: str) -> str | None:
@@ -157,15 +158,3 @@ class StopJudge:
 
 
 _MOST_WORDS_ASKED_BACK = 40
-
-
-def _most_similar(text: str, earlier: Sequence[str], threshold: float) -> float:
-    """The similarity to the most similar of the earlier texts, from the threshold on; else 0."""
-    from rapidfuzz import fuzz, process
-
-    from parrot_jax.dialogue.words import normal_words
-
-    words = " ".join(normal_words(text)) or text
-    others = [" ".join(normal_words(other)) or other for other in earlier]
-    found = process.extractOne(words, others, scorer=fuzz.ratio, score_cutoff=threshold)
-    return found[1] if found is not None else 0.0

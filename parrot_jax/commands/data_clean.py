@@ -7,19 +7,18 @@ contaminated dialogue could push out its clean twin and then be dropped itself; 
 that whole dialogues are compared; the limit on rounds last, because splitting makes short ones.
 """
 
-import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
 from parrot_jax.core.errors import UserError, disk_full_is_a_user_error
 from parrot_jax.core.files import as_path, write_json
+from parrot_jax.core.logs import counting
 from parrot_jax.dialogue.clean import Step, StepCounts, keep_unless, require, run_step
 from parrot_jax.dialogue.contamination import DecontaminateConfig, Decontamination
 from parrot_jax.dialogue.dedup import (
@@ -86,8 +85,11 @@ def run(config: DataCleanConfig) -> None:
     read_report = ReadReport()
     counts = [StepCounts(name) for name in steps]
     dialogues = read_sources(config.sources, seed=config.seed, report=read_report)
-    with _progress() as advance, disk_full_is_a_user_error(f"the clean dialogues {config.out}"):
-        stream: Iterable[Dialogue] = advance(dialogues)
+    with (
+        counting("dialogues read") as advance,
+        disk_full_is_a_user_error(f"the clean dialogues {config.out}"),
+    ):
+        stream: Iterable[Dialogue] = _counted(dialogues, advance)
         for step, step_counts in zip(steps.values(), counts, strict=True):
             stream = run_step(stream, step, step_counts)
         written = write_messages(config.out, _not_empty(stream, counts))
@@ -180,20 +182,10 @@ def _not_empty(stream: Iterable[Dialogue], counts: list[StepCounts]) -> Iterator
         )
 
 
-@contextlib.contextmanager
-def _progress() -> Iterator[Any]:
-    columns = (SpinnerColumn(), TextColumn("{task.completed:,} dialogues read"))
-    with Progress(
-        *columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True
-    ) as bar:
-        task = bar.add_task("clean", total=None)
-
-        def advance(dialogues: Iterable[Dialogue]) -> Iterator[Dialogue]:
-            for dialogue in dialogues:
-                yield dialogue
-                bar.advance(task)
-
-        yield advance
+def _counted(dialogues: Iterable[Dialogue], advance: Callable[[], None]) -> Iterator[Dialogue]:
+    for dialogue in dialogues:
+        yield dialogue
+        advance()
 
 
 def _print_summary(

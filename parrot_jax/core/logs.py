@@ -11,6 +11,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    SpinnerColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -132,6 +133,28 @@ def progress(unit: str, *, total: int) -> Iterator[Callable[[], None]]:
                 console.print(f"{done:,} of {total:,} {unit}, about {left:.0f} s left")
 
         yield advance
+
+
+@contextlib.contextmanager
+def counting(what: str, *, total: int | None = None) -> Iterator[Callable[[], None]]:
+    """Shows on standard error how much was done, so that standard output can be piped.
+
+    Args:
+      what: What is counted, e.g. `"dialogues read"`.
+      total: How many there are; None = nobody knows.
+
+    Yields:
+      A function to call for each.
+    """
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.completed:,} {task.fields[of]}{task.description}"),
+    )
+    errors = Console(stderr=True)
+    with Progress(*columns, TimeElapsedColumn(), console=errors, transient=True) as bar:
+        of = "" if total is None else f"of {total:,} "
+        task = bar.add_task(what, total=total, of=of)
+        yield lambda: bar.advance(task)
 
 
 def progress_bar(unit: str) -> Progress:

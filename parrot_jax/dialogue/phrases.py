@@ -24,6 +24,8 @@ _ONLY_THANKS = re.compile(
     re.I,
 )
 _MOST_CHARS_OF_THANKS = 200
+_SAYS_THANKS = re.compile(r"\b(?:thanks|thank ?(?:you|u)|thx|much appreciated)\b", re.I)
+_OPENING_CHARS = 40
 
 _CANNOT = r"(?:can(?:no|')t|can not|am (?:not able|unable)|'m (?:not able|unable)|won't)"
 _REFUSAL = re.compile(
@@ -51,6 +53,16 @@ def only_thanks(text: str) -> bool:
     [True, True, False, False]
     """
     return len(text) <= _MOST_CHARS_OF_THANKS and _ONLY_THANKS.fullmatch(text) is not None
+
+
+def says_thanks(text: str) -> bool:
+    """Whether a text thanks, whatever else it does; in a long one, only its opening counts.
+
+    >>> [says_thanks(text) for text in ("Thanks, and its river?", 20 * "Word, " + "thanks!" * 20)]
+    [True, False]
+    """
+    is_short = len(text) <= _MOST_CHARS_OF_THANKS
+    return _SAYS_THANKS.search(text if is_short else text[:_OPENING_CHARS]) is not None
 
 
 def refuses(text: str) -> bool:

@@ -1,0 +1,82 @@
+"""Table 1 and Figure 3 of the papers, and how people ask, for any files of dialogues."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+from parrot_jax.core.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatsConfig:
+    """What to measure, and what with.
+
+    Raises:
+      UserError: A value is outside its range, or --judge has no --out.
+    """
+
+    paths: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PATH...")]
+    """Files of dialogues, a column each: a file, a glob, the folder of a collection, or
+    hf://owner/name. The format is told by the rows, or by you: kind:PATH, e.g. sharegpt:a.json."""
+
+    tokenizer: str | None = None
+    """A LLaMA tokenizer.model, or a folder that has one; without it, tokens are not counted."""
+
+    judge: str | None = None
+    """A YAML file with the endpoint that counts topics, references and context-dependent
+    questions; see configs/stats."""
+
+    sample: int = 200
+    """So many sessions of each file are judged, >= 1; drawn by seed and content."""
+
+    out: str | None = None
+    """A folder for stats.json, stats.md, stats.html, the picture and the judge's journal; the same
+    command goes on where it stopped."""
+
+    json: bool = False
+    """Print one JSON object and nothing else."""
+
+    seed: int = 0
+    """Decides which sessions are judged, and the intervals; >= 0."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("sample", 1), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise UserError(f"{name} is {getattr(self, name)}; it must be at least {least}.")
+        if not self.paths:
+            raise UserError("no path was given; name at least one file of dialogues.")
+        if self.judge is not None and self.out is None:
+            raise UserError(
+                "--judge needs --out: what the judge says is paid for, and is kept in that folder."
+            )
+
+
+Config = StatsConfig
+
+
+def run(config: StatsConfig) -> None:
+    """Measures, judges where that is asked for, prints and writes."""
+    import json
+    from pathlib import Path
+
+    from parrot_jax.stats.console import print_statistics
+    from parrot_jax.stats.run import compute_statistics
+    from parrot_jax.stats.writing import write_statistics
+
+    statistics = compute_statistics(
+        config.paths,
+        tokenizer=config.tokenizer,
+        judge=config.judge,
+        sample=config.sample,
+        out=config.out,
+        seed=config.seed,
+    )
+    written = write_statistics(statistics, Path(config.out)) if config.out else []
+    if config.json:
+        print(json.dumps(statistics.to_json(), ensure_ascii=False))
+    else:
+        print_statistics(statistics, written)
+    # At the end, as what was measured and judged so far is not lost by it.
+    if statistics.judgments is not None and statistics.judgments.problem is not None:
+        raise statistics.judgments.problem

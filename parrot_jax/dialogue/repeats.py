@@ -1,0 +1,33 @@
+"""Whether a question was asked before in its dialogue."""
+
+from collections.abc import Sequence
+
+from parrot_jax.dialogue.words import normal_words
+
+
+def comparable(text: str) -> str:
+    """A text without case and punctuation; one that has nothing else stays as it is.
+
+    >>> comparable("Make it SHORT!"), comparable("?!")
+    ('make it short', '?!')
+    """
+    return " ".join(normal_words(text)) or text
+
+
+def most_similar(text: str, earlier: Sequence[str], threshold: float) -> float:
+    """The similarity to the most similar of the earlier texts, from the threshold on; else 0.
+
+    It is 100 times the share of characters that stay if one text is turned into the other.
+
+    >>> most_similar("make it short", ["hello", "make it short"], 95.0)
+    100.0
+
+    Args:
+      text: From `comparable`.
+      earlier: As well.
+      threshold: In (0, 100].
+    """
+    from rapidfuzz import fuzz, process
+
+    found = process.extractOne(text, earlier, scorer=fuzz.ratio, score_cutoff=threshold)
+    return found[1] if found is not None else 0.0

@@ -1,0 +1,191 @@
+"""One file of dialogues in numbers: read as a stream, kept as a few numbers a session."""
+
+import itertools
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from parrot_jax.dialogue.language import language_of
+from parrot_jax.dialogue.report import ReadReport
+from parrot_jax.dialogue.sources import SourceConfig, read_sources
+from parrot_jax.dialogue.types import Dialogue
+from parrot_jax.stats.bootstrap import ratio_intervals
+from parrot_jax.stats.measures import LANGUAGE_CHARS, MEASURES, Part, measure_session, questions_of
+
+_DIALOGUES_AT_ONCE = 64
+
+CountTokens = Callable[[Sequence[str]], list[int]]
+"""From texts to the number of tokens of each."""
+
+
+class Estimate(NamedTuple):
+    """A mean or a share, and how far it may be from the true one."""
+
+    value: float
+    low: float | None
+    """The 95 % interval; None = too few sessions to tell, or all are alike: where nobody ever
+    thanks, drawing sessions again finds no thanks either, and says nothing of other people."""
+    high: float | None
+    num: float
+    """How many sessions or questions it is a mean of."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileStats:
+    """What was measured of one file."""
+
+    label: str
+    source: SourceConfig
+    report: ReadReport
+    """What was read, and what was broken."""
+    sessions: int
+    turns: Mapping[int, int]
+    """How many sessions have so many turns: Figure 3."""
+    later_lengths: Mapping[int, int]
+    """How many later questions have so many words."""
+    languages: Mapping[str, int]
+    """Sessions by language, `?` = too short to tell; the most frequent first."""
+    estimates: Mapping[str, Estimate]
+    """By measure; one that counts nothing in this file is missing."""
+
+    def later_length(self, share: float) -> int | None:
+        """The words that this share of the later questions does not exceed: 0.5 = the median."""
+        return quantile(self.later_lengths, share)
+
+
+def measure_file(
+    label: str,
+    source: SourceConfig,
+    *,
+    count_tokens: CountTokens | None,
+    seed: int,
+    advance: Callable[[], None],
+) -> FileStats:
+    """Reads a file once and measures it.
+
+    Memory holds some hundred bytes a session, whatever was said in it.
+
+    Args:
+      label: The name of its column.
+      source: What to read.
+      count_tokens: Of the tokenizer; None = tokens are not counted.
+      seed: Of the intervals.
+      advance: Called for each dialogue.
+
+    Raises:
+      UserError: As in `read_sources`.
+    """
+    report = ReadReport()
+    keys = [key for key in MEASURES if key != "tokens" or count_tokens]
+    columns = _Columns(keys)
+    turns: Counter[int] = Counter()
+    lengths: Counter[int] = Counter()
+    languages: Counter[str] = Counter()
+    name_language = language_of(max_chars=LANGUAGE_CHARS)
+    stream = read_sources([source], seed=0, report=report)
+    for dialogues in _batched(stream, _DIALOGUES_AT_ONCE):
+        tokens = _tokens_of(dialogues, count_tokens) if count_tokens else []
+        for place, dialogue in enumerate(dialogues):
+            questions = questions_of(dialogue)
+            # More than enough of them, as blocks of code do not count.
+            opening = "\n".join(q[: 4 * LANGUAGE_CHARS] for q in questions)[: 4 * LANGUAGE_CHARS]
+            language = name_language(opening)
+            measured = measure_session(dialogue, language[0] if language else None)
+            if tokens:
+                measured.parts["tokens"] = Part(tokens[place], 1)
+            columns.add(measured.parts)
+            turns[measured.turns] += 1
+            lengths.update(measured.later_lengths)
+            languages[measured.language or "?"] += 1
+            advance()
+    return FileStats(
+        label=label,
+        source=source,
+        report=report,
+        sessions=turns.total(),
+        turns=dict(sorted(turns.items())),
+        later_lengths=dict(sorted(lengths.items())),
+        languages=dict(languages.most_common()),
+        estimates=columns.estimates(seed),
+    )
+
+
+def estimates_of(sessions: Sequence[Mapping[str, Part]], seed: int) -> dict[str, Estimate]:
+    """The mean or share of each measure over some sessions.
+
+    >>> sessions = [{"turns": Part(2.0, 1)}, {"turns": Part(4.0, 1)}]
+    >>> estimates_of(sessions, 0)
+    {'turns': Estimate(value=3.0, low=2.0, high=4.0, num=2.0)}
+    """
+    columns = _Columns(sorted({key for parts in sessions for key in parts}))
+    for parts in sessions:
+        columns.add(parts)
+    return columns.estimates(seed)
+
+
+def quantile(counts: Mapping[int, int], share: float) -> int | None:
+    """The least value that is not below so large a share of what was counted; None = nothing was.
+
+    >>> quantile({1: 2, 5: 2}, 0.5), quantile({1: 2, 5: 2}, 0.9)
+    (1, 5)
+    """
+    below, total = 0, sum(counts.values())
+    for value in sorted(counts):
+        below += counts[value]
+        if below >= share * total:
+            return value
+    return None
+
+
+class _Columns:
+    """The parts of all sessions, one after the other."""
+
+    def __init__(self, keys: Sequence[str]) -> None:
+        self._keys = keys
+        self._amounts, self._counts = array("d"), array("d")
+
+    def add(self, parts: Mapping[str, Part]) -> None:
+        nothing = Part(0, 0)
+        for key in self._keys:
+            amount, count = parts.get(key, nothing)
+            self._amounts.append(amount)
+            self._counts.append(count)
+
+    def estimates(self, seed: int) -> dict[str, Estimate]:
+        shape = (-1, len(self._keys))
+        if not len(self._amounts):
+            return {}
+        amounts, counts = (
+            np.frombuffer(column).reshape(shape) for column in (self._amounts, self._counts)
+        )
+        ends = ratio_intervals(amounts, counts, seed=seed)
+        totals, num = amounts.sum(axis=0), counts.sum(axis=0)
+        return {
+            key: Estimate(
+                float(totals[place] / num[place]),
+                *_interval(*ends[place]),
+                num=float(num[place]),
+            )
+            for place, key in enumerate(self._keys)
+            if num[place]
+        }
+
+
+def _interval(low: float, high: float) -> tuple[float, float] | tuple[None, None]:
+    return (float(low), float(high)) if low < high else (None, None)
+
+
+def _tokens_of(dialogues: Sequence[Dialogue], count_tokens: CountTokens) -> list[int]:
+    """Tokens of each dialogue; all texts in one call, which uses all cores."""
+    counts = iter(count_tokens([turn.text for d in dialogues for turn in d.turns]))
+    return [sum(itertools.islice(counts, len(d.turns))) for d in dialogues]
+
+
+def _batched(stream: Iterable[Dialogue], size: int) -> Iterator[list[Dialogue]]:
+    iterator = iter(stream)
+    while batch := list(itertools.islice(iterator, size)):
+        yield batch

@@ -1,0 +1,113 @@
+"""What a judge is asked about a session, and how its replies are read."""
+
+import hashlib
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import resources
+from types import MappingProxyType
+from typing import NamedTuple
+
+from parrot_jax.api.replies import Outcome, Reply
+from parrot_jax.stats.sampling import Session
+
+_SLOT = "{{ questions }}"
+_BRACKETS = re.compile(r"\[\[([^\[\]]*)\]\]")
+_MAX_DIGITS = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgedMeasure:
+    """Something that a judge counts in a session."""
+
+    name: str
+    prompt: str
+    """The file of the package with the prompt; its number rises whenever its text changes."""
+    range_of: Callable[[Session], tuple[int, int]]
+    """The least and the greatest number that can be right."""
+    definition: str
+
+    def load(self) -> "Prompt":
+        """The prompt of this measure."""
+        file = resources.files("parrot_jax.stats") / "templates" / self.prompt
+        return Prompt(self.prompt, file.read_text(encoding="utf-8"))
+
+
+JUDGED: Mapping[str, JudgedMeasure] = MappingProxyType(
+    {
+        "topics": JudgedMeasure(
+            name="topics",
+            prompt="topics_v1.txt",
+            range_of=lambda session: (1, len(session.questions)),
+            definition="different topics of a session; each question has one",
+        ),
+        "ref_count": JudgedMeasure(
+            name="RefCount",
+            prompt="references_v1.txt",
+            # No more places than words; a question whose words have no spaces is not held to it.
+            range_of=lambda session: (0, sum(map(len, session.questions))),
+            definition="places in a session's questions that point back to what was said",
+        ),
+        "context_dependent": JudgedMeasure(
+            name="context-dependent",
+            prompt="context_dependent_v1.txt",
+            range_of=lambda session: (0, len(session.questions) - 1),
+            definition="questions of a session that nobody understands alone",
+        ),
+    }
+)
+"""By their keys in `stats.json`. A measure's place is the `turn` of its requests in the journal."""
+
+
+class Prompt(NamedTuple):
+    """The text of a prompt."""
+
+    path: str
+    text: str
+
+    @property
+    def sha256(self) -> str:
+        """Of the text, in hexadecimal."""
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+    def messages(self, session: Session) -> list[dict[str, str]]:
+        r"""What the judge is sent about a session.
+
+        >>> Prompt("", "Look: {{ questions }}").messages(Session(("Why?", "How?")))
+        [{'role': 'user', 'content': 'Look: [1] Why?\n\n[2] How?'}]
+        """
+        numbered = (f"[{number}] {text}" for number, text in enumerate(session.questions, 1))
+        before, after = self.text.strip().split(_SLOT)
+        return [{"role": "user", "content": before + "\n\n".join(numbered) + after}]
+
+
+class Judgment(NamedTuple):
+    """What a judge said of a session: a number, or why there is none."""
+
+    number: int | None
+    reason: str = ""
+    """Empty where there is a number."""
+
+
+def read_reply(reply: Reply, allowed: tuple[int, int]) -> Judgment:
+    """Reads a reply; whatever is no clear number in the range is not judged, and never 0.
+
+    >>> read_reply(Reply(Outcome.COMPLETE, "Food, travel: [[2]]"), (1, 3))
+    Judgment(number=2, reason='')
+    >>> read_reply(Reply(Outcome.COMPLETE, "There are 2."), (1, 3)).reason
+    'no [[number]] in the reply'
+    """
+    if reply.outcome is not Outcome.COMPLETE:
+        return Judgment(None, f"the reply is {reply.outcome.value}")
+    found = {text.strip() for text in _BRACKETS.findall(reply.text)}
+    if not found:
+        return Judgment(None, "no [[number]] in the reply")
+    if len(found) > 1:
+        return Judgment(None, "several [[numbers]] in the reply")
+    (text,) = found
+    if not (text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS):
+        return Judgment(None, "no whole number in the brackets")
+    least, most = allowed
+    if not least <= int(text) <= most:
+        return Judgment(None, "a number out of range")
+    return Judgment(int(text))

@@ -1,0 +1,88 @@
+"""All files, one after the other, then the judge."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from parrot_jax.core.config import load_config
+from parrot_jax.core.files import require_local
+from parrot_jax.core.logs import counting
+from parrot_jax.data.tokenizer import Tokenizer, load_tokenizer
+from parrot_jax.stats.config import JudgeConfig
+from parrot_jax.stats.files import measure_file
+from parrot_jax.stats.inputs import labels_of, source_of
+from parrot_jax.stats.judging import check_judge, judge_sessions
+from parrot_jax.stats.prompts import JUDGED
+from parrot_jax.stats.sampling import draw_sessions
+from parrot_jax.stats.summary import Statistics, TokenizerName
+
+
+def compute_statistics(
+    paths: Sequence[str],
+    *,
+    tokenizer: str | None = None,
+    judge: str | None = None,
+    sample: int = 200,
+    out: str | None = None,
+    seed: int = 0,
+) -> Statistics:
+    """Measures files of dialogues.
+
+    Args:
+      paths: As in `source_of`.
+      tokenizer: As in `load_tokenizer`; None = tokens are not counted.
+      judge: The YAML file of a `JudgeConfig`; None = nothing is judged.
+      sample: So many sessions of each file are judged, >= 1.
+      out: Where the judge's journal is; needed where there is a judge.
+      seed: Decides which sessions are judged, and the intervals.
+
+    Returns:
+      The statistics; where judging could not be finished, what there is, with the problem.
+
+    Raises:
+      UserError: A path, the tokenizer or the judge cannot be used; nothing was sent then.
+    """
+    if out is not None:
+        require_local(out, "out")
+    judge_config = load_config(JudgeConfig, judge) if judge else None
+    labels = labels_of(list(paths))
+    sources = [source_of(path) for path in paths]
+    loaded = load_tokenizer(tokenizer) if tokenizer else None
+    if judge_config is not None:
+        check_judge(judge_config)
+    count_tokens = _counter(loaded) if loaded else None
+    with counting("dialogues read") as advance:
+        files = [
+            measure_file(label, source, count_tokens=count_tokens, seed=seed, advance=advance)
+            for label, source in zip(labels, sources, strict=True)
+        ]
+    sampled = {
+        file.label: draw_sessions(file.source, min(sample, file.sessions), seed=seed)
+        for file in files
+        if judge_config is not None
+    }
+    judgments = None
+    if judge_config is not None and out is not None:
+        sessions = [session for drawn in sampled.values() for session in drawn]
+        total = len(set(sessions)) * len(JUDGED)
+        with counting("judgments", total=total) as advance:
+            judgments = judge_sessions(judge_config, sessions, Path(out) / "judge.sqlite", advance)
+    return Statistics(
+        files=files,
+        tokenizer=_name(tokenizer, loaded) if tokenizer and loaded else None,
+        judge=judge_config,
+        judgments=judgments,
+        sampled=sampled,
+        seed=seed,
+    )
+
+
+def _counter(tokenizer: Tokenizer) -> Callable[[Sequence[str]], list[int]]:
+    def count(texts: Sequence[str]) -> list[int]:
+        # With the space that a template puts in front of what is said.
+        return [len(ids) for ids in tokenizer.encode_pieces([f" {t.strip()}" for t in texts])]
+
+    return count
+
+
+def _name(path: str, tokenizer: Tokenizer) -> TokenizerName:
+    return TokenizerName(path, tokenizer.vocab_size, tokenizer.fingerprint)

@@ -1,0 +1,284 @@
+"""The statistics of some files as tables and as JSON; how they look is left to others."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from parrot_jax import __version__
+from parrot_jax.report.page import Table
+from parrot_jax.stats.bootstrap import RESAMPLES
+from parrot_jax.stats.config import JudgeConfig
+from parrot_jax.stats.files import Estimate, FileStats, estimates_of
+from parrot_jax.stats.judging import Judgments
+from parrot_jax.stats.measures import MEASURES, Measure, Part
+from parrot_jax.stats.prompts import JUDGED
+from parrot_jax.stats.published import PUBLISHED
+from parrot_jax.stats.sampling import Session
+
+NOTHING = "–"
+_MOST_TURNS_SHOWN = 12
+
+
+class TokenizerName(NamedTuple):
+    """Which tokenizer counted."""
+
+    path: str
+    vocab_size: int
+    fingerprint: str
+    """64 hex digits, equal for equal tokenizers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Statistics:
+    """What was measured."""
+
+    files: Sequence[FileStats]
+    tokenizer: TokenizerName | None
+    """None = tokens were not counted."""
+    judge: JudgeConfig | None
+    judgments: Judgments | None
+    """None = nothing was judged."""
+    sampled: Mapping[str, Sequence[Session]]
+    """By label, the sessions that were to be judged."""
+    seed: int
+
+    def judged(self, label: str) -> dict[str, Estimate]:
+        """What the judge found in a file, by measure; one without a judgment is missing."""
+        if self.judgments is None:
+            return {}
+        sessions = [self.judgments.by_session[session] for session in self.sampled[label]]
+        parts = [
+            {key: Part(j.number, 1) for key, j in judged.items() if j.number is not None}
+            for judged in sessions
+        ]
+        return estimates_of(parts, self.seed)
+
+    def to_json(self) -> dict[str, Any]:
+        """All numbers, with what is needed to understand and to repeat them."""
+        return {
+            "version": __version__,
+            "seed": self.seed,
+            "intervals": f"95 % percentile bootstrap over sessions, {RESAMPLES:,} resamples",
+            "tokenizer": self.tokenizer._asdict() if self.tokenizer else None,
+            "judge": self._judge_to_json(),
+            "files": [self._file_to_json(file) for file in self.files],
+            "published": [row._asdict() for row in PUBLISHED],
+            "definitions": {
+                key: {"unit": m.unit, "of": m.of, "definition": m.definition}
+                for key, m in MEASURES.items()
+            }
+            | {key: {"definition": measure.definition} for key, measure in JUDGED.items()},
+        }
+
+    def _file_to_json(self, file: FileStats) -> dict[str, Any]:
+        values: dict[str, Any] = {
+            "label": file.label,
+            "path": file.source.path,
+            "kind": file.source.kind,
+            "read": file.report.to_json(),
+            "sessions": file.sessions,
+            "sessions_by_turns": {str(turns): count for turns, count in file.turns.items()},
+            "sessions_by_language": dict(file.languages),
+            "later_question_words": {
+                "median": file.later_length(0.5),
+                "90 %": file.later_length(0.9),
+            },
+            "measures": {key: e._asdict() for key, e in file.estimates.items()},
+        }
+        if self.judgments is not None:
+            sessions = self.sampled[file.label]
+            values["judged"] = {
+                "sessions": len(sessions),
+                "measures": {key: e._asdict() for key, e in self.judged(file.label).items()},
+                "not_judged": {key: self.judgments.reasons(sessions, key) for key in JUDGED},
+            }
+        return values
+
+    def _judge_to_json(self) -> dict[str, Any] | None:
+        if self.judge is None or self.judgments is None:
+            return None
+        said = self.judgments
+        return {
+            "base_url": self.judge.base_url,
+            "model": self.judge.model,
+            "models_that_answered": list(said.models),
+            "temperature": self.judge.temperature,
+            "prompts": {
+                key: {"file": prompt.path, "sha256": prompt.sha256}
+                for key, prompt in said.prompts.items()
+            },
+            "requests": said.requests,
+            "tokens": said.tokens,
+            "uncertain_tokens": said.uncertain_tokens,
+            "usd_at_most": said.usd,
+            "problem": None if said.problem is None else str(said.problem),
+        }
+
+
+def table_1(statistics: Statistics, *, intervals: bool) -> Table:
+    """The papers' table: the files, and below them what the papers print of theirs.
+
+    Args:
+      statistics: What was measured.
+      intervals: Whether they stand behind the figures.
+    """
+
+    def cell(estimate: Estimate | None, measure: Measure | None = None) -> str:
+        if estimate is not None and not intervals:
+            estimate = estimate._replace(low=None, high=None)
+        return _cell(estimate, measure)
+
+    columns = (
+        "dataset", "sessions", "turns", "tokens", *(measure.name for measure in JUDGED.values()),
+        "Self-ROUGE",
+    )  # fmt: skip
+    rows = []
+    for file in statistics.files:
+        judged = statistics.judged(file.label)
+        rows.append(
+            [
+                file.label,
+                f"{file.sessions:,}",
+                cell(file.estimates.get("turns"), MEASURES["turns"]),
+                cell(file.estimates.get("tokens"), MEASURES["tokens"]),
+                *(cell(judged.get(key)) for key in JUDGED),
+                cell(file.estimates.get("self_rouge"), MEASURES["self_rouge"]),
+            ]
+        )
+    for name, *values in PUBLISHED:
+        shown = [NOTHING if value is None else f"{value:,}" for value in values]
+        rows.append([f"{name}, published", NOTHING, *shown])
+    return Table(columns=columns, rows=rows)
+
+
+def measures_table(statistics: Statistics) -> Table:
+    """Everything that is measured with its interval, a row a measure and a column a file."""
+    files = statistics.files
+    rows = []
+    for key, measure in MEASURES.items():
+        rows.append([measure.name, *(_cell(file.estimates.get(key), measure) for file in files)])
+        if key == "later_question_words":
+            for name, share in (("median", 0.5), ("90 % have at most", 0.9)):
+                lengths = [file.later_length(share) for file in files]
+                shown = [NOTHING if words is None else f"{words:,}" for words in lengths]
+                rows.append([f"{measure.name}: {name}", *shown])
+    if statistics.judgments is not None:
+        judged = [statistics.judged(file.label) for file in files]
+        for key, measure in JUDGED.items():
+            rows.append([f"{measure.name}, judged", *(_cell(found.get(key)) for found in judged)])
+    english = [f"{file.languages.get('en', 0):,} of {file.sessions:,}" for file in files]
+    rows.append(["English sessions", *english])
+    return Table(columns=["measure", *(file.label for file in files)], rows=rows)
+
+
+def turns_shares(files: Sequence[FileStats]) -> tuple[list[str], list[list[float]]]:
+    """Figure 3: numbers of turns, and for each file the share of its sessions that have so many.
+
+    The last category takes in all higher numbers where there are many.
+    """
+    most = max(max(file.turns) for file in files)
+    shown = min(most, _MOST_TURNS_SHOWN)
+    categories = [str(turns) for turns in range(1, shown + 1)]
+    if most > shown:
+        categories[-1] += "+"
+    shares = []
+    for file in files:
+        gathered: Counter[int] = Counter()
+        for turns, count in file.turns.items():
+            gathered[min(turns, shown)] += count
+        shares.append([gathered[turns] / file.sessions for turns in range(1, shown + 1)])
+    return categories, shares
+
+
+def turns_table(files: Sequence[FileStats]) -> Table:
+    """The numbers of Figure 3."""
+    categories, shares = turns_shares(files)
+    rows = [
+        [turns, *(f"{100 * share[place]:.1f} %" for share in shares)]
+        for place, turns in enumerate(categories)
+    ]
+    return Table(columns=["turns", *(file.label for file in files)], rows=rows)
+
+
+def reading_table(files: Sequence[FileStats]) -> Table:
+    """What was read of each file, and what was not."""
+    rows = []
+    for file in files:
+        report = file.report
+        rows.append(
+            [
+                file.label, file.source.path, file.source.kind, f"{report.rows:,}",
+                f"{file.sessions:,}", _by_reason(report.broken), _by_reason(report.repairs),
+            ]
+        )  # fmt: skip
+    columns = ("dataset", "path", "kind", "rows", "sessions", "broken rows", "repairs")
+    return Table(columns=columns, rows=rows, text_columns=3)
+
+
+def judged_table(statistics: Statistics) -> Table | None:
+    """What was asked of the judge, and what came of it; None = nothing was."""
+    if statistics.judgments is None:
+        return None
+    rows = []
+    for file in statistics.files:
+        sessions = statistics.sampled[file.label]
+        for key, measure in JUDGED.items():
+            reasons = statistics.judgments.reasons(sessions, key)
+            num_judged = len(sessions) - sum(reasons.values())
+            numbers = (f"{len(sessions):,}", f"{num_judged:,}")
+            rows.append([file.label, measure.name, *numbers, _by_reason(reasons)])
+    columns = ("dataset", "measure", "sessions asked about", "judged", "not judged")
+    return Table(columns=columns, rows=rows, text_columns=2)
+
+
+def definitions_table() -> Table:
+    """What each measure is, and of what it is a mean or share."""
+    rows = [[measure.name, measure.of, measure.definition] for measure in MEASURES.values()]
+    rows += [[measure.name, "judged sessions", measure.definition] for measure in JUDGED.values()]
+    return Table(columns=("measure", "of", "what it is"), rows=rows, text_columns=3)
+
+
+def notes(statistics: Statistics) -> list[str]:
+    """What a reader of the numbers has to know."""
+    tokenizer = statistics.tokenizer
+    texts = [
+        "In brackets: 95 % intervals, from drawing whole sessions again "
+        f"{RESAMPLES:,} times. Sessions that share turns, as the paths of one tree do, make them "
+        "too narrow.",
+        f"Tokens are those of {tokenizer.path} ({tokenizer.vocab_size:,} pieces, fingerprint "
+        f"{tokenizer.fingerprint[:12]})."
+        if tokenizer
+        else "Tokens were not counted: name a tokenizer with --tokenizer.",
+        "The rows marked as published are the papers' (arXiv:2310.07301). Their tokenizer is not "
+        "stated, and their prompts for the judge are not these: compare the order, not the digits.",
+    ]
+    if statistics.judge is not None and (said := statistics.judgments) is not None:
+        models = ", ".join(said.models) or "nobody answered"
+        cost = "" if said.usd is None else f", at most {said.usd:,.2f} USD"
+        prompts = ", ".join(f"{p.path} {p.sha256[:12]}" for p in said.prompts.values())
+        texts.append(
+            f"Judge: {statistics.judge.model} at {statistics.judge.base_url} (answering: "
+            f"{models}); {said.requests:,} requests{cost}; prompts {prompts}."
+        )
+    return texts
+
+
+def _cell(estimate: Estimate | None, measure: Measure | None = None) -> str:
+    """A figure with its interval, as text."""
+    if estimate is None:
+        return NOTHING
+    unit = measure.unit if measure else "number"
+    scale = 1 if unit == "number" else 100
+    large = unit == "number" and estimate.value >= 100
+    value, low, high = (
+        None if number is None else f"{scale * number:,.{0 if large else 2 if scale == 1 else 1}f}"
+        for number in estimate[:3]
+    )
+    sign = " %" if unit == "share" else ""
+    return f"{value}{sign}" if low is None else f"{value}{sign} ({low}–{high})"
+
+
+def _by_reason(reasons: Mapping[str, int]) -> str:
+    ordered = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{reason} {count:,}" for reason, count in ordered) or "none"

@@ -1,0 +1,134 @@
+"""Statistics as files: JSON for programs, Markdown to paste, a page to look at, the picture."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from parrot_jax.core.errors import disk_full_is_a_user_error
+from parrot_jax.core.files import atomic_write, write_json
+from parrot_jax.core.logs import visible
+from parrot_jax.report.charts import Bars, Chart, Hue, column_chart
+from parrot_jax.report.page import Page, Picture, Section, Table, Tile, write_page
+from parrot_jax.stats.files import FileStats
+from parrot_jax.stats.summary import (
+    Statistics,
+    definitions_table,
+    judged_table,
+    measures_table,
+    notes,
+    reading_table,
+    table_1,
+    turns_shares,
+    turns_table,
+)
+
+_HUES: tuple[Hue, ...] = ("accent", "contrast", "plain")
+_CAPTION = "Figure 3: the share of sessions that have so many questions."
+
+
+def write_statistics(statistics: Statistics, out: Path) -> list[Path]:
+    """Writes `stats.json`, `stats.md`, `stats.html` and the picture, each whole or not at all.
+
+    Returns:
+      What was written.
+
+    Raises:
+      DiskFullError: There is no room.
+    """
+    charts = _charts(statistics.files)
+    pictures = [f"figure3{f'-{n}' if n > 1 else ''}.svg" for n in range(1, len(charts) + 1)]
+    with disk_full_is_a_user_error(f"the statistics in {out}"):
+        for name, (chart, _) in zip(pictures, charts, strict=True):
+            with atomic_write(out / name) as file:
+                file.write(chart.wide)
+        write_json(out / "stats.json", statistics.to_json())
+        with atomic_write(out / "stats.md") as file:
+            file.write(_markdown(statistics, pictures))
+    write_page(out / "stats.html", _page(statistics, charts))
+    return [out / name for name in ("stats.json", "stats.md", "stats.html", *pictures)]
+
+
+def _charts(files: Sequence[FileStats]) -> list[tuple[Chart, Sequence[FileStats]]]:
+    """One picture for up to three files: more colours nobody tells apart."""
+    categories, shares = turns_shares(files)
+    charts = []
+    for first in range(0, len(files), len(_HUES)):
+        part = files[first : first + len(_HUES)]
+        bars = [
+            Bars(name=file.label, hue=hue, values=values)
+            for file, hue, values in zip(part, _HUES, shares[first:], strict=False)
+        ]
+        label = f"Distribution of turns: {', '.join(file.label for file in part)}"
+        chart = column_chart(
+            categories, bars, label=label, x_label="turns of a session", y_label="of all sessions"
+        )
+        charts.append((chart, part))
+    return charts
+
+
+def _page(statistics: Statistics, charts: Sequence[tuple[Chart, Sequence[FileStats]]]) -> Page:
+    pictures = [
+        Picture(chart=chart, caption=_CAPTION, numbers=turns_table(part)) for chart, part in charts
+    ]
+    sections = [
+        Section(
+            heading="Table 1", text=notes(statistics), blocks=[table_1(statistics, intervals=False)]
+        ),
+        Section(heading="How long sessions are", text=[], blocks=pictures),
+        Section(
+            heading="All figures, with intervals", text=[], blocks=[measures_table(statistics)]
+        ),
+    ]
+    if (judged := judged_table(statistics)) is not None:
+        sections.append(Section(heading="What was judged", text=[], blocks=[judged]))
+    broken = [f"Broken: {example}" for f in statistics.files for example in f.report.examples]
+    sections += [
+        Section(heading="What was read", text=broken, blocks=[reading_table(statistics.files)]),
+        Section(heading="What the measures are", text=[], blocks=[definitions_table()]),
+    ]
+    tiles = [
+        Tile(f"{file.estimates['turns'].value:.2f}", file.label, "turns a session")
+        for file in statistics.files[:4]
+    ]
+    names = ", ".join(file.label for file in statistics.files)
+    return Page(
+        title="Statistics of dialogues",
+        lead=f"{names}, measured as in Table 1 and Figure 3 of the Parrot papers.",
+        tiles=tiles,
+        sections=sections,
+    )
+
+
+def _markdown(statistics: Statistics, pictures: Sequence[str]) -> str:
+    judged = judged_table(statistics)
+    blocks = [
+        "# Statistics of dialogues",
+        "## Table 1",
+        *_table_lines(table_1(statistics, intervals=True)),
+        *notes(statistics),
+        "## Distribution of turns",
+        *(f"![{_CAPTION}]({name})" for name in pictures),
+        *_table_lines(turns_table(statistics.files)),
+        "## All figures",
+        *_table_lines(measures_table(statistics)),
+        *(["## What was judged", *_table_lines(judged)] if judged else []),
+        "## What was read",
+        *_table_lines(reading_table(statistics.files)),
+        *(f"Broken: {_escape(e)}" for f in statistics.files for e in f.report.examples),
+        "## What the measures are",
+        *_table_lines(definitions_table()),
+    ]
+    return "\n\n".join(blocks) + "\n"
+
+
+def _table_lines(table: Table) -> Iterator[str]:
+    rules = ["---" if n < table.text_columns else "---:" for n in range(len(table.columns))]
+    rows = [table.columns, *table.rows]
+    lines = ["| " + " | ".join(map(_escape, row)) + " |" for row in rows]
+    lines.insert(1, "| " + " | ".join(rules) + " |")
+    yield "\n".join(lines)
+
+
+def _escape(text: str) -> str:
+    """Text of any origin as one cell or line, in which nothing is markup."""
+    line = " ".join(visible(text).split())
+    return "".join(f"\\{char}" if char in "\\`*_[]<>|#" else char for char in line)
