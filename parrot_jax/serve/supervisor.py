@@ -88,7 +88,18 @@ class Supervised:
         """Stops it, and returns when all is gone. A second Ctrl-C does not wait for that."""
         assert self._process.stdin is not None
         self._process.stdin.close()
-        self._process.wait()
+        if self._process.wait() < 0:
+            self._end_what_is_left()
+
+    def _end_what_is_left(self) -> None:
+        """For a supervisor that was killed: the kernel has told the server, which may be deaf."""
+        deadline = time.monotonic() + STOP_S
+        while (left := survivors(self._record)[0]) and time.monotonic() < deadline:
+            time.sleep(_TICK_S)
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self._record.unlink(missing_ok=True)
 
 
 def survivors(record: Path) -> tuple[list[int], bool]:
@@ -98,6 +109,8 @@ def survivors(record: Path) -> tuple[list[int], bool]:
       Their ids, and whether they are supervised. The ids are empty where all are gone, or where the
       record is of another machine, whose processes cannot be seen.
     """
+    if not record.exists():
+        return [], False
     values = json.loads(record.read_text())
     if values["host"] != socket.gethostname():
         return [], False

@@ -70,7 +70,7 @@ class VllmConfig:
     """Most tokens of a prompt and its reply, >= 1, at most as many as the model has positions. Null
     = these. Less leaves memory for more requests at once."""
 
-    start_timeout_s: float = 1800
+    start_timeout_s: float = 1800.0
     """Seconds until it must be ready, > 0. Large models are read for minutes."""
 
     def __post_init__(self) -> None:

@@ -55,12 +55,12 @@ def serve_vllm(
         )
         with supervised:
             _wait_until_ready(supervised, served, config.start_timeout_s, log)
-            print(f"serving {served.name} at {_url(served)} (Ctrl-C stops)", flush=True)
             try:
+                print(f"serving {served.name} at {_url(served)} (Ctrl-C stops)", flush=True)
                 code = supervised.wait()
             except KeyboardInterrupt:
                 return
-    raise RunError(f"vLLM ended by itself with exit code {code}; {log.end()}")
+    raise RunError(f"vLLM {_end(code)}; {log.end()}")
 
 
 def run_logged(
@@ -91,7 +91,7 @@ def run_logged(
         lines = [line for line in log.last_lines() if line.startswith("parrot: ")]
         if code == UserError.exit_code and lines:
             raise UserError(lines[-1].removeprefix("parrot: "))
-        raise RunError(f"the {name} ended with exit code {code}; {log.end()}")
+        raise RunError(f"the {name} {_end(code)}; {log.end()}")
 
 
 def check_nobody_serves(place: Path, port: int = 0) -> None:
@@ -123,6 +123,12 @@ def check_nobody_serves(place: Path, port: int = 0) -> None:
             )
 
 
+def _end(code: int | None) -> str:
+    if code is not None and code < 0:
+        return f"lost its supervisor, which signal {-code} killed, and was stopped"
+    return f"ended by itself with exit code {code}"
+
+
 def _wait_until_ready(supervised: Supervised, served: Served, timeout_s: float, log: Log) -> None:
     deadline = time.monotonic() + timeout_s
     with follow("vLLM starts", log) as say:
@@ -135,7 +141,7 @@ def _wait_until_ready(supervised: Supervised, served: Served, timeout_s: float, 
                     f"--vllm.start-timeout-s, or see what it waits for: {log.end()}"
                 )
             say()
-    raise RunError(f"vLLM did not start and ended with exit code {code}; {log.end()}")
+    raise RunError(f"vLLM did not start: it {_end(code)}; {log.end()}")
 
 
 def _is_ready(served: Served) -> bool:
