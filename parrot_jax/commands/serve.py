@@ -121,6 +121,7 @@ def _load(config: ServeConfig) -> "JaxSpeaker":
 
 
 def _serve_with_vllm(config: ServeConfig) -> None:
+    import os
     import signal
 
     from parrot_jax.core.files import require_local
@@ -140,7 +141,8 @@ def _serve_with_vllm(config: ServeConfig) -> None:
         address = listener.getsockname()[0]
     environment = find_environment(config.vllm.python)
     folder = _exported(run, place) if is_run else _finished_export(run)
-    _say_if_open(address)
+    if not os.environ.get("VLLM_API_KEY"):
+        _say_if_open(address)
     name = config.model_name or run.resolve().name
     served = Served(folder, name, address, config.port)
     serve_vllm(served, environment, config.vllm, place=place)
