@@ -103,7 +103,8 @@ def test_the_command_on_a_cpu(export: Path) -> None:
         f"env/bin/python -m vllm.entrypoints.openai.api_server --model {export} "
         "--served-model-name ask --host 127.0.0.1 --port 8000 --dtype bfloat16 --max-model-len 256 "
         "--generation-config vllm --enable-prefix-caching --tensor-parallel-size 1 "
-        "--data-parallel-size 1 --disable-uvicorn-access-log --enforce-eager"
+        "--data-parallel-size 1 --disable-uvicorn-access-log --enforce-eager "
+        "--no-enable-chunked-prefill"
     )
 
 
