@@ -39,7 +39,7 @@ def serve_vllm(
       RunError: vLLM did not start, not in time, or ended by itself; the text has the end of its
         log.
     """
-    check_nobody_serves(place)
+    check_nobody_serves(place, served.port)
     with open_port(served.host, served.port) as listener:
         served = served._replace(port=listener.getsockname()[1])
     command = vllm_command(served, environment, config)
