@@ -6,7 +6,7 @@
 #   make test-faults the same of collection at full size: 2,000 dialogues, faults, 50 kills
 #   make test-torch parity with transformers and torch, in an environment of its own (CPU is enough)
 #   make test-plan  compiles the shipped configs and kernels for TPUs and GPUs that are not here
-#   make test-vllm  the tokens of vLLM on a CPU are ours; a server in an environment of its own
+#   make test-vllm  the tokens of vLLM on a CPU are ours, and a collection with it; its own environment
 #   make check      format, lint, types, import contracts: what must hold before a commit
 #   make ask-real   trains small askers on real dialogues: DATA=wildchat.jsonl TOKENIZER=tokenizer.model
 

@@ -74,4 +74,7 @@ def run(config: FlaxToHfConfig) -> None:
     with atomic_write(out / "README.md") as file:
         file.write(card)
     write_hf_config(out, model, dtype, **ids)
-    console.print(f"done: {out}. Serve it with `vllm serve {out}`, share it with `parrot push`.")
+    console.print(
+        f"done: {out}. Serve it with `parrot serve {out} --backend vllm`, share "
+        "it with `parrot push`."
+    )

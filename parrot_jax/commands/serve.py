@@ -1,11 +1,13 @@
 """Serve a run over an OpenAI-compatible API: an asker or an answerer for any client."""
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from parrot_jax.core.errors import UserError
+from parrot_jax.serve.vllm import VllmConfig
 
 if TYPE_CHECKING:
     from parrot_jax.serve.jax_speaker import JaxSpeaker
@@ -16,7 +18,11 @@ class ServeConfig:
     """What to serve, and where."""
 
     run: Annotated[str, tyro.conf.Positional]
-    """The run folder; its newest checkpoint speaks."""
+    """The run folder; its newest checkpoint speaks. With vllm, also what `convert flax-to-hf`
+    made."""
+
+    backend: Literal["jax", "vllm"] = "jax"
+    """`vllm` exports the checkpoint, once, and runs vLLM: for many clients of a large model."""
 
     port: int = 8000
     """0 = one that is free; the first line says which."""
@@ -28,14 +34,22 @@ class ServeConfig:
     """The name under which clients ask for the model; null = that of the run folder."""
 
     batch_rows: int | None = None
-    """Rows of every batch, full or not. More serve many clients faster, and one more slowly. With
-    another number, replies may differ in rare tokens. Null = 8 on a CPU, 16 elsewhere."""
+    """Rows of every batch, full or not; of jax only. More serve many clients faster, and one more
+    slowly. With another number, replies may differ in rare tokens. Null = 8 on a CPU, 16
+    elsewhere."""
+
+    vllm: VllmConfig = field(default_factory=VllmConfig)
+    """Settings of vllm."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.port < 2**16:
             raise UserError(f"--port is {self.port}; it must be from 0 to 65535.")
         if self.batch_rows is not None and self.batch_rows < 1:
             raise UserError(f"--batch-rows is {self.batch_rows}; it must be at least 1.")
+        if self.batch_rows is not None and self.backend == "vllm":
+            raise UserError("--batch-rows is of --backend jax; vLLM fills its batches by itself.")
+        if self.vllm != VllmConfig() and self.backend != "vllm":
+            raise UserError("--vllm.* are settings of vLLM; say also --backend vllm.")
 
 
 Config = ServeConfig
@@ -43,7 +57,24 @@ Config = ServeConfig
 
 def run(config: ServeConfig) -> None:
     """Serves until SIGINT or SIGTERM, which is no failure."""
+    if config.backend == "vllm":
+        _serve_with_vllm(config)
+    else:
+        _serve_with_jax(config)
+
+
+def _say_if_open(address: str) -> None:
+    """Says so where others can reach it."""
     import ipaddress
+
+    if not ipaddress.ip_address(address).is_loopback:
+        print("open to the network, without a password: whoever reaches it may use it")
+
+
+# ---- by ourselves -------------------------------------------------------------------------------
+
+
+def _serve_with_jax(config: ServeConfig) -> None:
     import os
     import sys
 
@@ -53,8 +84,7 @@ def run(config: ServeConfig) -> None:
     # Before the weights are read: that a port is in use should be known at once.
     with open_port(config.host, config.port) as listener:
         speaker = _load(config)
-        if not ipaddress.ip_address(listener.getsockname()[0]).is_loopback:
-            print("open to the network, without a password: whoever reaches it may use it")
+        _say_if_open(listener.getsockname()[0])
         serve_until_stopped(BackgroundServer(make_app(speaker), listener), speaker.model)
     if speaker.busy:
         # Nobody waits for what the device still computes, but Python would.
@@ -85,3 +115,78 @@ def _load(config: ServeConfig) -> "JaxSpeaker":
         compute_dtype=jnp.dtype(trained.compute_dtype),
         batch_rows=config.batch_rows or default_rows,
     )
+
+
+# ---- by vLLM ------------------------------------------------------------------------------------
+
+
+def _serve_with_vllm(config: ServeConfig) -> None:
+    import os
+    import signal
+
+    from parrot_jax.core.files import require_local
+    from parrot_jax.serve.background import open_port
+    from parrot_jax.serve.vllm import Served, find_environment
+    from parrot_jax.serve.vllm_server import check_nobody_serves, serve_vllm
+
+    require_local(config.run, "RUN")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    run = Path(config.run)
+    is_run = (run / "config.yaml").exists()
+    # Nothing of an export is in a folder, and what begins with a dot is not pushed.
+    place = run / ("vllm" if is_run else ".vllm")
+    # All that can be known at once, before minutes are spent on an export.
+    check_nobody_serves(place, config.port)
+    with open_port(config.host, config.port) as listener:
+        address = listener.getsockname()[0]
+    environment = find_environment(config.vllm.python)
+    folder = _exported(run, place) if is_run else _finished_export(run)
+    if not os.environ.get("VLLM_API_KEY"):
+        _say_if_open(address)
+    name = config.model_name or run.resolve().name
+    served = Served(folder, name, address, config.port)
+    serve_vllm(served, environment, config.vllm, place=place)
+
+
+def _finished_export(folder: Path) -> Path:
+    if not (folder / "config.json").exists():
+        raise UserError(
+            f"{folder} is no run folder: it has no config.yaml; and no finished export, which "
+            "has a config.json. Name a run, or run `parrot convert flax-to-hf` again."
+        )
+    return folder
+
+
+def _exported(run: Path, place: Path) -> Path:
+    """The export of a run's newest checkpoint, in the type that the run computed in."""
+    import sys
+
+    import yaml
+
+    from parrot_jax.core.config import load_config
+    from parrot_jax.core.files import open_input
+    from parrot_jax.serve.vllm_server import run_logged
+    from parrot_jax.train.config import TrainConfig
+    from parrot_jax.weights.exports import checkpoint_identity, is_whole_export, newest_step
+
+    with open_input(run / "config.yaml") as file:
+        if "converted_from" in yaml.safe_load(file):
+            raise UserError(
+                f"{run} holds converted weights and no run; serve the folder they came from, or "
+                f"train a run from them with `--init-from {run}`."
+            )
+    trained = load_config(TrainConfig, run / "config.yaml")
+    step = newest_step(run / "checkpoints")
+    if step is None:
+        raise UserError(f"{run} has no checkpoint yet; train it first.")
+    dtype = trained.compute_dtype
+    out = place / f"step-{step:06d}-{dtype}"
+    if not is_whole_export(out, checkpoint_identity(run / "checkpoints" / str(step)), dtype):
+        # In another process, which gives back its memory; and on the CPU, so that no memory of a
+        # GPU is taken that vLLM will want.
+        command = [
+            *(sys.executable, "-m", "parrot_jax.cli", "convert", "flax-to-hf", str(run), str(out)),
+            *("--dtype", dtype, "--step", str(step)),
+        ]
+        run_logged(command, {"JAX_PLATFORMS": "cpu"}, place=place, name="export")
+    return out

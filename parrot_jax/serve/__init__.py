@@ -6,4 +6,8 @@ app.py          the web application around a speaker
 background.py   the application in a thread of this process, on a port
 batching.py     work joined into batches, first come, first served
 jax_speaker.py  a trained model as a speaker; the only file here that loads jax
+vllm.py         vLLM instead of all that: where it is, and its command
+vllm_server.py  its start, its end
+supervisor.py   a program that ends another one and all it started, whoever is killed
+following.py    the log of such a program: kept, shown, quoted
 """

@@ -35,7 +35,8 @@ from parrot_jax.core.errors import (
     disk_full_is_a_user_error,
     is_disk_full,
 )
-from parrot_jax.core.files import AnyPath, hash_file, hash_json
+from parrot_jax.core.files import AnyPath
+from parrot_jax.weights.exports import checkpoint_identity
 from parrot_jax.weights.names import layer_key
 
 
@@ -229,9 +230,7 @@ class Checkpoints:
         Raises:
           UserError: There is no such checkpoint.
         """
-        folder = self._at(step)
-        files = (f"{folder}/_CHECKPOINT_METADATA", f"{folder}/params/_METADATA")
-        return hash_json([hash_file(file) for file in files])
+        return checkpoint_identity(self._at(step))
 
     def stored(self, step: int) -> dict[str, StoredArray]:
         """The weights of a checkpoint by their names on disk.

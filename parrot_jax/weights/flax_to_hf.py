@@ -22,6 +22,7 @@ from parrot_jax.core.logs import console, progress
 from parrot_jax.model.config import LlamaConfig
 from parrot_jax.weights.checkpoints import Checkpoints
 from parrot_jax.weights.dtypes import SAFETENSORS_NAMES, Dtype
+from parrot_jax.weights.exports import RECORD
 from parrot_jax.weights.hf_folder import DTYPES, INDEX
 from parrot_jax.weights.model_folder import ModelFolder
 from parrot_jax.weights.names import Tensor, tensors
@@ -30,9 +31,6 @@ MAX_SHARD_BYTES = 4 * 10**9
 """Most bytes of weights in one file."""
 
 _THREADS = 2
-
-RECORD = "parrot_export.json"
-"""Says what a folder is the export of, so that one that was killed can be continued."""
 
 
 class Shard(NamedTuple):

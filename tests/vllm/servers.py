@@ -22,7 +22,7 @@ _START_TIMEOUT_S = 600.0
 _STOP_TIMEOUT_S = 60.0
 
 # XLA_FLAGS are for the tests' own process; the rest is for vLLM, which would ask the network.
-_ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"} | {
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"} | {
     "HF_HUB_OFFLINE": "1",
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB; by default it takes much of the memory
@@ -31,7 +31,7 @@ _ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "XL
 
 def parrot(*arguments: object) -> None:
     """Runs `parrot` with these arguments; what it prints, pytest shows where a test fails."""
-    subprocess.run([*PARROT, *map(str, arguments)], check=True, env=_ENVIRONMENT)
+    subprocess.run([*PARROT, *map(str, arguments)], check=True, env=ENVIRONMENT)
 
 
 @contextlib.contextmanager
@@ -50,7 +50,7 @@ def served(*command: object, log: Path) -> Iterator[openai.OpenAI]:
             [*map(str, command), "--port", str(port)],
             stdout=output,
             stderr=subprocess.STDOUT,
-            env=_ENVIRONMENT,
+            env=ENVIRONMENT,
             start_new_session=True,
         )
     try:

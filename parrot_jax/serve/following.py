@@ -1,0 +1,94 @@
+"""The log of another program: kept in a file, shown while one waits, quoted when it fails."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO
+
+from rich.console import Console
+
+from parrot_jax.core.errors import UserError
+from parrot_jax.core.logs import LINE_EVERY_S, visible
+
+_LAST_LINES = 15
+_LAST_BYTES = 20_000
+_LINE_CHARS = 300
+
+# Not on stdout: its first line says where the server is, and programs read it.
+notices = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+
+
+class Log:
+    """A file to which each start of a program adds.
+
+    Attributes:
+      path: Where it is.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Opens nothing yet."""
+        self.path = path
+        self._start = 0
+
+    @contextlib.contextmanager
+    def open(self, first_line: str) -> Iterator[IO[bytes]]:
+        """Opens it for a program's output; what it is comes first, here and on the screen.
+
+        Raises:
+          UserError: It cannot be written.
+        """
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            file = open(self.path, "ab")  # noqa: SIM115 - closed below
+        except OSError as error:
+            raise UserError(
+                f"cannot write {self.path}: {error.strerror}; check the folder and its owner."
+            ) from None
+        with file:
+            notices.print(f"{first_line}\nits log: {self.path}")
+            now = time.strftime("%Y-%m-%d %H:%M:%S %z")
+            file.write(f"{now}\n{first_line}\n".encode())
+            file.flush()
+            self._start = file.tell()
+            yield file
+
+    def last_lines(self, count: int = _LAST_LINES) -> list[str]:
+        """The last lines of this start that are not empty, as a terminal may show them."""
+        with open(self.path, "rb") as file:
+            size = file.seek(0, 2)
+            file.seek(max(self._start, size - _LAST_BYTES))
+            text = visible(file.read().decode(errors="replace"))
+        return [line[:_LINE_CHARS] for line in text.splitlines() if line.strip()][-count:]
+
+    def end(self) -> str:
+        """The end of an error: where the log is, and its last lines."""
+        lines = self.last_lines() or ["(nothing)"]
+        return "\n  ".join([f"its log {self.path} ends with:", *lines])
+
+
+@contextlib.contextmanager
+def follow(what: str, log: Log) -> Iterator[Callable[[], None]]:
+    """Shows how long something takes and the last line that it said.
+
+    Args:
+      what: The beginning of the line, e.g. `"vLLM starts"`.
+      log: Where it says it.
+
+    Yields:
+      A function to call now and then.
+    """
+    started = last = time.monotonic()
+    with notices.status(what) if notices.is_terminal else contextlib.nullcontext() as status:
+
+        def say() -> None:
+            nonlocal last
+            now = time.monotonic()
+            line = f"{what}, {now - started:.0f} s: {' '.join(log.last_lines(1))}"
+            if status is not None:
+                status.update(line[: notices.width - 4])
+            elif now - last >= LINE_EVERY_S:
+                last = now
+                notices.print(line)
+
+        yield say

