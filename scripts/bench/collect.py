@@ -1,18 +1,21 @@
 """Calls a second of the collection loop, beside the bare client that sends the same requests.
 
-    python scripts/bench/collect.py [--dialogues 200] [--in-flight 64] [--delay-ms 50]
+    python scripts/bench/collect.py [--in-flight 64 256 1000] [--delay-ms 50] [--rounds 5]
 
-The server is a process of its own and answers after a fixed delay. `collect` journals each request
-and each reply to the disk (WAL, synchronous=FULL) before it goes on; `client` is the same package
-without a journal: `post` as `collect` uses it, with aiohttp below and without models of requests
-and replies, `create` as most people do, with neither changed.
+The server is a process of its own, on a core of its own where there are two, and answers after a
+fixed delay. `collect` journals each request and each reply to the disk (WAL, synchronous=FULL)
+before it goes on, and judges every text; `client` is the same package without a journal: `post` as
+`collect` uses it, with aiohttp below and without models of requests and replies, `create` as most
+people do, with neither changed. Whoever comes first in a round changes from round to round.
 """
 
 import argparse
 import asyncio
 import contextlib
+import functools
 import json
 import multiprocessing
+import os
 import sqlite3
 import statistics
 import tempfile
@@ -27,12 +30,22 @@ import openai
 from parrot_jax.api.scripted_server import ScriptedServer
 from parrot_jax.collect.config import BeginningsConfig, CollectConfig, SpeakerConfig
 from parrot_jax.collect.engine import collect
+from parrot_jax.collect.stops import StopConfig
 from parrot_jax.core.logs import console
+
+TURNS = 4
+
+
+def pin(place: int) -> None:
+    """Keeps this process on one core, where there are several."""
+    if hasattr(os, "sched_setaffinity") and len(cores := sorted(os.sched_getaffinity(0))) > 1:
+        os.sched_setaffinity(0, {cores[place]})
 
 
 def serve(delay_s: float, urls: Any) -> None:
     """The server's process: says where it is, then serves until it is terminated."""
-    with ScriptedServer(delay_s=delay_s) as server:
+    pin(-1)
+    with ScriptedServer(delay_s=delay_s, keeps_bodies=False) as server:
         urls.put(server.url)
         time.sleep(24 * 3600)
 
@@ -50,7 +63,10 @@ def collect_bodies(url: str, folder: Path, dialogues: int, in_flight: int) -> li
         asker=endpoint,
         answerer=endpoint,
         beginnings=(BeginningsConfig(kind="messages", path=str(beginnings)),),
+        max_turns=TURNS,
         concurrency=in_flight,
+        # Scripted texts differ in a number alone.
+        stops=StopConfig(repeated_question=None),
     )
     with console.capture():
         collect(config)
@@ -90,34 +106,46 @@ def bench(url: str, dialogues: int, in_flight: int, rounds: int) -> None:
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
         rates.setdefault(name, []).append((len(bodies) / wall, cpu / len(bodies) * 1e3))
 
-    for _ in range(rounds):
+    def run_collect() -> None:
+        nonlocal bodies
         with tempfile.TemporaryDirectory(dir=".") as folder, timed("collect"):
             bodies = collect_bodies(url, Path(folder), dialogues, in_flight)
-        for name in ("post", "create"):
-            with timed(f"client, {name}"):
-                create = name == "create"
-                asyncio.run(send_bodies(url, bodies, in_flight, create=create))
+
+    def run_client(name: str) -> None:
+        with timed(f"client, {name}"):
+            asyncio.run(send_bodies(url, bodies, in_flight, create=name == "create"))
+
+    contestants = [run_collect, *(functools.partial(run_client, n) for n in ("create", "post"))]
+    for number in range(rounds):
+        # The first round collects first: it makes the requests of the others.
+        for contestant in contestants if number % 2 == 0 else reversed(contestants):
+            contestant()
     print(f"{len(bodies):,} calls, {in_flight} in flight   calls/s        CPU ms/call")
     for name, seen in rates.items():
         (rate, low, high), (cpu, *_) = (
             (statistics.median(x), min(x), max(x)) for x in zip(*seen, strict=True)
         )
         print(f"  {name:24} {rate:6.0f} ({low:.0f} to {high:.0f}) {cpu:8.2f}")
+    ours, theirs = ([rate for rate, _ in rates[n]] for n in ("collect", "client, create"))
+    ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
+    print(f"  collect / create: median of rounds {statistics.median(ratios):.2f}", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--dialogues", type=int, default=200)
-    parser.add_argument("--in-flight", type=int, default=64)
+    parser.add_argument("--in-flight", type=int, nargs="+", default=[64, 256, 1000])
     parser.add_argument("--delay-ms", type=float, default=50.0)
-    parser.add_argument("--rounds", type=int, default=3, help="all contestants in turn; the median")
+    parser.add_argument("--rounds", type=int, default=5, help="all contestants in turn; the median")
     options = parser.parse_args()
     context = multiprocessing.get_context("spawn")
     urls = context.Queue()
     server = context.Process(target=serve, args=(options.delay_ms / 1e3, urls), daemon=True)
     server.start()
     try:
-        bench(urls.get(), options.dialogues, options.in_flight, options.rounds)
+        url = urls.get()
+        pin(0)
+        for in_flight in options.in_flight:
+            bench(url, max(200, 2 * in_flight), in_flight, options.rounds)
     finally:
         server.terminate()
         server.join()
