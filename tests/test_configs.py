@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from parrot_jax.api.config import EndpointConfig
 from parrot_jax.collect.config import CollectConfig
 from parrot_jax.collect.prices import load_prices
+from parrot_jax.collect.prompts import load_prompt
 from parrot_jax.commands.data_clean import DataCleanConfig
 from parrot_jax.core.config import changed_keys, config_from_dict, load_config
 from parrot_jax.core.config_help import config_help
@@ -22,6 +24,7 @@ def test_shipped_configs_load(path: Path) -> None:
     config_types = {
         "collect": CollectConfig,
         "data": DataCleanConfig,
+        "moderation": EndpointConfig,
         "stats": JudgeConfig,
         "train": TrainConfig,
     }
@@ -33,7 +36,7 @@ def test_shipped_configs_load(path: Path) -> None:
 
 def test_every_speaker_of_a_shipped_collection_has_a_price_or_costs_nothing() -> None:
     prices = load_prices(str(CONFIGS / "prices.yaml"))
-    for path in (CONFIGS / "collect").iterdir():
+    for path in (CONFIGS / "collect").glob("*.yaml"):
         config = load_config(CollectConfig, path)
         assert config.prices == "configs/prices.yaml"
         for speaker in config.speakers().values():
@@ -70,6 +73,40 @@ def test_the_papers_runs_are_the_papers(name: str) -> None:
     assert config.task == task
     assert config.data.mask.loss_roles == ({"ask": "user", "chat": "assistant"}[task],)
     assert config.data.mask.skip_first_turn == (task == "ask")
+
+
+TABLE_4 = ("baize", "ultrachat", "sharegpt", "parrot_s", "parrot_u")
+
+
+@pytest.mark.parametrize("name", TABLE_4)
+def test_the_20k_runs_differ_from_the_papers_in_their_data_alone(name: str) -> None:
+    paper, subset = (
+        load_config(TrainConfig, CONFIGS / "train" / f"{run}_llama2_13b_a100x8.yaml")
+        for run in ("parrot_chat", f"chat_20k_{name}")
+    )
+    assert {change.partition(":")[0] for change in changed_keys(paper, subset)} == {
+        "out",
+        "data.sources",
+    }
+    (source,) = subset.data.sources
+    # A part of Parrot-40K has 20,000 dialogues already.
+    assert source.sample == (None if name.startswith("parrot") else 20_000)
+
+
+def test_the_prompts_of_the_shipped_collections_can_be_filled_in() -> None:
+    writer = load_config(CollectConfig, CONFIGS / "collect" / "self_chat.yaml").writer
+    asker = load_config(CollectConfig, CONFIGS / "collect" / "iterative_self_chat.yaml").asker
+    assert writer is not None
+    assert asker is not None
+    rendered = [
+        load_prompt(str(CONFIGS.parent / str(speaker.prompt))).render(
+            first_question="Why is it dark?", max_turns=7
+        )
+        for speaker in (writer, asker)
+    ]
+    assert "Why is it dark?" in rendered[0]
+    assert "up to 7 questions" in rendered[0]
+    assert "you are the user" in rendered[1]
 
 
 @pytest.mark.parametrize("name", ["a100x8", "a100x8_packed", "v5p", "v5e", "h200"])

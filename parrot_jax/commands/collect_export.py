@@ -27,7 +27,7 @@ class ExportConfig:
 
     moderation: str | None = None
     """The config of an endpoint with /moderations; a dialogue ends before what it flags. Null = not
-    asked. configs/collect/moderation.yaml is one."""
+    asked. configs/moderation/openai.yaml is one."""
 
     def __post_init__(self) -> None:
         require_local(self.out, "out")
