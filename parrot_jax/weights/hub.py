@@ -82,7 +82,7 @@ def local_folder(source: str, *, revision: str | None = None) -> Path:
     folder = Path(downloaded)
     if not any(folder.glob("*.safetensors")):
         with _one_line_errors(source, revision):
-            names = huggingface_hub.list_repo_files(source, revision=folder.name)
+            names = huggingface_hub.HfApi().list_repo_files(source, revision=folder.name)
         raise UserError(_without_safetensors(source, names))
     return folder
 

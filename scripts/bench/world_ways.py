@@ -1,0 +1,283 @@
+"""The papers' three ways to make dialogues, on the little world, compared by `parrot stats`.
+
+    python scripts/bench/world_ways.py --out runs/world_ways [--seed 0]
+
+Parrot-Ask is the quickstart's. The prompted model of the two baselines is a chat model of the same
+size. It is trained to answer on the quickstart's collection, and on as many examples each of doing
+what two prompts say: to ask as a user would, and to write a dialogue. In these examples all
+questions are full ones: that ChatGPT asks so is what the papers found, and here an assumption. What
+follows from it is shown, not that it is so.
+
+    parrot-ask            Parrot-Ask asks, the world's answerer answers
+    iterative self-chat   the chat model asks, by a prompt; the world's answerer answers
+    self-chat             the chat model writes the whole dialogue, by a prompt
+
+Then the baselines once more, hotter and with all rules off, so that bad turns are made: what the
+world cannot understand, what was asked before, what is no answer. For each rule of `stops`: how
+many of the bad turns of each kind it ends, and how many of the good ones.
+
+Whatever is done already is not done again.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import random
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+
+from parrot_jax.collect.config import BeginningsConfig, CollectConfig, SpeakerConfig
+from parrot_jax.collect.engine import collect
+from parrot_jax.collect.stops import StopConfig, StopJudge
+from parrot_jax.data.tokenizer import load_tokenizer
+from parrot_jax.dialogue.report import ReadReport
+from parrot_jax.dialogue.sources import SourceConfig, read_sources
+from parrot_jax.dialogue.types import Dialogue, Turn
+from parrot_jax.dialogue.words import normal_words
+from parrot_jax.dialogue.writers import write_messages
+from parrot_jax.serve.app import make_app
+from parrot_jax.serve.background import BackgroundServer
+from parrot_jax.serve.jax_speaker import JaxSpeaker
+from parrot_jax.stats.run import compute_statistics
+from parrot_jax.stats.writing import write_statistics
+from parrot_jax.train.config import TrainConfig
+from parrot_jax.train.loop import train
+from parrot_jax.train.run_folder import RunFolder
+from parrot_jax.weights.model_folder import load_params
+from parrot_jax.world.answerer import NO_ANSWER, Answerer
+from parrot_jax.world.measures import asked_kinds
+from parrot_jax.world.people import next_question
+from parrot_jax.world.questions import Context, Invalid, Language, Question, true_answer
+from parrot_jax.world.quickstart import Loop, Scale
+from parrot_jax.world.recipes import ASKER, chat_config
+from parrot_jax.world.speaker import MODEL as ANSWERER
+from parrot_jax.world.speaker import answerer_speaker
+
+USER_PROMPT = "What would you ask next?"
+DIALOGUE_PROMPT = "Tell me all of it, from the first one: {{ first_question }}"
+WRITTEN_ROUNDS = 4
+ALL_OFF = StopConfig(
+    refusals=False, most_thanks=None, repeated_question=None, fewest_question_letters=0,
+    asker_answers=False, most_counter_questions=None, language_switch=None, sensitive=(),
+)  # fmt: skip
+MEANINGLESS = (f"^{re.escape(NO_ANSWER)}$",)
+RULES: dict[str, StopConfig] = {
+    name: dataclasses.replace(ALL_OFF, **{name: value})
+    for name, value in {
+        "meaningless_answers": MEANINGLESS, "refusals": True, "most_thanks": 0,
+        "repeated_question": 95.0, "fewest_question_letters": 2, "asker_answers": True,
+        "most_counter_questions": 2, "language_switch": 0.95,
+        "sensitive": ("e-mail", "phone", "card", "iban", "secret"),
+    }.items()
+}  # fmt: skip
+
+
+class Ways:
+    """The three ways in one folder."""
+
+    def __init__(self, folder: Path, seed: int) -> None:
+        self.folder, self.seed = folder, seed
+        self.loop = Loop(folder, seed, Scale())
+        self.language = Language(self.loop.world)
+        self.dice = random.Random(f"ways {seed}")
+
+    def prepare(self) -> None:
+        """The world, Parrot-Ask, its collection, and the chat model that can be prompted."""
+        if not (self.loop.files / "tokenizer.model").exists():
+            self.loop.make_world()
+        self.loop.train_ask()
+        self.loop.collect()
+        examples = self.folder / "prompted.jsonl"
+        if not examples.exists():
+            write_messages(examples, self._examples())
+        train(self._prompted())
+
+    def _prompted(self) -> TrainConfig:
+        examples = self.folder / "prompted.jsonl"
+        return chat_config(
+            self.loop.files, examples, self.folder / "prompted",
+            seed=self.seed, epochs=Scale().chat_epochs, max_turns=None,
+        )  # fmt: skip
+
+    def _examples(self) -> Iterator[Dialogue]:
+        for dialogue in read(self.folder / "collect" / "dialogues.jsonl"):
+            yield dialogue
+            rounds = self.dice.randint(1, dialogue.num_rounds)
+            before = [dataclasses.replace(t, weight=0.0) for t in dialogue.turns[: 2 * rounds]]
+            context = self.language.context_after([t.text for t in before[::2]])
+            asked = Turn("assistant", self._full(context)[1])
+            yield Dialogue(turns=(*before, Turn("user", USER_PROMPT), asked))
+            first = dialogue.turns[0].text
+            prompt = DIALOGUE_PROMPT.replace("{{ first_question }}", first)
+            yield Dialogue(turns=(Turn("user", prompt), Turn("assistant", self._transcript(first))))
+
+    def _full(self, context: Context) -> tuple[Question, str]:
+        """A question with all that is needed to understand it."""
+        drawn = next_question(self.loop.world, context, set(), self.dice)
+        question = Question("full", drawn.other or drawn.place, drawn.attribute)
+        return question, self.language.say(question, context, self.dice)
+
+    def _transcript(self, first: str) -> str:
+        context, text, lines = Context(), first, []
+        for _ in range(WRITTEN_ROUNDS):
+            question = self.language.understand(text, context)
+            assert isinstance(question, Question)
+            answer = true_answer(self.loop.world, question)
+            lines += [f"[|Human|] {text}", f"[|AI|] {answer}"]
+            context = context.after(question)
+            text = self._full(context)[1]
+        return "\n".join(lines)
+
+    def talk(self) -> dict[str, Path]:
+        """All collections: the three ways, and the baselines hot and without rules."""
+        prompts = self.folder / "prompts"
+        prompts.mkdir(exist_ok=True)
+        (prompts / "user.jinja").write_text(USER_PROMPT)
+        (prompts / "dialogue.jinja").write_text(DIALOGUE_PROMPT)
+        rules = StopConfig(meaningless_answers=MEANINGLESS, language_switch=None)
+        found = {}
+        with contextlib.ExitStack() as stack:
+
+            def serve(app: Any) -> str:
+                return stack.enter_context(BackgroundServer(app)).url
+
+            answerer = Answerer(self.loop.world, mistake_rate=Scale().mistake_rate)
+            answers = SpeakerConfig(
+                base_url=serve(make_app(answerer_speaker(answerer))), model=ANSWERER
+            )
+            asks = SpeakerConfig(
+                base_url=serve(make_app(speaker(self.loop.ask, ASKER))),
+                model=ASKER, temperature=1.0, top_p=0.99, max_tokens=32,
+            )  # fmt: skip
+            chat = serve(make_app(speaker(self._prompted(), "chat")))
+            for heat in (1.0, 1.5):
+                user = SpeakerConfig(
+                    base_url=chat, model="chat", temperature=heat, top_p=0.99, max_tokens=32,
+                    prompt=str(prompts / "user.jinja"),
+                )  # fmt: skip
+                writer = SpeakerConfig(
+                    base_url=chat, model="chat", temperature=heat, top_p=0.99, max_tokens=256,
+                    prompt=str(prompts / "dialogue.jinja"),
+                )  # fmt: skip
+                ways: dict[str, dict[str, Any]] = {
+                    "parrot-ask": {"asker": asks, "answerer": answers},
+                    "iterative-self-chat": {"asker": user, "answerer": answers},
+                    "self-chat": {"writer": writer},
+                }
+                for name, speakers in ways.items():
+                    if heat > 1 and name == "parrot-ask":
+                        continue
+                    out = self.folder / ("ways" if heat == 1 else "hot") / name
+                    collect(self._config(out, rules if heat == 1 else ALL_OFF, speakers))
+                    found[f"{out.parent.name}/{name}"] = out / "dialogues.jsonl"
+        return found
+
+    def _config(self, out: Path, stops: StopConfig, speakers: dict[str, Any]) -> CollectConfig:
+        first = BeginningsConfig(
+            kind="messages", path=str(self.loop.files / "first_questions.jsonl"),
+            take="first_question",
+        )  # fmt: skip
+        return CollectConfig(
+            out=str(out), beginnings=(first,), max_turns=10, concurrency=48, stops=stops,
+            when_context_is_full="truncate", seed=self.seed,
+            **speakers,
+        )  # fmt: skip
+
+    def context_table(self, files: dict[str, Path]) -> str:
+        """By the world's own truth: how many questions can be understood, and only in context."""
+        lines = ["| way | questions | understood | only in context |", "|---|---:|---:|---:|"]
+        for name, path in files.items():
+            texts = [([t.text for t in d.turns[::2]], 1) for d in read(path)]
+            asked = asked_kinds(self.language, texts)
+            kinds = sum(asked.by_turn.values(), Counter[str]())
+            alone = kinds["full"] + kinds["shift"] + kinds["invalid"]
+            total = kinds.total()
+            lines.append(
+                f"| {name} | {total:,} | {asked.valid_rate:.1%} | {1 - alone / total:.1%} |"
+            )
+        return "\n".join(lines)
+
+    def rules_table(self, paths: list[Path]) -> str:
+        """For each rule: how many of the bad turns of each kind it ends, and of the good ones."""
+        judges = {name: StopJudge(rule) for name, rule in RULES.items()}
+        total, caught = Counter[str](), Counter[tuple[str, str]]()
+        for path in paths:
+            for dialogue in read(path):
+                for place, kind in enumerate(self._kinds(dialogue)):
+                    if place < 2:
+                        continue
+                    total[kind] += 1
+                    turns, text = dialogue.turns[:place], dialogue.turns[place].text
+                    hits = [name for name, judge in judges.items() if judge(turns, text)]
+                    caught.update((name, kind) for name in (*hits, *(["any"] if hits else [])))
+        kinds = sorted(total)
+        lines = [
+            "| rule | " + " | ".join(f"{kind} ({total[kind]:,})" for kind in kinds) + " |",
+            "|---" + "|---:" * len(kinds) + "|",
+        ]
+        for name in (*RULES, "any"):
+            lines.append(f"| {name} | " + " | ".join(f"{caught[name, k]:,}" for k in kinds) + " |")
+        return "\n".join(lines)
+
+    def _kinds(self, dialogue: Dialogue) -> Iterator[str]:
+        """What each turn is: good, or why it is bad."""
+        context, seen = Context(), set()
+        for turn in dialogue.turns:
+            if turn.role == "assistant":
+                yield "no answer" if turn.text.strip() == NO_ANSWER else "good answer"
+                continue
+            question = self.language.understand(turn.text, context)
+            words = tuple(normal_words(turn.text))
+            if isinstance(question, Invalid):
+                yield f"question: {question.reason}"
+            elif words in seen:
+                yield "question: asked before"
+            else:
+                yield "good question"
+            seen.add(words)
+            if isinstance(question, Question):
+                context = context.after(question)
+
+
+def read(path: Path) -> Iterator[Dialogue]:
+    source = SourceConfig(kind="messages", path=str(path))
+    return read_sources([source], seed=0, report=ReadReport())
+
+
+def speaker(config: TrainConfig, name: str) -> JaxSpeaker:
+    folder = RunFolder(config.out)
+    return JaxSpeaker(
+        name, config.task, config.model, load_params(config.out), load_tokenizer(folder.tokenizer),
+        compute_dtype=jnp.dtype(config.compute_dtype), batch_rows=16,
+    )  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", default="runs/world_ways")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    folder = Path(options.out)
+    ways = Ways(folder, options.seed)
+    ways.prepare()
+    files = ways.talk()
+    compared = {
+        "people": ways.loop.files / "held_out.jsonl",
+        **{name: path for name, path in files.items() if name.startswith("ways/")},
+    }
+    statistics = compute_statistics(
+        [str(path) for path in compared.values()], tokenizer=str(ways.loop.files)
+    )
+    written = write_statistics(statistics, folder / "stats")
+    print(ways.context_table(compared), end="\n\n")
+    print(ways.rules_table([path for name, path in files.items() if name.startswith("hot/")]))
+    print("\nsee", *written)
+
+
+if __name__ == "__main__":
+    main()
