@@ -53,7 +53,7 @@ test-faults: install
 	$(BIN)/python -m pytest -m nightly tests/faults $(ARGS)
 
 test-torch: $(VENV)-torch/.installed
-	$(VENV)-torch/bin/python -m pytest -n 2 --dist load -m torch tests $(ARGS)
+	$(VENV)-torch/bin/python -m pytest -m torch tests $(ARGS)
 
 # Torch is large, and most need none: it lies in an environment that sees the one above.
 $(VENV)-torch/.installed: $(VENV)/.installed
