@@ -8,10 +8,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from parrot_jax.api.budget import Budget, worst_usage
+from parrot_jax.api.budget import Budget, Spent, worst_usage
 from parrot_jax.api.config import RetryConfig
 from parrot_jax.api.endpoint import Endpoint
 from parrot_jax.api.journal import JournalWriter
+from parrot_jax.api.journal_reader import SpeakerCounts
 from parrot_jax.api.replies import Outcome, Reply, Response, Usage
 from parrot_jax.api.throttle import Throttle
 
@@ -64,6 +65,31 @@ class Caller:
         self.speaker, self.throttle, self.budget = speaker, throttle, budget
         self._endpoint, self._journal, self._retries = endpoint, journal, retries
         self._stopping = asyncio.Event()
+
+    @classmethod
+    def continuing(
+        cls,
+        speaker: str,
+        endpoint: Endpoint,
+        journal: JournalWriter,
+        retries: RetryConfig,
+        before: SpeakerCounts,
+        *,
+        most: int,
+    ) -> "Caller":
+        """A caller whose budget knows what earlier starts have spent.
+
+        Args:
+          speaker: The name under which the journal keeps its requests.
+          endpoint: Whom it calls; its config has the limits.
+          journal: Where each request is written.
+          retries: What is done when a request fails.
+          before: From the journal; all zero where nothing was sent.
+          most: Most requests in flight at once, >= 1.
+        """
+        budget = Budget(speaker, endpoint.config, Spent(before.known, before.uncertain))
+        throttle = Throttle(endpoint.config, retries, most=most)
+        return cls(speaker, endpoint, journal, retries, throttle, budget)
 
     def stop(self) -> None:
         """Sends nothing more; what is in flight may come back."""

@@ -87,6 +87,11 @@ class JournalReader:
         (start,) = self._read("SELECT config, prompts FROM starts ORDER BY id DESC LIMIT 1")
         return Start(*map(json.loads, start))
 
+    def begun_at(self) -> float:
+        """When the first start was, in seconds since 1970: by it two journals are told apart."""
+        ((started_at,),) = self._read("SELECT started_at FROM starts ORDER BY id LIMIT 1")
+        return started_at
+
     def num_dialogues(self) -> int:
         """How many dialogues there are; their numbers start at 0."""
         ((number,),) = self._read("SELECT count(*) FROM dialogues")

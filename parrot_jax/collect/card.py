@@ -10,7 +10,7 @@ from parrot_jax.core import markdown
 if TYPE_CHECKING:
     from parrot_jax.collect.dataset import DatasetSummary
 
-_TEMPLATES = Path(__file__).parent / "templates"
+_TEMPLATE = Path(__file__).parent / "templates" / "dataset_card.md.jinja"
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 
 
@@ -20,22 +20,10 @@ def dataset_card(summary: "DatasetSummary") -> str:
     Args:
       summary: Everything that it says.
     """
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        # The page is Markdown, not HTML: what comes from outside goes through `code`.
-        autoescape=False,
-    )
-    environment.filters.update(code=markdown.code, cell=markdown.cell)
     size = next((name for limit, name in _SIZES if summary.dialogues < limit), "n>1M")
     everything = [{"split": "train", "path": "data/*.parquet"}]
     header = {
-        "license": summary.about.licence or "other",
+        "license": summary.about.license or "other",
         "task_categories": ["text-generation"],
         "tags": ["parrot", "multi-turn", "synthetic"],
         "size_categories": [size],
@@ -50,7 +38,8 @@ def dataset_card(summary: "DatasetSummary") -> str:
             ),
         ],
     }
-    return environment.get_template("dataset_card.md.jinja").render(
+    return markdown.render(
+        _TEMPLATE,
         header=yaml.safe_dump(header, sort_keys=False).strip(),
         summary=summary,
         about=summary.about,

@@ -46,7 +46,7 @@ class About:
     """Where a dataset comes from."""
 
     name: str
-    licence: str | None
+    license: str | None
     """A name of the hub's list, such as `cc-by-nc-4.0`; None = not stated."""
     speakers: Mapping[str, Mapping[str, Any]]
     """By name: `model` as it was asked for, `reported` by its server, sampling, `prompt` (path and
@@ -54,8 +54,8 @@ class About:
     beginnings: tuple[Mapping[str, Any], ...]
     filters: Mapping[str, Any]
     """Settings of the filters and of what ended dialogues."""
-    unfinished: int
-    """Dialogues of the collection that go on, or have no collected turn."""
+    begun: int
+    """Dialogues of the collection, finished or not."""
     version: str
     """Of parrot_jax."""
 
@@ -72,6 +72,8 @@ class DatasetSummary:
     """Dialogues that a filter made shorter, by reason."""
     left_out: Mapping[str, int]
     """Dialogues of which a filter left nothing, by reason."""
+    unfinished: int
+    """Dialogues of the collection that go on, or have no collected turn."""
     about: About
 
     def lines(self) -> list[str]:
@@ -86,7 +88,7 @@ class DatasetSummary:
             for name, part in self.parts.items()
         ]
         return [
-            f"{self.dialogues:,} dialogues exported; {self.about.unfinished:,} are not finished or "
+            f"{self.dialogues:,} dialogues exported; {self.unfinished:,} are not finished or "
             "have no collected turn",
             *parts,
             f"  cut       {listed(self.cut)}",
@@ -137,7 +139,7 @@ def _write(folder: Path, kept: Iterable[Kept], about: About) -> DatasetSummary:
             collection = dialogue.metadata["collection"]
             part = f"{collection['part']}s"
             parts[part].add(dialogue)
-            stops[its_cut.reason if its_cut else collection["stop"]] += 1
+            stops[_why_it_ends(dialogue)] += 1
             counts[part]["dialogues"] += 1
             counts[part]["turns"] += dialogue.num_rounds
             counts[part]["collected_turns"] += collection["collected_turns"]
@@ -149,12 +151,13 @@ def _write(folder: Path, kept: Iterable[Kept], about: About) -> DatasetSummary:
             if count["dialogues"]
         },
         stops=_ordered(stops), cut=_ordered(cut), left_out=_ordered(left_out),
+        unfinished=about.begun - stops.total() - left_out.total(),
         about=about,
     )  # fmt: skip
     if not summary.dialogues:
         raise UserError(
             f"there is nothing to export: the filters left none of {left_out.total():,} dialogues, "
-            f"and {about.unfinished:,} are not finished or have no collected turn."
+            f"and {summary.unfinished:,} are not finished or have no collected turn."
         )
     for part in PARTS:
         if part not in summary.parts:
@@ -241,11 +244,16 @@ def _parquet_row(dialogue: Dialogue) -> dict[str, Any]:
         "id": dialogue.id,
         "source": dialogue.source,
         "messages": dialogue.messages(),
-        "stop": collection["stop"],
+        "stop": _why_it_ends(dialogue),
         "turns": dialogue.num_rounds,
         "collected_turns": collection["collected_turns"],
         "metadata": json.dumps(rest, ensure_ascii=True),
     }
+
+
+def _why_it_ends(dialogue: Dialogue) -> str:
+    collection = dialogue.metadata["collection"]
+    return collection.get("cut", collection["stop"])
 
 
 def _cut_line(number: int, whole: Dialogue, cut: Cut) -> str:

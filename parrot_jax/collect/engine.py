@@ -11,13 +11,12 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from parrot_jax.api.budget import Budget, BudgetSpentError, Spent
+from parrot_jax.api.budget import BudgetSpentError
 from parrot_jax.api.caller import Caller
 from parrot_jax.api.endpoint import Endpoint, request_body
 from parrot_jax.api.journal import End, JournalWriter
 from parrot_jax.api.journal_reader import SpeakerCounts
 from parrot_jax.api.replies import Outcome, Reply, Response
-from parrot_jax.api.throttle import Throttle
 from parrot_jax.collect.config import CollectConfig
 from parrot_jax.collect.dialogue_state import (
     DialogueState,
@@ -80,12 +79,13 @@ async def collect_async(config: CollectConfig) -> CollectionSummary:
             + ", ".join(f"{name} {s.model} at {s.base_url}" for name, s in speakers.items())
         )
         counts = collection.journal.counts().speakers
-        callers = {}
-        for name, speaker in speakers.items():
-            before = counts.get(name, SpeakerCounts())
-            budget = Budget(name, speaker, Spent(before.known, before.uncertain))
-            throttle = Throttle(speaker, config.retries, most=config.concurrency)
-            callers[name] = Caller(name, endpoints[name], journal, config.retries, throttle, budget)
+        callers = {
+            name: Caller.continuing(
+                name, endpoint, journal, config.retries, counts.get(name, SpeakerCounts()),
+                most=config.concurrency,
+            )
+            for name, endpoint in endpoints.items()
+        }  # fmt: skip
         run = _Run(config, collection, journal, callers, prompts, judge)
         try:
             async with contextlib.AsyncExitStack() as stack:

@@ -68,7 +68,7 @@ Filter = Callable[[int, Dialogue, int], Cut | None]
 class RepeatedElsewhere:
     """A filter against questions that a dialogue of a smaller number has asked already.
 
-    Only what is left of those is remembered. It holds about 1.5 KB for each question.
+    Only what is left of those is remembered. It holds about 3 KB for each question.
     """
 
     REASON = "repeated_elsewhere"

@@ -6,10 +6,10 @@ collection are. A text of which the moderator did not say anything never passes.
 
 import asyncio
 import contextlib
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from parrot_jax.api.budget import Budget, Spent
 from parrot_jax.api.caller import Caller
 from parrot_jax.api.config import EndpointConfig, RetryConfig
 from parrot_jax.api.journal import JournalWriter, Start
@@ -17,7 +17,7 @@ from parrot_jax.api.journal_file import put_aside
 from parrot_jax.api.journal_reader import JournalReader, Said, SpeakerCounts
 from parrot_jax.api.moderation import moderation_body, moderation_endpoint, read_categories
 from parrot_jax.api.replies import Outcome
-from parrot_jax.api.throttle import Throttle
+from parrot_jax.collect.filters import Cut
 from parrot_jax.collect.folder import Collection
 from parrot_jax.core.config import config_to_dict
 from parrot_jax.core.errors import RunError
@@ -29,7 +29,10 @@ _CONCURRENCY = 16
 
 
 class Moderation:
-    """What the moderator said of the dialogues of a collection."""
+    """A filter: what the moderator said of the dialogues of a collection.
+
+    It wants them as they were when the moderator was asked, so it is the first of the filters.
+    """
 
     def __init__(self, folder: Path) -> None:
         """Opens the journal for reading.
@@ -39,20 +42,15 @@ class Moderation:
         """
         self._journal = JournalReader(_path(folder))
 
-    def first_flagged(self, number: int, dialogue: Dialogue) -> tuple[int, str] | None:
-        """The first turn that may not pass, and why.
-
-        Args:
-          number: Of the dialogue in its collection.
-          dialogue: All of its turns, as they were when the moderator was asked.
-        """
+    def __call__(self, number: int, dialogue: Dialogue, num_begun: int) -> Cut | None:
+        """The first turn that may not pass; a `Filter`. Beginnings are held to it as well."""
         turn = -1
         for first, last, problem, flags in _answers(self._journal.said(number)):
             for turn, names in zip(range(first, last + 1), flags, strict=True):
                 if problem or names:
-                    return turn, problem or ", ".join(names)
+                    return Cut(turn, f"moderation: {problem or ', '.join(names)}")
         if turn + 1 < len(dialogue.turns):
-            return turn + 1, "not moderated"
+            return Cut(turn + 1, "moderation: not moderated")
         return None
 
     def close(self) -> None:
@@ -69,7 +67,8 @@ def moderate(
       collection: Its folder gets the journal `moderation.sqlite`.
       dialogues: Numbers in the collection, with what is to be exported of them;
         taken one by one.
-      config: The moderator. Where its model is another one than before, all is asked anew.
+      config: The moderator. Where its model is another one than before, or the collection was begun
+        anew, all is asked anew.
 
     Raises:
       RunError: The moderator failed; what it said so far is kept.
@@ -88,10 +87,8 @@ async def _moderate(
         contextlib.closing(JournalReader(path)) as reader,
     ):
         counts = reader.counts().speakers.get(MODERATOR, SpeakerCounts())
-        budget = Budget(MODERATOR, config, Spent(counts.known, counts.uncertain))
-        retries = RetryConfig()
-        throttle = Throttle(config, retries, most=config.concurrency or _CONCURRENCY)
-        caller = Caller(MODERATOR, endpoint, journal, retries, throttle, budget)
+        most = config.concurrency or _CONCURRENCY
+        caller = Caller.continuing(MODERATOR, endpoint, journal, RetryConfig(), counts, most=most)
 
         async def ask(number: int, dialogue: Dialogue, asked: int) -> None:
             texts = [turn.text for turn in dialogue.turns[asked:]]
@@ -112,7 +109,7 @@ async def _moderate(
         todo = iter(dialogues)
         try:
             async with endpoint, asyncio.TaskGroup() as group:
-                for _ in range(config.concurrency or _CONCURRENCY):
+                for _ in range(most):
                     group.create_task(work(todo))
         except ExceptionGroup as group_of_errors:
             raise group_of_errors.exceptions[0] from None
@@ -120,21 +117,22 @@ async def _moderate(
 
 def _open_journal(collection: Collection, config: EndpointConfig) -> JournalWriter:
     path = _path(collection.folder)
-    start = Start(config_to_dict(config))
+    # A collection that was begun anew has other dialogues under the same numbers.
+    asked = {"model": config.model, "collection_begun_at": collection.journal.begun_at()}
+    start = Start(config_to_dict(config) | asked)
+    known = 0
     if path.exists():
         with contextlib.closing(JournalReader(path)) as reader:
-            asked_before = reader.last_start().config["model"]
-        if asked_before != config.model:
-            console.print(f"another moderator than {asked_before}: all is asked anew")
+            before, known = reader.last_start().config, reader.num_dialogues()
+        if any(before.get(key) != value for key, value in asked.items()):
+            console.print("another moderator, or another collection: all is asked anew")
             put_aside(path)
     journal = JournalWriter(path)
     try:
         if journal.is_new:
             journal.begin(start, collection.journal.beginnings())
         else:
-            with contextlib.closing(JournalReader(path)) as reader:
-                known = reader.num_dialogues()
-            journal.go_on(start, list(collection.journal.beginnings())[known:])
+            journal.go_on(start, itertools.islice(collection.journal.beginnings(), known, None))
     except BaseException:
         journal.close()
         raise

@@ -14,18 +14,17 @@ from parrot_jax.collect.export import (
     finished_dialogues,
     num_collected_turns,
 )
-from parrot_jax.collect.filters import Cut, Filter, RepeatedElsewhere, RepeatsConfig, apply_filters
+from parrot_jax.collect.filters import Filter, RepeatedElsewhere, RepeatsConfig, apply_filters
 from parrot_jax.collect.folder import Collection, JournaledDialogue
 from parrot_jax.collect.moderation import Moderation, moderate
 from parrot_jax.core.config import config_to_dict
-from parrot_jax.dialogue.types import Dialogue
 
 
 def export_dataset(
     collection: Collection,
     out: Path,
     *,
-    licence: str | None = None,
+    license: str | None = None,
     repeats: RepeatsConfig,
     moderator: EndpointConfig | None = None,
 ) -> DatasetSummary:
@@ -34,7 +33,7 @@ def export_dataset(
     Args:
       collection: May be running: what has ended by now is exported.
       out: The folder to write.
-      licence: For the card.
+      license: For the card.
       repeats: What counts as a repeated question.
       moderator: Asked about every text before anything is written; None = nobody is.
 
@@ -49,14 +48,13 @@ def export_dataset(
             moderate(collection, asked_about, moderator)
             moderation = Moderation(collection.folder)
             stack.callback(moderation.close)
-            filters.append(_flagged(moderation))
+            filters.append(moderation)
         if repeats.threshold is not None:
             filters.append(RepeatedElsewhere(repeats, repeats.threshold, seed=0))
         kept = apply_filters(_exportable(collection), filters)
-        num_exportable = sum(1 for _ in _exportable(collection))
         about = About(
             name=out.name,
-            licence=licence,
+            license=license,
             speakers=_speakers(collection),
             beginnings=tuple(map(_beginning, collection.config.beginnings)),
             filters={
@@ -65,7 +63,7 @@ def export_dataset(
                 "repeats": config_to_dict(repeats),
                 "moderation": moderator and moderator.model,
             },
-            unfinished=len(collection) - num_exportable,
+            begun=len(collection),
             version=parrot_jax.__version__,
         )
         return write_dataset(out, kept, about)
@@ -73,14 +71,6 @@ def export_dataset(
 
 def _exportable(collection: Collection) -> Iterator[JournaledDialogue]:
     return filter(num_collected_turns, finished_dialogues(collection))
-
-
-def _flagged(moderation: Moderation) -> Filter:
-    def filter_(number: int, dialogue: Dialogue, num_begun: int) -> Cut | None:
-        found = moderation.first_flagged(number, dialogue)
-        return Cut(found[0], f"moderation: {found[1]}") if found else None
-
-    return filter_
 
 
 def _speakers(collection: Collection) -> dict[str, dict[str, Any]]:

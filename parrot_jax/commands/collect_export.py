@@ -54,7 +54,7 @@ def run(config: ExportConfig) -> None:
         summary = export_dataset(
             collection,
             Path(config.out),
-            licence=config.license,
+            license=config.license,
             repeats=config.repeats,
             moderator=moderator,
         )

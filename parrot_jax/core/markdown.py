@@ -1,7 +1,28 @@
-"""Text from outside, as Markdown shows it."""
+"""Pages of Markdown from templates, and text from outside as Markdown shows it."""
 
 import re
+from pathlib import Path
 from typing import Any
+
+
+def render(template: Path, **values: Any) -> str:
+    """Fills in a Jinja2 template; a slot without a value is an error.
+
+    Nothing is escaped by itself, as the page is not HTML: what comes from outside goes through the
+    filters `code` and `cell`, which are the functions below.
+    """
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(template.parent),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,
+    )
+    environment.filters.update(code=code, cell=cell)
+    return environment.get_template(template.name).render(**values)
 
 
 def code(text: Any) -> str:

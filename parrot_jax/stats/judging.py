@@ -14,13 +14,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from parrot_jax.api.budget import Budget, BudgetSpentError, Spent, usd
+from parrot_jax.api.budget import BudgetSpentError, usd
 from parrot_jax.api.caller import Caller
 from parrot_jax.api.endpoint import Endpoint, request_body
 from parrot_jax.api.journal import JournalWriter, Start
 from parrot_jax.api.journal_reader import JournalReader, SpeakerCounts
 from parrot_jax.api.replies import Outcome, Reply
-from parrot_jax.api.throttle import Throttle
 from parrot_jax.core.config import config_to_dict
 from parrot_jax.core.errors import ParrotError, RunError, UserError
 from parrot_jax.core.logs import visible
@@ -108,9 +107,9 @@ async def _judge_sessions(
         numbers = {line: number for number, line in enumerate(reader.beginnings())}
         places = {session: numbers[_line(session)] for session in sessions}
         before = reader.counts().speakers.get(_SPEAKER, SpeakerCounts())
-        budget = Budget(_SPEAKER, config, Spent(before.known, before.uncertain))
-        throttle = Throttle(config, config.retries, most=config.concurrency)
-        caller = Caller(_SPEAKER, endpoint, writer, config.retries, throttle, budget)
+        caller = Caller.continuing(
+            _SPEAKER, endpoint, writer, config.retries, before, most=config.concurrency
+        )
         run = _Run(config, reader, caller, prompts, advance)
         async with endpoint:
             await run.run(places)

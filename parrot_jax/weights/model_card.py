@@ -4,13 +4,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import jinja2
 import yaml
 
 from parrot_jax.core import markdown
 from parrot_jax.model.config import LlamaConfig
 
-_TEMPLATES = Path(__file__).parent / "templates"
+_TEMPLATE = Path(__file__).parent / "templates" / "model_card.md.jinja"
 
 
 class Training(NamedTuple):
@@ -46,23 +45,14 @@ def model_card(
       dtype: The type of the weights.
       license: A name of the hub's list, such as `llama2`; None = not stated.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        # The page is Markdown, not HTML: what comes from outside goes through `code`.
-        autoescape=False,
-    )
-    environment.filters["code"] = markdown.code
     header = {
         "license": license or "other",
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
         "tags": ["parrot", *([f"parrot-{training.task}"] if training else [])],
     }
-    return environment.get_template("model_card.md.jinja").render(
+    return markdown.render(
+        _TEMPLATE,
         header=yaml.safe_dump(header, sort_keys=False).strip(),
         name=name,
         config=config,

@@ -50,7 +50,7 @@ def test_the_folder_is_read_by_its_parts_and_in_every_form(
     with ScriptedServer() as server:
         config = make_config(server.url, rows=5)
         collect(config)
-    summary = export(config, out, licence="cc-by-4.0")
+    summary = export(config, out, license="cc-by-4.0")
 
     # 0, 2 and 4 began with a question, 1 and 3 with a session of one turn; all have three turns.
     parts = {n: (p.dialogues, p.turns, p.collected_turns) for n, p in summary.parts.items()}
@@ -147,6 +147,11 @@ def test_a_dialogue_ends_before_what_the_moderator_flags_and_is_asked_about_once
 
         export(more, out, moderator=EndpointConfig(base_url=server.url, model="another"))
         assert moderator.asked == 48
+
+        # Begun anew, the same numbers are other dialogues: no verdict of before is theirs.
+        collect(make_config(server.url, rows=3, if_exists="restart", seed=1))
+        export(more, out, moderator=EndpointConfig(base_url=server.url, model="another"))
+        assert moderator.asked == 66
     # d0 and d2 end before the question whose answer is flagged, of d1 nothing is left.
     assert summary.cut == {"moderation: violence": 2}
     assert summary.left_out == {"moderation: violence": 1}
@@ -228,7 +233,7 @@ def test_no_name_breaks_out_of_the_card(make_config: MakeConfig, out: Path) -> N
     with ScriptedServer() as server:
         config = make_config(server.url, rows=2, asker={"model": evil})
         collect(config)
-    export(config, out, licence="x\ny: z")
+    export(config, out, license="x\ny: z")
     card = (out / "README.md").read_text()
     assert "\n# Free" not in card
     assert r"| asker | `` `<script>` # Free \| `` |" in card
