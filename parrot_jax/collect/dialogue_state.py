@@ -7,6 +7,7 @@ a second ago or before a kill.
     question   ──writer──▶  a whole dialogue
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -60,7 +61,7 @@ class StopReason(StrEnum):
     SHORT_QUESTION = "short_question"
     """There is too little in it to be a question."""
     ASKER_ANSWERS = "asker_answers"
-    """The asker speaks as the answerer does."""
+    """The asker speaks as the answerer does, or says what that has said."""
     ANSWERER_ASKS = "answerer_asks"
     """The answerer asks back again and again."""
     LANGUAGE_SWITCH = "language_switch"
@@ -205,8 +206,7 @@ def after_reply(state: DialogueState, reply: Reply, rules: Rules) -> DialogueSta
     if stop is not None:
         return replace(state, stop=stop)
     if reply.verdict is not None:
-        reason, _, detail = reply.verdict.partition(": ")
-        return replace(state, stop=StopReason(reason), detail=detail or None)
+        return _stopped(state, reply.verdict)
     turn = Turn("user" if is_question else "assistant", reply.text)
     return _limited(replace(state, turns=(*state.turns, turn)), rules)
 
@@ -230,8 +230,24 @@ def _after_transcript(state: DialogueState, reply: Reply, rules: Rules) -> Dialo
         turns = parse_transcript(reply.text)
     except ValueError as problem:
         return replace(state, stop=StopReason.NO_TRANSCRIPT, detail=str(problem))
+    if reply.verdict is not None:
+        found = _FIRST_BAD_TURN.search(reply.verdict)
+        assert found is not None, reply.verdict
+        turns = turns[: int(found[1]) - 1]
     state = _limited(replace(state, turns=turns[: 2 * rules.max_turns]), rules)
-    return state if state.stop else replace(state, stop=StopReason.WRITER_ENDED)
+    if state.stop is not None:
+        return state
+    if reply.verdict is not None:
+        return _stopped(state, reply.verdict)
+    return replace(state, stop=StopReason.WRITER_ENDED)
+
+
+_FIRST_BAD_TURN = re.compile(r": turn (\d+)")
+
+
+def _stopped(state: DialogueState, verdict: str) -> DialogueState:
+    reason, _, detail = verdict.partition(": ")
+    return replace(state, stop=StopReason(reason), detail=detail or None)
 
 
 def _limited(state: DialogueState, rules: Rules) -> DialogueState:

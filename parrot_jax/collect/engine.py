@@ -33,6 +33,7 @@ from parrot_jax.collect.live import LiveView
 from parrot_jax.collect.prices import with_prices
 from parrot_jax.collect.prompts import Prompt, load_prompt, messages_for
 from parrot_jax.collect.stops import StopJudge
+from parrot_jax.collect.transcript import parse_transcript
 from parrot_jax.core.errors import RunError
 from parrot_jax.core.logs import console, visible
 
@@ -203,9 +204,15 @@ class _Run:
         return await caller.call(number, step.turn, body, lambda reply: self._judge(state, reply))
 
     def _judge(self, state: DialogueState, reply: Reply) -> str | None:
-        if self.collection.rules.has_writer or not reply.text:
+        if not reply.text:
             return None
-        return self.judge(state.turns, reply.text)
+        if not self.collection.rules.has_writer:
+            return self.judge(state.turns, reply.text)
+        try:
+            turns = parse_transcript(reply.text)
+        except ValueError:
+            return None  # which ends it as well
+        return self.judge.in_transcript(turns)
 
     async def _end(self, number: int, state: DialogueState, done: Done) -> None:
         end = End(done.reason.value, len(state.complete_turns) // 2, done.detail)

@@ -46,6 +46,10 @@ class StopConfig:
     asker_answers: bool = True
     """Ends at a question that begins as a chat model's answers do: it plays the other part."""
 
+    repeated_answer: float | None = 100.0
+    """Ends at a question of 4 words or more that is this similar to an earlier answer, measured as
+    for `repeated_question`: the asker plays the other part. Null = it may be."""
+
     most_counter_questions: int | None = 2
     """How many answers in a row may be short questions; the next one ends the dialogue. Null = all
     may."""
@@ -70,7 +74,7 @@ class StopConfig:
             value = getattr(self, name)
             if value is not None and value < 0:
                 raise UserError(f"stops.{name} is {value}; it must be at least 0.")
-        for name, most in (("repeated_question", 100), ("language_switch", 1)):
+        for name, most in _MOST.items():
             value = getattr(self, name)
             if value is not None and not 0 < value <= most:
                 raise UserError(f"stops.{name} is {value}; it must be in (0, {most}], or null.")
@@ -100,12 +104,27 @@ class StopJudge:
         reason = (self._question if is_question else self._answer)(turns, text)
         return reason or self._sensitive(turns, text)
 
+    def in_transcript(self, turns: Sequence["Turn"]) -> str | None:
+        """The verdict on the first bad turn of a dialogue that one model wrote.
+
+        Args:
+          turns: All of it; the first question is not judged.
+
+        Returns:
+          As of `__call__`, with `turn N` and a comma in front of the detail, N from 1; or None.
+        """
+        for place in range(1, len(turns)):
+            if verdict := self(turns[:place], turns[place].text):
+                reason, _, detail = verdict.partition(": ")
+                return f"{reason}: turn {place + 1}" + (f", {detail}" if detail else "")
+        return None
+
     def _question(self, turns: Sequence["Turn"], text: str) -> str | None:
         from parrot_jax.dialogue.phrases import answers_like_an_assistant, only_thanks
         from parrot_jax.dialogue.repeats import comparable, most_similar
 
         config = self._config
-        earlier = [turn.text for turn in turns[::2]]
+        earlier, answers = ([turn.text for turn in turns[n::2]] for n in (0, 1))
         if sum(map(str.isalnum, text)) < config.fewest_question_letters:
             return StopReason.SHORT_QUESTION
         if config.most_thanks is not None and only_thanks(text):
@@ -114,10 +133,16 @@ class StopJudge:
             return None
         if config.asker_answers and answers_like_an_assistant(text):
             return StopReason.ASKER_ANSWERS
-        if config.repeated_question is not None:
-            asked = list(map(comparable, earlier))
-            if near := most_similar(comparable(text), asked, config.repeated_question):
-                return f"{StopReason.REPEATED_QUESTION}: similarity {near:.0f}"
+        # In fewer words people agree, or wonder: "Oria?"
+        answers = answers if len(text.split()) >= _FEWEST_WORDS_OF_AN_ANSWER else []
+        for said, threshold, reason in (
+            (answers, config.repeated_answer, StopReason.ASKER_ANSWERS),
+            (earlier, config.repeated_question, StopReason.REPEATED_QUESTION),
+        ):
+            if threshold is not None and (
+                near := most_similar(comparable(text), list(map(comparable, said)), threshold)
+            ):
+                return f"{reason}: similarity {near:.0f}"
         return self._switched_language(earlier[0], text)
 
     def _answer(self, turns: Sequence["Turn"], text: str) -> str | None:
@@ -158,3 +183,5 @@ class StopJudge:
 
 
 _MOST_WORDS_ASKED_BACK = 40
+_FEWEST_WORDS_OF_AN_ANSWER = 4
+_MOST = {"repeated_question": 100, "repeated_answer": 100, "language_switch": 1}

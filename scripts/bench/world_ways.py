@@ -5,16 +5,17 @@
 Parrot-Ask is the quickstart's. The prompted model of the two baselines is a chat model of the same
 size. It is trained to answer on the quickstart's collection, and on as many examples each of doing
 what two prompts say: to ask as a user would, and to write a dialogue. In these examples all
-questions are full ones: that ChatGPT asks so is what the papers found, and here an assumption. What
-follows from it is shown, not that it is so.
+questions are full ones, and one user's turn in nine only thanks: that chat models play users so was
+found by others (docs/benchmarks/world_ways.md), and here is an assumption. What follows from it is
+shown, not that it is so.
 
     parrot-ask            Parrot-Ask asks, the world's answerer answers
-    iterative self-chat   the chat model asks, by a prompt; the world's answerer answers
+    iterative-self-chat   the chat model asks, by a prompt; the world's answerer answers
     self-chat             the chat model writes the whole dialogue, by a prompt
 
-Then the baselines once more, hotter and with all rules off, so that bad turns are made: what the
-world cannot understand, what was asked before, what is no answer. For each rule of `stops`: how
-many of the bad turns of each kind it ends, and how many of the good ones.
+Then the baselines once more with all rules off, so that bad turns stay in: hotter, and with a
+prompt that the chat model was not trained for, at which it takes the other part. For each rule of
+`stops`: how many of the bad turns of each kind it finds, and how many of the good ones.
 
 Whatever is done already is not done again.
 """
@@ -59,19 +60,33 @@ from parrot_jax.world.speaker import MODEL as ANSWERER
 from parrot_jax.world.speaker import answerer_speaker
 
 USER_PROMPT = "What would you ask next?"
+UNKNOWN_PROMPT = "Go on."
 DIALOGUE_PROMPT = "Tell me all of it, from the first one: {{ first_question }}"
 WRITTEN_ROUNDS = 4
+THANKS_RATE = 1 / 9
+THANKS = (
+    "Thank you!", "Thanks a lot.", "Great, thank you so much!", "Thank you for your help. Goodbye!",
+    "That is all I wanted to know, thanks.", "You have been very helpful. Thank you!",
+    "Perfect. Have a nice day!", "Thank you for the information.", "Bye!",
+    "I appreciate your answers.",
+)  # fmt: skip
 ALL_OFF = StopConfig(
     refusals=False, most_thanks=None, repeated_question=None, fewest_question_letters=0,
-    asker_answers=False, most_counter_questions=None, language_switch=None, sensitive=(),
+    asker_answers=False, repeated_answer=None, most_counter_questions=None, language_switch=None,
+    sensitive=(),
 )  # fmt: skip
 MEANINGLESS = (f"^{re.escape(NO_ANSWER)}$",)
+# The quickstart's: its people ask the same of one place after the other.
+AS_QUICKSTART = StopConfig(
+    meaningless_answers=MEANINGLESS, repeated_question=None, language_switch=None
+)
+WAYS = ("ways/parrot-ask", "ways/iterative-self-chat", "ways/self-chat")
 RULES: dict[str, StopConfig] = {
     name: dataclasses.replace(ALL_OFF, **{name: value})
     for name, value in {
         "meaningless_answers": MEANINGLESS, "refusals": True, "most_thanks": 0,
         "repeated_question": 95.0, "fewest_question_letters": 2, "asker_answers": True,
-        "most_counter_questions": 2, "language_switch": 0.95,
+        "repeated_answer": 100.0, "most_counter_questions": 2, "language_switch": 0.95,
         "sensitive": ("e-mail", "phone", "card", "iban", "secret"),
     }.items()
 }  # fmt: skip
@@ -110,7 +125,9 @@ class Ways:
             rounds = self.dice.randint(1, dialogue.num_rounds)
             before = [dataclasses.replace(t, weight=0.0) for t in dialogue.turns[: 2 * rounds]]
             context = self.language.context_after([t.text for t in before[::2]])
-            asked = Turn("assistant", self._full(context)[1])
+            thanks = self.dice.random() < THANKS_RATE
+            said = self.dice.choice(THANKS) if thanks else self._full(context)[1]
+            asked = Turn("assistant", said)
             yield Dialogue(turns=(*before, Turn("user", USER_PROMPT), asked))
             first = dialogue.turns[0].text
             prompt = DIALOGUE_PROMPT.replace("{{ first_question }}", first)
@@ -134,12 +151,12 @@ class Ways:
         return "\n".join(lines)
 
     def talk(self) -> dict[str, Path]:
-        """All collections: the three ways, and the baselines hot and without rules."""
+        """All collections by name, each in its folder."""
         prompts = self.folder / "prompts"
         prompts.mkdir(exist_ok=True)
         (prompts / "user.jinja").write_text(USER_PROMPT)
+        (prompts / "unknown.jinja").write_text(UNKNOWN_PROMPT)
         (prompts / "dialogue.jinja").write_text(DIALOGUE_PROMPT)
-        rules = StopConfig(meaningless_answers=MEANINGLESS, language_switch=None)
         found = {}
         with contextlib.ExitStack() as stack:
 
@@ -152,29 +169,32 @@ class Ways:
             )
             asks = SpeakerConfig(
                 base_url=serve(make_app(speaker(self.loop.ask, ASKER))),
-                model=ASKER, temperature=1.0, top_p=0.99, max_tokens=32,
+                model=ASKER, temperature=1.0, top_p=0.99, max_tokens=64,
             )  # fmt: skip
             chat = serve(make_app(speaker(self._prompted(), "chat")))
-            for heat in (1.0, 1.5):
-                user = SpeakerConfig(
-                    base_url=chat, model="chat", temperature=heat, top_p=0.99, max_tokens=32,
-                    prompt=str(prompts / "user.jinja"),
+
+            def prompted(prompt: str, temperature: float, max_tokens: int = 64) -> SpeakerConfig:
+                return dataclasses.replace(
+                    asks, base_url=chat, model="chat", prompt=str(prompts / prompt),
+                    temperature=temperature, max_tokens=max_tokens,
                 )  # fmt: skip
-                writer = SpeakerConfig(
-                    base_url=chat, model="chat", temperature=heat, top_p=0.99, max_tokens=256,
-                    prompt=str(prompts / "dialogue.jinja"),
-                )  # fmt: skip
-                ways: dict[str, dict[str, Any]] = {
-                    "parrot-ask": {"asker": asks, "answerer": answers},
-                    "iterative-self-chat": {"asker": user, "answerer": answers},
-                    "self-chat": {"writer": writer},
-                }
-                for name, speakers in ways.items():
-                    if heat > 1 and name == "parrot-ask":
-                        continue
-                    out = self.folder / ("ways" if heat == 1 else "hot") / name
-                    collect(self._config(out, rules if heat == 1 else ALL_OFF, speakers))
-                    found[f"{out.parent.name}/{name}"] = out / "dialogues.jsonl"
+
+            talks: dict[str, dict[str, Any]] = {
+                "ways/parrot-ask": {"asker": asks, "answerer": answers},
+                "ways/iterative-self-chat": {
+                    "asker": prompted("user.jinja", 1.0), "answerer": answers,
+                },
+                "ways/self-chat": {"writer": prompted("dialogue.jinja", 1.0, 256)},
+                "bad/hot-iterative": {"asker": prompted("user.jinja", 1.5), "answerer": answers},
+                "bad/unknown-prompt": {
+                    "asker": prompted("unknown.jinja", 1.0), "answerer": answers,
+                },
+                "bad/hot-self-chat": {"writer": prompted("dialogue.jinja", 1.5, 256)},
+            }  # fmt: skip
+            for name, speakers in talks.items():
+                out = self.folder / name
+                collect(self._config(out, AS_QUICKSTART if name in WAYS else ALL_OFF, speakers))
+                found[name] = out
         return found
 
     def _config(self, out: Path, stops: StopConfig, speakers: dict[str, Any]) -> CollectConfig:
@@ -188,17 +208,24 @@ class Ways:
             **speakers,
         )  # fmt: skip
 
-    def context_table(self, files: dict[str, Path]) -> str:
-        """By the world's own truth: how many questions can be understood, and only in context."""
-        lines = ["| way | questions | understood | only in context |", "|---|---:|---:|---:|"]
-        for name, path in files.items():
-            texts = [([t.text for t in d.turns[::2]], 1) for d in read(path)]
+    def ends_table(self, folders: dict[str, Path]) -> str:
+        """Why the dialogues of each way ended, and by the world's own truth what was asked."""
+        lines = [
+            "| way | ended by | questions | understood | only in context |",
+            "|---|---|---:|---:|---:|",
+        ]
+        for name, folder in folders.items():
+            path = folder / "dialogues.jsonl" if folder.is_dir() else folder
+            dialogues = list(read(path))
+            texts = [([turn.text for turn in d.turns[::2]], 1) for d in dialogues]
             asked = asked_kinds(self.language, texts)
             kinds = sum(asked.by_turn.values(), Counter[str]())
             alone = kinds["full"] + kinds["shift"] + kinds["invalid"]
-            total = kinds.total()
+            stops = Counter(d.metadata.get("collection", {}).get("stop", "–") for d in dialogues)
+            ended = ", ".join(f"{reason} {count}" for reason, count in stops.most_common())
             lines.append(
-                f"| {name} | {total:,} | {asked.valid_rate:.1%} | {1 - alone / total:.1%} |"
+                f"| {name} | {ended} | {kinds.total():,} | {asked.valid_rate:.1%} | "
+                f"{1 - alone / kinds.total():.1%} |"
             )
         return "\n".join(lines)
 
@@ -226,22 +253,31 @@ class Ways:
 
     def _kinds(self, dialogue: Dialogue) -> Iterator[str]:
         """What each turn is: good, or why it is bad."""
-        context, seen = Context(), set()
+        context, seen, question = Context(), set(), None
         for turn in dialogue.turns:
             if turn.role == "assistant":
-                yield "no answer" if turn.text.strip() == NO_ANSWER else "good answer"
+                yield self._kind_of_answer(turn.text, question)
                 continue
             question = self.language.understand(turn.text, context)
             words = tuple(normal_words(turn.text))
-            if isinstance(question, Invalid):
-                yield f"question: {question.reason}"
-            elif words in seen:
-                yield "question: asked before"
-            else:
-                yield "good question"
-            seen.add(words)
             if isinstance(question, Question):
+                yield "asked before" if words in seen else "good question"
                 context = context.after(question)
+            elif turn.text in THANKS:
+                yield "thanks"
+            else:
+                yield "an answer" if _ANSWER.search(turn.text) else "no question"
+            seen.add(words)
+
+    def _kind_of_answer(self, text: str, question: Question | Invalid | None) -> str:
+        if text.strip() == NO_ANSWER:
+            return "not understood"
+        if isinstance(question, Question) and text == true_answer(self.loop.world, question):
+            return "right answer"
+        return "wrong answer"
+
+
+_ANSWER = re.compile(r"^The \w+ of \w+ is ")
 
 
 def read(path: Path) -> Iterator[Dialogue]:
@@ -265,17 +301,18 @@ def main() -> None:
     folder = Path(options.out)
     ways = Ways(folder, options.seed)
     ways.prepare()
-    files = ways.talk()
+    folders = ways.talk()
     compared = {
         "people": ways.loop.files / "held_out.jsonl",
-        **{name: path for name, path in files.items() if name.startswith("ways/")},
+        **{name: folders[name] for name in WAYS},
     }
     statistics = compute_statistics(
         [str(path) for path in compared.values()], tokenizer=str(ways.loop.files)
     )
     written = write_statistics(statistics, folder / "stats")
-    print(ways.context_table(compared), end="\n\n")
-    print(ways.rules_table([path for name, path in files.items() if name.startswith("hot/")]))
+    print(ways.ends_table(compared), end="\n\n")
+    bad = [path / "dialogues.jsonl" for name, path in folders.items() if name not in WAYS]
+    print(ways.rules_table(bad))
     print("\nsee", *written)
 
 

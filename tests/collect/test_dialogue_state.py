@@ -150,6 +150,19 @@ def test_a_writer_writes_all_of_it() -> None:
     assert (cut.stop, cut.turns) == (StopReason.CUT_ANSWER, QUESTION.turns)
 
 
+def test_what_a_writer_wrote_ends_before_its_first_bad_turn() -> None:
+    def judged(verdict: str, max_turns: int = 3) -> tuple[list[str], str | None, str | None]:
+        reply = Reply(Outcome.COMPLETE, TRANSCRIPT, verdict)
+        state = replay(QUESTION, [reply], Rules(max_turns=max_turns, has_writer=True))
+        return [turn.text for turn in state.complete_turns], state.stop, state.detail
+
+    assert judged("sensitive: turn 4, phone") == (["Hi", "Hello."], "sensitive", "turn 4, phone")
+    assert judged("thanks: turn 3") == (["Hi", "Hello."], "thanks", "turn 3")
+    assert judged("refusal: turn 2") == ([], "refusal", "turn 2")
+    # Where it has to end before that, nothing bad is in it; a higher limit comes upon it.
+    assert judged("thanks: turn 3", max_turns=1) == (["Hi", "Hello."], "max_turns", None)
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [

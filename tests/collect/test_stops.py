@@ -27,6 +27,9 @@ def verdict(*said: str, **settings: Any) -> str | None:
         ((*TALK, "Thank you so much, have a nice day!"), "thanks"),
         ((*TALK, "Thanks, and its mouth?"), None),
         ((*TALK, "Certainly! The river has two mouths."), "asker_answers"),
+        ((*TALK, "in the hills of Oria: 70 km!"), "asker_answers: similarity 100"),
+        ((*TALK, "In the hills of Oria? And it is 70 km long?"), None),
+        ((TALK[0], "In Oria.", "In Oria?"), None),
         ((*TALK, TALK[0].upper()), "repeated_question: similarity 100"),
         ((*TALK, TALK[0].replace("is it", "was it")), "repeated_question: similarity 97"),
         ((*TALK, "Where does the river Arno begin, and how long is that?"), None),
@@ -68,6 +71,20 @@ def test_what_stood_in_the_dialogue_before_may_be_said_again() -> None:
     assert verdict(ask, "Her card is 4539 1488 0343 6467.", sensitive=("iban",)) is None
 
 
+def test_a_whole_dialogue_is_judged_turn_by_turn() -> None:
+    def first_bad(*said: str) -> str | None:
+        turns = [Turn("assistant" if n % 2 else "user", text) for n, text in enumerate(said)]
+        return StopJudge(StopConfig()).in_transcript(turns)
+
+    fine = (*TALK, "And its mouth?", "At Oria, by the sea.")
+    assert first_bad(*fine) is None
+    assert first_bad(*fine, "Thank you!", "You're welcome.") == "thanks: turn 5"
+    assert first_bad(*fine, TALK[0], TALK[1]) == "repeated_question: turn 5, similarity 100"
+    assert first_bad(*fine, "By whom?", "Write to a.b@uni-velora.org") == (
+        "sensitive: turn 6, e-mail"
+    )
+
+
 def test_patterns_of_ones_own() -> None:
     settings = {"meaningless_answers": ("(?i)^as i said",)}
     assert verdict(TALK[0], "As I said, 70 km.", **settings) == "meaningless_answer"
@@ -77,13 +94,13 @@ def test_patterns_of_ones_own() -> None:
 
 OFF = {
     "refusals": False, "most_thanks": None, "repeated_question": None,
-    "fewest_question_letters": 0, "asker_answers": False, "most_counter_questions": None,
-    "language_switch": None, "sensitive": (),
+    "fewest_question_letters": 0, "asker_answers": False, "repeated_answer": None,
+    "most_counter_questions": None, "language_switch": None, "sensitive": (),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    "text", ["?", "Thanks!", "Certainly! It is long.", TALK[0], "Mail a.b@uni-velora.org"]
+    "text", ["?", "Thanks!", "Certainly! It is long.", *TALK, "Mail a.b@uni-velora.org"]
 )
 def test_every_rule_can_be_switched_off(text: str) -> None:
     assert verdict(*TALK, text) is not None
