@@ -64,12 +64,7 @@ UNKNOWN_PROMPT = "Go on."
 DIALOGUE_PROMPT = "Tell me all of it, from the first one: {{ first_question }}"
 WRITTEN_ROUNDS = 4
 THANKS_RATE = 1 / 9
-THANKS = (
-    "Thank you!", "Thanks a lot.", "Great, thank you so much!", "Thank you for your help. Goodbye!",
-    "That is all I wanted to know, thanks.", "You have been very helpful. Thank you!",
-    "Perfect. Have a nice day!", "Thank you for the information.", "Bye!",
-    "I appreciate your answers.",
-)  # fmt: skip
+THANKS = ("Thank you!", "Thanks a lot.", "Goodbye!")
 ALL_OFF = StopConfig(
     refusals=False, most_thanks=None, repeated_question=None, fewest_question_letters=0,
     asker_answers=False, repeated_answer=None, most_counter_questions=None, language_switch=None,
@@ -185,6 +180,7 @@ class Ways:
                     "asker": prompted("user.jinja", 1.0), "answerer": answers,
                 },
                 "ways/self-chat": {"writer": prompted("dialogue.jinja", 1.0, 256)},
+                "bad/iterative": {"asker": prompted("user.jinja", 1.0), "answerer": answers},
                 "bad/hot-iterative": {"asker": prompted("user.jinja", 1.5), "answerer": answers},
                 "bad/unknown-prompt": {
                     "asker": prompted("unknown.jinja", 1.0), "answerer": answers,
