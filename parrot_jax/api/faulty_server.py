@@ -92,11 +92,14 @@ class FaultyScript:
         self._seen[key] += 1
         dice = random.Random(f"{self._seed} {key} {self._seen[key]}")
         fault = dice.choice(FAULTS) if dice.random() < self._rate else "none"
+        scripted = self._script(body)
+        is_accepted = fault not in REFUSALS and scripted.status < 400
+        if fault in LOSSES and not is_accepted:
+            fault = "none"  # an error in other words would be another error
         self.counts[fault] += 1
         if fault in REFUSALS:
             return REFUSALS[fault]
-        scripted = self._script(body)
-        if scripted.status < 400:
+        if is_accepted:
             self.counts["accepted"] += 1
             if self._log is not None:
                 self._log.write(json.dumps({"sha256": key, "fault": fault}) + "\n")

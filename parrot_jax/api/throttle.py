@@ -2,8 +2,8 @@
 
 There is one for each endpoint, shared by all who send to it, and it learns from every response:
 
-at once       halves when the server says that it is too many (429), and grows by one with each
-              round of successes, up to what the config allows
+at once       each 429 takes half a place, so a round of nothing else halves them and a stray one
+              hardly shows; each round of successes gives one more, up to what the config allows
 a minute      as the config says; else as the server says in its headers
 cool-down     after a 429 nobody sends for as long as the server asks, or ever longer if it goes
               on; never longer than the longest delay between two attempts
@@ -202,12 +202,12 @@ class Throttle:
 
     def _cool_down(self, ticket: Ticket, response: Response, now: float) -> None:
         self.num_rate_limited += 1
+        self.room = max(1.0, self.room - 0.5)
         asked_s = min(response.retry_after_s or 0.0, self._retries.max_delay_s)
-        # Many in flight are told at once: they are one sign, and not many.
+        # Many in flight are told at once: they are one sign, and the wait grows once.
         if ticket.number > self._last_cooled:
             self._last_cooled = self._requests_so_far
             self._cool_downs += 1
-            self.room = max(1.0, self.room / 2)
             own_s = self._retries.first_delay_s * 2.0 ** min(self._cool_downs - 1, 60)
             own_s = min(own_s, self._retries.max_delay_s) * random.uniform(0.5, 1)
             asked_s = asked_s or own_s
