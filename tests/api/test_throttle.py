@@ -171,7 +171,7 @@ def test_when_it_stops_all_who_wait_are_told(run_virtual: RunVirtual) -> None:
 def test_a_stray_too_many_hardly_slows_it(run_virtual: RunVirtual) -> None:
     gate = throttle(most=100)
     run_virtual(
-        times(gate, 3000, takes_s=1.0, reply=lambda n: too_many(0.1) if n % 20 == 0 else fine())
+        times(gate, 8000, takes_s=1.0, reply=lambda n: too_many(0.1) if n % 20 == 0 else fine())
     )
     # Of 40 at once two are told so: a place less, and for the 38 others nearly one more.
     assert 30 < gate.room < 50
