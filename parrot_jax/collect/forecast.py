@@ -145,7 +145,7 @@ def forecast_lines(left: Forecast) -> list[str]:
     """The forecast for a person."""
     lines = [
         f"{left.dialogues:,} dialogues to go on with, all to their last turn: {left.hours:,.1f} h, "
-        f" {left.disk_bytes / 1e9:,.2f} GB of journal"
+        f"{left.disk_bytes / 1e9:,.2f} GB of journal"
     ]
     for name, speaker in left.speakers.items():
         cost = "price unknown" if speaker.usd is None else f"{speaker.usd:,.2f} USD"
