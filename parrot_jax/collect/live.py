@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from rich.console import Group, RenderableType
 from rich.live import Live
+from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
@@ -80,7 +81,8 @@ class LiveView:
                 f"{int(throttle.room):,}{cools}", f"{throttle.num_rate_limited:,}", _spent(caller),
             )  # fmt: skip
         stops = ", ".join(f"{reason} {count:,}" for reason, count in self.stops.most_common())
-        bar = ProgressBar(total=max(1, self.dialogues), completed=self.ended, width=60)
+        # A bar ends no line; what stands around it does.
+        bar = Padding(ProgressBar(total=max(1, self.dialogues), completed=self.ended, width=60), 0)
         return Group(self.line(), bar, speakers, f"ended for: {stops or 'nothing yet'}")
 
     async def _renew(self) -> None:

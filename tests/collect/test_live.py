@@ -32,6 +32,16 @@ def test_a_terminal_gets_a_view_that_renews_itself(
     assert re.search(r"ended for: max_turns \d", shown)
 
 
+def test_each_part_of_the_view_has_lines_of_its_own() -> None:
+    terminal = Console(file=io.StringIO(), width=80)
+    terminal.print(live.LiveView(dialogues=40_000, ended=20_000, callers={}).view())
+    assert isinstance(terminal.file, io.StringIO)
+    counts, bar, _, stops = terminal.file.getvalue().splitlines()
+    assert counts.startswith("20,000 of 40,000 dialogues ended")
+    assert set(bar.strip()) <= set("━╸╺")
+    assert stops == "ended for: nothing yet"
+
+
 def test_elsewhere_there_is_a_line_now_and_then(
     make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
