@@ -17,6 +17,9 @@ from parrot_jax.core.errors import UserError
 
 # What is shorter ("none", "EMPTY") is no secret, but may be a word of a reply.
 _MIN_SECRET_CHARS = 8
+# The throttle limits what is in flight. The client's own limit, 1,000, would let the time of a
+# request run while it waits for a connection. To aiohttp, 0 is no limit, and None is 100.
+_NO_LIMIT = httpx2.Limits(max_connections=0)
 _NEVER_CONNECTED = (httpx2.ConnectError, httpx2.ConnectTimeout)
 
 
@@ -64,7 +67,7 @@ class Endpoint:
             max_retries=0,
             timeout=None,  # `send` limits the whole request; the client would limit its parts
             # The default transport walks over all of its connections at each request.
-            http_client=openai.DefaultAioHttpClient(timeout=None),
+            http_client=openai.DefaultAioHttpClient(timeout=None, limits=_NO_LIMIT),
         )
 
     async def __aenter__(self) -> "Endpoint":

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import dataclasses
 import hashlib
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -36,9 +37,13 @@ from parrot_jax.collect.stops import StopJudge
 from parrot_jax.collect.transcript import parse_transcript
 from parrot_jax.core.errors import RunError
 from parrot_jax.core.logs import console, visible
+from parrot_jax.core.open_files import allow_open_files
 
 GRACE_S = 30
 """Seconds that an interrupted run waits for the replies in flight, which are paid for."""
+
+_OTHER_FILES = 100
+"""Open files besides connections: the journal, libraries, the terminal."""
 
 MAX_FAILURES_IN_A_ROW = 3
 """Dialogues that an endpoint may fail, with no reply in between, before the run stops."""
@@ -55,7 +60,7 @@ def collect(config: CollectConfig) -> CollectionSummary:
 
     Raises:
       UserError: As in `open_journal` and `with_prices`, a key is not set, a prompt cannot be used,
-        or the disk is full.
+        the disk is full, or the system does not allow so many connections.
       RunError: An endpoint failed, a budget is spent, or no dialogue got a turn.
       KeyboardInterrupt: Ctrl-C, after `GRACE_S` seconds at most; a second one ends it at once.
     """
@@ -71,6 +76,10 @@ async def collect_async(config: CollectConfig) -> CollectionSummary:
     }
     endpoints = {name: Endpoint(speaker) for name, speaker in speakers.items()}
     judge = StopJudge(config.stops)
+    connections = sum(min(config.concurrency, s.concurrency or math.inf) for s in speakers.values())
+    allow_open_files(
+        int(connections) + _OTHER_FILES, wanted_by=f"concurrency {config.concurrency:,}"
+    )
     with (
         open_journal(config, prompts) as journal,
         contextlib.closing(Collection(config.out)) as collection,

@@ -188,6 +188,31 @@ def test_a_full_disk_is_one_line_and_the_collection_goes_on(
     assert len((tmp_path / "out" / "dialogues.jsonl").read_text().splitlines()) == 40
 
 
+def test_a_shell_that_allows_few_open_files(make_config: MakeConfig, tmp_path: Path) -> None:
+    def collect_in_shell(soft: int, hard: int) -> subprocess.CompletedProcess[str]:
+        code = (
+            "import resource, sys; from parrot_jax.cli import main\n"
+            f"resource.setrlimit(resource.RLIMIT_NOFILE, ({soft}, {hard}))\n"
+            f"sys.exit(main(['collect', {str(path)!r}]))"
+        )
+        return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+    path = tmp_path / "config.yaml"
+    with ScriptedServer(delay_s=0.5) as server:
+        save_config(make_config(server.url, rows=150, concurrency=150), path)
+        refused = collect_in_shell(64, 300)
+        assert refused.returncode == 2
+        assert refused.stderr.splitlines() == [
+            "parrot: concurrency 150 may need 400 open files and connections, and the system "
+            "allows this process 300; lower it, or raise the limit (ulimit -Hn)."
+        ]
+        assert not server.bodies
+        done = collect_in_shell(64, 400)
+    assert done.returncode == 0, done.stderr
+    assert server.most_in_flight == 150
+    assert "0 failed" in done.stdout
+
+
 def test_ctrl_c_keeps_what_was_paid_for_and_the_same_command_continues(
     make_config: MakeConfig, tmp_path: Path
 ) -> None:
