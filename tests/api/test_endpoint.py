@@ -11,6 +11,7 @@ from parrot_jax.api.endpoint import Endpoint, request_body
 from parrot_jax.api.replies import Outcome, Response
 from parrot_jax.api.scripted_server import Scripted, ScriptedServer, converse
 from parrot_jax.core.errors import UserError
+from parrot_jax.core.open_files import allow_open_files
 
 MESSAGES = [{"role": "user", "content": "Hi, 세계"}]
 KEY = "sk-0123456789"
@@ -124,3 +125,37 @@ def test_the_scripted_server_says_the_same_to_the_same_request() -> None:
     assert first.body == second.body
     assert json.loads(first.body or "")["model"] == "scripted"
     assert other.status == 404
+
+
+def test_as_many_requests_are_in_flight_as_are_sent() -> None:
+    """The client's own limit is 1,000; the time of all others would run while they wait."""
+    count = 1100
+    body = json.dumps({"choices": [{"finish_reason": "stop", "message": {"content": "Yes."}}]})
+    reply = f"HTTP/1.1 200 OK\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n{body}"
+
+    async def run() -> list[Response]:
+        arrived = 0
+        all_are_here = asyncio.Event()
+
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nonlocal arrived
+            await reader.readuntil(b"\r\n\r\n")
+            arrived += 1
+            if arrived == count:
+                all_are_here.set()
+            await all_are_here.wait()  # no reply before the last request has come
+            writer.write(reply.encode())
+            writer.close()
+
+        server = await asyncio.start_server(answer, "127.0.0.1", 0, backlog=2048)
+        async with server:
+            url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+            config = EndpointConfig(base_url=url, model="m", timeout_s=30.0)
+            async with Endpoint(config) as endpoint:
+                request = request_body(config, MESSAGES, seed=5)
+                responses = await asyncio.gather(*(endpoint.send(request) for _ in range(count)))
+            all_are_here.set()
+        return responses
+
+    allow_open_files(2 * count + 200, wanted_by="this test")
+    assert {response.reply.outcome for response in asyncio.run(run())} == {Outcome.COMPLETE}

@@ -462,14 +462,6 @@ def test_as_many_dialogues_as_allowed_go_on_at_once(make_config: MakeConfig) -> 
     assert server.most_in_flight == 5
 
 
-def test_more_than_a_thousand_at_once(make_config: MakeConfig) -> None:
-    # The client's own limit is 1,000, and who waits for a connection would run out of time.
-    rows = [{"messages": [{"role": "user", "content": f"What is {n}?"}]} for n in range(1200)]
-    with ScriptedServer(delay_s=4.0) as server:
-        collect(make_config(server.url, rows=rows, concurrency=1200, max_turns=1))
-    assert server.most_in_flight > 1100
-
-
 def test_a_damaged_journal_is_no_ground_to_go_on_from(make_config: MakeConfig) -> None:
     with ScriptedServer() as server:
         config = make_config(server.url, rows=1)
