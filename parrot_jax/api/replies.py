@@ -75,7 +75,8 @@ class Reply(NamedTuple):
     text: str
     """Without white space around it: models start with a space that would pile up turn by turn."""
     verdict: str | None = None
-    """Why the text is of no use, as whoever asked for it judges; None = it is."""
+    """Why the text is of no use, as whoever asked for it judges; None = it is. Of a whole dialogue
+    its detail begins with `turn N`: the first turn that is of no use, from 1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import dataclasses
 import hashlib
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -37,13 +36,10 @@ from parrot_jax.collect.stops import StopJudge
 from parrot_jax.collect.transcript import parse_transcript
 from parrot_jax.core.errors import RunError
 from parrot_jax.core.logs import console, visible
-from parrot_jax.core.open_files import allow_open_files
+from parrot_jax.core.open_files import allow_connections
 
 GRACE_S = 30
 """Seconds that an interrupted run waits for the replies in flight, which are paid for."""
-
-_OTHER_FILES = 100
-"""Open files besides connections: the journal, libraries, the terminal."""
 
 MAX_FAILURES_IN_A_ROW = 3
 """Dialogues that an endpoint may fail, with no reply in between, before the run stops."""
@@ -76,10 +72,9 @@ async def collect_async(config: CollectConfig) -> CollectionSummary:
     }
     endpoints = {name: Endpoint(speaker) for name, speaker in speakers.items()}
     judge = StopJudge(config.stops)
-    connections = sum(min(config.concurrency, s.concurrency or math.inf) for s in speakers.values())
-    allow_open_files(
-        int(connections) + _OTHER_FILES, wanted_by=f"concurrency {config.concurrency:,}"
-    )
+    most = config.concurrency
+    connections = sum(min(most, speaker.concurrency or most) for speaker in speakers.values())
+    allow_connections(connections, wanted_by=f"concurrency {most:,}")
     with (
         open_journal(config, prompts) as journal,
         contextlib.closing(Collection(config.out)) as collection,
@@ -92,7 +87,7 @@ async def collect_async(config: CollectConfig) -> CollectionSummary:
         callers = {
             name: Caller.continuing(
                 name, endpoint, journal, config.retries, counts.get(name, SpeakerCounts()),
-                most=config.concurrency,
+                most=most,
             )
             for name, endpoint in endpoints.items()
         }  # fmt: skip

@@ -22,6 +22,7 @@ from parrot_jax.collect.folder import Collection
 from parrot_jax.core.config import config_to_dict
 from parrot_jax.core.errors import RunError
 from parrot_jax.core.logs import console
+from parrot_jax.core.open_files import allow_connections
 from parrot_jax.dialogue.types import Dialogue
 
 MODERATOR = "moderator"
@@ -88,6 +89,7 @@ async def _moderate(
     ):
         counts = reader.counts().speakers.get(MODERATOR, SpeakerCounts())
         most = config.concurrency or _CONCURRENCY
+        allow_connections(most, wanted_by=f"concurrency {most:,}")
         caller = Caller.continuing(MODERATOR, endpoint, journal, RetryConfig(), counts, most=most)
 
         async def ask(number: int, dialogue: Dialogue, asked: int) -> None:

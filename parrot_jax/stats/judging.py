@@ -23,6 +23,7 @@ from parrot_jax.api.replies import Outcome, Reply
 from parrot_jax.core.config import config_to_dict
 from parrot_jax.core.errors import ParrotError, RunError, UserError
 from parrot_jax.core.logs import visible
+from parrot_jax.core.open_files import allow_connections
 from parrot_jax.stats.config import JudgeConfig
 from parrot_jax.stats.prompts import JUDGED, Judgment, Prompt, read_reply
 from parrot_jax.stats.sampling import Session
@@ -106,6 +107,7 @@ async def _judge_sessions(
     ):
         numbers = {line: number for number, line in enumerate(reader.beginnings())}
         places = {session: numbers[_line(session)] for session in sessions}
+        allow_connections(config.concurrency, wanted_by=f"concurrency {config.concurrency:,}")
         before = reader.counts().speakers.get(_SPEAKER, SpeakerCounts())
         caller = Caller.continuing(
             _SPEAKER, endpoint, writer, config.retries, before, most=config.concurrency

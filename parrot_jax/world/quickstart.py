@@ -145,7 +145,7 @@ class Loop:
         """
         answerer = Answerer(self.world, mistake_rate=self.scale.mistake_rate)
         with (
-            BackgroundServer(make_app(_speaker(asker))) as asker_server,
+            BackgroundServer(make_app(trained_speaker(asker, ASKER))) as asker_server,
             BackgroundServer(make_app(answerer_speaker(answerer))) as answerer_server,
         ):
             config = collect_config(
@@ -213,12 +213,12 @@ class Loop:
         console.print(f"$ parrot {verb} {path}")
 
 
-def _speaker(config: TrainConfig) -> JaxSpeaker:
-    """The trained asker, ready to be served."""
+def trained_speaker(config: TrainConfig, name: str) -> JaxSpeaker:
+    """A trained model, ready to be served under a name."""
     folder = RunFolder(config.out)
     return JaxSpeaker(
-        ASKER,
-        "ask",
+        name,
+        config.task,
         config.model,
         load_params(config.out),
         load_tokenizer(folder.tokenizer),

@@ -30,12 +30,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
-
 from parrot_jax.collect.config import BeginningsConfig, CollectConfig, SpeakerConfig
 from parrot_jax.collect.engine import collect
 from parrot_jax.collect.stops import StopConfig, StopJudge
-from parrot_jax.data.tokenizer import load_tokenizer
 from parrot_jax.dialogue.report import ReadReport
 from parrot_jax.dialogue.sources import SourceConfig, read_sources
 from parrot_jax.dialogue.types import Dialogue, Turn
@@ -43,18 +40,15 @@ from parrot_jax.dialogue.words import normal_words
 from parrot_jax.dialogue.writers import write_messages
 from parrot_jax.serve.app import make_app
 from parrot_jax.serve.background import BackgroundServer
-from parrot_jax.serve.jax_speaker import JaxSpeaker
 from parrot_jax.stats.run import compute_statistics
 from parrot_jax.stats.writing import write_statistics
 from parrot_jax.train.config import TrainConfig
 from parrot_jax.train.loop import train
-from parrot_jax.train.run_folder import RunFolder
-from parrot_jax.weights.model_folder import load_params
 from parrot_jax.world.answerer import NO_ANSWER, Answerer
 from parrot_jax.world.measures import asked_kinds
 from parrot_jax.world.people import next_question
 from parrot_jax.world.questions import Context, Invalid, Language, Question, true_answer
-from parrot_jax.world.quickstart import Loop, Scale
+from parrot_jax.world.quickstart import Loop, Scale, trained_speaker
 from parrot_jax.world.recipes import ASKER, chat_config
 from parrot_jax.world.speaker import MODEL as ANSWERER
 from parrot_jax.world.speaker import answerer_speaker
@@ -76,15 +70,11 @@ AS_QUICKSTART = StopConfig(
     meaningless_answers=MEANINGLESS, repeated_question=None, language_switch=None
 )
 WAYS = ("ways/parrot-ask", "ways/iterative-self-chat", "ways/self-chat")
-RULES: dict[str, StopConfig] = {
+# Each alone, as it is by default.
+RULES = {
     name: dataclasses.replace(ALL_OFF, **{name: value})
-    for name, value in {
-        "meaningless_answers": MEANINGLESS, "refusals": True, "most_thanks": 0,
-        "repeated_question": 95.0, "fewest_question_letters": 2, "asker_answers": True,
-        "repeated_answer": 100.0, "most_counter_questions": 2, "language_switch": 0.95,
-        "sensitive": ("e-mail", "phone", "card", "iban", "secret"),
-    }.items()
-}  # fmt: skip
+    for name, value in dataclasses.asdict(StopConfig(meaningless_answers=MEANINGLESS)).items()
+}
 
 
 class Ways:
@@ -163,10 +153,10 @@ class Ways:
                 base_url=serve(make_app(answerer_speaker(answerer))), model=ANSWERER
             )
             asks = SpeakerConfig(
-                base_url=serve(make_app(speaker(self.loop.ask, ASKER))),
+                base_url=serve(make_app(trained_speaker(self.loop.ask, ASKER))),
                 model=ASKER, temperature=1.0, top_p=0.99, max_tokens=64,
             )  # fmt: skip
-            chat = serve(make_app(speaker(self._prompted(), "chat")))
+            chat = serve(make_app(trained_speaker(self._prompted(), "chat")))
 
             def prompted(prompt: str, temperature: float, max_tokens: int = 64) -> SpeakerConfig:
                 return dataclasses.replace(
@@ -279,14 +269,6 @@ _ANSWER = re.compile(r"^The \w+ of \w+ is ")
 def read(path: Path) -> Iterator[Dialogue]:
     source = SourceConfig(kind="messages", path=str(path))
     return read_sources([source], seed=0, report=ReadReport())
-
-
-def speaker(config: TrainConfig, name: str) -> JaxSpeaker:
-    folder = RunFolder(config.out)
-    return JaxSpeaker(
-        name, config.task, config.model, load_params(config.out), load_tokenizer(folder.tokenizer),
-        compute_dtype=jnp.dtype(config.compute_dtype), batch_rows=16,
-    )  # fmt: skip
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from parrot_jax.api.endpoint import Endpoint, request_body
 from parrot_jax.api.replies import Outcome, Response
 from parrot_jax.api.scripted_server import Scripted, ScriptedServer, converse
 from parrot_jax.core.errors import UserError
-from parrot_jax.core.open_files import allow_open_files
+from parrot_jax.core.open_files import allow_connections
 
 MESSAGES = [{"role": "user", "content": "Hi, 세계"}]
 KEY = "sk-0123456789"
@@ -157,5 +157,5 @@ def test_as_many_requests_are_in_flight_as_are_sent() -> None:
             all_are_here.set()
         return responses
 
-    allow_open_files(2 * count + 200, wanted_by="this test")
+    allow_connections(2 * count, wanted_by="this test")
     assert {response.reply.outcome for response in asyncio.run(run())} == {Outcome.COMPLETE}

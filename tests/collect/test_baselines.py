@@ -96,5 +96,5 @@ def test_a_prompt_belongs_to_its_collection(make_config: MakeConfig, tmp_path: P
         config = make_config(server.url, asker={"prompt": str(prompt)})
         collect(config)
         prompt.write_text("Ask.")
-        with pytest.raises(UserError, match="prompt"):
+        with pytest.raises(UserError, match="asker.prompt_text: sha256 .* -> "):
             collect(config)
