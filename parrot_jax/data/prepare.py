@@ -7,7 +7,10 @@ continues behind the last whole part. The folder takes its final name when all p
     <cache_dir>/<key>/rows-00000.npy    records of `packing.row_dtype`, one a row
                       spans-00000.npy   records of `SPAN_DTYPE`, one a live turn
                       counts-00000.json what became of the block's dialogues; written last
-                      prepared.json     the settings behind the key, and the counts of all
+                      prepared.json     the settings behind the key, the counts of all, and the
+                                        hashes of the arrays
+
+The key is made in `cache_key`. Arrays whose bytes have changed on the disk are made again.
 """
 
 import hashlib
@@ -25,24 +28,22 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from parrot_jax.core.config import config_to_dict
 from parrot_jax.core.errors import UserError, disk_full_is_a_user_error
 from parrot_jax.core.files import hash_file, hash_json, write_array, write_json
 from parrot_jax.core.logs import console
+from parrot_jax.data.cache_key import row_settings
 from parrot_jax.data.config import DataConfig, MaskConfig
 from parrot_jax.data.masks import mask_turns
 from parrot_jax.data.packing import fill_row, plan_rows, row_dtype
-from parrot_jax.data.template import chat_template, render
+from parrot_jax.data.template import render
 from parrot_jax.data.tokenizer import Tokenizer, load_tokenizer
 from parrot_jax.data.windows import make_windows
-from parrot_jax.dialogue.sources import ReadReport, SourceConfig, read_sources, source_files
+from parrot_jax.dialogue.sources import ReadReport, SourceConfig, read_sources
 from parrot_jax.dialogue.types import Dialogue, Role
 
 Split = Literal["train", "eval"]
 
 BLOCK_DIALOGUES = 1000
-# Raised whenever the same settings would give other rows than before.
-_FORMAT = 1
 
 SPAN_DTYPE = np.dtype(
     [
@@ -63,11 +64,10 @@ class Prepared(NamedTuple):
     folder: Path
     counts: dict[str, Any]
     """What became of the dialogues; see `prepare`."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Hex digits that stand for all that decides the rows."""
-        return self.folder.name
+    settings: dict[str, Any]
+    """All that decided the rows; see `cache_key.row_settings`."""
+    rows_hash: str
+    """64 hex digits of the rows themselves."""
 
     def rows(self) -> "RowFiles":
         """The rows, read from disk when they are asked for."""
@@ -127,16 +127,28 @@ def prepare(config: DataConfig, split: Split) -> Prepared:
     tokenizer = load_tokenizer(config.tokenizer)
     if split == "eval":
         config = replace(config, mask=MaskConfig(loss_roles=("user", "assistant")))
-    settings = _settings(config, split, tokenizer)
+    settings = row_settings(config, split, tokenizer)
     folder = Path(config.cache_dir) / hash_json(settings)[:16]
-    if not (folder / "prepared.json").exists():
-        with disk_full_is_a_user_error(f"the prepared rows in {folder}"):
+    prepared = _read(folder)
+    if prepared is not None:
+        return prepared
+    with disk_full_is_a_user_error(f"the prepared rows in {folder}"):
+        try:
             folder.parent.mkdir(parents=True, exist_ok=True)
-            # Several processes of a job ask at the same time; one makes the rows for all.
-            with FileLock(folder.with_name(folder.name + ".lock")):
-                if not (folder / "prepared.json").exists():
-                    _make(config, split, tokenizer, settings, folder)
-    return Prepared(folder, json.loads((folder / "prepared.json").read_text("utf-8"))["counts"])
+        except OSError as error:
+            raise UserError(
+                f"cannot make the folder data.cache_dir={config.cache_dir}: {error.strerror}; "
+                "choose another."
+            ) from None
+        # Several processes of a job ask at the same time; one makes the rows for all.
+        with FileLock(folder.with_name(folder.name + ".lock")):
+            prepared = _read(folder)
+            if prepared is None:
+                if folder.exists():
+                    console.print(f"the prepared rows in {folder} are damaged; made again")
+                    shutil.rmtree(folder)
+                prepared = _make(config, split, tokenizer, settings, folder)
+    return prepared
 
 
 def held_out(dialogue: Dialogue, fraction: float, seed: int) -> bool:
@@ -146,39 +158,20 @@ def held_out(dialogue: Dialogue, fraction: float, seed: int) -> bool:
     return int.from_bytes(digest, "big") < fraction * 2**64
 
 
-def _settings(config: DataConfig, split: Split, tokenizer: Tokenizer) -> dict[str, Any]:
-    """All that decides the rows: the key of the cache is a hash of it."""
-    sources = config.sources if split == "train" or config.eval_fraction else ()
-    return {
-        "format": _FORMAT,
-        "split": split,
-        "sources": _fingerprints(sources),
-        "eval_sources": _fingerprints(config.eval_sources) if split == "eval" else [],
-        "eval_fraction": config.eval_fraction,
-        "tokenizer": tokenizer.fingerprint,
-        "template": chat_template("ask", tokenizer),
-        "mask": config_to_dict(config.mask),
-        "row_tokens": config.row_tokens,
-        "packing": config.packing,
-        "trim_dead": config.trim_dead,
-        "seed": config.seed,
-    }
+def _read(folder: Path) -> Prepared | None:
+    """What was prepared; None where it is not all there, byte for byte."""
+    try:
+        made = json.loads((folder / "prepared.json").read_text("utf-8"))
+        if any(hash_file(folder / name) != known for name, known in made["files"].items()):
+            return None
+        return _prepared(folder, made)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, UserError):
+        return None
 
 
-def _fingerprints(sources: Sequence[SourceConfig]) -> list[Any]:
-    """What the sources hold now. A data set of a hub is known by its name alone."""
-    return [
-        {
-            "kind": source.kind,
-            "weight": source.weight,
-            "limit": source.limit,
-            "files": [
-                file if source.kind == "huggingface" else hash_file(file)
-                for file in source_files(source)
-            ],
-        }
-        for source in sources
-    ]
+def _prepared(folder: Path, made: dict[str, Any]) -> Prepared:
+    rows = [known for name, known in sorted(made["files"].items()) if name.startswith("rows-")]
+    return Prepared(folder, made["counts"], made["settings"], hash_json(rows))
 
 
 def _make(
@@ -187,32 +180,50 @@ def _make(
     tokenizer: Tokenizer,
     settings: dict[str, Any],
     folder: Path,
-) -> None:
+) -> Prepared:
     partial = folder.with_name(folder.name + ".partial")
     partial.mkdir(parents=True, exist_ok=True)
     report = ReadReport()
-    first, totals = 0, Counter[str]()
+    first, totals, files = 0, Counter[str](), dict[str, str]()
     dialogues = read_split(config, split, report=report, totals=totals)
     for number, block in enumerate(_blocks(dialogues, BLOCK_DIALOGUES)):
-        counts_path = partial / f"counts-{number:05d}.json"
-        if not counts_path.exists():
-            counts = _make_part(block, first, number, config, tokenizer, partial)
-            write_json(counts_path, counts)
+        part = _read_part(partial, number)
+        if part is None:
+            part = _make_part(block, first, number, config, tokenizer, partial)
             # Each block is read and done in well under a minute: a line each shows the progress.
             if number:
                 console.print(f"prepare {split}: {first + len(block):,} dialogues done")
-        totals.update(json.loads(counts_path.read_text("utf-8")))
+        totals.update(part["counts"])
+        files |= part["files"]
         first += len(block)
     counts = _summary(totals, first, report, config.row_tokens)
     _check_live(counts, config.mask, split)
-    write_json(partial / "prepared.json", {"counts": counts, "settings": settings})
+    made = {"counts": counts, "files": files, "settings": settings}
+    write_json(partial / "prepared.json", made)
     try:
         os.rename(partial, folder)
     except OSError:
-        if not (folder / "prepared.json").exists():
+        # Where locks do not work, another run may have made the same rows meanwhile.
+        others = _read(folder)
+        if others is None:
             raise
-        # Another run made the same rows meanwhile.
         shutil.rmtree(partial, ignore_errors=True)
+        return others
+    return _prepared(folder, made)
+
+
+def _read_part(folder: Path, number: int) -> dict[str, Any] | None:
+    """What a killed preparation noted of a part; None where the part is not there whole."""
+    try:
+        part = json.loads(_counts_path(folder, number).read_text("utf-8"))
+        whole = all(hash_file(folder / name) == known for name, known in part["files"].items())
+        return part if whole else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, UserError):
+        return None
+
+
+def _counts_path(folder: Path, number: int) -> Path:
+    return folder / f"counts-{number:05d}.json"
 
 
 def read_split(
@@ -236,13 +247,19 @@ def read_split(
     report = ReadReport() if report is None else report
     totals = Counter() if totals is None else totals
     if config.eval_fraction or split == "train":
-        for dialogue in read_sources(config.sources, seed=config.seed, report=report):
+        sources = config.sources if split == "train" else _once(config.sources)
+        for dialogue in read_sources(sources, seed=config.seed, report=report):
             if held_out(dialogue, config.eval_fraction, config.seed) == (split == "eval"):
                 yield dialogue
             else:
                 totals["other_split"] += 1
     if split == "eval" and config.eval_sources:
-        yield from read_sources(config.eval_sources, seed=config.seed, report=report)
+        yield from read_sources(_once(config.eval_sources), seed=config.seed, report=report)
+
+
+def _once(sources: Sequence[SourceConfig]) -> list[SourceConfig]:
+    """The sources without copies: a dialogue measured twice tells nothing more than once."""
+    return [replace(source, weight=min(source.weight, 1.0)) for source in sources]
 
 
 def _blocks(dialogues: Iterable[Dialogue], size: int) -> Iterator[list[Dialogue]]:
@@ -258,8 +275,8 @@ def _make_part(
     config: DataConfig,
     tokenizer: Tokenizer,
     folder: Path,
-) -> dict[str, int]:
-    """Writes the rows and spans of one block and returns its counts."""
+) -> dict[str, Any]:
+    """Writes the rows and spans of one block; its counts, and the hash of each file."""
     counts: Counter[str] = Counter()
     turns = [mask_turns(dialogue, config.mask) for dialogue in block]
     texts: list[tuple[str, list[tuple[Role, str]]]] = [
@@ -289,9 +306,14 @@ def _make_part(
     counts["tokens"] += int((rows["segment_ids"] > 0).sum())
     counts["live_tokens"] += int(live_a_row.sum())
     counts["live_tokens_squared"] += int((live_a_row.astype(np.int64) ** 2).sum())
-    for name, array in (("rows", rows), ("spans", np.array(spans, SPAN_DTYPE))):
-        write_array(folder / f"{name}-{number:05d}.npy", array)
-    return dict(counts)
+    files = {}
+    for kind, array in (("rows", rows), ("spans", np.array(spans, SPAN_DTYPE))):
+        name = f"{kind}-{number:05d}.npy"
+        write_array(folder / name, array)
+        files[name] = hash_file(folder / name)
+    part = {"counts": dict(counts), "files": files}
+    write_json(_counts_path(folder, number), part)
+    return part
 
 
 def _summary(

@@ -103,7 +103,9 @@ def set_up(config: TrainConfig, *, is_new: bool) -> Setup:
     prepared = prepare(config.data, "train")
     has_eval = bool(config.data.eval_sources or config.data.eval_fraction)
     held_out = prepare(config.data, "eval") if has_eval else None
-    check_same_everywhere(prepared.fingerprint, f"the rows of {config.data.cache_dir}")
+    for split in (prepared, held_out):
+        if split is not None:
+            check_same_everywhere(split.rows_hash, f"the rows of {config.data.cache_dir}")
     rows = prepared.rows()
     plan = plan_steps(config, len(rows))
     schedule = learning_rate(

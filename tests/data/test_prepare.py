@@ -1,19 +1,28 @@
 """Prepared rows: counts that add up, a cache that knows its content, a killed run that goes on."""
 
+import json
+import shutil
+import threading
 import tracemalloc
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from huggingface_hub import constants
 
+from parrot_jax import dialogue as dialogue_room
 from parrot_jax.core.errors import UserError
+from parrot_jax.core.files import hash_json
 from parrot_jax.data import prepare as prepare_module
+from parrot_jax.data.cache_key import row_settings
 from parrot_jax.data.config import DataConfig, MaskConfig
 from parrot_jax.data.pipeline import Batches
 from parrot_jax.data.prepare import held_out, prepare, read_split
+from parrot_jax.data.tokenizer import load_tokenizer
 from parrot_jax.dialogue.sources import SourceConfig
 
 WriteDialogues = Callable[..., Path]
@@ -71,6 +80,150 @@ def test_the_cache_is_used_until_the_content_changes(
     assert (again.folder / "rows-00000.npy").stat().st_mtime_ns == stamp
     write_dialogues(Path(config.sources[0].path), 41)
     assert prepare(config, "train").folder != first.folder
+
+
+def test_each_size_of_a_sample_has_rows_of_its_own(config: DataConfig) -> None:
+    def dialogues(**settings: Any) -> int:
+        sources = (replace(config.sources[0], **settings),)
+        changed = replace(config, sources=sources, eval_fraction=0.0)
+        return prepare(changed, "train").counts["dialogues"]
+
+    assert [dialogues(sample=5), dialogues(sample=10), dialogues(), dialogues(limit=7)] == [
+        5, 10, 40, 7,
+    ]  # fmt: skip
+
+
+def key(config: DataConfig, split: str = "train") -> str:
+    return hash_json(row_settings(config, split, load_tokenizer(config.tokenizer)))
+
+
+def test_the_key_holds_every_setting_but_those_that_name_a_place(config: DataConfig) -> None:
+    others: dict[str, Any] = {
+        "sources": (config.sources[0], config.sources[0]), "eval_fraction": 0.5, "row_tokens": 128,
+        "mask": MaskConfig(loss_roles=("user",)), "packing": False, "trim_dead": False, "seed": 1,
+    }  # fmt: skip
+    same = {"cache_dir": "elsewhere", "eval_sources": config.sources}
+    assert others.keys() | same.keys() | {"tokenizer"} == {f.name for f in fields(DataConfig)}
+    for name, value in others.items():
+        assert key(replace(config, **{name: value})) != key(config), name
+    for name, value in same.items():
+        assert key(replace(config, **{name: value})) == key(config), name
+    assert key(replace(config, eval_sources=config.sources), "eval") != key(config, "eval")
+
+
+def test_a_setting_that_is_new_is_in_the_key(config: DataConfig) -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class NewerSource(SourceConfig):
+        languages: tuple[str, ...] = ()
+
+    @dataclass(frozen=True, kw_only=True)
+    class NewerData(DataConfig):
+        shuffled: bool = False
+
+    def newer(languages: tuple[str, ...], shuffled: bool) -> str:
+        path = config.sources[0].path
+        source = NewerSource(kind="messages", path=path, languages=languages)
+        values = {f.name: getattr(config, f.name) for f in fields(DataConfig)}
+        return key(NewerData(**(values | {"sources": (source,)}), shuffled=shuffled))
+
+    keys = {newer((), False), newer(("en",), False), newer((), True), newer(("en",), True)}
+    assert len(keys) == 4
+
+
+def test_the_key_knows_the_bytes_and_not_the_place_of_a_file(
+    config: DataConfig, tmp_path: Path
+) -> None:
+    def at(path: Path) -> DataConfig:
+        return replace(config, sources=(replace(config.sources[0], path=str(path)),))
+
+    moved = tmp_path / "moved.jsonl"
+    moved.write_bytes(Path(config.sources[0].path).read_bytes())
+    assert key(at(moved)) == key(config)
+    # The end of a name may tell how the bytes are read.
+    other_end = moved.with_name("moved.json")
+    other_end.write_bytes(moved.read_bytes())
+    assert key(at(other_end)) != key(config)
+    with moved.open("a") as file:
+        file.write("\n")
+    assert key(at(moved)) != key(config)
+
+
+def test_a_local_data_set_is_known_by_its_bytes_and_one_of_the_hub_by_its_commit(
+    config: DataConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def at(path: str) -> str:
+        return key(replace(config, sources=(SourceConfig(kind="huggingface", path=path),)))
+
+    folder = tmp_path / "set" / "data"
+    folder.mkdir(parents=True)
+    rows = folder / "train.jsonl"
+    rows.write_text("{}\n")
+    local = at(str(tmp_path / "set"))
+    assert at(str(tmp_path / "set")) == local
+    assert at(f"{tmp_path / 'set'}@test") != local
+    rows.write_text("{ }\n")
+    assert at(str(tmp_path / "set")) != local
+
+    commits = ["1" * 40]
+
+    class Hub(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = json.dumps({"id": "a/b", "sha": commits[-1]}).encode()
+            self.send_response(200 if self.path.startswith("/api/datasets/a/b") else 404)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        first = at("hf://a/b")
+        assert at("hf://a/b") == first
+        commits.append("2" * 40)
+        second = at("hf://a/b")
+        assert second != first
+        server.shutdown()
+    # Without a network, the rows of the commit that was seen last are found.
+    assert at("hf://a/b") == second
+
+
+def test_rows_of_another_program_are_made_again(
+    config: DataConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = key(config)
+    copy = tmp_path / "dialogue"
+    shutil.copytree(Path(dialogue_room.__file__).parent, copy)
+    monkeypatch.setattr(dialogue_room, "__file__", str(copy / "__init__.py"))
+    assert key(config) == before
+    with (copy / "readers.py").open("a") as file:
+        file.write("# mended\n")
+    assert key(config) != before
+
+
+@pytest.mark.parametrize("name", ["rows-00000.npy", "spans-00000.npy", "prepared.json"])
+def test_damaged_rows_are_made_again(
+    config: DataConfig, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = prepare(config, "train")
+    path = first.folder / name
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]) if name != "prepared.json" else b"{")
+    assert prepare(config, "train") == first
+    assert path.read_bytes() == whole
+    assert "are damaged; made again" in capsys.readouterr().out
+
+
+def test_a_dialogue_is_measured_once_whatever_its_weight(config: DataConfig) -> None:
+    def dialogues(weight: float, split: Any) -> int:
+        sources = (replace(config.sources[0], weight=weight),)
+        return prepare(replace(config, sources=sources), split).counts["dialogues"]
+
+    assert dialogues(2.0, "train") == 2 * dialogues(1.0, "train")
+    assert dialogues(2.0, "eval") == dialogues(1.0, "eval")
 
 
 def test_a_killed_preparation_goes_on_and_gives_the_same_bytes(

@@ -1,0 +1,114 @@
+"""All that decides the prepared rows of a split: the cache is named by a hash of it.
+
+The key starts from the whole config and takes out what names a place; so a new setting is in the
+key unless this file says that it is not. Files stand in it with their bytes, and the program with
+the bytes of the rooms that make rows.
+"""
+
+import importlib.metadata
+import json
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from parrot_jax import data, dialogue
+from parrot_jax.core.config import config_to_dict
+from parrot_jax.core.files import hash_file, hash_json, write_json
+from parrot_jax.core.logs import console
+from parrot_jax.data.config import DataConfig
+from parrot_jax.data.tokenizer import Tokenizer
+from parrot_jax.dialogue.hub import SCHEME, parse_hub_path
+from parrot_jax.dialogue.sources import SourceConfig, source_files
+
+# They read files and make tokens; the same rows from another version are taken for others.
+_LIBRARIES = ("tokenizers", "sentencepiece", "datasets", "pyarrow")
+_HUB_TIMEOUT_S = 30
+
+
+def row_settings(config: DataConfig, split: str, tokenizer: Tokenizer) -> dict[str, Any]:
+    """All that decides the rows of a split, as plain values.
+
+    Args:
+      config: The settings; for the eval split with the mask that it is given.
+      split: `train` or `eval`.
+      tokenizer: The one that `config.tokenizer` names.
+
+    Raises:
+      UserError: A source names nothing that can be read.
+    """
+    settings = config_to_dict(config)
+    del settings["cache_dir"]
+    sources = config.sources if split == "train" or config.eval_fraction else ()
+    cache = Path(config.cache_dir)
+    return settings | {
+        "split": split,
+        "sources": [_source(source, cache) for source in sources],
+        "eval_sources": [_source(s, cache) for s in config.eval_sources if split == "eval"],
+        "tokenizer": tokenizer.fingerprint,
+        "program": _program(),
+    }
+
+
+def _source(source: SourceConfig, cache: Path) -> dict[str, Any]:
+    """A source with what its path holds in place of the path."""
+    settings = config_to_dict(source)
+    del settings["path"]
+    if source.kind == "huggingface":
+        return settings | {"data set": _data_set(source.path, cache)}
+    return settings | {
+        # The end of a name may tell how the bytes are read.
+        "files": [["".join(Path(f).suffixes[-2:]), hash_file(f)] for f in source_files(source)]
+    }
+
+
+def _data_set(path: str, cache: Path) -> dict[str, Any]:
+    address = parse_hub_path(path)
+    known = {"config": address.config, "split": address.split}
+    if path.startswith(SCHEME):
+        return known | {"name": address.name, "revision": _revision(address.name, cache)}
+    folder = Path(address.name)
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    return known | {"files": [[str(f.relative_to(folder)), hash_file(f)] for f in files]}
+
+
+def _revision(name: str, cache: Path) -> str | None:
+    """The commit of a data set on the hub, or the last one that was seen; None = unknown."""
+    from huggingface_hub import HfApi
+
+    seen_path = cache / "hub_revisions.json"
+    try:
+        seen = json.loads(seen_path.read_text("utf-8"))
+    except (OSError, ValueError):
+        seen = {}
+    try:
+        revision = HfApi().dataset_info(name, timeout=_HUB_TIMEOUT_S).sha
+    except Exception as error:  # what a lost network raises differs between versions
+        revision = seen.get(name)
+        taken = f"the rows of commit {revision} are taken" if revision else "it may have changed"
+        console.print(f"the hub does not say the commit of {name} ({type(error).__name__}): {taken}")
+        return revision
+    write_json(seen_path, seen | {name: revision})
+    return revision
+
+
+def _program() -> dict[str, Any]:
+    """The code and the libraries that make rows out of files."""
+    code = [hash_file(file) for room in (data, dialogue) for file in _files(room)]
+    return {
+        "code": hash_json(code),
+        "python": ".".join(platform.python_version_tuple()[:2]),  # decides the table of Unicode
+        **{name: _version(name) for name in _LIBRARIES},
+    }
+
+
+def _files(room: Any) -> Iterator[Path]:
+    folder = Path(room.__file__).parent
+    yield from sorted(f for f in folder.rglob("*") if f.is_file() and f.suffix != ".pyc")
+
+
+def _version(library: str) -> str | None:
+    try:
+        return importlib.metadata.version(library)
+    except importlib.metadata.PackageNotFoundError:
+        return None
