@@ -266,6 +266,25 @@ def write_json(path: AnyPath | str, value: Any) -> None:
         file.write("\n")
 
 
+def read_json(path: AnyPath | str) -> dict[str, Any]:
+    """Reads a file that `write_json` wrote as an object.
+
+    Raises:
+      UserError: It cannot be read, or its content is damaged.
+    """
+    with open_input(path, "rb") as file:
+        try:
+            value = json.loads(file.read())
+        except (ValueError, RecursionError):
+            value = None
+    if not isinstance(value, dict):
+        raise UserError(
+            f"{path} is damaged: it is no JSON object; put back a copy, or remove it and run the "
+            "command that wrote it again."
+        )
+    return value
+
+
 def write_array(path: AnyPath | str, array: "numpy.ndarray") -> None:
     """Writes an array as `.npy`, atomically."""
     import numpy as np

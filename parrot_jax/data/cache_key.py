@@ -86,7 +86,9 @@ def _revision(name: str, cache: Path) -> str | None:
     except Exception as error:  # what a lost network raises differs between versions
         revision = seen.get(name)
         taken = f"the rows of commit {revision} are taken" if revision else "it may have changed"
-        console.print(f"the hub does not say the commit of {name} ({type(error).__name__}): {taken}")
+        console.print(
+            f"the hub does not say the commit of {name} ({type(error).__name__}): {taken}"
+        )
         return revision
     write_json(seen_path, seen | {name: revision})
     return revision

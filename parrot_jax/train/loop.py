@@ -16,12 +16,13 @@ from parrot_jax.core.errors import PreemptedError, RunError, disk_full_is_a_user
 from parrot_jax.core.files import AnyPath, atomic_write, write_array, write_json
 from parrot_jax.core.logs import console, progress_bar
 from parrot_jax.data.histories import held_out_histories
-from parrot_jax.distributed import any_process, is_first_process
+from parrot_jax.distributed import any_process, in_first_process, is_first_process
 from parrot_jax.train import evaluate as evaluation
 from parrot_jax.train.config import TrainConfig
 from parrot_jax.train.preemption import catch_sigterm
 from parrot_jax.train.profile import Profiler
 from parrot_jax.train.program import too_large_is_a_user_error
+from parrot_jax.train.run_data import describe_data
 from parrot_jax.train.run_folder import RunFolder
 from parrot_jax.train.sample import sample_next_turns
 from parrot_jax.train.setup import Setup, set_up
@@ -36,17 +37,23 @@ _SAMPLE_TOKENS = 64
 _FLUSH_EVERY_S = 60.0
 
 
-def train(config: TrainConfig) -> None:
+def train(config: TrainConfig, *, accept_changes: bool = False) -> None:
     """Trains, or continues, the run in `config.out`.
+
+    Args:
+      config: The run.
+      accept_changes: Continue also where config or data are not those that the run began with.
 
     Raises:
       UserError: The data, the sizes or the run folder do not fit the config.
       RunError: Loss or gradient norm is not finite; the batch is saved and named.
     """
     folder = RunFolder(config.out)
+    in_first_process(folder.check_writable, f"write to {folder.path}")
     setup = set_up(config, is_new=not folder.config_path.exists())
+    data = describe_data(config.data, setup.prepared, setup.held_out)
     with (
-        folder.open(config, setup.tokenizer),
+        folder.open(config, setup.tokenizer, data, accept_changes=accept_changes),
         disk_full_is_a_user_error(f"the run in {config.out}"),
     ):
         _Run(config, folder, setup).run()

@@ -1,6 +1,8 @@
 """The run folder: everything a run leaves, and all that anyone needs to use it.
 
 config.yaml        the resolved config; loading it gives the same run
+data.json          hashes of the prepared rows, and what they came from
+changes.jsonl      what of config and data was changed on purpose, `--accept-changes`
 versions.json      git commit and package versions of the last start
 metrics.jsonl      one JSON object a step
 samples.jsonl      what the model said at each evaluation
@@ -13,7 +15,6 @@ checkpoints/       one folder a checkpoint
 import contextlib
 import fcntl
 import importlib.metadata
-import json
 import os
 import platform
 import socket
@@ -30,12 +31,13 @@ import jax
 import parrot_jax
 from parrot_jax.core.config import changed_keys, config_to_dict, load_config, save_config
 from parrot_jax.core.errors import RunError, UserError, disk_full_is_a_user_error
-from parrot_jax.core.files import AnyPath, RemotePath, as_path, open_input, write_json
+from parrot_jax.core.files import AnyPath, RemotePath, as_path, read_json, write_json
 from parrot_jax.core.logs import MetricsFile, console
 from parrot_jax.data.template import chat_template
 from parrot_jax.data.tokenizer import Tokenizer
 from parrot_jax.distributed import DistributedConfig, in_first_process
 from parrot_jax.train.config import TrainConfig
+from parrot_jax.train.run_data import changed_data
 from parrot_jax.weights.model_card import Training
 from parrot_jax.weights.model_folder import ModelFolder
 
@@ -43,7 +45,7 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "num
 # What may differ when a run goes on: nothing that decides its result.
 _FREE_KEYS = ("out", "max_steps", "log_every_steps", "keep_checkpoints", "checkpoint_every_steps",
               "data.cache_dir", "step_timeout_s", "distributed", "trackers", "profile_steps",
-              "xla_flags")  # fmt: skip
+              "xla_flags", "allow_other_mask")  # fmt: skip
 # What may differ as well, as it decides only how devices share the work: the rows stay the same,
 # and the losses but for rounding.
 _LAYOUT_KEYS = ("mesh", "micro_rows", "remat", "unroll_layers", "offload_optimizer", "attention",
@@ -66,12 +68,21 @@ class RunFolder(ModelFolder):
         self.results = self.path / "results"
         self.metrics = MetricsFile(self.path / "metrics.jsonl")
         self.samples = MetricsFile(self.path / "samples.jsonl")
+        self._data_path = self.path / "data.json"
+        self._changes = MetricsFile(self.path / "changes.jsonl")
         self._owner_path = self.path / "owner.json"
         self._owner: dict[str, Any] | None = None
         self._last_flush = time.monotonic()
 
     @contextlib.contextmanager
-    def open(self, config: TrainConfig, tokenizer: Tokenizer) -> Iterator[None]:
+    def open(
+        self,
+        config: TrainConfig,
+        tokenizer: Tokenizer,
+        data: dict[str, Any],
+        *,
+        accept_changes: bool = False,
+    ) -> Iterator[None]:
         """Starts or continues a run here, which lasts as long as the block.
 
         On a disk, a second process is refused. A bucket knows no locks, and what is left of a
@@ -81,13 +92,20 @@ class RunFolder(ModelFolder):
         Args:
           config: What the caller wants to run.
           tokenizer: Saved into the folder with the task's chat template.
+          data: What its rows are, from `run_data.describe_data`.
+          accept_changes: Continue a run of another config or of other rows; what changed is
+            printed and kept in `changes.jsonl`.
 
         Raises:
-          UserError: The folder holds a run with another config, or another process trains here.
+          UserError: The folder holds a run of another config or of other rows, cannot be written,
+            or another process trains here.
           DiskFullError: There is no room.
         """
         with contextlib.ExitStack() as held:
-            in_first_process(lambda: self._start(config, tokenizer, held), f"open {self.path}")
+            in_first_process(
+                lambda: self._start(config, tokenizer, data, held, accept_changes=accept_changes),
+                f"open {self.path}",
+            )
             if not self.config_path.exists():
                 raise UserError(
                     f"process {jax.process_index()} on {socket.gethostname()} does not see the run "
@@ -96,15 +114,41 @@ class RunFolder(ModelFolder):
                 )
             yield
 
-    def _start(self, config: TrainConfig, tokenizer: Tokenizer, held: contextlib.ExitStack) -> None:
-        with disk_full_is_a_user_error(f"the run folder {self.path}"):
+    def check_writable(self) -> None:
+        """Makes the folder, before hours are spent on what is to go into it.
+
+        Raises:
+          UserError: It cannot be made or written; the text says why.
+        """
+        if isinstance(self.path, RemotePath):
+            return
+        try:
             self.results.mkdir(parents=True, exist_ok=True)
+            (self.path / ".lock").touch()
+        except OSError as error:
+            raise UserError(
+                f"cannot write a run to {self.path}: {error.filename}: {error.strerror}; give "
+                "another --out, or make room there."
+            ) from None
+
+    def _start(
+        self,
+        config: TrainConfig,
+        tokenizer: Tokenizer,
+        data: dict[str, Any],
+        held: contextlib.ExitStack,
+        *,
+        accept_changes: bool,
+    ) -> None:
+        with disk_full_is_a_user_error(f"the run folder {self.path}"):
+            self.check_writable()
             if isinstance(self.path, Path):
                 self._take(self.path, held)
             if self.config_path.exists():
-                self._check_same(config)
+                self._check_same(config, data, accept_changes=accept_changes)
             if isinstance(self.path, RemotePath):
                 self._own()
+            write_json(self._data_path, data)
             # Where the processes were is of one start only.
             save_config(replace(config, distributed=DistributedConfig()), self.config_path)
             write_json(self.path / "versions.json", versions())
@@ -124,12 +168,11 @@ class RunFolder(ModelFolder):
         """
         if self._owner is None or time.monotonic() - self._last_flush < every_s:
             return
-        with open_input(self._owner_path) as file:
-            owner = json.load(file)
+        owner = read_json(self._owner_path)
         if owner != self._owner:
             raise RunError(
-                f"process {owner['pid']} on {owner['host']} has begun to train in {self.path}; "
-                "this one stops."
+                f"process {owner.get('pid')} on {owner.get('host')} has begun to train in "
+                f"{self.path}; this one stops."
             )
         self.metrics.flush()
         self.samples.flush()
@@ -155,8 +198,7 @@ class RunFolder(ModelFolder):
         config = self.load_config()
         settings = {name: value for name, value in config_to_dict(config).items()
                     if name in _RESULT_KEYS}  # fmt: skip
-        with open_input(self.path / "versions.json") as file:
-            versions = json.load(file)
+        versions = read_json(self.path / "versions.json")
         return Training(
             task=config.task,
             base=self._base(config),
@@ -188,7 +230,9 @@ class RunFolder(ModelFolder):
         self._owner = {"host": socket.gethostname(), "pid": os.getpid(), "start": uuid.uuid4().hex}
         write_json(self._owner_path, self._owner)
 
-    def _check_same(self, config: TrainConfig) -> None:
+    def _check_same(
+        self, config: TrainConfig, data: dict[str, Any], *, accept_changes: bool
+    ) -> None:
         def is_one_of(change: str, keys: tuple[str, ...]) -> bool:
             key = change.partition(":")[0]
             return any(key == free or key.startswith(f"{free}.") for free in keys)
@@ -197,16 +241,38 @@ class RunFolder(ModelFolder):
                    if not is_one_of(change, _FREE_KEYS)]  # fmt: skip
         layout = [change for change in changes if is_one_of(change, _LAYOUT_KEYS)]
         changes = [change for change in changes if change not in layout]
+        if self._data_path.exists():
+            try:
+                other_data = changed_data(read_json(self._data_path), data)
+            except (KeyError, TypeError, AttributeError):
+                raise UserError(
+                    f"{self._data_path} is damaged: it does not say what rows the run has; put "
+                    "back a copy, or remove it to continue without that check."
+                ) from None
+        else:
+            other_data = []
+            console.print(
+                f"{self.path} was begun by a version that kept no hash of its rows: whether the "
+                "data are the same is not known"
+            )
         if layout and not changes:
             console.print(
                 f"another layout than before ({'; '.join(layout)}): the same rows are read, and "
                 "losses agree to about 1e-5, not to the bit"
             )
-        if changes:
+        if not changes and not other_data:
+            return
+        what = "; ".join([*changes, *other_data])
+        if not accept_changes:
+            kind = "another config" if changes else "other data"
             raise UserError(
-                f"{self.path} holds a run with another config ({'; '.join(changes)}); "
-                "choose another --out, or the old values to continue it."
+                f"{self.path} holds a run with {kind} ({what}); restore what it was to continue "
+                "it, choose another --out, or say --accept-changes to go on with what is new."
             )
+        console.print(f"continuing with changes: {what}")
+        self._changes.append(time=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+                             changes=[*changes, *other_data])  # fmt: skip
+        self._changes.flush()
 
 
 def versions() -> dict[str, str | None]:

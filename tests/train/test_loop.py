@@ -93,10 +93,21 @@ def test_another_config_in_the_same_folder_is_refused(config: TrainConfig) -> No
         train(changed)
 
 
+def test_a_run_whose_data_changed_is_refused_and_continues_where_it_is_meant(
+    config: TrainConfig, write_dialogues: Any
+) -> None:
+    train(replace(config, max_steps=1))
+    write_dialogues(Path(config.data.sources[0].path), 60)
+    with pytest.raises(UserError, match="holds a run with other data"):
+        train(replace(config, max_steps=2))
+    train(replace(config, max_steps=2), accept_changes=True)
+    assert [line["step"] for line in metrics(config)] == [1, 2]
+
+
 def test_two_processes_cannot_train_in_one_folder(config: TrainConfig) -> None:
     tokenizer = load_tokenizer(config.data.tokenizer)
     with (
-        RunFolder(config.out).open(config, tokenizer),
+        RunFolder(config.out).open(config, tokenizer, {}),
         pytest.raises(UserError, match="another process trains in"),
     ):
         train(config)

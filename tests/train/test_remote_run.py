@@ -103,10 +103,10 @@ def test_the_last_process_to_start_owns_a_run_in_a_bucket(
 ) -> None:
     tokenizer = load_tokenizer(remote.data.tokenizer)
     first, second = RunFolder(remote.out), RunFolder(remote.out)
-    with first.open(remote, tokenizer):
+    with first.open(remote, tokenizer, {}):
         first.metrics.append(step=1, loss=1.0)
         first.flush()
-        with second.open(remote, tokenizer):
+        with second.open(remote, tokenizer, {}):
             first.metrics.append(step=2, loss=2.0)
             with pytest.raises(RunError, match=r"process \d+ on .* has begun to train in gs://"):
                 first.flush()
@@ -116,7 +116,7 @@ def test_the_last_process_to_start_owns_a_run_in_a_bucket(
 
 def test_another_config_in_the_same_bucket_folder_is_refused(remote: TrainConfig) -> None:
     tokenizer = load_tokenizer(remote.data.tokenizer)
-    with RunFolder(remote.out).open(remote, tokenizer):
+    with RunFolder(remote.out).open(remote, tokenizer, {}):
         owner = (RunFolder(remote.out).path / "owner.json").read_text()
         with pytest.raises(UserError, match=r"holds a run with another config \(seed: 0 -> 1\)"):
             train(replace(remote, seed=1))
@@ -154,7 +154,7 @@ def test_what_cannot_be_is_one_clear_line(
 
 
 def test_a_run_without_a_checkpoint_says_so(remote: TrainConfig) -> None:
-    with RunFolder(remote.out).open(remote, load_tokenizer(remote.data.tokenizer)):
+    with RunFolder(remote.out).open(remote, load_tokenizer(remote.data.tokenizer), {}):
         pass
     with pytest.raises(UserError, match="has no checkpoint yet; train it first"):
         load_params(remote.out)

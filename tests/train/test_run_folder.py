@@ -1,0 +1,116 @@
+"""The run folder: which run goes on in it, and what is said of one that is damaged."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from parrot_jax.core.config import load_config
+from parrot_jax.core.errors import UserError
+from parrot_jax.data.prepare import prepare
+from parrot_jax.data.tokenizer import load_tokenizer
+from parrot_jax.train.config import OptimConfig, TrainConfig
+from parrot_jax.train.run_data import describe_data
+from parrot_jax.train.run_folder import RunFolder
+
+
+@pytest.fixture
+def config(tiny_run: Path) -> TrainConfig:
+    return load_config(TrainConfig, tiny_run)
+
+
+def start(config: TrainConfig, **options: Any) -> None:
+    """Begins or continues a run as training does, and trains nothing."""
+    data = describe_data(config.data, prepare(config.data, "train"), prepare(config.data, "eval"))
+    tokenizer = load_tokenizer(config.data.tokenizer)
+    with RunFolder(config.out).open(config, tokenizer, data, **options):
+        pass
+
+
+def test_other_rows_are_refused_and_named(config: TrainConfig, write_dialogues: Any) -> None:
+    start(config)
+    before = json.loads(Path(config.out, "data.json").read_text())
+    path = Path(config.data.sources[0].path)
+    write_dialogues(path, 60)
+    with pytest.raises(UserError) as refused:
+        start(config)
+    message = str(refused.value)
+    assert f"holds a run with other data (train rows: {before['train']['rows']} -> " in message
+    assert f"eval rows: {before['eval']['rows']} -> " in message
+    assert message.count(f"{path}: 40 -> 60 rows read") == 2
+    assert "say --accept-changes to go on with what is new" in message
+    # Refused without a trace: the old file continues the run.
+    write_dialogues(path, 40)
+    start(config)
+
+
+def test_accepted_changes_are_what_the_run_has_from_then_on(
+    config: TrainConfig, write_dialogues: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start(config)
+    write_dialogues(Path(config.data.sources[0].path), 60)
+    changed = replace(config, optim=OptimConfig(lr=0.5))
+    start(changed, accept_changes=True)
+    (line,) = Path(config.out, "changes.jsonl").read_text().splitlines()
+    names = [text.partition(":")[0] for text in json.loads(line)["changes"]]
+    assert names == ["optim.lr", "train rows", "eval rows"]
+    assert "continuing with changes: optim.lr: 0.01 -> 0.5; train rows" in capsys.readouterr().out
+    start(changed)
+    assert RunFolder(config.out).load_config().optim.lr == 0.5
+
+
+def test_another_tokenizer_under_the_same_name_is_refused(
+    config: TrainConfig, tmp_path: Path
+) -> None:
+    from sentencepiece import sentencepiece_model_pb2
+
+    tokenizer = tmp_path / "tokenizer.model"
+    tokenizer.write_bytes(Path(config.data.tokenizer).read_bytes())
+    config = replace(config, data=replace(config.data, tokenizer=str(tokenizer)))
+    start(config)
+    model = sentencepiece_model_pb2.ModelProto()  # pyright: ignore[reportAttributeAccessIssue]
+    model.ParseFromString(tokenizer.read_bytes())
+    # Two pieces change places that stand in no row: the rows stay, but ids mean other texts.
+    pieces = [piece for piece in model.pieces if piece.type == piece.NORMAL]
+    pieces[0].piece, pieces[1].piece = pieces[1].piece, pieces[0].piece
+    tokenizer.write_bytes(model.SerializeToString())
+    with pytest.raises(UserError, match=r"other data \(the tokenizer .*tokenizer.model is another"):
+        start(config)
+
+
+def test_another_seed_of_a_sample_is_a_changed_config_and_changed_rows(
+    config: TrainConfig,
+) -> None:
+    source = replace(config.data.sources[0], sample=30)
+    config = replace(config, data=replace(config.data, sources=(source,)))
+    start(config)
+    with pytest.raises(UserError, match=r"another config \(data.seed: 0 -> 1; train rows") as it:
+        start(replace(config, data=replace(config.data, seed=1)))
+    assert "(the same files, under other settings or" in str(it.value)
+
+
+def test_other_bytes_that_give_the_same_rows_are_no_change(config: TrainConfig) -> None:
+    start(config)
+    with open(config.data.sources[0].path, "a") as file:
+        file.write("\n\n")
+    start(config)
+
+
+def test_a_run_that_kept_no_hash_continues_with_a_note(
+    config: TrainConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start(config)
+    Path(config.out, "data.json").unlink()
+    start(config)
+    assert "kept no hash of its rows" in capsys.readouterr().out
+    assert json.loads(Path(config.out, "data.json").read_text())["train"]["rows"] > 0
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b'{"train": 3}', b"\xff\x00"])
+def test_a_damaged_record_of_the_data_is_one_line(config: TrainConfig, content: bytes) -> None:
+    start(config)
+    Path(config.out, "data.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"data.json is damaged: .* remove it"):
+        start(config)
