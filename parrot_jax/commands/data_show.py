@@ -32,7 +32,7 @@ def run(config: DataShowConfig) -> None:
     from parrot_jax.data.prepare import read_split
     from parrot_jax.data.template import render
     from parrot_jax.data.tokenizer import load_tokenizer
-    from parrot_jax.data.windows import make_windows
+    from parrot_jax.data.windows import Cutter, make_windows
 
     if config.index < 0:
         raise UserError(f"--index is {config.index}; dialogues are counted from 0.")
@@ -46,9 +46,10 @@ def run(config: DataShowConfig) -> None:
     counts: Counter[str] = Counter()
     windows = list(
         make_windows(
-            rendering, turns, config.data.row_tokens, counts, trim_dead=config.data.trim_dead
+            rendering, turns, config.data.row_tokens, counts,
+            cutter=Cutter(tokenizer), trim_dead=config.data.trim_dead,
         )
-    )
+    )  # fmt: skip
     console.print(f"dialogue {config.index}: {dialogue.id} from {dialogue.source}")
     if not windows:
         console.print("no live token: this dialogue is dropped", style="yellow")

@@ -37,7 +37,7 @@ from parrot_jax.data.masks import mask_turns
 from parrot_jax.data.packing import fill_row, plan_rows, row_dtype
 from parrot_jax.data.template import render
 from parrot_jax.data.tokenizer import Tokenizer, load_tokenizer
-from parrot_jax.data.windows import make_windows
+from parrot_jax.data.windows import Cutter, make_windows
 from parrot_jax.dialogue.sources import ReadReport, SourceConfig, read_sources
 from parrot_jax.dialogue.types import Dialogue, Role
 
@@ -282,11 +282,15 @@ def _make_part(
     texts: list[tuple[str, list[tuple[Role, str]]]] = [
         (d.system, [(t.role, t.text) for t in kept]) for d, kept in zip(block, turns, strict=True)
     ]
+    cutter = Cutter(tokenizer)
     windows, owners = [], []
     for index, (rendering, kept) in enumerate(zip(render(texts, tokenizer), turns, strict=True)):
         made = list(
-            make_windows(rendering, kept, config.row_tokens, counts, trim_dead=config.trim_dead)
-        )
+            make_windows(
+                rendering, kept, config.row_tokens, counts,
+                cutter=cutter, trim_dead=config.trim_dead,
+            )
+        )  # fmt: skip
         counts["sessions" if made else "no_live_token"] += 1
         windows += made
         owners += [first + index] * len(made)

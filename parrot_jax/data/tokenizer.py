@@ -60,6 +60,10 @@ class Tokenizer:
         """The text of `ids` without special tokens and without the leading space."""
         return self._backend.decode(list(ids), skip_special_tokens=True)
 
+    def pieces(self) -> list[str]:
+        """The piece of each id, e.g. `"▁word"`, or `"<0x0A>"` for a byte."""
+        return [self._backend.id_to_token(index) or "" for index in range(self.vocab_size)]
+
     def show(self, ids: Sequence[int]) -> str:
         """The text of `ids` with special tokens and leading spaces, for people to look at."""
         # The decoder strips the text's first space; behind a special token nothing is lost.

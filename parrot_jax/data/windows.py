@@ -4,6 +4,11 @@ A window ends at the end of a live turn: what follows the last live turn bears n
 only cost time. The first window starts at the beginning. A later one takes new turns up to half of
 the room, at least one, and fills the rest with the turns before them, so that nothing is learnt
 without its history. BOS and the system text open every window.
+
+A window opens as every history that is served does, with a question. Of the question and answer
+that do not fit whole as the turns before them do, the ends are kept, each behind `...`:
+
+    <s>USER: ... and the hills?</s>ASSISTANT: ... of Velora.</s>USER: And its river?</s>
 """
 
 from collections import Counter
@@ -14,11 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parrot_jax.data.masks import MaskedTurn
-from parrot_jax.data.template import RenderedTurn, Rendering
+from parrot_jax.data.template import HEADERS, RenderedTurn, Rendering
+from parrot_jax.data.tokenizer import Tokenizer
 from parrot_jax.dialogue.types import Role
 
-# Less of a turn than this, its header included, says nothing: the window then goes without it.
-_MIN_CUT_TOKENS = 32
+# Less of a turn than this, its header included, says nothing; in short rows, a quarter of them.
+_LEAST_TOKENS = 32
 
 
 class LiveSpan(NamedTuple):
@@ -39,56 +45,116 @@ class Window(NamedTuple):
     spans: list[LiveSpan]
 
 
+class Cutter:
+    """Shortens texts that are too long; `...` stands where something is missing."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        """Looks up where a text may begin: best at a word, at least with a whole character."""
+        self.mark, header = tokenizer.encode_pieces([" ...", HEADERS["system"]])
+        self._num_system_header = len(header)
+        self._ranks = np.array([_rank(piece) for piece in tokenizer.pieces()], np.uint8)
+
+    def keep_end(self, turn: RenderedTurn, num_ids: int) -> RenderedTurn:
+        """Header, mark and the end of the text: the part nearest to what follows.
+
+        Args:
+          turn: Has more than `num_ids` ids.
+          num_ids: The most that are kept, at least header, mark and terminator; a few fewer where
+            the next word begins later.
+        """
+        header, text = turn.ids[: turn.num_header], turn.ids[turn.num_header :]
+        end = text[len(text) - (num_ids - len(header) - len(self.mark)) :]
+        # The terminator is no place to begin at, unless nothing else is left.
+        places = end[: max((len(end) - 1) // 2, 1)]
+        start = int(np.argmax(self._ranks[places]))
+        return RenderedTurn([*header, *self.mark, *end[start:]], turn.num_header)
+
+    def keep_beginning(self, prefix: list[int], num_ids: int) -> list[int]:
+        """BOS and the beginning of the system text; BOS alone where nothing of it would stand."""
+        num_kept = num_ids - len(self.mark) - 1
+        if num_kept <= 1 + self._num_system_header:
+            return prefix[:1]
+        return [*prefix[:num_kept], *self.mark, prefix[-1]]
+
+
+def _rank(piece: str) -> int:
+    if piece.startswith("\u2581") or piece == "<0x0A>":
+        return 2  # a word or a line
+    is_byte = len(piece) == 6 and piece.startswith("<0x")
+    return 0 if is_byte and 0x80 <= int(piece[3:5], 16) < 0xC0 else 1  # 0 = inside a character
+
+
 def make_windows(
     rendering: Rendering,
     turns: Sequence[MaskedTurn],
     row_tokens: int,
     counts: Counter[str],
     *,
+    cutter: Cutter,
     trim_dead: bool = True,
 ) -> Iterator[Window]:
     """Cuts a rendered dialogue into windows.
 
     Args:
       rendering: The ids, turn by turn.
-      turns: The same turns with their weights.
+      turns: The same turns with their weights; the user first, then both in turn.
       row_tokens: T, the most tokens a window may have.
       counts: Added to: `windows`, `cut_turns` (a turn or system text too long to stand whole in
-        a window, cut inside), `dropped_live_turns` (too long for any window: not learnt).
+        a window, cut inside), `dropped_live_turns` (too long for any window, for an answer behind
+        a word of its question: not learnt).
+      cutter: Shortens what is cut.
       trim_dead: Leave out what no live turn needs. Off, the windows are those of a mask under
         which every turn is live, whatever the weights are.
 
     Yields:
       Windows in order. With `trim_dead`, none where no turn is live.
     """
-    prefix = _fit_prefix(rendering.prefix, row_tokens, counts)
+    prefix = rendering.prefix
+    if len(prefix) > max(row_tokens // 4, 1):
+        counts["cut_turns"] += 1
+        prefix = cutter.keep_beginning(prefix, row_tokens // 4)
     room = row_tokens - len(prefix)
     lengths = [len(turn.ids) for turn in rendering.turns]
+    bare = max(turn.num_header for turn in rendering.turns) + len(cutter.mark) + 2
+    least = max(min(_LEAST_TOKENS, room // 4), bare)
     wanted = []  # turns that a window must take in as new ones
     for index, turn in enumerate(turns):
-        if (turn.weight > 0 or not trim_dead) and lengths[index] <= room:
+        fits = lengths[index] + _needed_before(lengths, index, bare) <= room
+        if (turn.weight > 0 or not trim_dead) and fits:
             wanted.append(index)
         elif turn.weight > 0:
             counts["dropped_live_turns"] += 1
     first = True
     while wanted:
-        stop = _new_stop(lengths, wanted, room, first=first)
-        start, cut = _context_start(lengths, wanted[0], stop, room)
+        stop = _new_stop(lengths, wanted, room, bare, first=first)
+        pieces = []
+        for index, num_ids in _kept(lengths, wanted[0], stop, room, least):
+            piece = rendering.turns[index]
+            if num_ids < len(piece.ids):
+                counts["cut_turns"] += 1
+                piece = cutter.keep_end(piece, num_ids)
+            pieces.append((index, piece))
         counts["windows"] += 1
-        pieces = [(index, rendering.turns[index]) for index in range(start, stop)]
-        if cut:
-            counts["cut_turns"] += 1
-            pieces.insert(0, (start - 1, _keep_end(rendering.turns[start - 1], cut)))
         live = {index for index in wanted if index < stop and turns[index].weight > 0}
         yield _window(prefix, pieces, turns, live)
         wanted = [index for index in wanted if index >= stop]
         first = False
 
 
-def _new_stop(lengths: Sequence[int], wanted: Sequence[int], room: int, *, first: bool) -> int:
+def _needed_before(lengths: Sequence[int], index: int, bare: int) -> int:
+    """Ids without which a turn cannot stand: an answer's question, or the last of it."""
+    return min(lengths[index - 1], bare) if index % 2 else 0
+
+
+def _new_stop(
+    lengths: Sequence[int], wanted: Sequence[int], room: int, bare: int, *, first: bool
+) -> int:
     """The end of the next window: behind the last wanted turn that its new part takes in."""
-    from_the_beginning = first and sum(lengths[: wanted[0] + 1]) <= room
-    start, limit = (0, room) if from_the_beginning else (wanted[0], room // 2)
+    if first and sum(lengths[: wanted[0] + 1]) <= room:
+        start, limit = 0, room
+    else:
+        start = wanted[0]
+        limit = min(room // 2, room - _needed_before(lengths, start, bare))
     stop = wanted[0] + 1
     for index in wanted[1:]:
         if sum(lengths[start : index + 1]) > limit:
@@ -97,36 +163,32 @@ def _new_stop(lengths: Sequence[int], wanted: Sequence[int], room: int, *, first
     return stop
 
 
-def _context_start(
-    lengths: Sequence[int], first_wanted: int, stop: int, room: int
-) -> tuple[int, int]:
-    """Where a window that ends at `stop` starts, and how many ids of the turn before it fit.
+def _kept(
+    lengths: Sequence[int], first_new: int, stop: int, room: int, least: int
+) -> list[tuple[int, int]]:
+    """The turns of a window whose new part is [first_new, stop), each with its number of ids.
 
-    The latter is 0 but where not even the turn before the first wanted one fits whole.
+    Whole turns are taken backwards while they fit. Of the question and answer before them, or of
+    the question whose answer is the last that fits, the ends are kept where there is room for
+    `least` ids of each; where there is not, the window opens with the question after them.
     """
-    start, used = first_wanted, sum(lengths[first_wanted:stop])
-    while start > 0 and used + lengths[start - 1] <= room:
+    start, left = first_new, room - sum(lengths[first_new:stop])
+    while start > 0 and lengths[start - 1] <= left:
         start -= 1
-        used += lengths[start]
-    if start == first_wanted > 0 and room - used >= _MIN_CUT_TOKENS:
-        return start, room - used
-    return start, 0
-
-
-def _keep_end(turn: RenderedTurn, num_ids: int) -> RenderedTurn:
-    """A too long turn: its header and its end, the part nearest to what follows."""
-    return RenderedTurn(
-        turn.ids[: turn.num_header] + turn.ids[-(num_ids - turn.num_header) :], turn.num_header
-    )
-
-
-def _fit_prefix(prefix: list[int], row_tokens: int, counts: Counter[str]) -> list[int]:
-    """BOS and the system text; one that would take over a quarter of the row loses its end."""
-    limit = max(row_tokens // 4, 1)
-    if len(prefix) <= limit:
-        return prefix
-    counts["cut_turns"] += 1
-    return [*prefix[: limit - 1], prefix[-1]]
+        left -= lengths[start]
+    kept = {index: lengths[index] for index in range(start, stop)}
+    if start == first_new and start % 2:
+        kept[start - 1] = left  # a live answer stays whole
+    elif start > 0:
+        answer = start if start % 2 else start - 1
+        space = left + kept.get(answer, 0)
+        question_ids = min(lengths[answer - 1], max(space - lengths[answer], least))
+        answer_ids = min(lengths[answer], space - question_ids)
+        if answer_ids >= min(least, lengths[answer]):
+            kept |= {answer - 1: question_ids, answer: answer_ids}
+        else:
+            kept.pop(answer, None)
+    return sorted(kept.items())
 
 
 def _window(

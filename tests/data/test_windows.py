@@ -12,15 +12,21 @@ from parrot_jax.data.config import MaskConfig
 from parrot_jax.data.masks import MaskedTurn, mask_turns
 from parrot_jax.data.template import RenderedTurn, Rendering, render
 from parrot_jax.data.tokenizer import Tokenizer, load_tokenizer
-from parrot_jax.data.windows import Window, make_windows
+from parrot_jax.data.windows import Cutter, Window, make_windows
+from parrot_jax.dialogue.sources import ReadReport, SourceConfig, read_sources
 from parrot_jax.dialogue.types import Dialogue, Turn
 
-HEADER, END = 7, 2
+HEADER, END, MARK = 7, 2, 5
 
 
 @pytest.fixture(scope="module")
 def tokenizer(llama_tokenizer_model: Path) -> Tokenizer:
     return load_tokenizer(llama_tokenizer_model)
+
+
+@pytest.fixture(scope="module")
+def cutter(tokenizer: Tokenizer) -> Cutter:
+    return Cutter(tokenizer)
 
 
 DIALOGUE = Dialogue(
@@ -36,7 +42,7 @@ def live_text(tokenizer: Tokenizer, **mask: object) -> str:
     """The single window of DIALOGUE, live tokens in brackets."""
     turns = mask_turns(DIALOGUE, MaskConfig(**mask))  # type: ignore[arg-type]
     (rendering,) = render([(DIALOGUE.system, [(t.role, t.text) for t in turns])], tokenizer)
-    (window,) = make_windows(rendering, turns, 64, Counter())
+    (window,) = make_windows(rendering, turns, 64, Counter(), cutter=Cutter(tokenizer))
     pairs = zip(window.tokens.tolist(), window.loss_weights.tolist(), strict=True)
     return "".join(f"[{tokenizer.show([i])}]" if w else tokenizer.show([i]) for i, w in pairs)
 
@@ -60,12 +66,26 @@ def test_an_asker_can_learn_to_end(tokenizer: Tokenizer) -> None:
     assert text.endswith("ASSISTANT: see you</s>USER:[</s>]")
 
 
+class Numbers(Cutter):
+    """Cuts numbers: every id is a place to begin at."""
+
+    def __init__(self) -> None:
+        self.mark = [MARK]
+        self._num_system_header = 1
+        self._ranks = np.ones(1300, np.uint8)
+
+
+CUTTER = Numbers()
+
+
 def dialogue(lengths: list[int], live: list[int], prefix: int = 1) -> tuple[Rendering, list]:
     """Turns of the given lengths; token values tell the turn: turn 3 is 300, 301, ..."""
     turns = [
-        RenderedTurn([HEADER, *range(100 * i, 100 * i + n - 2), END], 1)
+        RenderedTurn([HEADER, *(100 * i + k % 100 for k in range(n - 2)), END], 1)
         for i, n in enumerate(lengths)
     ]
+    # Token values below 100 are the first turn's: it begins behind those that mean something.
+    turns[0] = RenderedTurn([HEADER, *(1200 + k % 100 for k in range(lengths[0] - 2)), END], 1)
     masked = [
         MaskedTurn("user" if i % 2 == 0 else "assistant", "x", float(i in live))
         for i in range(len(lengths))
@@ -73,26 +93,74 @@ def dialogue(lengths: list[int], live: list[int], prefix: int = 1) -> tuple[Rend
     return Rendering([1] * prefix, turns), masked
 
 
-def windows_of(lengths: list[int], live: list[int], row: int) -> tuple[list[Window], Counter[str]]:
+def windows_of(
+    lengths: list[int], live: list[int], row: int, **options: bool
+) -> tuple[list[Window], Counter[str]]:
     counts: Counter[str] = Counter()
-    return list(make_windows(*dialogue(lengths, live), row, counts)), counts
+    windows = make_windows(*dialogue(lengths, live), row, counts, cutter=CUTTER, **options)
+    return list(windows), counts
+
+
+def shown(window: Window) -> str:
+    """The turns of a window with their numbers of ids; `..` marks one that lost its beginning."""
+    ids = window.tokens.tolist()
+    texts = []
+    at = ids.index(HEADER)
+    while at < len(ids):
+        end = ids.index(END, at) + 1
+        turn = ids[at:end]
+        first = turn[1] if turn[1] != MARK else turn[2]
+        number = 0 if first >= 1200 else first // 100
+        texts.append(f"{'..' if turn[1] == MARK else ''}{number}:{len(turn)}")
+        at = end
+    return " ".join(texts)
 
 
 def turns_in(window: Window) -> list[int]:
-    return sorted({int(t) // 100 for t in window.tokens[1:] if t not in (HEADER, END)})
+    return sorted({int(t) % 1200 // 100 for t in window.tokens[1:] if t not in (HEADER, END, MARK)})
 
 
 def test_a_long_dialogue_becomes_windows_with_history() -> None:
     # Row 101 = BOS + 100. Turns of 20: the first window takes 5, later ones at most 50 new tokens.
     windows, counts = windows_of([20] * 10, live=[1, 3, 5, 7, 9], row=101)
-    assert [turns_in(w) for w in windows] == [
-        [0, 1, 2, 3],
-        [1, 2, 3, 4, 5],
-        [3, 4, 5, 6, 7],
-        [5, 6, 7, 8, 9],
+    assert [shown(w) for w in windows] == [
+        "0:20 1:20 2:20 3:20",
+        "2:20 3:20 4:20 5:20",
+        "4:20 5:20 6:20 7:20",
+        "6:20 7:20 8:20 9:20",
     ]
     assert [[s.turn for s in w.spans] for w in windows] == [[1, 3], [5], [7], [9]]
     assert counts == {"windows": 4}
+
+
+@pytest.mark.parametrize(
+    ("lengths", "live", "window"),
+    [
+        # The question before a short answer is too long: its end fills the row.
+        ([300, 10, 10], 2, "..0:80 1:10 2:10"),
+        # An answer is too long: its question is short and stands whole.
+        ([10, 300, 10], 2, "0:10 ..1:80 2:10"),
+        # Both are too long: the question keeps 25, a quarter of the room.
+        ([300, 300, 10], 2, "..0:25 ..1:65 2:10"),
+        # The same behind turns that do fit.
+        ([300, 300, 10, 10, 10], 4, "..0:25 ..1:45 2:10 3:10 4:10"),
+        # 10 are left for the question of answer 1, which gives up 15 of its ids for it ..
+        ([300, 60, 10, 10, 10], 4, "..0:25 ..1:45 2:10 3:10 4:10"),
+        # .. unless too little of the answer would stand: the window opens with the next question.
+        ([300, 30, 40, 10, 10], 4, "2:40 3:10 4:10"),
+        # An answer that is live stays whole, behind the end of its question.
+        ([300, 75], 1, "..0:25 1:75"),
+        ([300, 96], 1, "..0:4 1:96"),
+        # A question that is live and leaves no room stands alone; it is the opening itself.
+        ([300, 300, 90], 2, "2:90"),
+    ],
+)  # fmt: skip
+def test_a_window_opens_with_a_question_and_marks_what_is_cut(
+    lengths: list[int], live: int, window: str
+) -> None:
+    (made,), _ = windows_of(lengths, [live], row=101)
+    assert shown(made) == window
+    assert [span.turn for span in made.spans] == [live]
 
 
 def test_a_context_turn_that_is_too_long_keeps_its_end() -> None:
@@ -100,10 +168,24 @@ def test_a_context_turn_that_is_too_long_keeps_its_end() -> None:
     assert counts == {"windows": 1, "cut_turns": 1}
     (window,) = windows
     assert len(window.tokens) == 101
-    # BOS, the header of turn 1, its last 89 ids, then the live turn.
-    assert window.tokens[:3].tolist() == [1, HEADER, 100 + 298 - 88]
-    assert window.tokens[90:93].tolist() == [END, HEADER, 200]
+    # BOS, turn 0, then turn 1: header, mark, its last 77 ids and its terminator; the live turn.
+    assert window.tokens[11:14].tolist() == [HEADER, MARK, 100 + (297 - 76) % 100]
+    assert window.tokens[89:94].tolist() == [197, END, HEADER, 200, 201]
     assert window.loss_weights.sum() == 9
+
+
+def test_an_answer_that_leaves_no_room_for_its_question_is_dropped_and_counted() -> None:
+    # Header, mark, one id and the terminator of the question, and 97 are more than 100.
+    windows, counts = windows_of([300, 97], live=[1], row=101)
+    assert windows == []
+    assert counts == {"dropped_live_turns": 1}
+
+
+def test_a_system_text_that_is_too_long_keeps_its_beginning() -> None:
+    rendering, turns = dialogue([10, 10], [1])
+    rendering = rendering._replace(prefix=[1, HEADER, *range(100, 150), END])
+    (window,) = make_windows(rendering, turns, 80, Counter(), cutter=CUTTER)
+    assert window.tokens[:20].tolist() == [1, HEADER, *range(100, 116), MARK, END]
 
 
 def test_a_live_turn_longer_than_a_row_is_dropped_and_counted() -> None:
@@ -118,7 +200,7 @@ def test_untrimmed_windows_are_the_same_under_every_mask() -> None:
     rows = []
     for live in (every_turn, [2, 4, 6], [1, 3, 5], []):
         rendering, turns = dialogue(lengths, live)
-        windows = list(make_windows(rendering, turns, 101, counts, trim_dead=False))
+        windows = list(make_windows(rendering, turns, 101, counts, cutter=CUTTER, trim_dead=False))
         rows.append([w.tokens.tolist() for w in windows])
         assert [s.turn for w in windows for s in w.spans] == live
         assert sum(int((w.loss_weights > 0).sum()) for w in windows) == sum(
@@ -132,32 +214,97 @@ def test_nothing_live_gives_no_window() -> None:
 
 
 @given(
-    lengths=st.lists(st.integers(2, 90), min_size=1, max_size=12),
+    lengths=st.lists(st.integers(3, 90), min_size=1, max_size=12),
     live_bits=st.integers(0, 2**12 - 1),
     prefix=st.integers(1, 30),
     row=st.integers(40, 120),
+    trim_dead=st.booleans(),
 )
 def test_each_live_turn_is_live_in_exactly_one_window(
-    lengths: list[int], live_bits: int, prefix: int, row: int
+    lengths: list[int], live_bits: int, prefix: int, row: int, trim_dead: bool
 ) -> None:
     live = [i for i in range(len(lengths)) if live_bits >> i & 1]
     rendering, turns = dialogue(lengths, live, prefix)
     counts: Counter[str] = Counter()
-    windows = list(make_windows(rendering, turns, row, counts))
+    windows = list(make_windows(rendering, turns, row, counts, cutter=CUTTER, trim_dead=trim_dead))
     learnt = [span.turn for window in windows for span in window.spans]
-    kept_prefix = min(prefix, max(row // 4, 1))
-    assert learnt == [i for i in live if lengths[i] <= row - kept_prefix]
+    num_prefix = prefix if prefix <= row // 4 else row // 4
+    room = row - num_prefix
+    least = min(32, room // 4)
+    # An answer needs its question, or the last id of it; a question may open a window.
+    needed = [min(lengths[i - 1], 4) if i % 2 else 0 for i in range(len(lengths))]
+    assert learnt == [i for i in live if lengths[i] + needed[i] <= room]
     assert counts["dropped_live_turns"] == len(live) - len(learnt)
     for window in windows:
-        assert len(window.tokens) <= row
-        assert window.loss_weights[-1] > 0, "a window ends with a live turn's terminator"
-        marked = np.zeros(len(window.tokens), bool)
+        ids = window.tokens.tolist()
+        assert len(ids) <= row
+        assert window.loss_weights[-1] > 0 or not trim_dead, "it ends with a live turn"
+        marked = np.zeros(len(ids), bool)
         for span in window.spans:
-            whole = rendering.turns[span.turn].ids[1:]
-            assert window.tokens[span.start : span.stop].tolist() == whole
+            assert ids[span.start : span.stop] == rendering.turns[span.turn].ids[1:]
             marked[span.start : span.stop] = True
         np.testing.assert_array_equal(marked, window.loss_weights > 0)
-        # A question is never learnt without what came right before it, where there is room.
-        first = window.spans[0].turn
-        if first > 0 and row - kept_prefix - lengths[first] >= 64:
-            assert len(window.tokens) > kept_prefix + lengths[first]
+        # Its turns follow one another, the first is a question, and only the first two are cut,
+        # each to its end behind a mark.
+        numbers, at = [], num_prefix
+        while at < len(ids):
+            end = ids.index(END, at) + 1
+            first = ids[at + 1 + (ids[at + 1] == MARK)]
+            numbers.append(0 if first >= 1200 else first // 100)
+            whole = rendering.turns[numbers[-1]].ids
+            if ids[at + 1] == MARK:
+                assert len(numbers) <= 2
+                assert ids[at + 2 : end] == whole[-(end - at - 2) :]
+            else:
+                assert ids[at:end] == whole
+            at = end
+        assert numbers == list(range(numbers[0], numbers[-1] + 1))
+        assert numbers[0] % 2 == 0
+        # A turn is never learnt without what came right before it, where there is room.
+        if numbers[0] == window.spans[0].turn > 0 if window.spans else False:
+            assert room - lengths[numbers[0]] < 2 * least
+
+
+TEXTS = {
+    "words": "And what about the hills of Velora, then? I have not seen them yet. " * 20,
+    "lines": "one\ntwo\n\n- three\n\tfour\n" * 40,
+    "no spaces": "维洛拉的河流叫什么名字？" * 40,
+    "bytes": "🦜🏔️" * 60,
+}
+
+
+@pytest.mark.parametrize("kind", TEXTS)
+@given(num_ids=st.integers(9, 120))
+def test_what_is_kept_of_a_text_begins_with_a_word_or_a_character(
+    tokenizer: Tokenizer, cutter: Cutter, kind: str, num_ids: int
+) -> None:
+    (rendering,) = render([("", [("user", TEXTS[kind])])], tokenizer)
+    (turn,) = rendering.turns
+    cut = cutter.keep_end(turn, num_ids)
+    assert num_ids // 2 - 4 <= len(cut.ids) <= num_ids
+    text = tokenizer.show(cut.ids)
+    assert text.startswith("USER: ...")
+    kept = text.removeprefix("USER: ...").removesuffix("</s>")
+    assert TEXTS[kind].strip().endswith(kept)
+    # What is trained is what a server would make of the shortened text.
+    if kind in ("words", "lines"):
+        (again,) = render([("", [("user", "..." + kept)])], tokenizer)
+        assert again.turns[0].ids == cut.ids
+
+
+def test_no_window_of_real_dialogues_opens_with_an_answer(
+    shared_data: Path, tokenizer: Tokenizer, cutter: Cutter
+) -> None:
+    source = SourceConfig(kind="messages", path=str(shared_data / "dialogues" / "wildchat.jsonl"))
+    (opening,) = tokenizer.encode_pieces(["USER:"])
+    seen: Counter[bool] = Counter()
+    for dialogue in read_sources([source], seed=0, report=ReadReport()):
+        turns = mask_turns(dialogue, MaskConfig(loss_roles=("user",), skip_first_turn=True))
+        (rendering,) = render([(dialogue.system, [(t.role, t.text) for t in turns])], tokenizer)
+        for window in make_windows(rendering, turns, 1024, seen, cutter=cutter):
+            ids = window.tokens.tolist()
+            start = 1 if not dialogue.system else ids.index(tokenizer.eos_id) + 1
+            seen[ids[start : start + len(opening)] == opening] += 1
+    # Of these 503, 129 opened with an answer before there was a rule.
+    assert seen[True] == seen["windows"] > 400
+    assert not seen[False]
