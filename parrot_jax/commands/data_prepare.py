@@ -10,11 +10,14 @@ Config = TrainConfig
 def run(config: TrainConfig) -> None:
     """Prepares the splits of `config.data`, or finds them in the cache, and prints the counts."""
     from parrot_jax.core.logs import console
-    from parrot_jax.data.prepare import prepare
+    from parrot_jax.data.prepare import note_shared_files, prepare
 
-    has_eval = bool(config.data.eval_sources or config.data.eval_fraction)
-    for split in ("train", "eval") if has_eval else ("train",):
-        prepared = prepare(config.data, split)
+    config.check_mask()
+    splits = {"train": prepare(config.data, "train")}
+    if config.data.eval_sources or config.data.eval_fraction:
+        splits["eval"] = prepare(config.data, "eval")
+        note_shared_files(splits["train"], splits["eval"])
+    for split, prepared in splits.items():
         console.print(f"{split}  {prepared.folder}", style="bold")
         for name, value in _lines(prepared.counts, config.batch_rows if split == "train" else None):
             console.print(f"  {name:<34} {value}")

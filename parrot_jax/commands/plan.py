@@ -49,6 +49,7 @@ def run(config: PlanConfig) -> None:
         topology_devices,
     )
 
+    config.check_mask()
     if config.topology is None:
         raise UserError(f"--topology is missing; choose one of {', '.join(TOPOLOGIES)}.")
     topology = parse_topology(config.topology)

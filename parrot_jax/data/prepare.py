@@ -151,6 +151,21 @@ def prepare(config: DataConfig, split: Split) -> Prepared:
     return prepared
 
 
+def note_shared_files(train: Prepared, held_out: Prepared) -> None:
+    """Says so where a file of `eval_sources` is one of `sources`, known by its bytes."""
+
+    def files(sources: list[Any]) -> set[str]:
+        return {known for source in sources for _, known in source.get("files", [])}
+
+    shared = files(train.settings["sources"]) & files(held_out.settings["eval_sources"])
+    if shared:
+        console.print(
+            f"data.eval_sources has {len(shared)} of the files in data.sources: their dialogues "
+            "are trained on, so what is measured on them says nothing of new ones",
+            style="yellow",
+        )
+
+
 def held_out(dialogue: Dialogue, fraction: float, seed: int) -> bool:
     """Whether a dialogue belongs to the held-out side; decided by its first question alone."""
     text = f"{seed}\n{' '.join(dialogue.turns[0].text.lower().split())}"

@@ -64,6 +64,10 @@ class TrainConfig:
     """What the model is for: `ask` writes the user's next question, `chat` the answer. It decides
     which chat template the run carries and what its samples are; `data.mask` decides the loss."""
 
+    allow_other_mask: bool = False
+    """Accept a `data.mask` that does not train what the model is for: a chat model on questions, an
+    asker on answers, either on both. For comparisons."""
+
     out: str
     """The run folder, local or `gs://bucket/folder`. Where it holds this run already, training
     continues from its checkpoint."""
@@ -191,6 +195,36 @@ class TrainConfig:
     def of(cls, options: "TrainConfig") -> "TrainConfig":
         """The config alone, without what a verb that extends it has beside it."""
         return cls(**{name.name: getattr(options, name.name) for name in fields(TrainConfig)})
+
+    def check_mask(self) -> None:
+        """Refuses a mask that contradicts the task or itself, as a config made from another may.
+
+        Not part of the constructor: runs of earlier versions may have such masks, and can be used.
+
+        Raises:
+          UserError: The mask trains other turns than the task's and `allow_other_mask` is off, or
+            keys of it have no effect or leave nothing to train.
+        """
+        mask, speaker = self.data.mask, {"ask": "user", "chat": "assistant"}[self.task]
+        roles = set(mask.loss_roles)
+        if roles != {speaker} and not self.allow_other_mask:
+            kind = "an asker" if self.task == "ask" else "a chat model"
+            raise UserError(
+                f"task: {self.task} makes {kind}, which writes the {speaker}'s turns, but "
+                f"data.mask.loss_roles is {list(mask.loss_roles)}; set loss_roles to [{speaker}], or "
+                "allow_other_mask: true where it is meant."
+            )
+        if mask.skip_first_turn and "user" not in roles:
+            raise UserError(
+                "data.mask.skip_first_turn=true keeps the first question untrained, but "
+                f"loss_roles={list(mask.loss_roles)} trains no questions; set it to false."
+            )
+        only_first = mask.max_turns == 1 and not mask.train_end
+        if only_first and mask.skip_first_turn and roles == {"user"}:
+            raise UserError(
+                "data.mask.max_turns=1 keeps the first question alone, and skip_first_turn=true "
+                "does not train it; raise max_turns, or set skip_first_turn to false."
+            )
 
     def accumulation_steps(self, row_shards: int) -> int:
         """Micro-batches in a step, where `row_shards` parts of the mesh share the rows.

@@ -11,7 +11,7 @@ from parrot_jax.core.errors import UserError
 from parrot_jax.core.logs import console
 from parrot_jax.core.memory import keep_freed_memory
 from parrot_jax.data.pipeline import Batches
-from parrot_jax.data.prepare import Prepared, prepare
+from parrot_jax.data.prepare import Prepared, note_shared_files, prepare
 from parrot_jax.data.tokenizer import Tokenizer, load_tokenizer
 from parrot_jax.distributed import check_same_everywhere
 from parrot_jax.sharding import make_mesh, num_batch_shards
@@ -93,6 +93,7 @@ def set_up(config: TrainConfig, *, is_new: bool) -> Setup:
     Raises:
       UserError: The data, the sizes or the devices do not fit the config.
     """
+    config.check_mask()
     keep_freed_memory()
     # A continued run need not compile again what it compiled before.
     jax.config.update("jax_compilation_cache_dir", str(Path(config.data.cache_dir) / "compiled"))
@@ -103,6 +104,8 @@ def set_up(config: TrainConfig, *, is_new: bool) -> Setup:
     prepared = prepare(config.data, "train")
     has_eval = bool(config.data.eval_sources or config.data.eval_fraction)
     held_out = prepare(config.data, "eval") if has_eval else None
+    if held_out is not None:
+        note_shared_files(prepared, held_out)
     for split in (prepared, held_out):
         if split is not None:
             check_same_everywhere(split.rows_hash, f"the rows of {config.data.cache_dir}")

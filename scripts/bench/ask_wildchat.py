@@ -27,9 +27,11 @@ CONFIG = ROOT / "configs" / "train" / "ask_wildchat_cpu.yaml"
 MASKS = {
     "untrained": ["--data.mask.loss-roles", "user", "--max-steps", "0"],
     "user turns": ["--data.mask.loss-roles", "user"],
-    "assistant turns": ["--data.mask.loss-roles", "assistant", "--data.mask.no-skip-first-turn"],
-    "all turns": ["--data.mask.loss-roles", "user", "assistant", "--data.mask.no-skip-first-turn"],
-}
+    "assistant turns": ["--data.mask.loss-roles", "assistant", "--data.mask.no-skip-first-turn",
+                        "--allow-other-mask"],
+    "all turns": ["--data.mask.loss-roles", "user", "assistant", "--data.mask.no-skip-first-turn",
+                  "--allow-other-mask"],
+}  # fmt: skip
 NUM_RESAMPLES = 10_000
 
 
@@ -66,12 +68,14 @@ def _train(run: Path, arguments: list[str], options: argparse.Namespace) -> None
     ]  # fmt: skip
     if options.small and "--max-steps" not in command:
         command += ["--epochs", "0.25"]
-    if (run / "finished").exists():
+    said = " ".join(command)
+    finished = run / "finished"
+    if finished.exists() and finished.read_text() == said:
         return
-    print("\n$ " + " ".join(command), flush=True)
+    print(f"\n$ {said}", flush=True)
     module = [sys.executable, "-m", "parrot_jax.cli", "train", str(CONFIG), *command[3:]]
     subprocess.run(module, check=True)
-    (run / "finished").touch()
+    finished.write_text(said)
 
 
 def _last_eval(run: Path) -> NDArray[Any]:

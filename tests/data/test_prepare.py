@@ -21,7 +21,7 @@ from parrot_jax.data import prepare as prepare_module
 from parrot_jax.data.cache_key import row_settings
 from parrot_jax.data.config import DataConfig, MaskConfig
 from parrot_jax.data.pipeline import Batches
-from parrot_jax.data.prepare import held_out, prepare, read_split
+from parrot_jax.data.prepare import held_out, note_shared_files, prepare, read_split
 from parrot_jax.data.tokenizer import load_tokenizer
 from parrot_jax.dialogue.sources import SourceConfig
 
@@ -305,3 +305,20 @@ def test_batches_are_a_function_of_the_step_on_any_number_of_hosts(config: DataC
     expected = sorted(rows[i]["tokens"].tobytes() for i in range(num_rows))
     assert sorted(row.tobytes() for row in seen[:num_rows]) == expected
     assert sorted(row.tobytes() for row in seen[num_rows:]) == expected
+
+
+def test_a_held_out_file_that_is_trained_on_is_named(
+    config: DataConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def note(eval_path: Path) -> str:
+        sources = (SourceConfig(kind="messages", path=str(eval_path)),)
+        both = replace(config, eval_sources=sources, eval_fraction=0.0)
+        note_shared_files(prepare(both, "train"), prepare(both, "eval"))
+        return " ".join(capsys.readouterr().out.split())
+
+    copy = tmp_path / "copy.jsonl"
+    copy.write_bytes(Path(config.sources[0].path).read_bytes())
+    assert "data.eval_sources has 1 of the files in data.sources" in note(copy)
+    with copy.open("a") as file:
+        file.write("\n")
+    assert note(copy) == ""
