@@ -211,8 +211,8 @@ class TrainConfig:
             kind = "an asker" if self.task == "ask" else "a chat model"
             raise UserError(
                 f"task: {self.task} makes {kind}, which writes the {speaker}'s turns, but "
-                f"data.mask.loss_roles is {list(mask.loss_roles)}; set loss_roles to [{speaker}], or "
-                "allow_other_mask: true where it is meant."
+                f"data.mask.loss_roles is {list(mask.loss_roles)}; set it to [{speaker}], or "
+                "allow_other_mask: true where that is meant."
             )
         if mask.skip_first_turn and "user" not in roles:
             raise UserError(

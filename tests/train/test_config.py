@@ -45,10 +45,10 @@ def test_masks_of_a_task(config: TrainConfig, task: str, mask: dict[str, Any]) -
 @pytest.mark.parametrize(
     ("task", "mask", "problem"),
     [
-        ("chat", {"loss_roles": USER}, r"task: chat makes .* set loss_roles to \[assistant\]"),
-        ("chat", {"loss_roles": BOTH}, r"set loss_roles to \[assistant\], or allow_other_mask"),
-        ("ask", {"loss_roles": ASSISTANT}, r"task: ask makes .* set loss_roles to \[user\]"),
-        ("ask", {"loss_roles": BOTH, "train_end": True}, r"set loss_roles to \[user\]"),
+        ("chat", {"loss_roles": USER}, r"task: chat makes .* set it to \[assistant\]"),
+        ("chat", {"loss_roles": BOTH}, r"set it to \[assistant\], or allow_other_mask"),
+        ("ask", {"loss_roles": ASSISTANT}, r"task: ask makes .* set it to \[user\]"),
+        ("ask", {"loss_roles": BOTH, "train_end": True}, r"set it to \[user\]"),
     ],
 )
 def test_a_mask_of_another_task_is_refused_unless_it_is_meant(
