@@ -17,8 +17,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from parrot_jax.core.errors import disk_full_is_a_user_error
-from parrot_jax.core.files import AnyPath, RemotePath, atomic_write
+from parrot_jax.core.errors import UserError, disk_full_is_a_user_error
+from parrot_jax.core.files import AnyPath, RemotePath, atomic_write, open_input
 
 LINE_EVERY_S = 30
 """Seconds between the lines that say how far a run is, where there is no bar."""
@@ -80,10 +80,19 @@ class MetricsFile:
             file.write(line)
 
     def keep_through(self, step: int) -> None:
-        """Drops the lines of later steps than `step`, and a last line that was cut off."""
+        """Drops the lines of later steps than `step`, and a last line that was cut off.
+
+        Raises:
+          UserError: A line is damaged.
+        """
         if not self.path.exists():
             return
-        kept = [line for line in self.read() if line["step"] <= step]
+        kept = []
+        for number, line in enumerate(self.read(), 1):
+            if not isinstance(line.get("step"), int):
+                raise self._damaged(number)
+            if line["step"] <= step:
+                kept.append(line)
         with atomic_write(self.path) as file:
             file.writelines(json.dumps(line) + "\n" for line in kept)
 
@@ -99,11 +108,28 @@ class MetricsFile:
             self._waits = False
 
     def read(self) -> Iterator[dict[str, Any]]:
-        """Yields the lines as written; a last line that was cut off is left out."""
-        with self.path.open(encoding="utf-8") as file:
-            for line in file:
-                if line.endswith("\n"):
-                    yield json.loads(line)
+        """Yields the lines as written; a last line that was cut off is left out.
+
+        Raises:
+          UserError: The file cannot be read, or a line is no JSON object; the text names it.
+        """
+        with open_input(self.path, "rb") as file:
+            for number, line in enumerate(file, 1):
+                if not line.endswith(b"\n"):
+                    return
+                try:
+                    values = json.loads(line)
+                except (ValueError, RecursionError):
+                    values = None
+                if not isinstance(values, dict):
+                    raise self._damaged(number)
+                yield values
+
+    def _damaged(self, number: int) -> UserError:
+        return UserError(
+            f"{self.path}:{number} is damaged: it is not the JSON of a step; remove that line, or "
+            "put back a copy of the file, and run the same command again."
+        )
 
 
 @contextlib.contextmanager

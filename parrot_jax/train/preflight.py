@@ -42,6 +42,7 @@ def preflight(config: TrainConfig) -> None:
       UserError: Something would stop the run; the text lists what.
     """
     folder = RunFolder(config.out)
+    in_first_process(folder.check_writable, f"write to {folder.path}")
     setup = set_up(config, is_new=True)
     setup.print_summary(config)
     found: dict[str, Any] = {"devices": setup.program.mesh.size, "processes": jax.process_count()}

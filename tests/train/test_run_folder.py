@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from parrot_jax.cli import main
 from parrot_jax.core.config import load_config
 from parrot_jax.core.errors import UserError
 from parrot_jax.data.prepare import prepare
@@ -114,3 +115,63 @@ def test_a_damaged_record_of_the_data_is_one_line(config: TrainConfig, content: 
     Path(config.out, "data.json").write_bytes(content)
     with pytest.raises(UserError, match=r"data.json is damaged: .* remove it"):
         start(config)
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "samples.jsonl"])
+@pytest.mark.parametrize("line", [b"{", b"3", b"{}", b'{"step": "1"}', b"\xff\x00\x00"])
+def test_a_damaged_line_is_named(config: TrainConfig, name: str, line: bytes) -> None:
+    folder = RunFolder(config.out)
+    file = folder.metrics if name == "metrics.jsonl" else folder.samples
+    file.path.parent.mkdir()
+    file.append(step=1)
+    with file.path.open("ab") as appended:
+        appended.write(line + b"\n")
+    file.append(step=3)
+    with pytest.raises(UserError, match=rf"{name}:2 is damaged: .* remove that line"):
+        file.keep_through(2)
+    assert len(file.path.read_bytes().splitlines()) == 3, "nothing is lost"
+
+
+def test_what_a_kill_leaves_of_a_line_is_dropped(config: TrainConfig) -> None:
+    file = RunFolder(config.out).metrics
+    file.path.parent.mkdir()
+    file.append(step=1)
+    for rest in (b'{"step": 2, "lo', b"\x00" * 100):
+        with file.path.open("ab") as appended:
+            appended.write(rest)
+        file.keep_through(5)
+        assert file.path.read_text() == '{"step": 1}\n'
+
+
+def test_an_out_that_is_a_file_is_refused_before_anything_is_prepared(
+    tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    cache = tmp_path / "cache"
+    for out in ("file", "file/run"):
+        options = ["--out", str(tmp_path / out), "--data.cache-dir", str(cache)]
+        for verb in (["train"], ["train", "--preflight"]):
+            assert main([verb[0], str(tiny_run), *options, *verb[1:]]) == 2
+            (line,) = capsys.readouterr().err.splitlines()
+            assert line.startswith(f"parrot: cannot write a run to {tmp_path / out}: ")
+            assert line.endswith("give another --out, or make room there.")
+    assert (tmp_path / "file").read_text() == "mine"
+    assert not cache.exists()
+
+
+def test_a_cache_that_is_a_file_is_one_line(
+    tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    for verb in (["train"], ["data", "prepare"]):
+        assert main([*verb, str(tiny_run), "--data.cache-dir", str(tmp_path / "file" / "x")]) == 2
+        assert "cannot make the folder data.cache_dir" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff"])
+def test_damaged_versions_of_a_run_are_one_line(config: TrainConfig, content: bytes) -> None:
+    start(config)
+    folder = RunFolder(config.out)
+    (folder.path / "versions.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"versions.json is damaged: .* put back a copy"):
+        folder.training()
