@@ -132,6 +132,57 @@ class MetricsFile:
         )
 
 
+def duration(seconds: int | float) -> str:
+    """A time as a person says it, in its two largest units.
+
+    >>> duration(42.4), duration(200), duration(7260), duration(200_000)
+    ('42 s', '3 min 20 s', '2 h 1 min', '2 d 7 h')
+    """
+    units = [("d", 86_400), ("h", 3600), ("min", 60), ("s", 1)]
+    left, parts = max(round(seconds), 0), []
+    for name, size in units:
+        count, left = divmod(left, size)
+        if count or parts or size == 1:
+            parts.append((count, name))
+    return " ".join(f"{count} {name}" for count, name in parts[:2] if count or len(parts) == 1)
+
+
+class Pace:
+    """How long something will still take, from how fast it went so far.
+
+    The clock starts at the first call of `left`: what is compiled before it is compiled once.
+    """
+
+    def __init__(self, total: int | float) -> None:
+        """Takes how much there is to do, in any unit."""
+        self._total = total
+        self._first: tuple[float, int | float] | None = None
+        self._last_line = time.monotonic()
+
+    def left(self, done: int | float) -> str:
+        """Says e.g. `about 3 min 20 s left`; empty where nothing is known yet.
+
+        Args:
+          done: How much is done, of the total.
+        """
+        now = time.monotonic()
+        if self._first is None:
+            self._first = (now, done)
+        since, before = self._first
+        if done <= before:
+            return ""
+        return f"about {duration((now - since) / (done - before) * (self._total - done))} left"
+
+    def line(self, what: str, done: int, unit: str) -> None:
+        """Prints how far it is, where the last line is `LINE_EVERY_S` ago; call it each time."""
+        left = self.left(done)
+        if time.monotonic() - self._last_line >= LINE_EVERY_S:
+            self._last_line = time.monotonic()
+            console.print(
+                f"{what}: {done:,} of {self._total:,} {unit}" + (f", {left}" if left else "")
+            )
+
+
 @contextlib.contextmanager
 def progress(unit: str, *, total: int) -> Iterator[Callable[[], None]]:
     """Shows how far a long loop is: a bar, or a line now and then where there is no terminal.
@@ -143,8 +194,8 @@ def progress(unit: str, *, total: int) -> Iterator[Callable[[], None]]:
     Yields:
       A function to call for each, from any thread.
     """
-    started = last = time.monotonic()
-    done = 0
+    pace, last, done = Pace(total), time.monotonic(), 0
+    pace.left(0)
     with progress_bar(unit) as bar:
         task = bar.add_task("", total=total)
 
@@ -155,8 +206,7 @@ def progress(unit: str, *, total: int) -> Iterator[Callable[[], None]]:
             now = time.monotonic()
             if not console.is_terminal and now - last >= LINE_EVERY_S:
                 last = now
-                left = (now - started) / done * (total - done)
-                console.print(f"{done:,} of {total:,} {unit}, about {left:.0f} s left")
+                console.print(f"{done:,} of {total:,} {unit}, {pace.left(done)}")
 
         yield advance
 

@@ -30,11 +30,12 @@ from numpy.typing import NDArray
 
 from parrot_jax.core.errors import UserError, disk_full_is_a_user_error
 from parrot_jax.core.files import hash_file, hash_json, write_array, write_json
-from parrot_jax.core.logs import console
+from parrot_jax.core.logs import Pace, console
 from parrot_jax.data.cache_key import row_settings
 from parrot_jax.data.config import DataConfig, MaskConfig
 from parrot_jax.data.masks import mask_turns
 from parrot_jax.data.packing import fill_row, plan_rows, row_dtype
+from parrot_jax.data.read_progress import ReadProgress
 from parrot_jax.data.template import render
 from parrot_jax.data.tokenizer import Tokenizer, load_tokenizer
 from parrot_jax.data.windows import Cutter, make_windows
@@ -200,14 +201,22 @@ def _make(
     partial.mkdir(parents=True, exist_ok=True)
     report = ReadReport()
     first, totals, files = 0, Counter[str](), dict[str, str]()
+    shared, own = _sources_of(config, split)
+    reading, pace = ReadProgress([*shared, *own]), Pace(1.0)
     dialogues = read_split(config, split, report=report, totals=totals)
     for number, block in enumerate(_blocks(dialogues, BLOCK_DIALOGUES)):
         part = _read_part(partial, number)
         if part is None:
             part = _make_part(block, first, number, config, tokenizer, partial)
-            # Each block is read and done in well under a minute: a line each shows the progress.
-            if number:
-                console.print(f"prepare {split}: {first + len(block):,} dialogues done")
+        # A block is read and done in well under a minute: a line for each shows the progress.
+        share = reading.share(report)
+        left = "" if share is None else pace.left(share)
+        if number:
+            console.print(
+                f"prepare {split}: {first + len(block):,} dialogues done"
+                + (f", {share:.0%} of the files read" if share is not None else "")
+                + (f", {left}" if left else "")
+            )
         totals.update(part["counts"])
         files |= part["files"]
         first += len(block)
@@ -261,20 +270,27 @@ def read_split(
     """
     report = ReadReport() if report is None else report
     totals = Counter() if totals is None else totals
-    if config.eval_fraction or split == "train":
-        sources = config.sources if split == "train" else _once(config.sources)
-        for dialogue in read_sources(sources, seed=config.seed, report=report):
+    shared, own = _sources_of(config, split)
+    if shared:
+        for dialogue in read_sources(shared, seed=config.seed, report=report):
             if held_out(dialogue, config.eval_fraction, config.seed) == (split == "eval"):
                 yield dialogue
             else:
                 totals["other_split"] += 1
-    if split == "eval" and config.eval_sources:
-        yield from read_sources(_once(config.eval_sources), seed=config.seed, report=report)
+    if own:
+        yield from read_sources(own, seed=config.seed, report=report)
 
 
-def _once(sources: Sequence[SourceConfig]) -> list[SourceConfig]:
-    """The sources without copies: a dialogue measured twice tells nothing more than once."""
-    return [replace(source, weight=min(source.weight, 1.0)) for source in sources]
+def _sources_of(config: DataConfig, split: Split) -> tuple[list[SourceConfig], list[SourceConfig]]:
+    """The sources that both splits are drawn from, and those of this split alone."""
+    if split == "train":
+        return list(config.sources), []
+    # Without copies: a dialogue measured twice tells nothing more than once.
+    once = [
+        [replace(source, weight=min(source.weight, 1.0)) for source in sources]
+        for sources in (config.sources if config.eval_fraction else (), config.eval_sources)
+    ]
+    return once[0], once[1]
 
 
 def _blocks(dialogues: Iterable[Dialogue], size: int) -> Iterator[list[Dialogue]]:

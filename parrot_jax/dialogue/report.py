@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from parrot_jax.dialogue.readers import ReadRow
+from parrot_jax.dialogue.turns import RowPlace
 
 MAX_EXAMPLES = 10
 _MAX_REASONS = 50
@@ -48,6 +49,8 @@ class ReadReport:
     sources: list[SourceCounts] = field(default_factory=list)
     examples: list[str] = field(default_factory=list)
     """The first broken rows as `file:line: reason`."""
+    place: RowPlace | None = None
+    """Where the row that was read last stands."""
 
     @property
     def rows(self) -> int:
@@ -71,6 +74,7 @@ class ReadReport:
 
     def count(self, counts: SourceCounts, row: ReadRow) -> None:
         """Adds one row to the counts of its source."""
+        self.place = row.place
         counts.rows += 1
         counts.repairs.update(row.place.repairs)
         if row.problem is None:

@@ -61,6 +61,7 @@ def evaluate(
     *,
     batch_rows: int,
     sharding: NamedSharding,
+    advance: Callable[[int], None] = lambda rows: None,
 ) -> NDArray[Any]:
     """Measures each held-out turn.
 
@@ -71,6 +72,7 @@ def evaluate(
       batch_rows: Rows at a time; the last batch is filled up with its last row.
       sharding: Of a batch [rows, T]. Each process reads the rows that its devices need, and gets
         the losses of all.
+      advance: Called after each batch with the number of rows that are done.
 
     Returns:
       One record of `TURN_NLL_DTYPE` a live turn.
@@ -89,6 +91,7 @@ def evaluate(
         losses = np.asarray(token_nlls(params, batch), np.float64)
         losses = losses[: len(rows) - first]
         sums.append(np.concatenate([np.zeros((len(losses), 1)), losses.cumsum(axis=1)], axis=1))
+        advance(min(first + batch_rows, len(rows)))
     cumulative = np.concatenate(sums)
     turns = np.zeros(len(spans), TURN_NLL_DTYPE)
     for name in ("dialogue", "turn", "is_user"):

@@ -5,6 +5,7 @@ are a function of the step, and whatever was written after the newest checkpoint
 """
 
 import contextlib
+import functools
 import time
 from pathlib import Path
 
@@ -14,8 +15,8 @@ import numpy as np
 from parrot_jax.core.config import config_to_dict
 from parrot_jax.core.errors import PreemptedError, RunError, disk_full_is_a_user_error
 from parrot_jax.core.files import AnyPath, atomic_write, write_array, write_json
-from parrot_jax.core.logs import console, progress_bar
-from parrot_jax.data.histories import held_out_histories
+from parrot_jax.core.logs import Pace, console, duration, progress_bar
+from parrot_jax.data.histories import History, held_out_histories
 from parrot_jax.distributed import any_process, in_first_process, is_first_process
 from parrot_jax.train import evaluate as evaluation
 from parrot_jax.train.config import TrainConfig
@@ -74,6 +75,18 @@ class _Run:
 
     trackers: Trackers
     """Of the first process alone."""
+    watchdog: Watchdog
+    eval_s: float | None = None
+    """How long the last evaluation took, samples included."""
+
+    @functools.cached_property
+    def histories(self) -> list[History]:
+        """The held-out histories behind which the model speaks, the same at each evaluation."""
+        config = self.config
+        return held_out_histories(
+            config.data, config.task, self.setup.tokenizer, count=_NUM_SAMPLES,
+            max_prompt_tokens=config.model.max_position_embeddings - _SAMPLE_TOKENS,
+        )  # fmt: skip
 
     def run(self) -> None:
         path = self.folder.path
@@ -81,12 +94,13 @@ class _Run:
         report = here / f"stacks-{jax.process_index()}.txt"
         with (
             catch_sigterm() as sigterm,
-            Watchdog(self.config.step_timeout_s, report) as watchdog,
+            Watchdog(self.config.step_timeout_s, report) as self.watchdog,
             progress_bar("steps") as progress,
             contextlib.ExitStack() as held,
         ):
             state = self._start()
             first = int(state.step)
+            self.pace = Pace(self.plan.stop_step)
             profiler = Profiler(path, self.config.profile_steps)
             held.callback(profiler.close)
             if self.writes:
@@ -107,13 +121,13 @@ class _Run:
                 done = step + 1
                 with profiler.step(done):
                     state = self._step(state, step)
-                watchdog.reset()
+                self.watchdog.reset()
                 progress.update(bar, completed=done)
                 if any_process(sigterm.asked):
                     self._stop_at_signal(state, done)
                 if done in self.plan.eval_steps:
                     self._evaluate(state, done)
-                    watchdog.reset()
+                    self.watchdog.reset()
                 # After the evaluation: a run that continues from here has its results already.
                 if done % self.config.checkpoint_every_steps == 0 or done == self.plan.stop_step:
                     self._save(state, done)
@@ -171,6 +185,7 @@ class _Run:
             self.folder.metrics.append(**values)
             self.trackers.log(step + 1, {k: v for k, v in values.items() if k != "step"})
             self.folder.flush(every_s=_FLUSH_EVERY_S)
+        left = self.pace.left(step + 1)
         if (step + 1) % self.config.log_every_steps == 0 or step + 1 == self.plan.stop_step:
             console.print(
                 f"step {step + 1}/{self.plan.num_steps}  epoch {values['epoch']:.2f}  "
@@ -178,6 +193,7 @@ class _Run:
                 f"lr {values['lr']:.2e}  {seconds * 1e3:.0f} ms  "
                 f"{tokens / seconds:,.0f} tok/s  {live / seconds:,.0f} live tok/s"
                 + (f"  MFU {mfu:.1%}" if mfu is not None else "")
+                + (f"  {left}" if left and step + 1 < self.plan.stop_step else "")
             )
         return state
 
@@ -202,6 +218,17 @@ class _Run:
     def _evaluate(self, state: TrainState, step: int) -> None:
         if self.setup.held_out is None:
             return
+        rows = len(self.setup.held_out.rows())
+        console.print(
+            f"eval at step {step}: {rows:,} rows and {_NUM_SAMPLES} samples"
+            + (f", about {duration(self.eval_s)} as before" if self.eval_s is not None else "")
+        )
+        pace = Pace(rows)
+
+        def advance(done: int) -> None:
+            self.watchdog.reset()
+            pace.line("eval", done, "rows")
+
         started = time.perf_counter()
         turns = evaluation.evaluate(
             self.token_nlls,
@@ -209,6 +236,7 @@ class _Run:
             self.setup.held_out,
             batch_rows=self.program.micro_shape[1],
             sharding=self.program.rows_sharding,
+            advance=advance,
         )
         summary = evaluation.summarise(turns)
         if self.writes:
@@ -220,25 +248,22 @@ class _Run:
             f"{_ppl(summary['assistant_ppl'])} perplexity ({time.perf_counter() - started:.1f} s)"
         )
         self._sample(state, step)
+        self.eval_s = time.perf_counter() - started
 
     def _sample(self, state: TrainState, step: int) -> None:
         """What the model says after the five fixed held-out histories."""
         config = self.config
-        histories = held_out_histories(
-            config.data, config.task, self.setup.tokenizer, count=_NUM_SAMPLES,
-            max_prompt_tokens=config.model.max_position_embeddings - _SAMPLE_TOKENS,
-        )  # fmt: skip
         replies = sample_next_turns(
             config.model,
             state.params,
             self.setup.tokenizer,
-            [history.prompt for history in histories],
+            [history.prompt for history in self.histories],
             max_new_tokens=_SAMPLE_TOKENS,
             seed=config.seed,
             compute_dtype=self.program.forward.compute_dtype,
             mesh=self.program.mesh,
         )
-        for history, reply in zip(histories, replies, strict=True):
+        for history, reply in zip(self.histories, replies, strict=True):
             if self.writes:
                 self.folder.samples.append(
                     step=step, dialogue=history.dialogue_id, truth=history.truth, **reply._asdict()

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import pytest
 from huggingface_hub import constants
 
 from parrot_jax import dialogue as dialogue_room
+from parrot_jax.core import logs
 from parrot_jax.core.errors import UserError
 from parrot_jax.core.files import hash_json
 from parrot_jax.data import prepare as prepare_module
@@ -22,8 +24,9 @@ from parrot_jax.data.cache_key import row_settings
 from parrot_jax.data.config import DataConfig, MaskConfig
 from parrot_jax.data.pipeline import Batches
 from parrot_jax.data.prepare import held_out, note_shared_files, prepare, read_split
+from parrot_jax.data.read_progress import ReadProgress
 from parrot_jax.data.tokenizer import load_tokenizer
-from parrot_jax.dialogue.sources import SourceConfig
+from parrot_jax.dialogue.sources import ReadReport, SourceConfig, read_sources
 
 WriteDialogues = Callable[..., Path]
 
@@ -322,3 +325,63 @@ def test_a_held_out_file_that_is_trained_on_is_named(
     with copy.open("a") as file:
         file.write("\n")
     assert note(copy) == ""
+
+
+def test_a_long_preparation_says_how_far_it_is_and_how_long_it_takes(
+    config: DataConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(prepare_module, "BLOCK_DIALOGUES", 10)
+    now = [0.0]
+
+    def tick() -> float:
+        now[0] += 30.0
+        return now[0]
+
+    monkeypatch.setattr(logs, "time", SimpleNamespace(monotonic=tick))
+    prepare(replace(config, eval_fraction=0.0), "train")
+    # One line of the file is a dialogue; a block takes 30 s.
+    assert capsys.readouterr().out.splitlines() == [
+        "prepare train: 20 dialogues done, 50% of the files read, about 1 min left",
+        "prepare train: 30 dialogues done, 75% of the files read, about 30 s left",
+        "prepare train: 40 dialogues done, 100% of the files read, about 0 s left",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "shares"),
+    [
+        ([{}], [0.25, 0.5, 0.75, 1.0]),
+        ([{"limit": 20}], [0.5, 1.0]),
+        ([{"sample": 20, "weight": 2.0}], [0.25, 0.5, 0.75, 1.0]),
+        # Two sources of the same size.
+        ([{"limit": 10}, {}], [0.5, 0.625, 0.75, 0.875, 1.0]),
+    ],
+)
+def test_the_share_that_was_read(
+    config: DataConfig, settings: list[dict[str, Any]], shares: list[float]
+) -> None:
+    sources = [replace(config.sources[0], **each) for each in settings]
+    progress, report = ReadProgress(sources), ReadReport()
+    dialogues = read_sources(sources, seed=0, report=report)
+    seen = [progress.share(report) for n, _ in enumerate(dialogues, 1) if n % 10 == 0]
+    assert seen == shares
+
+
+def test_a_list_in_one_line_does_not_say_how_far_it_is_read(
+    config: DataConfig, tmp_path: Path
+) -> None:
+    rows = [json.loads(line) for line in Path(config.sources[0].path).read_text().splitlines()]
+    pretty, flat = tmp_path / "pretty.json", tmp_path / "flat.json"
+    pretty.write_text(json.dumps(rows, indent=1))
+    flat.write_text(json.dumps(rows))
+
+    def shares(path: Path) -> list[float | None]:
+        sources = [SourceConfig(kind="messages", path=str(path))]
+        progress, report = ReadProgress(sources), ReadReport()
+        dialogues = read_sources(sources, seed=0, report=report)
+        return [progress.share(report) for n, _ in enumerate(dialogues, 1) if n % 20 == 0]
+
+    assert shares(flat) == [None, None]
+    half, end = shares(pretty)
+    assert half == pytest.approx(0.48, abs=0.03)
+    assert end == pytest.approx(0.98, abs=0.03)

@@ -45,8 +45,18 @@ def assert_same_bits(a: Any, b: Any) -> None:
         np.testing.assert_array_equal(x, y)
 
 
-def test_a_run_leaves_a_folder_that_says_everything(config: TrainConfig) -> None:
+def test_a_run_leaves_a_folder_that_says_everything(
+    config: TrainConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = replace(config, log_every_steps=1)
     train(config)
+    lines = capsys.readouterr().out.splitlines()
+    steps = [line for line in lines if line.startswith("step ")]
+    # The first step compiles, and tells nothing of the others; after the last one none are left.
+    assert [" left" in line for line in steps] == [False, *[True] * 5, False]
+    first, second = (line for line in lines if " rows and 5 samples" in line)
+    assert first.startswith("eval at step 4: ")
+    assert second.endswith(" as before")
     folder = RunFolder(config.out)
     assert folder.load_config() == config
     lines = metrics(config)
