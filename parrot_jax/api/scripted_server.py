@@ -1,21 +1,20 @@
 """An OpenAI-compatible server that says what a script says, and fails when the script says so.
 
-It is a real HTTP server on a free port of this machine, so whatever talks to it is tested with the
-real client. Temperature, top-p and limits mean nothing to it.
+It listens on a free port of this machine, so whatever talks to it is tested with the real client.
+It writes to its sockets itself, since no server of a library can be made to break HTTP.
+Temperature, top-p and limits mean nothing to it.
 """
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import socket
 import threading
-import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
-
-import uvicorn
 
 Script = Callable[[dict[str, Any]], "Scripted"]
 """From the body of a request to what the server does. It runs in the server's thread, for one
@@ -33,13 +32,21 @@ class Scripted:
     """From 400 on, the body is an error."""
     code: str | None = None
     """OpenAI's word for the error."""
-    body: str | None = None
+    usage: Mapping[str, Any] | None = None
+    """The counts of tokens; None = the words of the text."""
+    body: str | bytes | None = None
     """The whole body, in place of what is made of the fields above."""
     headers: Mapping[str, str] = field(default_factory=dict)
     delay_s: float = 0.0
     """Seconds until the reply."""
     hangs_up: bool = False
     """Breaks the connection within the reply."""
+    endless: bytes | None = None
+    """Comes behind the body again and again, until the client leaves."""
+    pause_s: float = 0.0
+    """Seconds before each `endless`."""
+    raw: bytes | None = None
+    """All that is sent, in place of a reply of HTTP; then the connection ends."""
 
 
 def converse(body: dict[str, Any]) -> Scripted:
@@ -54,7 +61,7 @@ def converse(body: dict[str, Any]) -> Scripted:
     return Scripted(text=f"{kind} {len(messages)}: {digest}")
 
 
-_SERVED = (("POST", "/v1/chat/completions"), ("POST", "/v1/moderations"))
+_SERVED = (b"POST /v1/chat/completions", b"POST /v1/moderations")
 
 
 class ScriptedServer:
@@ -63,6 +70,7 @@ class ScriptedServer:
     Attributes:
       url: What clients take for `base_url`.
       bodies: The body of every request, in the order of arrival.
+      heads: The request line and the headers of every request, in the order of arrival.
       most_in_flight: How many requests waited for their reply at once, at most.
     """
 
@@ -80,32 +88,24 @@ class ScriptedServer:
           script: Says what to do with a request.
           delay_s: Seconds that every reply takes besides what the script says.
           key: Who has another one is sent away, and told which one it was; None = all are let in.
-          keeps_bodies: Whether `bodies` gets every request; a long run would fill the memory.
+          keeps_bodies: Whether `bodies` and `heads` get every request; a long run would fill the
+            memory.
         """
         self.bodies: list[dict[str, Any]] = []
+        self.heads: list[str] = []
         self.most_in_flight = self._in_flight = 0
         self._script, self._delay_s, self._key = script, delay_s, key
         self._keeps_bodies = keeps_bodies
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}/v1"
-        self._server = uvicorn.Server(
-            uvicorn.Config(
-                self._answer, interface="asgi3", lifespan="off", ws="none", log_level="critical",
-                access_log=False, proxy_headers=False,
-                # Its own would close the handlers of others, and absl's closes standard error.
-                log_config=None,
-                timeout_keep_alive=75, timeout_graceful_shutdown=1,
-            )
-        )  # fmt: skip
-        self._thread = threading.Thread(
-            target=self._server.run, args=([self._listener],), name="scripted server", daemon=True
-        )
+        self._loop = asyncio.new_event_loop()
+        self._connections: set[asyncio.Task[None]] = set()
+        self._stopped = asyncio.Event()
+        self._thread = threading.Thread(target=self._run, name="scripted server", daemon=True)
 
     def __enter__(self) -> "ScriptedServer":
-        """Returns when the server is ready."""
+        """The socket listens already: a client that comes before the thread waits a moment."""
         self._thread.start()
-        while not self._server.started:
-            time.sleep(0.001)
         return self
 
     def __exit__(
@@ -114,66 +114,100 @@ class ScriptedServer:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Stops; replies that are still to come have a second."""
-        self._server.should_exit = True
+        """Stops at once; replies that are still to come are lost."""
+        self._loop.call_soon_threadsafe(self._stopped.set)
         self._thread.join()
         self._listener.close()
 
-    async def _answer(
-        self,
-        scope: Mapping[str, Any],
-        receive: Callable[[], Awaitable[Mapping[str, Any]]],
-        send: Callable[[Mapping[str, Any]], Awaitable[None]],
-    ) -> None:
-        """The ASGI application."""
-        body = b""
-        while (message := await receive())["type"] == "http.request":
-            body += message["body"]
-            if not message.get("more_body"):
-                break
-        given = dict(scope["headers"]).get(b"authorization", b"").decode().removeprefix("Bearer ")
-        if (scope["method"], scope["path"]) not in _SERVED:
-            scripted = Scripted(status=404, text=f"there is no {scope['method']} {scope['path']}")
+    def _run(self) -> None:
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.run(self._serve())
+
+    async def _serve(self) -> None:
+        server = await asyncio.start_server(self._connected, sock=self._listener)
+        await self._stopped.wait()
+        server.close()
+        for connection in self._connections:
+            connection.cancel()
+        await asyncio.gather(*self._connections, return_exceptions=True)
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One connection, until either side closes it."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._connections.add(task)
+        try:
+            # A client that leaves, or speaks no HTTP, ends its connection and nothing else.
+            with contextlib.suppress(ConnectionError, EOFError, ValueError, asyncio.CancelledError):
+                while await self._answer(reader, writer):
+                    pass
+        finally:
+            self._connections.discard(task)
+            writer.close()
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        """One request; whether the connection stays open."""
+        head = await reader.readuntil(b"\r\n\r\n")
+        line, *fields = head.split(b"\r\n")
+        headers = {
+            name.lower(): value.strip() for name, _, value in (f.partition(b":") for f in fields)
+        }
+        body = await reader.readexactly(int(headers.get(b"content-length", 0)))
+        given = headers.get(b"authorization", b"").decode().removeprefix("Bearer ")
+        if line.rpartition(b" ")[0] not in _SERVED:
+            scripted = Scripted(status=404, text=f"there is no {line.decode('latin-1')}")
         elif self._key not in (None, given):
             scripted = Scripted(status=401, text=f"Incorrect API key provided: {given}")
         else:
             request = json.loads(body)
             if self._keeps_bodies:
                 self.bodies.append(request)
+                self.heads.append(head.decode("latin-1"))
             scripted = self._script(request)
         self._in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self._in_flight)
-        await asyncio.sleep(self._delay_s + scripted.delay_s)
-        self._in_flight -= 1
-        content = _body(scripted).encode()
-        headers = {"content-type": "application/json", **scripted.headers}
-        headers["content-length"] = str(len(content) + scripted.hangs_up)
-        await send(
-            {
-                "type": "http.response.start",
-                "status": scripted.status,
-                "headers": [(k.encode(), v.encode()) for k, v in headers.items()],
-            }
-        )
-        # A body that ends before its announced length makes uvicorn close the connection.
-        await send({"type": "http.response.body", "body": content, "more_body": scripted.hangs_up})
+        try:
+            await asyncio.sleep(self._delay_s + scripted.delay_s)
+        finally:
+            self._in_flight -= 1
+        if scripted.raw is not None:
+            writer.write(scripted.raw)
+            await writer.drain()
+            return False
+        content = _body(scripted)
+        length = len(content) + scripted.hangs_up
+        sent = {"content-type": "application/json", "content-length": str(length)}
+        if scripted.endless is not None:
+            sent = {"content-type": "application/json", "connection": "close"}
+        lines = [f"HTTP/1.1 {scripted.status} Scripted"]
+        lines += [f"{name}: {value}" for name, value in (sent | dict(scripted.headers)).items()]
+        writer.write("\r\n".join([*lines, "", ""]).encode() + content)
+        await writer.drain()
+        while scripted.endless is not None:
+            await asyncio.sleep(scripted.pause_s)
+            writer.write(scripted.endless)
+            await writer.drain()
+        return not scripted.hangs_up
 
 
-def _body(scripted: Scripted) -> str:
+def _body(scripted: Scripted) -> bytes:
     if scripted.body is not None:
-        return scripted.body
+        return scripted.body.encode() if isinstance(scripted.body, str) else scripted.body
+    return json.dumps(_value(scripted)).encode()
+
+
+def _value(scripted: Scripted) -> dict[str, Any]:
     if scripted.status >= 400:
         error = {"message": scripted.text, "type": "error", "param": None, "code": scripted.code}
-        return json.dumps({"error": error})
+        return {"error": error}
     message = {"role": "assistant", "content": scripted.text}
     words = len(scripted.text.split()) if isinstance(scripted.text, str) else 0
-    return json.dumps(
-        {
-            "id": "chatcmpl-scripted",
-            "object": "chat.completion",
-            "created": 0,
-            "model": "scripted",
-            "choices": [{"index": 0, "message": message, "finish_reason": scripted.finish_reason}],
-            "usage": {"prompt_tokens": 0, "completion_tokens": words, "total_tokens": words},
-        }
-    )
+    return {
+        "id": "chatcmpl-scripted",
+        "object": "chat.completion",
+        "created": 0,
+        "model": "scripted",
+        "choices": [{"index": 0, "message": message, "finish_reason": scripted.finish_reason}],
+        "usage": scripted.usage
+        or {"prompt_tokens": 0, "completion_tokens": words, "total_tokens": words},
+    }
