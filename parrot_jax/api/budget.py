@@ -7,16 +7,18 @@ server counts no tokens), keeps its worst case for ever, in this run and in all 
 """
 
 import asyncio
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from parrot_jax.api.config import EndpointConfig, Price
-from parrot_jax.api.replies import Usage
+from parrot_jax.api.replies import Usage, completion_limit
 from parrot_jax.core.errors import RunError
 
 _MILLION = 1_000_000
 _NOTHING = Usage()
+_TEXTS = frozenset({"messages", "input"})
 _TOKENS_A_MESSAGE = 16
 """Headers and separators of a message at most; the largest in use, Llama 3's, has 5."""
 
@@ -41,15 +43,18 @@ def worst_usage(body: Mapping[str, Any]) -> Usage:
     than bytes; a chat template adds a few to each message.
 
     Args:
-      body: As sent: `messages`, each {role, content}, or `input`, a list of texts. Without
-        `max_tokens` the reply counts as 0.
+      body: As sent: `messages`, each {role, content}, or `input`, a list of texts. Fields that are
+        no single number or word, like schemas and tools, count as if they were in the prompt.
+        Without a limit of tokens the reply counts as 0.
     """
     if "messages" in body:
         texts = [message["content"] for message in body["messages"]]
     else:
         texts = body["input"]
     num_bytes = sum(len(text.encode()) for text in texts)
-    return Usage(num_bytes + _TOKENS_A_MESSAGE * (len(texts) + 1), body.get("max_tokens") or 0)
+    more = [v for k, v in body.items() if k not in _TEXTS and isinstance(v, dict | list)]
+    num_bytes += sum(len(json.dumps(value)) for value in more)
+    return Usage(num_bytes + _TOKENS_A_MESSAGE * (len(texts) + 1), completion_limit(body) or 0)
 
 
 @dataclass(slots=True)

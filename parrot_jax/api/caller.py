@@ -13,6 +13,7 @@ from parrot_jax.api.config import RetryConfig
 from parrot_jax.api.endpoint import Endpoint
 from parrot_jax.api.journal import JournalWriter
 from parrot_jax.api.journal_reader import SpeakerCounts
+from parrot_jax.api.notices import Notices
 from parrot_jax.api.replies import Outcome, Reply, Response, Usage
 from parrot_jax.api.throttle import Throttle
 
@@ -46,6 +47,9 @@ def retry_delay_s(
 class Caller:
     """An endpoint with its place in a journal, its limits and its rules of retry.
 
+    A failure that is not the end is printed at once, with the server's own sentence; others of its
+    kind now and then.
+
     Attributes:
       speaker: The name under which the journal keeps its requests.
       throttle: When a request may be sent.
@@ -65,6 +69,9 @@ class Caller:
         self.speaker, self.throttle, self.budget = speaker, throttle, budget
         self._endpoint, self._journal, self._retries = endpoint, journal, retries
         self._stopping = asyncio.Event()
+        self._notices = Notices(f"the {speaker} at {endpoint.config.base_url}")
+        self._waits_since: float | None = None
+        """The first "too many requests" since the last reply, in the loop's time."""
 
     @classmethod
     def continuing(
@@ -113,8 +120,9 @@ class Caller:
           judge: Says why a reply is of no use; its word is journaled with the reply.
 
         Returns:
-          The first response whose outcome is not `failed`; else the last one. It is in the journal
-          like all that came before it. None = the caller was stopped before it sent anything.
+          The first response whose outcome is not `failed`; else the last one, where attempts are
+          spent or the endpoint has said "too many requests" for too long. It is in the journal like
+          all that came before it. None = the caller was stopped before it sent anything.
 
         Raises:
           BudgetSpentError: The next attempt might cost more than is left.
@@ -128,14 +136,20 @@ class Caller:
             if response is None:
                 return last
             if response.reply.outcome is not Outcome.FAILED:
+                self._waits_since = None
                 return response
             if response.is_rate_limited:
+                if self._has_waited_too_long():
+                    told = f"{response.error} (so for {self._retries.max_wait_s:g} s)"
+                    return replace(response, error=told)
+                self._notices.failed(response, "all requests to it wait")
                 continue  # all wait for it together, and it is nobody's fault
             delay_s = retry_delay_s(
                 self._retries, response, attempt=attempt, shortening=random.random()
             )
             if delay_s is None:
                 return response
+            self._notices.failed(response, "trying again")
             await self._pause(delay_s)
             attempt += 1
         return response
@@ -185,6 +199,12 @@ class Caller:
             return request, response
         finally:
             self.throttle.leave(ticket, response)
+
+    def _has_waited_too_long(self) -> bool:
+        now = asyncio.get_running_loop().time()
+        if self._waits_since is None:
+            self._waits_since = now
+        return now - self._waits_since > self._retries.max_wait_s
 
     async def _pause(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):

@@ -1,11 +1,25 @@
 """Settings of endpoints and of retries. Loads no client, so help is instant."""
 
 import ipaddress
+import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from parrot_jax.core.errors import UserError
+
+_OWN_FIELDS = {
+    "model": "model",
+    "temperature": "temperature",
+    "top_p": "top_p",
+    "seed": "send_seed",
+    "max_tokens": "max_tokens",
+    "max_completion_tokens": "max_tokens and max_tokens_field",
+}
+"""Fields of a request that have a setting, and its name."""
+_FIXED_FIELDS = frozenset({"messages", "input", "stream", "stream_options", "n", "best_of"})
+"""Fields of a request that no setting may change: one whole reply comes for what was said."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +72,17 @@ class EndpointConfig:
     """Most tokens of a reply, >= 1; a reply that reaches it is cut and not used. Null = the
     server's limit."""
 
+    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    """The field of the request that holds `max_tokens`. OpenAI's reasoning models take only
+    `max_completion_tokens`."""
+
+    send_seed: bool = True
+    """Whether a request has a seed; false for servers that refuse the field."""
+
+    extra_body: dict[str, Any] = field(default_factory=dict)
+    """More fields of each request, e.g. `{reasoning_effort: low}`. Fields that have a setting here
+    are refused, and so are `messages`, `stream`, `n` and others that change what a reply is."""
+
     timeout_s: float = 120.0
     """Seconds that one request may take in all."""
 
@@ -95,6 +120,7 @@ class EndpointConfig:
             raise UserError(
                 f"{where}: max_tokens is {self.max_tokens}; it must be at least 1, or null."
             )
+        _check_extra_body(where, self.extra_body)
         if not 0 < self.timeout_s < math.inf:
             raise UserError(
                 f"{where}: timeout_s is {self.timeout_s}; it must be finite and above 0."
@@ -138,7 +164,7 @@ class RetryConfig:
 
     Lost connections, timeouts, HTTP 408, 409, 425 and 5xx, and replies that are no reply may pass.
     "Too many requests" (429) is no attempt: all requests to that endpoint wait, and it is sent
-    again.
+    again, until `max_wait_s` have passed without a reply.
 
     Raises:
       UserError: A value is outside its range.
@@ -155,6 +181,9 @@ class RetryConfig:
     max_delay_s: float = 60.0
     """The longest wait between two attempts in seconds, whatever the server asks for."""
 
+    max_wait_s: float = 900.0
+    """Seconds, > 0. An endpoint that has answered every request with 429 for this long fails."""
+
     def __post_init__(self) -> None:
         if self.max_attempts < 1:
             raise UserError(f"retries.max_attempts is {self.max_attempts}; it must be at least 1.")
@@ -163,6 +192,22 @@ class RetryConfig:
                 f"retries: first_delay_s is {self.first_delay_s} and max_delay_s "
                 f"{self.max_delay_s}; they must be finite, and 0 <= first_delay_s <= max_delay_s."
             )
+        if not 0 < self.max_wait_s < math.inf:
+            raise UserError(
+                f"retries.max_wait_s is {self.max_wait_s}; it must be finite and above 0."
+            )
+
+
+def _check_extra_body(where: str, fields: dict[str, Any]) -> None:
+    for name in fields:
+        if name in _OWN_FIELDS:
+            raise UserError(f"{where}: extra_body has {name!r}; set {_OWN_FIELDS[name]} instead.")
+        if name in _FIXED_FIELDS:
+            raise UserError(f"{where}: extra_body has {name!r}, which may not be set; remove it.")
+    try:
+        json.dumps(fields, allow_nan=False, ensure_ascii=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UserError(f"{where}: extra_body cannot be written as JSON: {error}.") from None
 
 
 def _check_base_url(where: str, url: str) -> None:

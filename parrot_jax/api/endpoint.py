@@ -1,26 +1,44 @@
-"""One OpenAI-compatible endpoint: a request in, whatever came back out. Knows no journal."""
+"""One OpenAI-compatible endpoint: a request in, whatever came back out. Knows no journal.
+
+This is the one place that meets the peer. Whatever it sends, or fails to send, becomes a
+`Response`; what it sends is bounded in size and in time, is read as UTF-8, and has no key in it.
+"""
 
 import asyncio
+import contextlib
+import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from types import TracebackType
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
+import aiohttp
 import httpx2
 import openai
 
 from parrot_jax.api.config import EndpointConfig
 from parrot_jax.api.rate_headers import read_rate_limit, read_retry_after_s
-from parrot_jax.api.replies import Response, no_response, read_response
+from parrot_jax.api.redaction import Redactor
+from parrot_jax.api.replies import Response, no_response, one_line, read_response
 from parrot_jax.core.errors import UserError
 
-# What is shorter ("none", "EMPTY") is no secret, but may be a word of a reply.
-_MIN_SECRET_CHARS = 8
-# The throttle limits what is in flight. The client's own limit, 1,000, would let the time of a
-# request run while it waits for a connection. To aiohttp, 0 is no limit, and None is 100.
+MAX_REPLY_BYTES = 4 * 2**20
+"""Of a body, decompressed; a million tokens of English are as long."""
+MAX_ERROR_BYTES = 64 * 2**10
+"""Of the body of an error; the rest is not read."""
+
+# The throttle limits what is in flight. The client's own limit would let the time of a request run
+# while it waits for a connection. To aiohttp, 0 is no limit, and None is 100.
 _NO_LIMIT = httpx2.Limits(max_connections=0)
-_NEVER_CONNECTED = (httpx2.ConnectError, httpx2.ConnectTimeout)
+_CONNECT_S = 15.0
+_NEVER_CONNECTED = (
+    aiohttp.ClientConnectorError,
+    aiohttp.ConnectionTimeoutError,
+    aiohttp.ClientHttpProxyError,
+)
 
 
 def request_body(
@@ -30,16 +48,19 @@ def request_body(
     settings = {
         "temperature": config.temperature,
         "top_p": config.top_p,
-        "max_tokens": config.max_tokens,
+        config.max_tokens_field: config.max_tokens,
+        "seed": seed if config.send_seed else None,
     }
     given = {name: value for name, value in settings.items() if value is not None}
-    return {"model": config.model, "messages": messages, **given, "seed": seed}
+    return {"model": config.model, "messages": messages, **given, **config.extra_body}
 
 
 class Endpoint:
     """A client of one endpoint, open while the `async with` block runs.
 
-    The client never retries: a request that nobody wrote down would be paid for in secret.
+    It never retries: a request that nobody wrote down would be paid for in secret. It sends what
+    the config says and nothing else: it follows no redirect, and reads no settings of other clients
+    from the environment (`OPENAI_*`, netrc) but proxies and certificates.
     """
 
     def __init__(
@@ -47,28 +68,34 @@ class Endpoint:
         config: EndpointConfig,
         *,
         path: str = "/chat/completions",
-        read: Callable[[int, str], Response] = read_response,
+        read: Callable[..., Response] = read_response,
     ) -> None:
         """Connects to nothing yet.
 
         Args:
           config: Where it is, and what it may be asked.
           path: Behind the base URL.
-          read: From status and body to the response, without what the headers say.
+          read: From status, body and the keyword `request` to the response, without what the
+            headers say.
 
         Raises:
-          UserError: The environment variable of the key is not set, or holds no key.
+          UserError: The environment variable of the key is not set or holds no key, the key stands
+            in the config, or a proxy or a certificate of the environment cannot be used.
         """
-        self.config, self._path, self._read = config, path, read
-        self._key = _read_key(config)
-        self._client = openai.AsyncOpenAI(
-            base_url=config.base_url,
-            api_key=self._key or "none",  # the client insists on one
-            max_retries=0,
-            timeout=None,  # `send` limits the whole request; the client would limit its parts
-            # The default transport walks over all of its connections at each request.
-            http_client=openai.DefaultAioHttpClient(timeout=None, limits=_NO_LIMIT),
-        )
+        self.config, self._read = config, read
+        key = _read_key(config)
+        self._redactor = Redactor(key)
+        shown = json.dumps([config.base_url, config.model, config.extra_body])
+        if self._redactor.body(shown) != shown:
+            raise UserError(
+                f"the key of {config.api_key_env} stands in base_url, model or extra_body, which "
+                "are journaled; remove it there."
+            )
+        self._url = config.base_url.rstrip("/") + path
+        self._headers = {"content-type": "application/json", "accept": "application/json"}
+        if key:
+            self._headers["authorization"] = f"Bearer {key}"
+        self._client = _client(config)
 
     async def __aenter__(self) -> "Endpoint":
         """Nothing is done before the first request."""
@@ -81,7 +108,7 @@ class Endpoint:
         traceback: TracebackType | None,
     ) -> None:
         """Closes the connections."""
-        await self._client.close()
+        await self._client.aclose()
 
     async def send(self, body: dict[str, Any]) -> Response:
         """Sends one request once.
@@ -93,30 +120,111 @@ class Endpoint:
           What came back. Whatever goes wrong on the way is a response as well: its outcome is
           `failed` and its error says why. The key stands nowhere in it.
         """
+        content = json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
         try:
             async with asyncio.timeout(self.config.timeout_s):
-                # Not `chat.completions.create`: its models of request and response take half of
-                # the time of a call, and what is journaled is the body as received.
-                response = await self._client.post(self._path, body=body, cast_to=httpx2.Response)
+                status, headers, received = await self._exchange(content)
+            return replace(
+                self._response(status, headers, received, body),
+                retry_after_s=read_retry_after_s(headers),
+                request_limit=read_rate_limit(headers, "requests"),
+                token_limit=read_rate_limit(headers, "tokens"),
+            )
         except TimeoutError:
             return no_response(f"no reply within {self.config.timeout_s:g} s")
-        except openai.APIStatusError as error:
-            response = error.response
-        except openai.APIConnectionError as error:
-            reason = self._without_key(_reason(error))
-            return no_response(reason, was_sent=not isinstance(error.__cause__, _NEVER_CONNECTED))
-        headers = response.headers
-        return replace(
-            self._read(response.status_code, self._without_key(response.text)),
-            retry_after_s=read_retry_after_s(headers),
-            request_limit=read_rate_limit(headers, "requests"),
-            token_limit=read_rate_limit(headers, "tokens"),
-        )
+        except Exception as error:
+            # Not a list of classes: parsers, decompressors and TLS raise whatever they like at
+            # bytes that are no HTTP, and all of it means the same. The request was made above.
+            causes = list(_causes(error))
+            reason = next((text for cause in causes if (text := str(cause))), type(error).__name__)
+            was_sent = not any(isinstance(cause, _NEVER_CONNECTED) for cause in causes)
+            return no_response(self._redactor.text(reason), was_sent=was_sent)
 
-    def _without_key(self, text: str) -> str:
-        if len(self._key) < _MIN_SECRET_CHARS:
-            return text
-        return text.replace(self._key, "[api key]")
+    async def _exchange(self, content: bytes) -> tuple[int, httpx2.Headers, bytes]:
+        """Status, headers, and as much of the body as there may be."""
+        async with self._client.stream(
+            "POST", self._url, content=content, headers=self._headers
+        ) as response:
+            is_success = response.is_success
+            most = MAX_REPLY_BYTES if is_success else MAX_ERROR_BYTES
+            received = bytearray()
+            async with contextlib.aclosing(response.aiter_bytes()) as parts:
+                async for part in parts:
+                    received += part
+                    if len(received) > most:
+                        break
+            if len(received) > most and is_success:
+                raise ValueError(f"the reply is longer than {most:,} bytes; it was not read on")
+            return response.status_code, response.headers, bytes(received[:most])
+
+    def _response(
+        self, status: int, headers: httpx2.Headers, received: bytes, request: dict[str, Any]
+    ) -> Response:
+        # JSON is UTF-8, whatever the headers say; some write a mark before it.
+        text = received.decode("utf-8-sig", "replace").replace("\0", "\ufffd")
+        response = self._read(status, self._redactor.body(text), request=request)
+        if 300 <= status < 400:
+            target = self._redactor.text(headers.get("location", "nowhere"))
+            return replace(
+                response,
+                error=one_line(
+                    f"HTTP {status}: it redirects to {target}, which is not followed; set base_url "
+                    "to the address that answers."
+                ),
+            )
+        if response.reply.text and not _is_utf8(received):
+            return replace(no_response("the reply is not UTF-8"), status=status, body=response.body)
+        return response
+
+
+def _client(config: EndpointConfig) -> httpx2.AsyncClient:
+    """The transport of the `openai` package, without its reading of the environment."""
+    proxy = _proxy(config)
+    try:
+        # The default transport walks over all of its connections at each request.
+        return openai.DefaultAioHttpClient(
+            # `send` limits the whole request. A server that is down is noticed sooner.
+            timeout=httpx2.Timeout(None, connect=_CONNECT_S),
+            limits=_NO_LIMIT,
+            follow_redirects=False,
+            trust_env=False,
+            verify=httpx2.create_ssl_context(),  # reads SSL_CERT_FILE and SSL_CERT_DIR
+            proxy=proxy,
+        )
+    except OSError as error:
+        raise UserError(
+            f"the certificates cannot be read: {error}; see to the environment variables "
+            "SSL_CERT_FILE and SSL_CERT_DIR."
+        ) from None
+
+
+def _proxy(config: EndpointConfig) -> httpx2.Proxy | None:
+    """The proxy that the environment names for this endpoint; a server of this machine has none.
+
+    Raises:
+      UserError: It cannot be used.
+    """
+    parts = urlsplit(config.base_url)
+    proxies = getproxies()
+    name = parts.scheme if proxies.get(parts.scheme) else "all"
+    address = proxies.get(name)
+    if not address or config.is_local or proxy_bypass(parts.netloc):
+        return None
+    # No part of the address but its scheme is shown: it may hold a password.
+    scheme, separator, _ = address.partition("://")
+    try:
+        if separator and scheme not in ("http", "https"):
+            raise ValueError
+        proxy = httpx2.Proxy(address if separator else f"http://{address}")
+        if not proxy.url.host:
+            raise ValueError
+        return proxy
+    except (ValueError, httpx2.InvalidURL):
+        what = f"a {scheme} proxy" if separator else "an address that cannot be read"
+        raise UserError(
+            f"the environment variable {name}_proxy (or {name.upper()}_PROXY) names {what} for "
+            f"{parts.hostname}; give one like http://host:port, or add the host to NO_PROXY."
+        ) from None
 
 
 def _read_key(config: EndpointConfig) -> str:
@@ -131,12 +239,21 @@ def _read_key(config: EndpointConfig) -> str:
     if not (key.isascii() and key.isprintable() and " " not in key):
         raise UserError(
             f"endpoint {config.model!r}: the environment variable {config.api_key_env} holds "
-            "characters that no key has; set it anew."
+            "characters that no key has; set it again."
         )
     return key
 
 
-def _reason(error: openai.APIConnectionError) -> str:
-    """What the layer below says; the client itself says only that it failed."""
-    cause = error.__cause__ or error
-    return str(cause) or type(cause).__name__
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """An error and those behind it."""
+    yield error
+    if error.__cause__ is not None:
+        yield from _causes(error.__cause__)
+
+
+def _is_utf8(received: bytes) -> bool:
+    try:
+        received.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return False
+    return True

@@ -1,7 +1,7 @@
 """OpenAI's `/moderations`: texts in, the categories that each of them falls under out."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from parrot_jax.api.config import EndpointConfig
@@ -22,10 +22,12 @@ def moderation_endpoint(config: EndpointConfig) -> Endpoint:
 
 def moderation_body(config: EndpointConfig, texts: Sequence[str]) -> dict[str, Any]:
     """The body of a request."""
-    return {"model": config.model, "input": list(texts)}
+    return {"model": config.model, "input": list(texts), **config.extra_body}
 
 
-def read_moderation(status: int, body: str) -> Response:
+def read_moderation(
+    status: int, body: str, *, request: Mapping[str, Any] | None = None
+) -> Response:
     """Reads an HTTP response of `/moderations`.
 
     The text of the reply is JSON: for each text of the request the names of its categories, none
@@ -35,7 +37,7 @@ def read_moderation(status: int, body: str) -> Response:
     >>> read_moderation(200, body).reply.text
     '[["violence"]]'
     """
-    return read_response(status, body, _read_reply)
+    return read_response(status, body, _read_reply, request=request)
 
 
 def read_categories(reply: Reply) -> list[list[str]]:
@@ -56,5 +58,7 @@ def _categories(result: Any) -> list[str]:
         raise TypeError
     if not result["flagged"]:
         return []
-    # Some moderators flag without a category.
-    return sorted(str(name) for name, is_it in result["categories"].items() if is_it) or ["flagged"]
+    names = sorted(name for name, is_it in result["categories"].items() if is_it)
+    if not all(map(str.isprintable, names)):
+        raise TypeError
+    return names or ["flagged"]  # some moderators flag without a category

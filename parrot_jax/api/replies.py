@@ -2,20 +2,23 @@
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple, TypeGuard
 
 from parrot_jax.api.rate_headers import RateLimit
+from parrot_jax.api.server_errors import Problem, read_error
+from parrot_jax.core.logs import visible
 
 _MAX_ERROR_CHARS = 300
-# OpenAI and this project's server say it by a code, vLLM and llama.cpp by a sentence.
-_CONTEXT_FULL_CODES = frozenset({"context_length_exceeded", "exceed_context_size_error"})
-_CONTEXT_FULL_TEXT = re.compile(
-    r"maximum (context|model) length|context (length|size|window)|max_tokens must be .* got -",
-    re.IGNORECASE,
-)
+_MAX_NAME_CHARS = 200
+MOST_TOKENS = 2**31
+"""No call has as many; the sums of a journal stay far below what SQLite can hold."""
+_HIDDEN_PROMPT = 16_384
+"""Tokens that a server may put before a prompt: instructions of its own."""
+_HIDDEN_REASONING = 131_072
+"""Tokens that a model may write besides its reply."""
 
 
 class Outcome(StrEnum):
@@ -35,17 +38,36 @@ class Outcome(StrEnum):
     """No reply: a lost connection, an HTTP error, or a body that holds none; there is no text."""
 
 
-_OUTCOMES = {
-    "stop": Outcome.COMPLETE,
-    "length": Outcome.CUT,
-    "content_filter": Outcome.FILTERED,
+# The names that servers give to how a reply ended, in lower case and with underscores.
+_FINISHES = {
+    Outcome.COMPLETE: (
+        "stop eos eos_token end_turn stop_sequence stop_token stop_word complete completed finish "
+        "finished end done"
+    ),
+    Outcome.CUT: (
+        "length max_length max_tokens max_new_tokens max_output_tokens max_completion_tokens "
+        "model_length token_limit token_limit_reached model_context_window_exceeded"
+    ),
+    Outcome.FILTERED: (
+        "content_filter content_filtered safety recitation blocklist prohibited_content spii "
+        "sensitive refusal moderation guardrail_intervened"
+    ),
+    # No tool was offered: the same request would give the same again.
+    Outcome.REJECTED: "tool_calls tool_call tool_use function_call malformed_function_call",
+    # The server broke off.
+    Outcome.FAILED: (
+        "error abort aborted cancelled canceled timeout network_error insufficient_system_resource"
+    ),
 }
+_OUTCOMES = {name: outcome for outcome, names in _FINISHES.items() for name in names.split()}
 
-
-# Of these, the endpoint and not the request is the cause: the key, the account, the address.
-_OF_THE_ENDPOINT = frozenset({401, 402, 403, 404, 405, 407})
-# These may pass, as all from 500 on.
-_MAY_PASS = frozenset({408, 409, 425, 429})
+_OF_PROBLEMS = {
+    Problem.CONTENT: Outcome.FILTERED,
+    Problem.CONTEXT: Outcome.CONTEXT_FULL,
+    Problem.REQUEST: Outcome.REJECTED,
+    Problem.ENDPOINT: Outcome.FAILED,
+    Problem.PASSING: Outcome.FAILED,
+}
 
 
 class Usage(NamedTuple):
@@ -114,9 +136,20 @@ class Response:
 class NoReplyError(Exception):
     """The body of a success holds no reply; the text says why."""
 
+    def __init__(
+        self, problem: str, *, outcome: Outcome = Outcome.FAILED, may_pass: bool = True
+    ) -> None:
+        """As in `Response`."""
+        super().__init__(problem)
+        self.outcome, self.may_pass = outcome, may_pass
+
 
 def read_response(
-    status: int, body: str, read_reply: Callable[[Any], Reply] | None = None
+    status: int,
+    body: str,
+    read_reply: Callable[[Any], Reply] | None = None,
+    *,
+    request: Mapping[str, Any] | None = None,
 ) -> Response:
     """Reads an HTTP response; what its headers say is left open.
 
@@ -125,6 +158,7 @@ def read_response(
       body: As received.
       read_reply: Finds the reply in the body of a success, or raises `NoReplyError`; None = that of
         `/chat/completions`.
+      request: What was sent. It tells which counts of tokens are possible; None = all are.
 
     >>> message = '{"choices": [{"finish_reason": "stop", "message": {"content": " Hi! "}}]}'
     >>> read_response(200, message).reply.text
@@ -133,30 +167,25 @@ def read_response(
     'HTTP 503: busy'
     """
     value = _json(body)
-    if 200 <= status < 300:
-        try:
-            reply = (read_reply or read_chat_reply)(value)
-        except NoReplyError as problem:
-            error = _one_line(f"HTTP {status}, but {problem}: {body}")
-            return Response(
-                reply=Reply(Outcome.FAILED, ""), status=status, body=body, error=error,
-                usage=_usage(value), may_pass=True,
-            )  # fmt: skip
-        model = value.get("model")
+    if not 200 <= status < 300:
+        return _error_response(status, value, body)
+    usage = _usage(value, body, request)
+    try:
+        if read_reply is None:
+            reply = read_chat_reply(value, usage=usage, limit=completion_limit(request or {}))
+        else:
+            reply = read_reply(value)
+    except NoReplyError as problem:
+        if isinstance(value, dict) and value.get("error"):
+            return _error_in_success(status, value, body, usage)
         return Response(
-            reply=reply, status=status, body=body, usage=_usage(value),
-            model=model if isinstance(model, str) and model.isprintable() else None,
+            reply=Reply(problem.outcome, ""), status=status, body=body, usage=usage,
+            error=one_line(f"HTTP {status}, but {problem}: {body}"), may_pass=problem.may_pass,
         )  # fmt: skip
-    code, message = _error_of(value, body)
-    # A quota that is used up has the status of a rate limit, but no waiting mends it.
-    may_pass = (status in _MAY_PASS or status >= 500) and code != "insufficient_quota"
+    model = value.get("model")
+    is_name = isinstance(model, str) and model.isprintable() and len(model) <= _MAX_NAME_CHARS
     return Response(
-        reply=Reply(_outcome_of_error(status, code, message), ""),
-        status=status,
-        body=body,
-        error=_one_line(f"HTTP {status}: {message}"),
-        may_be_billed=False,
-        may_pass=may_pass,
+        reply=reply, status=status, body=body, usage=usage, model=model if is_name else None
     )
 
 
@@ -164,54 +193,128 @@ def no_response(error: str, *, was_sent: bool = True) -> Response:
     """What stands for a response where the connection gave none."""
     return Response(
         reply=Reply(Outcome.FAILED, ""),
-        error=_one_line(error),
+        error=one_line(error),
         may_be_billed=was_sent,
         may_pass=True,
     )
 
 
-def _outcome_of_error(status: int, code: str | None, message: str) -> Outcome:
-    if not 400 <= status < 500 or status in _OF_THE_ENDPOINT | _MAY_PASS:
-        return Outcome.FAILED
-    is_full = code in _CONTEXT_FULL_CODES or _CONTEXT_FULL_TEXT.search(message) is not None
-    return Outcome.CONTEXT_FULL if is_full else Outcome.REJECTED
+def completion_limit(request: Mapping[str, Any]) -> int | None:
+    """The most tokens that a request asks for; None = it does not say."""
+    return request.get("max_completion_tokens") or request.get("max_tokens")
 
 
-def read_chat_reply(value: Any) -> Reply:
+def read_chat_reply(value: Any, *, usage: Usage | None = None, limit: int | None = None) -> Reply:
     """The reply in a body of `/chat/completions`.
 
+    Args:
+      value: The body.
+      usage: Its tokens; None = unknown.
+      limit: The most tokens that were asked for; None = it was left open.
+
     Raises:
-      NoReplyError: There is none in it.
+      NoReplyError: There is none in it, or nothing says whether it is whole.
     """
     try:
         choice = value["choices"][0]
-        reason, text = choice["finish_reason"], choice["message"].get("content")
+        reason, message = choice.get("finish_reason"), choice["message"]
+        content, refusal = message.get("content"), message.get("refusal")
     except (TypeError, LookupError, AttributeError):
-        raise NoReplyError("the body has no choices[0] with finish_reason and message") from None
-    if not isinstance(reason, str) or reason not in _OUTCOMES:
-        known = ", ".join(_OUTCOMES)
-        raise NoReplyError(f"finish_reason is {reason!r}, which is none of {known}")
-    if not isinstance(text, str | None):
-        raise NoReplyError("choices[0].message.content is no text")
+        raise NoReplyError("the body has no choices[0] with a message") from None
+    text = _text(content)
+    if not text and isinstance(refusal, str) and refusal:
+        return Reply(Outcome.FILTERED, "")
+    if reason is None or reason == "":
+        outcome = _unsaid_finish(text, usage, limit)
+    else:
+        outcome = _OUTCOMES.get(_finish_name(reason)) if isinstance(reason, str) else None
+    if outcome is Outcome.REJECTED:
+        raise NoReplyError(
+            f"finish_reason is {reason!r}, and no tool was offered",
+            outcome=Outcome.REJECTED,
+            may_pass=False,
+        )
+    if outcome is Outcome.FAILED:
+        raise NoReplyError(f"finish_reason is {reason!r}")
+    if outcome is None:
+        # The next reply would end in the same way, and cost as much.
+        raise NoReplyError(
+            f"finish_reason is {reason!r}, which is not known: whether the reply is whole cannot "
+            "be told",
+            may_pass=False,
+        )
+    return Reply(outcome, text)
+
+
+def _finish_name(reason: str) -> str:
+    name = re.sub(r"[^a-z0-9]+", "_", reason[:100].lower()).strip("_")
+    return name.removeprefix("finish_reason_").removeprefix("finishreason_")
+
+
+def _unsaid_finish(text: str, usage: Usage | None, limit: int | None) -> Outcome | None:
+    """How a reply ended of which the server does not say it; None = nobody knows."""
+    if not text:
+        raise NoReplyError("the body has no finish_reason and no text")
+    if limit is None or len(text.encode()) < limit:
+        return Outcome.COMPLETE  # no text has more tokens than bytes
+    if usage is None:
+        return None
+    return Outcome.CUT if usage.completion >= limit else Outcome.COMPLETE
+
+
+def _text(content: Any) -> str:
+    """The text of a message, which may be in parts; those of a model's reasoning are left out."""
+    if isinstance(content, list):
+        parts = [part for part in content if isinstance(part, dict)]
+        texts = [part.get("text") for part in parts if part.get("type") in ("text", "output_text")]
+        others = [part for part in parts if part.get("type") in ("thinking", "reasoning")]
+        if len(texts) + len(others) == len(content) and all(isinstance(t, str) for t in texts):
+            content = "".join(texts)
+    if not isinstance(content, str | None):
+        raise NoReplyError("choices[0].message.content is no text", may_pass=False)
+    text = (content or "").strip()
+    # Half of a surrogate pair can be stored nowhere, and what comes behind a NUL is lost to many.
+    if "\0" in text or not _is_unicode(text):
+        raise NoReplyError("the text is not valid Unicode")
+    return text
+
+
+def _is_unicode(text: str) -> bool:
     try:
-        text = (text or "").strip()
         text.encode("utf-8")
     except UnicodeEncodeError:
-        raise NoReplyError("the text is not valid Unicode") from None
-    return Reply(_OUTCOMES[reason], text)
+        return False
+    return True
 
 
-def _error_of(value: Any, body: str) -> tuple[str | None, str]:
-    """Code and message of an error, in whichever of the usual places they are."""
-    error = value.get("error", value) if isinstance(value, dict) else value
-    if isinstance(error, str):
-        return None, error
-    if not isinstance(error, dict):
-        return None, body
-    # Where the code is a number, it is the HTTP status once more.
-    codes = (code for code in (error.get("code"), error.get("type")) if isinstance(code, str))
-    message = error.get("message")
-    return next(codes, None), message if isinstance(message, str) else body
+def _error_response(status: int, value: Any, body: str) -> Response:
+    error = read_error(status, value, body)
+    return Response(
+        reply=Reply(_OF_PROBLEMS[error.problem], ""),
+        status=status,
+        body=body,
+        error=one_line(f"HTTP {status}: {error.message}"),
+        may_be_billed=False,
+        may_pass=error.problem is Problem.PASSING,
+    )
+
+
+def _error_in_success(
+    status: int, value: Mapping[str, Any], body: str, usage: Usage | None
+) -> Response:
+    """An error that comes with the status of a success: a gateway had begun its reply."""
+    error = value["error"]
+    code = error.get("code") if isinstance(error, dict) else None
+    says_status = type(code) is int and 400 <= code < 600
+    told = read_error(code if says_status else 400, value, body)
+    may_pass = told.problem is Problem.PASSING
+    if told.problem is Problem.REQUEST and not says_status:
+        may_pass = True
+    outcome = Outcome.FAILED if may_pass else _OF_PROBLEMS[told.problem]
+    return Response(
+        reply=Reply(outcome, ""), status=status, body=body, usage=usage, may_pass=may_pass,
+        error=one_line(f"HTTP {status}, but the body is an error: {told.message}"),
+    )  # fmt: skip
 
 
 def _json(body: str) -> Any:
@@ -221,19 +324,31 @@ def _json(body: str) -> Any:
         return None
 
 
-def _usage(value: Any) -> Usage | None:
+def _usage(value: Any, body: str, request: Mapping[str, Any] | None) -> Usage | None:
+    """The tokens as the server counts them; None = it does not, or no such call can have them."""
     usage = value.get("usage") if isinstance(value, dict) else None
     if not isinstance(usage, dict):
         return None
     prompt, completion = (usage.get(key) for key in ("prompt_tokens", "completion_tokens"))
-    return Usage(prompt, completion) if _is_count(prompt) and _is_count(completion) else None
+    if not (_is_count(prompt) and _is_count(completion)):
+        return None
+    if request is not None:
+        # No text has more tokens than bytes; it is written only where that could matter.
+        hidden = prompt - _HIDDEN_PROMPT
+        if hidden > 0 and hidden > len(json.dumps(request)):
+            return None
+        if completion > len(body) * 4 + (completion_limit(request) or 0) + _HIDDEN_REASONING:
+            return None
+    return Usage(prompt, completion)
 
 
 def _is_count(value: Any) -> TypeGuard[int]:
-    return type(value) is int and 0 <= value < 2**53
+    return type(value) is int and 0 <= value < MOST_TOKENS
 
 
-def _one_line(text: str) -> str:
-    # A JSON text can hold half of a surrogate pair, which no file and no terminal takes.
-    line = " ".join(text.split()).encode("utf-8", "replace").decode("utf-8")
+def one_line(text: str) -> str:
+    """The start of a text in one line that any file and any terminal takes."""
+    line = " ".join(text[: 4 * _MAX_ERROR_CHARS].split())
+    # A JSON text can hold half of a surrogate pair.
+    line = visible(line.encode("utf-8", "replace").decode("utf-8"))
     return line if len(line) <= _MAX_ERROR_CHARS else f"{line[:_MAX_ERROR_CHARS]}..."

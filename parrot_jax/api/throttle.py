@@ -4,7 +4,8 @@ There is one for each endpoint, shared by all who send to it, and it learns from
 
 at once       each 429 takes half a place, so a round of nothing else halves them and a stray one
               hardly shows; each round of successes gives one more, up to what the config allows
-a minute      as the config says; else as the server says in its headers
+a minute      as the config says; else as the server says in its headers, but after the longest
+              delay between two attempts one is sent whatever they say
 cool-down     after a 429 nobody sends for as long as the server asks, or ever longer if it goes
               on; never longer than the longest delay between two attempts
 """
@@ -41,8 +42,16 @@ class _Bucket:
     the whole bucket must pass as well. The next one waits until the debt is paid.
     """
 
-    def __init__(self, a_minute: float | None, now: float) -> None:
-        """Starts full; None = without limit, until `sync` names one."""
+    def __init__(self, a_minute: float | None, now: float, most_wait_s: float) -> None:
+        """Starts full.
+
+        Args:
+          a_minute: The limit; None = without limit, until `sync` names one.
+          now: The time.
+          most_wait_s: Seconds after which one is let through whatever a server said.
+        """
+        self.most_wait_s = math.inf if a_minute is not None else most_wait_s
+        self.waits_since: float | None = None
         self.rate = math.inf if a_minute is None else a_minute / _MINUTE_S
         # A second's worth: a bucket of a whole minute would let twice the limit through in the
         # first one.
@@ -53,13 +62,17 @@ class _Bucket:
         """Seconds until something is left; 0 = now."""
         self._refill(now)
         if self.level > 0:
+            self.waits_since = None
             return 0.0
+        self.waits_since = now if self.waits_since is None else self.waits_since
+        left_s = self.waits_since + self.most_wait_s - now
         # Its first drop and no less, or rounding would wake too early and wait again.
-        return (min(1.0, self.capacity / 2) - self.level) / self.rate
+        return max(0.0, min((min(1.0, self.capacity / 2) - self.level) / self.rate, left_s))
 
     def take(self, amount: float, now: float) -> None:
         """Takes some out, or with a negative amount puts some back."""
         self._refill(now)
+        self.waits_since = None
         self.level = min(self.capacity, self.level - amount)
 
     def sync(self, seen: RateLimit, under_way: float, now: float) -> None:
@@ -215,5 +228,7 @@ class Throttle:
 
     def _buckets(self, now: float) -> tuple[_Bucket, _Bucket]:
         if self._requests is None or self._tokens is None:
-            self._requests, self._tokens = (_Bucket(limit, now) for limit in self._own_limits)
+            self._requests, self._tokens = (
+                _Bucket(limit, now, self._retries.max_delay_s) for limit in self._own_limits
+            )
         return self._requests, self._tokens

@@ -93,7 +93,7 @@ def test_the_key_comes_from_the_named_variable(monkeypatch: pytest.MonkeyPatch) 
         assert send(server.url, api_key_env="PARROT_TEST_KEY").status == 200
         # Without a named variable none is sent, whatever the environment holds.
         response = send(server.url)
-    assert response.error == "HTTP 401: Incorrect API key provided: none"
+    assert response.error == "HTTP 401: Incorrect API key provided:"
 
 
 def test_a_key_that_a_server_echoes_stands_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:

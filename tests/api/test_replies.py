@@ -38,11 +38,10 @@ def test_a_reply_says_how_it_ended(content: Any, finish_reason: str, reply: Any)
         ("<html>Bad gateway</html>", r"no choices\[0\].*: <html>Bad gateway"),
         ("", r"no choices\[0\]"),
         ('{"choices": []}', r"no choices\[0\]"),
-        (success("x", "tool_calls"), "finish_reason is 'tool_calls', which is none of stop"),
-        (success("x", None), "finish_reason is None"),
-        (success("x", ["stop"]), "finish_reason is .'stop'."),
-        (success(["x"]), "content is no text"),
         (success("\ud800"), "not valid Unicode"),
+        (success("a\0b"), "not valid Unicode"),
+        (success("Hel", "error"), "finish_reason is 'error'"),
+        (success("", None), "no finish_reason and no text"),
     ],
 )
 def test_a_success_without_a_usable_text_is_a_failure_that_may_pass(body: str, error: str) -> None:
@@ -51,6 +50,101 @@ def test_a_success_without_a_usable_text_is_a_failure_that_may_pass(body: str, e
     assert response.may_pass
     with pytest.raises(ValueError, match=error):
         raise ValueError(response.error)
+
+
+@pytest.mark.parametrize(
+    ("finish_reason", "outcome"),
+    [
+        *((name, Outcome.COMPLETE) for name in ("eos", "eos_token", "EOS", "end_turn", "STOP")),
+        *((name, Outcome.COMPLETE) for name in ("FinishReason.STOP", "stop_sequence", "COMPLETE")),
+        *((name, Outcome.CUT) for name in ("max_tokens", "MAX_TOKENS", "max-length")),
+        *((name, Outcome.FILTERED) for name in ("SAFETY", "content_filtered", "refusal")),
+    ],
+)
+def test_other_names_of_how_a_reply_ended(finish_reason: str, outcome: Outcome) -> None:
+    assert read_response(200, success("Hello.", finish_reason)).reply == (outcome, "Hello.", None)
+
+
+@pytest.mark.parametrize("reason", ["vanished", ["stop"], 3, "stop and more"])
+def test_an_unknown_end_is_not_paid_for_again(reason: Any) -> None:
+    response = read_response(200, success("Hello.", reason))
+    assert response.reply == (Outcome.FAILED, "", None)
+    assert not response.may_pass
+    assert f"finish_reason is {reason!r}, which is not known" in (response.error or "")
+
+
+def test_where_no_end_is_said_the_limit_decides() -> None:
+    def outcome(limit: int | None) -> Outcome:
+        request = {"max_tokens": limit}
+        return read_response(200, success("Hello.", None), request=request).reply.outcome
+
+    # "Hello." has six bytes, and so at most six tokens; the server counted three.
+    assert [outcome(n) for n in (None, 7, 4, 3)] == [*[Outcome.COMPLETE] * 3, Outcome.CUT]
+    body = json.dumps({"choices": [{"message": {"content": "Hello."}}]})
+    assert read_response(200, body).reply.text == "Hello."
+    unknown = read_response(200, body, request={"max_completion_tokens": 6})
+    assert (unknown.reply.outcome, unknown.may_pass) == (Outcome.FAILED, False)
+
+
+def test_a_tool_call_is_the_last_word_and_no_text() -> None:
+    response = read_response(200, success("Let me look.", "tool_calls"))
+    assert response.reply == (Outcome.REJECTED, "", None)
+    assert "finish_reason is 'tool_calls', and no tool was offered" in (response.error or "")
+
+
+def test_text_in_parts_is_joined_and_other_parts_are_not_paid_for_again() -> None:
+    text = {"type": "text", "text": " Hel"}
+    thought = {"type": "thinking", "thinking": [{"type": "text", "text": "Well"}]}
+    parts = [thought, text, {"type": "text", "text": "lo. "}]
+    assert read_response(200, success(parts)).reply == (Outcome.COMPLETE, "Hello.", None)
+    for content in (["x"], [text, {"type": "image_url", "image_url": "x"}], {"a": 1}, 5):
+        response = read_response(200, success(content))
+        assert "content is no text" in (response.error or "")
+        assert not response.may_pass
+
+
+@pytest.mark.parametrize(
+    ("usage", "counted"),
+    [
+        ({"prompt_tokens": 5, "completion_tokens": 2}, Usage(5, 2)),
+        # More than any such call can have: the request has 16 bytes, the reply about 200.
+        ({"prompt_tokens": 2**53 - 1, "completion_tokens": 2}, None),
+        ({"prompt_tokens": 1_000_000, "completion_tokens": 2}, None),
+        ({"prompt_tokens": 5, "completion_tokens": 2**53 - 1}, None),
+        ({"prompt_tokens": 5, "completion_tokens": 1_000_000}, None),
+        ({"prompt_tokens": -1, "completion_tokens": 2}, None),
+        ({"prompt_tokens": 5.0, "completion_tokens": 2}, None),
+        # Instructions of the server's own, and reasoning that is not shown.
+        ({"prompt_tokens": 2_000, "completion_tokens": 30_000}, Usage(2_000, 30_000)),
+    ],
+)
+def test_tokens_that_no_call_can_have_are_unknown(usage: Any, counted: Usage | None) -> None:
+    body = json.loads(success("Hello."))
+    response = read_response(200, json.dumps({**body, "usage": usage}), request={"messages": []})
+    assert response.reply.text == "Hello."
+    assert response.usage == counted
+
+
+def test_a_long_prompt_may_have_as_many_tokens_as_bytes() -> None:
+    request = {"messages": [{"content": "x" * 500_000}]}
+    usage = {"prompt_tokens": 400_000, "completion_tokens": 2}
+    body = json.dumps({**json.loads(success("Hello.")), "usage": usage})
+    assert read_response(200, body, request=request).usage == Usage(400_000, 2)
+    assert read_response(200, body, request={"messages": []}).usage is None
+
+
+def test_an_error_that_comes_with_a_success() -> None:
+    def response(error: Any) -> Any:
+        return read_response(200, json.dumps({"error": error}))
+
+    down = response({"code": 502, "message": "the provider is down"})
+    assert (down.reply.outcome, down.may_pass, down.may_be_billed) == (Outcome.FAILED, True, True)
+    assert down.error == "HTTP 200, but the body is an error: the provider is down"
+    broke = response({"code": 402, "message": "Insufficient credits"})
+    assert (broke.reply.outcome, broke.may_pass) == (Outcome.FAILED, False)
+    flagged = response({"code": 403, "message": "Your input was flagged"})
+    assert flagged.reply.outcome is Outcome.FILTERED
+    assert response("what?").may_pass
 
 
 @pytest.mark.parametrize(
@@ -87,7 +181,7 @@ def test_what_may_have_been_billed() -> None:
         assert not response.may_be_billed
     assert not no_response("nobody listens", was_sent=False).may_be_billed
     # A body that holds no reply may hold the bill.
-    assert read_response(200, success("x", "tool_calls")).usage == Usage(7, 3)
+    assert read_response(200, success("x", "vanished")).usage == Usage(7, 3)
     assert read_response(200, '{"usage": {"prompt_tokens": 7}}').usage is None
 
 

@@ -1,0 +1,213 @@
+"""What the error of a server means. One table for all servers; pure functions of status and body.
+
+The status alone does not say it: a quota that is used up comes with 400, 402, 403 or 429, and a
+prompt that a moderator holds back with 400, 403, 422 or 451. So the words that servers use come
+first, then the status. Each entry was seen at a server.
+"""
+
+import re
+from collections.abc import Iterator
+from enum import Enum
+from typing import Any, NamedTuple
+
+
+class Problem(Enum):
+    """What an error speaks of."""
+
+    CONTENT = "content"
+    """The words of this request: a moderator or a content policy holds them back."""
+    CONTEXT = "context"
+    """The length of this request: the model cannot read it."""
+    REQUEST = "request"
+    """This request in another way. The server will not take it later either."""
+    ENDPOINT = "endpoint"
+    """The key, the account, its money, the address or the model: no request is taken."""
+    PASSING = "passing"
+    """The moment: the same request may succeed later."""
+
+
+class ServerError(NamedTuple):
+    """An error as the server tells it."""
+
+    problem: Problem
+    message: str
+    """The server's sentence; the whole body where none is found in it."""
+
+
+_NOT_WORDS = re.compile(r"[^a-z0-9]+")
+
+# Codes and types, in lower case and with underscores.
+_CODES = {
+    # OpenAI, Azure, Moonshot; DashScope; Zhipu; others
+    "content_policy_violation": Problem.CONTENT,
+    "content_filter": Problem.CONTENT,
+    "content_filtered": Problem.CONTENT,
+    "responsibleaipolicyviolation": Problem.CONTENT,
+    "data_inspection_failed": Problem.CONTENT,
+    "datainspectionfailed": Problem.CONTENT,
+    "1301": Problem.CONTENT,
+    "moderation": Problem.CONTENT,
+    "moderation_error": Problem.CONTENT,
+    "moderation_blocked": Problem.CONTENT,
+    "prompt_blocked": Problem.CONTENT,
+    "content_blocked": Problem.CONTENT,
+    "content_violation": Problem.CONTENT,
+    "sensitive_content": Problem.CONTENT,
+    "input_moderation_error": Problem.CONTENT,
+    # OpenAI and this project's server; llama.cpp; others
+    "context_length_exceeded": Problem.CONTEXT,
+    "exceed_context_size_error": Problem.CONTEXT,
+    "string_above_max_length": Problem.CONTEXT,
+    # OpenAI; Moonshot; one-api; DashScope; Zhipu; others
+    "insufficient_quota": Problem.ENDPOINT,
+    "billing_hard_limit_reached": Problem.ENDPOINT,
+    "billing_not_active": Problem.ENDPOINT,
+    "account_deactivated": Problem.ENDPOINT,
+    "exceeded_current_quota_error": Problem.ENDPOINT,
+    "insufficient_user_quota": Problem.ENDPOINT,
+    "insufficient_balance": Problem.ENDPOINT,
+    "insufficient_credits": Problem.ENDPOINT,
+    "insufficient_funds": Problem.ENDPOINT,
+    "arrearage": Problem.ENDPOINT,
+    "1113": Problem.ENDPOINT,
+    "payment_required": Problem.ENDPOINT,
+    "invalid_api_key": Problem.ENDPOINT,
+    "incorrect_api_key": Problem.ENDPOINT,
+    "invalid_authentication_error": Problem.ENDPOINT,
+    "model_not_found": Problem.ENDPOINT,
+}
+
+# Sentences, where no code says it. A rate limit says how to get a higher one ("add a payment
+# method at .../billing"), and Gemini's says "exceeded your current quota": such words alone mean
+# no empty account.
+_SENTENCES = (
+    (
+        Problem.ENDPOINT,
+        r"insufficient.{0,20}(balance|funds?|credits?|quota)|(balance|credits?) (is|are) too low"
+        r"|suspended due to|billing hard limit|(out of|not enough) credits|recharge|top up your"
+        r"|account (is|has been|was) (suspended|deactivated|disabled)|余额不足|欠费|请充值",
+    ),
+    (Problem.ENDPOINT, r"api[ _-]?key (is )?(not valid|invalid)|(incorrect|invalid) api[ _-]?key"),
+    (Problem.ENDPOINT, r"model .{0,100}(does not|doesn't|not) exist|model not (exist|found)"),
+    (
+        Problem.CONTEXT,
+        r"maximum (context|model) length|context (length|size|window)"
+        r"|max_(completion_)?tokens must be .* got -",
+    ),
+    (
+        # OpenAI, Azure; OpenRouter; Moonshot; DeepSeek; DashScope; others
+        Problem.CONTENT,
+        r"content (management |moderation )?polic(y|ies)|content (filter|moderation)"
+        r"|safety (system|polic|filter)|content exists risk|considered high risk"
+        r"|inappropriate content|\b(prompt|input|message|content|text|request)s?\b.{0,40}\b"
+        r"(flagged|moderat|unsafe|(?<!case[ -])sensitive|violat\w+ .{0,40}polic)"
+        r"|\b(prompt|input|content)s? .{0,20}(prohibited|disallowed|blocked)"
+        r"|moderation (error|failed|blocked|endpoint)|(flagged|rejected|blocked) (by|for|as|due) "
+        r".{0,40}(moderat|polic|safety|unsafe|harm)|敏感|不安全|违规",
+    ),
+)
+_COMPILED = [(problem, re.compile(words, re.IGNORECASE)) for problem, words in _SENTENCES]
+_MAX_CHARS = 2000
+"""Of a message that are searched: a body may be a page of megabytes."""
+_EMPTY_QUOTA = re.compile(r"exceeded your current quota|quota exceeded", re.IGNORECASE)
+_HAS_END = re.compile(r"(retry|try again) (in|after)|per[ _]?(min|sec|hour|day)", re.IGNORECASE)
+# A moderator speaks of a request. Who speaks of the account means all of them.
+_ACCOUNT = re.compile(r"\b(account|organi[sz]ation|workspace|your access|api[ _-]?key)\b", re.I)
+
+_STATUSES_OF_ENDPOINT = frozenset({401, 402, 403, 404, 405, 407})
+_STATUSES_THAT_PASS = frozenset({408, 409, 425, 429})
+
+
+def read_error(status: int, value: Any, body: str) -> ServerError:
+    """What a server complains of.
+
+    Args:
+      status: Of HTTP, not that of a success.
+      value: The body as JSON; None = it is none.
+      body: The body as text.
+
+    >>> read_error(403, {"error": {"message": "Your input was flagged", "code": 403}}, "").problem
+    <Problem.CONTENT: 'content'>
+    >>> read_error(403, {"error": {"message": "Forbidden"}}, "").problem
+    <Problem.ENDPOINT: 'endpoint'>
+    """
+    error = _error_object(value)
+    message = _message(error) or body
+    problem = _problem(status, set(_codes(error)), message[:_MAX_CHARS])
+    return ServerError(problem, message)
+
+
+def _problem(status: int, codes: set[str], message: str) -> Problem:
+    if status >= 500:
+        return Problem.PASSING  # a gateway that is down repeats anything
+    if 400 <= status < 500 and status != 401:
+        if status == 402:
+            return Problem.ENDPOINT
+        found = [_CODES[code] for code in sorted(codes) if code in _CODES]
+        if found:
+            # Where a code names the account and another one the request, the account it is.
+            return Problem.ENDPOINT if Problem.ENDPOINT in found else found[0]
+        if status == 429 and _EMPTY_QUOTA.search(message) and not _HAS_END.search(message):
+            return Problem.ENDPOINT
+        for problem, words in _COMPILED:
+            if words.search(message) and _may_mean(problem, status, message):
+                return problem
+    if status in _STATUSES_THAT_PASS:
+        return Problem.PASSING
+    if status in _STATUSES_OF_ENDPOINT or status < 400:
+        return Problem.ENDPOINT
+    return Problem.REQUEST
+
+
+def _may_mean(problem: Problem, status: int, message: str) -> bool:
+    if problem is Problem.CONTENT:
+        return status not in (404, 405, 407, 429) and _ACCOUNT.search(message) is None
+    if problem is Problem.CONTEXT:
+        return status not in _STATUSES_OF_ENDPOINT | _STATUSES_THAT_PASS
+    # "Rate limit reached ... Please try again in 6ms" may name credits as well.
+    return status != 429 or _HAS_END.search(message) is None
+
+
+def _error_object(value: Any) -> Any:
+    """The part of a body that tells of the error."""
+    if isinstance(value, list) and value:
+        value = value[0]  # Google
+    if isinstance(value, dict):
+        for name in ("error", "detail", "errors"):
+            inner = value.get(name)
+            if isinstance(inner, list) and inner:
+                inner = inner[0]
+            if isinstance(inner, dict | str) and inner:
+                # Some say the code beside it.
+                beside = {k: v for k, v in value.items() if k in ("code", "type", "status")}
+                return {**beside, **({"message": inner} if isinstance(inner, str) else inner)}
+    return value
+
+
+def _message(error: Any) -> str | None:
+    if isinstance(error, str):
+        return error
+    if not isinstance(error, dict):
+        return None
+    messages = [error.get(name) for name in ("message", "msg", "detail", "error_description")]
+    # Of OpenRouter: what the server behind it says.
+    metadata = error.get("metadata")
+    if isinstance(metadata, dict):
+        reasons = metadata.get("reasons")
+        messages += [metadata.get("raw"), *(reasons if isinstance(reasons, list) else ())]
+    return ": ".join(m for m in messages if isinstance(m, str) and m) or None
+
+
+def _codes(error: Any) -> Iterator[str]:
+    if not isinstance(error, dict):
+        return
+    for name in ("code", "type", "status", "error_code"):
+        # A number in `code` is the HTTP status once more, or one of a server's own.
+        if isinstance(code := error.get(name), str | int):
+            yield _NOT_WORDS.sub("_", str(code).lower()).strip("_")
+    inner = error.get("innererror")
+    if isinstance(inner, dict):
+        yield from _codes(inner)
+    metadata = error.get("metadata")
+    if isinstance(metadata, dict) and "flagged_input" in metadata:
+        yield "moderation"
