@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple, TypeGuard
@@ -263,13 +263,9 @@ def _unsaid_finish(text: str, usage: Usage | None, limit: int | None) -> Outcome
 
 
 def _text(content: Any) -> str:
-    """The text of a message, which may be in parts; those of a model's reasoning are left out."""
+    """The text of a message, which may be in parts."""
     if isinstance(content, list):
-        parts = [part for part in content if isinstance(part, dict)]
-        texts = [part.get("text") for part in parts if part.get("type") in ("text", "output_text")]
-        others = [part for part in parts if part.get("type") in ("thinking", "reasoning")]
-        if len(texts) + len(others) == len(content) and all(isinstance(t, str) for t in texts):
-            content = "".join(texts)
+        content = "".join(_texts(content))
     if not isinstance(content, str | None):
         raise NoReplyError("choices[0].message.content is no text", may_pass=False)
     text = (content or "").strip()
@@ -277,6 +273,16 @@ def _text(content: Any) -> str:
     if "\0" in text or not _is_unicode(text):
         raise NoReplyError("the text is not valid Unicode")
     return text
+
+
+def _texts(parts: list[Any]) -> Iterator[str]:
+    """The parts that are text; a model's reasoning is left out."""
+    for part in parts:
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind in ("text", "output_text") and isinstance(part.get("text"), str):
+            yield part["text"]
+        elif kind not in ("thinking", "reasoning"):
+            raise NoReplyError("a part of choices[0].message.content is no text", may_pass=False)
 
 
 def _is_unicode(text: str) -> bool:
@@ -305,11 +311,11 @@ def _error_in_success(
     """An error that comes with the status of a success: a gateway had begun its reply."""
     error = value["error"]
     code = error.get("code") if isinstance(error, dict) else None
-    says_status = type(code) is int and 400 <= code < 600
-    told = read_error(code if says_status else 400, value, body)
-    may_pass = told.problem is Problem.PASSING
-    if told.problem is Problem.REQUEST and not says_status:
-        may_pass = True
+    told_status = code if type(code) is int and 400 <= code < 600 else None
+    told = read_error(told_status or 400, value, body)
+    # What has neither a status nor a known word may be anything; it is asked again.
+    is_unclear = told.problem is Problem.REQUEST and told_status is None
+    may_pass = told.problem is Problem.PASSING or is_unclear
     outcome = Outcome.FAILED if may_pass else _OF_PROBLEMS[told.problem]
     return Response(
         reply=Reply(outcome, ""), status=status, body=body, usage=usage, may_pass=may_pass,
