@@ -13,6 +13,7 @@ import hashlib
 import json
 import random
 import sys
+import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -20,7 +21,12 @@ from typing import IO, Any
 
 from parrot_jax.api.scripted_server import Script, Scripted, ScriptedServer, converse
 
+KEY = "sk-/faulty+0123456789"
+"""What this server takes for the client's key, and sends back where a fault says so."""
 LONG_TEXT_CHARS = 100_000
+
+_OK = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
+_ESCAPED_KEY = "".join(f"\\u{ord(char):04x}" for char in KEY[:9]) + KEY[9:]
 
 # The request is refused: nothing was accepted.
 REFUSALS: Mapping[str, Scripted] = {
@@ -30,19 +36,79 @@ REFUSALS: Mapping[str, Scripted] = {
     ),
     "500": Scripted(status=500, text="boom"),
     "503": Scripted(status=503, text="busy"),
+    "500 without end": Scripted(status=500, text="boom", endless=b"boom " * 1000),
+    "500 with the key": Scripted(status=500, text=f"you sent Bearer {KEY}"),
+    "500 with the key in JSON's escapes": Scripted(
+        status=500, body=json.dumps({"error": f"you sent {KEY}"}).replace("/", "\\/")
+    ),
+    "502 with the key in a page": Scripted(
+        status=502, body=f"<html>you sent {_ESCAPED_KEY}</html>", headers={"server": KEY}
+    ),
 }
 # It was accepted, but its reply is lost on the way.
 LOSSES: Mapping[str, Mapping[str, Any]] = {
     "time-out": {"delay_s": 3600.0},
+    "a byte now and then": {"body": "{", "endless": b" ", "pause_s": 0.3},
     "reset in mid body": {"hangs_up": True},
+    "no byte": {"raw": b""},
+    "garbage": {"raw": bytes(range(256)) * 4},
+    "bad status line": {"raw": b"HTTP/1.1 fine\r\n\r\n"},
+    "another protocol": {"raw": b"220 mail.example ESMTP ready\r\n"},
+    "bad chunk size": {"raw": _OK + b"transfer-encoding: chunked\r\n\r\nten\r\n{}\r\n"},
+    "bad length": {"raw": _OK + b"content-length: -5\r\n\r\n{}"},
+    "long header": {"raw": _OK + b"x-long: " + b"y" * 100_000 + b"\r\n\r\n{}"},
+    "many headers": {"raw": _OK + b"x-many: y\r\n" * 10_000 + b"\r\n{}"},
+    "bad gzip": {"body": b"\x1f\x8b no gzip", "headers": {"content-encoding": "gzip"}},
+    "gzip without end": {
+        "body": zlib.compress(bytes(2**24), wbits=31), "headers": {"content-encoding": "gzip"}
+    },
+    "unknown encoding": {"body": b"\x0b\x02\x80{}", "headers": {"content-encoding": "br, zstd"}},
     "truncated JSON": {"body": '{"id": "chatcmpl-1", "choices": [{"index": 0, "mess'},
     "empty choices": {"body": '{"id": "chatcmpl-1", "object": "chat.completion", "choices": []}'},
     "wrong content type": {
         "body": "<html><body>Please stand by</body></html>",
         "headers": {"content-type": "text/html"},
     },
+    "half a surrogate pair": {"text": "Hel\ud800lo"},
+    "NUL": {"text": "Hel\0lo"},
+    "Latin-1": {
+        "body": '{"choices": [{"message": {"content": "é"}, "finish_reason": "stop"}]}'.encode(
+            "latin-1"
+        )
+    },
+    "UTF-16": {
+        "body": '{"choices": []}'.encode("utf-16"),
+        "headers": {"content-type": "application/json; charset=utf-16"},
+    },
+    "20 MB": {"body": b'{"choices": [{"message": {"content": "' + b"x" * 20_000_000 + b'"}}]}'},
+    "without end": {"body": '{"choices": [', "endless": b" " * 65_536},
+    "broken off": {"finish_reason": "error"},
+    "error with status 200": {"body": '{"error": {"message": "upstream failed", "code": 502}}'},
+}  # fmt: skip
+# Its reply arrives, in an unusual form.
+ODDITIES: Mapping[str, Mapping[str, Any]] = {
+    "charset utf-7": {"headers": {"content-type": "application/json; charset=utf-7"}},
+    "no content type": {"headers": {"content-type": ""}},
+    "eos": {"finish_reason": "eos"},
+    "no finish_reason": {"finish_reason": None},
+    "tokens that nothing has": {"usage": {"prompt_tokens": 2**53 - 1, "completion_tokens": 2**60}},
+    "limits that never end": {
+        "headers": {
+            "x-ratelimit-limit-requests": "1e9", "x-ratelimit-remaining-requests": "1e9",
+            "x-ratelimit-reset-requests": "1e300", "set-cookie": "a=b", "retry-after": "1e300",
+        }
+    },
+}  # fmt: skip
+FAULTS: Sequence[str] = (*REFUSALS, *LOSSES, *ODDITIES)
+# These do not pass: tests send them by themselves.
+LASTING: Mapping[str, Scripted] = {
+    "quota": Scripted(status=429, text="pay first", code="exceeded_current_quota_error"),
+    "moderation": Scripted(status=403, text="Your input was flagged"),
+    "unknown parameter": Scripted(status=400, text="Unsupported parameter: 'max_tokens'"),
+    "unknown end": Scripted(text="Hello", finish_reason="vanished"),
+    "tool call": Scripted(text=None, finish_reason="tool_calls"),
+    "redirect": Scripted(status=307, headers={"location": "http://127.0.0.1:9/v1"}),
 }
-FAULTS: Sequence[str] = (*REFUSALS, *LOSSES)
 
 
 def converse_oddly(body: dict[str, Any]) -> Scripted:
@@ -96,6 +162,9 @@ class FaultyScript:
         is_accepted = fault not in REFUSALS and scripted.status < 400
         if fault in LOSSES and not is_accepted:
             fault = "none"  # an error in other words would be another error
+        is_plain = is_accepted and scripted.finish_reason == "stop"
+        if fault in ODDITIES and not (is_plain and 0 < len(scripted.text) < 100):
+            fault = "none"  # what ends a dialogue is not for a fault to change
         self.counts[fault] += 1
         if fault in REFUSALS:
             return REFUSALS[fault]
@@ -103,7 +172,7 @@ class FaultyScript:
             self.counts["accepted"] += 1
             if self._log is not None:
                 self._log.write(json.dumps({"sha256": key, "fault": fault}) + "\n")
-        return replace(scripted, **LOSSES[fault]) if fault in LOSSES else scripted
+        return replace(scripted, **{**LOSSES, **ODDITIES}.get(fault, {}))
 
 
 def body_key(body: Mapping[str, Any]) -> str:

@@ -1,14 +1,20 @@
 """One endpoint, over real HTTP: what is sent, and what each fault on the way becomes."""
 
 import asyncio
+import base64
 import json
+import urllib.parse
+import zlib
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from parrot_jax.api import faulty_server
 from parrot_jax.api.config import EndpointConfig
 from parrot_jax.api.endpoint import Endpoint, request_body
-from parrot_jax.api.replies import Outcome, Response
+from parrot_jax.api.faulty_server import LOSSES, ODDITIES, REFUSALS
+from parrot_jax.api.replies import Outcome, Response, Usage
 from parrot_jax.api.scripted_server import Scripted, ScriptedServer, converse
 from parrot_jax.core.errors import UserError
 from parrot_jax.core.open_files import allow_connections
@@ -64,6 +70,155 @@ def test_a_fault_is_a_response_that_says_why_and_is_not_retried(
     assert len(server.bodies) == 1
 
 
+@pytest.fixture
+def key(monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("PARROT_TEST_KEY", faulty_server.KEY)
+    return "PARROT_TEST_KEY"
+
+
+@pytest.mark.parametrize("fault", [*REFUSALS, *LOSSES])
+def test_whatever_comes_back_is_a_failed_attempt_that_may_pass(
+    fault: str, key: str, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    what = REFUSALS[fault] if fault in REFUSALS else Scripted(**{"text": "Hello.", **LOSSES[fault]})
+    with ScriptedServer(lambda _: what) as server:
+        response = send(server.url, api_key_env=key, timeout_s=1.0 if "delay" in fault else 5.0)
+    assert response.reply == (Outcome.FAILED, "", None)
+    assert response.may_pass
+    assert response.error
+    # An error of the server is not billed; what it accepted may be, however the reply was lost.
+    assert response.may_be_billed == (fault in LOSSES)
+    assert len(server.bodies) == 1
+    # Journal, terminal and logs can hold all of it, and the key is nowhere.
+    shown = f"{response!r} {caplog.text} {capfd.readouterr()}"
+    shown.encode()
+    (response.body or "").encode()
+    assert faulty_server.KEY not in shown
+    assert faulty_server.KEY[3:] not in str(response.body).replace("\\", "")
+    assert len(response.body or "") <= 70_000
+
+
+@pytest.mark.parametrize("fault", ODDITIES)
+def test_an_odd_reply_is_a_reply(fault: str, key: str) -> None:
+    with scripted(text="Olá, 세계", **ODDITIES[fault]) as server:
+        response = send(server.url, api_key_env=key)
+    assert response.reply == (Outcome.COMPLETE, "Olá, 세계", None)
+    assert response.usage == (None if "usage" in ODDITIES[fault] else Usage(0, 2))
+
+
+def test_a_body_without_end_is_cut_off_at_once() -> None:
+    with scripted(body="[", endless=b" " * 65_536) as server:
+        response = send(server.url, timeout_s=60.0)
+    assert response.error == "the reply is longer than 4,194,304 bytes; it was not read on"
+    assert response.body is None
+
+
+def test_a_reply_in_gzip_is_read() -> None:
+    body = json.dumps({"choices": [{"finish_reason": "stop", "message": {"content": "Yes."}}]})
+    packed = {"body": zlib.compress(body.encode(), wbits=31)}
+    with scripted(**packed, headers={"content-encoding": "gzip"}) as server:
+        assert send(server.url).reply.text == "Yes."
+
+
+def test_tls_with_a_server_that_speaks_none() -> None:
+    with ScriptedServer() as server:
+        response = send(server.url.replace("http://", "https://"))
+    assert response.reply.outcome is Outcome.FAILED
+    assert not response.may_be_billed
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_no_redirect_is_followed(status: int, key: str) -> None:
+    with ScriptedServer() as other:
+        to = f"{other.url}/chat/completions?key={faulty_server.KEY}"
+        with scripted(status=status, headers={"location": to}) as server:
+            response = send(server.url, api_key_env=key)
+    assert other.bodies == []
+    assert (response.reply.outcome, response.may_pass) == (Outcome.FAILED, False)
+    where = f"{other.url}/chat/completions?key=[api key]"
+    assert f"HTTP {status}: it redirects to {where}, which is not followed" in str(response.error)
+
+
+def test_nothing_is_sent_but_what_the_config_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ORG_ID", "PROJECT_ID", "API_KEY", "WEBHOOK_SECRET", "ADMIN_KEY"):
+        monkeypatch.setenv(f"OPENAI_{name}", f"secret-{name}")
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "x-custom: secret")
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/secret")
+    with ScriptedServer() as server:
+        assert send(server.url).status == 200
+    (head,) = server.heads
+    names = {line.partition(":")[0].lower() for line in head.split("\r\n")[1:] if line}
+    assert "secret" not in head
+    assert names == {
+        "host", "accept", "accept-encoding", "connection", "content-length", "content-type",
+        "user-agent",
+    }  # fmt: skip
+
+
+def test_netrc_names_no_password_for_the_endpoint(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login me password secret\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    with ScriptedServer() as server:
+        send(server.url)
+    assert "authorization" not in server.heads[0].lower()
+
+
+PROXIES = [
+    ("ALL_PROXY", "socks5://me:secret@127.0.0.1:9", "names a socks5 proxy for api.example"),
+    ("HTTP_PROXY", "ftp://127.0.0.1:9", "names a ftp proxy for api.example"),
+    ("HTTP_PROXY", "http://", "names an address that cannot be read|names a http proxy"),
+    ("HTTP_PROXY", "http://me:secret@host:port", "names a http proxy|cannot be read"),
+]
+
+
+@pytest.mark.parametrize(("name", "address", "message"), PROXIES)
+def test_a_proxy_that_cannot_be_used_is_one_line_before_anything_is_sent(
+    name: str, address: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for other in ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "HTTP_PROXY", "NO_PROXY"):
+        monkeypatch.delenv(other, raising=False)
+    monkeypatch.setenv(name, address)
+    config = EndpointConfig(base_url="http://api.example/v1", model="m")
+    with pytest.raises(UserError, match=message) as error:
+        Endpoint(config)
+    assert "secret" not in str(error.value)
+    # A server of this machine is asked without one, and so is a host that needs none.
+    with ScriptedServer() as server:
+        assert send(server.url).status == 200
+    monkeypatch.setenv("NO_PROXY", "api.example")
+    Endpoint(config)
+
+
+@pytest.mark.filterwarnings("ignore:BasicAuth is deprecated")  # of openai's transport
+def test_a_proxy_that_is_down_is_a_failed_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+    with ScriptedServer() as server:
+        address = server.url.removeprefix("http://").removesuffix("/v1")
+    monkeypatch.setenv("HTTPS_PROXY", f"http://me:secret@{address}")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    response = send("https://api.example/v1")
+    assert (response.reply.outcome, response.may_be_billed) == (Outcome.FAILED, False)
+    assert "secret" not in repr(response)
+
+
+def test_certificates_that_are_not_there_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", "/nowhere/ca.pem")
+    with pytest.raises(UserError, match="SSL_CERT_FILE"):
+        Endpoint(EndpointConfig(base_url="https://api.example/v1", model="m"))
+
+
+def test_the_limit_has_another_name_no_seed_is_sent_and_fields_are_added() -> None:
+    with ScriptedServer() as server:
+        send(
+            server.url, max_tokens=9, max_tokens_field="max_completion_tokens", send_seed=False,
+            extra_body={"reasoning_effort": "low"},
+        )  # fmt: skip
+    assert server.bodies == [
+        {"model": "m", "messages": MESSAGES, "max_completion_tokens": 9, "reasoning_effort": "low"}
+    ]
+
+
 def test_nobody_listens() -> None:
     with ScriptedServer() as server:
         url = server.url
@@ -105,6 +260,50 @@ def test_a_key_that_a_server_echoes_stands_nowhere(monkeypatch: pytest.MonkeyPat
     assert refused.error == "HTTP 401: Incorrect API key provided: [api key]"
     assert said.reply.text == "your key is [api key]"
     assert KEY not in repr(refused) + repr(said)
+
+
+ESCAPED = "".join(f"\\u{ord(char):04X}" for char in KEY)
+SAID = [
+    KEY,
+    f"{KEY[:6]}\n  {KEY[6:]}",
+    ESCAPED,  # JSON in JSON
+    urllib.parse.quote(KEY, safe="").replace("-", "%2D"),
+    KEY.replace("-", "&#45;"),
+    KEY.replace("-", "&#x2D;"),
+    base64.b64encode(f"Bearer {KEY}".encode()).decode(),
+    base64.b64encode(f"Authorization: Bearer {KEY}".encode()).decode(),
+]
+
+
+@pytest.mark.parametrize("said", SAID)
+@pytest.mark.parametrize("status", [200, 400, 401, 500])
+def test_no_form_of_the_key_is_kept(
+    said: str, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PARROT_TEST_KEY", KEY)
+    message = {"content": said, KEY: said}
+    value = {"choices": [{"finish_reason": "stop", "message": message}], "model": said}
+    body = json.dumps({**value, "error": {"message": said}}).replace("-", "\\u002d")
+    with scripted(status=status, body=body) as server:
+        response = send(server.url, api_key_env="PARROT_TEST_KEY")
+    assert "[api key]" in (response.reply.text if status == 200 else response.error or "")
+    assert said not in repr(response)
+    assert KEY not in repr(response)
+    kept = json.loads(response.body or "")
+    assert "[api key]" in kept["model"]
+    assert said not in repr(kept)
+
+
+def test_a_key_in_the_config_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PARROT_TEST_KEY", KEY)
+    named = {"model": "m", "api_key_env": "PARROT_TEST_KEY"}
+    for config in (
+        EndpointConfig(base_url=f"http://host/{KEY}/v1", **named),
+        EndpointConfig(base_url="http://host/v1", extra_body={"user": {"key": KEY}}, **named),
+    ):
+        with pytest.raises(UserError, match="the key of PARROT_TEST_KEY stands in") as error:
+            Endpoint(config)
+        assert KEY not in str(error.value)
 
 
 def test_a_key_that_is_missing_or_no_key_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

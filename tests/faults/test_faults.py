@@ -4,7 +4,9 @@ Whatever happens, the dialogues are those of a calm run, no turn is lost, double
 and the journal knows of every call that the server may send a bill for.
 """
 
+import contextlib
 import json
+import os
 import random
 import signal
 import sqlite3
@@ -20,7 +22,7 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
-from parrot_jax.api.faulty_server import FAULTS, LOSSES, body_key
+from parrot_jax.api.faulty_server import FAULTS, KEY, LOSSES, REFUSALS, body_key
 
 SEED = 20231011
 
@@ -57,7 +59,10 @@ def write_beginnings(path: Path, size: Size) -> None:
 def write_config(folder: Path, url: str, name: str, beginnings: Path, size: Size) -> Path:
     """A collection to 10 turns."""
     path = folder / f"{name}.yaml"
-    speaker = {"base_url": url, "model": "faulty", "max_tokens": 256, "timeout_s": 2.0}
+    speaker = {
+        "base_url": url, "model": "faulty", "max_tokens": 256, "timeout_s": 2.0,
+        "api_key_env": "PARROT_FAULTY_KEY",
+    }  # fmt: skip
     values = {
         "out": str(folder / name),
         "asker": speaker,
@@ -89,7 +94,10 @@ def serving(log: Path, *, rate: float) -> Iterator[tuple[str, dict[str, int]]]:
 
 def start(config: Path) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "parrot_jax.cli", "collect", str(config)]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    environment = {**os.environ, "PARROT_FAULTY_KEY": KEY}
+    return subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment
+    )
 
 
 def finish(config: Path) -> None:
@@ -131,6 +139,19 @@ def check_turns(run: Path) -> None:
     assert rows(run, "SELECT count(*) FROM ends") == rows(run, "SELECT count(*) FROM dialogues")
 
 
+def check_that_the_key_is_nowhere(run: Path) -> None:
+    """Neither in the bytes of any file, nor in a text once JSON is decoded."""
+    for path in run.iterdir():
+        assert KEY.encode() not in path.read_bytes()
+    for (text,) in rows(run, "SELECT body FROM reply_bodies WHERE body LIKE '%faulty%'"):
+        with contextlib.suppress(ValueError):
+            text = str(json.loads(text))
+        assert KEY[3:] not in text
+    # It came back in four ways, and each left its mark.
+    found = rows(run, "SELECT count(*) FROM replies WHERE error LIKE '%you sent%[api key]%'")
+    assert found[0][0] > 0
+
+
 @pytest.fixture(scope="module", params=SIZES)
 def calm(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Calm:
     """A run in which nothing fails."""
@@ -151,9 +172,9 @@ def test_one_call_in_five_fails_and_nobody_could_tell(calm: Calm, tmp_path: Path
     run = tmp_path / "faulty"
 
     # Every fault was met, one call in five.
-    assert min(counts[fault] for fault in FAULTS) > 0
-    faults = sum(counts[fault] for fault in FAULTS)
-    assert faults / (faults + counts["none"]) == pytest.approx(0.2, abs=0.03)
+    assert [fault for fault in FAULTS if not counts[fault]] == []
+    all_of_them = sum(counts[fault] for fault in FAULTS)
+    assert all_of_them / (all_of_them + counts["none"]) == pytest.approx(0.2, abs=0.03)
 
     # Every dialogue is complete, or ended for a true reason: that of the calm run.
     assert (run / "dialogues.jsonl").read_bytes() == (whole / "dialogues.jsonl").read_bytes()
@@ -170,17 +191,24 @@ def test_one_call_in_five_fails_and_nobody_could_tell(calm: Calm, tmp_path: Path
     assert accepted_by(log) == billed_in(run)
     speakers = summary["speakers"].values()
     assert sum(speaker["lost"] for speaker in speakers) == 0
-    assert sum(speaker["failed"] for speaker in speakers) == faults
+    failures = sum(counts[fault] for fault in (*REFUSALS, *LOSSES))
+    assert sum(speaker["failed"] for speaker in speakers) == failures
     rate_limited = counts["429"] + counts["429 with Retry-After"]
     assert sum(speaker["rate_limited"] for speaker in speakers) == rate_limited
-    # Those whose reply was lost are counted as such, in their worst case.
-    lost = sum(counts[fault] for fault in LOSSES)
+    # What was lost, or has no count that can be true, is counted in its worst case.
     worst = rows(
         run,
-        "SELECT count(*), sum(worst_prompt + worst_completion) FROM requests JOIN replies ON "
-        "request = id WHERE outcome = 'failed' AND may_be_billed",
+        "SELECT outcome = 'failed', count(*), sum(worst_prompt + worst_completion) FROM requests "
+        "JOIN replies ON request = id WHERE may_be_billed AND prompt_tokens IS NULL GROUP BY 1",
     )
-    assert worst == [(lost, sum(speaker["uncertain_tokens"] for speaker in speakers))]
+    # A reply that came whole has a count, though its text is of no use.
+    lost = sum(counts[f] for f, what in LOSSES.items() if not {"text", "finish_reason"} & {*what})
+    assert [(failed, count) for failed, count, _ in worst] == [
+        (0, counts["tokens that nothing has"]), (1, lost)
+    ]  # fmt: skip
+    uncertain = sum(speaker["uncertain_tokens"] for speaker in speakers)
+    assert sum(tokens for *_, tokens in worst) == uncertain
+    check_that_the_key_is_nowhere(run)
 
 
 def test_killed_at_random_instants_it_ends_with_the_same_dialogues(
