@@ -191,7 +191,8 @@ def test_a_proxy_that_cannot_be_used_is_one_line_before_anything_is_sent(
     Endpoint(config)
 
 
-@pytest.mark.filterwarnings("ignore:BasicAuth is deprecated")  # of openai's transport
+# Of the transport of `openai`:
+@pytest.mark.filterwarnings("ignore:BasicAuth is deprecated", "ignore:The 'proxy_auth' parameter")
 def test_a_proxy_that_is_down_is_a_failed_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
     with ScriptedServer() as server:
         address = server.url.removeprefix("http://").removesuffix("/v1")
