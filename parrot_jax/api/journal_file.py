@@ -178,6 +178,11 @@ def sqlite_errors(path: Path, doing: str) -> Iterator[None]:
             ) from error
         if code == sqlite3.SQLITE_NOTADB:
             raise UserError(f"{path} is no journal; choose another folder.") from error
+        if code == sqlite3.SQLITE_CORRUPT:
+            raise UserError(
+                f"the journal {path} is damaged: {error}; put it back from a copy, or use what can "
+                f"be read (sqlite3 {path} .recover | sqlite3 NEW)."
+            ) from error
         if isinstance(error, sqlite3.IntegrityError | sqlite3.ProgrammingError):
             raise  # a bug
         raise UserError(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from parrot_jax.api.journal import End, Start
+from parrot_jax.api.journal_check import check_rows, damaged_row, find_damaged_text
 from parrot_jax.api.journal_file import check_version, sqlite_errors
 from parrot_jax.api.replies import Outcome, Reply, Usage
 from parrot_jax.core.errors import UserError
@@ -65,7 +66,7 @@ class JournalReader:
     """Reads a journal, whoever writes it.
 
     Raises:
-      UserError: There is no journal at the path.
+      UserError: There is no journal at the path, or a row of it is damaged.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -77,6 +78,22 @@ class JournalReader:
             self._db = sqlite3.connect(f"{self.path.resolve().as_uri()}?mode=ro", uri=True)
             if check_version(self._db, self.path) == 0:
                 raise UserError(f"the journal {self.path} is empty: its run was killed at once.")
+            self._db.text_factory = lambda text: text.decode(errors="backslashreplace")
+            check_rows(self._db, self.path)
+            self._db.text_factory = lambda text: text.decode()  # its errors are caught below
+
+    def damaged(self, table: str, row: int, problem: str) -> UserError:
+        """The error for a row that cannot be used; see `damaged_row`."""
+        return damaged_row(self._db, self.path, table, row, problem)
+
+    def damaged_reply(self, dialogue: int, problem: str) -> UserError:
+        """The same for the last reply of a dialogue that has a verdict."""
+        query = """
+            SELECT max(request) FROM replies JOIN requests ON id = request
+            WHERE dialogue = ? AND verdict IS NOT NULL
+        """
+        ((row,),) = self._read(query, dialogue)
+        return self.damaged("replies", row or 0, problem)
 
     def close(self) -> None:
         """Closes the file."""
@@ -84,8 +101,15 @@ class JournalReader:
 
     def last_start(self) -> Start:
         """What the last start was told."""
-        (start,) = self._read("SELECT config, prompts FROM starts ORDER BY id DESC LIMIT 1")
-        return Start(*map(json.loads, start))
+        query = "SELECT id, config, prompts FROM starts ORDER BY id DESC LIMIT 1"
+        ((row, *texts),) = self._read(query)
+        try:
+            values = [json.loads(text) for text in texts]
+        except (ValueError, RecursionError) as error:
+            raise self.damaged("starts", row, f"it is not JSON: {error}") from None
+        if not all(isinstance(value, dict) for value in values):
+            raise self.damaged("starts", row, "config or prompts is no JSON object")
+        return Start(*values)
 
     def begun_at(self) -> float:
         """When the first start was, in seconds since 1970: by it two journals are told apart."""
@@ -210,4 +234,7 @@ class JournalReader:
 
     def _stream(self, query: str, *values: int | str) -> Iterator[tuple[Any, ...]]:
         with sqlite_errors(self.path, "read"):
-            yield from self._db.execute(query, values)
+            try:
+                yield from self._db.execute(query, values)
+            except UnicodeDecodeError:
+                raise find_damaged_text(self._db, self.path) from None

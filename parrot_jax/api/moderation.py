@@ -41,8 +41,13 @@ def read_moderation(
 
 
 def read_categories(reply: Reply) -> list[list[str]]:
-    """The categories of each text, from a complete reply."""
-    return json.loads(reply.text)
+    """The categories of each text, from a complete reply; none where a journal lost its form."""
+    try:
+        found = json.loads(reply.text)
+    except ValueError:
+        return []
+    is_whole = isinstance(found, list) and all(isinstance(names, list) for names in found)
+    return [[str(name) for name in names] for names in found] if is_whole else []
 
 
 def _read_reply(value: Any) -> Reply:

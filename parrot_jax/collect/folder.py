@@ -91,10 +91,10 @@ class Collection:
         """A dialogue by its number, from 0.
 
         Raises:
+          UserError: What the journal has of it is damaged.
           RunError: The journal lacks a turn of it, or has one twice.
         """
-        row = json.loads(self.journal.beginning(number))
-        (beginning,) = parse_messages(row, RowPlace(str(self.journal.path), number))
+        beginning = self.beginning(number)
         said = self.journal.said(number)
         replies = [reply for _, reply in said]
         expected = list(_turns_asked_for(len(beginning.turns), replies))
@@ -103,7 +103,26 @@ class Collection:
                 f"the journal {self.journal.path} is damaged: the turns of dialogue {number} are "
                 f"{found}, but must be {expected}."
             )
-        return JournaledDialogue(number, beginning, replies, replay(beginning, replies, self.rules))
+        try:
+            state = replay(beginning, replies, self.rules)
+        except (ValueError, AssertionError) as error:
+            raise self.journal.damaged_reply(number, f"its verdict is unknown: {error}") from None
+        return JournaledDialogue(number, beginning, replies, state)
+
+    def beginning(self, number: int) -> Dialogue:
+        """What a dialogue begins with.
+
+        Raises:
+          UserError: Its row in the journal is damaged.
+        """
+        text = self.journal.beginning(number)
+        try:
+            (beginning,) = parse_messages(
+                json.loads(text), RowPlace(str(self.journal.path), number)
+            )
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+            raise self.journal.damaged("dialogues", number, f"its beginning: {error}") from None
+        return beginning
 
     def open_numbers(self) -> list[int]:
         """The dialogues that can go on: without an end, or with one that a higher limit undoes."""

@@ -1,7 +1,6 @@
 """How a collection stands: read from its journal, while it runs or when it does not."""
 
 import contextlib
-import json
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -105,7 +104,7 @@ def _num_turns(collection: Collection, open_numbers: list[int]) -> Iterator[int]
         if end is not None:
             yield 2 * end.turns
         else:
-            yield len(json.loads(collection.journal.beginning(number))["messages"])
+            yield len(collection.beginning(number).turns)
 
 
 def status_view(status: Status) -> RenderableType:

@@ -1,6 +1,7 @@
 """The journal: what is in it stays in it, one process writes it, anybody reads it."""
 
 import asyncio
+import json
 import sqlite3
 import subprocess
 import sys
@@ -237,3 +238,104 @@ def test_a_network_file_system_is_refused(
     # A local disk mounted inside of it is none.
     mounts.append(mount(path.parent, "xfs"))
     JournalWriter(path).close()
+
+
+DAMAGES = [
+    ("starts", "config = '{' || config", "row 1 of starts in the journal .* is not JSON"),
+    ("starts", "config = '[]'", "row 1 of starts .* is no JSON object"),
+    ("starts", "started_at = -5", "row 1 of starts .* started_at -5.0"),
+    ("dialogues", "number = 7", "row 7 of dialogues .* there are 1, with gaps"),
+    ("dialogues", "beginning = CAST(x'ff41' AS TEXT)", "row 0 .* its beginning is no text"),
+    ("requests", "worst_prompt = 9000000000000000000", "row 1 of requests .* worst_prompt 90"),
+    ("requests", "turn = -1", "row 1 of requests .* turn -1"),
+    ("replies", "prompt_tokens = 9007199254740991", "row 1 of replies .* prompt_tokens 90071992"),
+    ("replies", "outcome = 'fine'", "row 1 of replies .* outcome 'fine'"),
+    ("replies", "status = 1e9", "row 1 of replies .* status 1000000000"),
+    ("replies", "model = CAST(x'ff41' AS TEXT)", "row 1 of replies .* its model is no text"),
+    (
+        "reply_bodies",
+        "text = CAST(x'ff41' AS TEXT)",
+        "row 1 of reply_bodies .* its text is no text",
+    ),
+    ("ends", "turns = -2", "row 0 of ends .* turns -2"),
+]
+
+
+@pytest.mark.parametrize(("table", "change", "message"), DAMAGES)
+def test_a_damaged_row_is_one_line_that_names_it(
+    path: Path, table: str, change: str, message: str
+) -> None:
+    async def write() -> None:
+        with JournalWriter(path) as journal:
+            journal.begin(Start({"seed": 1}), ["first"])
+            await journal.received(await ask(journal, 1), HELLO)
+            await journal.ended(0, End("max_turns", 1))
+
+    asyncio.run(write())
+    with sqlite3.connect(path) as db:
+        db.execute(f"UPDATE {table} SET {change}")
+
+    def read_all() -> None:
+        reader = JournalReader(path)
+        reader.last_start()
+        reader.counts()
+        reader.models()
+        reader.beginning(0)
+        reader.said(0)
+        reader.end(0)
+
+    with pytest.raises(UserError, match=message) as error:
+        read_all()
+    assert "put the file back from a copy, or " in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_the_way_out_of_a_damaged_reply_has_it_asked_again(path: Path) -> None:
+    async def write() -> None:
+        with JournalWriter(path) as journal:
+            journal.begin(Start({}), ["first"])
+            for turn in (1, 2, 3):
+                await journal.received(await ask(journal, turn), HELLO)
+            await journal.ended(0, End("max_turns", 2))
+
+    asyncio.run(write())
+    with sqlite3.connect(path) as db:
+        db.execute("UPDATE replies SET prompt_tokens = 1 << 60 WHERE request = 2")
+    with pytest.raises(UserError) as error:
+        JournalReader(path)
+    statements = str(error.value).partition(f'sqlite3 {path} "')[2].rstrip('".')
+    with sqlite3.connect(path) as db:
+        db.executescript(statements)
+    reader = JournalReader(path)
+    assert reader.said(0) == [Said(1, HELLO.reply)]
+    assert reader.without_end() == [0]
+
+
+def test_a_file_cut_short_is_one_line(path: Path) -> None:
+    with JournalWriter(path) as journal:
+        journal.begin(Start({}), ["first " * 1000] * 50)
+    with sqlite3.connect(path) as db:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match="is damaged: .*; put it back from a copy"):
+        list(JournalReader(path).beginnings())
+
+
+def test_texts_that_sqlite_cannot_take_do_not_reach_it(path: Path) -> None:
+    """Whatever a server says, its response can be journaled."""
+    content = {"message": {"content": "a\0b\ud800"}, "finish_reason": "stop"}
+    odd = read_response(200, json.dumps({"choices": [content], "model": "m\ud800\0"}))
+    error = read_response(500, json.dumps({"error": {"message": "a\0b\ud800\x1b[2J"}}))
+
+    async def write() -> None:
+        with JournalWriter(path) as journal:
+            journal.begin(Start({}), ["first"])
+            for response in (odd, error):
+                await journal.received(await ask(journal, 1), response)
+
+    asyncio.run(write())
+    with sqlite3.connect(path) as db:
+        (of_odd,), (of_error,) = db.execute("SELECT error FROM replies ORDER BY request")
+    assert "the text is not valid Unicode" in of_odd
+    assert of_error == "HTTP 500: a\u2400b?\u241b[2J"

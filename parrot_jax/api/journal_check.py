@@ -1,0 +1,123 @@
+"""Finds the rows of a journal that cannot be true: a disk, a copy or a hand has damaged them."""
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+from parrot_jax.api.replies import MOST_TOKENS, Outcome
+from parrot_jax.core.errors import UserError
+
+_OUTCOMES = ", ".join(f"'{outcome.value}'" for outcome in Outcome)
+_TIME = "BETWEEN 0 AND 1e11"
+_SIZE = f"BETWEEN 0 AND {2**40}"
+_TOKENS = f"BETWEEN 0 AND {MOST_TOKENS}"
+
+_RULES = {
+    ("starts", "id"): {"started_at": _TIME},
+    ("dialogues", "number"): {"number": _SIZE},
+    ("requests", "id"): {
+        "dialogue": _SIZE,
+        "turn": "BETWEEN 0 AND 1000000",
+        "attempt": "BETWEEN 1 AND 1000000",
+        "sent_at": _TIME,
+        "worst_prompt": _SIZE,
+        "worst_completion": _SIZE,
+    },
+    ("replies", "request"): {
+        "received_at": _TIME,
+        "outcome": f"IN ({_OUTCOMES})",
+        "prompt_tokens": _TOKENS,
+        "completion_tokens": _TOKENS,
+        "may_be_billed": "IN (0, 1)",
+        "status": "BETWEEN 0 AND 999",
+    },
+    ("ends", "dialogue"): {"ended_at": _TIME, "turns": "BETWEEN 0 AND 1000000"},
+}
+"""By table and primary key: what each column must be where it is not null."""
+
+_TEXTS = {
+    ("starts", "id"): ("config", "prompts"),
+    ("dialogues", "number"): ("beginning",),
+    ("requests", "id"): ("speaker",),
+    ("replies", "request"): ("outcome", "verdict", "model", "error"),
+    ("reply_bodies", "request"): ("text",),
+    ("ends", "dialogue"): ("reason", "detail"),
+}
+"""The columns of text that are read."""
+
+
+def check_rows(db: sqlite3.Connection, path: Path) -> None:
+    """Checks the numbers of every row, in one pass over each table.
+
+    Raises:
+      UserError: One is out of its range; the text names the row and the ways out.
+    """
+    for (table, key), columns in _RULES.items():
+        wrong = " OR ".join(f"{column} NOT {rule}" for column, rule in columns.items())
+        row = db.execute(
+            f"SELECT {key}, {', '.join(columns)} FROM {table} WHERE {wrong} LIMIT 1"
+        ).fetchone()
+        if row is not None:
+            values = ", ".join(f"{n} {v!r}" for n, v in zip(columns, row[1:], strict=True))
+            raise damaged_row(db, path, table, row[0], f"it has {values}")
+    count, last = db.execute("SELECT count(*), max(number) FROM dialogues").fetchone()
+    if count and last != count - 1:
+        raise damaged_row(db, path, "dialogues", last, f"there are {count:,}, with gaps")
+    if not db.execute("SELECT count(*) FROM starts").fetchone()[0]:
+        raise damaged_row(db, path, "starts", 1, "it is missing")
+
+
+def find_damaged_text(db: sqlite3.Connection, path: Path) -> UserError:
+    """The error for a text that is not UTF-8, once one was met."""
+    for table, column, row, text in _texts(db):
+        try:
+            text.decode()
+        except UnicodeDecodeError as error:
+            return damaged_row(db, path, table, row, f"its {column} is no text: {error.reason}")
+    return UserError(f"the journal {path} has a text that is not UTF-8; put it back from a copy.")
+
+
+def damaged_row(
+    db: sqlite3.Connection, path: Path, table: str, row: int, problem: str
+) -> UserError:
+    """The error that names a row which cannot be used, and the ways out.
+
+    Args:
+      db: The journal.
+      path: Its file.
+      table: The table of the row.
+      row: Its primary key.
+      problem: What is wrong with it.
+    """
+    way_out = "or move the journal away and begin again"
+    if table == "ends":
+        way_out = f'or take the dialogue up again: sqlite3 {path} "{_undo(row, None)}"'
+    elif table in ("replies", "reply_bodies"):
+        of = db.execute("SELECT dialogue, turn FROM requests WHERE id = ?", (row,)).fetchone()
+        if of is not None:
+            way_out = f'or have it asked again: sqlite3 {path} "{_undo(*of)}"'
+    return UserError(
+        f"row {row} of {table} in the journal {path} is damaged: {problem}; put the file back from "
+        f"a copy, {way_out}."
+    )
+
+
+def _undo(dialogue: int, turn: int | None) -> str:
+    """The SQL that takes a dialogue back to where it goes on with a turn, or at its end."""
+    replies = (
+        ""
+        if turn is None
+        else (
+            "DELETE FROM replies WHERE request IN (SELECT id FROM requests WHERE "
+            f"dialogue = {dialogue} AND turn >= {turn}); "
+        )
+    )
+    return f"{replies}DELETE FROM ends WHERE dialogue = {dialogue}"
+
+
+def _texts(db: sqlite3.Connection) -> Iterator[tuple[str, str, int, bytes]]:
+    for (table, key), columns in _TEXTS.items():
+        for column in columns:
+            query = f"SELECT {key}, CAST({column} AS BLOB) FROM {table} WHERE {column} IS NOT NULL"
+            for row, text in db.execute(query):
+                yield table, column, row, text
