@@ -1,0 +1,49 @@
+"""A damaged row of a journal is one line to everything that reads a collection."""
+
+import contextlib
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from parrot_jax.api.scripted_server import ScriptedServer
+from parrot_jax.collect.config import BeginningsConfig, CollectConfig, SpeakerConfig
+from parrot_jax.collect.engine import collect
+from parrot_jax.collect.export import export
+from parrot_jax.collect.folder import Collection
+from parrot_jax.collect.status import read_status
+from parrot_jax.core.errors import UserError
+
+DAMAGES = [
+    ("UPDATE dialogues SET beginning = '{\"messages\": 5}'", "row 0 of dialogues"),
+    ("UPDATE dialogues SET beginning = '[1, 2'", "row 0 of dialogues"),
+    ("UPDATE replies SET verdict = 'no such reason' WHERE request = 1", "row 1 of replies"),
+    ("UPDATE replies SET completion_tokens = 1 << 62 WHERE request = 1", "row 1 of replies"),
+    ("UPDATE starts SET config = '\"text\"'", "row 1 of starts"),
+]
+
+
+@pytest.mark.parametrize(("damage", "row"), DAMAGES)
+def test_status_export_and_collect_name_the_row(damage: str, row: str, tmp_path: Path) -> None:
+    beginnings = tmp_path / "beginnings.jsonl"
+    beginnings.write_text('{"messages": [{"role": "user", "content": "What is a number?"}]}\n')
+    with ScriptedServer() as server:
+        speaker = SpeakerConfig(base_url=server.url, model="m")
+        config = CollectConfig(
+            out=str(tmp_path / "out"), asker=speaker, answerer=speaker, max_turns=1,
+            beginnings=(BeginningsConfig(kind="messages", path=str(beginnings)),),
+        )  # fmt: skip
+        collect(config)
+        with sqlite3.connect(tmp_path / "out" / "journal.sqlite") as db:
+            db.execute(damage)
+            db.execute("DELETE FROM ends")
+        with contextlib.suppress(UserError):  # it does not read all of it
+            read_status(Collection(config.out))
+        for read in (
+            lambda: export(Collection(config.out)),
+            lambda: collect(config),
+        ):
+            with pytest.raises(UserError, match=f"{row} in the journal .* is damaged") as error:
+                read()
+            assert "\n" not in str(error.value)
+    assert len(server.bodies) == 1  # nothing more was sent
