@@ -26,6 +26,9 @@ def test_the_worst_case_of_a_request_is_its_bytes_and_its_limit() -> None:
     messages = [{"role": "user", "content": "你好"}]
     # Three bytes each; 16 for the message, 16 for the header of the reply.
     assert worst_usage({"messages": messages, "max_tokens": 100}) == Usage(6 + 32, 100)
+    # The limit under its other name; a list of ten bytes that the model may be shown.
+    more = {"max_completion_tokens": 70, "stop": ["a", "c"], "top_p": 1.0}
+    assert worst_usage({"messages": messages, **more}) == Usage(6 + 32 + 10, 70)
 
 
 def test_a_call_is_counted_with_its_worst_case_until_its_cost_is_known() -> None:

@@ -13,6 +13,7 @@ from parrot_jax.api.budget import Budget, BudgetSpentError, Spent
 from parrot_jax.api.caller import Caller, retry_delay_s
 from parrot_jax.api.config import EndpointConfig, RetryConfig
 from parrot_jax.api.endpoint import Endpoint, request_body
+from parrot_jax.api.faulty_server import KEY, LASTING, REFUSALS
 from parrot_jax.api.journal import JournalWriter, Start
 from parrot_jax.api.replies import Outcome, Reply, Response, Usage, no_response, read_response
 from parrot_jax.api.scripted_server import Script, Scripted, ScriptedServer
@@ -34,6 +35,7 @@ def call(
     journal: Path,
     script: Script,
     *,
+    retries: RetryConfig = QUICK,
     judge: Callable[[Reply], str | None] = lambda _: None,
     stop_after_s: float | None = None,
     **settings: Any,
@@ -45,10 +47,10 @@ def call(
         config = EndpointConfig(base_url=url, model="m", **settings)
         with JournalWriter(journal) as writer:
             writer.go_on(Start({}))
-            throttle = Throttle(config, QUICK, most=1)
+            throttle = Throttle(config, retries, most=1)
             wallet = Budget("answerer", config, Spent())
             async with Endpoint(config) as endpoint:
-                caller = Caller("answerer", endpoint, writer, QUICK, throttle, wallet)
+                caller = Caller("answerer", endpoint, writer, retries, throttle, wallet)
                 if stop_after_s is not None:
                     asyncio.get_running_loop().call_later(stop_after_s, caller.stop)
                 body = request_body(config, MESSAGES, seed=0)
@@ -96,6 +98,69 @@ def test_too_many_requests_spend_no_attempt_however_often(journal: Path) -> None
     busy = [Scripted(status=429, text="slow down", headers={"retry-after": "0"})] * 9
     assert QUICK.max_attempts == 3
     assert last(call(journal, in_turn(*busy, Scripted(text="Hello.")))).reply.text == "Hello."
+
+
+def test_too_many_requests_for_too_long_are_a_failure(journal: Path) -> None:
+    busy = Scripted(status=429, text="slow down", headers={"retry-after-ms": "1"})
+    retries = RetryConfig(first_delay_s=0.001, max_delay_s=0.01, max_wait_s=0.05)
+    response = last(call(journal, lambda _: busy, retries=retries))
+    assert response.reply.outcome is Outcome.FAILED
+    assert response.error == "HTTP 429: slow down (so for 0.05 s)"
+    # It was asked again meanwhile, and nothing came of it.
+    outcomes = rows(journal, "SELECT DISTINCT outcome, status, attempt FROM replies, requests")
+    assert outcomes == [("failed", 429, 1)]
+
+
+@pytest.mark.parametrize("fault", ["quota", "unknown end", "redirect"])
+def test_what_does_not_pass_by_waiting_is_sent_once(journal: Path, fault: str) -> None:
+    response = last(call(journal, lambda _: LASTING[fault]))
+    assert response.reply.outcome is Outcome.FAILED
+    assert rows(journal, "SELECT count(*) FROM requests") == [(1,)]
+
+
+@pytest.mark.parametrize(
+    ("fault", "outcome"),
+    [
+        ("moderation", Outcome.FILTERED),
+        ("unknown parameter", Outcome.REJECTED),
+        ("tool call", Outcome.REJECTED),
+    ],
+)
+def test_what_speaks_of_the_request_is_sent_once(
+    journal: Path, fault: str, outcome: Outcome
+) -> None:
+    assert last(call(journal, lambda _: LASTING[fault])).reply.outcome is outcome
+    assert rows(journal, "SELECT count(*) FROM requests") == [(1,)]
+
+
+def test_the_first_failure_of_each_kind_is_said_at_once(
+    journal: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    busy = Scripted(status=429, text="three a minute", headers={"retry-after-ms": "1"})
+    faults = busy, busy, Scripted(status=503, text="\x1b[2Jdown"), Scripted(status=503, text="down")
+    assert last(call(journal, in_turn(*faults, Scripted(text="Hello.")))).reply.text == "Hello."
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("the answerer at http://127.0.0.1:")
+    assert first.endswith("/v1: HTTP 429: three a minute; all requests to it wait")
+    assert second.endswith("/v1: HTTP 503: ␛[2Jdown; trying again")
+
+
+def test_what_is_journaled_has_no_key(journal: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PARROT_TEST_KEY", KEY)
+    key_in_escapes = [REFUSALS[name] for name in REFUSALS if "key" in name]
+    said = Scripted(text=f"You sent {KEY}.")
+    response = last(
+        call(
+            journal, in_turn(*key_in_escapes[:2], said), api_key_env="PARROT_TEST_KEY"
+        )
+    )  # fmt: skip
+    assert response.reply.text == "You sent [api key]."
+    assert rows(journal, "SELECT error FROM replies") == [
+        ("HTTP 500: you sent Bearer [api key]",), ("HTTP 500: you sent [api key]",), (None,)
+    ]  # fmt: skip
+    for path in journal.parent.iterdir():
+        assert KEY.encode() not in path.read_bytes()
+        assert KEY.encode().replace(b"/", b"\\/") not in path.read_bytes()
 
 
 def test_the_word_of_the_judge_is_journaled_with_the_reply(journal: Path) -> None:

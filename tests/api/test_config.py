@@ -18,6 +18,14 @@ from parrot_jax.core.errors import UserError
         ({"temperature": float("nan")}, "temperature is nan"),
         ({"top_p": 0.0}, r"top_p is 0.0; it must be in \(0, 1\]"),
         ({"max_tokens": 0}, "max_tokens is 0; it must be at least 1"),
+        ({"extra_body": {"n": 2}}, "extra_body has 'n', which may not be set"),
+        ({"extra_body": {"stream": True}}, "extra_body has 'stream', which may not be set"),
+        ({"extra_body": {"messages": []}}, "extra_body has 'messages', which may not be set"),
+        ({"extra_body": {"model": "x"}}, "extra_body has 'model'; set model instead"),
+        ({"extra_body": {"max_completion_tokens": 9}}, "set max_tokens and max_tokens_field"),
+        ({"extra_body": {"seed": 1}}, "set send_seed instead"),
+        ({"extra_body": {"x": float("nan")}}, "extra_body cannot be written as JSON"),
+        ({"extra_body": {"x": "\ud800"}}, "extra_body cannot be written as JSON"),
         ({"timeout_s": 0.0}, "timeout_s is 0.0; it must be finite and above 0"),
     ],
 )
@@ -38,3 +46,5 @@ def test_retries_are_counted_from_one_and_delays_are_finite() -> None:
         RetryConfig(max_attempts=0)
     with pytest.raises(UserError, match="first_delay_s is 2.0 and max_delay_s 1.0"):
         RetryConfig(first_delay_s=2.0, max_delay_s=1.0)
+    with pytest.raises(UserError, match="max_wait_s is 0.0; it must be finite and above 0"):
+        RetryConfig(max_wait_s=0.0)

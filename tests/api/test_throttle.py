@@ -175,3 +175,19 @@ def test_a_stray_too_many_hardly_slows_it(run_virtual: RunVirtual) -> None:
     )
     # Of 40 at once two are told so: a place less, and for the 38 others nearly one more.
     assert 30 < gate.room < 50
+
+
+@pytest.mark.parametrize("reset_s", [600.0, 1e12, 1e300])
+def test_no_header_keeps_everybody_waiting(run_virtual: RunVirtual, reset_s: float) -> None:
+    """A server that says "nothing is left" for ever is asked again after the longest delay."""
+    spent = fine(request_limit=RateLimit(10, 0, reset_s))
+    first, second, third = run_virtual(times(throttle(most=1), 3, reply=lambda _: spent))
+    assert first == 0
+    # A tenth of ten minutes is a minute as well.
+    assert second == pytest.approx(RETRIES.max_delay_s, abs=31)
+    assert third - second == pytest.approx(RETRIES.max_delay_s, abs=31)
+
+
+def test_limits_of_the_config_are_kept_however_long_it_takes(run_virtual: RunVirtual) -> None:
+    gate = throttle(most=1, requests_per_minute=0.1)
+    assert run_virtual(times(gate, 3))[1] >= 300
