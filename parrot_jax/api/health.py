@@ -1,0 +1,100 @@
+"""Whether an endpoint takes what it is sent, told from what came back in this run.
+
+A rejection (HTTP 400, 422, ...) has one of two causes: the settings, so that no request will be
+taken, or that one request. Only the next replies tell. So a rejected request is held until then:
+after a reply it was the request's own fault; after some equal rejections without a reply in between
+the run has to stop, and whatever is held stays open.
+"""
+
+import re
+from typing import Generic, NamedTuple, TypeVar
+
+from parrot_jax.core.logs import visible
+
+MAX_FAILURES_IN_A_ROW = 3
+"""Requests that an endpoint may fail, with no reply in between, before the run stops."""
+
+MAX_REJECTIONS_AT_FIRST = 3
+"""Equal rejections that stop a run in which the endpoint has not replied yet."""
+
+MAX_REJECTIONS_IN_A_ROW = 20
+"""Rejections that stop a run otherwise: of hundreds in flight a few may be bad at once by chance.
+Rejections cost nothing."""
+
+Item = TypeVar("Item")
+
+# Servers repeat ids, lengths and values of the request in their sentence.
+_VARYING = re.compile(r"\w*\d\w*")
+
+
+class Rejected(NamedTuple, Generic[Item]):
+    """A request that the endpoint does not take."""
+
+    item: Item
+    """What it was for."""
+    error: str
+    """What the endpoint said."""
+
+
+class Health(Generic[Item]):
+    """What came of the requests to one endpoint.
+
+    Attributes:
+      has_replied: Whether it took a request in this run.
+      failures: How many requests failed for good.
+      last_error: What the endpoint said the last time that it failed or rejected.
+    """
+
+    def __init__(self) -> None:
+        """Knows nothing yet."""
+        self.has_replied = False
+        self.failures = 0
+        self.last_error = ""
+        self._failures_in_a_row = 0
+        self._held: list[Rejected[Item]] = []
+
+    def replied(self) -> list[Rejected[Item]]:
+        """Notes a reply; gives the rejections that are now known to be the requests' own fault."""
+        self.has_replied = True
+        self._failures_in_a_row = 0
+        held, self._held = self._held, []
+        return held
+
+    def failed(self, error: str) -> bool:
+        """Notes a request that failed for good; whether the run has to stop."""
+        self.failures += 1
+        self._failures_in_a_row += 1
+        self.last_error = visible(error)
+        return self._failures_in_a_row >= MAX_FAILURES_IN_A_ROW
+
+    def rejected(self, item: Item, error: str) -> bool:
+        """Holds a rejected request; whether the run has to stop.
+
+        >>> health = Health[int]()
+        >>> [health.rejected(n, f"HTTP 422: no seed, got {n}") for n in range(3)]
+        [False, False, True]
+        """
+        self.last_error = visible(error)
+        self._held.append(Rejected(item, error))
+        num_equal = sum(_kind(held.error) == _kind(error) for held in self._held)
+        is_enough = not self.has_replied and num_equal >= MAX_REJECTIONS_AT_FIRST
+        return is_enough or len(self._held) >= MAX_REJECTIONS_IN_A_ROW
+
+    def settle(self) -> list[Rejected[Item]]:
+        """Ends a run that came to its end: the last few rejections are the requests' own fault.
+
+        Returns:
+          Those; none where they are so many, or the endpoint so silent, that it may be at fault.
+        """
+        if self.has_replied and len(self._held) < MAX_REJECTIONS_AT_FIRST:
+            return self.replied()
+        return []
+
+    @property
+    def num_held(self) -> int:
+        """Rejected requests of which nobody knows whose fault it was."""
+        return len(self._held)
+
+
+def _kind(error: str) -> str:
+    return _VARYING.sub("#", error)

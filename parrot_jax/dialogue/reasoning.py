@@ -1,0 +1,218 @@
+"""Reasoning that a model wrote into its reply: told apart from what it says.
+
+Only what stands where models put it is taken for reasoning: at the start of a reply, or before a
+closing mark whose opening one stood in the prompt, as the chat template of DeepSeek-R1 has it. An
+answer that speaks about such marks in a sentence or in code keeps them.
+"""
+
+import re
+from bisect import bisect_right
+from collections.abc import Sequence
+from typing import NamedTuple
+
+_NAMES = (
+    *("think", "thinking", "thought", "thoughts", "reasoning", "reason", "reflection"),
+    *("scratchpad", "seed:think", "longcat_think"),
+)
+_FORMS = (
+    *((rf"<{name}(?: [^<>\n]{{0,99}})?>", rf"</{name}\s?>") for name in _NAMES),
+    (r"\[THINK\]", r"\[/THINK\]"),  # Magistral
+    (r"◁think▷", r"◁/think▷"),  # Kimi
+    (r"<\|begin_of_thought\|>", r"<\|end_of_thought\|>"),
+    (r"<\|START_THINKING\|>", r"<\|END_THINKING\|>"),  # Command A
+    (r"<\|channel>thought", r"<channel\|>"),  # Gemma 4
+)
+_MARKS = re.compile(
+    r"(?=[<\[◁])(?:"  # what each begins with
+    + 
+    "|".join(
+        f"(?P<open{number}>{opening})|(?P<close{number}>{closing})"
+        for number, (opening, closing) in enumerate(_FORMS)
+    )
+    + ")",
+    re.I,
+)
+_SPACE = re.compile(r"\s*")
+_CODE = re.compile(r"```.*?```|`[^`\n]+`", re.S)
+# The text of gpt-oss: channels with a message each, and the same where the server cut the marks out.
+_HARMONY = re.compile(r"(?:<\|start\|>assistant)?<\|channel\|>")
+_HARMONY_MARK = re.compile(r"<\|(start|end|return|call|channel|message|constrain)\|>")
+_BARE_HARMONY = re.compile(r"analysis(?=[A-Z\"'])")
+_BARE_FINAL = "assistantfinal"
+_MOST_INDENT = 80
+_ENDS_A_SENTENCE = ".!?:;…。！？)*"
+
+
+class _Mark(NamedTuple):
+    opens: bool
+    form: int
+    start: int
+    end: int
+
+
+class Said(NamedTuple):
+    """A reply in its two parts, without white space around them."""
+
+    text: str
+    """What is said; empty where all of it is reasoning."""
+    reasoning: str
+    """Empty where there is none."""
+
+
+def split_reasoning(text: str, *, closing_mark_alone: bool = True) -> Said:
+    r"""Tells the reasoning in a reply from what is said.
+
+    Reasoning is any number of marked blocks at the start, one that is never closed included; all
+    before a closing mark without an opening one; and, where the reply began so, later blocks that
+    start a line outside of code. The time is linear in the text.
+
+    >>> split_reasoning("<think>\nA capital.\n</think>\n\nParis.")
+    Said(text='Paris.', reasoning='A capital.')
+    >>> split_reasoning("A capital.\n</think>\n\nParis.")
+    Said(text='Paris.', reasoning='A capital.')
+    >>> split_reasoning("Close it with `</think>`.").reasoning
+    ''
+
+    Args:
+      text: The reply.
+      closing_mark_alone: Whether a closing mark without an opening one counts.
+    """
+    start = _skip_space(text, 0)
+    if _HARMONY.match(text, start):
+        return _split_channels(text)
+    if _BARE_HARMONY.match(text, start) and (final := text.find(_BARE_FINAL, start)) >= 0:
+        thought = text[start + len("analysis") : final]
+        return Said(text[final + len(_BARE_FINAL) :].strip(), thought.strip())
+    marks = [_mark(match) for match in _MARKS.finditer(text)] if _may_hold_marks(text) else []
+    if not marks:
+        return Said(text.strip(), "")
+    code = [match.span() for match in _CODE.finditer(text)]
+    thoughts: list[str] = []
+    form, place = None, 0
+    while place < len(marks):
+        mark = marks[place]
+        if mark.opens and mark.start == start:
+            form, start, closing = mark.form, mark.end, _closing_of(marks, place)
+            if closing is None:
+                return Said("", _joined([*thoughts, text[start:]]))
+        elif closing_mark_alone and (found := _lone_closing(text, marks, place, code)) is not None:
+            form, closing = marks[found].form, found
+        else:
+            break
+        thoughts.append(text[start : marks[closing].start])
+        start, place = _skip_space(text, marks[closing].end), closing + 1
+    pieces = []
+    if form is not None:
+        later = (mark for mark in marks[place:] if mark.form == form and not _is_in(code, mark))
+        start = _take_later_blocks(text, start, list(later), pieces, thoughts)
+    return Said("".join([*pieces, text[start:]]).strip(), _joined(thoughts))
+
+
+def _may_hold_marks(text: str) -> bool:
+    # A hundred times as fast as the pattern, on texts that have none: most.
+    return any(first in text for first in "<[◁")
+
+
+def _mark(match: re.Match[str]) -> _Mark:
+    assert match.lastgroup is not None
+    opens = match.lastgroup.startswith("open")
+    number = match.lastgroup.removeprefix("open" if opens else "close")
+    return _Mark(opens, int(number), *match.span())
+
+
+def _closing_of(marks: Sequence[_Mark], opening: int) -> int | None:
+    """The place of the mark that closes a block, blocks within it skipped; None = none does."""
+    depth, last = 0, None
+    for place in range(opening, len(marks)):
+        if marks[place].form != marks[opening].form:
+            continue
+        depth += 1 if marks[place].opens else -1
+        last = last if marks[place].opens else place
+        if depth == 0:
+            break
+    # More are opened than closed: a mark that was only spoken about within the reasoning.
+    return last
+
+
+def _lone_closing(
+    text: str, marks: Sequence[_Mark], first: int, code: Sequence[tuple[int, int]]
+) -> int | None:
+    """The place of the first closing mark that nothing opens and no sentence speaks about."""
+    depths: dict[int, int] = {}
+    for place in range(first, len(marks)):
+        mark = marks[place]
+        if _is_in(code, mark):
+            continue
+        depth = depths.get(mark.form, 0)
+        if mark.opens or depth:
+            depths[mark.form] = depth + (1 if mark.opens else -1)
+        elif _stands_alone(text, mark):
+            return place
+    return None
+
+
+def _stands_alone(text: str, mark: _Mark) -> bool:
+    """Whether a closing mark ends what is before it, and is no word of a sentence."""
+    before = text[mark.start - 1] if mark.start else "\n"
+    return (
+        _starts_line(text, mark)
+        or before.isalnum()
+        or before in _ENDS_A_SENTENCE
+        or re.match(r"[ \t]*\n[ \t]*\n", text[mark.end : mark.end + _MOST_INDENT]) is not None
+    )
+
+
+def _starts_line(text: str, mark: _Mark) -> bool:
+    before = text[max(0, mark.start - _MOST_INDENT) : mark.start]
+    is_whole = len(before) == mark.start or "\n" in before
+    return is_whole and not before.rpartition("\n")[2].strip()
+
+
+def _take_later_blocks(
+    text: str, start: int, marks: Sequence[_Mark], pieces: list[str], thoughts: list[str]
+) -> int:
+    """Moves what stands between blocks to `pieces`, and the blocks to `thoughts`.
+
+    Returns:
+      Where the text behind the last block starts.
+    """
+    place = 0
+    while place < len(marks):
+        mark = marks[place]
+        if mark.start < start or not mark.opens or not _starts_line(text, mark):
+            place += 1
+            continue
+        closing = _closing_of(marks, place)
+        pieces.append(text[start : mark.start])
+        if closing is None:
+            thoughts.append(text[mark.end :])
+            return len(text)
+        thoughts.append(text[mark.end : marks[closing].start])
+        start, place = marks[closing].end, closing + 1
+    return start
+
+
+def _split_channels(text: str) -> Said:
+    """Reads gpt-oss's own form: only the channel `final` is said."""
+    channel, said, thoughts = "", [], []
+    _, *pieces = _HARMONY_MARK.split(text)
+    for mark, piece in zip(pieces[::2], pieces[1::2], strict=True):
+        if mark == "channel":
+            channel = piece.strip()
+        elif mark == "message":
+            (said if channel.startswith("final") else thoughts).append(piece)
+    return Said("".join(said).strip(), _joined(thoughts))
+
+
+def _is_in(spans: Sequence[tuple[int, int]], mark: _Mark) -> bool:
+    place = bisect_right(spans, (mark.start, len(spans) and spans[-1][1])) - 1
+    return place >= 0 and mark.start < spans[place][1]
+
+
+def _skip_space(text: str, start: int) -> int:
+    found = _SPACE.match(text, start)
+    return found.end() if found else start
+
+
+def _joined(thoughts: Sequence[str]) -> str:
+    return "\n\n".join(filter(None, map(str.strip, thoughts)))
