@@ -7,7 +7,8 @@ the run has to stop, and whatever is held stays open.
 """
 
 import re
-from typing import Generic, NamedTuple, TypeVar
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from parrot_jax.core.logs import visible
 
@@ -27,9 +28,12 @@ Item = TypeVar("Item")
 _VARYING = re.compile(r"\w*\d\w*")
 
 
-class Rejected(NamedTuple, Generic[Item]):
+@dataclass(frozen=True, slots=True)
+class Rejected(Generic[Item]):
     """A request that the endpoint does not take."""
 
+    number: int
+    """Of the dialogue that it is about: several requests about one may share its fault."""
     item: Item
     """What it was for."""
     error: str
@@ -67,18 +71,18 @@ class Health(Generic[Item]):
         self.last_error = visible(error)
         return self._failures_in_a_row >= MAX_FAILURES_IN_A_ROW
 
-    def rejected(self, item: Item, error: str) -> bool:
+    def rejected(self, number: int, item: Item, error: str) -> bool:
         """Holds a rejected request; whether the run has to stop.
 
-        >>> health = Health[int]()
-        >>> [health.rejected(n, f"HTTP 422: no seed, got {n}") for n in range(3)]
+        >>> health = Health[None]()
+        >>> [health.rejected(n, None, f"HTTP 422: no seed, got {n}") for n in range(3)]
         [False, False, True]
         """
         self.last_error = visible(error)
-        self._held.append(Rejected(item, error))
-        num_equal = sum(_kind(held.error) == _kind(error) for held in self._held)
-        is_enough = not self.has_replied and num_equal >= MAX_REJECTIONS_AT_FIRST
-        return is_enough or len(self._held) >= MAX_REJECTIONS_IN_A_ROW
+        self._held.append(Rejected(number, item, error))
+        equal = {held.number for held in self._held if _kind(held.error) == _kind(error)}
+        is_enough = not self.has_replied and len(equal) >= MAX_REJECTIONS_AT_FIRST
+        return is_enough or self.num_held >= MAX_REJECTIONS_IN_A_ROW
 
     def settle(self) -> list[Rejected[Item]]:
         """Ends a run that came to its end: the last few rejections are the requests' own fault.
@@ -86,14 +90,14 @@ class Health(Generic[Item]):
         Returns:
           Those; none where they are so many, or the endpoint so silent, that it may be at fault.
         """
-        if self.has_replied and len(self._held) < MAX_REJECTIONS_AT_FIRST:
+        if self.has_replied and self.num_held < MAX_REJECTIONS_AT_FIRST:
             return self.replied()
         return []
 
     @property
     def num_held(self) -> int:
-        """Rejected requests of which nobody knows whose fault it was."""
-        return len(self._held)
+        """Dialogues with a rejected request of which nobody knows whose fault it was."""
+        return len({held.number for held in self._held})
 
 
 def _kind(error: str) -> str:

@@ -29,7 +29,7 @@ class SpeakerCounts(NamedTuple):
     answered: int = 0
     """Those with a reply that counts."""
     failed: int = 0
-    """Attempts that failed."""
+    """Attempts that failed, or were rejected."""
     rate_limited: int = 0
     """Of these, the ones that were told "too many"."""
     lost: int = 0
@@ -131,13 +131,13 @@ class JournalReader:
         return (text for (text,) in self._stream("SELECT beginning FROM dialogues ORDER BY number"))
 
     def said(self, dialogue: int) -> list[Said]:
-        """The replies of a dialogue that did not fail, by turn."""
+        """The replies of a dialogue, by turn; without failures and rejections."""
         rows = self._read(
             """
             SELECT turn, outcome, text, verdict
             FROM requests JOIN replies ON replies.request = id
             JOIN reply_bodies ON reply_bodies.request = id
-            WHERE dialogue = ? AND outcome <> 'failed' ORDER BY turn, id
+            WHERE dialogue = ? AND outcome NOT IN ('failed', 'rejected') ORDER BY turn, id
             """,
             dialogue,
         )
@@ -151,6 +151,64 @@ class JournalReader:
     def num_ends(self) -> dict[str, int]:
         """How many dialogues do not go on, by reason."""
         return dict(self._read("SELECT reason, count(*) FROM ends GROUP BY reason"))
+
+    def texts(self) -> Iterator[tuple[str, str]]:
+        """The speaker and the text of each complete reply; one at a time is in memory."""
+        return self._stream(
+            """
+            SELECT speaker, text FROM replies JOIN reply_bodies USING (request)
+            JOIN requests ON id = request WHERE outcome = 'complete' AND text <> ''
+            """
+        )  # pyright: ignore[reportReturnType]
+
+    def errors(self, *, most: int) -> dict[str, int]:
+        """How many dialogues ended with an error, by what the endpoint said."""
+        query = """
+            SELECT coalesce(detail, 'unknown'), count(*) FROM ends WHERE reason = 'error'
+            GROUP BY detail ORDER BY count(*) DESC, detail LIMIT ?
+        """
+        return dict(self._read(query, most))
+
+    def rejected(self) -> set[int]:
+        """The dialogues of which some request was rejected."""
+        query = """
+            SELECT DISTINCT dialogue FROM replies JOIN requests ON id = request
+            WHERE outcome = 'rejected'
+        """
+        return {dialogue for (dialogue,) in self._read(query)}
+
+    def is_at_fault(self, dialogue: int, turn: int) -> bool:
+        """Whether the last request for a turn was rejected for its own sake, not for its settings.
+
+        It was where one that was sent later has a reply; or where the same request was rejected, or
+        forbidden (403), in an earlier start as well, and others have had replies since then.
+        """
+        rejected = self._read(
+            """
+            SELECT id, start, speaker, outcome FROM requests JOIN replies ON replies.request = id
+            JOIN request_bodies ON request_bodies.request = id
+            WHERE dialogue = ?1 AND turn = ?2 AND (outcome = 'rejected' OR status = 403)
+              AND body = (
+                SELECT body FROM requests JOIN request_bodies ON request = id
+                WHERE dialogue = ?1 AND turn = ?2 ORDER BY id DESC LIMIT 1
+              )
+            ORDER BY id
+            """,
+            dialogue,
+            turn,
+        )
+        if not rejected:
+            return False
+        first, start, speaker, outcome = rejected[0]
+        is_first_time = rejected[-1][1] == start
+        if is_first_time and outcome == "failed":
+            return False
+        query = f"""
+            SELECT 1 FROM requests JOIN replies ON request = id
+            WHERE {"id > ?" if is_first_time else "start >= ?"} AND speaker = ?
+              AND outcome NOT IN ('failed', 'rejected') LIMIT 1
+        """
+        return bool(self._read(query, first if is_first_time else start, speaker))
 
     def without_end(self) -> list[int]:
         """The numbers of the dialogues that go on."""
@@ -202,7 +260,8 @@ class JournalReader:
         """Counts requests and tokens over the whole journal."""
         rows = self._read("""
             SELECT speaker, count(*),
-              coalesce(sum(outcome <> 'failed'), 0), coalesce(sum(outcome = 'failed'), 0),
+              coalesce(sum(outcome NOT IN ('failed', 'rejected')), 0),
+              coalesce(sum(outcome IN ('failed', 'rejected')), 0),
               coalesce(sum(status = 429), 0), sum(outcome IS NULL),
               coalesce(sum(prompt_tokens), 0), coalesce(sum(completion_tokens), 0),
               sum(iif(coalesce(may_be_billed, 1) AND prompt_tokens IS NULL, worst_prompt, 0)),

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from parrot_jax.api.config import EndpointConfig, RetryConfig
+from parrot_jax.collect.dialogue_state import OnReasoning
 from parrot_jax.collect.stops import StopConfig
 from parrot_jax.core.errors import UserError
 from parrot_jax.core.files import require_local
@@ -91,6 +92,11 @@ class CollectConfig:
     when_context_is_full: Literal["stop", "truncate"] = "stop"
     """`stop` ends a dialogue that is longer than a speaker can read. `truncate` shows that speaker
     the first question and the latest turns, and marks the dialogue `truncated_context`."""
+
+    reasoning: OnReasoning = "strip"
+    """What is done where a model writes its reasoning into its reply, as `<think>...</think>` or
+    in another usual form: `strip` leaves it out, `end` ends the dialogue before that reply, `keep`
+    takes it for a part of the reply. It is counted in each case."""
 
     stops: StopConfig = field(default_factory=StopConfig)
     """Which questions and answers end a dialogue."""

@@ -16,9 +16,11 @@ from typing import Literal
 
 from parrot_jax.api.replies import Outcome, Reply
 from parrot_jax.collect.transcript import parse_transcript
+from parrot_jax.dialogue.reasoning import split_reasoning
 from parrot_jax.dialogue.types import Dialogue, Turn
 
 Speaker = Literal["asker", "answerer", "writer"]
+OnReasoning = Literal["strip", "end", "keep"]
 
 
 class StopReason(StrEnum):
@@ -41,11 +43,14 @@ class StopReason(StrEnum):
     CONTEXT_FULL = "context_full"
     """It is longer than one of the two can read."""
     ERROR = "error"
-    """An endpoint does not take the request, and will not take it later."""
+    """An endpoint does not take the request, and will not take it later. It follows from no reply:
+    the journal says it."""
     BUDGET = "budget"
     """The next call might have cost more than is left. A higher budget goes on with it."""
     WRITER_ENDED = "writer_ended"
     """The writer ended it before it had as many turns as it may have."""
+    REASONING = "reasoning"
+    """A speaker wrote its reasoning into its reply, and that ends it."""
     NO_TRANSCRIPT = "no_transcript"
     """What the writer wrote is no dialogue in the form that it was told."""
 
@@ -74,14 +79,13 @@ _BAD_QUESTIONS = {
     Outcome.CUT: StopReason.CUT_QUESTION,
     Outcome.FILTERED: StopReason.FILTERED_QUESTION,
     Outcome.CONTEXT_FULL: StopReason.CONTEXT_FULL,
-    Outcome.REJECTED: StopReason.ERROR,
 }
 _BAD_ANSWERS = {
     Outcome.CUT: StopReason.CUT_ANSWER,
     Outcome.FILTERED: StopReason.FILTERED_ANSWER,
     Outcome.CONTEXT_FULL: StopReason.CONTEXT_FULL,
-    Outcome.REJECTED: StopReason.ERROR,
 }
+_ONLY_REASONING = "nothing but reasoning"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +98,8 @@ class Rules:
     """Whether a speaker that cannot read all of it is shown less."""
     has_writer: bool = False
     """Whether one speaker writes all of it."""
+    reasoning: OnReasoning = "strip"
+    """What is done where a reply, or an answer of the beginning, has reasoning in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +114,8 @@ class DialogueState:
     """What more is known about it."""
     hidden: Mapping[Speaker, int] = field(default_factory=lambda: MappingProxyType({}))
     """How many turns behind the first question a speaker is not shown; even."""
+    reasoning: int = 0
+    """Turns that came with reasoning, which is left out of them unless it is to be kept."""
 
     @property
     def complete_turns(self) -> tuple[Turn, ...]:
@@ -168,13 +176,14 @@ def replay(beginning: Dialogue, replies: Sequence[Reply], rules: Rules) -> Dialo
 
     Args:
       beginning: Ends with a question, or with an answer.
-      replies: In the order of the turns; none has failed. Those behind a stop change nothing.
+      replies: In the order of the turns; none has failed or was rejected. Those behind a stop
+        change nothing.
       rules: When to end.
 
     Raises:
-      ValueError: One of the replies has failed: it is no part of a dialogue.
+      ValueError: One of the replies has failed or was rejected: it is no part of a dialogue.
     """
-    state = _limited(DialogueState(beginning.turns), rules)
+    state = _begun(beginning.turns, rules)
     for reply in replies:
         if state.stop is not None:
             break
@@ -191,9 +200,9 @@ def after_reply(state: DialogueState, reply: Reply, rules: Rules) -> DialogueSta
       rules: When to end.
 
     Raises:
-      ValueError: The reply has failed.
+      ValueError: The reply has failed or was rejected.
     """
-    if reply.outcome is Outcome.FAILED:
+    if reply.outcome in (Outcome.FAILED, Outcome.REJECTED):
         raise ValueError("a failed request has no reply that could stand in a dialogue")
     if rules.has_writer:
         return _after_transcript(state, reply, rules)
@@ -201,14 +210,44 @@ def after_reply(state: DialogueState, reply: Reply, rules: Rules) -> DialogueSta
         return _after_full_context(state)
     is_question = state.next_speaker == "asker"
     stop = (_BAD_QUESTIONS if is_question else _BAD_ANSWERS).get(reply.outcome)
-    if stop is None and not reply.text:
-        stop = StopReason.ASKER_LEFT if is_question else StopReason.EMPTY_ANSWER
     if stop is not None:
         return replace(state, stop=stop)
+    text, has_reasoning = said(reply.text, rules)
+    state = replace(state, reasoning=state.reasoning + has_reasoning)
+    if has_reasoning and rules.reasoning == "end":
+        return replace(state, stop=StopReason.REASONING)
+    if not text:
+        stop = StopReason.ASKER_LEFT if is_question else StopReason.EMPTY_ANSWER
+        return replace(state, stop=stop, detail=_ONLY_REASONING if has_reasoning else None)
     if reply.verdict is not None:
         return _stopped(state, reply.verdict)
-    turn = Turn("user" if is_question else "assistant", reply.text)
+    turn = Turn("user" if is_question else "assistant", text)
     return _limited(replace(state, turns=(*state.turns, turn)), rules)
+
+
+def said(text: str, rules: Rules) -> tuple[str, bool]:
+    """What a reply says, and whether there was reasoning in it.
+
+    >>> said("<think>A capital.</think> Paris.", Rules(max_turns=1))
+    ('Paris.', True)
+    """
+    split = split_reasoning(text)
+    return (text if rules.reasoning == "keep" else split.text), bool(split.reasoning)
+
+
+def _begun(turns: tuple[Turn, ...], rules: Rules) -> DialogueState:
+    """The state before the first reply; answers of the beginning are read as replies are."""
+    read = [
+        (turn.text, False) if turn.role == "user" else said(turn.text, rules) for turn in turns
+    ]
+    state = DialogueState(turns, reasoning=sum(has_reasoning for _, has_reasoning in read))
+    if state.reasoning and rules.reasoning == "end":
+        return replace(state, stop=StopReason.REASONING, detail="in the beginning")
+    if not all(text for text, _ in read):
+        detail = f"{_ONLY_REASONING}, in the beginning"
+        return replace(state, stop=StopReason.EMPTY_ANSWER, detail=detail)
+    stripped = (replace(turn, text=text) for turn, (text, _) in zip(turns, read, strict=True))
+    return _limited(replace(state, turns=tuple(stripped)), rules)
 
 
 def _after_full_context(state: DialogueState) -> DialogueState:
@@ -227,9 +266,12 @@ def _after_transcript(state: DialogueState, reply: Reply, rules: Rules) -> Dialo
     if stop is not None:
         return replace(state, stop=stop)
     try:
-        turns = parse_transcript(reply.text)
+        turns, num_reasoning = parse_transcript(reply.text, keeps_reasoning=rules.reasoning == "keep")
     except ValueError as problem:
         return replace(state, stop=StopReason.NO_TRANSCRIPT, detail=str(problem))
+    state = replace(state, reasoning=num_reasoning)
+    if num_reasoning and rules.reasoning == "end":
+        return replace(state, stop=StopReason.REASONING)
     if reply.verdict is not None:
         found = _FIRST_BAD_TURN.search(reply.verdict)
         assert found is not None, reply.verdict

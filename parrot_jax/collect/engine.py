@@ -6,14 +6,13 @@ was said in it yet or not, so going on after a kill is no case of its own.
 
 import asyncio
 import contextlib
-import dataclasses
 import hashlib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
 
 from parrot_jax.api.budget import BudgetSpentError
 from parrot_jax.api.caller import Caller
 from parrot_jax.api.endpoint import Endpoint, request_body
+from parrot_jax.api.health import Health, Rejected
 from parrot_jax.api.journal import End, JournalWriter
 from parrot_jax.api.journal_reader import SpeakerCounts
 from parrot_jax.api.replies import Outcome, Reply, Response
@@ -26,6 +25,7 @@ from parrot_jax.collect.dialogue_state import (
     StopReason,
     after_reply,
     next_step,
+    said,
 )
 from parrot_jax.collect.export import CollectionSummary, export
 from parrot_jax.collect.folder import Collection, open_journal
@@ -35,14 +35,16 @@ from parrot_jax.collect.prompts import Prompt, load_prompt, messages_for
 from parrot_jax.collect.stops import StopJudge
 from parrot_jax.collect.transcript import parse_transcript
 from parrot_jax.core.errors import RunError
-from parrot_jax.core.logs import console, visible
+from parrot_jax.core.logs import console
 from parrot_jax.core.open_files import allow_connections
+
+FORBIDDEN = 403
 
 GRACE_S = 30
 """Seconds that an interrupted run waits for the replies in flight, which are paid for."""
 
-MAX_FAILURES_IN_A_ROW = 3
-"""Dialogues that an endpoint may fail, with no reply in between, before the run stops."""
+DIALOGUES_AT_FIRST = 3
+"""Dialogues that go one after the other at most, until every speaker has replied once."""
 
 
 def collect(config: CollectConfig) -> CollectionSummary:
@@ -141,9 +143,12 @@ class _Run:
         self.judge = judge
         self.speakers = config.speakers()
         self.stopping = False
-        self.failures = {speaker: _Failures() for speaker in callers}
+        self.health = {speaker: Health[DialogueState]() for speaker in callers}
+        self.tried = asyncio.Event()
+        """Whether it is known what the endpoints take, so that all may be paid for at once."""
         self.budget_spent: BudgetSpentError | None = None
         self.open_numbers = collection.open_numbers()
+        self.num_tried = 0
         num_ended = len(collection) - len(self.open_numbers)
         self.live = LiveView(len(collection), num_ended, callers)
 
@@ -151,21 +156,29 @@ class _Run:
         """Returns when all dialogues have ended, an endpoint has failed, or a budget is spent."""
         numbers = iter(self.open_numbers)
         async with self.live.shown():
-            workers = [
-                asyncio.create_task(self._work(numbers)) for _ in range(self.config.concurrency)
-            ]
+            # The first dialogue goes alone: a request that no server takes costs nothing, while a
+            # thousand answers cost something if the questions to them can never be asked.
+            workers = [asyncio.create_task(self._work(numbers))]
             try:
+                await _first_of(workers[0], self.tried)
+                for _ in range(self.config.concurrency - 1):
+                    workers.append(asyncio.create_task(self._work(numbers)))
                 await asyncio.wait(workers, return_when=asyncio.FIRST_EXCEPTION)
+                came_to_its_end = not self.stopping
             finally:
                 await self._stop(workers)
         for worker in workers:
             if not worker.cancelled() and (error := worker.exception()):
                 raise error
+        if came_to_its_end:
+            for health in self.health.values():
+                await self._end_all(health.settle())
 
     async def _work(self, numbers: Iterator[int]) -> None:
         for number in numbers:
             await self._carry_on(number)
             await asyncio.sleep(0)  # dialogues that had ended before wait for nothing themselves
+            self._note_tried(dialogues=1)
             if self.stopping:
                 return
 
@@ -187,14 +200,13 @@ class _Run:
                 return
             if response is None:
                 return  # the run stops
-            if response.reply.outcome is Outcome.FAILED:
-                self._note_failure(step.speaker, response)
+            if response.reply.outcome in (Outcome.FAILED, Outcome.REJECTED):
+                await self._not_taken(number, state, step, response)
                 return
-            self.failures[step.speaker].in_a_row = 0
+            await self._end_all(self.health[step.speaker].replied())
+            self._note_tried()
             self.live.reply_came(step.speaker)
             state = after_reply(state, response.reply, self.collection.rules)
-            if state.stop is StopReason.ERROR:
-                state = dataclasses.replace(state, detail=response.error)
 
     async def _speak(
         self, number: int, state: DialogueState, step: Speak, seed_of: bytes
@@ -208,30 +220,47 @@ class _Run:
         return await caller.call(number, step.turn, body, lambda reply: self._judge(state, reply))
 
     def _judge(self, state: DialogueState, reply: Reply) -> str | None:
-        if not reply.text:
-            return None
-        if not self.collection.rules.has_writer:
-            return self.judge(state.turns, reply.text)
+        rules = self.collection.rules
+        if not rules.has_writer:
+            text, _ = said(reply.text, rules)
+            return self.judge(state.turns, text) if text else None
         try:
-            turns = parse_transcript(reply.text)
+            transcript = parse_transcript(reply.text, keeps_reasoning=rules.reasoning == "keep")
         except ValueError:
             return None  # which ends it as well
-        return self.judge.in_transcript(turns)
+        return self.judge.in_transcript(transcript.turns)
 
     async def _end(self, number: int, state: DialogueState, done: Done) -> None:
         end = End(done.reason.value, len(state.complete_turns) // 2, done.detail)
         await self.journal.ended(number, end)
         self.live.dialogue_ended(done.reason)
 
-    def _note_failure(self, speaker: Speaker, response: Response) -> None:
-        if self.stopping:
-            return  # it might have been tried again
-        failures = self.failures[speaker]
-        failures.dialogues += 1
-        failures.in_a_row += 1
-        failures.last = response.error or ""
-        if failures.in_a_row >= MAX_FAILURES_IN_A_ROW:
-            self._stop_sending(f"the {speaker} fails: nothing more is sent")
+    async def _not_taken(
+        self, number: int, state: DialogueState, step: Speak, response: Response
+    ) -> None:
+        """Ends a dialogue whose request is at fault; else leaves it open, and may stop the run."""
+        health, error = self.health[step.speaker], response.error or ""
+        is_final = response.reply.outcome is Outcome.REJECTED or response.status == FORBIDDEN
+        if is_final and self.collection.journal.is_at_fault(number, step.turn):
+            await self._end_all([Rejected(number, state, error)])
+        elif response.reply.outcome is Outcome.REJECTED:
+            if health.rejected(number, state, error):
+                self._stop_sending(f"the {step.speaker} takes no request: nothing more is sent")
+        elif not self.stopping:  # or it might have been tried again
+            self.tried.set()  # what fails costs as little at once
+            if health.failed(error):
+                self._stop_sending(f"the {step.speaker} fails: nothing more is sent")
+
+    async def _end_all(self, rejected: Iterable[Rejected[DialogueState]]) -> None:
+        for one in rejected:
+            await self._end(one.number, one.item, Done(StopReason.ERROR, one.error))
+
+    def _note_tried(self, *, dialogues: int = 0) -> None:
+        self.num_tried += dialogues
+        if self.num_tried >= DIALOGUES_AT_FIRST or all(
+            health.has_replied for health in self.health.values()
+        ):
+            self.tried.set()
 
     def _stop_sending(self, why: str = "") -> None:
         if why and not self.stopping:
@@ -241,18 +270,24 @@ class _Run:
             caller.stop()
 
     def check_failures(self, summary: CollectionSummary) -> None:
-        """Raises `RunError` where an endpoint failed, or a budget is spent."""
+        """Raises `RunError` where an endpoint failed or took nothing, or a budget is spent."""
         texts = [
-            f"the {speaker} at {self.speakers[speaker].base_url} failed in "
-            f"{failures.dialogues:,} of {summary.dialogues:,} dialogues, the last time with: "
-            f"{visible(failures.last)}"
-            for speaker, failures in self.failures.items()
-            if failures.dialogues
+            f"the {speaker} at {self.speakers[speaker].base_url} {did} {count:,} of "
+            f"{summary.dialogues:,} dialogues, the last time with: {health.last_error.rstrip('.')}"
+            for speaker, health in self.health.items()
+            for did, count in (("failed in", health.failures), ("rejected", health.num_held))
+            if count
         ]
         if texts:
+            refusing = [speaker for speaker, health in self.health.items() if health.num_held]
+            mend = (
+                f"change the settings of {' and '.join(refusing)} in the config"
+                if refusing
+                else "see to the endpoint"
+            )
             raise RunError(
-                f"{'; '.join(texts)}. Unfinished dialogues: {summary.unfinished:,}; see to the "
-                "endpoint and run the same command again to continue."
+                f"{'; '.join(texts)}. Unfinished dialogues: {summary.unfinished:,}; {mend} and "
+                "run the same command again to continue."
             )
         if self.budget_spent is not None:
             raise self.budget_spent
@@ -274,13 +309,11 @@ class _Run:
             await asyncio.gather(*workers, return_exceptions=True)
 
 
-@dataclass
-class _Failures:
-    """What an endpoint failed to do in this run."""
 
-    dialogues: int = 0
-    """Dialogues that could not go on."""
-    in_a_row: int = 0
-    """Those since the last reply."""
-    last: str = ""
-    """The last error."""
+async def _first_of(task: asyncio.Task[None], event: asyncio.Event) -> None:
+    """Waits until the task is done or the event is set."""
+    waiting = asyncio.create_task(event.wait())
+    try:
+        await asyncio.wait({task, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        waiting.cancel()

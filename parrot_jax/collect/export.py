@@ -3,6 +3,7 @@
 Both are functions of the journal: the same journal gives the same bytes.
 """
 
+import contextlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -12,12 +13,18 @@ from typing import Any
 from parrot_jax.api.budget import usd
 from parrot_jax.api.journal_reader import SpeakerCounts
 from parrot_jax.collect.config import CollectConfig
-from parrot_jax.collect.dialogue_state import StopReason
+from parrot_jax.collect.dialogue_state import OnReasoning, StopReason
 from parrot_jax.collect.folder import Collection, JournaledDialogue
+from parrot_jax.collect.transcript import parse_transcript
 from parrot_jax.core.errors import disk_full_is_a_user_error
 from parrot_jax.core.files import write_json
+from parrot_jax.core.logs import visible
+from parrot_jax.dialogue.reasoning import split_reasoning
 from parrot_jax.dialogue.types import Dialogue
 from parrot_jax.dialogue.writers import write_messages
+
+MOST_ERRORS = 10
+"""Different errors that a summary names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +36,7 @@ class SpeakerSummary:
     answered: int
     """Those whose reply counts."""
     failed: int
-    """Attempts that failed."""
+    """Attempts that failed, or were rejected."""
     lost: int
     """Those without a reply, as the run ended before it."""
     rate_limited: int
@@ -73,6 +80,12 @@ class CollectionSummary:
     there is none."""
     stops: Mapping[str, int]
     """Finished dialogues by the reason of their end, the most frequent first."""
+    errors: Mapping[str, int]
+    """Of those that ended with an error, how many with which; the ten most frequent."""
+    reasoning: Mapping[str, int]
+    """By speaker, how many of its replies came with reasoning."""
+    on_reasoning: OnReasoning
+    """What was done with it."""
     speakers: Mapping[str, SpeakerSummary]
     """What was sent to each, and what it cost."""
     repeated: int
@@ -90,9 +103,20 @@ class CollectionSummary:
             f"{self.exported:,} of {self.dialogues:,} dialogues exported, {mean}; "
             f"{self.empty:,} without a turn, {self.unfinished:,} unfinished",
             f"  stops     {stops or 'none'}",
+            *(f"  error     {count:,}: {visible(error)}" for error, count in self.errors.items()),
+            *reasoning_lines(self.reasoning, self.on_reasoning),
             *(f"  {name:9} {speaker.line()}" for name, speaker in self.speakers.items()),
             f"  repeated  {self.repeated:,}; {self.wall_s:,.0f} s",
         ]
+
+
+def reasoning_lines(replies: Mapping[str, int], on_reasoning: OnReasoning) -> list[str]:
+    """What is said of reasoning, where there was some."""
+    if not replies:
+        return []
+    done = {"strip": "it was left out", "end": "it ended the dialogue", "keep": "it was kept"}
+    counts = ", ".join(f"{speaker} {count:,}" for speaker, count in replies.items())
+    return [f"  reasoning in replies: {counts}; {done[on_reasoning]}"]
 
 
 def export(collection: Collection) -> CollectionSummary:
@@ -138,7 +162,7 @@ def export(collection: Collection) -> CollectionSummary:
 def finished_dialogues(collection: Collection) -> Iterator[JournaledDialogue]:
     """The dialogues that have ended, by number; one at a time is in memory."""
     for journaled in collection:
-        journaled = _with_budget_stop(collection, journaled)
+        journaled = _with_end(collection, journaled)
         if journaled.state.stop is not None:
             yield journaled
 
@@ -169,6 +193,9 @@ def _counted(collection: Collection) -> dict[str, Any]:
     counts = collection.journal.counts()
     return {
         "speakers": summarise_speakers(counts.speakers, collection.config),
+        "errors": collection.journal.errors(most=MOST_ERRORS),
+        "reasoning": count_reasoning(collection),
+        "on_reasoning": collection.config.reasoning,
         "repeated": counts.repeated,
         "models": collection.journal.models(),
         "wall_s": round(counts.wall_s, 3),
@@ -191,6 +218,8 @@ def collected_dialogue(journaled: JournaledDialogue) -> Dialogue:
     }
     if state.is_truncated:
         about["truncated_context"] = True
+    if state.reasoning:
+        about["turns_with_reasoning"] = state.reasoning
     return replace(
         beginning,
         turns=state.complete_turns,
@@ -198,14 +227,29 @@ def collected_dialogue(journaled: JournaledDialogue) -> Dialogue:
     )
 
 
-def _with_budget_stop(collection: Collection, journaled: JournaledDialogue) -> JournaledDialogue:
-    """A dialogue that a budget ended, as ended: this end follows from no reply."""
+def _has_reasoning(speaker: str, text: str) -> bool:
+    if speaker == "writer":
+        with contextlib.suppress(ValueError):  # no transcript
+            return parse_transcript(text).reasoning > 0
+    return bool(split_reasoning(text).reasoning)
+
+
+def _with_end(collection: Collection, journaled: JournaledDialogue) -> JournaledDialogue:
+    """A dialogue that a budget or an error ended, as ended: such an end follows from no reply."""
     if journaled.state.stop is None:
         end = collection.journal.end(journaled.number)
-        if end is not None and end.reason == StopReason.BUDGET:
-            state = replace(journaled.state, stop=StopReason.BUDGET)
+        if end is not None and end.reason in (StopReason.BUDGET, StopReason.ERROR):
+            state = replace(journaled.state, stop=StopReason(end.reason), detail=end.detail)
             return journaled._replace(state=state)
     return journaled
+
+
+def count_reasoning(collection: Collection) -> dict[str, int]:
+    """How many replies of each speaker came with reasoning."""
+    found: Counter[str] = Counter()
+    for speaker, text in collection.journal.texts():
+        found[speaker] += _has_reasoning(speaker, text)
+    return {speaker: count for speaker, count in sorted(found.items()) if count}
 
 
 def num_collected_turns(journaled: JournaledDialogue) -> int:

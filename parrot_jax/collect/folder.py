@@ -17,7 +17,7 @@ from typing import NamedTuple
 from parrot_jax.api.config import RetryConfig
 from parrot_jax.api.journal import JournalWriter, Start
 from parrot_jax.api.journal_file import put_aside
-from parrot_jax.api.journal_reader import JournalReader
+from parrot_jax.api.journal_reader import JournalReader, SpeakerCounts
 from parrot_jax.api.replies import Outcome, Reply
 from parrot_jax.collect.beginnings import read_beginnings
 from parrot_jax.collect.config import CollectConfig
@@ -33,7 +33,8 @@ from parrot_jax.dialogue.types import Dialogue
 from parrot_jax.dialogue.writers import messages_line
 
 # What may differ when a collection goes on: where, how fast and for how much the same models are
-# asked, and how far the dialogues go. The beginnings are compared by what they are, not by name.
+# asked, in which fields, and how far the dialogues go. The beginnings are compared by what they
+# are, not by name. All may differ of a speaker that has said nothing yet.
 _FREE_KEYS = frozenset(
     {
         *("out", "beginnings", "max_turns", "concurrency", "prices", "budget"),
@@ -44,6 +45,7 @@ _FREE_KEYS = frozenset(
 _FREE_OF_SPEAKERS = (
     *("base_url", "api_key_env", "timeout_s", "concurrency", "requests_per_minute"),
     *("tokens_per_minute", "price", "budget_usd", "budget_tokens"),
+    *("max_tokens_field", "send_seed"),
     "prompt",  # its text is compared
 )
 
@@ -54,7 +56,8 @@ class JournaledDialogue(NamedTuple):
     number: int
     beginning: Dialogue
     replies: list[Reply]
-    """Those that did not fail, in the order of the turns; what ended the dialogue is among them."""
+    """Those that count, in the order of the turns; what ended the dialogue is among them, unless
+    it was an error or the budget."""
     state: DialogueState
 
 
@@ -125,13 +128,18 @@ class Collection:
         return beginning
 
     def open_numbers(self) -> list[int]:
-        """The dialogues that can go on: without an end, or with one that a higher limit undoes."""
+        """The dialogues that can go on: without an end, or with one that a higher limit undoes.
+
+        Those whose requests were rejected before come last: what the others are told says whose
+        fault it was.
+        """
         numbers = {
             *self.journal.without_end(),
             *self.journal.ended(StopReason.MAX_TURNS, below_turns=self.rules.max_turns),
             *self.journal.ended(StopReason.BUDGET, below_turns=self.rules.max_turns),
         }
-        return sorted(numbers)
+        rejected = self.journal.rejected()
+        return sorted(numbers, key=lambda number: (number in rejected, number))
 
     def close(self) -> None:
         """Closes the journal."""
@@ -149,6 +157,7 @@ def rules_of(config: CollectConfig) -> Rules:
         config.max_turns,
         truncates=config.when_context_is_full == "truncate",
         has_writer=config.writer is not None,
+        reasoning=config.reasoning,
     )
 
 
@@ -203,7 +212,10 @@ def _check_same(config: CollectConfig, start: Start) -> list[str]:
             *changed_keys(collection.config, config),
             *_changed_prompts(before.prompts, start.prompts),
         ]
-        changes = [change for change in changes if not _may_change(change, config.allow_changes)]
+        counts = collection.journal.counts().speakers
+        silent = {name for name in config.speakers() if not counts.get(name, SpeakerCounts()).answered}
+        allowed = (*config.allow_changes, *silent)
+        changes = [change for change in changes if not _may_change(change, allowed)]
         if changes:
             raise UserError(
                 f"{config.out} holds a collection with another config ({'; '.join(changes)}); "

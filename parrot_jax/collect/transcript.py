@@ -1,34 +1,56 @@
 """A dialogue that one model wrote in one reply, read strictly: what is not in its form is none."""
 
 import re
+from typing import NamedTuple
 
+from parrot_jax.dialogue.reasoning import split_reasoning
 from parrot_jax.dialogue.types import Role, Turn
 
 _MARK = re.compile(r"^\[\|(Human|AI)\|\]", re.M)
 _ROLES: dict[str, Role] = {"Human": "user", "AI": "assistant"}
 
 
-def parse_transcript(text: str) -> tuple[Turn, ...]:
+class Transcript(NamedTuple):
+    """What was read."""
+
+    turns: tuple[Turn, ...]
+    reasoning: int
+    """How often the writer reasoned: before the dialogue, or in a turn."""
+
+
+def parse_transcript(text: str, *, keeps_reasoning: bool = False) -> Transcript:
     r"""Reads `[|Human|]` and `[|AI|]` paragraphs, Baize's form, into turns.
 
     A question without an answer at the end is left out: Baize's form ends with an empty or open
     turn of the human.
 
+    Args:
+      text: The reply.
+      keeps_reasoning: Whether reasoning in a turn stays; what stands before the first turn never
+        does.
+
     Raises:
       ValueError: There is text before the first mark, a speaker speaks twice in a row or says
         nothing, the human does not begin, or no question is answered.
 
-    >>> [turn.text for turn in parse_transcript("[|Human|] Hi\n[|AI|] Hello.\n[|Human|]")]
+    >>> text = "<think>Short.</think>\n[|Human|] Hi\n[|AI|] Hello.\n[|Human|]"
+    >>> [turn.text for turn in parse_transcript(text).turns]
     ['Hi', 'Hello.']
     """
-    before, *pieces = _MARK.split(text.strip())
-    if before.strip() or not pieces:
+    # Drafts within the reasoning have marks of their own; a closing mark of a turn is that turn's.
+    whole = split_reasoning(text.strip(), closing_mark_alone=False)
+    before, *pieces = _MARK.split(whole.text)
+    opening = split_reasoning(before)
+    if opening.text.strip() or not pieces:
         raise ValueError("it does not begin with [|Human|]")
+    num_reasoning = bool(whole.reasoning) + bool(opening.reasoning)
     turns: list[Turn] = []
     for number, (mark, said) in enumerate(zip(pieces[::2], pieces[1::2], strict=True)):
         if mark != ("Human", "AI")[number % 2]:
             raise ValueError(f"turn {number + 1} is by [|{mark}|], twice in a row")
-        said = said.strip()
+        read = split_reasoning(said)
+        num_reasoning += bool(read.reasoning)
+        said = (said if keeps_reasoning else read.text).strip()
         if not said and number < len(pieces) // 2 - 1:
             raise ValueError(f"turn {number + 1} is empty")
         if said:
@@ -37,4 +59,4 @@ def parse_transcript(text: str) -> tuple[Turn, ...]:
         turns.pop()
     if not turns:
         raise ValueError("no question is answered")
-    return tuple(turns)
+    return Transcript(tuple(turns), num_reasoning)

@@ -51,10 +51,10 @@ class _Mark(NamedTuple):
 
 
 class Said(NamedTuple):
-    """A reply in its two parts, without white space around them."""
+    """A reply in its two parts."""
 
     text: str
-    """What is said; empty where all of it is reasoning."""
+    """What is said; empty where all of it is reasoning. As it came where there is no mark."""
     reasoning: str
     """Empty where there is none."""
 
@@ -84,9 +84,7 @@ def split_reasoning(text: str, *, closing_mark_alone: bool = True) -> Said:
         thought = text[start + len("analysis") : final]
         return Said(text[final + len(_BARE_FINAL) :].strip(), thought.strip())
     marks = [_mark(match) for match in _MARKS.finditer(text)] if _may_hold_marks(text) else []
-    if not marks:
-        return Said(text.strip(), "")
-    code = [match.span() for match in _CODE.finditer(text)]
+    code = [match.span() for match in _CODE.finditer(text)] if marks else []
     thoughts: list[str] = []
     form, place = None, 0
     while place < len(marks):
@@ -101,10 +99,11 @@ def split_reasoning(text: str, *, closing_mark_alone: bool = True) -> Said:
             break
         thoughts.append(text[start : marks[closing].start])
         start, place = _skip_space(text, marks[closing].end), closing + 1
-    pieces = []
-    if form is not None:
-        later = (mark for mark in marks[place:] if mark.form == form and not _is_in(code, mark))
-        start = _take_later_blocks(text, start, list(later), pieces, thoughts)
+    if form is None:
+        return Said(text, "")
+    pieces: list[str] = []
+    later = [mark for mark in marks[place:] if mark.form == form and not _is_in(code, mark)]
+    start = _take_later_blocks(text, start, later, pieces, thoughts)
     return Said("".join([*pieces, text[start:]]).strip(), _joined(thoughts))
 
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from parrot_jax.api.replies import Outcome, Reply
 from parrot_jax.collect.dialogue_state import (
     Done,
+    OnReasoning,
     Rules,
     Speak,
     StopReason,
@@ -67,7 +68,6 @@ def test_a_dialogue_ends_with_its_last_turn() -> None:
         (Outcome.CUT, "And wh", StopReason.CUT_QUESTION),
         (Outcome.FILTERED, "", StopReason.FILTERED_QUESTION),
         (Outcome.CONTEXT_FULL, "", StopReason.CONTEXT_FULL),
-        (Outcome.REJECTED, "", StopReason.ERROR),
     ],
 )
 def test_an_unusable_question_ends_the_dialogue_before_it(
@@ -87,7 +87,6 @@ def test_an_unusable_question_ends_the_dialogue_before_it(
         (Outcome.CUT, "It is a lo", StopReason.CUT_ANSWER),
         (Outcome.FILTERED, "", StopReason.FILTERED_ANSWER),
         (Outcome.CONTEXT_FULL, "", StopReason.CONTEXT_FULL),
-        (Outcome.REJECTED, "", StopReason.ERROR),
     ],
 )
 def test_an_unusable_answer_takes_its_question_with_it(
@@ -180,9 +179,55 @@ def test_what_is_no_transcript_is_no_dialogue(text: str, problem: str) -> None:
     assert state.turns == QUESTION.turns
 
 
-def test_a_failure_never_becomes_a_turn() -> None:
+@pytest.mark.parametrize("outcome", [Outcome.FAILED, Outcome.REJECTED])
+def test_a_failure_never_becomes_a_turn(outcome: Outcome) -> None:
     with pytest.raises(ValueError, match="no reply that could stand in a dialogue"):
-        step_after(SESSION, [Reply(Outcome.FAILED, "")], RULES)
+        step_after(SESSION, [Reply(outcome, "")], RULES)
+
+
+THOUGHT = "<think>A capital.</think>"
+
+
+@pytest.mark.parametrize(
+    ("on_reasoning", "texts", "stop"),
+    [
+        ("strip", ["Hi", "Hello.", "q2", "Paris."], None),
+        ("keep", ["Hi", "Hello.", "q2", f"{THOUGHT}\nParis."], None),
+        ("end", ["Hi", "Hello.", "q2"], "reasoning"),
+    ],
+)
+def test_reasoning_in_a_reply_is_stripped_kept_or_ends_the_dialogue(
+    on_reasoning: OnReasoning, texts: list[str], stop: str | None
+) -> None:
+    rules = Rules(max_turns=3, reasoning=on_reasoning)
+    state = replay(SESSION, said("q2", f"{THOUGHT}\nParis."), rules)
+    assert [turn.text for turn in state.turns] == texts
+    assert (state.stop, state.reasoning) == (stop, 1)
+
+
+def test_a_reply_of_nothing_but_reasoning_is_an_empty_one() -> None:
+    for replies, stop in (([THOUGHT], "asker_left"), (["q2", "<think>So"], "empty_answer")):
+        state = replay(SESSION, said(*replies), RULES)
+        assert (state.stop, state.detail) == (stop, "nothing but reasoning")
+
+
+def test_reasoning_in_the_answers_of_a_beginning_is_stripped_as_well() -> None:
+    turns = (Turn("user", "<think> is a tag?"), Turn("assistant", f"{THOUGHT} Yes."))
+    state = replay(Dialogue(turns=turns), [], RULES)
+    assert [turn.text for turn in state.turns] == ["<think> is a tag?", "Yes."]
+    assert state.reasoning == 1
+    only = replay(Dialogue(turns=(turns[0], Turn("assistant", THOUGHT))), [], RULES)
+    assert (only.stop, only.complete_turns[1].text) == ("empty_answer", THOUGHT)
+
+
+def test_reasoning_in_what_a_writer_wrote() -> None:
+    text = (
+        "<think>[|Human|] a draft\n[|AI|] of it</think>\n[|Human|] Hi\n"
+        f"[|AI|] {THOUGHT} Hello.\n[|Human|] And you?\n[|AI|] I am\n</think>\n\nMe too."
+    )
+    state = replay(QUESTION, said(text), Rules(max_turns=3, has_writer=True))
+    assert [turn.text for turn in state.turns] == ["Hi", "Hello.", "And you?", "Me too."]
+    assert state.reasoning == 3
 
 
 def test_a_higher_limit_goes_on_where_a_lower_one_had_ended() -> None:
@@ -193,7 +238,9 @@ def test_a_higher_limit_goes_on_where_a_lower_one_had_ended() -> None:
 
 
 # Most replies are complete, or few dialogues would come far.
-outcomes = st.sampled_from([Outcome.COMPLETE] * 8 + [o for o in Outcome if o is not Outcome.FAILED])
+outcomes = st.sampled_from([Outcome.COMPLETE] * 8 + [
+    o for o in Outcome if o not in (Outcome.FAILED, Outcome.REJECTED)
+])
 replies_of_any_kind = st.lists(
     st.builds(
         Reply,

@@ -224,6 +224,146 @@ def test_a_collection_without_any_turn_is_an_error_that_says_how_all_ended(
             collect(config)
 
 
+UNKNOWN_FIELD = "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead."
+
+
+def is_rejected(body: dict[str, Any]) -> Scripted:
+    return Scripted(status=400, text=UNKNOWN_FIELD)
+
+
+def test_settings_that_the_server_does_not_take_stop_the_run_and_can_be_mended(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    def needs_other_settings(body: dict[str, Any]) -> Scripted:
+        return is_rejected(body) if body.get("temperature") else converse(body)
+
+    with ScriptedServer() as server:
+        collect(whole := make_config(server.url, rows=20, out=str(tmp_path / "whole")))
+    with ScriptedServer(needs_other_settings) as server:
+        config = make_config(server.url, answerer={"temperature": 0.5})
+        with pytest.raises(RunError) as error:
+            collect(config)
+        assert str(error.value) == (
+            f"the answerer at {server.url} rejected 3 of 20 dialogues, the last time with: HTTP "
+            f"400: {UNKNOWN_FIELD.rstrip('.')}. Unfinished dialogues: 20; change the settings of "
+            "answerer in the config and run the same command again to continue."
+        )
+        # Three went out, one after the other, and a question of d1; all dialogues are open.
+        assert len(server.bodies) == 4
+        assert server.most_in_flight == 1
+        # Nothing was said with these settings, so they may change.
+        summary = collect(make_config(server.url))
+    assert (summary.exported, summary.stops, summary.errors) == (20, {"max_turns": 20}, {})
+    assert exported(make_config(server.url)) == exported(whole)
+    assert summary.speakers["answerer"].failed == 3
+
+
+def test_what_only_the_asker_refuses_is_known_after_one_answer(make_config: MakeConfig) -> None:
+    def refuses_seeds(body: dict[str, Any]) -> Scripted:
+        if is_question(body):
+            # As FastAPI does: with the value that it was sent.
+            return Scripted(status=422, text=f"Extra inputs are not permitted: {body['seed']}")
+        return converse(body)
+
+    first_questions = [
+        {"id": f"q{n}", "messages": [{"role": "user", "content": f"What is {n}?"}]}
+        for n in range(40)
+    ]
+    with ScriptedServer(refuses_seeds) as server:
+        config = make_config(server.url, rows=first_questions, max_turns=2)
+        with pytest.raises(RunError, match="asker at .* rejected 3 of 40 .*inputs are not permitt"):
+            collect(config)
+        answers = [body for body in server.bodies if not is_question(body)]
+    assert len(answers) == 3
+    with ScriptedServer() as server:
+        # The answerer has spoken with its settings; the asker has not.
+        with pytest.raises(UserError, match=r"answerer.temperature: None -> 0.5\)"):
+            collect(make_config(server.url, max_turns=2, answerer={"temperature": 0.5}))
+        summary = collect(make_config(server.url, max_turns=2, asker={"temperature": 0.5}))
+    assert summary.exported == 40
+
+
+def test_a_few_rejections_among_replies_end_their_dialogues_with_the_servers_sentence(
+    make_config: MakeConfig,
+) -> None:
+    def script(body: dict[str, Any]) -> Scripted:
+        text = body["messages"][0]["content"]
+        if text in ("What is 2?", "What is 11?"):
+            return Scripted(status=400, text="I take no even\x1b[2J prime numbers")
+        return converse(body)
+
+    with ScriptedServer(script) as server:
+        config = make_config(server.url, rows=12, concurrency=1)
+        summary = collect(config)
+        num_requests = len(server.bodies)
+        assert collect(config) == summary
+    assert len(server.bodies) == num_requests
+    assert summary.stops == {"max_turns": 10, "error": 2}
+    sentence = "HTTP 400: I take no even\x1b[2J prime numbers"
+    assert summary.errors == {sentence: 2}
+    assert "  error     2: HTTP 400: I take no even␛[2J prime numbers" in summary.lines()
+    assert rows(config, "SELECT reason, detail FROM ends WHERE reason = 'error'") == [
+        ("error", sentence)
+    ] * 2
+
+
+def test_a_server_that_changes_its_mind_in_the_middle_loses_no_dialogue(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    with ScriptedServer() as server:
+        collect(whole := make_config(server.url, rows=40, out=str(tmp_path / "whole")))
+
+    def changing(body: dict[str, Any]) -> Scripted:
+        return is_rejected(body) if len(server.bodies) > 20 else converse(body)
+
+    with ScriptedServer(changing) as server:
+        config = make_config(server.url, concurrency=1)
+        with pytest.raises(RunError, match="answerer at .* rejected 18 of .* dialogues: 36"):
+            collect(config)
+    with ScriptedServer() as server:
+        collect(make_config(server.url))
+    assert exported(config) == exported(whole)
+
+
+def test_requests_that_are_bad_for_themselves_cannot_keep_a_collection_from_its_end(
+    make_config: MakeConfig,
+) -> None:
+    def script(body: dict[str, Any]) -> Scripted:
+        status = {"a": 400, "b": 400, "c": 400, "f": 403}.get(body["messages"][0]["content"])
+        return Scripted(status=status, text="no") if status else converse(body)
+
+    questions = [{"id": n, "messages": [{"role": "user", "content": n}]} for n in "abcdefgh"]
+    with ScriptedServer(script) as server:
+        config = make_config(server.url, rows=questions, concurrency=1)
+        ends = []
+        for _ in range(4):
+            try:
+                ends.append(collect(config).stops)
+            except RunError as error:
+                ends.append(str(error).partition(" Unf")[2])
+    # At first nobody knows whose fault it is; then the others are taken, and these are not.
+    assert "rejected 3 of 8" in ends[0]
+    assert ends[-1] == {"error": 4, "max_turns": 4}
+
+
+def test_reasoning_is_in_no_turn_and_no_request_and_is_counted(make_config: MakeConfig) -> None:
+    def script(body: dict[str, Any]) -> Scripted:
+        said = converse(body).text
+        return Scripted(text=said if is_question(body) else f"<think>\nHm.\n</think>\n\n{said}")
+
+    with ScriptedServer(script) as server:
+        config = make_config(server.url, rows=2)
+        summary = collect(config)
+        sent = [json.dumps(body) for body in server.bodies]
+    assert not [body for body in sent if "think" in body]
+    text = (Path(config.out) / "dialogues.jsonl").read_text()
+    assert "think>" not in text
+    # Three answers of d0, and two of d1, which begins with one.
+    assert [row["collection"]["turns_with_reasoning"] for row in exported(config)] == [3, 2]
+    assert summary.reasoning == {"answerer": 5}
+    assert "  reasoning in replies: answerer 5; it was left out" in summary.lines()
+
+
 def test_faults_that_pass_leave_no_trace_in_the_dialogues(
     make_config: MakeConfig, tmp_path: Path
 ) -> None:
@@ -332,12 +472,13 @@ def test_replies_that_take_too_long_to_wait_for_are_asked_for_again(
     monkeypatch.setattr("parrot_jax.collect.engine.GRACE_S", 0.01)
     with ScriptedServer(delay_s=0.3) as server:
         config = make_config(server.url, rows=5)
-        run_cancelled(collect_async(config), lambda: len(server.bodies) >= 5)
+        # The first dialogue has both speakers reply before the others begin.
+        run_cancelled(collect_async(config), lambda: len(server.bodies) >= 2 + 5)
     with ScriptedServer() as server:
         config = make_config(server.url)
         summary = collect(config)
     assert (summary.repeated, summary.unfinished) == (5, 0)
-    assert rows(config, "SELECT count(*) FROM requests WHERE start = 1") == [(5,)]
+    assert rows(config, "SELECT count(*) FROM requests WHERE start = 1") == [(7,)]
 
 
 def test_a_finished_collection_sends_nothing_and_writes_the_same_bytes(

@@ -1,0 +1,91 @@
+"""Reasoning in replies: every usual form is found, and nothing that only speaks about it."""
+
+import time
+
+import pytest
+
+from parrot_jax.dialogue.reasoning import split_reasoning
+
+
+@pytest.mark.parametrize(
+    ("text", "said", "reasoning"),
+    [
+        ("<think>\nHm.\n</think>\n\nParis.", "Paris.", "Hm."),
+        ("  <thinking>Hm.</thinking>Paris.", "Paris.", "Hm."),
+        ("<THINK>Hm.</Think >Paris.", "Paris.", "Hm."),
+        ("<reasoning>Hm.</reasoning> Paris.", "Paris.", "Hm."),
+        ("<thought>Hm.</thought> Paris.", "Paris.", "Hm."),
+        ('<thinking budget="9">Hm.</thinking> Paris.', "Paris.", "Hm."),
+        ("<seed:think>Hm.</seed:think>Paris.", "Paris.", "Hm."),
+        ("[THINK]Hm.[/THINK]Paris.", "Paris.", "Hm."),
+        ("◁think▷Hm.◁/think▷Paris.", "Paris.", "Hm."),
+        ("<|begin_of_thought|>Hm.<|end_of_thought|>Paris.", "Paris.", "Hm."),
+        # gpt-oss, with its marks and as servers give it that cut special tokens out.
+        (
+            "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>final<|message|>"
+            "Paris.<|return|>",
+            "Paris.",
+            "Hm.",
+        ),
+        ("<|channel|>analysis<|message|>Hm.", "", "Hm."),
+        ("<|channel|>final<|message|>Paris.", "Paris.", ""),
+        ("analysisHm.assistantfinalParis.", "Paris.", "Hm."),
+        # Never closed, and never opened: the template of DeepSeek-R1 opens it in the prompt.
+        ("<think>Hm, so", "", "Hm, so"),
+        ("Hm.\n</think>\n\nParis.", "Paris.", "Hm."),
+        ("Hm.</think>Paris.", "Paris.", "Hm."),
+        ("Hm.</think>", "", "Hm."),
+        ("I wonder about `<think>`.\n</think>\n\nParis.", "Paris.", "I wonder about `<think>`."),
+        # Several, nested, and one that is only spoken about within another.
+        ("<think>Hm.</think>\n<think>So.</think>\nParis.", "Paris.", "Hm.\n\nSo."),
+        ("<think>Hm.</think>\nIt is\n<think>So.</think>\nParis.", "It is\n\nParis.", "Hm.\n\nSo."),
+        ("<think>a<think>b</think>c</think>Paris.", "Paris.", "a<think>b</think>c"),
+        ("<think>No <think> here.</think>Paris.", "Paris.", "No <think> here."),
+        ("<think>\n\n</think>\n\nParis.", "Paris.", ""),
+    ],
+)
+def test_the_usual_forms(text: str, said: str, reasoning: str) -> None:
+    assert split_reasoning(text) == (said, reasoning)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Paris. ",
+        "Write `<think>` before and `</think>` behind it.",
+        "The </think> tag closes what the <think> tag opens.",
+        "The </think> tag closes it.",
+        "```python\nstop = '</think>'\n```",
+        "```\nHm.\n</think>\n\nParis.\n```",
+        '{"stop": "</think>"}',
+        "Tags:\n- <think>\n- </think>\nThat is all.",
+        "analysis of variance",
+        "Analysis: it is Paris.",
+        "[THINKING] of you",
+        "<thinker>Rodin</thinker>",
+    ],
+)
+def test_a_text_about_such_marks_stays_as_it_is(text: str) -> None:
+    assert split_reasoning(text) == (text, "")
+
+
+def test_code_behind_the_reasoning_stays_as_it_is() -> None:
+    code = "```xml\n<think>Hm.</think>\n```"
+    assert split_reasoning(f"<think>So.</think>{code}").text == code
+
+
+@pytest.mark.parametrize(
+    "piece",
+    ["<think>", "</think>", " </think> ", "<think ", "a</think>", "<think></think>", "`", "```",
+     "<think><think></think>", "<|channel|>", "<|message|>", "\n\n</think>", " ", "analysisA"],
+)  # fmt: skip
+def test_the_time_is_linear(piece: str) -> None:
+    def seconds(chars: int) -> float:
+        text = piece * (chars // len(piece))
+        started = time.process_time()
+        split_reasoning(text)
+        split_reasoning(f"<think>a</think>{text}")
+        return time.process_time() - started
+
+    # 16 times the text; quadratic would be 256 times the time.
+    assert seconds(320_000) < 64 * max(seconds(20_000), 1e-3)
