@@ -6,6 +6,7 @@ after a reply it was the request's own fault; after some equal rejections withou
 the run has to stop, and whatever is held stays open.
 """
 
+import asyncio
 import re
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -98,6 +99,15 @@ class Health(Generic[Item]):
     def num_held(self) -> int:
         """Dialogues with a rejected request of which nobody knows whose fault it was."""
         return len({held.number for held in self._held})
+
+
+async def first_of(task: asyncio.Task[None], event: asyncio.Event) -> None:
+    """Waits until the task is done or the event is set."""
+    waiting = asyncio.create_task(event.wait())
+    try:
+        await asyncio.wait({task, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        waiting.cancel()
 
 
 def _kind(error: str) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from parrot_jax.api.budget import BudgetSpentError
 from parrot_jax.api.caller import Caller
 from parrot_jax.api.endpoint import Endpoint, request_body
-from parrot_jax.api.health import Health, Rejected
+from parrot_jax.api.health import Health, Rejected, first_of
 from parrot_jax.api.journal import End, JournalWriter
 from parrot_jax.api.journal_reader import SpeakerCounts
 from parrot_jax.api.replies import Outcome, Reply, Response
@@ -160,7 +160,7 @@ class _Run:
             # thousand answers cost something if the questions to them can never be asked.
             workers = [asyncio.create_task(self._work(numbers))]
             try:
-                await _first_of(workers[0], self.tried)
+                await first_of(workers[0], self.tried)
                 for _ in range(self.config.concurrency - 1):
                     workers.append(asyncio.create_task(self._work(numbers)))
                 await asyncio.wait(workers, return_when=asyncio.FIRST_EXCEPTION)
@@ -307,13 +307,3 @@ class _Run:
             for worker in waiting:
                 worker.cancel()
             await asyncio.gather(*workers, return_exceptions=True)
-
-
-
-async def _first_of(task: asyncio.Task[None], event: asyncio.Event) -> None:
-    """Waits until the task is done or the event is set."""
-    waiting = asyncio.create_task(event.wait())
-    try:
-        await asyncio.wait({task, waiting}, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        waiting.cancel()

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from parrot_jax.api.caller import Caller
 from parrot_jax.api.config import EndpointConfig, RetryConfig
-from parrot_jax.api.journal import JournalWriter, Start
+from parrot_jax.api.health import Health, Rejected, first_of
+from parrot_jax.api.journal import End, JournalWriter, Start
 from parrot_jax.api.journal_file import put_aside
 from parrot_jax.api.journal_reader import JournalReader, Said, SpeakerCounts
 from parrot_jax.api.moderation import moderation_body, moderation_endpoint, read_categories
@@ -51,7 +52,8 @@ class Moderation:
                 if problem or names:
                     return Cut(turn, f"moderation: {problem or ', '.join(names)}")
         if turn + 1 < len(dialogue.turns):
-            return Cut(turn + 1, "moderation: not moderated")
+            end = self._journal.end(number)
+            return Cut(turn + 1, "moderation: not moderated" + (f": {end.reason}" if end else ""))
         return None
 
     def close(self) -> None:
@@ -91,30 +93,56 @@ async def _moderate(
         most = config.concurrency or _CONCURRENCY
         allow_connections(most, wanted_by=f"concurrency {most:,}")
         caller = Caller.continuing(MODERATOR, endpoint, journal, RetryConfig(), counts, most=most)
+        health = Health[None]()
+        tried = asyncio.Event()
+
+        def give_up(did: str, mend: str) -> RunError:
+            caller.stop()
+            return RunError(
+                f"the moderator at {config.base_url} {did}: {health.last_error.rstrip('.')}; "
+                f"{mend} and run the same command again: what it has said is kept."
+            )
+
+        async def end_all(rejected: Iterable[Rejected[None]]) -> None:
+            for one in rejected:
+                await journal.ended(one.number, End(Outcome.REJECTED.value, 0, one.error))
 
         async def ask(number: int, dialogue: Dialogue, asked: int) -> None:
             texts = [turn.text for turn in dialogue.turns[asked:]]
-            body = moderation_body(config, texts)
-            response = await caller.call(number, len(dialogue.turns) - 1, body)
-            if response is not None and response.reply.outcome is Outcome.FAILED:
-                raise RunError(
-                    f"the moderator at {config.base_url} failed: {response.error}; see to it and "
-                    "run the same command again: what it has said is kept."
-                )
+            body, turn = moderation_body(config, texts), len(dialogue.turns) - 1
+            response = await caller.call(number, turn, body)
+            if response is None:
+                return
+            error = response.error or ""
+            if response.reply.outcome is Outcome.FAILED:
+                health.failed(error)
+                raise give_up("failed", "see to it")
+            if response.reply.outcome is not Outcome.REJECTED:
+                tried.set()
+                await end_all(health.replied())
+            elif reader.is_at_fault(number, turn):
+                await end_all([Rejected(number, None, error)])
+            elif health.rejected(number, None, error):
+                raise give_up("takes no request", "change its settings")
 
         async def work(todo: Iterator[tuple[int, Dialogue]]) -> None:
             for number, dialogue in todo:
                 asked = max((said.turn + 1 for said in reader.said(number)), default=0)
-                if asked < len(dialogue.turns):
+                if asked < len(dialogue.turns) and reader.end(number) is None:
                     await ask(number, dialogue, asked)
 
         todo = iter(dialogues)
         try:
             async with endpoint, asyncio.TaskGroup() as group:
-                for _ in range(most):
+                # One goes alone until the moderator has replied.
+                await first_of(group.create_task(work(todo)), tried)
+                for _ in range(most - 1):
                     group.create_task(work(todo))
         except ExceptionGroup as group_of_errors:
             raise group_of_errors.exceptions[0] from None
+        await end_all(health.settle())
+        if health.num_held:
+            raise give_up("takes no request", "change its settings")
 
 
 def _open_journal(collection: Collection, config: EndpointConfig) -> JournalWriter:

@@ -17,7 +17,8 @@ from pathlib import Path
 from parrot_jax.api.budget import BudgetSpentError, usd
 from parrot_jax.api.caller import Caller
 from parrot_jax.api.endpoint import Endpoint, request_body
-from parrot_jax.api.journal import JournalWriter, Start
+from parrot_jax.api.health import Health, Rejected, first_of
+from parrot_jax.api.journal import End, JournalWriter, Start
 from parrot_jax.api.journal_reader import JournalReader, SpeakerCounts
 from parrot_jax.api.replies import Outcome, Reply
 from parrot_jax.core.config import config_to_dict
@@ -31,12 +32,12 @@ from parrot_jax.stats.sampling import Session
 GRACE_S = 30
 """Seconds that an interrupted judging waits for the replies in flight, which are paid for."""
 
-MAX_FAILURES_IN_A_ROW = 3
-"""Requests that the judge may fail, with no reply in between, before nothing more is sent."""
-
 _SPEAKER = "judge"
-_SETTINGS = ("model", "temperature", "top_p", "max_tokens")
+_SETTINGS = ("model", "temperature", "top_p", "max_tokens", "extra_body")
 """What decides a judgment, besides the prompts; the rest may differ between starts."""
+
+_REJECTED = "rejected"
+"""Why a session ended of which the judge takes no request."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +113,7 @@ async def _judge_sessions(
         caller = Caller.continuing(
             _SPEAKER, endpoint, writer, config.retries, before, most=config.concurrency
         )
-        run = _Run(config, reader, caller, prompts, advance)
+        run = _Run(config, reader, writer, caller, prompts, advance)
         async with endpoint:
             await run.run(places)
         counts = reader.counts().speakers.get(_SPEAKER, SpeakerCounts())
@@ -138,49 +139,61 @@ class _Run:
         self,
         config: JudgeConfig,
         reader: JournalReader,
+        writer: JournalWriter,
         caller: Caller,
         prompts: Mapping[str, Prompt],
         advance: Callable[[], None],
     ) -> None:
-        self.config, self.reader, self.caller = config, reader, caller
+        self.config, self.reader, self.writer, self.caller = config, reader, writer, caller
         self.prompts, self.advance = prompts, advance
+        self.health = Health[None]()
+        self.tried = asyncio.Event()
+        """Whether it is known that the judge takes a request."""
         self.problem: ParrotError | None = None
         self.unasked = "not asked"
         self.failed: set[tuple[int, int]] = set()
         """Numbers of sessions and places of measures whose last attempt failed."""
-        self.last_error = ""
-        self._failures_in_a_row = 0
 
     async def run(self, places: Mapping[Session, int]) -> None:
         """Returns when all is judged, the budget is spent, or the judge fails."""
         left = self._left(places)
-        workers = [asyncio.create_task(self._work(left)) for _ in range(self.config.concurrency)]
+        # One goes alone until the judge has replied: it may take no request with these settings.
+        workers = [asyncio.create_task(self._work(left))]
         try:
+            await first_of(workers[0], self.tried)
+            for _ in range(self.config.concurrency - 1):
+                workers.append(asyncio.create_task(self._work(left)))
             await asyncio.wait(workers, return_when=asyncio.FIRST_EXCEPTION)
         finally:
             await self._stop(workers)
         for worker in workers:
             if not worker.cancelled() and (error := worker.exception()):
                 raise error
-        if self.failed and self.problem is None:
-            self.problem = self._failure()
+        if self.problem is None:
+            await self._end_all(self.health.settle())
+            if self.failed or self.health.num_held:
+                self.problem = self._failure()
 
     def judgments(self, session: Session, number: int) -> dict[str, Judgment]:
         """What the journal has on a session, one judgment a measure."""
-        replies = dict(self.reader.said(number))
+        replies, end = dict(self.reader.said(number)), self.reader.end(number)
+        reason = "" if end is None else f"{end.reason}: {end.detail}"
         return {
             key: read_reply(replies[place], measure.range_of(session))
             if place in replies
-            else Judgment(None, "no reply" if (number, place) in self.failed else self.unasked)
+            else Judgment(
+                None, reason or ("no reply" if (number, place) in self.failed else self.unasked)
+            )
             for place, (key, measure) in enumerate(JUDGED.items())
         }
 
     def _left(self, places: Mapping[Session, int]) -> Iterator[tuple[Session, int, int]]:
         """What the journal has no reply for: the session, its number and the measure's place."""
-        for session, number in places.items():
+        rejected = self.reader.rejected()
+        for session, number in sorted(places.items(), key=lambda item: item[1] in rejected):
             judged = {turn for turn, _ in self.reader.said(number)}
             for place in range(len(JUDGED)):
-                if place in judged:
+                if place in judged or self.reader.end(number) is not None:
                     self.advance()
                 else:
                     yield session, number, place
@@ -209,21 +222,37 @@ class _Run:
             return
         if response is None:
             return
-        if response.reply.outcome is not Outcome.FAILED:
-            self._failures_in_a_row = 0
+        error = response.error or ""
+        if response.reply.outcome is Outcome.REJECTED:
+            self.failed.add((number, place))
+            if self.reader.is_at_fault(number, place):
+                await self._end_all([Rejected(number, None, error)])
+            elif self.health.rejected(number, None, error):
+                self._give_up(self._failure(), "not asked: the judge takes no request")
+        elif response.reply.outcome is Outcome.FAILED:
+            self.failed.add((number, place))
+            self.tried.set()
+            if self.health.failed(error):
+                self._give_up(self._failure(), "not asked: the judge failed")
+        else:
+            self.tried.set()
+            await self._end_all(self.health.replied())
             self.advance()
-            return
-        self.failed.add((number, place))
-        self.last_error = visible(response.error or "")
-        self._failures_in_a_row += 1
-        if self._failures_in_a_row >= MAX_FAILURES_IN_A_ROW:
-            self._give_up(self._failure(), "not asked: the judge failed")
+
+    async def _end_all(self, rejected: Sequence[Rejected[None]]) -> None:
+        """Journals that these sessions cannot be judged: their requests are at fault."""
+        for one in rejected:
+            self.failed = {asked for asked in self.failed if asked[0] != one.number}
+            await self.writer.ended(one.number, End(_REJECTED, 0, visible(one.error)))
 
     def _failure(self) -> RunError:
+        held = self.health.num_held
+        did = f"rejected {held:,} sessions" if held else f"failed in {len(self.failed):,} requests"
+        mend = "change its settings" if held else "see to the endpoint"
         return RunError(
-            f"the judge at {self.config.base_url} failed in {len(self.failed):,} requests, the "
-            f"last time with: {self.last_error}; see to the endpoint and run the same command "
-            "again to continue."
+            f"the judge at {self.config.base_url} {did}, the last time with: "
+            f"{self.health.last_error.rstrip('.')}; {mend} and run the same command again to "
+            "continue."
         )
 
     def _give_up(self, problem: ParrotError, unasked: str) -> None:
@@ -261,7 +290,9 @@ def _open_journal(
             writer.begin(start, map(_line, sessions))
         else:
             with contextlib.closing(JournalReader(path)) as reader:
-                _check_same(reader.last_start(), start, path)
+                # One that has judged nothing yet may be any other.
+                if reader.counts().speakers.get(_SPEAKER, SpeakerCounts()).answered:
+                    _check_same(reader.last_start(), start, path)
                 there = set(reader.beginnings())
             writer.go_on(start, [line for line in map(_line, sessions) if line not in there])
     except BaseException:

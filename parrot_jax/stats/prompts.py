@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from parrot_jax.api.replies import Outcome, Reply
+from parrot_jax.dialogue.reasoning import split_reasoning
 from parrot_jax.stats.sampling import Session
 
 _SLOT = "{{ questions }}"
@@ -92,6 +93,8 @@ class Judgment(NamedTuple):
 def read_reply(reply: Reply, allowed: tuple[int, int]) -> Judgment:
     """Reads a reply; whatever is no clear number in the range is not judged, and never 0.
 
+    Numbers in the judge's reasoning are no judgment.
+
     >>> read_reply(Reply(Outcome.COMPLETE, "Food, travel: [[2]]"), (1, 3))
     Judgment(number=2, reason='')
     >>> read_reply(Reply(Outcome.COMPLETE, "There are 2."), (1, 3)).reason
@@ -99,7 +102,8 @@ def read_reply(reply: Reply, allowed: tuple[int, int]) -> Judgment:
     """
     if reply.outcome is not Outcome.COMPLETE:
         return Judgment(None, f"the reply is {reply.outcome.value}")
-    found = {text.strip() for text in _BRACKETS.findall(reply.text)}
+    verdict = split_reasoning(reply.text).text
+    found = {text.strip() for text in _BRACKETS.findall(verdict)}
     if not found:
         return Judgment(None, "no [[number]] in the reply")
     if len(found) > 1:

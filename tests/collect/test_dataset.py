@@ -163,21 +163,44 @@ def test_a_dialogue_ends_before_what_the_moderator_flags_and_is_asked_about_once
 def test_what_the_moderator_does_not_judge_does_not_pass(
     make_config: MakeConfig, out: Path
 ) -> None:
-    def rejects(body: dict[str, Any]) -> Scripted:
-        return Scripted(status=400, text="no") if "input" in body else converse(body)
-
     def too_few(body: dict[str, Any]) -> Scripted:
         results = [{"flagged": False, "categories": {}}]
-        return Scripted(body=json.dumps({"results": results})) if "input" in body else rejects(body)
+        is_asked = "input" in body
+        return Scripted(body=json.dumps({"results": results})) if is_asked else converse(body)
 
-    for script in (rejects, too_few):
-        with ScriptedServer(script) as server:
-            config = make_config(server.url, rows=2, if_exists="restart")
-            collect(config)
-            endpoint = EndpointConfig(base_url=server.url, model=script.__name__)
-            with pytest.raises(UserError, match="the filters left none of 2 dialogues"):
-                export(config, out, moderator=endpoint)
-    assert not out.exists()
+    with ScriptedServer(too_few) as server:
+        config = make_config(server.url, rows=2)
+        collect(config)
+        endpoint = EndpointConfig(base_url=server.url, model="m")
+        with pytest.raises(UserError, match="the filters left none of 2 dialogues"):
+            export(config, out, moderator=endpoint)
+
+
+def test_a_moderator_that_takes_no_request_stops_and_one_that_refuses_a_text_does_not(
+    make_config: MakeConfig, out: Path
+) -> None:
+    moderator = Moderator()
+    refused = ["What is"]
+
+    def script(body: dict[str, Any]) -> Scripted:
+        if "input" in body and any(word in body["input"][0] for word in refused):
+            return Scripted(status=400, text="no")
+        return moderator(body)
+
+    with ScriptedServer(script) as server:
+        config = make_config(server.url, rows=8)
+        collect(config)
+        endpoint = EndpointConfig(base_url=server.url, model="m", concurrency=1)
+        with pytest.raises(RunError, match=r"the moderator at .* takes no request: HTTP 400: no;"):
+            export(config, out, moderator=endpoint)
+        assert not out.exists()
+        refused[:] = ["What is 3?"]
+        summary = export(config, out, moderator=endpoint)
+        assert summary.left_out == {"moderation: not moderated: rejected": 1}
+        assert summary.dialogues == 7
+        asked = moderator.asked
+        assert export(config, out, moderator=endpoint) == summary
+    assert moderator.asked == asked
 
 
 def test_a_moderator_that_fails_stops_the_export_and_is_asked_for_the_rest_later(

@@ -340,7 +340,7 @@ def test_requests_that_are_bad_for_themselves_cannot_keep_a_collection_from_its_
             try:
                 ends.append(collect(config).stops)
             except RunError as error:
-                ends.append(str(error).partition(" Unf")[2])
+                ends.append(str(error).partition(" Unf")[0])
     # At first nobody knows whose fault it is; then the others are taken, and these are not.
     assert "rejected 3 of 8" in ends[0]
     assert ends[-1] == {"error": 4, "max_turns": 4}

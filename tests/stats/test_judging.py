@@ -98,7 +98,7 @@ def test_the_means_of_what_the_judge_counts(
         (Scripted(text="[[1]]", finish_reason="length"), "the reply is cut"),
         (Scripted(text="[[1]]", finish_reason="content_filter"), "the reply is filtered"),
         (Scripted(status=400, text="maximum context length"), "the reply is context_full"),
-        (Scripted(status=400, text="what?"), "the reply is rejected"),
+        (Scripted(status=400, text="what?"), "rejected: HTTP 400: what?"),
     ],
 )
 def test_what_is_no_clear_number_is_not_judged_and_never_zero(
@@ -129,6 +129,35 @@ def test_the_same_number_twice_is_clear_and_the_range_is_the_sessions() -> None:
     allowed = (0, 2)
     for text, number in (("[[2]], so [[2]]", 2), ("[[ 0 ]]", 0), ("[[3]]", None), ("[[٢]]", None)):
         assert read_reply(Reply(Outcome.COMPLETE, text), allowed).number == number
+
+
+def test_a_verdict_stands_behind_the_reasoning() -> None:
+    text = "<think>\nPerhaps [[1]] or [[3]].\n</think>\n\n[[2]]"
+    assert read_reply(Reply(Outcome.COMPLETE, text), (0, 3)).number == 2
+    only = Reply(Outcome.COMPLETE, "<think>Perhaps [[1]]")
+    assert read_reply(only, (0, 3)).reason == "no [[number]] in the reply"
+
+
+def test_a_judge_that_takes_no_request_stops_at_once_and_its_settings_can_be_mended(
+    write_sessions: WriteSessions, write_judge: WriteJudge, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def script(body: dict[str, Any]) -> Scripted:
+        is_taken = body["max_tokens"] != 100
+        return count(body) if is_taken else Scripted(status=400, text="no max_tokens, please")
+
+    sessions = [[f"Where is town {n}?", "Why?"] for n in range(10)]
+    out = tmp_path / "out"
+    with ScriptedServer(script) as server:
+        command = ["stats", str(write_sessions(sessions)), "--out", str(out), "--judge"]
+        assert main([*command, str(write_judge(server.url))]) == 1
+        error = capsys.readouterr().err
+        assert "rejected 3 sessions, the last time with: HTTP 400: no max_tokens, please" in error
+        # Three measures of three sessions, one after the other, of which the last one stops.
+        assert len(server.bodies) == 7
+        assert server.most_in_flight == 1
+        assert main([*command, str(write_judge(server.url, max_tokens=50))]) == 0
+    assert judged(out)["not_judged"] == {key: {} for key in JUDGED}
 
 
 def test_a_judge_that_fails_is_asked_again_by_the_next_run(
