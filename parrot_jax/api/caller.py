@@ -5,6 +5,7 @@ import contextlib
 import json
 import random
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +18,7 @@ from parrot_jax.api.notices import Notices
 from parrot_jax.api.replies import Outcome, Reply, Response, Usage
 from parrot_jax.api.throttle import Throttle
 
+_JUDGING = ThreadPoolExecutor(max_workers=1, thread_name_prefix="judging")
 _BYTES_A_TOKEN = 4
 """Of ordinary text. Only rates are guessed by it; a budget takes the worst case."""
 
@@ -117,7 +119,8 @@ class Caller:
           dialogue: The dialogue that it is for.
           turn: The turn of the dialogue that it asks for, from 0.
           body: From `request_body`.
-          judge: Says why a reply is of no use; its word is journaled with the reply.
+          judge: Says why a reply is of no use; its word is journaled with the reply. It runs in a
+            thread of its own, one reply at a time.
 
         Returns:
           The first response whose outcome is not `failed`; else the last one, where attempts are
@@ -177,7 +180,10 @@ class Caller:
             return None
         request, response = sent
         self.budget.settle(worst, known=response.usage, may_be_billed=response.may_be_billed)
-        if response.reply.outcome is Outcome.COMPLETE and (verdict := judge(response.reply)):
+        if response.reply.outcome is Outcome.COMPLETE:
+            loop = asyncio.get_running_loop()
+            # Beside the loop, which has hundreds of other replies to look after.
+            verdict = await loop.run_in_executor(_JUDGING, judge, response.reply)
             response = replace(response, reply=response.reply._replace(verdict=verdict))
         await self._journal.received(request, response)
         return response

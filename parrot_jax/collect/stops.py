@@ -4,7 +4,7 @@ docs/collecting.md has, for each rule, the share of real people's turns that it 
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -13,6 +13,10 @@ from parrot_jax.core.errors import UserError
 
 if TYPE_CHECKING:
     from parrot_jax.dialogue.types import Turn
+
+JUDGED_CHARS = 20_000
+"""More than answers have: a server may send megabytes."""
+_OVERLAP = 512
 
 SensitiveKind = Literal["e-mail", "phone", "card", "iban", "secret"]
 
@@ -98,10 +102,12 @@ class StopJudge:
 
         Args:
           turns: The dialogue before the text. Where an answer is the last one, it is a question.
-          text: What was said, not empty.
+          text: What was said, not empty. All of it is searched for what is sensitive; the other
+            rules look at its first `JUDGED_CHARS` characters.
         """
         is_question = turns[-1].role == "assistant"
-        reason = (self._question if is_question else self._answer)(turns, text)
+        opening = text[:JUDGED_CHARS]
+        reason = (self._question if is_question else self._answer)(turns, opening)
         return reason or self._sensitive(turns, text)
 
     def in_transcript(self, turns: Sequence["Turn"]) -> str | None:
@@ -165,7 +171,7 @@ class StopJudge:
     def _switched_language(self, first: str, text: str) -> str | None:
         if self._language is None or self._config.language_switch is None:
             return None
-        was, is_now = self._language(first), self._language(text)
+        was, is_now = (self._language(said[:JUDGED_CHARS]) for said in (first, text))
         if was is None or is_now is None or was[0] == is_now[0]:
             return None
         if min(was[1], is_now[1]) < self._config.language_switch:
@@ -177,9 +183,22 @@ class StopJudge:
 
         for kind in self._config.sensitive:
             find = SENSITIVE[kind]
-            if find(text) and not any(find(turn.text) for turn in turns):
+            if any(map(find, _pieces(text))) and not any(
+                find(piece) for turn in turns for piece in _pieces(turn.text)
+            ):
                 return f"{StopReason.SENSITIVE}: {kind}"
         return None
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """All of a text in pieces that overlap, cut at white space where there is some."""
+    start = 0
+    while len(text) - start > JUDGED_CHARS:
+        end = start + JUDGED_CHARS
+        yield text[start:end]
+        space = text.find(" ", end - _OVERLAP, end)
+        start = space if space >= 0 else end - _OVERLAP
+    yield text[start:]
 
 
 _MOST_WORDS_ASKED_BACK = 40

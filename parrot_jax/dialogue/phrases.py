@@ -10,19 +10,16 @@ _GOODBYE = (
     r"(?:good ?)?bye(?: bye)?|good ?night|see you(?: later| soon)?|take care|talk to you later"
     r"|have a (?:nice|great|good|wonderful|lovely) (?:day|night|evening|one|weekend|time)(?: too)?"
 )
+# What is tried first is the longest: nothing is tried again.
 _FILLER = (
-    r"ok(?:ay)?|oh|wow|great|good|perfect|awesome|nice|cool|excellent|amazing|wonderful|alright"
+    r"(?:that'?s )?all for (?:now|today)|ok(?:ay)?|oh|wow|great|good|perfect|awesome|nice|cool|excellent|amazing|wonderful|alright"
     r"|(?:you'?re|you are) (?:very |most |so )?welcome|no problem|you too|(?:very )?helpful"
     r"|(?:that'?s|that is|that was|this is|it'?s) (?:all|it|great|good|perfect|(?:very )?helpful)"
-    r"(?: for now)?|(?:it was )?(?:a )?pleasure|my pleasure|(?:that'?s )?all for (?:now|today)"
+    r"(?: for now)?|(?:it was )?(?:a )?pleasure|my pleasure"
     r"|chat ?gpt|and|then|so|for now|i hope|well"
 )
-_GAP = r"[\s,.!:;)~-]*"
-_ONLY_THANKS = re.compile(
-    rf"{_GAP}(?:(?:{_FILLER}){_GAP})*(?:{_THANKS}|{_GOODBYE}){_GAP}"
-    rf"(?:(?:{_THANKS}|{_GOODBYE}|{_FILLER}){_GAP})*",
-    re.I,
-)
+_GAP = re.compile(r"[\s,.!:;)~-]*")
+_PHRASE = re.compile(rf"(?:(?P<thanks>{_THANKS}|{_GOODBYE})|{_FILLER}){_GAP.pattern}", re.I)
 _MOST_CHARS_OF_THANKS = 200
 _SAYS_THANKS = re.compile(r"\b(?:thanks|thank ?(?:you|u)|thx|much appreciated)\b", re.I)
 _OPENING_CHARS = 40
@@ -52,7 +49,16 @@ def only_thanks(text: str) -> bool:
     >>> [only_thanks(t) for t in ("Great, thanks a lot!", "Bye.", "Thanks, and its river?", "Ok.")]
     [True, True, False, False]
     """
-    return len(text) <= _MOST_CHARS_OF_THANKS and _ONLY_THANKS.fullmatch(text) is not None
+    if len(text) > _MOST_CHARS_OF_THANKS:
+        return False
+    # Phrase by phrase: one pattern for all of it would try each way to divide it into phrases.
+    place, says_it = 0, False
+    phrase = _GAP.match(text)
+    while phrase is not None:
+        says_it = says_it or bool(phrase.groupdict().get("thanks"))
+        place = phrase.end()
+        phrase = _PHRASE.match(text, place) if place < len(text) else None
+    return says_it and place == len(text)
 
 
 def says_thanks(text: str) -> bool:

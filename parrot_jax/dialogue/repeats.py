@@ -4,6 +4,10 @@ from collections.abc import Sequence
 
 from parrot_jax.dialogue.words import normal_words
 
+MOST_CHARS = 20_000
+"""Of a longer text, the first and the last half of so many characters are compared: the time of a
+comparison is that of the product of both lengths."""
+
 
 def comparable(text: str) -> str:
     """A text without case and punctuation; one that has nothing else stays as it is.
@@ -11,6 +15,8 @@ def comparable(text: str) -> str:
     >>> comparable("Make it SHORT!"), comparable("?!")
     ('make it short', '?!')
     """
+    if len(text) > MOST_CHARS:
+        text = f"{text[: MOST_CHARS // 2]} {text[-MOST_CHARS // 2 :]}"
     return " ".join(normal_words(text)) or text
 
 

@@ -1,6 +1,7 @@
 """Which texts end a dialogue: one example a rule, real people, settings that switch rules off."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 
 from parrot_jax.collect.stops import StopConfig, StopJudge
 from parrot_jax.core.errors import UserError
+from parrot_jax.dialogue.phrases import only_thanks
 from parrot_jax.dialogue.types import Turn
 
 TALK = ("Where does the river Velora begin, and how long is it?", "In the hills of Oria. 70 km.")
@@ -83,6 +85,47 @@ def test_a_whole_dialogue_is_judged_turn_by_turn() -> None:
     assert first_bad(*fine, "By whom?", "Write to a.b@uni-velora.org") == (
         "sensitive: turn 6, e-mail"
     )
+
+
+HOSTILE = (
+    *("_", "好", " ", "1", "a@a@", "a.", "@", "-", "1 ", "a1", "AB12 ", "+49 30 1", "(", "`"),
+    *("sk-", "eyJ", "eyJ-", "sk-T3BlbkFJ", "//a/:_authToken=", "xoxb-1-", "thanks good bye "),
+)
+
+
+@pytest.mark.parametrize("piece", HOSTILE)
+def test_the_judge_takes_a_time_that_is_linear_in_the_text(piece: str) -> None:
+    judge = StopJudge(StopConfig())
+    turns = [Turn("user", TALK[0]), Turn("assistant", f"{piece}x" * 4000), Turn("user", "So?")]
+
+    def seconds(chars: int) -> float:
+        text = piece * (chars // len(piece))
+        started = time.process_time()
+        judge(turns, text)
+        judge(turns[:2], text)
+        return time.process_time() - started
+
+    seconds(1000)  # loads what it needs
+    # 16 times the text; quadratic would be 256 times the time.
+    assert seconds(256_000) < 64 * max(seconds(16_000), 2e-3)
+
+
+def test_a_text_of_megabytes_is_searched_to_its_end() -> None:
+    long = "All is well in Oria. " * 50_000
+    assert verdict(TALK[0], f"{long}Write to jane.doe@uni-velora.org.") == "sensitive: e-mail"
+    for kind, text in (("card", "4539 1488 0343 6467"), ("phone", "+44 20 7946 0958")):
+        # Wherever it stands, no cut between two pieces goes through it.
+        for place in range(19_980, 20_000):
+            words = "x " * (place // 2)
+            assert verdict(TALK[0], f"{words}{text} {words}") == f"sensitive: {kind}"
+
+
+def test_every_way_to_divide_thanks_into_phrases_is_tried_once() -> None:
+    started = time.process_time()
+    assert not only_thanks("thanks " + "good bye " * 21 + "x")
+    assert only_thanks("thanks " + "good bye " * 21)
+    assert only_thanks("Good night, that's all for today!")
+    assert time.process_time() - started < 1
 
 
 def test_patterns_of_ones_own() -> None:
