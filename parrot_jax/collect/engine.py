@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 
 from parrot_jax.api.budget import BudgetSpentError
 from parrot_jax.api.caller import Caller
@@ -31,7 +32,7 @@ from parrot_jax.collect.export import CollectionSummary, export
 from parrot_jax.collect.folder import Collection, open_journal
 from parrot_jax.collect.live import LiveView
 from parrot_jax.collect.prices import with_prices
-from parrot_jax.collect.prompts import Prompt, load_prompt, messages_for
+from parrot_jax.collect.prompts import Prompt, load_prompts, messages_for
 from parrot_jax.collect.stops import StopJudge
 from parrot_jax.collect.transcript import parse_transcript
 from parrot_jax.core.errors import RunError
@@ -69,9 +70,7 @@ async def collect_async(config: CollectConfig) -> CollectionSummary:
     """As `collect`, in a running event loop; cancelling it stops the run as Ctrl-C does."""
     config = with_prices(config)
     speakers = config.speakers()
-    prompts = {
-        name: load_prompt(speaker.prompt) for name, speaker in speakers.items() if speaker.prompt
-    }
+    prompts = load_prompts(config)
     endpoints = {name: Endpoint(speaker) for name, speaker in speakers.items()}
     judge = StopJudge(config.stops)
     most = config.concurrency
@@ -207,6 +206,8 @@ class _Run:
             self._note_tried()
             self.live.reply_came(step.speaker)
             state = after_reply(state, response.reply, self.collection.rules)
+            if state.stop is not None and response.error is not None:
+                state = replace(state, detail=response.error)
 
     async def _speak(
         self, number: int, state: DialogueState, step: Speak, seed_of: bytes

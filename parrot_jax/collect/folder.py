@@ -6,6 +6,7 @@ summary.json       their numbers
 earlier-1/         an earlier collection, where this one was begun anew
 """
 
+import contextlib
 import hashlib
 import json
 from collections import Counter
@@ -191,42 +192,57 @@ def open_journal(config: CollectConfig, prompts: Mapping[str, Prompt]) -> Journa
             journal.begin(start, map(messages_line, read_beginnings(config, report)))
             console.print(report.summary())
         else:
-            journal.go_on(start, _check_same(config, start))
+            with contextlib.closing(Collection(config.out)) as collection:
+                more = more_beginnings(config, collection, prompts)
+            journal.go_on(start, more)
             console.print(f"continuing {config.out}")
+            if more:
+                console.print(f"{len(more):,} more dialogues")
     except BaseException:
         journal.close()
         raise
     return journal
 
 
-def _check_same(config: CollectConfig, start: Start) -> list[str]:
-    """Whether a collection may go on; the beginnings that it did not have."""
+def more_beginnings(
+    config: CollectConfig, collection: Collection, prompts: Mapping[str, Prompt]
+) -> list[str]:
+    """Whether a collection may go on with a config, and what with.
+
+    Args:
+      config: Of the new start.
+      collection: What there is.
+      prompts: Of the speakers that have one.
+
+    Returns:
+      The beginnings that it did not have, as rows of its journal.
+
+    Raises:
+      UserError: It may not: it has to be left alone, or the config decides other dialogues.
+    """
     if config.if_exists == "refuse":
         raise UserError(
             f"{config.out} holds a collection; choose another --out, or --if-exists continue."
         )
-    collection = Collection(config.out)
-    try:
-        before = collection.journal.last_start()
-        changes = [
-            *changed_keys(collection.config, config),
-            *_changed_prompts(before.prompts, start.prompts),
-        ]
-        counts = collection.journal.counts().speakers
-        silent = {name for name in config.speakers() if not counts.get(name, SpeakerCounts()).answered}
-        allowed = (*config.allow_changes, *silent)
-        changes = [change for change in changes if not _may_change(change, allowed)]
-        if changes:
-            raise UserError(
-                f"{config.out} holds a collection with another config ({'; '.join(changes)}); "
-                "choose another --out, or the old values to continue it, or say what may differ "
-                "with --allow-changes."
-            )
-        if collection.config.beginnings == config.beginnings:
-            return []
-        return _more_beginnings(config, collection)
-    finally:
-        collection.close()
+    changes = [
+        *changed_keys(collection.config, config),
+        *_changed_prompts(collection.journal.last_start().prompts, prompts),
+    ]
+    counts = collection.journal.counts().speakers
+    silent = (
+        name for name in config.speakers() if not counts.get(name, SpeakerCounts()).answered
+    )
+    allowed = (*config.allow_changes, *silent)
+    changes = [change for change in changes if not _may_change(change, allowed)]
+    if changes:
+        raise UserError(
+            f"{config.out} holds a collection with another config ({'; '.join(changes)}); "
+            "choose another --out, or the old values to continue it, or say what may differ "
+            "with --allow-changes."
+        )
+    if collection.config.beginnings == config.beginnings:
+        return []
+    return _more_beginnings(config, collection)
 
 
 def _may_change(change: str, allowed: tuple[str, ...]) -> bool:
@@ -238,10 +254,11 @@ def _may_change(change: str, allowed: tuple[str, ...]) -> bool:
 
 
 def _changed_prompts(
-    old: Mapping[str, Mapping[str, str]], new: Mapping[str, Mapping[str, str]]
+    old: Mapping[str, Mapping[str, str]], new: Mapping[str, Prompt]
 ) -> Iterator[str]:
     for speaker in {**old, **new}:
-        was, is_now = (prompts.get(speaker, {}).get("sha256", "none") for prompts in (old, new))
+        was = old.get(speaker, {}).get("sha256", "none")
+        is_now = new[speaker].sha256 if speaker in new else "none"
         if was != is_now:
             yield f"{speaker}.prompt_text: sha256 {was[:8]} -> {is_now[:8]}"
 
@@ -267,7 +284,6 @@ def _more_beginnings(config: CollectConfig, collection: Collection) -> list[str]
             "beginnings any more; a collection can grow, but not choose anew: give the old sources "
             "and at least the old sample, or choose another --out."
         )
-    console.print(f"{len(more):,} more dialogues")
     return more
 
 

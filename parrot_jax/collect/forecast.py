@@ -7,6 +7,8 @@ square of the turns. What was seen during the run replaces what was assumed, tur
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import NamedTuple
 
 from parrot_jax.api.budget import usd
 from parrot_jax.api.config import EndpointConfig
@@ -46,6 +48,8 @@ class SpeakerForecast:
     """None = the price is not known."""
     hours: float
     """What its limits of requests and tokens a minute alone make it take."""
+    beyond_budget: str | None = None
+    """The budget that will not do, e.g. `budget_usd 5.00`; None = there is none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +72,7 @@ def forecast(
     concurrency: int,
     assumed: Assumptions,
     seen: Seen,
+    spent: Mapping[str, Usage] = MappingProxyType({}),
 ) -> Forecast:
     """Adds up the calls that are left.
 
@@ -78,7 +83,9 @@ def forecast(
       concurrency: Dialogues that go on at once.
       assumed: What calls take that were not seen yet.
       seen: What calls took so far.
+      spent: What counts against the budgets already.
     """
+    lengths = _Lengths.of(assumed, speakers, max_turns)
     at_turn = Counter(turns)
     num_dialogues = at_turn.total()
     calls: Counter[str] = Counter()
@@ -91,7 +98,7 @@ def forecast(
         if name == "writer" and at_turn[turn] == 0:
             continue
         count = at_turn[turn] if name == "writer" else num_open
-        prompt, completion, seconds = _call(name, turn, max_turns, assumed, seen)
+        prompt, completion, seconds = _call(name, turn, lengths, assumed.latency_s, seen)
         calls[name] += count
         tokens[name][0] += count * prompt
         tokens[name][1] += count * completion
@@ -110,6 +117,7 @@ def forecast(
             usage=usage,
             usd=None if price is None else usd(usage, price),
             hours=minutes / 60,
+            beyond_budget=_beyond_budget(speaker, usage.plus(spent.get(name, Usage()))),
         )
     at_once = max(1, min(concurrency, num_dialogues))
     hours = max([waited_s / at_once / 3600, *(speaker.hours for speaker in found.values())])
@@ -120,20 +128,56 @@ def _speaker_of(turn: int) -> str:
     return "answerer" if turn % 2 else "asker"
 
 
+class _Lengths(NamedTuple):
+    """Tokens that are assumed of a text, at most what the config lets a speaker write."""
+
+    question: float
+    answer: float
+    dialogue: float
+    """What a writer writes in one reply."""
+    turns: int
+
+    @classmethod
+    def of(
+        cls, assumed: Assumptions, speakers: Mapping[str, EndpointConfig], max_turns: int
+    ) -> "_Lengths":
+        def limited(tokens: float, name: str) -> float:
+            speaker = speakers.get(name)
+            most = None if speaker is None else speaker.max_tokens
+            return tokens if most is None else min(tokens, float(most))
+
+        whole = max_turns * (assumed.question_tokens + assumed.answer_tokens)
+        return cls(
+            limited(assumed.question_tokens, "asker"),
+            limited(assumed.answer_tokens, "answerer"),
+            limited(whole, "writer"),
+            max_turns,
+        )
+
+
+def _beyond_budget(speaker: EndpointConfig, usage: Usage) -> str | None:
+    if speaker.budget_tokens is not None and usage.total > speaker.budget_tokens:
+        return f"budget_tokens {speaker.budget_tokens:,}"
+    if speaker.budget_usd is not None and speaker.price is not None:
+        if usd(usage, speaker.price) > speaker.budget_usd:
+            return f"budget_usd {speaker.budget_usd:,.2f}"
+    return None
+
+
 def _call(
-    name: str, turn: int, max_turns: int, assumed: Assumptions, seen: Seen
+    name: str, turn: int, assumed: _Lengths, latency_s: float, seen: Seen
 ) -> tuple[float, float, float]:
     """Tokens of prompt and completion, and seconds, of a call for this turn."""
     if (found := seen.get((name, turn))) is not None:
         return found.prompt, found.completion, found.seconds
-    lengths = (assumed.question_tokens, assumed.answer_tokens)
+    lengths = (assumed.question, assumed.answer)
     round_tokens = sum(lengths)
     if name == "writer":
-        return assumed.question_tokens, max_turns * round_tokens, assumed.latency_s * max_turns
-    prompt = turn // 2 * round_tokens + turn % 2 * assumed.question_tokens
+        return assumed.question, assumed.dialogue, latency_s * assumed.turns
+    prompt = turn // 2 * round_tokens + turn % 2 * assumed.question
     # Where earlier turns were seen, the prompt goes on from the last of them.
     before = max((t for speaker, t in seen if speaker == name and t < turn), default=None)
-    completion, seconds = lengths[turn % 2], assumed.latency_s
+    completion, seconds = lengths[turn % 2], latency_s
     if before is not None:
         last = seen[name, before]
         prompt = last.prompt + (turn - before) // 2 * round_tokens
@@ -153,4 +197,8 @@ def forecast_lines(left: Forecast) -> list[str]:
             f"  {name:9} {speaker.calls:,} calls, {speaker.usage.prompt:,} tokens read, "
             f"{speaker.usage.completion:,} written: {cost}"
         )
+        if speaker.beyond_budget is not None:
+            lines.append(
+                f"  {name:9} {speaker.beyond_budget} will be spent before that, and stops the run"
+            )
     return lines

@@ -5,6 +5,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from parrot_jax.collect.config import CollectConfig
 from parrot_jax.collect.dialogue_state import Speak, Speaker
 from parrot_jax.core.errors import UserError
 from parrot_jax.core.files import open_input
@@ -62,6 +63,12 @@ def load_prompt(path: str) -> Prompt:
     if not rendered:
         raise UserError(f"the prompt {path} is empty.")
     return prompt
+
+
+def load_prompts(config: CollectConfig) -> dict[str, Prompt]:
+    """The prompts of the speakers that have one; errors are those of `load_prompt`."""
+    speakers = config.speakers().items()
+    return {name: load_prompt(speaker.prompt) for name, speaker in speakers if speaker.prompt}
 
 
 def messages_for(

@@ -1,20 +1,25 @@
 """How a collection stands: read from its journal, while it runs or when it does not."""
 
 import contextlib
+import itertools
+import json
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 
+from parrot_jax.api.journal_reader import JournalReader
 from parrot_jax.collect.beginnings import read_beginnings
 from parrot_jax.collect.config import CollectConfig
 from parrot_jax.collect.dialogue_state import StopReason
 from parrot_jax.collect.export import SpeakerSummary, summarise_speakers
-from parrot_jax.collect.folder import Collection, journal_path
-from parrot_jax.collect.forecast import Assumptions, Forecast, Seen, forecast
+from parrot_jax.collect.folder import Collection, journal_path, more_beginnings, rules_of
+from parrot_jax.collect.forecast import Assumptions, Forecast, forecast
 from parrot_jax.collect.prices import with_prices
+from parrot_jax.collect.prompts import load_prompts
 from parrot_jax.dialogue.report import ReadReport
 
 RATE_OVER_S = 60
@@ -62,34 +67,51 @@ def forecast_collection(config: CollectConfig, assumed: Assumptions) -> Forecast
     """What a collection will take: what is left of it, where there is one; else all of it.
 
     Raises:
-      UserError: The beginnings cannot be read, a price is missing, or the journal cannot be read.
+      UserError: The beginnings cannot be read, a price is missing, the journal cannot be read, or
+        the folder holds a collection with which this config may not go on.
     """
     config = with_prices(config)
-    if journal_path(config.out).exists() and config.if_exists != "restart":
-        with contextlib.closing(Collection(config.out)) as collection:
-            return forecast_rest(collection, config, collection.open_numbers(), assumed)
-    beginnings = read_beginnings(config, ReadReport())
-    return _forecast(config, (len(b.turns) for b in beginnings), assumed, {})
+    prompts = load_prompts(config)
+    if not journal_path(config.out).exists() or config.if_exists == "restart":
+        beginnings = read_beginnings(config, ReadReport())
+        return _forecast(config, (len(b.turns) for b in beginnings), assumed)
+    with contextlib.closing(Collection(config.out)) as collection:
+        more = more_beginnings(config, collection, prompts)
+        collection.rules = rules_of(config)
+        return forecast_rest(
+            collection, config, collection.open_numbers(), assumed, map(json.loads, more)
+        )
 
 
 def forecast_rest(
-    collection: Collection, config: CollectConfig, open_numbers: list[int], assumed: Assumptions
+    collection: Collection,
+    config: CollectConfig,
+    open_numbers: list[int],
+    assumed: Assumptions,
+    more: Iterable[Mapping[str, Any]] = (),
 ) -> Forecast:
-    """What is left of a collection, from what was seen of it."""
-    turns = _num_turns(collection, open_numbers)
-    return _forecast(config, turns, assumed, collection.journal.means())
+    """What is left of a collection, and of more beginnings, from what was seen of it."""
+    turns = itertools.chain(
+        _num_turns(collection, open_numbers), (len(row["messages"]) for row in more)
+    )
+    return _forecast(config, turns, assumed, collection.journal)
 
 
 def _forecast(
-    config: CollectConfig, turns: Iterable[int], assumed: Assumptions, seen: Seen
+    config: CollectConfig,
+    turns: Iterable[int],
+    assumed: Assumptions,
+    journal: JournalReader | None = None,
 ) -> Forecast:
+    counts = journal.counts().speakers if journal else {}
     return forecast(
         turns,
         max_turns=config.max_turns,
         speakers=config.speakers(),
         concurrency=config.concurrency,
         assumed=assumed,
-        seen=seen,
+        seen=journal.means() if journal else {},
+        spent={name: count.known.plus(count.uncertain) for name, count in counts.items()},
     )
 
 

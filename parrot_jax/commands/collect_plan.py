@@ -14,7 +14,7 @@ class CollectPlanConfig(CollectConfig):
     """Mean tokens of a question, > 0. People's are an eighth of what is said."""
 
     answer_tokens: float = 310.0
-    """Mean tokens of an answer, > 0."""
+    """Mean tokens of an answer, > 0. A speaker's `max_tokens` limits it."""
 
     latency_s: float = 5.0
     """Mean seconds from a request to its reply, > 0."""
@@ -35,7 +35,7 @@ Config = CollectPlanConfig
 def run(config: CollectPlanConfig) -> None:
     """Prints what is to be done; where the folder holds the collection, what is left of it."""
     import json
-    from dataclasses import asdict
+    from dataclasses import asdict, fields
 
     from parrot_jax.collect.forecast import Assumptions, forecast_lines
     from parrot_jax.collect.status import forecast_collection
@@ -46,7 +46,8 @@ def run(config: CollectPlanConfig) -> None:
         answer_tokens=config.answer_tokens,
         latency_s=config.latency_s,
     )
-    left = forecast_collection(config, assumed)
+    collection = CollectConfig(**{f.name: getattr(config, f.name) for f in fields(CollectConfig)})
+    left = forecast_collection(collection, assumed)
     if config.json:
         print(json.dumps(asdict(left)))
     else:

@@ -305,7 +305,7 @@ def _check_same(old: Start, new: Start, path: Path) -> None:
     changes = [
         f"{name}: {old.config.get(name)!r} -> {new.config.get(name)!r}"
         for name in _SETTINGS
-        if old.config.get(name) != new.config.get(name)
+        if (old.config.get(name) or None) != (new.config.get(name) or None)
     ] + [
         f"the prompt {prompt['path']}: sha256 {was[:8]} -> {prompt['sha256'][:8]}"
         for key, prompt in new.prompts.items()

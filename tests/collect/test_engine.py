@@ -307,6 +307,23 @@ def test_a_few_rejections_among_replies_end_their_dialogues_with_the_servers_sen
     ] * 2
 
 
+def test_prompts_that_a_moderator_holds_back_end_and_so_does_the_collection(
+    make_config: MakeConfig,
+) -> None:
+    def script(body: dict[str, Any]) -> Scripted:
+        if body["messages"][0]["content"] in ("What is 0?", "What is 2?", "What is 4?"):
+            return Scripted(status=403, text="Your input was flagged: it violates our policy.")
+        return converse(body)
+
+    with ScriptedServer(script) as server:
+        config = make_config(server.url, rows=8, concurrency=1)
+        summary = collect(config)
+    assert (summary.exported, summary.unfinished) == (5, 0)
+    assert summary.stops == {"max_turns": 5, "filtered_answer": 3}
+    details = rows(config, "SELECT DISTINCT detail FROM ends WHERE reason = 'filtered_answer'")
+    assert details == [("HTTP 403: Your input was flagged: it violates our policy.",)]
+
+
 def test_a_server_that_changes_its_mind_in_the_middle_loses_no_dialogue(
     make_config: MakeConfig, tmp_path: Path
 ) -> None:

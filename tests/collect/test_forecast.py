@@ -83,6 +83,47 @@ def test_what_was_seen_replaces_what_was_assumed_and_later_turns_go_on_from_it()
     assert found.hours == pytest.approx(3 / 3600)
 
 
+def test_nobody_writes_more_than_max_tokens() -> None:
+    found = plan([1], max_turns=2, limits={"max_tokens": 24})
+    # Both speakers write 24 at most: an answer of 24, then one to a dialogue of 24 + 24 + 24.
+    assert found.speakers["answerer"].usage == Usage(24 + (24 + 24 + 24), 24 + 24)
+    assert found.speakers["asker"].usage == Usage(24 + 24, 24)
+
+
+def test_a_budget_that_will_not_do_is_named() -> None:
+    limits = {"max_tokens": 100, "budget_tokens": 1000}
+    assert plan([1], max_turns=1, limits=limits).speakers["answerer"].beyond_budget is None
+    assert plan([1], limits=limits).speakers["answerer"].beyond_budget == "budget_tokens 1,000"
+    spent = {"answerer": Usage(900, 0)}
+    found = plan([1], max_turns=1, limits=limits, spent=spent)
+    assert found.speakers["answerer"].beyond_budget == "budget_tokens 1,000"
+
+
+def test_a_plan_refuses_what_a_collection_refuses(
+    make_config: MakeConfig, tmp_path: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "config.yaml"
+    with ScriptedServer() as server:
+        config = make_config(server.url, answerer={"temperature": 0.5})
+        collect(config)
+        for changes, options in (
+            ({"answerer": {"temperature": 0.7}}, []),
+            ({"seed": 3}, []),
+            ({"answerer": {"temperature": 0.5}}, ["--if-exists", "refuse"]),
+        ):
+            save_config(make_config(server.url, **changes), path)
+            lines = []
+            for verb in (["collect", "plan"], ["collect"]):
+                assert main([*verb, str(path), *options]) == 2
+                lines.append(capsys.readouterr().err)
+            assert lines[0] == lines[1]
+        # What may differ is planned: two more turns of four dialogues.
+        save_config(make_config(server.url, answerer={"temperature": 0.5}, max_turns=5), path)
+        assert main(["collect", "plan", str(path), "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)
+    assert found["speakers"]["answerer"]["calls"] == 8
+
+
 def test_a_price_that_nobody_knows_is_not_nothing() -> None:
     assert plan([1], prices={"asker": None}).speakers["asker"].usd is None
 
