@@ -4,6 +4,7 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
+from parrot_jax.api.journal_file import DamagedJournalError
 from parrot_jax.api.replies import MOST_TOKENS, Outcome
 from parrot_jax.core.errors import UserError
 
@@ -74,7 +75,9 @@ def find_damaged_text(db: sqlite3.Connection, path: Path) -> UserError:
             text.decode()
         except UnicodeDecodeError as error:
             return damaged_row(db, path, table, row, f"its {column} is no text: {error.reason}")
-    return UserError(f"the journal {path} has a text that is not UTF-8; put it back from a copy.")
+    return DamagedJournalError(
+        f"the journal {path} has a text that is not UTF-8; put it back from a copy."
+    )
 
 
 def damaged_row(
@@ -96,7 +99,7 @@ def damaged_row(
         of = db.execute("SELECT dialogue, turn FROM requests WHERE id = ?", (row,)).fetchone()
         if of is not None:
             way_out = f'or have it asked again: sqlite3 {path} "{_undo(*of)}"'
-    return UserError(
+    return DamagedJournalError(
         f"row {row} of {table} in the journal {path} is damaged: {problem}; put the file back from "
         f"a copy, {way_out}."
     )

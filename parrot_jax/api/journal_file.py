@@ -10,6 +10,10 @@ from typing import IO
 
 from parrot_jax.core.errors import DiskFullError, UserError
 
+
+class DamagedJournalError(UserError):
+    """A journal cannot be read, as it is or at a row."""
+
 VERSION = 2
 
 SCHEMA = """
@@ -149,10 +153,26 @@ def check_version(db: sqlite3.Connection, path: Path) -> int:
     (version,) = db.execute("PRAGMA user_version").fetchone()
     (tables,) = db.execute("SELECT count(*) FROM sqlite_schema").fetchone()
     if version not in (0, VERSION) or (version == 0 and tables):
-        raise UserError(
-            f"{path} is no journal of this version of parrot ({VERSION}); choose another folder."
+        raise DamagedJournalError(
+            f"{path} is no journal of this version of parrot ({VERSION}): its version is {version}; "
+            "use the version that wrote it, or choose another folder."
         )
     return version
+
+
+def is_new(path: Path) -> bool:
+    """Whether nothing is in a journal yet, or it is not there.
+
+    Raises:
+      UserError: There is a file, but no journal of this version.
+    """
+    if not path.is_file():
+        return True
+    with (
+        sqlite_errors(path, "read"),
+        contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as db,
+    ):
+        return check_version(db, path) == 0
 
 
 @contextlib.contextmanager
@@ -177,14 +197,20 @@ def sqlite_errors(path: Path, doing: str) -> Iterator[None]:
                 "same command again: it continues where it stopped."
             ) from error
         if code == sqlite3.SQLITE_NOTADB:
-            raise UserError(f"{path} is no journal; choose another folder.") from error
+            raise DamagedJournalError(
+                f"{path} is no journal; put it back from a copy, or choose another folder."
+            ) from error
         if code == sqlite3.SQLITE_CORRUPT:
-            raise UserError(
+            raise DamagedJournalError(
                 f"the journal {path} is damaged: {error}; put it back from a copy, or use what can "
                 f"be read (sqlite3 {path} .recover | sqlite3 NEW)."
             ) from error
         if isinstance(error, sqlite3.IntegrityError | sqlite3.ProgrammingError):
             raise  # a bug
+        if code == sqlite3.SQLITE_ERROR:  # of the words of a query: the tables are other ones
+            raise DamagedJournalError(
+                f"the journal {path} is damaged: {error}; put it back from a copy."
+            ) from error
         raise UserError(
             f"cannot {doing} the journal {path}: {error}; check the file, the disk and its quota, "
             "then run the same command again: it continues where it stopped."
@@ -192,23 +218,32 @@ def sqlite_errors(path: Path, doing: str) -> Iterator[None]:
 
 
 def put_aside(journal: Path, *, with_them: Sequence[str] = ()) -> None:
-    """Moves a journal, where there is one, into a new folder `earlier-N` beside it.
+    """Moves a journal, damaged or not, into a new folder `earlier-N` beside it.
 
     Args:
       journal: Its path.
-      with_them: Names of files of the same folder that go with it.
+      with_them: Names of files of the same folder that go with it, also where it is missing.
 
     Raises:
-      UserError: Another process writes it, or the file is no journal.
+      UserError: Another process writes it.
     """
-    if not journal.exists():
+    log = [f"{journal.name}-{ending}" for ending in ("wal", "shm")]
+    with_them = (*with_them, *log)
+    if not any((journal.parent / name).exists() for name in (*with_them, journal.name)):
         return
     lock = take_lock(journal)
     try:
-        with sqlite_errors(journal, "put aside"), contextlib.closing(connect(journal)) as db:
-            check_version(db, journal)
-            # Into one file: what stands in the log beside it would stay behind.
-            db.execute("PRAGMA journal_mode = DELETE")
+        # Into one file, as the log beside it is nothing by itself; a damaged one goes as it is.
+        with (
+            contextlib.suppress(DamagedJournalError),
+            sqlite_errors(journal, "put aside"),
+            contextlib.closing(sqlite3.connect(f"{journal.resolve().as_uri()}?mode=rw", uri=True))
+            if journal.is_file()
+            else contextlib.nullcontext() as db,
+        ):
+            if db is not None:
+                check_version(db, journal)
+                db.execute("PRAGMA journal_mode = DELETE")
         numbers = itertools.count(1)
         target = next(
             folder for n in numbers if not (folder := journal.parent / f"earlier-{n}").exists()

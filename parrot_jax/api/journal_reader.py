@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from parrot_jax.api.journal import End, Start
 from parrot_jax.api.journal_check import check_rows, damaged_row, find_damaged_text
-from parrot_jax.api.journal_file import check_version, sqlite_errors
+from parrot_jax.api.journal_file import DamagedJournalError, check_version, sqlite_errors
 from parrot_jax.api.replies import Outcome, Reply, Usage
 from parrot_jax.core.errors import UserError
 
@@ -73,11 +73,13 @@ class JournalReader:
         """Opens the file for reading."""
         self.path = Path(path)
         if not self.path.is_file():
-            raise UserError(f"there is no journal {self.path}; check the path.")
+            raise DamagedJournalError(f"there is no journal {self.path}; check the path.")
         with sqlite_errors(self.path, "read"):
             self._db = sqlite3.connect(f"{self.path.resolve().as_uri()}?mode=ro", uri=True)
             if check_version(self._db, self.path) == 0:
-                raise UserError(f"the journal {self.path} is empty: its run was killed at once.")
+                raise DamagedJournalError(
+                    f"the journal {self.path} is empty: its run was killed at once."
+                )
             self._db.text_factory = lambda text: text.decode(errors="backslashreplace")
             check_rows(self._db, self.path)
             self._db.text_factory = lambda text: text.decode()  # its errors are caught below

@@ -14,7 +14,7 @@ from parrot_jax.api.budget import usd
 from parrot_jax.api.journal_reader import SpeakerCounts
 from parrot_jax.collect.config import CollectConfig
 from parrot_jax.collect.dialogue_state import OnReasoning, StopReason
-from parrot_jax.collect.folder import Collection, JournaledDialogue
+from parrot_jax.collect.folder import DIALOGUES, SUMMARY, Collection, JournaledDialogue
 from parrot_jax.collect.transcript import parse_transcript
 from parrot_jax.core.errors import disk_full_is_a_user_error
 from parrot_jax.core.files import write_json
@@ -142,7 +142,7 @@ def export(collection: Collection) -> CollectionSummary:
                 turns.append(dialogue.num_rounds)
                 yield dialogue
 
-    path = collection.folder / "dialogues.jsonl"
+    path = collection.folder / DIALOGUES
     with disk_full_is_a_user_error(f"the dialogues {path}"):
         exported = write_messages(path, finished())
         summary = CollectionSummary(
@@ -155,7 +155,7 @@ def export(collection: Collection) -> CollectionSummary:
             stops=dict(sorted(stops.items(), key=lambda item: (-item[1], item[0]))),
             **_counted(collection),
         )
-        write_json(collection.folder / "summary.json", asdict(summary))
+        write_json(collection.folder / SUMMARY, asdict(summary))
     return summary
 
 

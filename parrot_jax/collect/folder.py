@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from parrot_jax.api.config import RetryConfig
 from parrot_jax.api.journal import JournalWriter, Start
-from parrot_jax.api.journal_file import put_aside
+from parrot_jax.api.journal_file import DamagedJournalError, is_new, put_aside
 from parrot_jax.api.journal_reader import JournalReader, SpeakerCounts
 from parrot_jax.api.replies import Outcome, Reply
 from parrot_jax.collect.beginnings import read_beginnings
@@ -26,6 +26,7 @@ from parrot_jax.collect.dialogue_state import DialogueState, Rules, StopReason, 
 from parrot_jax.collect.prompts import Prompt
 from parrot_jax.core.config import changed_keys, config_from_dict, config_to_dict
 from parrot_jax.core.errors import RunError, UserError
+from parrot_jax.core.files import require_local_folder
 from parrot_jax.core.logs import console
 from parrot_jax.dialogue.readers import parse_messages
 from parrot_jax.dialogue.report import ReadReport
@@ -49,6 +50,10 @@ _FREE_OF_SPEAKERS = (
     *("max_tokens_field", "send_seed"),
     "prompt",  # its text is compared
 )
+
+
+DIALOGUES = "dialogues.jsonl"
+SUMMARY = "summary.json"
 
 
 class JournaledDialogue(NamedTuple):
@@ -77,10 +82,18 @@ class Collection:
           UserError: There is no collection in the folder.
         """
         self.folder = Path(out)
-        self.journal = JournalReader(journal_path(out))
-        start = self.journal.last_start()
-        where = str(self.journal.path)
-        self.config = config_from_dict(CollectConfig, start.config, where=where)
+        with _naming_what_is_left(self.folder), contextlib.ExitStack() as stack:
+            self.journal = JournalReader(journal_path(out))
+            stack.callback(self.journal.close)
+            start = self.journal.last_start()
+            try:
+                self.config = config_from_dict(CollectConfig, start.config, where="its config")
+            except UserError as error:
+                raise DamagedJournalError(
+                    f"the journal {self.journal.path} cannot be gone on with: {error}; use the "
+                    "version of parrot that wrote it."
+                ) from None
+            stack.pop_all()
         self.rules = rules_of(self.config)
 
     def __len__(self) -> int:
@@ -147,6 +160,56 @@ class Collection:
         self.journal.close()
 
 
+@contextlib.contextmanager
+def _naming_what_is_left(folder: Path) -> Iterator[None]:
+    """Adds to what is said of a damaged journal what can be done without it."""
+    try:
+        yield
+    except DamagedJournalError as error:
+        if not (folder / DIALOGUES).exists():
+            raise
+        raise DamagedJournalError(
+            f"{error} The dialogues that had ended are in {folder / DIALOGUES}; `parrot collect "
+            "... --if-exists restart` puts everything aside and begins again."
+        ) from None
+
+
+def is_begun(out: Path | str) -> bool:
+    """Whether a folder holds a collection that can go on.
+
+    Raises:
+      UserError: The folder cannot be one, its journal cannot be read, or its other files know of
+        more than the journal.
+    """
+    require_local_folder(str(out), "out")
+    with _naming_what_is_left(Path(out)):
+        return _is_begun(Path(out), journal_path(out))
+
+
+def _is_begun(folder: Path, journal: Path) -> bool:
+    if is_new(journal):
+        if (folder / DIALOGUES).exists() or (folder / SUMMARY).exists():
+            raise DamagedJournalError(
+                f"the journal {journal} is empty or missing, but {folder} holds the results of a "
+                "collection; put it back from a copy."
+            )
+        return False
+    try:
+        known = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+        known = sum(speaker["requests"] for speaker in known["speakers"].values())
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return True  # it is written again at the end
+    with contextlib.closing(JournalReader(journal)) as reader:
+        there = sum(speaker.requests for speaker in reader.counts().speakers.values())
+    if known > there:
+        raise DamagedJournalError(
+            f"the journal {journal} has {there:,} requests, but {folder / SUMMARY} counted "
+            f"{known:,}: it is an older copy, or its file {journal.name}-wal was lost; put the "
+            f"newest copy back, or delete {SUMMARY} to go on from this one."
+        )
+    return True
+
+
 def journal_path(out: Path | str) -> Path:
     """Where the journal of a collection is."""
     return Path(out) / "journal.sqlite"
@@ -177,7 +240,8 @@ def open_journal(config: CollectConfig, prompts: Mapping[str, Prompt]) -> Journa
         collects there, or the folder holds a collection that this one may not go on with.
     """
     if config.if_exists == "restart":
-        put_aside(journal_path(config.out), with_them=("dialogues.jsonl", "summary.json"))
+        put_aside(journal_path(config.out), with_them=(DIALOGUES, SUMMARY))
+    is_begun(config.out)
     journal = JournalWriter(journal_path(config.out))
     start = Start(
         config_to_dict(config),

@@ -16,7 +16,7 @@ from parrot_jax.collect.beginnings import read_beginnings
 from parrot_jax.collect.config import CollectConfig
 from parrot_jax.collect.dialogue_state import StopReason
 from parrot_jax.collect.export import SpeakerSummary, summarise_speakers
-from parrot_jax.collect.folder import Collection, journal_path, more_beginnings, rules_of
+from parrot_jax.collect.folder import Collection, is_begun, more_beginnings, rules_of
 from parrot_jax.collect.forecast import Assumptions, Forecast, forecast
 from parrot_jax.collect.prices import with_prices
 from parrot_jax.collect.prompts import load_prompts
@@ -72,7 +72,7 @@ def forecast_collection(config: CollectConfig, assumed: Assumptions) -> Forecast
     """
     config = with_prices(config)
     prompts = load_prompts(config)
-    if not journal_path(config.out).exists() or config.if_exists == "restart":
+    if config.if_exists == "restart" or not is_begun(config.out):
         beginnings = read_beginnings(config, ReadReport())
         return _forecast(config, (len(b.turns) for b in beginnings), assumed)
     with contextlib.closing(Collection(config.out)) as collection:
@@ -142,7 +142,9 @@ def status_view(status: Status) -> RenderableType:
     columns = []
     for name, speaker in status.speakers.items():
         speakers.add_column(name, justify="right")
-        rest = status.left.speakers[name].usd
+        # A damaged journal may name others than the config.
+        left = status.left.speakers.get(name)
+        rest = None if left is None else left.usd
         counts = (
             speaker.requests, speaker.failed, speaker.rate_limited, speaker.lost,
             speaker.prompt_tokens, speaker.completion_tokens, speaker.uncertain_tokens,

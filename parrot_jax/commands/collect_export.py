@@ -6,7 +6,7 @@ from typing import Annotated
 import tyro
 
 from parrot_jax.collect.filters import RepeatsConfig
-from parrot_jax.core.files import require_local
+from parrot_jax.core.files import require_local_folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,7 @@ class ExportConfig:
     asked. configs/moderation/openai.yaml is one."""
 
     def __post_init__(self) -> None:
-        require_local(self.out, "out")
+        require_local_folder(self.out, "out")
 
 
 Config = ExportConfig

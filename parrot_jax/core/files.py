@@ -217,6 +217,25 @@ def require_local(path: str, what: str) -> None:
         raise UserError(f"{what} is {path}; it must be on a local disk, not in a bucket.")
 
 
+def require_local_folder(path: str, what: str) -> None:
+    """Refuses what cannot become a folder, before hours are spent on what it is to hold.
+
+    Args:
+      path: What the user gave.
+      what: What it is, e.g. `"out"`.
+
+    Raises:
+      UserError: It is in a bucket, or a file stands in its way.
+    """
+    require_local(path, what)
+    folder = Path(path)
+    for place in (folder, *folder.parents):
+        if place.is_dir():
+            return
+        if place.exists() or place.is_symlink():
+            raise UserError(f"{what} is {path}, but {place} is no folder; choose another one.")
+
+
 def matching_files(pattern: AnyPath) -> list[str]:
     """The files that a pattern names, sorted; `**` stands for any folders."""
     if isinstance(pattern, RemotePath):

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from parrot_jax.core.config import load_config
-from parrot_jax.core.files import require_local
+from parrot_jax.core.files import require_local_folder
 from parrot_jax.core.logs import counting
 from parrot_jax.data.tokenizer import Tokenizer, load_tokenizer
 from parrot_jax.stats.config import JudgeConfig
@@ -42,7 +42,7 @@ def compute_statistics(
       UserError: A path, the tokenizer or the judge cannot be used; nothing was sent then.
     """
     if out is not None:
-        require_local(out, "out")
+        require_local_folder(out, "out")
     judge_config = load_config(JudgeConfig, judge) if judge else None
     labels = labels_of(list(paths))
     sources = [source_of(path) for path in paths]
