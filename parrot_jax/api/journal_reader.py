@@ -233,6 +233,20 @@ class JournalReader:
             found.setdefault(speaker, []).append(model)
         return found
 
+    def models_of(self, dialogue: int) -> dict[str, list[str]]:
+        """The models whose replies count in a dialogue, as the servers name them, by speaker."""
+        rows = self._read(
+            """
+            SELECT speaker, model FROM requests JOIN replies ON request = id
+            WHERE dialogue = ? AND outcome = 'complete' GROUP BY speaker, model ORDER BY min(id)
+            """,
+            dialogue,
+        )
+        found: dict[str, list[str]] = {}
+        for speaker, model in rows:
+            found.setdefault(speaker, []).extend([] if model is None else [model])
+        return found
+
     def means(self) -> dict[tuple[str, int], MeanCall]:
         """What complete replies took on average, by speaker and turn."""
         rows = self._read("""

@@ -28,6 +28,9 @@ RECORD = "export.json"
 PARTS = ("sessions", "questions")
 """Dialogues that began with a session (the paper's part S), and with a first question (part U)."""
 
+SPEAKERS = ("asker", "answerer", "writer")
+"""Columns of the rows: the models that spoke, as their servers name them."""
+
 _ROWS_AT_ONCE = 1000
 
 
@@ -72,6 +75,8 @@ class DatasetSummary:
     """Dialogues that a filter made shorter, by reason."""
     left_out: Mapping[str, int]
     """Dialogues of which a filter left nothing, by reason."""
+    turns_with_reasoning: int
+    """Turns that came with reasoning; the filters say what was done with it."""
     unfinished: int
     """Dialogues of the collection that go on, or have no collected turn."""
     about: About
@@ -82,6 +87,7 @@ class DatasetSummary:
         def listed(counts: Mapping[str, int]) -> str:
             return ", ".join(f"{reason} {count:,}" for reason, count in counts.items()) or "none"
 
+        on_reasoning = self.about.filters.get("reasoning", "strip")
         parts = [
             f"  {name:9} {part.dialogues:,} dialogues, {part.turns:,} turns, of which "
             f"{part.collected_turns:,} were collected"
@@ -93,6 +99,11 @@ class DatasetSummary:
             *parts,
             f"  cut       {listed(self.cut)}",
             f"  left out  {listed(self.left_out)}",
+            *(
+                [f"  reasoning in {self.turns_with_reasoning:,} turns: {on_reasoning}"]
+                if self.turns_with_reasoning
+                else []
+            ),
         ]
 
 
@@ -127,6 +138,7 @@ def write_dataset(out: Path, kept: Iterable[Kept], about: About) -> DatasetSumma
 def _write(folder: Path, kept: Iterable[Kept], about: About) -> DatasetSummary:
     counts = {part: Counter[str]() for part in PARTS}
     stops, cut, left_out = Counter[str](), Counter[str](), Counter[str]()
+    num_reasoning = 0
     with contextlib.ExitStack() as stack:
         parts = {part: stack.enter_context(_PartFiles(folder, part)) for part in PARTS}
         filtered = stack.enter_context(open(folder / "left_out.jsonl", "w", encoding="utf-8"))
@@ -143,6 +155,7 @@ def _write(folder: Path, kept: Iterable[Kept], about: About) -> DatasetSummary:
             counts[part]["dialogues"] += 1
             counts[part]["turns"] += dialogue.num_rounds
             counts[part]["collected_turns"] += collection["collected_turns"]
+            num_reasoning += collection.get("turns_with_reasoning", 0)
     summary = DatasetSummary(
         dialogues=stops.total(),
         parts={
@@ -151,6 +164,7 @@ def _write(folder: Path, kept: Iterable[Kept], about: About) -> DatasetSummary:
             if count["dialogues"]
         },
         stops=_ordered(stops), cut=_ordered(cut), left_out=_ordered(left_out),
+        turns_with_reasoning=num_reasoning,
         unfinished=about.begun - stops.total() - left_out.total(),
         about=about,
     )  # fmt: skip
@@ -225,6 +239,7 @@ def _parquet(path: Path) -> Iterator[Any]:
             *((name, pa.string()) for name in ("id", "source")),
             ("messages", pa.list_(message)),
             ("stop", pa.string()),
+            *((name, pa.string()) for name in SPEAKERS),
             *((name, pa.int32()) for name in ("turns", "collected_turns")),
             ("metadata", pa.string()),
         ]
@@ -245,6 +260,10 @@ def _parquet_row(dialogue: Dialogue) -> dict[str, Any]:
         "source": dialogue.source,
         "messages": dialogue.messages(),
         "stop": _why_it_ends(dialogue),
+        **{
+            name: ", ".join(names) if (names := collection["models"].get(name)) else None
+            for name in SPEAKERS
+        },
         "turns": dialogue.num_rounds,
         "collected_turns": collection["collected_turns"],
         "metadata": json.dumps(rest, ensure_ascii=True),

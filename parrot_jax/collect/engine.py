@@ -183,7 +183,7 @@ class _Run:
 
     async def _carry_on(self, number: int) -> None:
         """Takes a dialogue to its end, unless the run stops or its endpoint fails before."""
-        _, beginning, _, state = self.collection.dialogue(number)
+        _, beginning, _, state, _ = self.collection.dialogue(number)
         seed_of = beginning.content_hash()
         while not self.stopping:
             step = next_step(beginning, state, self.collection.rules)

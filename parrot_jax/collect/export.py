@@ -17,7 +17,7 @@ from parrot_jax.collect.dialogue_state import OnReasoning, StopReason
 from parrot_jax.collect.folder import DIALOGUES, SUMMARY, Collection, JournaledDialogue
 from parrot_jax.collect.transcript import parse_transcript
 from parrot_jax.core.errors import disk_full_is_a_user_error
-from parrot_jax.core.files import write_json
+from parrot_jax.core.files import name_to_publish, write_json
 from parrot_jax.core.logs import visible
 from parrot_jax.dialogue.reasoning import split_reasoning
 from parrot_jax.dialogue.types import Dialogue
@@ -206,7 +206,9 @@ def collected_dialogue(journaled: JournaledDialogue) -> Dialogue:
     """The dialogue as it is exported, through its last answer.
 
     Its metadata has `collection`: the number of the dialogue, why it ended, whether it began with a
-    `question` or with a `session`, and how many turns were collected.
+    `question` or with a `session`, how many turns were collected, and the models that spoke. What
+    the source said of the beginning, its model among it, is not true of the whole: it stands under
+    `beginning`.
     """
     beginning, state = journaled.beginning, journaled.state
     is_session = beginning.turns[-1].role == "assistant"
@@ -215,15 +217,21 @@ def collected_dialogue(journaled: JournaledDialogue) -> Dialogue:
         "stop": state.stop.value if state.stop else None,
         "part": "session" if is_session else "question",
         "collected_turns": num_collected_turns(journaled),
+        "models": {
+            speaker: [name_to_publish(name) for name in names]
+            for speaker, names in sorted(journaled.models.items())
+        },
     }
     if state.is_truncated:
         about["truncated_context"] = True
     if state.reasoning:
         about["turns_with_reasoning"] = state.reasoning
+    said_of_it = {"beginning": dict(beginning.metadata)} if beginning.metadata else {}
     return replace(
         beginning,
         turns=state.complete_turns,
-        metadata=MappingProxyType({**beginning.metadata, "collection": about}),
+        source=name_to_publish(beginning.source),
+        metadata=MappingProxyType({**said_of_it, "collection": about}),
     )
 
 

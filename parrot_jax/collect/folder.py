@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import NamedTuple
@@ -65,6 +65,8 @@ class JournaledDialogue(NamedTuple):
     """Those that count, in the order of the turns; what ended the dialogue is among them, unless
     it was an error or the budget."""
     state: DialogueState
+    models: Mapping[str, Sequence[str]]
+    """Who spoke in it, by speaker: as the servers name the models, else as they were asked for."""
 
 
 class Collection:
@@ -124,7 +126,12 @@ class Collection:
             state = replay(beginning, replies, self.rules)
         except (ValueError, AssertionError) as error:
             raise self.journal.damaged_reply(number, f"its verdict is unknown: {error}") from None
-        return JournaledDialogue(number, beginning, replies, state)
+        asked_for = self.config.speakers()
+        models = {
+            speaker: names or [asked_for[speaker].model if speaker in asked_for else "unknown"]
+            for speaker, names in self.journal.models_of(number).items()
+        }
+        return JournaledDialogue(number, beginning, replies, state, models)
 
     def beginning(self, number: int) -> Dialogue:
         """What a dialogue begins with.

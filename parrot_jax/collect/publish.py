@@ -18,6 +18,7 @@ from parrot_jax.collect.filters import Filter, RepeatedElsewhere, RepeatsConfig,
 from parrot_jax.collect.folder import Collection, JournaledDialogue
 from parrot_jax.collect.moderation import Moderation, moderate
 from parrot_jax.core.config import config_to_dict
+from parrot_jax.core.files import name_to_publish, without_folders
 
 
 def export_dataset(
@@ -59,9 +60,10 @@ def export_dataset(
             beginnings=tuple(map(_beginning, collection.config.beginnings)),
             filters={
                 "max_turns": collection.config.max_turns,
+                "reasoning": collection.config.reasoning,
                 "stops": config_to_dict(collection.config.stops),
                 "repeats": config_to_dict(repeats),
-                "moderation": moderator and moderator.model,
+                "moderation": moderator and name_to_publish(moderator.model),
             },
             begun=len(collection),
             version=parrot_jax.__version__,
@@ -77,8 +79,8 @@ def _speakers(collection: Collection) -> dict[str, dict[str, Any]]:
     reported, prompts = collection.journal.models(), collection.journal.last_start().prompts
     return {
         name: {
-            "model": speaker.model,
-            "reported": reported.get(name, []),
+            "model": name_to_publish(speaker.model),
+            "reported": [name_to_publish(model) for model in reported.get(name, [])],
             "sampling": ", ".join(
                 f"{key} {value}"
                 for key in ("temperature", "top_p", "max_tokens")
@@ -86,7 +88,7 @@ def _speakers(collection: Collection) -> dict[str, dict[str, Any]]:
             )
             or "the server's",
             "prompt": (prompt := prompts.get(name))
-            and {"path": Path(prompt["path"]).name, "sha256": prompt["sha256"]},
+            and {"path": without_folders(prompt["path"]), "sha256": prompt["sha256"]},
         }
         for name, speaker in collection.config.speakers().items()
     }
@@ -94,7 +96,6 @@ def _speakers(collection: Collection) -> dict[str, dict[str, Any]]:
 
 def _beginning(source: BeginningsConfig) -> dict[str, Any]:
     """A source without its folder, which says nothing to others."""
-    is_address = source.kind == "huggingface"
-    path = source.path if is_address else Path(source.path).name
+    path = without_folders(source.path)
     return {"kind": source.kind, "path": path, "take": source.take,
             "max_rounds": source.max_rounds, "sample": source.sample}  # fmt: skip

@@ -236,6 +236,33 @@ def require_local_folder(path: str, what: str) -> None:
             raise UserError(f"{what} is {path}, but {place} is no folder; choose another one.")
 
 
+_PUBLIC_SCHEMES = ("hf://", "http://", "https://")
+_LIKE_A_PATH = re.compile(
+    r"[/~\\]|\.{1,2}[/\\]|[a-z]:[/\\]|.*[/\\].*\.(jsonl?|gz|zst|parquet|csv|txt|arrow)$|[a-z0-9+.-]+://",
+    re.I,
+)
+
+
+def without_folders(path: str) -> str:
+    """What may be published of a path: its last part, or all of an address that others can open.
+
+    >>> [without_folders(path) for path in ("/home/ann/people.jsonl", "hf://allenai/WildChat")]
+    ['people.jsonl', 'hf://allenai/WildChat']
+    """
+    if path.startswith(_PUBLIC_SCHEMES):
+        return path
+    return re.split(r"[/\\]", path.rstrip("/\\"))[-1] or path
+
+
+def name_to_publish(text: str) -> str:
+    """A text that may be a path, such as the name of a model: without folders where it is one.
+
+    >>> [name_to_publish(name) for name in ("/srv/llama-3", "meta-llama/Llama-3", "a/b.jsonl")]
+    ['llama-3', 'meta-llama/Llama-3', 'b.jsonl']
+    """
+    return without_folders(text) if _LIKE_A_PATH.match(text) else text
+
+
 def matching_files(pattern: AnyPath) -> list[str]:
     """The files that a pattern names, sorted; `**` stands for any folders."""
     if isinstance(pattern, RemotePath):

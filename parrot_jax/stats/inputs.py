@@ -45,6 +45,8 @@ def labels_of(paths: list[str]) -> list[str]:
     ['people', 'x', 'y']
     >>> labels_of(["a/people.jsonl", "b/people.jsonl"])
     ['a/people.jsonl', 'b/people.jsonl']
+    >>> labels_of(["/home/ann/a/people.jsonl", "/home/ann/b/people.jsonl"])
+    ['a/people.jsonl', 'b/people.jsonl']
 
     Raises:
       UserError: A path was given twice.
@@ -52,10 +54,25 @@ def labels_of(paths: list[str]) -> list[str]:
     if len(set(paths)) < len(paths):
         twice = next(path for path in paths if paths.count(path) > 1)
         raise UserError(f"{twice} was given twice; give each path once.")
-    short = [path.rstrip("/").rsplit("/", 1)[-1].rsplit(":", 1)[-1] for path in paths]
+    bare = [path.rstrip("/").removeprefix(_kind_of(path)) for path in paths]
+    short = [path.rsplit("/", 1)[-1] for path in bare]
     for ending in (".gz", ".jsonl", ".json"):
         short = [name.removesuffix(ending) or name for name in short]
-    return short if len(set(short)) == len(paths) else paths
+    most = max(path.count("/") for path in bare)
+    parts = 1
+    while len(set(short)) < len(paths) and parts <= most:
+        # Labels are published: no more folders than tell the files apart.
+        parts += 1
+        short = ["/".join(path.strip("/").rsplit("/", parts)[-parts:]) for path in bare]
+    if len(set(short)) < len(paths):  # one file in two formats
+        short = [_kind_of(path) + name for path, name in zip(paths, short, strict=True)]
+    return short
+
+
+def _kind_of(path: str) -> str:
+    """The format that is typed before a path, with its colon; else nothing."""
+    kind, colon, rest = path.partition(":")
+    return kind + colon if kind in READERS and not rest.startswith("//") else ""
 
 
 def _of_collection(path: str) -> str:

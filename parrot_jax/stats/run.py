@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from parrot_jax.core.config import load_config
-from parrot_jax.core.files import require_local_folder
+from parrot_jax.core.files import require_local_folder, without_folders
 from parrot_jax.core.logs import counting
 from parrot_jax.data.tokenizer import Tokenizer, load_tokenizer
 from parrot_jax.stats.config import JudgeConfig
@@ -85,4 +85,4 @@ def _counter(tokenizer: Tokenizer) -> Callable[[Sequence[str]], list[int]]:
 
 
 def _name(path: str, tokenizer: Tokenizer) -> TokenizerName:
-    return TokenizerName(path, tokenizer.vocab_size, tokenizer.fingerprint)
+    return TokenizerName(without_folders(path), tokenizer.vocab_size, tokenizer.fingerprint)

@@ -1,11 +1,14 @@
 """The statistics of some files as tables and as JSON; how they look is left to others."""
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from parrot_jax import __version__
+from parrot_jax.core.files import name_to_publish, without_folders
+from parrot_jax.dialogue.report import ReadReport
 from parrot_jax.report.page import Table
 from parrot_jax.stats.bootstrap import RESAMPLES
 from parrot_jax.stats.config import JudgeConfig
@@ -17,6 +20,7 @@ from parrot_jax.stats.published import PUBLISHED
 from parrot_jax.stats.sampling import Session
 
 NOTHING = "–"
+_PLACE = re.compile(r"(.*?):\d+: ", re.S)
 _MOST_TURNS_SHOWN = 12
 
 
@@ -74,9 +78,9 @@ class Statistics:
     def _file_to_json(self, file: FileStats) -> dict[str, Any]:
         values: dict[str, Any] = {
             "label": file.label,
-            "path": file.source.path,
+            "path": without_folders(file.source.path),
             "kind": file.source.kind,
-            "read": file.report.to_json(),
+            "read": _publishable(file.report.to_json()),
             "sessions": file.sessions,
             "sessions_by_turns": {str(turns): count for turns, count in file.turns.items()},
             "sessions_by_language": dict(file.languages),
@@ -101,8 +105,8 @@ class Statistics:
         said = self.judgments
         return {
             "base_url": self.judge.base_url,
-            "model": self.judge.model,
-            "models_that_answered": list(said.models),
+            "model": name_to_publish(self.judge.model),
+            "models_that_answered": list(map(name_to_publish, said.models)),
             "temperature": self.judge.temperature,
             "prompts": {
                 key: {"file": prompt.path, "sha256": prompt.sha256}
@@ -208,7 +212,8 @@ def reading_table(files: Sequence[FileStats]) -> Table:
         report = file.report
         rows.append(
             [
-                file.label, file.source.path, file.source.kind, f"{report.rows:,}",
+                file.label, without_folders(file.source.path), file.source.kind,
+                f"{report.rows:,}",
                 f"{file.sessions:,}", _by_reason(report.broken), _by_reason(report.repairs),
             ]
         )  # fmt: skip
@@ -254,14 +259,29 @@ def notes(statistics: Statistics) -> list[str]:
         "stated, and their prompts for the judge are not these: compare the order, not the digits.",
     ]
     if statistics.judge is not None and (said := statistics.judgments) is not None:
-        models = ", ".join(said.models) or "nobody answered"
+        models = ", ".join(map(name_to_publish, said.models)) or "nobody answered"
         cost = "" if said.usd is None else f", at most {said.usd:,.2f} USD"
         prompts = ", ".join(f"{p.path} {p.sha256[:12]}" for p in said.prompts.values())
         texts.append(
-            f"Judge: {statistics.judge.model} at {statistics.judge.base_url} (answering: "
+            f"Judge: {name_to_publish(statistics.judge.model)} at {statistics.judge.base_url} (answering: "
             f"{models}); {said.requests:,} requests{cost}; prompts {prompts}."
         )
     return texts
+
+
+def examples(report: ReadReport) -> list[str]:
+    """The first broken rows, each with its file and line."""
+    return list(map(_example, report.examples))
+
+
+def _publishable(report: dict[str, Any]) -> dict[str, Any]:
+    sources = [{**s, "path": without_folders(s["path"])} for s in report["sources"]]
+    return {**report, "examples": list(map(_example, report["examples"])), "sources": sources}
+
+
+def _example(text: str) -> str:
+    found = _PLACE.match(text)
+    return text if found is None else without_folders(found[1]) + text[found.end(1) :]
 
 
 def _cell(estimate: Estimate | None, measure: Measure | None = None) -> str:

@@ -12,6 +12,7 @@ from parrot_jax.stats.files import FileStats
 from parrot_jax.stats.summary import (
     Statistics,
     definitions_table,
+    examples,
     judged_table,
     measures_table,
     notes,
@@ -80,7 +81,7 @@ def _page(statistics: Statistics, charts: Sequence[tuple[Chart, Sequence[FileSta
     ]
     if (judged := judged_table(statistics)) is not None:
         sections.append(Section(heading="What was judged", text=[], blocks=[judged]))
-    broken = [f"Broken: {example}" for f in statistics.files for example in f.report.examples]
+    broken = [f"Broken: {example}" for f in statistics.files for example in examples(f.report)]
     sections += [
         Section(heading="What was read", text=broken, blocks=[reading_table(statistics.files)]),
         Section(heading="What the measures are", text=[], blocks=[definitions_table()]),
@@ -113,7 +114,7 @@ def _markdown(statistics: Statistics, pictures: Sequence[str]) -> str:
         *(["## What was judged", *_table_lines(judged)] if judged else []),
         "## What was read",
         *_table_lines(reading_table(statistics.files)),
-        *(f"Broken: {_escape(e)}" for f in statistics.files for e in f.report.examples),
+        *(f"Broken: {_escape(e)}" for f in statistics.files for e in examples(f.report)),
         "## What the measures are",
         *_table_lines(definitions_table()),
     ]

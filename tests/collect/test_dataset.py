@@ -75,6 +75,59 @@ def test_the_folder_is_read_by_its_parts_and_in_every_form(
     assert "| sessions | 2 | 6 | 4 |" in card
 
 
+def test_no_published_file_names_a_folder_of_this_machine_or_a_model_that_did_not_speak(
+    make_config: MakeConfig, out: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "home" / "ann"
+    folder.mkdir(parents=True)
+    prompt, model = folder / "prompt.txt", str(folder / "llama-3")
+    prompt.write_text("Ask on.")
+    row = {
+        "id": "w1", "model": "gpt-4", "timestamp": "2023", "license": "x", "hashed_ip": "abc",
+        "moderation": [], "messages": [{"role": "user", "content": "Who?"}],
+    }  # fmt: skip
+    path = folder / "wildchat.jsonl"
+    path.write_text(json.dumps(row) + "\nbroken\n")
+
+    def script(body: dict[str, Any]) -> Scripted:
+        said = {"message": {"content": converse(body).text}, "finish_reason": "stop"}
+        # As vLLM does: the name of a model is the folder that it was started with.
+        name = model if is_question(body) else "gpt-3.5-turbo-0125"
+        return Scripted(body=json.dumps({"model": name, "choices": [said]}))
+
+    def is_question(body: dict[str, Any]) -> bool:
+        return body["messages"][-1]["content"] == "Ask on."
+
+    with ScriptedServer(script) as server:
+        config = make_config(
+            server.url, asker={"model": model, "prompt": str(prompt)},
+            answerer={"model": "gpt-3.5-turbo"},
+            beginnings=[{"kind": "messages", "path": str(path)}],
+        )  # fmt: skip
+        collect(config)
+    export(config, out)
+    stats = tmp_path / "stats"
+    paths = [str(path), str(out / "messages" / "questions.jsonl")]
+    assert main(["stats", *paths, "--out", str(stats)]) == 0
+
+    (written,) = rows(out / "messages" / "questions.jsonl")
+    said = {"asker": ["llama-3"], "answerer": ["gpt-3.5-turbo-0125"]}
+    assert written["collection"]["models"] == said
+    assert written["source"] == "wildchat.jsonl"
+    assert written["beginning"] == {k: row[k] for k in row if k not in ("id", "messages")}
+    assert set(written) == {"id", "source", "messages", "beginning", "collection"}
+    (loaded,) = load(out)
+    assert (loaded["asker"], loaded["answerer"]) == ("llama-3", "gpt-3.5-turbo-0125")
+    assert loaded["writer"] is None
+    published = [p for folder in (out, stats) for p in folder.rglob("*") if p.is_file()]
+    published.append(Path(config.out) / "dialogues.jsonl")
+    assert len(published) >= 9
+    for file in published:
+        assert str(folder).encode() not in file.read_bytes(), file
+        assert str(tmp_path).encode() not in file.read_bytes(), file
+    assert json.dumps(loaded["metadata"]).find(str(tmp_path)) < 0
+
+
 def test_a_question_that_another_dialogue_has_asked_ends_the_later_one(
     make_config: MakeConfig, out: Path
 ) -> None:
@@ -98,7 +151,7 @@ def test_a_question_that_another_dialogue_has_asked_ends_the_later_one(
     assert [m["role"] for m in cut["messages"]] == ["user", "assistant"] * 2
     assert cut["collection"] == {
         "number": 1, "stop": "max_turns", "part": "session", "collected_turns": 1,
-        "cut": "repeated_elsewhere",
+        "models": {"answerer": ["scripted"], "asker": ["scripted"]}, "cut": "repeated_elsewhere",
     }  # fmt: skip
     (line,) = rows(out / "left_out.jsonl")
     assert line == {"number": 1, "id": "d1", "turn": 4, "reason": "repeated_elsewhere",

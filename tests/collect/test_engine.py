@@ -76,14 +76,16 @@ def test_asker_and_answerer_speak_in_turn(make_config: MakeConfig) -> None:
             {"role": "assistant", "content": "answer 3"},
         ],
         "collection": {
-            "number": 0, "stop": "max_turns", "part": "question", "collected_turns": 2
+            "number": 0, "stop": "max_turns", "part": "question", "collected_turns": 2,
+            "models": {"answerer": ["scripted"], "asker": ["scripted"]},
         },
     }  # fmt: skip
     assert [message["content"] for message in second["messages"]] == [
         "What is 1?", "1 is a number.", "question 2", "answer 3"
     ]  # fmt: skip
     assert second["collection"] == {
-        "number": 1, "stop": "max_turns", "part": "session", "collected_turns": 1
+        "number": 1, "stop": "max_turns", "part": "session", "collected_turns": 1,
+        "models": {"answerer": ["scripted"], "asker": ["scripted"]},
     }  # fmt: skip
     assert (summary.dialogues, summary.exported, summary.mean_turns) == (2, 2, 2.0)
     # The requests of the second dialogue, as the server got them.
