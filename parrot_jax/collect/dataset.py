@@ -25,6 +25,7 @@ from parrot_jax.dialogue.types import Dialogue
 from parrot_jax.dialogue.writers import messages_line, messages_row, sharegpt_row
 
 RECORD = "export.json"
+LEFT_OUT = "left_out.jsonl"
 PARTS = ("sessions", "questions")
 """Dialogues that began with a session (the paper's part S), and with a first question (part U)."""
 
@@ -119,7 +120,8 @@ def write_dataset(out: Path, kept: Iterable[Kept], about: About) -> DatasetSumma
       What was written.
 
     Raises:
-      UserError: The folder holds something else, or pyarrow is missing.
+      UserError: The folder holds something else, pyarrow is missing, or nothing is left to be
+        written: then what was left out stands in a folder beside it.
       DiskFullError: There is no room.
     """
     if out.exists() and not (out / RECORD).exists() and any(out.iterdir()):
@@ -129,6 +131,8 @@ def write_dataset(out: Path, kept: Iterable[Kept], about: About) -> DatasetSumma
     with disk_full_is_a_user_error(f"the dataset {out}"):
         try:
             summary = _write(partial, kept, about)
+            if not summary.dialogues:
+                raise UserError(_nothing_left(out, partial, summary))
             _replace(out, partial)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
@@ -141,7 +145,7 @@ def _write(folder: Path, kept: Iterable[Kept], about: About) -> DatasetSummary:
     num_reasoning = 0
     with contextlib.ExitStack() as stack:
         parts = {part: stack.enter_context(_PartFiles(folder, part)) for part in PARTS}
-        filtered = stack.enter_context(open(folder / "left_out.jsonl", "w", encoding="utf-8"))
+        filtered = stack.enter_context(open(folder / LEFT_OUT, "w", encoding="utf-8"))
         for number, whole, dialogue, its_cut in kept:
             if its_cut is not None:
                 filtered.write(_cut_line(number, whole, its_cut))
@@ -168,11 +172,6 @@ def _write(folder: Path, kept: Iterable[Kept], about: About) -> DatasetSummary:
         unfinished=about.begun - stops.total() - left_out.total(),
         about=about,
     )  # fmt: skip
-    if not summary.dialogues:
-        raise UserError(
-            f"there is nothing to export: the filters left none of {left_out.total():,} dialogues, "
-            f"and {summary.unfinished:,} are not finished or have no collected turn."
-        )
     for part in PARTS:
         if part not in summary.parts:
             for path in folder.glob(f"*/{part}*"):
@@ -273,6 +272,22 @@ def _parquet_row(dialogue: Dialogue) -> dict[str, Any]:
 def _why_it_ends(dialogue: Dialogue) -> str:
     collection = dialogue.metadata["collection"]
     return collection.get("cut", collection["stop"])
+
+
+def _nothing_left(out: Path, partial: Path, summary: DatasetSummary) -> str:
+    """What is said where the filters left nothing; why is kept beside the folder."""
+    num_left_out = sum(summary.left_out.values())
+    text = (
+        f"there is nothing to export: the filters left none of {num_left_out:,} dialogues, and "
+        f"{summary.unfinished:,} are not finished or have no collected turn"
+    )
+    if not num_left_out:
+        return f"{text}."
+    report = out.with_name(f"{out.name}-left-out")
+    report.mkdir(parents=True, exist_ok=True)
+    for name in (RECORD, LEFT_OUT):
+        (partial / name).replace(report / name)
+    return f"{text}; {report / LEFT_OUT} says what was left out of each, and why."
 
 
 def _cut_line(number: int, whole: Dialogue, cut: Cut) -> str:

@@ -10,16 +10,24 @@ from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from parrot_jax.api.journal_reader import JournalReader
 from parrot_jax.collect.beginnings import read_beginnings
 from parrot_jax.collect.config import CollectConfig
-from parrot_jax.collect.dialogue_state import StopReason
-from parrot_jax.collect.export import SpeakerSummary, summarise_speakers
+from parrot_jax.collect.dialogue_state import OnReasoning, StopReason
+from parrot_jax.collect.export import (
+    MOST_ERRORS,
+    SpeakerSummary,
+    count_reasoning,
+    reasoning_lines,
+    summarise_speakers,
+)
 from parrot_jax.collect.folder import Collection, is_begun, more_beginnings, rules_of
 from parrot_jax.collect.forecast import Assumptions, Forecast, forecast
 from parrot_jax.collect.prices import with_prices
 from parrot_jax.collect.prompts import load_prompts
+from parrot_jax.core.logs import visible
 from parrot_jax.dialogue.report import ReadReport
 
 RATE_OVER_S = 60
@@ -35,6 +43,12 @@ class Status:
     """Those that go on, or can."""
     stops: Mapping[str, int]
     """The others by the reason of their end."""
+    errors: Mapping[str, int]
+    """Of those that ended with an error, how many with which."""
+    reasoning: Mapping[str, int]
+    """By speaker, how many of its replies came with reasoning."""
+    on_reasoning: OnReasoning
+    """What is done with it."""
     speakers: Mapping[str, SpeakerSummary]
     calls_per_s: float
     """Replies of the last minute, a second."""
@@ -56,6 +70,9 @@ def read_status(collection: Collection) -> Status:
         dialogues=len(collection),
         open=len(open_numbers),
         stops=dict(sorted(journal.num_ends().items(), key=lambda item: (-item[1], item[0]))),
+        errors=journal.errors(most=MOST_ERRORS),
+        reasoning=count_reasoning(collection),
+        on_reasoning=config.reasoning,
         speakers=summarise_speakers(counts.speakers, config),
         calls_per_s=rate,
         left=left,
@@ -162,4 +179,9 @@ def status_view(status: Status) -> RenderableType:
     for reason, count in status.stops.items():
         again = " (a higher budget goes on)" if reason == StopReason.BUDGET else ""
         stops.add_row(reason + again, f"{count:,}")
-    return Group(head, "", speakers, "", stops) if status.stops else Group(head, "", speakers)
+    notes = [
+        *(f"  error {count:,}: {visible(error)}" for error, count in status.errors.items()),
+        *reasoning_lines(status.reasoning, status.on_reasoning),
+    ]
+    parts = [head, "", speakers, *(["", stops] if status.stops else []), *map(Text, notes)]
+    return Group(*parts)

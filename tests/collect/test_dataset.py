@@ -225,8 +225,15 @@ def test_what_the_moderator_does_not_judge_does_not_pass(
         config = make_config(server.url, rows=2)
         collect(config)
         endpoint = EndpointConfig(base_url=server.url, model="m")
-        with pytest.raises(UserError, match="the filters left none of 2 dialogues"):
+        with pytest.raises(UserError, match="the filters left none of 2 dialogues") as error:
             export(config, out, moderator=endpoint)
+    assert not out.exists()
+    # Why nothing is left is kept, and said where.
+    report = out.with_name("parrot-left-out")
+    assert f"{report / 'left_out.jsonl'} says what was left out" in str(error.value)
+    reasons = [line["reason"] for line in rows(report / "left_out.jsonl")]
+    assert reasons == ["moderation: not moderated: 1 results for 6 texts"] * 2
+    assert json.loads((report / "export.json").read_text())["dialogues"] == 0
 
 
 def test_a_moderator_that_takes_no_request_stops_and_one_that_refuses_a_text_does_not(

@@ -11,6 +11,7 @@ from parrot_jax.api.scripted_server import ScriptedServer
 from parrot_jax.collect import live
 from parrot_jax.collect.config import CollectConfig
 from parrot_jax.collect.engine import collect
+from parrot_jax.core.errors import RunError
 
 MakeConfig = Callable[..., CollectConfig]
 
@@ -42,10 +43,24 @@ def test_each_part_of_the_view_has_lines_of_its_own() -> None:
     assert stops == "ended for: nothing yet"
 
 
+def test_an_endpoint_that_is_down_is_said_at_once(
+    make_config: MakeConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with ScriptedServer() as gone:
+        url = gone.url
+    with pytest.raises(RunError):
+        collect(make_config(url, rows=4))
+    lines = capsys.readouterr().out.splitlines()
+    (first,) = [n for n, line in enumerate(lines) if line.startswith("4 dialogues, 64 at once")]
+    # Before the first attempt is made again.
+    assert lines[first + 1].startswith(f"the answerer at {url}: Cannot connect")
+
+
 def test_elsewhere_there_is_a_line_now_and_then(
     make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(live, "LINE_EVERY_S", 0.05)
     with ScriptedServer(delay_s=0.1) as server:
         collect(make_config(server.url, rows=4))
-    assert "0 of 4 dialogues ended, 4 replies" in capsys.readouterr().out
+    # The first dialogue goes alone until both have spoken.
+    assert "0 of 4 dialogues ended, 1 replies" in capsys.readouterr().out
