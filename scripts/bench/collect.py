@@ -4,9 +4,9 @@
 
 The server is a process of its own, on a core of its own where there are two, and answers after a
 fixed delay. `collect` journals each request and each reply to the disk (WAL, synchronous=FULL)
-before it goes on, and judges every text; `client` is the same package without a journal: `post` as
-`collect` uses it, with aiohttp below and without models of requests and replies, `create` as most
-people do, with neither changed. Whoever comes first in a round changes from round to round.
+before it goes on, and judges every text; `client` has no journal: `send` is the endpoint that
+`collect` uses, `create` the `openai` client as most people use it. Whoever comes first in a round
+changes from round to round.
 """
 
 import argparse
@@ -20,13 +20,14 @@ import sqlite3
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import openai
 
+from parrot_jax.api.config import EndpointConfig
+from parrot_jax.api.endpoint import Endpoint
 from parrot_jax.api.scripted_server import ScriptedServer
 from parrot_jax.collect.config import BeginningsConfig, CollectConfig, SpeakerConfig
 from parrot_jax.collect.engine import collect
@@ -77,21 +78,20 @@ def collect_bodies(url: str, folder: Path, dialogues: int, in_flight: int) -> li
 async def send_bodies(
     url: str, bodies: Sequence[dict[str, Any]], in_flight: int, *, create: bool
 ) -> None:
-    """Sends requests by the client alone."""
-    http_client = None if create else openai.DefaultAioHttpClient()
-    async with openai.AsyncOpenAI(
-        base_url=url, api_key="none", max_retries=0, http_client=http_client
-    ) as client:
-        waiting = iter(bodies)
+    """Sends requests by a client alone: the `openai` client, or the endpoint of `collect`."""
+    waiting = iter(bodies)
 
-        async def work() -> None:
-            for body in waiting:
-                if create:
-                    await client.chat.completions.create(**body)
-                else:
-                    await client.post("/chat/completions", body=body, cast_to=httpx2.Response)
+    async def work(send: Callable[[dict[str, Any]], Awaitable[Any]]) -> None:
+        for body in waiting:
+            await send(body)
 
-        await asyncio.gather(*(work() for _ in range(in_flight)))
+    if create:
+        async with openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0) as client:
+            create_one = client.chat.completions.create
+            await asyncio.gather(*(work(lambda body: create_one(**body)) for _ in range(in_flight)))
+    else:
+        async with Endpoint(EndpointConfig(base_url=url, model="bench")) as endpoint:
+            await asyncio.gather(*(work(endpoint.send) for _ in range(in_flight)))
 
 
 def bench(url: str, dialogues: int, in_flight: int, rounds: int) -> None:
@@ -115,7 +115,7 @@ def bench(url: str, dialogues: int, in_flight: int, rounds: int) -> None:
         with timed(f"client, {name}"):
             asyncio.run(send_bodies(url, bodies, in_flight, create=name == "create"))
 
-    contestants = [run_collect, *(functools.partial(run_client, n) for n in ("create", "post"))]
+    contestants = [run_collect, *(functools.partial(run_client, n) for n in ("create", "send"))]
     for number in range(rounds):
         # The first round collects first: it makes the requests of the others.
         for contestant in contestants if number % 2 == 0 else reversed(contestants):
