@@ -36,46 +36,22 @@ class ServerError(NamedTuple):
 
 _NOT_WORDS = re.compile(r"[^a-z0-9]+")
 
-# Codes and types, in lower case and with underscores.
-_CODES = {
-    # OpenAI, Azure, Moonshot; DashScope; Zhipu; others
-    "content_policy_violation": Problem.CONTENT,
-    "content_filter": Problem.CONTENT,
-    "content_filtered": Problem.CONTENT,
-    "responsibleaipolicyviolation": Problem.CONTENT,
-    "data_inspection_failed": Problem.CONTENT,
-    "datainspectionfailed": Problem.CONTENT,
-    "1301": Problem.CONTENT,
-    "moderation": Problem.CONTENT,
-    "moderation_error": Problem.CONTENT,
-    "moderation_blocked": Problem.CONTENT,
-    "prompt_blocked": Problem.CONTENT,
-    "content_blocked": Problem.CONTENT,
-    "content_violation": Problem.CONTENT,
-    "sensitive_content": Problem.CONTENT,
-    "input_moderation_error": Problem.CONTENT,
-    # OpenAI and this project's server; llama.cpp; others
-    "context_length_exceeded": Problem.CONTEXT,
-    "exceed_context_size_error": Problem.CONTEXT,
-    "string_above_max_length": Problem.CONTEXT,
-    # OpenAI; Moonshot; one-api; DashScope; Zhipu; others
-    "insufficient_quota": Problem.ENDPOINT,
-    "billing_hard_limit_reached": Problem.ENDPOINT,
-    "billing_not_active": Problem.ENDPOINT,
-    "account_deactivated": Problem.ENDPOINT,
-    "exceeded_current_quota_error": Problem.ENDPOINT,
-    "insufficient_user_quota": Problem.ENDPOINT,
-    "insufficient_balance": Problem.ENDPOINT,
-    "insufficient_credits": Problem.ENDPOINT,
-    "insufficient_funds": Problem.ENDPOINT,
-    "arrearage": Problem.ENDPOINT,
-    "1113": Problem.ENDPOINT,
-    "payment_required": Problem.ENDPOINT,
-    "invalid_api_key": Problem.ENDPOINT,
-    "incorrect_api_key": Problem.ENDPOINT,
-    "invalid_authentication_error": Problem.ENDPOINT,
-    "model_not_found": Problem.ENDPOINT,
-}
+# Codes and types, in lower case and with underscores; a number is Zhipu's. Where one names the
+# account and another one the request, the account it is.
+_CODES = (
+    (
+        Problem.ENDPOINT,
+        r"insufficient_(user_)?(quota|balance|credits?|funds?)|exceeded_current_quota|^billing_"
+        r"|payment_required|arrearage|account_(deactivated|suspended|disabled)|^1113$"
+        r"|(invalid|incorrect)_api_key|invalid_authentication|model_not_found",
+    ),
+    (
+        Problem.CONTENT,
+        r"content_?(policy|filter|violation|block|moderat|safety)|moderation|responsibleai"
+        r"|inspection_?failed|(sensitive|unsafe|inappropriate)_content|prompt_blocked|^1301$",
+    ),
+    (Problem.CONTEXT, r"context_length_exceeded|exceed_context_size|string_above_max_length"),
+)
 
 # Sentences, where no code says it. A rate limit says how to get a higher one ("add a payment
 # method at .../billing"), and Gemini's says "exceeded your current quota": such words alone mean
@@ -84,8 +60,8 @@ _SENTENCES = (
     (
         Problem.ENDPOINT,
         r"insufficient.{0,20}(balance|funds?|credits?|quota)|(balance|credits?) (is|are) too low"
-        r"|suspended due to|billing hard limit|(out of|not enough) credits|recharge|top up your"
-        r"|account (is|has been|was) (suspended|deactivated|disabled)|余额不足|欠费|请充值",
+        r"|suspended due to|billing[ _]hard[ _]limit|(out of|not enough) credits|recharge"
+        r"|top up your|account (is|has been|was) (suspended|deactivated|disabled)|余额不足|欠费|请充值",
     ),
     (Problem.ENDPOINT, r"api[ _-]?key (is )?(not valid|invalid)|(incorrect|invalid) api[ _-]?key"),
     (Problem.ENDPOINT, r"model .{0,100}(does not|doesn't|not) exist|model not (exist|found)"),
@@ -106,11 +82,14 @@ _SENTENCES = (
         r".{0,40}(moderat|polic|safety|unsafe|harm)|敏感|不安全|违规",
     ),
 )
-_COMPILED = [(problem, re.compile(words, re.IGNORECASE)) for problem, words in _SENTENCES]
+_CODE_TABLE, _SENTENCE_TABLE = (
+    [(problem, re.compile(words, re.IGNORECASE)) for problem, words in table]
+    for table in (_CODES, _SENTENCES)
+)
 _MAX_CHARS = 2000
 """Of a message that are searched: a body may be a page of megabytes."""
-_EMPTY_QUOTA = re.compile(r"exceeded your current quota|quota exceeded", re.IGNORECASE)
-_HAS_END = re.compile(r"(retry|try again) (in|after)|per[ _]?(min|sec|hour|day)", re.IGNORECASE)
+_EMPTY_QUOTA = re.compile(r"exceeded[ _](your[ _])?current[ _]quota|quota exceeded", re.I)
+_HAS_END = re.compile(r"(retry|try again) (in|after) \d|per[ _]?(min|sec|hour|day)", re.I)
 # A moderator speaks of a request. Who speaks of the account means all of them.
 _ACCOUNT = re.compile(r"\b(account|organi[sz]ation|workspace|your access|api[ _-]?key)\b", re.I)
 
@@ -143,13 +122,12 @@ def _problem(status: int, codes: set[str], message: str) -> Problem:
     if 400 <= status < 500 and status != 401:
         if status == 402:
             return Problem.ENDPOINT
-        found = [_CODES[code] for code in sorted(codes) if code in _CODES]
-        if found:
-            # Where a code names the account and another one the request, the account it is.
-            return Problem.ENDPOINT if Problem.ENDPOINT in found else found[0]
+        for problem, words in _CODE_TABLE:
+            if any(words.search(code) for code in codes):
+                return problem
         if status == 429 and _EMPTY_QUOTA.search(message) and not _HAS_END.search(message):
             return Problem.ENDPOINT
-        for problem, words in _COMPILED:
+        for problem, words in _SENTENCE_TABLE:
             if words.search(message) and _may_mean(problem, status, message):
                 return problem
     if status in _STATUSES_THAT_PASS:

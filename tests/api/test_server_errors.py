@@ -57,6 +57,8 @@ ENDPOINT = [
     (429, {"error": {"type": "exceeded_current_quota_error", "message": "Your account org-1<ak-1> "
            "is suspended due to insufficient balance, please recharge your account"}}),
     (429, {"error": {"message": "Your account is suspended due to insufficient balance"}}),
+    (429, {"error": {"message": "billing_hard_limit_reached"}}),
+    (429, {"error": {"message": "exceeded_current_quota_error: pay, and try again after that"}}),
     (402, {"error": {"message": "Insufficient Balance", "type": "unknown_error"}}),
     (402, {}),
     (403, {"error": {"message": "用户额度不足", "type": "new_api_error",
