@@ -61,7 +61,8 @@ _SENTENCES = (
         Problem.ENDPOINT,
         r"insufficient.{0,20}(balance|funds?|credits?|quota)|(balance|credits?) (is|are) too low"
         r"|suspended due to|billing[ _]hard[ _]limit|(out of|not enough) credits|recharge"
-        r"|top up your|account (is|has been|was) (suspended|deactivated|disabled)|余额不足|欠费|请充值",
+        r"|top up your|account (is|has been|was) (suspended|deactivated|disabled)"
+        r"|余额不足|欠费|请充值",
     ),
     (Problem.ENDPOINT, r"api[ _-]?key (is )?(not valid|invalid)|(incorrect|invalid) api[ _-]?key"),
     (Problem.ENDPOINT, r"model .{0,100}(does not|doesn't|not) exist|model not (exist|found)"),
