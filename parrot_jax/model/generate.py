@@ -1,4 +1,4 @@
-"""Batched generation with a key/value cache, the whole loop on the device.
+"""Batched generation with a key/value cache, the loop on the device.
 
 Rows are independent: each has its own prompt length, position, limit, temperature, top-p and seed,
 and stops for itself, so a server may put any requests into one batch. Prompts are padded on the
@@ -8,14 +8,13 @@ programs are compiled.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
@@ -25,16 +24,13 @@ from parrot_jax.distributed import on_host
 from parrot_jax.model import attention as attention_backends
 from parrot_jax.model.attention import Backend
 from parrot_jax.model.config import LlamaConfig
-from parrot_jax.model.llama import (
-    Params,
-    embed_tokens,
-    layer_definition,
-    rms_norm,
-    rotation_of,
-    unembedding,
-)
+from parrot_jax.model.decode import Cache, decode, prefill
+from parrot_jax.model.llama import Params
 from parrot_jax.model.sampling import Sampling, sample
 from parrot_jax.sharding import num_batch_shards
+
+PART_STEPS = 8
+"""Tokens of a row between two calls of a listener."""
 
 _SMALLEST_LENGTH = 16
 
@@ -53,11 +49,17 @@ class Generated:
     """Log-probability in nats of each id under the model itself, before temperature and top-p."""
 
 
-class Cache(NamedTuple):
-    """Keys and values of every layer, in the compute dtype."""
+class Part(NamedTuple):
+    """What one row produced since the last part."""
 
-    keys: Float[Array, "L B S K H"]
-    values: Float[Array, "L B S K H"]
+    ids: tuple[int, ...]
+    """At most `PART_STEPS`; none once the row has ended."""
+    finish_reason: Literal["stop", "length"] | None
+    """As in `Generated`; None = the row is not at its end."""
+
+
+Listen = Callable[[Sequence[Part]], Collection[int]]
+"""Takes the next part of every row; returns the rows that may end here, as nobody wants more."""
 
 
 def generate(
@@ -74,6 +76,7 @@ def generate(
     compute_dtype: DTypeLike = jnp.bfloat16,
     attention: str = "auto",
     mesh: Mesh | None = None,
+    listen: Listen | None = None,
 ) -> list[Generated]:
     """Continues every prompt until a stop token or its limit.
 
@@ -97,9 +100,11 @@ def generate(
       attention: Backend for the prompts.
       mesh: What the weights are split over; None = one device. Rows are filled up to a multiple of
         the parts that they are split into.
+      listen: Called every `PART_STEPS` tokens, which changes no bit of the rows. None = the device
+        is not interrupted.
 
     Returns:
-      One result per prompt, in order.
+      One result per prompt, in order; a row that a listener ended has what it had, with `length`.
 
     Raises:
       UserError: A prompt is empty or leaves no room, or a setting is out of its range.
@@ -131,23 +136,44 @@ def generate(
     def rows(values: Sequence[Number], filler: Number, dtype: DTypeLike) -> Any:
         return np.asarray([*values, *[filler] * (num_rows - len(values))], dtype)
 
-    state = _generate(
+    lengths = rows([len(prompt) for prompt in prompts], 1, jnp.int32)
+    row_limits = rows([min(pair) for pair in zip(limits, room, strict=True)], 0, jnp.int32)
+    sampling = Sampling(
+        rows(temperatures, 0.0, jnp.float32),
+        rows(top_ps, 1.0, jnp.float32),
+        rows(row_seeds, 0, jnp.uint32),
+    )
+    state = _start(
         config,
         params,
         tokens,
-        rows([len(prompt) for prompt in prompts], 1, jnp.int32),
-        rows([min(pair) for pair in zip(limits, room, strict=True)], 0, jnp.int32),
-        stops,
-        Sampling(
-            rows(temperatures, 0.0, jnp.float32),
-            rows(top_ps, 1.0, jnp.float32),
-            rows(row_seeds, 0, jnp.uint32),
-        ),
+        lengths,
         num_steps=num_steps,
         compute_dtype=jnp.dtype(compute_dtype),
         backend=attention_backends.choose(attention, segments=False),
         mesh=mesh,
     )
+    advance = functools.partial(_advance, config, params)
+    if listen is None:
+        state = advance(state, lengths, row_limits, stops, sampling, np.int32(num_steps))
+    else:
+        seen = np.zeros(num_rows, np.int32)
+        while True:
+            state = advance(state, lengths, row_limits, stops, sampling, np.int32(PART_STEPS))
+            ids, counts, stopped = on_host((state.ids, state.counts, state.stopped))
+            ended = stopped | (counts >= row_limits)
+            parts = [
+                Part(
+                    tuple(ids[row, seen[row] : counts[row]].tolist()),
+                    ("stop" if stopped[row] else "length") if ended[row] else None,
+                )
+                for row in range(len(prompts))
+            ]
+            seen = counts
+            row_limits = row_limits.copy()  # the device may still read the old one
+            row_limits[list(listen(parts))] = 0
+            if (stopped | (counts >= row_limits)).all():
+                break
     ids, logprobs, counts, stopped = on_host(
         (state.ids, state.logprobs, state.counts, state.stopped)
     )
@@ -180,119 +206,6 @@ def padded_shape(
     return length, _bucket(max_new_tokens, _SMALLEST_LENGTH)
 
 
-def prefill(
-    config: LlamaConfig,
-    params: Params,
-    tokens: Int[Array, "B T"],
-    lengths: Int[Array, " B"],
-    *,
-    cache_length: int,
-    compute_dtype: DTypeLike,
-    backend: Backend,
-    mesh: Mesh | None = None,
-) -> tuple[Float[Array, "B V"], Cache]:
-    """Reads right-padded prompts.
-
-    Args:
-      config: The sizes.
-      params: The tree of parameters.
-      tokens: Prompts; what stands behind a row's length is read but seen by none of its tokens.
-      lengths: Tokens of each prompt, >= 1.
-      cache_length: Places in the cache, S; at least T.
-      compute_dtype: Of activations and cache.
-      backend: Attention backend; needs no segments.
-      mesh: What the weights are split over; None = one device.
-
-    Returns:
-      float32 logits after each row's last token, and the cache. Places of the cache behind a row's
-      length hold padding, which `decode` overwrites before it is ever seen.
-    """
-    num_rows, length = tokens.shape
-    positions = jnp.broadcast_to(jnp.arange(length)[None], tokens.shape)
-    rotation = rotation_of(config, positions)
-    definition = layer_definition(config)
-
-    def visit(x: Array, layer_params: Params) -> tuple[Array, Cache]:
-        layer = nnx.merge(definition, layer_params)
-        query, key, value = layer.project(x, rotation)
-        attended = attention_backends.attend(query, key, value, None, backend=backend, mesh=mesh)
-        return layer.combine(x, attended), Cache(key, value)
-
-    x = embed_tokens(params, tokens, compute_dtype)
-    x, cache = jax.lax.scan(visit, x, params["layers"])
-    last = x[jnp.arange(num_rows), lengths - 1][:, None]
-    free = [(0, 0), (0, 0), (0, cache_length - length), (0, 0), (0, 0)]
-    return _logits(config, params, last), jax.tree.map(lambda part: jnp.pad(part, free), cache)
-
-
-def decode(
-    config: LlamaConfig,
-    params: Params,
-    tokens: Int[Array, " B"],
-    positions: Int[Array, " B"],
-    cache: Cache,
-) -> tuple[Float[Array, "B V"], Cache]:
-    """Reads one more token of each row.
-
-    Args:
-      config: The sizes.
-      params: The tree of parameters.
-      tokens: The token of each row.
-      positions: Its place; every place before it must be filled. Below the cache's length.
-      cache: From `prefill` or the last `decode`.
-
-    Returns:
-      float32 logits after these tokens, and the cache with their keys and values in place.
-    """
-    num_rows = tokens.shape[0]
-    rows = jnp.arange(num_rows)
-    rotation = rotation_of(config, positions[:, None])
-    definition = layer_definition(config)
-
-    def visit(
-        carry: tuple[Array, Cache], scanned: tuple[Array, Params]
-    ) -> tuple[tuple[Array, Cache], None]:
-        # The cache is carried, not scanned over: it is written in place, not copied each step.
-        x, cache = carry
-        index, layer_params = scanned
-        layer = nnx.merge(definition, layer_params)
-        query, key, value = layer.project(x, rotation)
-        cache = Cache(
-            cache.keys.at[index, rows, positions].set(key[:, 0]),
-            cache.values.at[index, rows, positions].set(value[:, 0]),
-        )
-        attended = _attend_to_cache(query, cache.keys[index], cache.values[index], positions)
-        return (layer.combine(x, attended), cache), None
-
-    x = embed_tokens(params, tokens[:, None], cache.keys.dtype)
-    layers = (jnp.arange(config.num_hidden_layers), params["layers"])
-    (x, cache), _ = jax.lax.scan(visit, (x, cache), layers)
-    return _logits(config, params, x), cache
-
-
-def _attend_to_cache(
-    query: Float[Array, "B 1 N H"],
-    keys: Float[Array, "B S K H"],
-    values: Float[Array, "B S K H"],
-    positions: Int[Array, " B"],
-) -> Float[Array, "B 1 N H"]:
-    num_rows, _, num_heads, width = query.shape
-    num_kv_heads = keys.shape[2]
-    grouped = query.reshape(num_rows, num_kv_heads, num_heads // num_kv_heads, width) * width**-0.5
-    scores = jnp.einsum("BKGH,BSKH->BKGS", grouped, keys, preferred_element_type=jnp.float32)
-    filled = jnp.arange(keys.shape[1])[None] <= positions[:, None]
-    scores = jnp.where(filled[:, None, None], scores, -1e30)
-    weights = jax.nn.softmax(scores, axis=-1).astype(values.dtype)
-    mixed = jnp.einsum("BKGS,BSKH->BKGH", weights, values, preferred_element_type=jnp.float32)
-    return mixed.reshape(query.shape).astype(query.dtype)
-
-
-def _logits(config: LlamaConfig, params: Params, x: Float[Array, "B 1 D"]) -> Float[Array, "B V"]:
-    normed = rms_norm(x[:, 0], params["norm"], config.rms_norm_eps)
-    head = unembedding(params).astype(x.dtype)
-    return jnp.einsum("BD,DV->BV", normed, head, preferred_element_type=jnp.float32)
-
-
 # ---- the loop -----------------------------------------------------------------------------------
 
 
@@ -310,33 +223,55 @@ class _State(NamedTuple):
 @functools.partial(
     jax.jit, static_argnames=("config", "num_steps", "compute_dtype", "backend", "mesh")
 )
-def _generate(
+def _start(
     config: LlamaConfig,
     params: Params,
     tokens: Int[Array, "B T"],
     lengths: Int[Array, " B"],
-    limits: Int[Array, " B"],
-    stop_ids: Int[Array, " stops"],
-    sampling: Sampling,
     *,
     num_steps: int,
     compute_dtype: DTypeLike,
     backend: Backend,
     mesh: Mesh | None,
 ) -> _State:
+    """Reads the prompts."""
     num_rows, length = tokens.shape
-    params = jax.tree.map(lambda weight: weight.astype(compute_dtype), params)
-    cache_length = min(length + num_steps, config.max_position_embeddings)
     logits, cache = prefill(
         config,
-        params,
+        _cast(params, compute_dtype),
         tokens,
         lengths,
-        cache_length=cache_length,
+        cache_length=min(length + num_steps, config.max_position_embeddings),
         compute_dtype=compute_dtype,
         backend=backend,
         mesh=mesh,
     )
+    return _State(
+        cache,
+        logits,
+        jnp.zeros((num_rows, num_steps), jnp.int32),
+        jnp.zeros((num_rows, num_steps), jnp.float32),
+        jnp.zeros(num_rows, jnp.int32),
+        jnp.zeros(num_rows, bool),
+    )
+
+
+# The state is given away: the cache, most of it, is written in place.
+@functools.partial(jax.jit, static_argnames=("config",), donate_argnames=("state",))
+def _advance(
+    config: LlamaConfig,
+    params: Params,
+    state: _State,
+    lengths: Int[Array, " B"],
+    limits: Int[Array, " B"],
+    stop_ids: Int[Array, " stops"],
+    sampling: Sampling,
+    most_steps: Int[Array, ""],
+) -> _State:
+    """Writes until every row has ended, but at most `most_steps` tokens a row."""
+    num_rows, num_steps = state.ids.shape
+    cache_length = state.cache.keys.shape[2]
+    params = _cast(params, state.cache.keys.dtype)
     keys = jax.vmap(jax.random.key)(sampling.seeds)
 
     def active(state: _State) -> Bool[Array, " B"]:
@@ -358,15 +293,17 @@ def _generate(
         logits, cache = decode(config, params, chosen, positions, state.cache)
         return _State(cache, logits, ids, all_logprobs, counts, stopped)
 
-    start = _State(
-        cache,
-        logits,
-        jnp.zeros((num_rows, num_steps), jnp.int32),
-        jnp.zeros((num_rows, num_steps), jnp.float32),
-        jnp.zeros(num_rows, jnp.int32),
-        jnp.zeros(num_rows, bool),
-    )
-    return jax.lax.while_loop(lambda state: active(state).any(), step, start)
+    def goes_on(carry: tuple[_State, Int[Array, ""]]) -> Bool[Array, ""]:
+        state, steps = carry
+        return (steps < most_steps) & active(state).any()
+
+    return jax.lax.while_loop(
+        goes_on, lambda carry: (step(carry[0]), carry[1] + 1), (state, jnp.int32(0))
+    )[0]
+
+
+def _cast(params: Params, dtype: DTypeLike) -> Params:
+    return jax.tree.map(lambda weight: weight.astype(dtype), params)
 
 
 # ---- what users may ask for ---------------------------------------------------------------------

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from parrot_jax.core.errors import UserError
 from parrot_jax.model import generate as generation
 from parrot_jax.model.attention import choose
-from parrot_jax.model.generate import Generated, decode, generate, padded_shape, prefill
+from parrot_jax.model.decode import decode, prefill
+from parrot_jax.model.generate import PART_STEPS, Generated, generate, padded_shape
 from parrot_jax.model.llama import hidden_states, unembedding
 from parrot_jax.model.sampling import Sampling, in_top_p, sample
 
@@ -144,12 +145,45 @@ def test_a_row_ends_at_the_last_position_of_the_model(tiny, run, full_logprobs):
     assert row.ids == tuple(expected.argmax(axis=-1).tolist())
 
 
+def test_parts_join_to_the_rows_that_come_in_one_go(run):
+    options = {"max_new_tokens": [21, 3, 12], "temperature": [0.0, 1.0, 1.0], "stop_ids": [47]}
+    whole = run(PROMPTS, **options)
+    heard = []
+
+    def listen(parts):
+        heard.append(parts)
+        return ()
+
+    assert run(PROMPTS, listen=listen, **options) == whole  # ids and log-probabilities, exactly
+    assert len(heard) == max(len(row.ids) // PART_STEPS + 1 for row in whole)
+    for row, parts in zip(whole, zip(*heard, strict=True), strict=True):
+        assert tuple(index for part in parts for index in part.ids) == row.ids
+        assert [part.finish_reason for part in parts if part.finish_reason][0] == row.finish_reason
+        assert all(part.ids == () for part in parts[len(row.ids) // PART_STEPS + 1 :])
+
+
+def test_a_row_that_nobody_wants_ends_and_the_others_do_not_notice(run):
+    whole = run(PROMPTS, max_new_tokens=30)
+    calls = []
+
+    def listen(parts):
+        calls.append(parts)
+        return [0] if len(calls) == 1 else ()
+
+    first, *others = run(PROMPTS, max_new_tokens=30, listen=listen)
+    assert first == Generated(whole[0].ids[:8], "length", whole[0].logprobs[:8])
+    assert others == whole[1:]
+    calls.clear()
+    run(PROMPTS[:1], max_new_tokens=30, listen=listen)
+    assert len(calls) == 1  # the device is free
+
+
 def test_few_programs_are_compiled(run):
     run(PROMPTS)
-    before = generation._generate._cache_size()
+    before = generation._advance._cache_size()
     run(PROMPTS[:2] + PROMPTS[:1] + PROMPTS[:1], max_new_tokens=9, temperature=0.7)
     run(PROMPTS, max_new_tokens=16, stop_ids=[2], seeds=[9, 9, 9])
-    assert generation._generate._cache_size() == before
+    assert generation._advance._cache_size() == before
 
 
 def test_no_prompts_give_no_rows(run):
