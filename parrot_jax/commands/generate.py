@@ -11,6 +11,11 @@ import tyro
 from parrot_jax.core.errors import UserError
 from parrot_jax.core.files import AnyPath, as_path, open_input
 from parrot_jax.core.logs import visible
+from parrot_jax.dialogue.types import Role
+from parrot_jax.serve.messages import read_messages, says_nothing, shown, split_turns
+
+# Keys of a row beside `messages` without which its prompt would be another one.
+_CHANGE_THE_PROMPT = ("system", "tools", "functions", "documents")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +94,7 @@ def run(config: GenerateConfig) -> None:
             print(visible(reply.text) if sys.stdout.isatty() else reply.text)
 
 
-def _read_histories(path: AnyPath) -> list[tuple[str, str, list[tuple[Any, str]]]]:
+def _read_histories(path: AnyPath) -> list[tuple[str, str, list[tuple[Role, str]]]]:
     """(place in the file, system text, turns) of each history.
 
     Raises:
@@ -113,23 +118,18 @@ def _read_histories(path: AnyPath) -> list[tuple[str, str, list[tuple[Any, str]]
     return histories
 
 
-def _history(value: Any, where: str) -> tuple[str, list[tuple[Any, str]]]:
-    messages = value.get("messages") if isinstance(value, dict) else value
-    if not isinstance(messages, list):
+def _history(value: Any, where: str) -> tuple[str, list[tuple[Role, str]]]:
+    """System text and turns, read as the server reads them."""
+    row = value if isinstance(value, dict) else {"messages": value}
+    if not isinstance(row.get("messages"), list):
         raise UserError(f'{where}: expected a list of messages, or {{"messages": [...]}}.')
-    system, turns = "", []
-    for number, message in enumerate(messages, 1):
-        role = message.get("role") if isinstance(message, dict) else None
-        content = message.get("content") if isinstance(message, dict) else None
-        if not isinstance(content, str):
-            raise UserError(f"{where}: message {number} has no text under `content`.")
-        if role == "system" and number == 1:
-            system = content
-        elif role != ("user" if len(turns) % 2 == 0 else "assistant"):
+    for key in _CHANGE_THE_PROMPT:
+        if not says_nothing(row.get(key)):
             raise UserError(
-                f"{where}: message {number} has role {role!r}; after an optional system message "
-                "user and assistant must alternate, the user first."
+                f"{where}: `{key}` is {shown(row[key])}, which is not supported beside `messages`; "
+                "put a system text into a message, and leave others out."
             )
-        else:
-            turns.append((role, content))
-    return system, turns
+    try:
+        return split_turns(read_messages(row["messages"]))
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None

@@ -30,6 +30,10 @@ class ServeConfig:
     host: str = "127.0.0.1"
     """Address to serve at. The default is reached from this machine only; there is no password."""
 
+    allowed_hosts: tuple[str, ...] = ()
+    """Further names by which clients reach it, such as a container's. Requests by names that it
+    does not know are refused: a web page can make a name of its own lead here."""
+
     model_name: str | None = None
     """The name under which clients ask for the model; null = that of the run folder."""
 
@@ -85,7 +89,8 @@ def _serve_with_jax(config: ServeConfig) -> None:
     with open_port(config.host, config.port) as listener:
         speaker = _load(config)
         _say_if_open(listener.getsockname()[0])
-        serve_until_stopped(BackgroundServer(make_app(speaker), listener), speaker.model)
+        app = make_app(speaker, (config.host, *config.allowed_hosts))
+        serve_until_stopped(BackgroundServer(app, listener), speaker.model)
     if speaker.busy:
         # Nobody waits for what the device still computes, but Python would.
         sys.stdout.flush()

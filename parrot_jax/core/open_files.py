@@ -1,6 +1,8 @@
 """How many files and connections the process may hold open."""
 
+import contextlib
 import resource
+import sys
 
 from parrot_jax.core.errors import UserError
 
@@ -31,3 +33,19 @@ def allow_connections(count: int, *, wanted_by: str) -> None:
             f"{wanted_by} may need {needed:,} open files and connections, and the system allows "
             f"this process {most:,}; lower it, or raise the limit (ulimit -Hn)."
         ) from None
+
+
+def most_connections() -> int:
+    """Connections for which this process's limit has room."""
+    now, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if now == resource.RLIM_INFINITY else max(1, now - _OTHERS)
+
+
+def raise_limit(count: int) -> None:
+    """Makes room for connections as far as the system lets it, and is content with less."""
+    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count + _OTHERS if most == resource.RLIM_INFINITY else min(count + _OTHERS, most)
+    if now != resource.RLIM_INFINITY and now < wanted:
+        # macOS has a second limit, which it does not tell.
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))

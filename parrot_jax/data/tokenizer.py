@@ -9,6 +9,7 @@ dummy prefix nor merges across the border, so the pieces' ids, joined, are the i
 """
 
 import json
+import re
 from collections.abc import Sequence
 
 import tokenizers
@@ -18,6 +19,8 @@ from parrot_jax.core.errors import UserError
 from parrot_jax.core.files import AnyPath, as_path, atomic_write, hash_json, write_json
 
 _SPACE = "▁"  # SentencePiece's visible space, U+2581
+
+_BYTE = re.compile("<0x[0-9A-F]{2}>")
 
 
 class Tokenizer:
@@ -30,6 +33,7 @@ class Tokenizer:
       eos_id: Its id.
       control_strings: The texts that would become special tokens; the template breaks them.
       vocab_size: Number of ids; every id is in [0, vocab_size).
+      max_piece_chars: Characters of the longest token: a text has at least its length by this many.
       fingerprint: 64 hex digits of the content, equal for equal tokenizers.
     """
 
@@ -38,8 +42,12 @@ class Tokenizer:
         self._backend = backend
         self.bos_token, self.eos_token = bos_token, eos_token
         self.bos_id, self.eos_id = self._id_of(bos_token), self._id_of(eos_token)
-        added = backend.get_added_tokens_decoder().values()
-        self.control_strings = tuple(sorted({str(token.content) for token in added}))
+        added = backend.get_added_tokens_decoder()
+        self.control_strings = tuple(sorted({str(token.content) for token in added.values()}))
+        self._special_ids = frozenset(added)
+        vocab = backend.get_vocab(with_added_tokens=True)
+        self._byte_ids = frozenset(i for token, i in vocab.items() if _BYTE.fullmatch(token))
+        self.max_piece_chars = max(map(len, vocab))
         self.vocab_size = backend.get_vocab_size(with_added_tokens=True)
         self.fingerprint = hash_json([json.loads(backend.to_str()), bos_token, eos_token])
 
@@ -69,6 +77,35 @@ class Tokenizer:
         # The decoder strips the text's first space; behind a special token nothing is lost.
         text = self._backend.decode([self.eos_id, *ids], skip_special_tokens=False)
         return text.removeprefix(self.eos_token)
+
+    def text_inside(self, ids: Sequence[int], *, special: bool) -> str:
+        """The text of `ids` as it stands inside a longer text, whose parts join without a seam.
+
+        Args:
+          ids: All that there are, or a part that ends where `num_settled` says.
+          special: Whether special tokens are shown or left out.
+        """
+        if not special:
+            ids = [index for index in ids if index not in self._special_ids]
+        return self.show(ids)
+
+    def num_settled(self, ids: Sequence[int], *, special: bool) -> int:
+        """How many of the ids have a text that no further id changes.
+
+        Not settled is a run of bytes at the end: the decoder reads a run as a whole, and where it
+        is no UTF-8, each of its bytes becomes U+FFFD.
+
+        Args:
+          ids: Ids of a text so far.
+          special: As in `text_inside`; left out, special tokens do not end a run.
+        """
+        count = len(ids)
+        while count and (
+            ids[count - 1] in self._byte_ids
+            or (not special and ids[count - 1] in self._special_ids)
+        ):
+            count -= 1
+        return count
 
     def save(
         self, folder: AnyPath | str, *, chat_template: str | None = None, max_tokens: int = 10**30

@@ -2,42 +2,68 @@
 
 It knows no jax. Whatever goes wrong is answered in OpenAI's shape: what a client can mend with
 status 400 to 499 and the reason; a bug of ours with status 500 and no internals, while its
-traceback goes to stderr.
+traceback goes to stderr. A request has limits of size and time, and the work of a client that
+leaves is cancelled. What takes time in proportion to a body is done in threads, so that the event
+loop answers others meanwhile.
 """
 
 import asyncio
+import concurrent.futures
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from typing import Any, TypeVar
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from parrot_jax.core.errors import UserError
+from parrot_jax.core.logs import visible
 from parrot_jax.serve import protocol
-from parrot_jax.serve.speaker import Completion, RequestError, Speaker
+from parrot_jax.serve.callers import KnownCallers
+from parrot_jax.serve.replies import Reply, error_response, model_card
+from parrot_jax.serve.speaker import Completion, RequestError, Say, Speaker, say_nothing
+from parrot_jax.serve.streams import Speaking, Stream, unless_hung_up
 
 Endpoint = Callable[[Request], Awaitable[Response]]
+ReadT = TypeVar("ReadT")
 
 _log = logging.getLogger(__name__)
 
-_PATHS = "POST /v1/chat/completions, POST /v1/completions, GET /v1/models and GET /health"
+_PATHS = (
+    "POST /v1/chat/completions, POST /v1/completions, GET /v1/models, GET /v1/models/NAME and "
+    "GET /health"
+)
+_SHOWN_CHARS = 100
 
 MAX_BODY_BYTES = 4 * 2**20
 """Largest request that is read; no context holds as much text."""
 
+MAX_BODIES_BYTES = 64 * MAX_BODY_BYTES
+"""Most bytes of requests that are being read at once."""
 
-def make_app(speaker: Speaker) -> Starlette:
+BODY_S = 60.0
+"""Seconds for the body of a request."""
+
+REQUEST_S = 3600.0
+"""Seconds for a reply, waiting for others included."""
+
+_DRAIN_S = 5  # for the rest of a body that is too large
+
+
+def make_app(speaker: Speaker, hosts: Sequence[str] = ()) -> Starlette:
     """The ASGI application that serves one speaker.
 
     Args:
       speaker: Started and stopped with the application.
+      hosts: Names and addresses by which clients may reach it beside those of loopback.
     """
+    endpoints = _Endpoints(speaker)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -46,18 +72,22 @@ def make_app(speaker: Speaker) -> Starlette:
             yield
         finally:
             await speaker.stop()
+            endpoints.stop()
 
-    endpoints = _Endpoints(speaker)
-    return Starlette(
+    app = Starlette(
         routes=[
             Route("/health", endpoints.health),
             Route("/v1/models", endpoints.models),
+            Route("/v1/models/{name:path}", _with_errors_answered(endpoints.one_model)),
             Route("/v1/chat/completions", _with_errors_answered(endpoints.chat), methods=["POST"]),
             Route("/v1/completions", _with_errors_answered(endpoints.complete), methods=["POST"]),
         ],
+        middleware=[Middleware(KnownCallers, hosts=hosts)],
         exception_handlers={HTTPException: _answer_wrong_route},
         lifespan=lifespan,
     )
+    app.router.redirect_slashes = False
+    return app
 
 
 class _Endpoints:
@@ -65,85 +95,131 @@ class _Endpoints:
 
     def __init__(self, speaker: Speaker) -> None:
         self.speaker, self.created = speaker, int(time.time())
+        # Few: a body in JSON takes up to thirty times its size.
+        self._readers = concurrent.futures.ThreadPoolExecutor(2, "requests")
+        self._held_bytes = 0
+
+    def stop(self) -> None:
+        self._readers.shutdown(wait=False, cancel_futures=True)
 
     async def health(self, _: Request) -> Response:
         return Response(status_code=200)
 
     async def models(self, _: Request) -> Response:
-        return JSONResponse(protocol.models_response(self.speaker.model, self.created))
+        return JSONResponse({"object": "list", "data": [self._card()]})
+
+    async def one_model(self, request: Request) -> Response:
+        self._check_model(request.path_params["name"])
+        return JSONResponse(self._card())
 
     async def chat(self, request: Request) -> Response:
-        asked = protocol.read_chat_request(await _read_body(request))
-        self._check_model(asked.model)
-        speaking = self.speaker.chat(asked.plain_messages(), asked.settings())
-        completion = await _unless_hung_up(request, speaking)
-        return JSONResponse(
-            protocol.chat_response(
-                self.speaker.model, completion, with_ids=bool(asked.return_token_ids)
-            )
-        )
+        asked = await self._read(request, protocol.read_chat_request)
+
+        def speak(say: Say) -> Coroutine[Any, Any, Completion]:
+            return self.speaker.chat(asked.messages, asked.settings(), say)
+
+        return await self._answer(request, asked, speak, is_chat=True)
 
     async def complete(self, request: Request) -> Response:
-        asked = protocol.read_completion_request(await _read_body(request))
-        self._check_model(asked.model)
-        speaking = self.speaker.complete(
-            asked.prompt, asked.settings(), add_special_tokens=asked.add_special_tokens
-        )
-        completion = await _unless_hung_up(request, speaking)
-        return JSONResponse(
-            protocol.completion_response(
-                self.speaker.model, completion, with_ids=bool(asked.return_token_ids)
+        asked = await self._read(request, protocol.read_completion_request)
+
+        def speak(say: Say) -> Coroutine[Any, Any, Completion]:
+            return self.speaker.complete(
+                asked.prompt,
+                asked.settings(),
+                say,
+                add_special_tokens=asked.add_special_tokens is not False,
             )
+
+        return await self._answer(request, asked, speak, is_chat=False)
+
+    async def _answer(
+        self,
+        request: Request,
+        asked: protocol.ChatRequest | protocol.CompletionRequest,
+        speak: Callable[[Say], Coroutine[Any, Any, Completion]],
+        *,
+        is_chat: bool,
+    ) -> Response:
+        self._check_model(asked.model)
+        reply = Reply(
+            self.speaker.model,
+            is_chat=is_chat,
+            with_ids=bool(asked.return_token_ids),
+            with_usage=asked.with_usage,
         )
+        if asked.stream:
+            speaking = Speaking(lambda say: _in_time(speak(say)))
+            try:
+                first = await unless_hung_up(request, speaking.next())
+            except BaseException:
+                speaking.stop()
+                raise
+            return Stream(request, reply, first, speaking, describe_error)
+        completion = await unless_hung_up(request, _in_time(speak(say_nothing)))
+        return JSONResponse(reply.whole(completion))
 
-    def _check_model(self, model: str | None) -> None:
-        if model not in (None, self.speaker.model):
-            raise RequestError(
-                f"there is no model {model!r} here; this server has {self.speaker.model!r}.",
-                status=404, param="model", code="model_not_found",
-            )  # fmt: skip
+    async def _read(self, request: Request, read: Callable[[bytes], ReadT]) -> ReadT:
+        """The request in a body.
 
+        Raises:
+          RequestError: It is too large or too slow, or is no such request.
+          ClientDisconnect: The client hung up before its end.
+        """
+        body = bytearray()
+        try:
+            await self._fill(body, request)
+            reading = asyncio.get_running_loop().run_in_executor(self._readers, read, bytes(body))
+            return await reading
+        finally:
+            self._held_bytes -= len(body)
 
-async def _read_body(request: Request) -> bytes:
-    """The body.
-
-    Raises:
-      RequestError: It is too large.
-      ClientDisconnect: The client hung up before its end.
-    """
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
+    async def _fill(self, body: bytearray, request: Request) -> None:
+        try:
+            async with asyncio.timeout(BODY_S) as limit:
+                async for chunk in request.stream():
+                    if len(body) > MAX_BODY_BYTES:
+                        continue  # clients read no reply before they have sent
+                    body += chunk
+                    self._held_bytes += len(chunk)
+                    if len(body) > MAX_BODY_BYTES:
+                        limit.reschedule(asyncio.get_running_loop().time() + _DRAIN_S)
+                    if self._held_bytes > MAX_BODIES_BYTES:
+                        raise RequestError(
+                            "too many large requests at once; try again later.",
+                            status=503, code="overloaded",
+                        )  # fmt: skip
+        except TimeoutError:
+            if len(body) <= MAX_BODY_BYTES:
+                raise RequestError(
+                    f"the body of the request was not complete after {BODY_S:g} s.", status=408
+                ) from None
         if len(body) > MAX_BODY_BYTES:
             raise RequestError(
                 f"the request is larger than {MAX_BODY_BYTES:,} bytes; send less.", status=413
             )
-    return bytes(body)
+
+    def _check_model(self, model: str | None) -> None:
+        if model not in (None, self.speaker.model):
+            raise RequestError(
+                f"there is no model {model[:_SHOWN_CHARS]!r} here; this server has "
+                f"{self.speaker.model!r}.",
+                status=404, param="model", code="model_not_found",
+            )  # fmt: skip
+
+    def _card(self) -> dict[str, Any]:
+        return model_card(self.speaker.model, self.created)
 
 
-async def _unless_hung_up(request: Request, work: Coroutine[Any, Any, Completion]) -> Completion:
-    """Does the work, but cancels it when the client is gone.
-
-    Raises:
-      ClientDisconnect: The client hung up.
-      CancelledError: The server stops, and cannot wait for the work any longer.
-    """
-    working = asyncio.ensure_future(work)
-    hanging_up = asyncio.ensure_future(_hung_up(request))
+async def _in_time(work: Coroutine[Any, Any, Completion]) -> Completion:
     try:
-        await asyncio.wait({working, hanging_up}, return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            return working.result()
-        raise ClientDisconnect
-    finally:
-        working.cancel()
-        hanging_up.cancel()
-
-
-async def _hung_up(request: Request) -> None:
-    """Returns when the client of a request whose body was read is gone."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+        async with asyncio.timeout(REQUEST_S):
+            return await work
+    except TimeoutError:
+        raise RequestError(
+            f"there was no whole reply after {REQUEST_S:g} s; ask for fewer tokens, or try again "
+            "later.", status=504, code="timeout",
+        ) from None  # fmt: skip
 
 
 # ---- errors -------------------------------------------------------------------------------------
@@ -155,32 +231,38 @@ def _with_errors_answered(endpoint: Endpoint) -> Endpoint:
     async def answered(request: Request) -> Response:
         try:
             return await endpoint(request)
-        except RequestError as error:
-            return _error(str(error), error.status, error.param, error.code)
-        except UserError as error:
-            return _error(str(error), 400)
         except ClientDisconnect:
             return Response(status_code=499)  # which nobody gets
-        except asyncio.CancelledError:
-            return _error("the server is stopping.", 503, code="stopping")
-        except Exception:
-            _log.exception("%s %s: internal error", request.method, request.url.path)
-            return _error("internal error; the server's log has more.", 500)
+        except (Exception, asyncio.CancelledError) as error:
+            status, body = describe_error(error, request)
+            return _error(status, body)
 
     return answered
 
 
+def describe_error(error: BaseException, request: Request) -> tuple[int, dict[str, Any]]:
+    """Status and body of the answer to a request that failed; a bug is logged."""
+    match error:
+        case RequestError():
+            status, param, code = error.status, error.param, error.code
+            return status, error_response(str(error), status=status, param=param, code=code)
+        case UserError():
+            return 400, error_response(str(error), status=400)
+        case asyncio.CancelledError():
+            return 503, error_response("the server is stopping.", status=503, code="stopping")
+    path = visible(request.scope["path"][:_SHOWN_CHARS])
+    _log.error("%s %s: internal error", request.method, path, exc_info=error)
+    return 500, error_response("internal error; the server's log has more.", status=500)
+
+
 async def _answer_wrong_route(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    asked = f"{request.method} {request.url.path}"
+    asked = f"{request.method[:_SHOWN_CHARS]} {request.scope['path'][:_SHOWN_CHARS]}"
     text = f"{asked}: {error.detail.lower()}; this server has {_PATHS}."
-    response = _error(text, error.status_code)
+    response = _error(error.status_code, error_response(text, status=error.status_code))
     response.headers.update(error.headers or {})
     return response
 
 
-def _error(
-    message: str, status: int, param: str | None = None, code: str | None = None
-) -> JSONResponse:
-    body = protocol.error_response(message, status=status, param=param, code=code)
+def _error(status: int, body: dict[str, Any]) -> JSONResponse:
     return JSONResponse(body, status, {"Retry-After": "1"} if status == 503 else None)

@@ -12,11 +12,12 @@ import uvicorn
 from starlette.applications import Starlette
 
 from parrot_jax.core.errors import RunError, UserError
+from parrot_jax.core.open_files import raise_limit
+from parrot_jax.serve.connections import KEEP_ALIVE_S, MAX_CONNECTIONS, Connection
 
 GRACE_S = 20
 """Seconds that requests in flight have when the server is told to stop."""
 
-_KEEP_ALIVE_S = 75  # longer than clients keep idle connections: they, not we, close them
 _TICK_S = 0.005
 
 
@@ -72,13 +73,15 @@ class BackgroundServer:
         self._server = uvicorn.Server(
             uvicorn.Config(
                 app,
+                http=Connection,
+                loop="asyncio",  # uvloop has another way to limit what is read at once
                 lifespan="on",
                 ws="none",
-                log_level="warning",
+                log_level="error",  # a line for each malformed request would fill a disk
                 access_log=False,
                 proxy_headers=False,
                 server_header=False,
-                timeout_keep_alive=_KEEP_ALIVE_S,
+                timeout_keep_alive=int(KEEP_ALIVE_S),
                 timeout_graceful_shutdown=GRACE_S,
             )
         )
@@ -92,6 +95,7 @@ class BackgroundServer:
         Raises:
           RunError: The application failed to start; the reason has been logged.
         """
+        raise_limit(MAX_CONNECTIONS)
         self._thread.start()
         while not self._server.started:
             if self._ended.is_set():

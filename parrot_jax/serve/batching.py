@@ -2,36 +2,47 @@
 
 import asyncio
 import concurrent.futures
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Callable, Collection, Hashable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from parrot_jax.serve.speaker import RequestError
 
 WorkT = TypeVar("WorkT")
-ResultT = TypeVar("ResultT")
+PartT = TypeVar("PartT")
+
+Deliver = Callable[[Sequence[PartT]], Collection[int]]
+"""Hands each piece of work of a batch the next part of its result, in order; returns the numbers of
+those that nobody wants more of."""
 
 # Clients that got their replies from one batch send their next requests at about the same time.
 _JOIN_S = 0.005
+
+
+class _End:
+    """What comes behind the last part."""
 
 
 @dataclass(eq=False, slots=True)
 class _Item:
     kind: Hashable
     work: Any
-    result: asyncio.Future[Any]
+    parts: asyncio.Queue[Any] = field(default_factory=asyncio.Queue)
+    """Parts of the result; last an `_End`, or an exception."""
+    is_wanted: bool = True
 
 
-class Batcher(Generic[WorkT, ResultT]):
+class Batcher(Generic[WorkT, PartT]):
     """Runs work in the order of its arrival, and with each item others of its kind.
 
     The oldest waiting item decides the kind of a batch, so nobody waits for ever. An item whose
-    submitter is cancelled leaves the queue. All methods belong to one event loop.
+    submitter leaves is taken out of the queue, or given up in its batch. All methods belong to one
+    event loop.
     """
 
     def __init__(
         self,
-        run: Callable[[Sequence[WorkT]], Sequence[ResultT]],
+        run: Callable[[Sequence[WorkT], Deliver[PartT]], None],
         *,
         max_items: int,
         max_waiting: int,
@@ -39,37 +50,40 @@ class Batcher(Generic[WorkT, ResultT]):
         """Starts nothing yet.
 
         Args:
-          run: Turns 1 to `max_items` pieces of work of one kind into as many results; called in a
-            thread, one call at a time. What it raises, everybody in the batch gets.
+          run: Does 1 to `max_items` pieces of work of one kind and delivers their results part by
+            part; called in a thread, one call at a time. What it raises, everybody in the batch
+            gets.
           max_items: Most items of a batch, >= 1.
           max_waiting: Most items that wait; whoever comes then is sent away.
         """
         self._run, self._max_items, self._max_waiting = run, max_items, max_waiting
         self._waiting: list[_Item] = []
+        self._batch: list[_Item] = []
         self._arrival = asyncio.Event()
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "batches")
-        self._batch: concurrent.futures.Future[Sequence[ResultT]] | None = None
+        self._running: concurrent.futures.Future[None] | None = None
         self._loop: asyncio.Task[None] | None = None
 
     @property
     def busy(self) -> bool:
         """Whether a batch is being run, be it for submitters that have all gone."""
-        return self._batch is not None and not self._batch.done()
+        return self._running is not None and not self._running.done()
 
     def start(self) -> None:
         """Begins to run batches."""
         self._loop = asyncio.get_running_loop().create_task(self._run_batches())
 
     def stop(self) -> None:
-        """Cancels all that wait; a batch that is being run is left alone, and its results lost."""
+        """Cancels all submitters; a batch that is being run ends at its next part."""
         if self._loop is not None:
             self._loop.cancel()
-        for item in self._waiting:
-            item.result.cancel()
+        for item in [*self._waiting, *self._batch]:
+            item.is_wanted = False
+            item.parts.put_nowait(asyncio.CancelledError())
         self._thread.shutdown(wait=False)
 
-    async def submit(self, kind: Hashable, work: WorkT) -> ResultT:
-        """Waits for the result of one piece of work.
+    async def submit(self, kind: Hashable, work: WorkT) -> AsyncGenerator[PartT, None]:
+        """Yields the parts of the result of one piece of work; close it to give the work up.
 
         Args:
           kind: Only work of equal kinds shares a batch.
@@ -83,12 +97,16 @@ class Batcher(Generic[WorkT, ResultT]):
                 f"{self._max_waiting} requests wait already; try again later.",
                 status=503, code="overloaded",
             )  # fmt: skip
-        item = _Item(kind, work, asyncio.get_running_loop().create_future())
+        item = _Item(kind, work)
         self._waiting.append(item)
         self._arrival.set()
         try:
-            return await item.result
+            while not isinstance(part := await item.parts.get(), _End):
+                if isinstance(part, BaseException):
+                    raise part
+                yield part
         finally:
+            item.is_wanted = False
             if item in self._waiting:
                 self._waiting.remove(item)
 
@@ -99,10 +117,10 @@ class Batcher(Generic[WorkT, ResultT]):
             while self._waiting:
                 if len(self._next_batch()) < self._max_items:
                     await asyncio.sleep(_JOIN_S)
-                batch = self._next_batch()
-                self._waiting = [item for item in self._waiting if item not in batch]
-                if batch:  # while it slept, all may have gone
-                    await self._run_batch(batch)
+                self._batch = self._next_batch()
+                self._waiting = [item for item in self._waiting if item not in self._batch]
+                if self._batch:  # while it slept, all may have gone
+                    await self._run_batch(self._batch)
 
     def _next_batch(self) -> list[_Item]:
         """The oldest waiting item, and others of its kind."""
@@ -111,17 +129,21 @@ class Batcher(Generic[WorkT, ResultT]):
         return oldest + same[: self._max_items - 1]
 
     async def _run_batch(self, batch: list[_Item]) -> None:
-        self._batch = self._thread.submit(self._run, [item.work for item in batch])
+        loop = asyncio.get_running_loop()
+
+        def hand_out(parts: Sequence[PartT]) -> None:
+            for item, part in zip(batch, parts, strict=True):
+                item.parts.put_nowait(part)
+
+        def deliver(parts: Sequence[PartT]) -> list[int]:
+            loop.call_soon_threadsafe(hand_out, parts)
+            return [number for number, item in enumerate(batch) if not item.is_wanted]
+
+        self._running = self._thread.submit(self._run, [item.work for item in batch], deliver)
+        end: _End | Exception = _End()
         try:
-            results = await asyncio.wrap_future(self._batch)
-            for item, result in zip(batch, results, strict=True):
-                if not item.result.done():
-                    item.result.set_result(result)
-        except asyncio.CancelledError:
-            for item in batch:
-                item.result.cancel()
-            raise
+            await asyncio.wrap_future(self._running)
         except Exception as error:
-            for item in batch:
-                if not item.result.done():
-                    item.result.set_exception(error)
+            end = error
+        for item in batch:
+            item.parts.put_nowait(end)

@@ -5,13 +5,13 @@ for bit. A seed alone does not give that: matrix products of other shapes round 
 and then another token wins. Therefore every batch has the same number of rows, whatever it holds,
 and only requests that are padded to the same lengths share one. The price is paid by a client that
 comes alone: it waits for a whole batch. Each pair of padded lengths is a program, compiled when it
-is first needed.
+is first needed. Every few tokens the device hands out what it has, for streams, and drops the rows
+that nobody wants any more.
 """
 
 import asyncio
-import bisect
-import dataclasses
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,18 +20,26 @@ import jax
 from parrot_jax.data.config import Task
 from parrot_jax.data.template import check_speaker, render_prompt
 from parrot_jax.data.tokenizer import Tokenizer
-from parrot_jax.dialogue.types import Role
 from parrot_jax.model.config import LlamaConfig
-from parrot_jax.model.generate import Generated, generate, padded_shape
-from parrot_jax.serve.batching import Batcher
+from parrot_jax.model.generate import Part, generate, padded_shape
+from parrot_jax.serve.batching import Batcher, Deliver
+from parrot_jax.serve.messages import split_turns
+from parrot_jax.serve.reply_text import ReplyText
 from parrot_jax.serve.speaker import (
     Completion,
     Messages,
     RequestError,
+    Say,
     Settings,
     Speaker,
-    first_stop,
+    context_error,
+    say_nothing,
 )
+
+_MOST_COUNTED = 16_384
+"""Tokens of a prompt up to which an error has their exact number."""
+
+_LEAST_TOP_P = 1e-30  # below, it would be 0 on the device, and no token allowed
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +84,7 @@ class JaxSpeaker(Speaker):
         self._config, self._tokenizer = config, tokenizer
         self._params = jax.tree.map(lambda weight: weight.astype(compute_dtype), params)
         self._compute_dtype, self._batch_rows = compute_dtype, batch_rows
-        self._batcher: Batcher[_Row, Generated] = Batcher(
+        self._batcher: Batcher[_Row, Part] = Batcher(
             self._generate, max_items=batch_rows, max_waiting=max_waiting
         )
 
@@ -93,21 +101,25 @@ class JaxSpeaker(Speaker):
         """Drops what waits; does not wait for the device."""
         self._batcher.stop()
 
-    async def chat(self, messages: Messages, settings: Settings) -> Completion:
+    async def chat(
+        self, messages: Messages, settings: Settings, say: Say = say_nothing
+    ) -> Completion:
         """The next turn: rendered as in training, and trimmed, as training trims it.
 
         Raises:
           RequestError: The messages are in no order, or too long.
           UserError: It is not this model's turn.
         """
-        system, turns = _split(messages)
-        check_speaker(self._task, [role for role, _ in turns])
-        prompt = await asyncio.to_thread(render_prompt, system, turns, self._tokenizer)
-        completion = await self._speak(prompt, settings, self._tokenizer.decode, "messages")
-        return dataclasses.replace(completion, text=completion.text.strip())
+        prompt = await asyncio.to_thread(self._render, messages, settings.max_tokens)
+        return await self._speak(prompt, settings, say, "messages")
 
     async def complete(
-        self, prompt: str | list[int], settings: Settings, *, add_special_tokens: bool
+        self,
+        prompt: str | list[int],
+        settings: Settings,
+        say: Say = say_nothing,
+        *,
+        add_special_tokens: bool,
     ) -> Completion:
         """What follows the prompt, untrimmed. Special tokens in a text are special, as in vLLM.
 
@@ -115,67 +127,78 @@ class JaxSpeaker(Speaker):
           RequestError: The prompt is empty, too long, or holds ids that the model does not know.
         """
         if isinstance(prompt, str):
-            prompt = await asyncio.to_thread(self._encode, prompt, add_special_tokens)
+            prompt = await asyncio.to_thread(
+                self._encode, prompt, add_special_tokens, settings.max_tokens
+            )
+        self._check_room(len(prompt), settings.max_tokens, "prompt")
         self._check_ids(prompt)
-        return await self._speak(prompt, settings, self._tokenizer.show, "prompt")
+        return await self._speak(prompt, settings, say, "prompt")
 
     async def _speak(
-        self,
-        prompt: list[int],
-        settings: Settings,
-        decode: Callable[[Sequence[int]], str],
-        param: str,
+        self, prompt: list[int], settings: Settings, say: Say, param: str
     ) -> Completion:
-        limit = self._limit(len(prompt), settings.max_tokens, param)
+        self._check_room(len(prompt), settings.max_tokens, param)
+        limit = settings.max_tokens or self._config.max_position_embeddings - len(prompt)
         kind = padded_shape(self._config, len(prompt), limit)
-        row = await self._batcher.submit(kind, _Row(prompt, limit, settings))
-        ids, text, reason = list(row.ids), decode(row.ids), row.finish_reason
-        cut = first_stop(text, settings.stop)
-        if cut is not None:
-            # The device knows no strings: it wrote on, to the turn's end or to the limit.
-            text, reason = text[:cut], "stop"
-            ids = ids[: _num_ids_through_stop(ids, settings.stop, decode)]
-        elif reason == "stop":
-            ids.append(self._tokenizer.eos_id)
+        row = _Row(prompt, limit, settings)
+        reply = ReplyText(self._tokenizer, settings.stop, is_turn=param == "messages")
+        text, reason = "", None
+        async with contextlib.aclosing(self._batcher.submit(kind, row)) as parts:
+            async for part in parts:
+                reason = part.finish_reason
+                piece = reply.add(part.ids, is_last=reason is not None)
+                if piece:
+                    text += piece
+                    say(piece)
+                if reply.stopped or reason is not None:
+                    break
+        ids = reply.ids
+        if not reply.stopped and reason == "stop":
+            ids = [*ids, self._tokenizer.eos_id]
         return Completion(
             text=text,
-            finish_reason=reason,
+            finish_reason="stop" if reply.stopped or reason == "stop" else "length",
             num_prompt_tokens=len(prompt),
             num_tokens=len(ids),
             prompt_ids=tuple(prompt),
             ids=tuple(ids),
         )
 
-    def _generate(self, rows: Sequence[_Row]) -> list[Generated]:
+    def _generate(self, rows: Sequence[_Row], deliver: Deliver[Part]) -> None:
         """Runs one batch; called in the batcher's thread."""
-        return generate(
+        generate(
             self._config,
             self._params,
             [row.prompt for row in rows],
             max_new_tokens=[row.max_tokens for row in rows],
             stop_ids=(self._tokenizer.eos_id,),
             temperature=[row.settings.temperature for row in rows],
-            top_p=[row.settings.top_p for row in rows],
+            top_p=[max(row.settings.top_p, _LEAST_TOP_P) for row in rows],
             seeds=[row.settings.seed for row in rows],
             num_rows=self._batch_rows,
             compute_dtype=self._compute_dtype,
+            listen=deliver,
         )
 
-    def _limit(self, num_prompt_tokens: int, max_tokens: int | None, param: str) -> int:
-        """Most tokens of the reply. Like OpenAI and vLLM, refuses what would not fit as a whole."""
+    def _check_room(
+        self, num_prompt_tokens: int, max_tokens: int | None, param: str, *, least: bool = False
+    ) -> None:
+        """Refuses what would not fit as a whole, as OpenAI and vLLM do.
+
+        Args:
+          num_prompt_tokens: What the prompt has.
+          max_tokens: What is asked for.
+          param: Where the prompt is from.
+          least: The prompt has at least as many tokens, and has not been encoded.
+        """
         places = self._config.max_position_embeddings
-        if num_prompt_tokens + (max_tokens or 1) > places:
-            more, way_out = "", f"shorten the {param}."
-            if max_tokens is not None:
-                more = f" and asks for {max_tokens:,} more"
-                way_out = f"lower max_tokens, or {way_out}"
-            raise RequestError(
-                f"this model's maximum context length is {places:,} tokens, but the request has "
-                f"{num_prompt_tokens:,} in its {param}{more}; {way_out}",
-                param=param,
-                code="context_length_exceeded",
-            )
-        return max_tokens or places - num_prompt_tokens
+        if num_prompt_tokens + (max_tokens or 1) <= places:
+            return
+        found = f"{'at least ' if least else ''}{num_prompt_tokens:,} in its {param}"
+        if max_tokens is None or num_prompt_tokens >= places:
+            raise context_error(places, found, param=param)
+        found += f" and asks for {max_tokens:,} more"
+        raise context_error(places, found, param=param, way_out="lower max_tokens, or ")
 
     def _check_ids(self, prompt: list[int]) -> None:
         if not prompt:
@@ -188,42 +211,25 @@ class JaxSpeaker(Speaker):
                 param="prompt",
             )
 
-    def _encode(self, text: str, add_special_tokens: bool) -> list[int]:
+    def _render(self, messages: Messages, max_tokens: int | None) -> list[int]:
+        """The ids of the prompt; what is certain to be too long is refused before it is encoded."""
+        system, turns = split_turns(messages)
+        check_speaker(self._task, [role for role, _ in turns])
+        # Each turn has a header and a terminator.
+        least = 2 * len(turns) + sum(self._least_tokens(text.strip()) for _, text in turns)
+        least += self._least_tokens(system.strip())
+        if least > _MOST_COUNTED:
+            self._check_room(least, max_tokens, "messages", least=True)
+        return render_prompt(system, turns, self._tokenizer)
+
+    def _least_tokens(self, text: str) -> int:
+        return -(-len(text) // self._tokenizer.max_piece_chars)
+
+    def _encode(self, text: str, add_special_tokens: bool, max_tokens: int | None) -> list[int]:
         """The ids that transformers gives with our `tokenizer.json`."""
+        if (least := self._least_tokens(text)) > _MOST_COUNTED:
+            self._check_room(least, max_tokens, "prompt", least=True)
         # Encoded behind a special token, a text lacks the space that opens it on its own.
         bare = not text or text.startswith((" ", *self._tokenizer.control_strings))
         (ids,) = self._tokenizer.encode_pieces([text if bare else f" {text}"])
         return [self._tokenizer.bos_id, *ids] if add_special_tokens else ids
-
-
-def _split(messages: Messages) -> tuple[str, list[tuple[Role, str]]]:
-    """The system text (empty = none) and the turns.
-
-    Raises:
-      RequestError: A system message is not the first, or the speakers do not alternate.
-    """
-    system, turns = "", []
-    for number, message in enumerate(messages):
-        role, content = message["role"], message["content"]
-        if role == "system" and number == 0:
-            system = content
-        elif role != ("user" if len(turns) % 2 == 0 else "assistant"):
-            raise RequestError(
-                f"message {number + 1} has role {role!r}; after an optional system message user "
-                "and assistant must alternate, the user first.",
-                param=f"messages.{number}.role",
-            )
-        else:
-            turns.append((role, content))
-    return system, turns
-
-
-def _num_ids_through_stop(
-    ids: Sequence[int], stop: Sequence[str], decode: Callable[[Sequence[int]], str]
-) -> int:
-    """How many ids there are when their text first holds a stop string."""
-
-    def stopped(count: int) -> bool:
-        return first_stop(decode(ids[:count]), stop) is not None
-
-    return bisect.bisect_left(range(len(ids)), True, key=stopped)

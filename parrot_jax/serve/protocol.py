@@ -1,29 +1,34 @@
-"""OpenAI's wire format: what requests may say, what replies and errors look like. Loads no jax.
+"""OpenAI's wire format: what requests may say. Loads no jax.
 
-Requests are read strictly. A field that changes no reply is accepted. A field that OpenAI or vLLM
-has and this server has not is refused, unless it asks for what happens anyway (`n: 1`). Any other
-field is an error that names the nearest known one.
+Requests are read strictly. A field that changes no reply is accepted, and so is any field that says
+null. A field that OpenAI or vLLM has and this server has not is refused, unless it asks for what
+happens anyway (`n: 1`). Any other field is an error that names the nearest known one. Reading takes
+time in proportion to the body, whatever it holds, and ends at the first fault.
 """
 
 import difflib
 import json
 import secrets
-import time
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import pydantic
 import pydantic_core
 from pydantic import BaseModel, ConfigDict, Field
 
-from parrot_jax.serve.speaker import Completion, Messages, RequestError, Settings
+from parrot_jax.serve.messages import read_messages, says_nothing, shown
+from parrot_jax.serve.speaker import Messages, RequestError, Settings
 
 _MAX_STOP_STRINGS = 4
+
+# Nothing else can run while JSON is parsed, and a body of lists in lists takes a hundred times as
+# long as one of text. This many are 60,000 messages, some tenths of a second.
+_MAX_MARKS = 2**19
 
 _CHANGE_NOTHING = frozenset(
     {
         "metadata", "parallel_tool_calls", "priority", "prompt_cache_key", "prompt_cache_options",
         "prompt_cache_retention", "request_id", "safety_identifier", "service_tier", "store",
-        "stream_options", "user",
+        "user",
     }
 )  # fmt: skip
 
@@ -45,12 +50,11 @@ _NOT_SUPPORTED: dict[str, tuple[Any, ...]] = {
     "presence_penalty": (0,),
     "reasoning_effort": ("none",),
     "response_format": ({"type": "text"},),
-    "stream": (False,),
     "suffix": ("",),
     "tool_choice": ("none", "auto"),
     "tools": ([],),
     "top_logprobs": (0,),
-    "verbosity": (),
+    "verbosity": ("medium",),
     "web_search_options": (),
     # vLLM's
     "add_generation_prompt": (True,),
@@ -81,6 +85,21 @@ def _text_or_ids(value: Any) -> Any:
     return value
 
 
+def _what_is_said(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: each for name, each in value.items() if not says_nothing(each)}
+    return value
+
+
+class _StreamOptions(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    include_usage: bool | None = None
+    """Ends the stream with a chunk that has the usage."""
+    include_obfuscation: bool | None = None
+    """Padding against who counts the bytes of chunks; there is none."""
+
+
 class _Request(BaseModel):
     """What both endpoints take."""
 
@@ -89,7 +108,7 @@ class _Request(BaseModel):
     model: str | None = None
     """As `/v1/models` lists it; absent = the one that there is."""
     max_tokens: Annotated[int, Field(ge=1)] | None = None
-    temperature: Annotated[float, Field(ge=0)] | None = None
+    temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     """Seeds that differ by a multiple of 2^32 are the same; absent = a fresh one."""
@@ -103,7 +122,15 @@ class _Request(BaseModel):
     ) = None
     """A string or up to four."""
     return_token_ids: bool | None = None
-    """vLLM's: adds the ids of prompt and reply to the response."""
+    """vLLM's: adds the ids of prompt and reply to the response; not to a stream."""
+    stream: bool | None = None
+    """Whether the reply comes in pieces, as it is made."""
+    stream_options: Annotated[_StreamOptions | None, pydantic.BeforeValidator(_what_is_said)] = None
+
+    @property
+    def with_usage(self) -> bool:
+        """Whether a stream ends with the usage."""
+        return self.stream_options is not None and bool(self.stream_options.include_usage)
 
     def settings(self) -> Settings:
         """The settings, with OpenAI's defaults and a seed."""
@@ -116,22 +143,11 @@ class _Request(BaseModel):
         )
 
 
-class _Message(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-    role: Literal["system", "user", "assistant"]
-    content: str
-
-
 class ChatRequest(_Request):
     """The body of `/v1/chat/completions`."""
 
-    messages: list[_Message]
+    messages: Annotated[Messages, pydantic.BeforeValidator(read_messages)]
     """May be empty: an asker then opens the dialogue."""
-
-    def plain_messages(self) -> Messages:
-        """The messages as plain dicts."""
-        return [message.model_dump() for message in self.messages]
 
 
 class CompletionRequest(_Request):
@@ -139,7 +155,7 @@ class CompletionRequest(_Request):
 
     prompt: Annotated[str | list[int], pydantic.BeforeValidator(_text_or_ids)]
     max_tokens: Annotated[int, Field(ge=1)] | None = 16
-    add_special_tokens: bool = True
+    add_special_tokens: bool | None = True
     """vLLM's: put the BOS token in front of a text."""
 
 
@@ -174,88 +190,41 @@ def read_completion_request(body: bytes) -> CompletionRequest:
     return _checked(_read_fields(body, CompletionRequest), CompletionRequest)
 
 
-def chat_response(model: str, completion: Completion, *, with_ids: bool) -> dict[str, Any]:
-    """The body that answers `/v1/chat/completions`."""
-    # Whoever speaks, the role is the assistant's, as in vLLM: a client that collects flips it.
-    said = {"message": {"role": "assistant", "content": completion.text}}
-    return _response("chat.completion", "chatcmpl", model, said, completion, with_ids=with_ids)
-
-
-def completion_response(model: str, completion: Completion, *, with_ids: bool) -> dict[str, Any]:
-    """The body that answers `/v1/completions`."""
-    said = {"text": completion.text}
-    return _response("text_completion", "cmpl", model, said, completion, with_ids=with_ids)
-
-
-def models_response(model: str, created: int) -> dict[str, Any]:
-    """The body that answers `/v1/models`; `created` in seconds since 1970."""
-    card = {"id": model, "object": "model", "created": created, "owned_by": "parrot_jax"}
-    return {"object": "list", "data": [card]}
-
-
-def error_response(
-    message: str, *, status: int, param: str | None = None, code: str | None = None
-) -> dict[str, Any]:
-    """The body of an answer with an HTTP status of 400 or more."""
-    kind = "invalid_request_error" if status < 500 else "server_error"
-    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
-
-
-def _response(
-    kind: str,
-    id_prefix: str,
-    model: str,
-    said: dict[str, Any],
-    completion: Completion,
-    *,
-    with_ids: bool,
-) -> dict[str, Any]:
-    choice = {"index": 0, **said, "logprobs": None, "finish_reason": completion.finish_reason}
-    response = {
-        "id": f"{id_prefix}-{secrets.token_hex(16)}",
-        "object": kind,
-        "created": int(time.time()),
-        "model": model,
-        "choices": [choice],
-        "usage": {
-            "prompt_tokens": completion.num_prompt_tokens,
-            "completion_tokens": completion.num_tokens,
-            "total_tokens": completion.num_prompt_tokens + completion.num_tokens,
-        },
-    }
-    if with_ids:
-        # vLLM has the prompt's ids in the response of a chat, and in the choice of a completion.
-        choice["token_ids"] = completion.ids
-        (response if "message" in said else choice)["prompt_token_ids"] = completion.prompt_ids
-    return response
-
-
 def _read_fields(body: bytes, request_type: type[_Request]) -> dict[str, Any]:
     """The fields that the request type knows; the others have been accepted or refused."""
+    if sum(body.count(mark) for mark in (b"[", b"{", b'"')) > _MAX_MARKS:
+        raise RequestError(
+            f"the body has more than {_MAX_MARKS:,} brackets, braces and quotes; send fewer messages."
+        )
     try:
         fields = pydantic_core.from_json(body, allow_inf_nan=False)
     except ValueError as error:
         raise RequestError(f"the body is not valid JSON: {error}.") from None
     if not isinstance(fields, dict):
-        raise RequestError(f"the body must be a JSON object, not {_shown(fields)}.")
+        raise RequestError(f"the body must be a JSON object, not {shown(fields)}.")
     known = {*request_type.model_fields, "max_completion_tokens"}
-    for name in [name for name in fields if name not in known | _CHANGE_NOTHING]:
+    for name, value in fields.items():
+        if name in known or name in _CHANGE_NOTHING or value is None:
+            continue
         if name not in _NOT_SUPPORTED:
-            near = difflib.get_close_matches(name, {*known, *_NOT_SUPPORTED}, n=1)
-            names = ", ".join(sorted(known))
-            hint = f"did you mean `{near[0]}`?" if near else f"the fields are {names}."
-            raise RequestError(f"unknown field `{name}`; {hint}", param=name)
-        _check_asks_for_nothing(name, fields[name])
-    return {name: value for name, value in fields.items() if name in known}
+            raise RequestError(f"unknown field `{name[:60]}`; {_hint(name, known)}", param=name)
+        _check_asks_for_nothing(name, value)
+    return {name: fields[name] for name in known if name in fields}
+
+
+def _hint(name: str, known: set[str]) -> str:
+    # Its cost grows with the name.
+    near = difflib.get_close_matches(name[:60], {*known, *_NOT_SUPPORTED}, n=1)
+    return f"did you mean `{near[0]}`?" if near else f"the fields are {', '.join(sorted(known))}."
 
 
 def _check_asks_for_nothing(name: str, value: Any) -> None:
-    allowed = (None, *_NOT_SUPPORTED[name])
+    allowed = _NOT_SUPPORTED[name]
     # In Python 1 == True, in JSON it is not.
     if not any(value == ok and isinstance(value, bool) == isinstance(ok, bool) for ok in allowed):
-        instead = " or ".join(["leave it out", *(f"give {json.dumps(ok)}" for ok in allowed[1:])])
+        instead = " or ".join(["leave it out", *(f"give {json.dumps(ok)}" for ok in allowed)])
         raise RequestError(
-            f"`{name}` is {_shown(value)}, which this server does not support; {instead}.",
+            f"`{name}` is {shown(value)}, which this server does not support; {instead}.",
             param=name,
             code="unsupported_value",
         )
@@ -263,18 +232,19 @@ def _check_asks_for_nothing(name: str, value: Any) -> None:
 
 def _checked(fields: dict[str, Any], request_type: type[RequestT]) -> RequestT:
     try:
-        return request_type.model_validate(fields)
+        request = request_type.model_validate(fields)
     except pydantic.ValidationError as error:
-        problem = error.errors()[0]
+        problem = error.errors(include_url=False)[0]
         name = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "missing":
             raise RequestError(f"`{name}` is missing.", param=name) from None
         message = problem["msg"].removeprefix("Value error, ")
         raise RequestError(
-            f"`{name}`: {message}, found {_shown(problem['input'])}.", param=name
+            f"`{name}`: {message}, found {shown(problem['input'])}.", param=name
         ) from None
-
-
-def _shown(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else f"{text[:60]}..."
+    if request.stream and request.return_token_ids:
+        raise RequestError(
+            "a stream has no token ids; leave out `return_token_ids` or `stream`.",
+            param="return_token_ids",
+        )
+    return request

@@ -59,7 +59,8 @@ def send() -> Send:
         parts = urlsplit(url)
         connection = http.client.HTTPConnection(parts.netloc, timeout=60)
         data = body if isinstance(body, bytes) else json.dumps(body)
-        connection.request(method, parts.path, None if method == "GET" else data)
+        headers = {"Content-Type": "application/json"}
+        connection.request(method, parts.path, None if method == "GET" else data, headers)
         response = connection.getresponse()
         text = response.read()
         connection.close()

@@ -17,7 +17,15 @@ from parrot_jax.core.errors import RunError, UserError
 from parrot_jax.serve import background
 from parrot_jax.serve.app import MAX_BODY_BYTES, make_app
 from parrot_jax.serve.background import BackgroundServer, open_port
-from parrot_jax.serve.speaker import Completion, FunctionSpeaker, Messages, Settings, Speaker
+from parrot_jax.serve.speaker import (
+    Completion,
+    FunctionSpeaker,
+    Messages,
+    Say,
+    Settings,
+    Speaker,
+    say_nothing,
+)
 
 Send = Callable[..., tuple[int, Any]]
 
@@ -42,6 +50,14 @@ def url() -> Iterator[str]:
 def client(url: str) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(base_url=url, api_key="none", max_retries=0) as client:
         yield client
+
+
+def post(body: bytes, path: str = "/v1/chat/completions") -> bytes:
+    """A request as it goes over the wire."""
+    return (
+        f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    ).encode() + body
 
 
 def said(text: str) -> Any:
@@ -69,7 +85,7 @@ def test_a_functions_reply_is_cut_like_a_models(client: openai.OpenAI) -> None:
 
 def test_curl_talks_to_it(url: str) -> None:
     body = json.dumps({"messages": said("hi")})
-    curl = ["curl", "--silent", "--show-error", f"{url}/chat/completions", "--data", body]
+    curl = ["curl", "--silent", "--show-error", f"{url}/chat/completions", "--json", body]
     done = subprocess.run(curl, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout)["choices"][0]["message"]["content"].startswith("you said hi")
 
@@ -139,7 +155,8 @@ def test_a_client_that_hangs_up_in_its_body_disturbs_nobody(
     assert parts.hostname is not None
     with socket.create_connection((parts.hostname, parts.port or 0)) as connection:
         connection.sendall(
-            b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n{"
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n"
+            b"Content-Type: application/json\r\nContent-Length: 99\r\n\r\n{"
         )
     assert client.chat.completions.create(model="world", messages=said("hi")).choices
 
@@ -151,7 +168,9 @@ class Slow(Speaker):
         self.model = "slow"
         self.began, self.left, self.may_answer = (threading.Event() for _ in range(3))
 
-    async def chat(self, messages: Messages, settings: Settings) -> Completion:
+    async def chat(
+        self, messages: Messages, settings: Settings, say: Say = say_nothing
+    ) -> Completion:
         self.began.set()
         try:
             while not self.may_answer.is_set():
@@ -162,7 +181,12 @@ class Slow(Speaker):
         return Completion(text="yes", finish_reason="stop", num_prompt_tokens=1, num_tokens=1)
 
     async def complete(
-        self, prompt: str | list[int], settings: Settings, *, add_special_tokens: bool
+        self,
+        prompt: str | list[int],
+        settings: Settings,
+        say: Say = say_nothing,
+        *,
+        add_special_tokens: bool,
     ) -> Completion:
         raise NotImplementedError
 
@@ -183,8 +207,7 @@ def test_the_work_of_a_client_that_hangs_up_is_cancelled() -> None:
         assert parts.hostname is not None
         body = json.dumps({"messages": said("hi")}).encode()
         with socket.create_connection((parts.hostname, parts.port or 0)) as connection:
-            head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}"
-            connection.sendall(head.encode() + b"\r\n\r\n" + body)
+            connection.sendall(post(body))
             assert slow.began.wait(timeout=10)
             assert not slow.left.is_set()
         assert slow.left.wait(timeout=10)

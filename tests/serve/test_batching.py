@@ -1,29 +1,46 @@
 """Who shares a batch with whom, and what becomes of those who leave."""
 
 import asyncio
+import contextlib
 import threading
-from collections.abc import Coroutine, Sequence
+import time
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
 
-from parrot_jax.serve.batching import Batcher
+from parrot_jax.serve.batching import Batcher, Deliver
 from parrot_jax.serve.speaker import RequestError
 
 
 class Device:
-    """Doubles numbers, a batch at a time, when it is let; keeps what it was given."""
+    """Doubles numbers, a batch at a time, when it is let; keeps what it was given.
+
+    From 1,000 on, a number comes in a thousand parts, or until nobody wants more.
+    """
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
+        self.given_up: list[list[int]] = []
         self.free = threading.Event()
 
-    def run(self, work: Sequence[int]) -> list[int]:
+    def run(self, work: Sequence[int], deliver: Deliver[int]) -> None:
         self.batches.append(list(work))
         assert self.free.wait(timeout=10)
         if 13 in work:
             raise ValueError("thirteen")
-        return [2 * number for number in work]
+        for _ in range(1000):
+            given_up = deliver([2 * number for number in work])
+            self.given_up.append(sorted(given_up))
+            if max(work) < 1000 or len(given_up) == len(work):
+                return
+            time.sleep(0.005)
+
+
+async def result(parts: AsyncIterator[int]) -> int:
+    """The result that comes in one part."""
+    (only,) = [part async for part in parts]
+    return only
 
 
 def with_batcher(play: Any, *, max_items: int = 3, max_waiting: int = 100) -> Device:
@@ -31,9 +48,9 @@ def with_batcher(play: Any, *, max_items: int = 3, max_waiting: int = 100) -> De
     device = Device()
 
     async def scene() -> None:
-        batcher = Batcher(device.run, max_items=max_items, max_waiting=max_waiting)
+        batcher = Batcher[int, int](device.run, max_items=max_items, max_waiting=max_waiting)
         batcher.start()
-        first = asyncio.create_task(batcher.submit("first", 0))
+        first = asyncio.create_task(result(batcher.submit("first", 0)))
         while not device.batches:
             await asyncio.sleep(0.001)
         try:
@@ -47,9 +64,9 @@ def with_batcher(play: Any, *, max_items: int = 3, max_waiting: int = 100) -> De
     return device
 
 
-async def started(*works: Coroutine[Any, Any, int]) -> list[asyncio.Task[int]]:
+async def started(*works: AsyncIterator[int]) -> list[asyncio.Task[int]]:
     """Tasks that all wait in the queue, in this order."""
-    tasks = [asyncio.create_task(work) for work in works]
+    tasks = [asyncio.create_task(result(work)) for work in works]
     await asyncio.sleep(0)
     return tasks
 
@@ -69,9 +86,9 @@ def test_items_that_come_at_about_the_same_time_share_a_batch() -> None:
         device.free.set()
         while batcher.busy:
             await asyncio.sleep(0.001)
-        first = asyncio.create_task(batcher.submit("a", 1))
+        first = asyncio.create_task(result(batcher.submit("a", 1)))
         await asyncio.sleep(0.001)
-        assert await batcher.submit("a", 2) == 4
+        assert await result(batcher.submit("a", 2)) == 4
         assert await first == 2
 
     assert with_batcher(play).batches == [[0], [1, 2]]
@@ -107,6 +124,28 @@ def test_who_is_cancelled_on_the_device_does_not_disturb_the_others() -> None:
     assert with_batcher(play).batches == [[0], [1, 2]]
 
 
+def test_parts_come_while_the_batch_runs_and_who_leaves_is_given_up() -> None:
+    async def play(batcher: Batcher[int, int], device: Device) -> None:
+        device.free.set()
+        stays = batcher.submit("a", 1000)
+        async with contextlib.aclosing(batcher.submit("a", 7)) as leaves:
+            both = asyncio.gather(anext(stays), anext(leaves))
+            assert await both == [2000, 14]
+            assert await anext(leaves) == 14
+            assert batcher.busy
+        assert await anext(stays) == 2000
+        while [1] not in device.given_up:
+            assert await anext(stays) == 2000
+        await stays.aclose()
+        while batcher.busy:
+            await asyncio.sleep(0.001)
+
+    device = with_batcher(play)
+    assert device.batches == [[0], [1000, 7]]
+    assert device.given_up[-1] == [0, 1]
+    assert len(device.given_up) < 1000
+
+
 def test_an_error_is_everybodys_in_the_batch_and_nobodys_outside() -> None:
     async def play(batcher: Batcher[int, int], device: Device) -> None:
         works = [("a", 13), ("a", 1), ("b", 2)]
@@ -122,7 +161,7 @@ def test_a_full_queue_sends_away() -> None:
     async def play(batcher: Batcher[int, int], device: Device) -> None:
         tasks = await started(batcher.submit("a", 1), batcher.submit("a", 2))
         with pytest.raises(RequestError, match="2 requests wait already; try again later") as error:
-            await batcher.submit("a", 3)
+            await result(batcher.submit("a", 3))
         assert error.value.status == 503
         device.free.set()
         assert await asyncio.gather(*tasks) == [2, 4]

@@ -53,6 +53,7 @@ def test_a_signal_lets_requests_in_flight_finish_and_is_no_failure(
     assert address.port is not None
     in_flight = http.client.HTTPConnection(address.hostname, address.port, timeout=60)
     in_flight.putrequest("POST", f"{address.path}/chat/completions")
+    in_flight.putheader("content-type", "application/json")
     in_flight.putheader("content-length", str(len(body)))
     in_flight.endheaders(body[:10])
     send(f"{url}/models", method="GET")  # by now it has read the request's head

@@ -1,0 +1,111 @@
+"""Who may ask: programs, and no web page of another site. Standard library only.
+
+A server on loopback has no password, and every web page in a browser of the same machine can send
+it requests. A page can send without asking first only what a form can send, which is never JSON; it
+cannot hide its own address, which stands in `Origin` or `Sec-Fetch-Site`; and where it has made a
+name of its own lead here (DNS rebinding), that name stands in `Host`.
+"""
+
+import ipaddress
+import json
+import re
+import socket
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from typing import Any
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+_HOST = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[^\s:@/\[\]]+)(:\d{1,5})?")
+_SHOWN_CHARS = 100
+
+
+class KnownCallers:
+    """ASGI middleware that answers foreign requests with status 403 or 415."""
+
+    def __init__(self, app: App, hosts: Sequence[str] = ()) -> None:
+        """Wraps an application.
+
+        Args:
+          app: What answers everybody else.
+          hosts: Names and addresses by which clients may reach the server beside those of loopback.
+            With `0.0.0.0` or `::`, these are this machine's name and all addresses: rebinding takes
+            a name.
+        """
+        self._app = app
+        self._names = {"localhost", *(host.lower().strip("[]") for host in hosts)}
+        self._any_address = bool({"0.0.0.0", "::", ""} & self._names)
+        if self._any_address:
+            self._names.add(socket.gethostname().lower())
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers a request, or hands it on."""
+        refusal = self._refusal(scope) if scope["type"] == "http" else None
+        if refusal is None:
+            await self._app(scope, receive, send)
+            return
+        status, message = refusal
+        body = json.dumps(
+            {"error": {"message": message, "type": "invalid_request_error", "param": None,
+                       "code": "forbidden_caller" if status == 403 else None}}
+        ).encode()  # fmt: skip
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(body)).encode()),
+        ]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    def _refusal(self, scope: Scope) -> tuple[int, str] | None:
+        """Status and reason; None = it may ask."""
+        found: dict[str, list[str]] = {}
+        for name, value in scope["headers"]:
+            found.setdefault(name.decode("latin-1"), []).append(value.decode("latin-1").strip())
+        hosts = found.get("host", [])  # absent in HTTP/1.0 only, which no browser speaks
+        for host in hosts:
+            if not self._is_known(host.lower()):
+                return 403, (
+                    f"this server is not {_shown(host)}; ask it by the address at which it serves, "
+                    "or name this host in --allowed-hosts."
+                )
+        own = {f"{scheme}://{host.lower()}" for scheme in ("http", "https") for host in hosts}
+        for origin in found.get("origin", []):
+            if origin.lower() not in own:
+                return 403, f"a page of {_shown(origin)} may not ask this server."
+        for site in found.get("sec-fetch-site", []):
+            if site not in ("same-origin", "none"):
+                return 403, "a page of another site may not ask this server."
+        if scope["method"] in ("POST", "PUT", "PATCH"):
+            return _wrong_content(found)
+        return None
+
+    def _is_known(self, host: str) -> bool:
+        match = _HOST.fullmatch(host)
+        if match is None:
+            return False
+        name = match["name"].strip("[]").removesuffix(".")
+        try:
+            return name in self._names or _is_loopback(name) or self._any_address
+        except ValueError:  # no address
+            return name.endswith(".localhost")
+
+
+def _is_loopback(address: str) -> bool:
+    return ipaddress.ip_address(address).is_loopback
+
+
+def _wrong_content(found: dict[str, list[str]]) -> tuple[int, str] | None:
+    kinds = found.get("content-type", [])
+    if not kinds or any(kind.split(";")[0].strip().lower() != "application/json" for kind in kinds):
+        is_now = f"is {_shown(', '.join(kinds))}" if kinds else "is missing"
+        return 415, f"the header Content-Type {is_now}; it must be `application/json`."
+    codings = [each for each in found.get("content-encoding", []) if each.lower() != "identity"]
+    if codings:
+        return 415, f"the body's encoding is {_shown(', '.join(codings))}; send it plain."
+    return None
+
+
+def _shown(value: str) -> str:
+    return repr(value[:_SHOWN_CHARS])

@@ -1,0 +1,127 @@
+"""The messages of a request, as clients send them and as the rest of the project reads them."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from parrot_jax.dialogue.types import Role
+from parrot_jax.serve.speaker import Messages, RequestError
+
+# The newer of OpenAI's names is for the same thing.
+_ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+
+# Of these, only the first two reach the model. A name tells speakers of one role apart, and there
+# is one of each here.
+_READ = frozenset({"role", "content", "name"})
+
+_SHOWN_CHARS = 60
+
+
+def read_messages(values: Any) -> Messages:
+    """Reads a list of messages, in one pass that ends at the first fault.
+
+    A content is a text or a list of text parts, which are joined by line ends, as in data files. A
+    client may send back a message that it got: any other key is accepted as long as it says
+    nothing (`refusal: null`, `annotations: []`), and refused by its name where it says something.
+
+    Raises:
+      RequestError: A message is not of this form.
+    """
+    if not isinstance(values, list):
+        raise RequestError(
+            f"`messages` must be a list of messages, found {shown(values)}.", param="messages"
+        )
+    return [_read_message(value, at) for at, value in enumerate(values)]
+
+
+def split_turns(messages: Messages) -> tuple[str, list[tuple[Role, str]]]:
+    """The system text (empty = none) and the turns.
+
+    Raises:
+      RequestError: A system message is not the first, or the speakers do not alternate.
+    """
+    system, turns = "", []
+    for at, message in enumerate(messages):
+        role, content = message["role"], message["content"]
+        if role == "system" and at == 0:
+            system = content
+        elif role != ("user" if len(turns) % 2 == 0 else "assistant"):
+            raise RequestError(
+                f"message {at + 1} has role {role!r}; after an optional system message user "
+                "and assistant must alternate, the user first.",
+                param=f"messages.{at}.role",
+            )
+        else:
+            turns.append((role, content))
+    return system, turns
+
+
+def says_nothing(value: Any) -> bool:
+    """Whether a JSON value stands for an absent one: null, false, or empty."""
+    return value is None or value is False or value in ("", [], {})
+
+
+def shown(value: Any) -> str:
+    """The beginning of a JSON value, for an error; its cost does not grow with the value.
+
+    >>> shown({"a": [1, "x"]})
+    '{"a": [1, "x"]}'
+    """
+    if isinstance(value, str):
+        value = value[: _SHOWN_CHARS + 1]
+    text = ""
+    try:
+        for piece in json.JSONEncoder(ensure_ascii=False).iterencode(value):
+            text += piece[: _SHOWN_CHARS + 1]
+            if len(text) > _SHOWN_CHARS:
+                return f"{text[:_SHOWN_CHARS]}..."
+    except ValueError:  # Python writes no integer of more than some thousand digits
+        return f"{text}(a very long number)"
+    return text
+
+
+def _read_message(value: Any, at: int) -> dict[str, str]:
+    number, where = at + 1, f"messages.{at}"
+    if not isinstance(value, Mapping):
+        raise RequestError(
+            f"message {number} must be an object, found {shown(value)}.", param=where
+        )
+    role = value.get("role")
+    if not isinstance(role, str) or role not in _ROLES:
+        raise RequestError(
+            f"message {number} has the role {shown(role)}; roles are system, user and assistant.",
+            param=f"{where}.role",
+        )
+    for key, said in value.items():
+        if key not in _READ and not says_nothing(said):
+            raise RequestError(
+                f"message {number} has `{key[:_SHOWN_CHARS]}`: {shown(said)}, which this server "
+                "does not support; leave it out.",
+                param=f"{where}.{key}",
+            )
+    if "content" not in value:
+        raise RequestError(
+            f"message {number} has no text: its `content` is missing.", param=f"{where}.content"
+        )
+    return {"role": _ROLES[role], "content": _text(value["content"], at)}
+
+
+def _text(content: Any, at: int) -> str:
+    if isinstance(content, str):
+        return content
+    param = f"messages.{at}.content"
+    if not isinstance(content, list):
+        raise RequestError(
+            f"message {at + 1} has no text: its `content` is {shown(content)}.", param=param
+        )
+    texts = []
+    for place, part in enumerate(content):
+        kind, text = (part.get("type"), part.get("text")) if isinstance(part, Mapping) else (0, 0)
+        if kind != "text" or not isinstance(text, str):
+            raise RequestError(
+                f'message {at + 1} has a part that is no text; parts are {{"type": "text", '
+                f'"text": ..}}, found {shown(part)}.',
+                param=f"{param}.{place}",
+            )
+        texts.append(text)
+    return "\n".join(texts)

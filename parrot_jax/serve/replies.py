@@ -1,0 +1,115 @@
+"""OpenAI's wire format: what replies and errors look like, whole or as a stream of events."""
+
+import json
+import secrets
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from parrot_jax.serve.speaker import Completion
+
+_ERROR_CHARS, _PARAM_CHARS = 600, 100
+
+DONE = b"data: [DONE]\n\n"
+"""The last event of a stream that was not cut."""
+
+
+class Reply:
+    """One reply to a chat or to a completion request: its id and all that its parts share."""
+
+    def __init__(
+        self, model: str, *, is_chat: bool, with_ids: bool = False, with_usage: bool = False
+    ) -> None:
+        """Gives it an id.
+
+        Args:
+          model: The name of who speaks.
+          is_chat: Else it continues a prompt.
+          with_ids: Adds the ids of prompt and reply, as vLLM does.
+          with_usage: Adds a chunk with the usage to a stream.
+        """
+        self._is_chat, self._with_ids, self._with_usage = is_chat, with_ids, with_usage
+        self._common = {
+            "id": f"{'chatcmpl' if is_chat else 'cmpl'}-{secrets.token_hex(16)}",
+            "object": "chat.completion" if is_chat else "text_completion",
+            "created": int(time.time()),
+            "model": model,
+        }
+
+    def whole(self, completion: Completion) -> dict[str, Any]:
+        """The body of the response."""
+        # Whoever speaks, the role is the assistant's, as in vLLM: a client that collects flips it.
+        message = {"role": "assistant", "content": completion.text, "refusal": None}
+        said = {"message": message} if self._is_chat else {"text": completion.text}
+        response = self._common | {
+            "choices": [_choice(said, completion.finish_reason)],
+            "usage": _usage(completion),
+        }
+        if self._with_ids:
+            # vLLM has the prompt's ids in the response of a chat, and in a completion's choice.
+            (choice,) = response["choices"]
+            choice["token_ids"] = completion.ids
+            (response if self._is_chat else choice)["prompt_token_ids"] = completion.prompt_ids
+        return response
+
+    def opening(self) -> bytes:
+        """The event before the first piece."""
+        if not self._is_chat:
+            return b""
+        return self._chunk([_choice({"delta": {"role": "assistant", "content": ""}}, None)])
+
+    def piece(self, text: str) -> bytes:
+        """The event of a piece of text."""
+        return self._chunk([_choice(self._delta(text), None)])
+
+    def closing(self, completion: Completion) -> Iterator[bytes]:
+        """The events behind the last piece."""
+        delta = {"delta": {}} if self._is_chat else self._delta("")
+        yield self._chunk([_choice(delta, completion.finish_reason)])
+        if self._with_usage:
+            yield self._chunk([], _usage(completion))
+        yield DONE
+
+    def _delta(self, text: str) -> dict[str, Any]:
+        return {"delta": {"content": text}} if self._is_chat else {"text": text}
+
+    def _chunk(self, choices: list[dict[str, Any]], usage: dict[str, int] | None = None) -> bytes:
+        chunk = self._common | {"choices": choices}
+        if self._is_chat:
+            chunk["object"] = "chat.completion.chunk"
+        if self._with_usage:
+            chunk["usage"] = usage
+        return event(chunk)
+
+
+def event(data: Any) -> bytes:
+    """A server-sent event. ASCII only: some clients end a line at U+2028."""
+    return b"data: " + json.dumps(data, separators=(",", ":")).encode() + b"\n\n"
+
+
+def model_card(model: str, created: int) -> dict[str, Any]:
+    """What `/v1/models` says of a model; `created` in seconds since 1970."""
+    return {"id": model, "object": "model", "created": created, "owned_by": "parrot_jax"}
+
+
+def error_response(
+    message: str, *, status: int, param: str | None = None, code: str | None = None
+) -> dict[str, Any]:
+    """The body of an answer with an HTTP status of 400 or more; never long, whatever it quotes."""
+    kind = "invalid_request_error" if status < 500 else "server_error"
+    if len(message) > _ERROR_CHARS:
+        message = f"{message[:_ERROR_CHARS]}..."
+    param = param if param is None else param[:_PARAM_CHARS]
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def _choice(said: dict[str, Any], finish_reason: str | None) -> dict[str, Any]:
+    return {"index": 0, **said, "logprobs": None, "finish_reason": finish_reason}
+
+
+def _usage(completion: Completion) -> dict[str, int]:
+    return {
+        "prompt_tokens": completion.num_prompt_tokens,
+        "completion_tokens": completion.num_tokens,
+        "total_tokens": completion.num_prompt_tokens + completion.num_tokens,
+    }

@@ -1,0 +1,87 @@
+"""The text of a reply while its ids arrive: what was handed out is never taken back. Loads no jax.
+
+A whole reply and a stream are made by this one class, so they have the same text. Held back is what
+later ids could change: a character of which only some bytes are there, what may be the beginning of
+a stop string, and white space that would be trimmed at the end.
+"""
+
+import bisect
+from collections.abc import Sequence
+
+from parrot_jax.data.tokenizer import Tokenizer
+from parrot_jax.serve.speaker import first_stop
+
+
+class ReplyText:
+    """Turns ids into pieces of text.
+
+    Attributes:
+      ids: The ids of the reply so far; when a stop string ends it, through the id that completed
+        the string.
+      stopped: Whether a stop string has ended it.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str], *, is_turn: bool) -> None:
+        """Begins an empty reply.
+
+        Args:
+          tokenizer: Of the ids.
+          stop: The reply ends before the one of these that is complete first.
+          is_turn: A turn of a dialogue has no special tokens and is trimmed, as training trims it;
+            a continued prompt keeps both.
+        """
+        self._tokenizer, self._stop, self._is_turn = tokenizer, stop, is_turn
+        self._held_chars = max(map(len, stop), default=1) - 1
+        self.ids: list[int] = []
+        self.stopped = False
+        self._open: list[int] = []  # the last of `ids`, whose text is not settled
+        self._held = ""  # settled, but not handed out
+        self._has_begun, self._has_said = False, False
+
+    def add(self, ids: Sequence[int], *, is_last: bool) -> str:
+        """Takes the next ids.
+
+        Args:
+          ids: May be empty.
+          is_last: Whether no more will come.
+
+        Returns:
+          The next piece of the text, often empty. All pieces, joined, are the reply.
+        """
+        self.ids += ids
+        tail = [*self._open, *ids]
+        num_settled = len(tail)
+        if not is_last:
+            num_settled = self._tokenizer.num_settled(tail, special=not self._is_turn)
+        settled, self._open = tail[:num_settled], tail[num_settled:]
+        text = self._after_held(settled)
+        at = first_stop(text, self._stop)
+        if at is not None:
+            through = bisect.bisect_left(
+                range(len(settled)), True, key=lambda n: self._stops(settled[:n])
+            )
+            self.ids = self.ids[: len(self.ids) - len(tail) + through]
+            self.stopped = True
+            text, end = text[:at], at
+        else:
+            end = len(text) if is_last else max(0, len(text) - self._held_chars)
+        self._has_begun |= bool(text)
+        is_last |= self.stopped
+        if self._is_turn:
+            end = len(text[:end].rstrip())
+        piece, self._held = text[:end], "" if is_last else text[end:]
+        if self._is_turn and not self._has_said:
+            piece = piece.lstrip()
+        self._has_said |= bool(piece)
+        return piece
+
+    def _after_held(self, ids: Sequence[int]) -> str:
+        """What is held back, and the text of these ids behind it."""
+        text = self._tokenizer.text_inside(ids, special=not self._is_turn)
+        # The space between a header and its text, which belongs to neither.
+        if self._is_turn and not self._has_begun:
+            text = text.removeprefix(" ")
+        return self._held + text
+
+    def _stops(self, ids: Sequence[int]) -> bool:
+        return first_stop(self._after_held(ids), self._stop) is not None

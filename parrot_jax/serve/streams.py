@@ -1,0 +1,125 @@
+"""A reply that is sent while it is made, as server-sent events."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from parrot_jax.serve.replies import Reply, event
+from parrot_jax.serve.speaker import Completion, Say
+
+ResultT = TypeVar("ResultT")
+
+
+class Speaking:
+    """A reply that is being made."""
+
+    def __init__(self, speak: Callable[[Say], Coroutine[Any, Any, Completion]]) -> None:
+        """Begins to make it."""
+        self._said: asyncio.Queue[str | None] = asyncio.Queue()
+        self._work = asyncio.ensure_future(speak(self._said.put_nowait))
+        self._work.add_done_callback(lambda _: self._said.put_nowait(None))
+
+    async def next(self) -> str | Completion:
+        """The next piece of text; behind the last one, what they make together.
+
+        Raises:
+          Exception: What the work raised.
+        """
+        piece = await self._said.get()
+        return self._work.result() if piece is None else piece
+
+    def stop(self) -> None:
+        """Cancels the work, if it is not done."""
+        self._work.cancel()
+
+
+class Stream(Response):
+    """The response that sends the pieces of a reply."""
+
+    media_type = "text/event-stream"
+
+    def __init__(
+        self,
+        request: Request,
+        reply: Reply,
+        first: str | Completion,
+        speaking: Speaking,
+        describe_error: Callable[[BaseException, Request], tuple[int, dict[str, Any]]],
+    ) -> None:
+        """Sends nothing yet.
+
+        Args:
+          request: Whom it answers.
+          reply: What the events look like.
+          first: The first piece, waited for before: until then, an error has a status.
+          speaking: Has the others.
+          describe_error: Gives the body for an error that comes when the status is sent already.
+        """
+        super().__init__(headers={"Cache-Control": "no-cache"})
+        del self.headers["content-length"]
+        self._request, self._reply = request, reply
+        self._first, self._speaking = first, speaking
+        self._describe_error = describe_error
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Sends all events, as long as the client is there."""
+
+        async def send_bytes(data: bytes, *, more: bool = True) -> None:
+            await send({"type": "http.response.body", "body": data, "more_body": more})
+
+        await send(
+            {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
+        )
+        try:
+            with contextlib.suppress(ClientDisconnect):
+                await unless_hung_up(self._request, self._send_events(send_bytes))
+        except (Exception, asyncio.CancelledError) as error:
+            # No [DONE] comes behind it: the reply is not whole.
+            await send_bytes(event(self._describe_error(error, self._request)[1]))
+        finally:
+            self._speaking.stop()
+        await send_bytes(b"", more=False)
+
+    async def _send_events(self, send: Callable[[bytes], Coroutine[Any, Any, None]]) -> None:
+        if opening := self._reply.opening():
+            await send(opening)
+        piece = self._first
+        while isinstance(piece, str):
+            await send(self._reply.piece(piece))
+            piece = await self._speaking.next()
+        await send(b"".join(self._reply.closing(piece)))
+
+
+async def unless_hung_up(request: Request, work: Coroutine[Any, Any, ResultT]) -> ResultT:
+    """Does the work, but cancels it when the client is gone.
+
+    Args:
+      request: Its body has been read.
+      work: What to do.
+
+    Raises:
+      ClientDisconnect: The client hung up.
+      CancelledError: The server stops, and cannot wait for the work any longer.
+    """
+    working = asyncio.ensure_future(work)
+    hanging_up = asyncio.ensure_future(_hung_up(request))
+    try:
+        await asyncio.wait({working, hanging_up}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        raise ClientDisconnect
+    finally:
+        working.cancel()
+        hanging_up.cancel()
+        await asyncio.wait({working, hanging_up})
+
+
+async def _hung_up(request: Request) -> None:
+    """Returns when the client of a request whose body was read is gone."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
