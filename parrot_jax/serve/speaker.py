@@ -164,8 +164,9 @@ class FunctionSpeaker(Speaker):
         """The function's reply, cut at a stop string and at `max_tokens` words."""
         loop = asyncio.get_running_loop()
         completion = await loop.run_in_executor(self._threads, self._answer, messages, settings)
-        for piece in re.findall(r"\s*\S+|\s+", completion.text):
-            say(piece)
+        if say is not say_nothing:
+            for piece in re.findall(r"\s*\S+|\s+", completion.text):
+                say(piece)
         return completion
 
     async def complete(
