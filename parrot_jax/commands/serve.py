@@ -149,7 +149,8 @@ def _serve_with_vllm(config: ServeConfig) -> None:
     if not os.environ.get("VLLM_API_KEY"):
         _say_if_open(address)
     name = config.model_name or run.resolve().name
-    served = Served(folder, name, address, config.port)
+    hosts = (config.host, *config.allowed_hosts)
+    served = Served(folder, name, address, config.port, hosts)
     serve_vllm(served, environment, config.vllm, place=place)
 
 

@@ -66,7 +66,7 @@ class Rendering(NamedTuple):
 
     def ids(self) -> list[int]:
         """All ids in order."""
-        return sum((turn.ids for turn in self.turns), list(self.prefix))
+        return [*self.prefix, *(index for turn in self.turns for index in turn.ids)]
 
 
 def clean_text(text: str, control_strings: Sequence[str]) -> str:

@@ -194,7 +194,8 @@ def _read_fields(body: bytes, request_type: type[_Request]) -> dict[str, Any]:
     """The fields that the request type knows; the others have been accepted or refused."""
     if sum(body.count(mark) for mark in (b"[", b"{", b'"')) > _MAX_MARKS:
         raise RequestError(
-            f"the body has more than {_MAX_MARKS:,} brackets, braces and quotes; send fewer messages."
+            f"the body has more than {_MAX_MARKS:,} brackets, braces and quotes; send fewer "
+            "messages."
         )
     try:
         fields = pydantic_core.from_json(body, allow_inf_nan=False)

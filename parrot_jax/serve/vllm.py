@@ -16,6 +16,8 @@ import psutil
 
 from parrot_jax.core.errors import UserError
 from parrot_jax.core.files import open_input
+from parrot_jax.serve.callers import known_callers
+from parrot_jax.serve.callers.known_callers import HOSTS_VARIABLE, KnownCallersOfVllm
 
 _PROBE_S = 300.0  # that another Python may take to import torch, from a slow disk
 
@@ -112,6 +114,8 @@ class Served(NamedTuple):
     """The name under which clients ask for the model."""
     host: str
     port: int
+    allowed_hosts: tuple[str, ...] = ()
+    """Further names by which clients reach it."""
 
 
 def find_environment(python: str | None) -> Environment:
@@ -191,13 +195,17 @@ def vllm_command(served: Served, environment: Environment, config: VllmConfig) -
         "--enable-prefix-caching" if config.enable_prefix_caching else "--no-enable-prefix-caching",
         "--tensor-parallel-size", str(tensor),
         "--data-parallel-size", str(data),
+        # vLLM lets every web page in.
+        "--middleware", f"{known_callers.__name__.split('.')[-1]}.{KnownCallersOfVllm.__name__}",
         # A line a request would fill a disk in a large collection.
         "--disable-uvicorn-access-log",
         *(() if environment.gpu_bytes else _ON_A_CPU),
     ]  # fmt: skip
 
 
-def vllm_variables(environment: Environment, command: Sequence[str]) -> dict[str, str]:
+def vllm_variables(
+    served: Served, environment: Environment, command: Sequence[str]
+) -> dict[str, str]:
     """The environment variables that the server gets beside ours; those of the user come first."""
     ours = {"VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
     if not environment.gpu_bytes:
@@ -205,7 +213,13 @@ def vllm_variables(environment: Environment, command: Sequence[str]) -> dict[str
         copies = int(command[command.index("--data-parallel-size") + 1])
         quarter = psutil.virtual_memory().available // 4
         ours["VLLM_CPU_KVCACHE_SPACE"] = str(max(1, quarter // copies // 2**30))
-    return {name: os.environ.get(name, value) for name, value in ours.items()}
+    variables = {name: os.environ.get(name, value) for name, value in ours.items()}
+    folder = str(Path(known_callers.__file__).parent)
+    path = os.environ.get("PYTHONPATH")
+    return variables | {
+        "PYTHONPATH": f"{folder}{os.pathsep}{path}" if path else folder,
+        HOSTS_VARIABLE: ",".join([served.host, *served.allowed_hosts]),
+    }
 
 
 def _parallel_sizes(

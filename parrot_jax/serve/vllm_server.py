@@ -43,7 +43,7 @@ def serve_vllm(
     with open_port(served.host, served.port) as listener:
         served = served._replace(port=listener.getsockname()[1])
     command = vllm_command(served, environment, config)
-    variables = vllm_variables(environment, command)
+    variables = vllm_variables(served, environment, command)
     log = Log(place / f"server-{served.port}.log")
     shown = shlex.join([*(f"{name}={value}" for name, value in variables.items()), *command])
     with log.open(f"$ {shown}") as output:

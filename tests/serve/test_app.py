@@ -107,6 +107,31 @@ def test_an_unknown_model_is_a_404_that_names_the_known_one(client: openai.OpenA
     assert (error.value.code, error.value.param) == ("model_not_found", "model")
 
 
+def test_a_model_is_retrieved_by_its_name_whatever_it_is() -> None:
+    app = make_app(FunctionSpeaker("lab/asker 13b%2F", answer))
+    with (
+        BackgroundServer(app) as server,
+        openai.OpenAI(base_url=server.url, api_key="none", max_retries=0) as client,
+    ):
+        assert client.models.retrieve("lab/asker 13b%2F") == client.models.list().data[0]
+        for unknown in ("lab", "asker 13b", "lab/asker 13b%2F/", "x" * 5000):
+            with pytest.raises(openai.NotFoundError, match="no model .* here; .* 'lab/") as error:
+                client.models.retrieve(unknown)
+            assert error.value.code == "model_not_found"
+            assert len(str(error.value)) < 1000
+
+
+def test_a_message_that_was_received_can_be_sent_back(client: openai.OpenAI) -> None:
+    messages = said("hi")
+    for _ in range(2):
+        reply = client.chat.completions.create(model="world", messages=messages)
+        messages.append(reply.choices[0].message.model_dump())
+        messages.append({"role": "user", "content": [{"type": "text", "text": "and?"}]})
+    last = client.chat.completions.create(model="world", messages=messages)
+    assert last.choices[0].message.content == "you said and?. Is that so?"
+    assert last.choices[0].message.refusal is None
+
+
 def test_malformed_json_and_wrong_routes_are_answered_in_openais_shape(
     url: str, send: Send
 ) -> None:
@@ -121,6 +146,8 @@ def test_malformed_json_and_wrong_routes_are_answered_in_openais_shape(
     status, body = send(f"{url}/completions", method="GET")
     assert status == 405
     assert "method not allowed" in body["error"]["message"]
+    # No redirect, which would lead where the request's Host says.
+    assert send(f"{url}/chat/completions/", {})[0] == 404
 
 
 def test_a_body_that_is_too_large_is_not_read(url: str, send: Send) -> None:
@@ -128,6 +155,22 @@ def test_a_body_that_is_too_large_is_not_read(url: str, send: Send) -> None:
     assert status == 413
     assert "larger than 4,194,304 bytes" in body["error"]["message"]
     assert send(f"{url}/chat/completions", b" " * MAX_BODY_BYTES)[0] == 400
+
+
+def test_a_request_that_is_too_long_for_a_function_is_refused_before_it_is_called() -> None:
+    heard: list[int] = []
+    speaker = FunctionSpeaker("short", lambda m: str(heard.append(len(m))), max_context=10)
+    with (
+        BackgroundServer(make_app(speaker)) as server,
+        openai.OpenAI(base_url=server.url, api_key="none", max_retries=0) as client,
+    ):
+        client.chat.completions.create(model="short", messages=said("one two three") * 2)
+        with pytest.raises(
+            openai.BadRequestError, match="is 10 tokens, .* 9 in its 3 messages"
+        ) as e:
+            client.chat.completions.create(model="short", messages=said("one two three") * 3)
+    assert e.value.code == "context_length_exceeded"
+    assert heard == [2]
 
 
 def test_a_bug_is_a_500_without_internals_and_a_traceback_in_the_log(

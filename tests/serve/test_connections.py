@@ -246,7 +246,8 @@ def test_no_body_keeps_others_waiting(address: tuple[str, int], name: str) -> No
             [b"POST ", b"GET ", b"/v1/chat/completions", b" HTTP/1.1", b"\r\n", b"\0", b"\xff",
              b"Host: localhost", b"Content-Length: 5", b"Content-Length: -1", b":", b"{",
              b"Transfer-Encoding: chunked", b"Content-Type: application/json", b"5\r\n{}\r\n",
-             b"Expect: 100-continue", b"Connection: upgrade\r\nUpgrade: websocket", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"]
+             b"Expect: 100-continue", b"Connection: upgrade\r\nUpgrade: websocket",
+             b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"]
         ),
         max_size=14,
     )

@@ -167,6 +167,37 @@ def test_an_overlong_request_has_the_code_that_programs_look_for(client: openai.
     assert message in str(error.value)
 
 
+def test_what_is_much_too_long_is_refused_before_it_is_encoded(
+    client: openai.OpenAI, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded: list[int] = []
+    encode = Tokenizer.encode_pieces
+
+    def counted(self: Tokenizer, pieces: Any) -> Any:
+        encoded.append(sum(map(len, pieces)))
+        return encode(self, pieces)
+
+    monkeypatch.setattr(Tokenizer, "encode_pieces", counted)
+    # A header and a terminator for each message, and its text by tokens of six letters.
+    assert tokenizer.max_piece_chars == 6
+    many, long = HISTORY * 20_000, [{**HISTORY[0], "content": "a" * 900_000}, HISTORY[1]]
+    for messages, least in ((many, "180,000"), (long, "150,005")):
+        with pytest.raises(openai.BadRequestError, match=f"at least {least} in its mess") as error:
+            chat(client, messages)
+        assert error.value.code == "context_length_exceeded"
+    with pytest.raises(openai.BadRequestError, match="at least 150,000 in its prompt"):
+        complete(client, " " * 900_000)
+    assert encoded == []
+    chat(client)
+    assert encoded
+
+
+def test_a_tiny_top_p_takes_the_likeliest_token(client: openai.OpenAI) -> None:
+    likeliest = chat(client, temperature=0)["choice"]["token_ids"]
+    assert chat(client, temperature=1, top_p=1e-300)["choice"]["token_ids"] == likeliest
+    assert chat(client, temperature=1e-300)["choice"]["token_ids"] == likeliest
+
+
 def test_ids_that_the_model_does_not_know(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError, match="the id 340, but the model knows 0 to 339"):
         complete(client, [1, 340])

@@ -19,7 +19,7 @@ import pytest
 from parrot_jax.cli import main
 from parrot_jax.core.errors import UserError
 from parrot_jax.serve.background import open_port
-from parrot_jax.serve.vllm import Environment, Served, VllmConfig, vllm_command
+from parrot_jax.serve.vllm import Environment, Served, VllmConfig, vllm_command, vllm_variables
 
 GIB = 2**30
 STANDIN = Path(__file__).with_name("vllm_standin.py")
@@ -103,7 +103,8 @@ def test_the_command_on_a_cpu(export: Path) -> None:
         f"env/bin/python -m vllm.entrypoints.openai.api_server --model {export} "
         "--served-model-name ask --host 127.0.0.1 --port 8000 --dtype bfloat16 --max-model-len 256 "
         "--generation-config vllm --enable-prefix-caching --tensor-parallel-size 1 "
-        "--data-parallel-size 1 --disable-uvicorn-access-log --enforce-eager "
+        "--data-parallel-size 1 --middleware known_callers.KnownCallersOfVllm "
+        "--disable-uvicorn-access-log --enforce-eager "
         "--no-enable-chunked-prefill"
     )
 
@@ -116,8 +117,49 @@ def test_the_command_on_eight_gpus(export: Path) -> None:
         f"python -m vllm.entrypoints.cli.main serve {export} "
         "--served-model-name ask --host 0.0.0.0 --port 80 --dtype bfloat16 --max-model-len 100 "
         "--generation-config vllm --no-enable-prefix-caching --tensor-parallel-size 1 "
-        "--data-parallel-size 3 --disable-uvicorn-access-log"
+        "--data-parallel-size 3 --middleware known_callers.KnownCallersOfVllm "
+        "--disable-uvicorn-access-log"
     )
+
+
+LOADS_MIDDLEWARE = """
+import asyncio, importlib, inspect, json, sys
+module, name = sys.argv[1].rsplit(".", 1)
+middleware = getattr(importlib.import_module(module), name)
+assert inspect.isclass(middleware)
+assert "parrot_jax" not in sys.modules
+said = []
+async def app(scope, receive, send):
+    said.append(200)
+async def send(message):
+    if message["type"] == "http.response.start":
+        said.append(message["status"])
+    elif message["type"] == "websocket.close":
+        said.append("closed")
+for kind, host, origin in (
+    ("http", "127.0.0.1:8000", ""), ("http", "asker", ""), ("http", "attacker.example", ""),
+    ("http", "asker", "https://attacker.example"), ("websocket", "asker", ""),
+    ("websocket", "asker", "https://attacker.example"),
+):
+    headers = [(b"host", host.encode()), *([(b"origin", origin.encode())] if origin else [])]
+    scope = {"type": kind, "headers": headers} | ({"method": "GET"} if kind == "http" else {})
+    asyncio.run(middleware(app=app)(scope, None, send))
+print(json.dumps(said))
+"""
+
+
+def test_another_python_without_this_package_refuses_web_pages(export: Path) -> None:
+    """As vLLM loads a middleware; `-S` leaves out all that is installed."""
+    served = Served(export, "ask", "0.0.0.0", 8000, ("asker",))
+    environment = Environment("python", (), has_program=False)
+    command = vllm_command(served, environment, VllmConfig())
+    variables = vllm_variables(served, environment, command)
+    middleware = command[command.index("--middleware") + 1]
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", LOADS_MIDDLEWARE, middleware],
+        env=variables, cwd=export, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert json.loads(done.stdout) == [200, 200, 403, 403, 200, "closed"]
 
 
 @pytest.mark.parametrize(

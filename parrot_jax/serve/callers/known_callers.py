@@ -8,6 +8,7 @@ name of its own lead here (DNS rebinding), that name stands in `Host`.
 
 import ipaddress
 import json
+import os
 import re
 import socket
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
@@ -17,6 +18,8 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+HOSTS_VARIABLE = "PARROT_HOSTS"
 
 _HOST = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[^\s:@/\[\]]+)(:\d{1,5})?")
 _SHOWN_CHARS = 100
@@ -42,9 +45,12 @@ class KnownCallers:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers a request, or hands it on."""
-        refusal = self._refusal(scope) if scope["type"] == "http" else None
+        refusal = None if scope["type"] == "lifespan" else self._refusal(scope)
         if refusal is None:
             await self._app(scope, receive, send)
+            return
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})
             return
         status, message = refusal
         body = json.dumps(
@@ -77,7 +83,7 @@ class KnownCallers:
         for site in found.get("sec-fetch-site", []):
             if site not in ("same-origin", "none"):
                 return 403, "a page of another site may not ask this server."
-        if scope["method"] in ("POST", "PUT", "PATCH"):
+        if scope.get("method") in ("POST", "PUT", "PATCH"):
             return _wrong_content(found)
         return None
 
@@ -90,6 +96,14 @@ class KnownCallers:
             return name in self._names or _is_loopback(name) or self._any_address
         except ValueError:  # no address
             return name.endswith(".localhost")
+
+
+class KnownCallersOfVllm(KnownCallers):
+    """The same for vLLM, which gives a middleware nothing but the application."""
+
+    def __init__(self, app: App) -> None:
+        """Takes the hosts from the environment variable `HOSTS_VARIABLE`, one or more by commas."""
+        super().__init__(app, os.environ[HOSTS_VARIABLE].split(","))
 
 
 def _is_loopback(address: str) -> bool:
