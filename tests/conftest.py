@@ -10,17 +10,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from parrot_jax.core.xla_flags import known_xla_flags
+
 # Tests run small programs once: compiling them well would take longer than running them badly.
-os.environ["XLA_FLAGS"] = " ".join(
-    [
-        os.environ.get("XLA_FLAGS", ""),
-        "--xla_backend_optimization_level=0",
-        "--xla_llvm_disable_expensive_passes=true",
-        # Half of the time of a compilation, on two cores.
-        "--xla_cpu_use_fusion_emitters=false",
-        "--xla_cpu_parallel_codegen_split_count=1",
-    ]
-)
+_XLA_FLAGS = [
+    "--xla_backend_optimization_level=0",
+    "--xla_llvm_disable_expensive_passes=true",
+    # Half of the time of a compilation, on two cores; newer versions of XLA have only emitters.
+    "--xla_cpu_use_fusion_emitters=false",
+    "--xla_cpu_parallel_codegen_split_count=1",
+]
+_given = os.environ.get("XLA_FLAGS", "")
+if _XLA_FLAGS[0] not in _given:  # xdist's workers have them from the process that started them
+    os.environ["XLA_FLAGS"] = " ".join([_given, *known_xla_flags(_XLA_FLAGS)]).strip()
 
 import jax
 import pytest

@@ -181,6 +181,24 @@ def set_xla_flags(
             environ[variable] = _text(_accepted(variable, flags, environ))
 
 
+def known_xla_flags(
+    flags: Sequence[str], environ: MutableMapping[str, str] = os.environ
+) -> list[str]:
+    """Leaves out the flags that the installed jaxlib does not know.
+
+    A child process tries them, which takes half a second.
+
+    Args:
+      flags: Flags for `XLA_FLAGS`, e.g. `--xla_backend_optimization_level=0`.
+      environ: The environment of the child.
+
+    Returns:
+      The others, in their order.
+    """
+    unknown = _names_unknown_to_xla([_Flag(flag, _OURS) for flag in flags], environ)
+    return [flag for flag in flags if flag.partition("=")[0] not in unknown]
+
+
 def _merge(*groups: Iterable[_Flag]) -> list[_Flag]:
     """All flags in order; a name in a later group takes the place of it in earlier ones."""
     merged: list[_Flag] = []

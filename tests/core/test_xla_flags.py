@@ -9,7 +9,7 @@ import pytest
 
 from parrot_jax.core import xla_flags
 from parrot_jax.core.errors import UserError
-from parrot_jax.core.xla_flags import FLAGS, guess_platform, set_xla_flags
+from parrot_jax.core.xla_flags import FLAGS, guess_platform, known_xla_flags, set_xla_flags
 
 LATENCY = "--xla_gpu_enable_latency_hiding_scheduler"
 LEVEL = "--xla_backend_optimization_level"
@@ -188,3 +188,11 @@ def test_the_platform_takes_device_files_and_a_plugin(
     assert guess_platform({"JAX_PLATFORMS": "tpu,cpu"}) == "tpu"
     assert guess_platform({"JAX_PLATFORMS": "cuda"}) == "gpu"
     assert guess_platform({"JAX_PLATFORMS": "cpu"}) == "cpu"
+
+
+def test_flags_that_another_version_knows_are_left_out_in_silence(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    flags = [f"{LEVEL}=0", "--xla_of_another_version=true", f"{LATENCY}=false"]
+    assert known_xla_flags(flags) == [flags[0], flags[2]]
+    assert capfd.readouterr() == ("", "")
