@@ -15,6 +15,13 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
 
+# Python 3.11 has jax 0.10, later ones have the newest: two sets of versions that were tested.
+CONSTRAINTS := $(shell $(PYTHON) -c 'import sys; print("constraints.txt" if sys.version_info < (3, 12) else "constraints-newest.txt")')
+# A name on the path may be a shim of pyenv with nothing behind it: so each is tried.
+NEWEST_PYTHON ?= $(shell for python in python3.13 python3.12 $$(ls -d ~/.pyenv/versions/3.1[23].*/bin/python 2>/dev/null | sort -rV); do \
+  "$$python" -c 'import ensurepip' 2>/dev/null && echo "$$python" && break; done)
+NEWEST = $(MAKE) PYTHON="$(NEWEST_PYTHON)" VENV=.venv-newest
+
 comma := ,
 
 # An environment for some extras that takes all else from $(VENV): pip sees what lies there, and
@@ -23,7 +30,7 @@ define layered
 	$(PYTHON) -m venv $(dir $1)
 	site=$$($(dir $1)bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'); \
 	  $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' >"$$site/base.pth"
-	$(dir $1)bin/python -m pip install --quiet --no-compile -c constraints.txt -e '.[dev,$2]'
+	$(dir $1)bin/python -m pip install --quiet --no-compile -c $(CONSTRAINTS) -e '.[dev,$2]'
 	@touch $1
 endef
 
@@ -31,12 +38,12 @@ endef
 
 install: $(VENV)/.installed
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+$(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "parrot_jax needs Python 3.11 or newer, found: $$($(PYTHON) --version); set PYTHON=..."; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-compile -c $(CONSTRAINTS) -e '.[dev]'
 	@touch $@
 
 quickstart: install

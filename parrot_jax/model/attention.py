@@ -5,9 +5,9 @@ that are not later than itself, and nothing else: change one segment and the out
 keep their bits. A backend that cannot honour segments says so and is refused, never degraded.
 
     dense          the plain formula on any platform; builds [B, N, T, T]
-    block_causal   CPU; skips the keys above the diagonal block by block
-    splash         TPU; a Pallas kernel (attention_tpu.py)
-    pallas         NVIDIA GPU; a Pallas kernel (attention_gpu.py)
+    block_causal   CPU and GPU; skips the keys above the diagonal block by block, in plain XLA
+    splash         TPU; JAX's Pallas kernel (attention_tpu.py)
+    pallas         NVIDIA GPU; our Pallas kernel (attention_pallas.py)
     cudnn          NVIDIA GPU; rows of one segment only (attention_gpu.py)
 
 A kernel takes only some lengths, head widths and dtypes. One that was named refuses others; `auto`
@@ -173,8 +173,9 @@ def attend(
       value: Values.
       segment_ids: Tokens of one segment share an id, padding has 0; None = one segment a row.
       backend: From `choose`.
-      mesh: What rows and heads are split over. A kernel needs it where there are several devices:
-        each then attends for its own rows and heads. XLA splits the other backends by itself.
+      mesh: What rows and heads are split over. A kernel needs it where there are several devices,
+        each of which then attends for its own rows and heads, and where it is compiled for a device
+        that is not here. XLA splits the other backends by itself.
 
     Returns:
       The weighted values, in the dtype of the query. What a backend has to keep of them for its
@@ -187,7 +188,7 @@ def attend(
     backend = resolve(backend, query.shape[1], query.shape[3], query.dtype)
     _require_segments(backend, segment_ids is not None)
     function = backend.function
-    if backend.kernel and mesh is not None and mesh.size > 1:
+    if backend.kernel and mesh is not None:
         function = _on_each_device(function, mesh, query.shape, key.shape)
     return function(query, key, value, segment_ids)
 
@@ -402,7 +403,9 @@ register(
     )
 )
 register(Backend(name="dense", platforms=None, segments=True, function=_dense))
-register(Backend(name="block_causal", platforms=_CPU, segments=True, function=_block_causal))
+register(
+    Backend(name="block_causal", platforms=_CPU | _GPU, segments=True, function=_block_causal)
+)
 register(
     Backend(
         name="pallas",

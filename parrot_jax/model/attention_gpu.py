@@ -3,9 +3,7 @@
 Nothing here knows the registry; `attention.py` says on which platform each kernel runs.
 """
 
-import functools
-import math
-from typing import Any
+import importlib.util
 
 import jax
 import jax.numpy as jnp
@@ -21,11 +19,11 @@ _SMALLEST_BLOCK = 16
 _LARGEST_ROW_BYTES = 512
 """Of one head at one position: the widest that was seen to compile with the blocks below."""
 
-_NUM_WARPS = 8
-
 
 def pallas_refusal(length: int, width: int, dtype: DTypeLike) -> str | None:
     """Why `pallas_attention` cannot take rows and heads of this length and width; None = it can."""
+    if importlib.util.find_spec("jax.experimental.pallas.triton") is None:
+        return f"needs Pallas for Triton, which jax {jax.__version__} no longer has"
     dtype = jnp.dtype(dtype)
     widest = _LARGEST_ROW_BYTES // dtype.itemsize
     if dtype not in (jnp.float32, jnp.bfloat16, jnp.float16):
@@ -45,11 +43,10 @@ def pallas_attention(
     *,
     interpret: bool = False,
 ) -> Float[Array, "B T N H"]:
-    """JAX's Triton kernel with segments: Ampere and later, forward and backward.
+    """Our own kernel with segments (attention_pallas.py): Ampere and later, forward and backward.
 
-    Blocks above the diagonal are skipped, blocks between two segments are computed and masked.
-    Scores, softmax and sums are float32. Keys and values of grouped heads are repeated while the
-    kernel runs, and the gradients of the copies summed in float32.
+    Blocks above the diagonal are skipped, and so are those between which no segment goes. Scores,
+    softmax and sums are float32; grouped heads share their keys inside the kernel.
 
     Args:
       query: Queries, already rotated; `pallas_refusal` says what it cannot take.
@@ -60,105 +57,12 @@ def pallas_attention(
 
     Returns:
       The weighted values, in the dtype of the query.
-
-    Source: `jax.experimental.pallas.ops.gpu.attention`, after arXiv:2307.08691.
     """
-    return _pallas(query, key, value, segment_ids, interpret)
+    from parrot_jax.model.attention_pallas import attention
 
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
-def _pallas(
-    query: Array, key: Array, value: Array, segment_ids: Array | None, interpret: bool
-) -> Array:
-    return _pallas_forward(query, key, value, segment_ids, interpret)[0]
-
-
-def _pallas_forward(
-    query: Array, key: Array, value: Array, segment_ids: Array | None, interpret: bool
-) -> tuple[Array, tuple[Array | None, ...]]:
-    from jax.experimental.pallas.ops.gpu.attention import mha
-
-    repeats = query.shape[2] // key.shape[2]
-    output_and_log_sum: Any = mha(
-        query,
-        jnp.repeat(key, repeats, axis=2),
-        jnp.repeat(value, repeats, axis=2),
-        segment_ids,
-        sm_scale=query.shape[3] ** -0.5,
-        causal=True,
-        block_sizes=_block_sizes(query),
-        num_warps=_NUM_WARPS,
-        interpret=interpret,
-        return_residuals=True,
-    )
-    # By this name a remat policy keeps what else the whole kernel would be run again for.
-    output, log_sum = checkpoint_name(output_and_log_sum, "attention")  # log_sum: [B, N, T]
-    return output, (query, key, value, segment_ids, output, log_sum)
-
-
-def _pallas_backward(
-    interpret: bool,
-    saved: tuple[Array, Array, Array, Array | None, Array, Array],
-    d_output: Array,
-) -> tuple[Array, Array, Array, None]:
-    from jax.experimental.pallas.ops.gpu.attention import mha
-
-    query, key, value, segment_ids, output, log_sum = saved
-    repeats = query.shape[2] // key.shape[2]
-    keys, values = jnp.repeat(key, repeats, axis=2), jnp.repeat(value, repeats, axis=2)
-    # Straight to the kernel's own rule: differentiating `mha` here would run it forward again.
-    assert mha.bwd is not None
-    d_query, d_keys, d_values, _ = mha.bwd(
-        query.shape[3] ** -0.5,  # sm_scale
-        True,  # causal
-        _block_sizes(query),
-        "triton",  # backward_pass_impl
-        _NUM_WARPS,
-        2,  # num_stages
-        None,  # grid
-        interpret,
-        False,  # debug
-        False,  # return_residuals
-        (query, keys, values, segment_ids, output, log_sum),
-        d_output,
-    )
-    return d_query, _summed(d_keys, repeats), _summed(d_values, repeats), None
-
-
-_pallas.defvjp(_pallas_forward, _pallas_backward)
-
-
-def _summed(d_copies: Float[Array, "B T N H"], repeats: int) -> Float[Array, "B T K H"]:
-    """Adds the gradients of the copies of each key head."""
-    if repeats == 1:
-        return d_copies
-    num_rows, length, num_heads, width = d_copies.shape
-    grouped = d_copies.reshape(num_rows, length, num_heads // repeats, repeats, width)
-    return grouped.astype(jnp.float32).sum(3).astype(d_copies.dtype)
-
-
-def _block_sizes(query: Array) -> Any:  # BlockSizes
-    """The largest blocks, up to some limits, that divide the row.
-
-    Compiled for Ampere (sm_80) and Hopper (sm_90) with the limits for 256 bytes a head (bfloat16,
-    width 128), neither pass moves registers to memory. The next larger ones do on Ampere: 128 x 128
-    forward 36 bytes a thread, 64 x 64 backward 248. The kernel's own default for the backward pass
-    is 32 x 32.
-    """
-    from jax.experimental.pallas.ops.gpu.attention import BlockSizes
-
-    wide = query.shape[3] * query.dtype.itemsize > 256
-    divisor = math.gcd(query.shape[1], 128)
-    forward_queries, forward_keys = (64, 32) if wide else (128, 64)
-    inner, outer = (16, 32) if wide else (32, 64)
-    return BlockSizes(
-        block_q=min(divisor, forward_queries),
-        block_k=min(divisor, forward_keys),
-        block_q_dkv=min(divisor, inner),
-        block_kv_dkv=min(divisor, outer),
-        block_q_dq=min(divisor, outer),
-        block_kv_dq=min(divisor, inner),
-    )
+    if segment_ids is None:
+        segment_ids = jnp.zeros(query.shape[:2], jnp.int32)
+    return attention(query, key, value, segment_ids, interpret=interpret)
 
 
 # ---- cuDNN --------------------------------------------------------------------------------------

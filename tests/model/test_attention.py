@@ -140,7 +140,7 @@ def test_a_backend_that_cannot_keep_segments_apart_is_refused(monkeypatch):
 def test_unknown_and_misplaced_backends_are_refused_with_a_list():
     with pytest.raises(UserError, match=r"no attention backend 'flash'; choose one of auto, block"):
         choose("flash", "cpu")
-    with pytest.raises(UserError, match=r"'block_causal' runs on cpu, not on gpu; .*auto, pallas"):
-        choose("block_causal", "gpu")
+    with pytest.raises(UserError, match=r"'splash' runs on tpu, not on gpu; .*auto, pallas"):
+        choose("splash", "gpu")
     with pytest.raises(UserError, match=r"'splash' runs on tpu, not on cpu; .*auto, block_causal"):
         choose("splash", "cpu")

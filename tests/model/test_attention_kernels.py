@@ -57,12 +57,13 @@ def interpreted(name, platform):
 
 SPLASH, PALLAS = interpreted("splash", "tpu"), interpreted("pallas", "gpu")
 
-# Three blocks of 128; blocks of 64 and 32, of 64 and 128, and heads that are no power of two.
+# Three blocks of 128; blocks of 64; blocks of 128 and 64 with heads that are no power of two.
 SMALL = [
     pytest.param(Case(SPLASH, 1, 384, 4, 4, 16), id="splash"),
     pytest.param(Case(SPLASH, 2, 384, 4, 2, 16), id="splash-grouped"),
     pytest.param(Case(PALLAS, 1, 192, 2, 2, 16), id="pallas"),
     pytest.param(Case(PALLAS, 2, 128, 4, 2, 24), id="pallas-grouped"),
+    pytest.param(Case(PALLAS, 1, 256, 4, 1, 16, "bfloat16"), id="pallas-bfloat16"),
 ]
 LLAMA = [
     pytest.param(
@@ -145,6 +146,29 @@ def test_changing_one_segment_leaves_the_bits_of_the_others(case):
         assert np.abs(one[:, start:end] - two[:, start:end]).max() > 0.1
 
 
+def test_pallas_visits_only_the_blocks_that_may_share_a_segment():
+    from parrot_jax.model.attention_pallas import _Blocks, _first_keys, _last_queries
+
+    # Blocks of 64 hold the segments 1 | 1 2 | 2 3 | 3.
+    row = jnp.asarray(np.repeat([[1, 2, 3]], [80, 80, 96], axis=1), jnp.int32)
+    blocks = _Blocks(queries=64, keys=64)
+    assert _first_keys(row, blocks).tolist() == [[0, 0, 1, 2]]
+    assert _last_queries(row, blocks).tolist() == [[2, 3, 4, 4]]
+    assert _first_keys(row, _Blocks(queries=128, keys=64)).tolist() == [[0, 1]]
+    # And they are not read at all: what is no number there does not spread.
+    case = Case(PALLAS, 1, 256, 2, 2, 16)
+    arrays = [array.at[:, :64].set(jnp.nan) for array in case.arrays()]
+    for found in output_and_gradients(arrays, row, PALLAS):
+        finite = jnp.isfinite(found).all((0, 2, 3))
+        assert not finite[:64].any()
+        assert finite[192:].all()
+
+
+def test_pallas_takes_segments_in_pieces_and_in_any_order():
+    case = Case(PALLAS, 1, 128, 2, 2, 16)
+    check_parity(case, jnp.asarray(np.repeat([[3, 1, 3, 0, 2, 1]], 22, axis=1)[:, :128], jnp.int32))
+
+
 @pytest.mark.parametrize(
     "case",
     [
@@ -196,21 +220,34 @@ def test_a_named_kernel_refuses_what_it_cannot_honour_and_auto_takes_the_next(
     with pytest.raises(UserError, match=message):
         resolve(choose(name, platform, segments=False), *refused)
     if name != "cudnn":  # auto never takes it
-        assert resolve(choose("auto", platform), *refused).name == "dense"
+        taken = resolve(choose("auto", platform), *refused).name
+        assert taken == {"tpu": "dense", "gpu": "block_causal"}[platform]
 
 
-@pytest.mark.parametrize(("platform", "name"), [("tpu", "splash"), ("gpu", "pallas")])
-def test_auto_takes_the_kernel_where_it_fits_and_attends_without_it_where_not(platform, name):
+@pytest.mark.parametrize(
+    ("platform", "name", "otherwise"),
+    [("tpu", "splash", "dense"), ("gpu", "pallas", "block_causal")],
+)
+def test_auto_takes_the_kernel_where_it_fits_and_attends_without_it_where_not(
+    platform, name, otherwise
+):
     auto = choose("auto", platform)
     assert resolve(auto, 4096, 128, "bfloat16").name == name
     case = Case(auto, 1, 20, 4, 2, 8)
     arrays, segment_ids = case.arrays(), jnp.ones((1, 20), jnp.int32)
     for ours, theirs in zip(
         output_and_gradients(arrays, segment_ids, auto),
-        output_and_gradients(arrays, segment_ids, choose("dense")),
+        output_and_gradients(arrays, segment_ids, choose(otherwise, platform)),
         strict=True,
     ):
         np.testing.assert_array_equal(ours, theirs)
+
+
+def test_without_pallas_for_triton_auto_attends_in_plain_xla(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert resolve(choose("auto", "gpu"), 4096, 128, "bfloat16").name == "block_causal"
+    with pytest.raises(UserError, match=r"'pallas' needs Pallas for Triton, which jax \d.* no longer"):
+        resolve(choose("pallas", "gpu"), 4096, 128, "bfloat16")
 
 
 def test_cudnn_refuses_packed_rows():

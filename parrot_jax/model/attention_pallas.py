@@ -1,0 +1,294 @@
+"""The attention kernel for NVIDIA GPUs, in Pallas: causal inside segments, forward and backward.
+
+Three programs, each over blocks of a row: the output with the log-sum-exp of its scores, the
+gradient of the queries, and those of keys and values. A block of queries visits only the blocks of
+keys at or below the diagonal, from the first that may hold one of its segments: a row of many short
+dialogues costs what the dialogues cost.
+
+Triton compiles it, through Pallas's lowering. Importing that takes a second, so `attention_gpu.py`
+loads this file when a program is traced.
+
+Source: arXiv:2307.08691.
+"""
+
+import functools
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton
+from jaxtyping import Array, Bool, Float, Int
+
+_HIDDEN = -1e30
+"""The score of a hidden key: far below any other, yet finite, so that no inf - inf can arise."""
+
+_LOG2_E = math.log2(math.e)
+"""Scores are kept in units of ln 2, because the hardware computes powers of two."""
+
+_NUM_WARPS = 8
+_NUM_STAGES = 2
+
+
+class _Blocks(NamedTuple):
+    """How a program cuts the scores of a row."""
+
+    queries: int
+    keys: int
+
+
+class _Setup(NamedTuple):
+    """What is static."""
+
+    scale: float
+    forward: _Blocks
+    backward: _Blocks
+    interpret: bool
+
+
+def attention(
+    query: Float[Array, "B T N H"],
+    key: Float[Array, "B T K H"],
+    value: Float[Array, "B T K H"],
+    segment_ids: Int[Array, "B T"],
+    *,
+    interpret: bool,
+) -> Float[Array, "B T N H"]:
+    """Attends causally inside segments; `attention_gpu.pallas_attention` has the contract."""
+    length, width = query.shape[1], query.shape[3]
+    padded = pl.next_power_of_2(width)  # as Triton's blocks are; columns of zeros change no score
+    if padded > width:
+        columns = ((0, 0), (0, 0), (0, 0), (0, padded - width))
+        query, key, value = (jnp.pad(array, columns) for array in (query, key, value))
+    setup = _Setup(width**-0.5, *_blocks(length, padded * query.dtype.itemsize), interpret)
+    return _attention(query, key, value, segment_ids, setup)[..., :width]
+
+
+def _blocks(length: int, row_bytes: int) -> tuple[_Blocks, _Blocks]:
+    """The largest blocks, up to some limits, that divide the row: forward and backward.
+
+    With these no program moves registers to memory on Ampere (sm_80) and Hopper (sm_90), with heads
+    of 256 bytes (bfloat16, width 128) and of 512. The next larger ones do on Ampere: 128 x 128
+    forward 32 bytes a thread, 32 x 128 backward as well.
+    """
+    limits = [(128, 64), (64, 64)] if row_bytes <= 256 else [(64, 32), (32, 32)]
+    divisor = math.gcd(length, 128)
+    forward, backward = (
+        _Blocks(min(divisor, queries), min(divisor, keys)) for queries, keys in limits
+    )
+    return forward, backward
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _attention(
+    query: Array, key: Array, value: Array, segment_ids: Array, setup: _Setup
+) -> Array:
+    return _forward(query, key, value, segment_ids, setup)[0]
+
+
+def _forward(
+    query: Array, key: Array, value: Array, segment_ids: Array, setup: _Setup
+) -> tuple[Array, tuple[Array, ...]]:
+    num_rows, length, num_heads, _ = query.shape
+    blocks = setup.forward
+    output, log_sum = _run(
+        functools.partial(_forward_program, setup.scale, blocks),
+        setup,
+        (length // blocks.queries, num_heads, num_rows),
+        [query, jax.ShapeDtypeStruct((num_rows, num_heads, length), jnp.float32)],
+        [query, key, value, segment_ids, _first_keys(segment_ids, blocks)],
+    )
+    # By this name a remat policy keeps what else the whole kernel would be run again for.
+    output, log_sum = checkpoint_name((output, log_sum), "attention")
+    return output, (query, key, value, segment_ids, output, log_sum)
+
+
+def _backward(
+    setup: _Setup, saved: tuple[Array, ...], d_output: Array
+) -> tuple[Array, Array, Array, None]:
+    query, key, value, segment_ids, output, log_sum = saved
+    num_rows, length, num_heads, _ = query.shape
+    num_kv_heads = key.shape[2]
+    # The softmax's Jacobian needs sum_s p * dp, which equals output . d_output.
+    overlap = jnp.sum(output.astype(jnp.float32) * d_output.astype(jnp.float32), axis=3)
+    inputs = [query, key, value, segment_ids, d_output, log_sum, overlap.transpose(0, 2, 1)]
+    blocks = setup.backward
+    (d_query,) = _run(
+        functools.partial(_d_query_program, setup.scale, blocks),
+        setup,
+        (length // blocks.queries, num_heads, num_rows),
+        [query],
+        [*inputs, _first_keys(segment_ids, blocks)],
+    )
+    d_key, d_value = _run(
+        functools.partial(_d_key_program, setup.scale, blocks),
+        setup,
+        (length // blocks.keys, num_kv_heads, num_rows),
+        [key, value],
+        [*inputs, _last_queries(segment_ids, blocks)],
+    )
+    return d_query, d_key, d_value, None
+
+
+_attention.defvjp(_forward, _backward)
+
+
+def _run(
+    program: Any, setup: _Setup, grid: tuple[int, int, int], outputs: list[Any], inputs: list[Array]
+) -> tuple[Array, ...]:
+    """Runs a program at each point of the grid, on whole arrays."""
+    return pl.pallas_call(
+        program,
+        grid=grid,
+        out_shape=[jax.ShapeDtypeStruct(output.shape, output.dtype) for output in outputs],
+        compiler_params=triton.CompilerParams(num_warps=_NUM_WARPS, num_stages=_NUM_STAGES),
+        interpret=setup.interpret,
+    )(*inputs)
+
+
+# ---- which blocks meet --------------------------------------------------------------------------
+#
+# Told from the least and the greatest id of each block. Ids may stand in any order: what is visited
+# without need is masked token by token.
+
+
+def _first_keys(segment_ids: Int[Array, "B T"], blocks: _Blocks) -> Int[Array, "B Q"]:
+    """For each block of queries, the first block of keys that may hold one of its segments."""
+    return jnp.argmax(_meet(segment_ids, blocks), axis=2).astype(jnp.int32)
+
+
+def _last_queries(segment_ids: Int[Array, "B T"], blocks: _Blocks) -> Int[Array, "B S"]:
+    """For each block of keys, one more than the last block of queries that may see it."""
+    meet = _meet(segment_ids, blocks)
+    return meet.shape[1] - jnp.argmax(meet[:, ::-1], axis=1).astype(jnp.int32)
+
+
+def _meet(segment_ids: Int[Array, "B T"], blocks: _Blocks) -> Bool[Array, "B Q S"]:
+    queries, keys = (segment_ids.reshape(len(segment_ids), -1, size) for size in blocks)
+    return (queries.min(2)[:, :, None] <= keys.max(2)[:, None]) & (
+        keys.min(2)[:, None] <= queries.max(2)[:, :, None]
+    )
+
+
+# ---- the programs -------------------------------------------------------------------------------
+
+
+def _forward_program(
+    scale: float, blocks: _Blocks, query_ref: Any, key_ref: Any, value_ref: Any, ids_ref: Any,
+    first_key_ref: Any, output_ref: Any, log_sum_ref: Any,
+) -> None:  # fmt: skip
+    block, head, row = pl.program_id(0), pl.program_id(1), pl.program_id(2)
+    kv_head = jax.lax.div(head, query_ref.shape[2] // key_ref.shape[2])
+    start = block * blocks.queries
+    now = pl.ds(start, blocks.queries)
+    queries, query_ids = query_ref[row, now, head], ids_ref[row, now]
+
+    def visit(step: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        mixed, total, highest = carry
+        there = pl.ds(step * blocks.keys, blocks.keys)
+        visible = _visible(start, query_ids, step * blocks.keys, ids_ref[row, there])
+        scores = _product(queries, key_ref[row, there, kv_head].T) * (scale * _LOG2_E)
+        scores = jnp.where(visible, scores, _HIDDEN)
+        now_highest = jnp.maximum(highest, scores.max(1))
+        # A query that has seen hidden keys only weighs them by 1. Its first visible key, at the
+        # latest itself, multiplies all that by exactly 0.
+        weights = jnp.exp2(scores - now_highest[:, None])
+        fade = jnp.exp2(highest - now_highest)
+        values = value_ref[row, there, kv_head]
+        mixed = mixed * fade[:, None] + _product(weights.astype(values.dtype), values)
+        return mixed, total * fade + weights.sum(1), now_highest
+
+    mixed, total, highest = jax.lax.fori_loop(
+        first_key_ref[row, block],
+        pl.cdiv(start + blocks.queries, blocks.keys),
+        visit,
+        (
+            jnp.zeros(queries.shape, jnp.float32),
+            jnp.zeros(blocks.queries, jnp.float32),
+            jnp.full(blocks.queries, _HIDDEN, jnp.float32),
+        ),
+    )
+    output_ref[row, now, head] = (mixed / total[:, None]).astype(output_ref.dtype)
+    log_sum_ref[row, head, now] = highest + jnp.log2(total)
+
+
+def _d_query_program(
+    scale: float, blocks: _Blocks, query_ref: Any, key_ref: Any, value_ref: Any, ids_ref: Any,
+    d_output_ref: Any, log_sum_ref: Any, overlap_ref: Any, first_key_ref: Any, d_query_ref: Any,
+) -> None:  # fmt: skip
+    block, head, row = pl.program_id(0), pl.program_id(1), pl.program_id(2)
+    kv_head = jax.lax.div(head, query_ref.shape[2] // key_ref.shape[2])
+    start = block * blocks.queries
+    now = pl.ds(start, blocks.queries)
+    queries, query_ids = query_ref[row, now, head], ids_ref[row, now]
+    d_outputs = d_output_ref[row, now, head]
+    log_sums, overlaps = log_sum_ref[row, head, now], overlap_ref[row, head, now]
+
+    def visit(step: Array, d_queries: Array) -> Array:
+        there = pl.ds(step * blocks.keys, blocks.keys)
+        visible = _visible(start, query_ids, step * blocks.keys, ids_ref[row, there])
+        keys = key_ref[row, there, kv_head]
+        scores = _product(queries, keys.T) * (scale * _LOG2_E)
+        weights = jnp.exp2(jnp.where(visible, scores, _HIDDEN) - log_sums[:, None])
+        d_weights = _product(d_outputs, value_ref[row, there, kv_head].T)
+        d_scores = weights * (d_weights - overlaps[:, None])
+        return d_queries + _product(d_scores.astype(keys.dtype), keys)
+
+    d_queries = jax.lax.fori_loop(
+        first_key_ref[row, block],
+        pl.cdiv(start + blocks.queries, blocks.keys),
+        visit,
+        jnp.zeros(queries.shape, jnp.float32),
+    )
+    d_query_ref[row, now, head] = (d_queries * scale).astype(d_query_ref.dtype)
+
+
+def _d_key_program(
+    scale: float, blocks: _Blocks, query_ref: Any, key_ref: Any, value_ref: Any, ids_ref: Any,
+    d_output_ref: Any, log_sum_ref: Any, overlap_ref: Any, last_query_ref: Any,
+    d_key_ref: Any, d_value_ref: Any,
+) -> None:  # fmt: skip
+    block, kv_head, row = pl.program_id(0), pl.program_id(1), pl.program_id(2)
+    groups = query_ref.shape[2] // key_ref.shape[2]
+    start = block * blocks.keys
+    there = pl.ds(start, blocks.keys)
+    keys, values = key_ref[row, there, kv_head], value_ref[row, there, kv_head]
+    key_positions, key_ids = start + jnp.arange(blocks.keys), ids_ref[row, there]
+    first = jax.lax.div(start, blocks.queries)
+    num_blocks = last_query_ref[row, block] - first
+
+    # All heads that share these keys, one after the other. Scores are held keys first, in the order
+    # in which both sums need them.
+    def visit(step: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        d_keys, d_values = carry
+        head = kv_head * groups + jax.lax.div(step, num_blocks)
+        query_start = (first + jax.lax.rem(step, num_blocks)) * blocks.queries
+        now = pl.ds(query_start, blocks.queries)
+        positions, query_ids = query_start + jnp.arange(blocks.queries), ids_ref[row, now]
+        visible = (key_positions[:, None] <= positions[None]) & (key_ids[:, None] == query_ids[None])
+        queries, d_outputs = query_ref[row, now, head], d_output_ref[row, now, head]
+        scores = _product(keys, queries.T) * (scale * _LOG2_E)
+        log_sums, overlaps = log_sum_ref[row, head, now], overlap_ref[row, head, now]
+        weights = jnp.exp2(jnp.where(visible, scores, _HIDDEN) - log_sums[None])
+        d_values += _product(weights.astype(d_outputs.dtype), d_outputs)
+        d_weights = _product(values, d_outputs.T)
+        d_scores = weights * (d_weights - overlaps[None])
+        return d_keys + _product(d_scores.astype(queries.dtype), queries), d_values
+
+    zeros = jnp.zeros(keys.shape, jnp.float32)
+    d_keys, d_values = jax.lax.fori_loop(0, groups * num_blocks, visit, (zeros, zeros))
+    d_key_ref[row, there, kv_head] = (d_keys * scale).astype(d_key_ref.dtype)
+    d_value_ref[row, there, kv_head] = d_values.astype(d_value_ref.dtype)
+
+
+def _visible(query_start: Any, query_ids: Array, key_start: Any, key_ids: Array) -> Array:
+    """Which keys of a block each query of another sees, [queries, keys]."""
+    queries = query_start + jnp.arange(query_ids.size)
+    keys = key_start + jnp.arange(key_ids.size)
+    return (queries[:, None] >= keys[None]) & (query_ids[:, None] == key_ids[None])
+
+
+def _product(left: Array, right: Array) -> Array:
+    return jnp.dot(left, right, preferred_element_type=jnp.float32)
