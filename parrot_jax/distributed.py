@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -97,6 +98,8 @@ def join_processes(
             f"could not join the other processes ({arguments or 'as the environment says'}): "
             f"{reason}. See scripts/launch/README.md for what each environment must provide."
         ) from error
+    # jax has just set a handler that only takes note of the signal; the trainer sets its own later.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     console.quiet = not is_first_process()
 
 

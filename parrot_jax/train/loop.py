@@ -20,7 +20,7 @@ from parrot_jax.data.histories import History, held_out_histories
 from parrot_jax.distributed import any_process, in_first_process, is_first_process
 from parrot_jax.train import evaluate as evaluation
 from parrot_jax.train.config import TrainConfig
-from parrot_jax.train.preemption import catch_sigterm
+from parrot_jax.train.preemption import Preemption, preemption
 from parrot_jax.train.profile import Profiler
 from parrot_jax.train.program import too_large_is_a_user_error
 from parrot_jax.train.run_data import describe_data
@@ -76,6 +76,7 @@ class _Run:
     trackers: Trackers
     """Of the first process alone."""
     watchdog: Watchdog
+    sigterm: Preemption
     eval_s: float | None = None
     """How long the last evaluation took, samples included."""
 
@@ -93,7 +94,7 @@ class _Run:
         here = path if isinstance(path, Path) else Path(self.config.data.cache_dir)
         report = here / f"stacks-{jax.process_index()}.txt"
         with (
-            catch_sigterm() as sigterm,
+            preemption() as self.sigterm,
             Watchdog(self.config.step_timeout_s, report) as self.watchdog,
             progress_bar("steps") as progress,
             contextlib.ExitStack() as held,
@@ -122,8 +123,9 @@ class _Run:
                 with profiler.step(done):
                     state = self._step(state, step)
                 self.watchdog.reset()
+                self.sigterm.catch()  # there is something to save now
                 progress.update(bar, completed=done)
-                if any_process(sigterm.asked):
+                if any_process(self.sigterm.asked):
                     self._stop_at_signal(state, done)
                 if done in self.plan.eval_steps:
                     self._evaluate(state, done)
@@ -227,6 +229,9 @@ class _Run:
 
         def advance(done: int) -> None:
             self.watchdog.reset()
+            # All processes come here equally often: none can continue without the others.
+            if any_process(self.sigterm.asked):
+                self._stop_at_signal(state, step)
             pace.line("eval", done, "rows")
 
         started = time.perf_counter()

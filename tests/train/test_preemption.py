@@ -8,14 +8,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from parrot_jax.train.preemption import catch_sigterm
+from parrot_jax.train.preemption import preemption
 
 PROGRAM = """
 import sys, time
 from parrot_jax.train import preemption
 
 preemption._SAME_REQUEST_S = float(sys.argv[1])
-with preemption.catch_sigterm() as asked:
+with preemption.preemption() as asked:
+    asked.catch()
     print("ready", flush=True)
     while not asked.asked:
         time.sleep(0.01)
@@ -96,12 +97,15 @@ def test_the_handler_from_before_is_back_after_the_block() -> None:
 
     original = signal.signal(signal.SIGTERM, mine)
     try:
-        with catch_sigterm() as asked:
+        with preemption() as asked:
+            assert signal.getsignal(signal.SIGTERM) is mine
+            asked.catch()
+            asked.catch()
             assert signal.getsignal(signal.SIGTERM) is not mine
             signal.raise_signal(signal.SIGTERM)
             assert asked.asked
         assert signal.getsignal(signal.SIGTERM) is mine
-        with catch_sigterm() as asked:
+        with preemption() as asked:
             assert not asked.asked
     finally:
         signal.signal(signal.SIGTERM, original)
@@ -111,7 +115,8 @@ def test_outside_the_main_thread_it_does_nothing() -> None:
     seen: list[bool] = []
 
     def block() -> None:
-        with catch_sigterm() as asked:
+        with preemption() as asked:
+            asked.catch()
             seen.append(asked.asked)
 
     thread = threading.Thread(target=block)
