@@ -3,12 +3,15 @@
 Nothing slow is imported here, so `parrot --help` answers at once.
 """
 
+import difflib
 import importlib
 import os
+import select
+import signal
 import sys
 import threading
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
 from parrot_jax import __version__
 from parrot_jax.core.errors import ParrotError, UserError, is_disk_full
@@ -25,6 +28,8 @@ class Verb(NamedTuple):
 
 VERBS = (
     Verb("quickstart", "quickstart", "", "the whole loop on a little world, in ten minutes"),
+    Verb("configs copy", "configs_copy", "NAME [PATH]", "write a shipped config, to change it"),
+    Verb("configs", "configs", "", "list the shipped configs: purpose, hardware, command"),
     Verb("data clean", "data_clean", "CONFIG", "clean, de-duplicate and decontaminate dialogues"),
     Verb("data show", "data_show", "CONFIG", "print a dialogue: live text green, dead text grey"),
     Verb("data prepare", "data_prepare", "CONFIG", "tokenise and pack into cached rows; count"),
@@ -52,9 +57,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one verb.
 
     Returns:
-      The exit status: 0 done, 1 the run failed, 2 the input is wrong, 130 interrupted.
+      The exit status: 0 done, 1 the run failed, 2 the input is wrong, 130 interrupted, 141 whoever
+      read the output has gone (`| head`).
     """
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    _open_streams()
+    try:
+        status = _main(list(sys.argv[1:] if arguments is None else arguments))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        if not _readers_are_gone():
+            raise
+        return 128 + signal.SIGPIPE
+    except OSError as error:
+        if not is_disk_full(error):
+            raise
+        print(f"parrot: no room left for what was being written: {error}.", file=sys.stderr)
+        _discard(sys.stdout)
+        return 2
+    return status
+
+
+def _open_streams() -> None:
+    """Gives a stream that the shell closed (`>&-`) a place that takes everything."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  # until the end
+
+
+def _main(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_help())
         return 0
@@ -66,15 +96,52 @@ def main(arguments: Sequence[str] | None = None) -> int:
         verb, rest = _find_verb(arguments)
         _run(verb, rest)
     except ParrotError as error:
-        print(f"parrot: {error}", file=sys.stderr)
+        from parrot_jax.core.logs import visible
+
+        print(f"parrot: {visible(str(error))}{_belongs_to(error)}", file=sys.stderr)
         return error.exit_code
+    except SystemExit as end:  # after a help, after a wrong option
+        if isinstance(end.__context__, BrokenPipeError):  # rich has discarded the stream already
+            return 128 + signal.SIGPIPE
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
     except KeyboardInterrupt:
+        # Python may still have much to clear away; whoever insists need not wait for it.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
         print("parrot: interrupted; run the same command again to continue.", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        # The reader (`| head`) has gone: nothing is wrong, but Python would complain at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGINT
     return 0
+
+
+def _belongs_to(error: ParrotError) -> str:
+    """Which command the config is for that an error speaks of, where it is for another."""
+    from parrot_jax.core.config import ConfigError
+
+    if not isinstance(error, ConfigError) or not error.has_foreign_keys:
+        return ""
+    from parrot_jax.commands.configs import commands_for
+
+    commands = commands_for(error.values)
+    return f". It is a config for {commands}." if commands else ""
+
+
+def _readers_are_gone() -> bool:
+    """Whether standard output or error has no reader; such a stream is discarded from now on."""
+    gone = False
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            poll = select.poll()
+            poll.register(stream.fileno(), 0)
+            is_closed = any(event & select.POLLERR for _, event in poll.poll(0))
+        except (AttributeError, OSError, ValueError):  # none, or one of a test
+            continue
+        if is_closed:
+            _discard(stream)  # or Python would complain at exit
+            gone = True
+    return gone
+
+
+def _discard(stream: TextIO) -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _run(verb: Verb, arguments: Sequence[str]) -> None:
@@ -96,13 +163,12 @@ def _find_verb(arguments: Sequence[str]) -> tuple[Verb, Sequence[str]]:
     for verb in VERBS:
         words = verb.words.split()
         if list(arguments[: len(words)]) == words:
+            _check_second_word(verb, arguments[len(words) :])
             return verb, arguments[len(words) :]
     groups = {verb.words.split()[0] for verb in VERBS if " " in verb.words}
     if arguments[0] in groups and {"-h", "--help"} & set(arguments[1:]):
         print(_help(arguments[0]))
         raise SystemExit(0)
-    import difflib
-
     typed = " ".join([word for word in arguments if not word.startswith("-")][:2])
     first = [verb.words for verb in VERBS]
     near = difflib.get_close_matches(typed, first, n=1) or difflib.get_close_matches(
@@ -110,6 +176,17 @@ def _find_verb(arguments: Sequence[str]) -> tuple[Verb, Sequence[str]]:
     )
     hint = f"did you mean `parrot {near[0]}`?" if near else "`parrot --help` lists the verbs."
     raise UserError(f"there is no verb `{typed or arguments[0]}`; {hint}")
+
+
+def _check_second_word(verb: Verb, rest: Sequence[str]) -> None:
+    """Tells `parrot collect statsu RUN` from `parrot collect CONFIG`."""
+    longer = [other.words for other in VERBS if other.words.startswith(f"{verb.words} ")]
+    if longer and rest and not rest[0].startswith("-") and not os.path.exists(rest[0]):
+        near = difflib.get_close_matches(f"{verb.words} {rest[0]}", longer, n=1, cutoff=0.8)
+        if near:
+            raise UserError(
+                f"there is no verb `{verb.words} {rest[0]}`; did you mean `parrot {near[0]}`?"
+            )
 
 
 def _help(group: str = "") -> str:
@@ -127,9 +204,9 @@ def _help(group: str = "") -> str:
             "",
             *lines,
             "",
-            "CONFIG is a YAML file (see configs/); any key in it can be overridden, for example",
+            "CONFIG is a YAML file: one of `parrot configs`, or yours. Any key can be overridden:",
             "  parrot train configs/train/ask_wildchat_cpu.yaml --optim.lr 1e-3 --seed 1",
-            "`parrot VERB --help` explains the keys, `parrot VERB CONFIG --help` shows the values.",
+            "`parrot VERB --help` is a config with every key explained; save it to have your own.",
         ]
     )
 

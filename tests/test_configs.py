@@ -5,14 +5,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from parrot_jax.api.config import EndpointConfig
 from parrot_jax.collect.config import CollectConfig
 from parrot_jax.collect.prices import load_prices
 from parrot_jax.collect.prompts import load_prompt
-from parrot_jax.commands.data_clean import DataCleanConfig
+from parrot_jax.commands.configs import KINDS
 from parrot_jax.core.config import changed_keys, config_from_dict, load_config
 from parrot_jax.core.config_help import config_help
-from parrot_jax.stats.config import JudgeConfig
 from parrot_jax.train.config import TrainConfig
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -21,14 +19,7 @@ FILES = sorted(CONFIGS.glob("*/*.yaml"))
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(CONFIGS)))
 def test_shipped_configs_load(path: Path) -> None:
-    config_types = {
-        "collect": CollectConfig,
-        "data": DataCleanConfig,
-        "moderation": EndpointConfig,
-        "stats": JudgeConfig,
-        "train": TrainConfig,
-    }
-    config = load_config(config_types[path.parent.name], path)
+    config = load_config(KINDS[path.parent.name].type(), path)
     # And `parrot VERB CONFIG --help` shows that config, as YAML that gives it again.
     shown = yaml.safe_load(config_help(type(config), config))
     assert config_from_dict(type(config), shown, where="help") == config

@@ -7,7 +7,6 @@ from parrot_jax.api.config import Price
 from parrot_jax.collect.config import CollectConfig, SpeakerConfig
 from parrot_jax.core.config import config_from_dict
 from parrot_jax.core.errors import UserError
-from parrot_jax.core.files import open_input
 
 FREE = Price(prompt=0.0, completion=0.0)
 
@@ -46,13 +45,9 @@ def load_prices(path: str) -> dict[str, Price]:
     Raises:
       UserError: The file cannot be read, or a price is none.
     """
-    import yaml
+    from parrot_jax.core.yaml_files import read_yaml  # loads a library
 
-    with open_input(path) as file:
-        try:
-            values = yaml.safe_load(file) or {}
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    values = read_yaml(path) or {}
     if not isinstance(values, dict):
         raise UserError(f"{path}: expected `model: {{prompt: USD, completion: USD}}` lines.")
     return {

@@ -167,20 +167,17 @@ def _exported(run: Path, place: Path) -> Path:
     """The export of a run's newest checkpoint, in the type that the run computed in."""
     import sys
 
-    import yaml
-
     from parrot_jax.core.config import load_config
-    from parrot_jax.core.files import open_input
+    from parrot_jax.core.yaml_files import read_yaml
     from parrot_jax.serve.vllm_server import run_logged
     from parrot_jax.train.config import TrainConfig
     from parrot_jax.weights.exports import checkpoint_identity, is_whole_export, newest_step
 
-    with open_input(run / "config.yaml") as file:
-        if "converted_from" in yaml.safe_load(file):
-            raise UserError(
-                f"{run} holds converted weights and no run; serve the folder they came from, or "
-                f"train a run from them with `--init-from {run}`."
-            )
+    if "converted_from" in (read_yaml(run / "config.yaml") or ()):
+        raise UserError(
+            f"{run} holds converted weights and no run; serve the folder they came from, or "
+            f"train a run from them with `--init-from {run}`."
+        )
     trained = load_config(TrainConfig, run / "config.yaml")
     step = newest_step(run / "checkpoints")
     if step is None:

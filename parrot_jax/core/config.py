@@ -7,17 +7,36 @@ and, for an unknown key, the nearest known one.
 
 import dataclasses
 import difflib
+import os
 import sys
+import textwrap
 import types
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from parrot_jax.core.errors import UserError
-from parrot_jax.core.files import AnyPath, RemotePath, atomic_write, open_input
+from parrot_jax.core.files import AnyPath, RemotePath, as_path, atomic_write
+from parrot_jax.core.shipped import shipped_configs
 
 ConfigT = TypeVar("ConfigT")
+
+_MAX_PROBLEMS = 20
+_MAX_CHARS = 100
+
+
+class ConfigError(UserError):
+    """A config has wrong keys or values.
+
+    Attributes:
+      values: What was given.
+      has_foreign_keys: Whether a key is unknown, so that it may be a config for something else.
+    """
+
+    def __init__(self, text: str, values: Mapping[str, Any], *, has_foreign_keys: bool) -> None:
+        super().__init__(text)
+        self.values, self.has_foreign_keys = values, has_foreign_keys
 
 
 def load_config(config_type: type[ConfigT], path: AnyPath | str) -> ConfigT:
@@ -31,14 +50,28 @@ def load_config(config_type: type[ConfigT], path: AnyPath | str) -> ConfigT:
       UserError: The file cannot be read or is not YAML, or a key is unknown, missing or of the
         wrong type; the text lists every such key.
     """
-    import yaml
+    # Loads a library: a help answers at once.
+    from parrot_jax.core.yaml_files import read_yaml
 
-    with open_input(path) as file:
-        try:
-            values = yaml.safe_load(file)
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    try:
+        values = read_yaml(path)
+    except UserError as error:
+        raise UserError(f"{error}{_advice(path)}") from None
     return config_from_dict(config_type, values if values is not None else {}, where=str(path))
+
+
+def _advice(path: AnyPath | str) -> str:
+    """What else may have been meant by the path of a config that cannot be read."""
+    if isinstance(as_path(path), RemotePath):
+        return ""
+    if os.path.isdir(path):
+        return f" Name a file, such as {path}/config.yaml."
+    if os.path.exists(path):
+        is_yaml = str(path).endswith((".yaml", ".yml"))
+        return "" if is_yaml else " CONFIG is a YAML file; `parrot configs` lists examples."
+    by_name = {Path(shipped).stem: shipped for shipped in shipped_configs()}
+    near = difflib.get_close_matches(Path(path).stem, by_name, n=1)  # type: ignore[arg-type]
+    return f" Did you mean {by_name[near[0]]}?" if near else " `parrot configs` lists examples."
 
 
 def config_from_dict(config_type: type[ConfigT], values: Any, *, where: str) -> ConfigT:
@@ -60,7 +93,11 @@ def config_from_dict(config_type: type[ConfigT], values: Any, *, where: str) -> 
     except pydantic.ValidationError as error:
         known = sorted(_dotted_keys(config_type))
         problems = [_describe(problem, known) for problem in error.errors()]
-        raise UserError(f"{where}: " + "; ".join(problems)) from None
+        more = len(problems) - _MAX_PROBLEMS
+        rest = [f"and {more:,} more"] if more > 0 else []
+        text = "; ".join(problems[:_MAX_PROBLEMS] + rest)
+        foreign = not values.keys() <= {*field_types(config_type)}
+        raise ConfigError(f"{where}: {text}", values, has_foreign_keys=foreign) from None
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
 
@@ -95,11 +132,17 @@ def parse_arguments(
             )
     if wants_help:
         # Loads no library: a help answers at once.
-        from parrot_jax.core.config_help import config_help
+        from parrot_jax.core.config_help import config_help, options_help
 
-        print(f"usage: {prog} CONFIG [--overrides]\n\n{description.strip()}\n")
-        print("CONFIG is a YAML file of these keys; an option overrides one: --a.b VALUE.\n")
+        about = (
+            f"usage: {prog} CONFIG [--overrides]\n\n{description.strip()}\n\n"
+            "This text is a config: save it, fill in what is required, and give the file as CONFIG."
+            "\nAn option overrides a key: --a.b VALUE."
+        )
+        print(textwrap.indent(about, "# ", lambda line: True).replace("# \n", "#\n"), end="\n\n")
         print(config_help(config_type, config))
+        if options := options_help(config_type, config):
+            print(f"\n# Options of this command that the file does not have:\n{options}")
         raise SystemExit(0)
     if config is None:
         raise UserError(f"{prog} needs a config file: `{prog} CONFIG [--overrides]`; see `--help`.")
@@ -166,7 +209,8 @@ def changed_keys(old: Any, new: Any) -> list[str]:
 
 
 def _describe(problem: Any, known: list[str]) -> str:
-    key = ".".join(str(part) for part in problem["loc"])
+    key = _shortened(".".join(str(part) for part in problem["loc"]))
+    key = key if key.isprintable() else ascii(key)
     if problem["type"] == "unexpected_keyword_argument":
         pattern = ".".join("*" if isinstance(p, int) else str(p) for p in problem["loc"])
         near = difflib.get_close_matches(pattern, known, n=1, cutoff=0.6)
@@ -175,7 +219,13 @@ def _describe(problem: Any, known: list[str]) -> str:
         return f"unknown key `{key}`; the keys are {', '.join(sorted(_siblings(pattern, known)))}"
     if problem["type"] in ("missing", "missing_argument"):
         return f"`{key}` is missing"
-    return f"`{key}`: {problem['msg']}, found {problem['input']!r}"
+    if problem["input"] is None:
+        return f"`{key}` has no value: {problem['msg']}"
+    return f"`{key}`: {problem['msg']}, found {_shortened(repr(problem['input']))}"
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _MAX_CHARS else text[:_MAX_CHARS] + "..."
 
 
 def _siblings(pattern: str, known: list[str]) -> set[str]:

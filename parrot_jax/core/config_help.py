@@ -18,11 +18,14 @@ from typing import Any
 
 from parrot_jax.core.config import field_types
 
-_WIDEST = 100
+_NARROWEST, _WIDEST = 60, 100
 
 
 def config_help(config_type: type, config: Any = None) -> str:
     """Every key of a config as YAML, its docstring above it and its type behind it.
+
+    A verb that extends the config of another shows the keys that both have: the same file serves
+    both.
 
     Args:
       config_type: A dataclass with a docstring under each field.
@@ -33,8 +36,41 @@ def config_help(config_type: type, config: Any = None) -> str:
       Lines that `yaml.safe_load` reads back to the values shown. A part that is switched off is
       there as a comment, and a list of parts that is empty has one part as a comment.
     """
-    width = min(shutil.get_terminal_size().columns, _WIDEST)
-    return "\n\n".join("\n".join(lines) for lines in _fields(config_type, config, width))
+    shown = _extended(config_type) or config_type
+    return "\n\n".join("\n".join(lines) for lines in _fields(shown, config, _width()))
+
+
+def options_help(config_type: type, config: Any = None) -> str:
+    """The fields that a config adds to the one it extends, as commented options with their texts.
+
+    Args:
+      config_type: As of `config_help`.
+      config: As of `config_help`.
+    """
+    extended = _extended(config_type)
+    if extended is None:
+        return ""
+    known = {field.name for field in dataclasses.fields(extended)}
+    texts, hints = _docstrings(config_type), field_types(config_type)
+    lines = []
+    for field in dataclasses.fields(config_type):
+        if field.name not in known:
+            value = _default(field) if config is None else getattr(config, field.name)
+            shown = json.dumps(value, ensure_ascii=False)
+            lines.append(
+                f"--{field.name.replace('_', '-')} {shown}  # {_type_text(hints[field.name])}"
+            )
+            lines += (f"    {line}" for line in textwrap.wrap(texts[field.name], _width() - 6))
+    return "\n".join(_comments(lines))
+
+
+def _extended(config_type: type) -> type | None:
+    """The config that this one adds fields to."""
+    return next(filter(dataclasses.is_dataclass, config_type.__mro__[1:]), None)
+
+
+def _width() -> int:
+    return max(_NARROWEST, min(shutil.get_terminal_size().columns, _WIDEST))
 
 
 def _fields(config_type: type, config: Any, width: int) -> Iterator[list[str]]:

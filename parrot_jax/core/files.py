@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeAlias, cast
 
 from parrot_jax.core.errors import ParrotError, UserError
+from parrot_jax.core.shipped import shipped_file
 
 if TYPE_CHECKING:
     import numpy
@@ -358,11 +359,20 @@ def hash_json(value: Any) -> str:
 def open_input(path: AnyPath | str, mode: str = "r") -> Iterator[IO[Any]]:
     """Opens a file that the user named, for reading.
 
+    A path under `configs/` that is not in the working folder is the file that the package ships.
+
     Raises:
       UserError: There is no such file, it is a folder, or it may not be read.
     """
+    encoding = None if "b" in mode else "utf-8"
     try:
-        file = as_path(path).open(mode, encoding=None if "b" in mode else "utf-8")
+        try:
+            file = as_path(path).open(mode, encoding=encoding)
+        except FileNotFoundError:
+            shipped = shipped_file(str(path))
+            if shipped is None:
+                raise
+            file = shipped.open(mode, encoding=encoding)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}; check the path.") from error
     with file:

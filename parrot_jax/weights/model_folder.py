@@ -9,13 +9,13 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import jax
-import yaml
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
 from parrot_jax.core.config import config_from_dict
 from parrot_jax.core.errors import UserError
-from parrot_jax.core.files import AnyPath, RemotePath, as_path, open_input
+from parrot_jax.core.files import AnyPath, RemotePath, as_path
+from parrot_jax.core.yaml_files import read_yaml
 from parrot_jax.model import llama
 from parrot_jax.model.config import LlamaConfig
 from parrot_jax.sharding import MeshConfig, make_mesh, param_shardings
@@ -64,8 +64,7 @@ class ModelFolder:
         """
         if not self.config_path.exists():
             raise UserError(f"{self.path} is no run folder: it has no config.yaml.")
-        with open_input(self.config_path) as file:
-            values = yaml.safe_load(file)
+        values = read_yaml(self.config_path)
         if not isinstance(values, dict) or "model" not in values:
             raise UserError(f"{self.config_path} names no model.")
         return values
