@@ -47,7 +47,7 @@ VERBS = (
     ),
     Verb("convert flax-to-hf", "convert_flax_to_hf", "RUN OUT", "a run for transformers and vLLM"),
     Verb("convert verify", "convert_verify", "HF_DIR RUN", "compare tensors by hash, and logits"),
-    Verb("push", "push", "FOLDER REPO", "send an export to the Hugging Face hub"),
+    Verb("push", "push", "FOLDER REPO", "send a model or a dataset to the Hugging Face hub"),
     Verb("world write", "world_write", "", "write the little world: dialogues with ground truth"),
     Verb("world serve", "world_serve", "WORLD", "serve the little world's answerer"),
 )

@@ -1,4 +1,4 @@
-"""Send an export to the Hugging Face hub: private, and over other files only after asking."""
+"""Send a model or a dataset to the Hugging Face hub: private, and nothing replaced unasked."""
 
 import sys
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ class PushConfig:
     """What to send, and where. The token is that of HF_TOKEN or of `hf auth login`."""
 
     folder: Annotated[str, tyro.conf.Positional]
-    """What `convert flax-to-hf` made."""
+    """A model that `convert flax-to-hf` made, or a dataset that `collect export` made."""
 
     repo: Annotated[str, tyro.conf.Positional]
     """The repository, org/name; made where it is not there yet."""
@@ -31,11 +31,13 @@ Config = PushConfig
 
 def run(config: PushConfig) -> None:
     """Prints what is sent and, at the end, where it is."""
+    from parrot_jax.collect.upload import dataset_upload, is_dataset
     from parrot_jax.core.logs import console
-    from parrot_jax.weights.hub import push
+    from parrot_jax.weights.hub import model_upload, push
 
+    upload = (dataset_upload if is_dataset(config.folder) else model_upload)(config.folder)
     confirm = _agree if config.yes else _ask
-    url = push(config.folder, config.repo, private=not config.public, confirm=confirm)
+    url = push(upload, config.repo, private=not config.public, confirm=confirm)
     console.print(f"done: {url}")
 
 

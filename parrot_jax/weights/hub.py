@@ -1,4 +1,4 @@
-"""The Hugging Face hub: folders from it, exports to it. Loads no jax.
+"""The Hugging Face hub: folders from it, models and datasets to it. Loads no jax.
 
 The library takes the token from the environment variable HF_TOKEN or from `hf auth login`; no error
 shows it. A push is one commit: whoever downloads meanwhile gets the files before it or those after.
@@ -7,10 +7,11 @@ shows it. A push is one commit: whoever downloads meanwhile gets the files befor
 import contextlib
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from parrot_jax.core.errors import ParrotError, UserError, disk_full_is_a_user_error
 from parrot_jax.core.logs import console
@@ -42,6 +43,23 @@ _ADVICE = {
     412: "it was changed meanwhile: run the same command again",
     429: "wait a little and run the same command again",
 }
+
+
+Kind = Literal["model", "dataset"]
+"""Of a repository."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Upload:
+    """What a push sends."""
+
+    kind: Kind
+    files: Mapping[str, Path]
+    """By their names in the repository."""
+    left_here: Sequence[str] = ()
+    """Names in the folder that are not sent."""
+    replaces: Callable[[str], bool]
+    """Whether a file of the repository, known by its name, must not stay beside those sent."""
 
 
 def local_folder(source: str, *, revision: str | None = None) -> Path:
@@ -87,16 +105,14 @@ def local_folder(source: str, *, revision: str | None = None) -> Path:
     return folder
 
 
-def push(
-    folder: Path | str, repo: str, *, private: bool = True, confirm: Callable[[str], bool]
-) -> str:
-    """Sends an export to the hub, in one commit; can be repeated wherever it was killed.
+def push(upload: Upload, repo: str, *, private: bool = True, confirm: Callable[[str], bool]) -> str:
+    """Sends files to the hub, in one commit; can be repeated wherever it was killed.
 
-    Files of an earlier export that a loader would read beside the new ones are deleted; others,
-    such as a licence, stay.
+    Files of an earlier push that would be read beside the new ones are deleted; others, such as a
+    licence, stay.
 
     Args:
-      folder: What `parrot convert flax-to-hf` made, finished.
+      upload: From `model_upload`, or `dataset_upload` of `collect/`.
       repo: `org/name`; made where it is not there yet.
       private: Whether only its owners see it. One that is there already must be what is asked for.
       confirm: Is asked before files in the repository are replaced, with the question as text.
@@ -105,42 +121,57 @@ def push(
       The address of the repository.
 
     Raises:
-      UserError: The export is not finished, the answer was no, or the hub refuses.
+      UserError: The answer was no, or the hub refuses.
     """
-    folder = Path(folder)
     if not _NAME.fullmatch(repo):
         raise UserError(f"{repo} is no name on the Hugging Face hub, which has the form org/name.")
-    files = _files_of_export(folder)
 
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
     api = HfApi()
-    found, stale = _look_up(api, repo), []
+    found, stale = _look_up(api, repo, upload.kind), []
     if found is not None:
         _check_visibility(repo, is_private=bool(found.private), private=private)
         names = [file.rfilename for file in found.siblings or []]
         held = [name for name in names if name != ".gitattributes"]  # the hub's own
-        stale = _stale(held, [file.name for file in files])
+        stale = [name for name in held if name not in upload.files and upload.replaces(name)]
         if held and not confirm(_question(repo, held, stale)):
             raise UserError(f"nothing was sent; {repo} stays as it is.")
-    size = sum(file.stat().st_size for file in files)
+    size = sum(file.stat().st_size for file in upload.files.values())
     console.print(
-        f"sending {len(files)} files, {size:,} bytes, to {repo} "
+        f"sending {len(upload.files)} files, {size:,} bytes, to the {upload.kind} {repo} "
         f"({'private' if private else 'public'})"
     )
-    with _one_line_errors(repo):
+    if upload.left_here:
+        console.print(f"not sent: {', '.join(upload.left_here)}")
+    with _one_line_errors(repo, kind=upload.kind):
         if found is None:
-            api.create_repo(repo, private=private)
+            api.create_repo(repo, repo_type=upload.kind, private=private)
         api.create_commit(
             repo,
+            repo_type=upload.kind,
             operations=[
                 *(CommitOperationDelete(name) for name in stale),
-                *(CommitOperationAdd(file.name, file) for file in files),
+                *(CommitOperationAdd(name, file) for name, file in upload.files.items()),
             ],
             commit_message="parrot push",
             parent_commit=found.sha if found else None,
         )
-    return f"{api.endpoint}/{repo}"
+    return _page(repo, upload.kind)
+
+
+def model_upload(folder: Path | str) -> Upload:
+    """The files of a model that `parrot convert flax-to-hf` made.
+
+    Raises:
+      UserError: The folder is no finished export; the text says why.
+    """
+    files = {file.name: file for file in _files_of_export(Path(folder))}
+    return Upload(
+        kind="model",
+        files=files,
+        replaces=lambda name: "/" not in name and _matches(name, _LOADED),
+    )
 
 
 def _files_of_export(folder: Path) -> list[Path]:
@@ -176,13 +207,13 @@ def _files_of_export(folder: Path) -> list[Path]:
     return entries
 
 
-def _look_up(api: "huggingface_hub.HfApi", repo: str) -> "huggingface_hub.ModelInfo | None":
+def _look_up(api: "huggingface_hub.HfApi", repo: str, kind: Kind) -> Any:
     """What the hub knows of a repository; None = there is none."""
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
-    with _one_line_errors(repo):
+    with _one_line_errors(repo, kind=kind):
         try:
-            return api.model_info(repo, timeout=_TIMEOUT_S)
+            return api.repo_info(repo, repo_type=kind, timeout=_TIMEOUT_S)
         except GatedRepoError:
             raise
         except RepositoryNotFoundError:
@@ -192,7 +223,7 @@ def _look_up(api: "huggingface_hub.HfApi", repo: str) -> "huggingface_hub.ModelI
 def _check_visibility(repo: str, *, is_private: bool, private: bool) -> None:
     if private and not is_private:
         raise UserError(
-            f"{repo} is public: everybody would see the export. Say --public, or choose another "
+            f"{repo} is public: everybody would see what is sent. Say --public, or choose another "
             "name."
         )
     if is_private and not private:
@@ -202,16 +233,10 @@ def _check_visibility(repo: str, *, is_private: bool, private: bool) -> None:
         )
 
 
-def _stale(held: Sequence[str], sent: Sequence[str]) -> list[str]:
-    """Files of an earlier export that a loader would read beside the new ones."""
-    left = [name for name in held if name not in sent and "/" not in name]
-    return [name for name in left if _matches(name, _LOADED)]
-
-
 def _question(repo: str, held: Sequence[str], stale: Sequence[str]) -> str:
     deleting = f", and delete {', '.join(stale)}, of which it has none" if stale else ""
     return (
-        f"{repo} holds {len(held)} files already. Replace them by those of the export{deleting}? "
+        f"{repo} holds {len(held)} files already. Replace them by what is sent{deleting}? "
         "The history of the repository keeps them."
     )
 
@@ -227,7 +252,9 @@ def _without_safetensors(repo: str, names: Sequence[str]) -> str:
 
 
 @contextlib.contextmanager
-def _one_line_errors(repo: str, revision: str | None = None) -> Iterator[None]:
+def _one_line_errors(
+    repo: str, revision: str | None = None, *, kind: Kind = "model"
+) -> Iterator[None]:
     """Turns what the library raises into a `UserError` of one line that shows no token.
 
     Raises:
@@ -238,10 +265,10 @@ def _one_line_errors(repo: str, revision: str | None = None) -> Iterator[None]:
     except ParrotError:
         raise
     except Exception as error:  # of the library, its HTTP client, its storage: dozens of kinds
-        raise UserError(_without_token(_explain(error, repo, revision))) from error
+        raise UserError(_without_token(_explain(error, repo, revision, kind))) from error
 
 
-def _explain(error: Exception, repo: str, revision: str | None) -> str:
+def _explain(error: Exception, repo: str, revision: str | None, kind: Kind) -> str:
     import httpx2
     from huggingface_hub import constants, errors
 
@@ -250,7 +277,7 @@ def _explain(error: Exception, repo: str, revision: str | None) -> str:
     kinds = (errors.HfHubHTTPError, errors.OfflineModeIsEnabled, httpx2.TransportError, ValueError)
     chain = list(_causes(error))
     cause = next((link for link in chain if isinstance(link, kinds)), chain[-1])
-    page = f"{constants.ENDPOINT}/{repo}"
+    page = _page(repo, kind)
     if isinstance(cause, errors.GatedRepoError):
         return (
             f"access to {repo} must be asked for on {page}; then set the environment variable "
@@ -276,6 +303,12 @@ def _explain(error: Exception, repo: str, revision: str | None) -> str:
             "check the network and run the same command again."
         )
     return f"the hub and {repo}: {_flat(str(cause)) or repr(cause)}"
+
+
+def _page(repo: str, kind: Kind) -> str:
+    from huggingface_hub import constants
+
+    return f"{constants.ENDPOINT}/{'datasets/' if kind == 'dataset' else ''}{repo}"
 
 
 def _causes(error: BaseException | None) -> Iterator[Any]:

@@ -1,17 +1,23 @@
-"""Small LLaMA folders as Hugging Face keeps them."""
+"""Small LLaMA folders as Hugging Face keeps them, and a hub that holds what is sent to it."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from huggingface_hub import constants
+from huggingface_hub.utils import _http
 from safetensors.numpy import save_file
 
 from parrot_jax.model.config import LlamaConfig
+from parrot_jax.serve.background import BackgroundServer
 from parrot_jax.weights.hf_folder import DTYPES
 from parrot_jax.weights.names import tensors
+
+from .hub_server import TOKEN, Hub
 
 Arrays = dict[str, np.ndarray]
 RandomTensors = Callable[..., Arrays]
@@ -84,3 +90,39 @@ def write_hf() -> WriteHf:
 def hf_folder(tmp_path: Path) -> Path:
     """A random folder in two files."""
     return _write_hf(tmp_path / "hf", num_files=2)
+
+
+@pytest.fixture(scope="session")
+def running() -> Iterator[tuple[Hub, str]]:
+    """One hub for all tests, and its address."""
+    hub = Hub()
+    with BackgroundServer(hub.app) as server:
+        yield hub, server.url.removesuffix("/v1")
+        _http.close_session()
+
+
+@pytest.fixture
+def hub(running: tuple[Hub, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """An empty hub, the only one that the client knows, with a cache and a token of its own."""
+    hub, url = running
+    hub.reset()
+    settings = {
+        "ENDPOINT": url,
+        "HUGGINGFACE_CO_URL_TEMPLATE": url + "/{repo_id}/resolve/{revision}/{filename}",
+        "HF_HUB_CACHE": str(tmp_path / "cache"),
+        "HF_TOKEN_PATH": str(tmp_path / "token"),
+        "HF_HUB_DISABLE_XET": True,
+        "HF_HUB_DISABLE_TELEMETRY": True,
+        "HF_HUB_DISABLE_IMPLICIT_TOKEN": False,
+        "HF_HUB_OFFLINE": False,
+    }
+    for name, value in settings.items():
+        monkeypatch.setattr(constants, name, value)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(name, "127.0.0.1")
+    monkeypatch.delenv("HF_OIDC_RESOURCE", raising=False)
+    monkeypatch.setattr(_http, "time", SimpleNamespace(sleep=lambda seconds: None))
+    _http.close_session()
+    yield hub
+    _http.close_session()

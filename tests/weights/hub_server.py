@@ -1,4 +1,4 @@
-"""A stand-in for the Hugging Face hub, in memory: what its client asks of a real one for models.
+"""A stand-in for the Hugging Face hub, in memory: what its client asks of a real one.
 
 Source: the requests of huggingface_hub 2.4 and the answers that it reads.
 """
@@ -57,27 +57,34 @@ class Hub:
     """The state of the hub, and the application over it.
 
     Attributes:
-      repositories: By name.
+      repositories: By name; that of a dataset begins with `datasets/`.
       stored: Large files, by SHA-256, committed or not.
       requests: Method and path of each request.
       fail: Answers for paths that contain a text, instead of the right ones.
-      stall: Whether large files after the first are never received; `stalled` says that one is not.
+      stall: Whether large files after the first `stall_after` are never received; `stalled` says
+        that one is not.
     """
 
     def __init__(self) -> None:
         self.reset()
         routes: list[tuple[str, str, Any]] = [
-            ("GET", "/api/models/{owner}/{name}", self._info),
-            ("GET", "/api/models/{owner}/{name}/revision/{revision}", self._info),
-            ("GET", "/api/models/{owner}/{name}/tree/{revision}", self._tree),
             ("POST", "/api/repos/create", self._create),
             ("POST", "/api/validate-yaml", self._validate),
-            ("POST", "/api/models/{owner}/{name}/preupload/{revision}", self._preupload),
-            ("POST", "/{owner}/{name}.git/info/lfs/objects/batch", self._batch),
             ("PUT", "/large/{oid}", self._put),
-            ("POST", "/api/models/{owner}/{name}/commit/{revision}", self._commit),
-            ("GET", "/{owner}/{name}/resolve/{revision}/{path:path}", self._resolve),
         ]
+        for kind, prefix in (("models", ""), ("datasets", "/datasets")):
+            api, files = f"/api/{kind}/{{owner}}/{{name}}", f"{prefix}/{{owner}}/{{name}}"
+            routes += [
+                ("GET", api, self._info),
+                ("GET", api + "/revision/{revision}", self._info),
+                ("GET", api + "/tree/{revision}", self._tree),
+                ("POST", api + "/preupload/{revision}", self._preupload),
+                ("POST", files + ".git/info/lfs/objects/batch", self._batch),
+                ("POST", api + "/commit/{revision}", self._commit),
+                ("GET", files + "/resolve/{revision}/{path:path}", self._resolve),
+            ]
+        # What begins with `/datasets/` is no model of an owner of that name.
+        routes.sort(key=lambda route: "/datasets" not in route[1])
         self.app = Starlette(
             routes=[Route(path, self._answer(do), methods=[verb]) for verb, path, do in routes]
         )
@@ -87,7 +94,7 @@ class Hub:
         self.stored: dict[str, bytes] = {}
         self.requests: list[tuple[str, str]] = []
         self.fail: dict[str, HubError] = {}
-        self.stall = False
+        self.stall, self.stall_after = False, 1
         self.stalled = threading.Event()
 
     def asked(self, method: str, text: str) -> list[str]:
@@ -114,7 +121,9 @@ class Hub:
         return answer
 
     def _repository(self, request: Request) -> Repository:
-        found = self.repositories.get("{owner}/{name}".format(**request.path_params))
+        is_dataset = "/datasets/" in request.url.path
+        prefix = "datasets/" if is_dataset else ""
+        found = self.repositories.get(prefix + "{owner}/{name}".format(**request.path_params))
         if found is None or (found.private and "authorization" not in request.headers):
             raise HubError(404, "Repository not found", "RepoNotFound")
         return found
@@ -142,7 +151,8 @@ class Hub:
 
     async def _create(self, request: Request) -> Response:
         asked = await request.json()
-        name = f"{asked['organization']}/{asked['name']}"
+        prefix = "datasets/" if asked.get("type") == "dataset" else ""
+        name = f"{prefix}{asked['organization']}/{asked['name']}"
         if name in self.repositories:
             raise HubError(409, "You already created this model repo")
         self.repositories[name] = Repository(private=asked["visibility"] == "private")
@@ -179,7 +189,7 @@ class Hub:
         return JSONResponse({"transfer": "basic", "objects": objects})
 
     async def _put(self, request: Request) -> Response:
-        if self.stall and len(self.asked("PUT", "/large/")) > 1:
+        if self.stall and len(self.asked("PUT", "/large/")) > self.stall_after:
             self.stalled.set()
             while not await request.is_disconnected():
                 await asyncio.sleep(0.01)
@@ -221,7 +231,7 @@ class Hub:
 
 def is_large(path: str) -> bool:
     """Whether the hub keeps a file outside of git."""
-    return path.endswith((".safetensors", ".bin"))
+    return path.endswith((".safetensors", ".bin", ".parquet"))
 
 
 def oid(path: str, data: bytes) -> str:

@@ -7,24 +7,22 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from huggingface_hub import constants, file_download
-from huggingface_hub.utils import _http
 from safetensors.numpy import save_file
 
 from parrot_jax.cli import main
 from parrot_jax.core.errors import DiskFullError, UserError
 from parrot_jax.core.files import write_json
 from parrot_jax.model.config import LlamaConfig
-from parrot_jax.serve.background import BackgroundServer
 from parrot_jax.weights.flax_to_hf import RECORD
 from parrot_jax.weights.hf_folder import HfFolder
-from parrot_jax.weights.hub import local_folder, push
+from parrot_jax.weights.hub import local_folder, model_upload, push
 from parrot_jax.weights.names import tensors
 
 from .hub_server import TOKEN, Hub, HubError, Repository
@@ -45,42 +43,6 @@ def yes(question: str) -> bool:
 
 def never(question: str) -> bool:
     raise AssertionError(f"asked: {question}")
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[tuple[Hub, str]]:
-    """One hub for all tests, and its address."""
-    hub = Hub()
-    with BackgroundServer(hub.app) as server:
-        yield hub, server.url.removesuffix("/v1")
-        _http.close_session()
-
-
-@pytest.fixture
-def hub(running: tuple[Hub, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """An empty hub, the only one that the client knows, with a cache and a token of its own."""
-    hub, url = running
-    hub.reset()
-    settings = {
-        "ENDPOINT": url,
-        "HUGGINGFACE_CO_URL_TEMPLATE": url + "/{repo_id}/resolve/{revision}/{filename}",
-        "HF_HUB_CACHE": str(tmp_path / "cache"),
-        "HF_TOKEN_PATH": str(tmp_path / "token"),
-        "HF_HUB_DISABLE_XET": True,
-        "HF_HUB_DISABLE_TELEMETRY": True,
-        "HF_HUB_DISABLE_IMPLICIT_TOKEN": False,
-        "HF_HUB_OFFLINE": False,
-    }
-    for name, value in settings.items():
-        monkeypatch.setattr(constants, name, value)
-    monkeypatch.setenv("HF_TOKEN", TOKEN)
-    for name in ("NO_PROXY", "no_proxy"):
-        monkeypatch.setenv(name, "127.0.0.1")
-    monkeypatch.delenv("HF_OIDC_RESOURCE", raising=False)
-    monkeypatch.setattr(_http, "time", SimpleNamespace(sleep=lambda seconds: None))
-    _http.close_session()
-    yield hub
-    _http.close_session()
 
 
 @pytest.fixture
@@ -135,7 +97,7 @@ def test_a_new_repository_is_private_and_holds_the_export_byte_for_byte(
     assert pushed(hub) == files_of(export)
     size = sum(len(data) for data in files_of(export).values())
     printed = capsys.readouterr().out
-    assert f"sending 7 files, {size:,} bytes, to owl/asker (private)" in printed
+    assert f"sending 7 files, {size:,} bytes, to the model owl/asker (private)" in printed
     assert printed.endswith(f"done: {constants.ENDPOINT}/owl/asker\n")
     assert len(hub.repositories[REPO].commits) == 2  # the hub's own, and all files at once
 
@@ -148,7 +110,7 @@ def test_public_makes_it_public(hub: Hub, export: Path) -> None:
 
 def test_an_empty_repository_is_filled_without_a_question(hub: Hub, export: Path) -> None:
     hub.repositories[REPO] = Repository(private=True)
-    push(export, REPO, confirm=never)
+    push(model_upload(export), REPO, confirm=never)
     assert pushed(hub) == files_of(export)
 
 
@@ -190,7 +152,7 @@ def test_a_repository_seen_by_others_than_asked_for_is_refused(
     private: bool, hub: Hub, export: Path
 ) -> None:
     hub.repositories[REPO] = Repository(private=not private)
-    line = error_of(lambda: push(export, REPO, private=private, confirm=never))
+    line = error_of(lambda: push(model_upload(export), REPO, private=private, confirm=never))
     assert ("is public: everybody would see" if private else "is private and stays so") in line
     assert pushed(hub) == {}
 
@@ -213,7 +175,7 @@ def test_an_export_that_is_not_finished_is_refused(
 ) -> None:
     subprocess.run(change, shell=True, cwd=export, check=True)
     with pytest.raises(UserError, match=message):
-        push(export, REPO, confirm=never)
+        push(model_upload(export), REPO, confirm=never)
     assert hub.requests == []
 
 
@@ -238,15 +200,15 @@ def test_a_killed_push_is_repeated_and_sends_only_what_is_missing(
     hub.stall = False
     assert pushed(hub) == {}
     hub.requests.clear()
-    push(export, REPO, confirm=never)
+    push(model_upload(export), REPO, confirm=never)
     assert len(hub.asked("PUT", "/large/")) == 1  # of two
     assert pushed(hub) == files_of(export)
 
 
 def test_a_second_push_of_the_same_changes_nothing(hub: Hub, export: Path) -> None:
-    push(export, REPO, confirm=never)
+    push(model_upload(export), REPO, confirm=never)
     hub.requests.clear()
-    assert push(export, REPO, confirm=yes) == f"{constants.ENDPOINT}/{REPO}"
+    assert push(model_upload(export), REPO, confirm=yes) == f"{constants.ENDPOINT}/{REPO}"
     assert hub.asked("PUT", "/large/") == []
     assert len(hub.repositories[REPO].commits) == 2
 
@@ -258,7 +220,7 @@ def test_what_changed_since_the_question_is_not_overwritten(hub: Hub, export: Pa
         hub.repositories[REPO].commits.append({"config.json": b"of somebody else"})
         return True
 
-    line = error_of(lambda: push(export, REPO, confirm=answer_late))
+    line = error_of(lambda: push(model_upload(export), REPO, confirm=answer_late))
     assert "status 412 (A commit has happened since); it was changed meanwhile" in line
     assert pushed(hub) == {"config.json": b"of somebody else"}
 
@@ -281,11 +243,11 @@ def test_what_the_hub_refuses_is_one_line_without_the_token(
     path: str, status: int, advice: str, hub: Hub, export: Path
 ) -> None:
     hub.fail[path] = HubError(status, f"no,\nsaid the owl to {TOKEN}")
-    line = error_of(lambda: push(export, REPO, confirm=never))
+    line = error_of(lambda: push(model_upload(export), REPO, confirm=never))
     assert f"the hub answered for owl/asker with status {status} (no, said the owl to ***" in line
     assert advice in line
     hub.fail.clear()
-    push(export, REPO, confirm=never)
+    push(model_upload(export), REPO, confirm=never)
     assert pushed(hub) == files_of(export)
 
 
@@ -294,7 +256,7 @@ def test_a_card_that_the_hub_does_not_take_is_one_line(hub: Hub, export: Path) -
     error.response.body = b'{"errors": [{"message": "license must be one of mit, other"}]}'
     error.response.headers["content-length"] = str(len(error.response.body))
     hub.fail["/api/validate-yaml"] = error
-    line = error_of(lambda: push(export, REPO, confirm=never))
+    line = error_of(lambda: push(model_upload(export), REPO, confirm=never))
     assert "Invalid metadata in README.md. - license must be one of mit, other" in line
 
 
@@ -303,7 +265,7 @@ def test_a_token_that_is_none_is_one_line(
     token: str, hub: Hub, export: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", token)
-    line = error_of(lambda: push(export, REPO, confirm=never))
+    line = error_of(lambda: push(model_upload(export), REPO, confirm=never))
     assert "status 401" in line or "Illegal header value" in line
     assert hub.repositories == {}
 
@@ -318,7 +280,7 @@ def no_hub(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def test_without_a_network_a_push_is_one_line(no_hub: str, export: Path) -> None:
-    line = error_of(lambda: push(export, REPO, confirm=never))
+    line = error_of(lambda: push(model_upload(export), REPO, confirm=never))
     assert line.startswith(f"{no_hub} cannot be reached for owl/asker (")
     assert "check the network" in line
 
@@ -326,11 +288,11 @@ def test_without_a_network_a_push_is_one_line(no_hub: str, export: Path) -> None
 def test_a_name_that_is_none_is_refused(hub: Hub, export: Path) -> None:
     for name in ("asker", "a/b/c", "../asker", "owl/", "owl/as ker", ""):
         with pytest.raises(UserError, match="which has the form org/name"):
-            push(export, name, confirm=never)
+            push(model_upload(export), name, confirm=never)
         with pytest.raises(UserError, match="is no folder, and no name on the Hugging Face hub"):
             local_folder(name or "?")
     with pytest.raises(UserError, match="Cannot have -- or .. in repo_id"):
-        push(export, "owl/as--ker", confirm=never)
+        push(model_upload(export), "owl/as--ker", confirm=never)
     assert hub.requests == []
 
 
@@ -343,7 +305,7 @@ def test_a_folder_is_itself(export: Path) -> None:
 
 
 def test_a_download_is_what_was_pushed_and_can_be_read(hub: Hub, export: Path) -> None:
-    push(export, REPO, confirm=never)
+    push(model_upload(export), REPO, confirm=never)
     more = {"pytorch_model.bin": b"pickle", "modeling.py": b"code", "old/a.safetensors": b"copy"}
     hub.repositories[REPO].commits.append(hub.repositories[REPO].files | more)
     folder = local_folder(REPO)
@@ -357,10 +319,10 @@ def test_a_download_is_what_was_pushed_and_can_be_read(hub: Hub, export: Path) -
 
 
 def test_a_revision_is_that_commit(hub: Hub, export: Path) -> None:
-    push(export, REPO, confirm=never)
+    push(model_upload(export), REPO, confirm=never)
     first = hub.repositories[REPO].sha
     (export / "tokenizer.model").write_bytes(b"other pieces")
-    push(export, REPO, confirm=yes)
+    push(model_upload(export), REPO, confirm=yes)
     assert (local_folder(REPO) / "tokenizer.model").read_bytes() == b"other pieces"
     before = local_folder(REPO, revision=first)
     assert (before / "tokenizer.model").read_bytes() == b"\0pieces\xff"
@@ -371,7 +333,7 @@ def test_a_revision_is_that_commit(hub: Hub, export: Path) -> None:
 def test_what_is_in_the_cache_needs_no_hub(
     hub: Hub, export: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    push(export, REPO, confirm=never)
+    push(model_upload(export), REPO, confirm=never)
     folder = local_folder(REPO)
     hub.fail["/"] = HubError(500, "down")
     assert local_folder(REPO) == folder
