@@ -1,4 +1,4 @@
-"""The program and its shell: pipes that are closed, streams that are full, signals at any moment."""
+"""The program and its shell: closed pipes, full streams, signals at any moment."""
 
 import json
 import random

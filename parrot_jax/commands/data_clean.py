@@ -7,6 +7,7 @@ contaminated dialogue could push out its clean twin and then be dropped itself; 
 that whole dialogues are compared; the limit on rounds last, because splitting makes short ones.
 """
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -68,7 +69,7 @@ Config = DataCleanConfig
 
 
 def run(config: DataCleanConfig) -> None:
-    """Cleans the sources of `config` and writes the result, whole or not at all.
+    """Cleans the sources of `config` and writes the result, whole or not at all, and the report.
 
     Dialogues are streamed; memory holds the indexes of the duplicate steps only. The same input and
     config give the same bytes.
@@ -77,22 +78,24 @@ def run(config: DataCleanConfig) -> None:
       config: Everything.
 
     Raises:
-      UserError: A path, a number or a row makes the run impossible, the output would replace an
-        input, or no dialogue is left. Nothing is written then.
+      UserError: A path, a number or a row makes the run impossible, or the output would replace an
+        input; nothing is written then. Or no dialogue is left; only the report is written then.
     """
     _check(config)
     steps = _build_steps(config)
     read_report = ReadReport()
     counts = [StepCounts(name) for name in steps]
     dialogues = read_sources(config.sources, seed=config.seed, report=read_report)
+    written = 0
     with (
         counting("dialogues read") as advance,
         disk_full_is_a_user_error(f"the clean dialogues {config.out}"),
+        contextlib.suppress(_NothingLeftError),
     ):
         stream: Iterable[Dialogue] = _counted(dialogues, advance)
         for step, step_counts in zip(steps.values(), counts, strict=True):
             stream = run_step(stream, step, step_counts)
-        written = write_messages(config.out, _not_empty(stream, counts))
+        written = write_messages(config.out, _not_empty(stream))
     report: dict[str, Any] = {
         "written": written,
         "read": read_report.to_json(),
@@ -104,6 +107,18 @@ def run(config: DataCleanConfig) -> None:
     report["config"] = asdict(config)
     write_json(f"{config.out}.report.json", report)
     _print_summary(config, read_report, counts, written)
+    if not written:
+        dropped = ", ".join(
+            f"{step.name} dropped {step.dropped.total():,}" for step in counts if step.dropped
+        )
+        raise UserError(
+            f"no dialogue is left after cleaning: {dropped or 'the weights kept none'}; "
+            f"{config.out} is not written, {config.out}.report.json says more."
+        )
+
+
+class _NothingLeftError(Exception):
+    """Keeps an empty file from being written."""
 
 
 def _check(config: DataCleanConfig) -> None:
@@ -167,19 +182,12 @@ def _split_step(config: SplitConfig) -> Step:
     )
 
 
-def _not_empty(stream: Iterable[Dialogue], counts: list[StepCounts]) -> Iterator[Dialogue]:
+def _not_empty(stream: Iterable[Dialogue]) -> Iterator[Dialogue]:
     number = 0
-    for dialogue in stream:
-        number += 1
+    for number, dialogue in enumerate(stream, 1):  # noqa: B007  # of the last one
         yield dialogue
     if number == 0:
-        dropped = ", ".join(
-            f"{step.name} dropped {step.dropped.total():,}" for step in counts if step.dropped
-        )
-        raise UserError(
-            f"no dialogue is left after cleaning: {dropped or 'the weights kept none'}; "
-            "nothing was written."
-        )
+        raise _NothingLeftError
 
 
 def _counted(dialogues: Iterable[Dialogue], advance: Callable[[], None]) -> Iterator[Dialogue]:
@@ -205,8 +213,10 @@ def _print_summary(
         table.add_row(step.name, *(f"{number:,}" for number in numbers), Text(reasons))
     if counts:
         console.print(table)
-    console.print(
-        f"wrote {written:,} dialogues to {config.out} and the report to {config.out}.report.json",
-        markup=False,
-        soft_wrap=True,
-    )
+    if written:
+        console.print(
+            f"wrote {written:,} dialogues to {config.out} and the report to "
+            f"{config.out}.report.json",
+            markup=False,
+            soft_wrap=True,
+        )

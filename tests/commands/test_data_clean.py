@@ -154,7 +154,6 @@ def test_splitting_counts_with_the_real_tokenizer(raw, llama_tokenizer_model):
     [
         ({"split": SplitConfig()}, "set split.tokenizer to a tokenizer.model"),
         ({"split": SplitConfig(tokenizer="no.model")}, "there is no file no.model"),
-        ({"rounds": RoundsConfig(min_rounds=9)}, "no dialogue is left after cleaning: .*rounds"),
         ({"language": LanguageConfig(languages=("xx",))}, r"language codes \['xx'\] are not known"),
     ],
 )
@@ -163,6 +162,24 @@ def test_an_impossible_run_is_a_user_error_and_writes_nothing(raw, changes, text
     with pytest.raises(UserError, match=text):
         run(config)
     assert not list(raw.glob("out/*"))
+
+
+def test_where_nothing_is_left_the_report_says_why(raw, capsys):
+    """A file whose every question is one of the benchmark."""
+    asked = conversation("all", ASKED, "The river Sel flows there.", "Why?", "It is low.")
+    (raw / "raw.json").write_text(json.dumps([asked, asked | {"id": "again"}]))
+    config = full_config(raw, exact_duplicates=None)
+    with pytest.raises(UserError, match="no dialogue is left .* decontaminate dropped 2; .*clean"):
+        run(config)
+    assert [path.name for path in raw.glob("out/*")] == ["clean.jsonl.report.json"]
+    report = json.loads((raw / "out" / "clean.jsonl.report.json").read_text())
+    assert (report["written"], report["contamination"]["dialogues_with_hits"]) == (0, 2)
+    assert "decontaminate" in capsys.readouterr().out
+    # What an earlier run wrote stays.
+    (raw / "out" / "clean.jsonl").write_text("before")
+    with pytest.raises(UserError, match="no dialogue is left"):
+        run(config)
+    assert (raw / "out" / "clean.jsonl").read_text() == "before"
 
 
 def test_a_file_that_is_no_tokenizer_is_a_user_error(raw):
