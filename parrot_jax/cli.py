@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
-from typing import NamedTuple, TextIO
+from typing import Any, NamedTuple, TextIO
 
 from parrot_jax import __version__
 from parrot_jax.core.errors import ParrotError, UserError, is_disk_full
@@ -61,6 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
       read the output has gone (`| head`).
     """
     _open_streams()
+    if arguments is None:
+        sys.unraisablehook = _report_unraisable
     try:
         status = _main(list(sys.argv[1:] if arguments is None else arguments))
         sys.stdout.flush()
@@ -85,7 +87,7 @@ def _open_streams() -> None:
 
 
 def _main(arguments: list[str]) -> int:
-    if not arguments or arguments[0] in ("-h", "--help"):
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_help())
         return 0
     if arguments[0] == "--version":
@@ -93,8 +95,8 @@ def _main(arguments: list[str]) -> int:
         return 0
     threading.excepthook = _report_thread
     try:
-        verb, rest = _find_verb(arguments)
-        _run(verb, rest)
+        command, config = parse(arguments)
+        command.run(config)
     except ParrotError as error:
         from parrot_jax.core.logs import visible
 
@@ -144,19 +146,37 @@ def _discard(stream: TextIO) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def _run(verb: Verb, arguments: Sequence[str]) -> None:
+def parse(arguments: Sequence[str]) -> tuple[Any, Any]:
+    """The module of the verb that is asked for, and its config.
+
+    Raises:
+      UserError: There is no such verb, or its config is wrong.
+      SystemExit: 0 after a help, 2 after a wrong option.
+    """
     from parrot_jax.core.config import parse_arguments, parse_options
 
+    verb, rest = _find_verb(arguments)
     command = importlib.import_module(f"parrot_jax.commands.{verb.module}")
     parse = parse_arguments if verb.argument == "CONFIG" else parse_options
     prog = f"parrot {verb.words}"
-    command.run(parse(command.Config, arguments, prog=prog, description=command.__doc__ or ""))
+    return command, parse(command.Config, rest, prog=prog, description=command.__doc__ or "")
 
 
 def _report_thread(problem: threading.ExceptHookArgs) -> None:
     """Prints what ended a thread, but for a full disk: the main thread is told of that as well."""
     if problem.exc_value is None or not is_disk_full(problem.exc_value):
         threading.__excepthook__(problem)
+
+
+def _report_unraisable(problem: Any) -> None:
+    """Sends a Ctrl-C again that came inside a callback, such as jax's of the garbage collector.
+
+    Python drops what is raised there, and the program would go on.
+    """
+    if problem.exc_type is KeyboardInterrupt:
+        threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
+    else:
+        sys.__unraisablehook__(problem)
 
 
 def _find_verb(arguments: Sequence[str]) -> tuple[Verb, Sequence[str]]:

@@ -1,11 +1,8 @@
-"""The program and its shell: closed pipes, full streams, signals at any moment."""
+"""The program and its shell: pipes that are closed, streams that are full."""
 
 import json
-import random
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -45,41 +42,31 @@ def test_a_full_or_a_closed_stream_is_one_line_or_none() -> None:
         assert (closed.returncode, closed.stderr) == (0, "")
 
 
-LONG_COMMANDS = {
-    "quickstart": ["quickstart", "--out", "{folder}/q"],
-    "train": ["train", "{config}", "--epochs", "1000"],
-    "serve": ["serve", "{run}", "--port", "0"],
-    "world serve": ["world", "serve", "{folder}/world", "--port", "0"],
-}
-SEED = 17
-KILLS = 4
-WITHIN_S = 20
-"""Generous: the machine may be busy. Before, a signal in the first seconds changed nothing."""
+CTRL_C_IN_A_CALLBACK = """
+import gc, os, signal, sys, time
+from types import SimpleNamespace
+from parrot_jax import cli
+
+def run(config):
+    def callback(phase, info):
+        gc.callbacks.clear()
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0)  # here it is raised, and dropped
+    gc.callbacks.append(callback)
+    gc.collect()
+    time.sleep(30)
+    print("it went on")
+
+cli.parse = lambda arguments: (SimpleNamespace(run=run), None)
+sys.argv = ["parrot", "train"]
+sys.exit(cli.main())
+"""
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda n: n.name)
-@pytest.mark.parametrize("name", LONG_COMMANDS)
-def test_a_signal_ends_a_long_command_at_any_moment_without_a_traceback(
-    name: str, number: signal.Signals, tiny_run: Path, trained_run: Path, tmp_path: Path
-) -> None:
-    from parrot_jax.cli import main
-
-    assert main(["world", "write", "--out", str(tmp_path / "world")]) == 0
-    places = {"folder": tmp_path, "config": tiny_run, "run": trained_run}
-    arguments = [part.format(**places) for part in LONG_COMMANDS[name]]
-    dice = random.Random(SEED)
-    for _ in range(KILLS):
-        process = subprocess.Popen(
-            [sys.executable, "-m", "parrot_jax.cli", *arguments],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        # From the imports over data and compilation to what the command is for.
-        time.sleep(0.3 + dice.random() * 12)
-        assert process.poll() is None, process.communicate()
-        process.send_signal(number)
-        _, errors = process.communicate(timeout=WITHIN_S)
-        expected = {0, 75, 128 + number, -number} if "serve" in name else {75, 130, -number}
-        assert process.returncode in expected
-        assert "Traceback" not in errors
-        assert "Exception" not in errors
+def test_a_ctrl_c_that_comes_while_the_garbage_is_collected_is_not_lost() -> None:
+    """jax has a callback there, and Python drops what is raised in one."""
+    done = subprocess.run(
+        [sys.executable, "-c", CTRL_C_IN_A_CALLBACK], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (130, "")
+    assert done.stderr == "parrot: interrupted; run the same command again to continue.\n"

@@ -145,7 +145,11 @@ def parse_arguments(
             print(f"\n# Options of this command that the file does not have:\n{options}")
         raise SystemExit(0)
     if config is None:
-        raise UserError(f"{prog} needs a config file: `{prog} CONFIG [--overrides]`; see `--help`.")
+        where = " before its options" if overrides else ""
+        raise UserError(
+            f"{prog} needs a config file{where}: `{prog} CONFIG [--overrides]`; `parrot configs` "
+            f"lists examples, `{prog} --help` explains the keys."
+        )
     return config
 
 
@@ -168,7 +172,7 @@ def parse_options(
         prog=prog,
         description=description,
         default=default,
-        config=(tyro.conf.AvoidSubcommands,),
+        config=(tyro.conf.AvoidSubcommands, tyro.conf.PositionalMetavarFromFieldName),
     )
 
 
