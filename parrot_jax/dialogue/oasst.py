@@ -4,11 +4,19 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from parrot_jax.dialogue.json_stream import BrokenRowError
-from parrot_jax.dialogue.turns import RowPlace, dialogue_of_messages
+from parrot_jax.dialogue.messages import read_messages
+from parrot_jax.dialogue.turns import RowPlace, build_dialogue
 from parrot_jax.dialogue.types import Dialogue
 
 PRUNED = "deleted or rejected reply pruned"
 _ABANDONED_STATES = frozenset({"aborted_low_grade", "halted_by_moderator"})
+# What a message of a tree has besides its text and its author; what bears on its use is read here.
+_MESSAGE_KEYS = frozenset(
+    (
+        *("replies", "deleted", "review_result", "review_count", "rank", "synthetic", "emojis"),
+        *("labels", "user_id", "detoxify"),
+    )
+)
 
 
 def parse_oasst_tree(row: Mapping[str, Any], place: RowPlace) -> list[Dialogue]:
@@ -38,16 +46,19 @@ def parse_oasst_tree(row: Mapping[str, Any], place: RowPlace) -> list[Dialogue]:
     if not _is_usable(prompt):
         raise BrokenRowError("the first message is deleted, rejected or blank")
     tree_id = row.get("message_tree_id", prompt.get("message_id"))
-    metadata = {"tree_id": tree_id, "tree_state": state, "lang": prompt.get("lang")}
-    return [
-        dialogue_of_messages(
-            [{"role": message.get("role"), "content": message["text"]} for message in path],
+    about = {"tree_id": tree_id, "tree_state": state, "lang": prompt.get("lang")}
+    rest = {key: row[key] for key in row if key not in ("message_tree_id", "prompt", "id")}
+    dialogues = []
+    for path in _paths(prompt, place):
+        said = read_messages(
+            [{k: v for k, v in message.items() if k not in _MESSAGE_KEYS} for message in path],
             place,
-            id=path[-1].get("message_id"),
-            metadata={key: value for key, value in metadata.items() if value is not None},
         )
-        for path in _paths(prompt, place)
-    ]
+        of_path = {**rest, **about, "id": path[-1].get("message_id")}
+        dialogues.append(
+            build_dialogue(said.turns, place, row=of_path, read=(), system=said.system)
+        )
+    return dialogues
 
 
 def _paths(prompt: Mapping[str, Any], place: RowPlace) -> Iterator[list[Mapping[str, Any]]]:

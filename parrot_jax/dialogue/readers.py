@@ -12,14 +12,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 from parrot_jax.dialogue.json_stream import BrokenRowError, JsonRow, stream_rows
+from parrot_jax.dialogue.messages import is_message, read_messages
 from parrot_jax.dialogue.oasst import parse_oasst_tree
-from parrot_jax.dialogue.turns import RowPlace, build_dialogue, dialogue_of_messages
+from parrot_jax.dialogue.pairs import QUESTION_KEYS, holds_pairs, parse_pairs
+from parrot_jax.dialogue.turns import RowPlace, build_dialogue
 from parrot_jax.dialogue.types import Dialogue, Turn
 
-FileKind = Literal["messages", "sharegpt", "ultrachat", "baize", "oasst"]
+FileKind = Literal["messages", "sharegpt", "pairs", "ultrachat", "baize", "oasst"]
 Parser = Callable[[Mapping[str, Any], RowPlace], list[Dialogue]]
 
 SHAREGPT_KEYS = ("conversations", "conversation", "items")
+_MESSAGE_LISTS = ("dialogue", "dialog", "chat", "turns", "history")
+"""Other keys under which messages stand, where their values are messages."""
 _BAIZE_SPEAKER = re.compile(r"\[\|(Human|AI)\|\]")
 
 
@@ -42,9 +46,12 @@ def detect_kind(row: Mapping[str, Any]) -> FileKind | None:
     >>> detect_kind({"id": "7", "conversations": []})
     'sharegpt'
     """
+    row = {key: value for key, value in row.items() if value is not None}
+    if holds_pairs(row) and not is_message(_first(row.get("messages"))):
+        return "pairs"
     if "messages" in row:
         return "messages"
-    if any(key in row for key in SHAREGPT_KEYS):
+    if _sharegpt_key(row) is not None:
         return "sharegpt"
     if isinstance(row.get("prompt"), Mapping) and "replies" in row["prompt"]:
         return "oasst"
@@ -82,27 +89,27 @@ def parse_row(row: JsonRow, source: str, parser: Parser) -> ReadRow:
     if not isinstance(row.value, Mapping):
         detail = f"but {type(row.value).__name__}"
         return ReadRow(place, problem=BrokenRowError("row is no JSON object", detail))
+    present = {key: value for key, value in row.value.items() if value is not None}
     try:
-        return ReadRow(place, tuple(parser(row.value, place)))
+        return ReadRow(place, tuple(parser(present, place)))
     except BrokenRowError as problem:
         # What a broken row would have needed besides is of no use to anybody.
         place.repairs.clear()
+        place.passed_over.clear()
         return ReadRow(place, problem=problem)
 
 
 def parse_messages(row: Mapping[str, Any], place: RowPlace) -> list[Dialogue]:
     """`{"id"?, "messages": [{"role", "content", "weight"?}]}`, the form this project writes."""
-    messages = _require(row, "messages")
-    return [
-        dialogue_of_messages(messages, place, id=row.get("id"), metadata=_rest(row, "messages"))
-    ]
+    _require(row, "messages")
+    return [_dialogue_of(row, "messages", place)]
 
 
 def parse_sharegpt(row: Mapping[str, Any], place: RowPlace) -> list[Dialogue]:
     """`{"id", "conversations": [{"from", "value"}]}`, with the dirt of the real files."""
-    key = next((key for key in SHAREGPT_KEYS if key in row), SHAREGPT_KEYS[0])
-    messages = _require(row, key)
-    return [dialogue_of_messages(messages, place, id=row.get("id"), metadata=_rest(row, key))]
+    key = _sharegpt_key(row) or SHAREGPT_KEYS[0]
+    _require(row, key)
+    return [_dialogue_of(row, key, place)]
 
 
 def parse_ultrachat(row: Mapping[str, Any], place: RowPlace) -> list[Dialogue]:
@@ -111,7 +118,7 @@ def parse_ultrachat(row: Mapping[str, Any], place: RowPlace) -> list[Dialogue]:
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise BrokenRowError("data is no list of texts")
     turns = [Turn("assistant" if n % 2 else "user", text) for n, text in enumerate(texts)]
-    return [build_dialogue(turns, place, id=row.get("id"), metadata=_rest(row, "data"))]
+    return [build_dialogue(turns, place, row=row, read={"data"})]
 
 
 def parse_baize(row: Mapping[str, Any], place: RowPlace) -> list[Dialogue]:
@@ -132,13 +139,20 @@ def parse_baize(row: Mapping[str, Any], place: RowPlace) -> list[Dialogue]:
         Turn("user" if speaker == "Human" else "assistant", said.strip())
         for speaker, said in zip(pieces[::2], pieces[1::2], strict=True)
     ]
-    return [build_dialogue(turns, place, id=row.get("id"), metadata=_rest(row, "input"))]
+    return [build_dialogue(turns, place, row=row, read={"input"})]
 
 
 def parse_oasst(row: Mapping[str, Any], place: RowPlace) -> list[Dialogue]:
     """`{"message_tree_id", "tree_state", "prompt": {"text", "role", "replies": [...]}}`."""
     _require(row, "prompt")
     return parse_oasst_tree(row, place)
+
+
+def parse_pairs_row(row: Mapping[str, Any], place: RowPlace) -> list[Dialogue]:
+    """`{"instruction", "input"?, "output"}`, `{"history": [{"user", "bot"}]}` and the like."""
+    if not holds_pairs(row):
+        raise _wrong_kind(row, "no question with an answer")
+    return parse_pairs(row, place)
 
 
 def parse_any(row: Mapping[str, Any], place: RowPlace) -> list[Dialogue]:
@@ -152,22 +166,46 @@ def parse_any(row: Mapping[str, Any], place: RowPlace) -> list[Dialogue]:
 PARSERS: Mapping[FileKind, Parser] = {
     "messages": parse_messages,
     "sharegpt": parse_sharegpt,
+    "pairs": parse_pairs_row,
     "ultrachat": parse_ultrachat,
     "baize": parse_baize,
     "oasst": parse_oasst,
 }
 
 
+def _dialogue_of(row: Mapping[str, Any], key: str, place: RowPlace) -> Dialogue:
+    if _is_list_of_pairs(row[key]):
+        raise _wrong_kind(row, f"{key!r} holds no messages")
+    said = read_messages(row[key], place)
+    # Many files say the first question once more in a column of its own.
+    first = next((turn.text for turn in said.turns if turn.role == "user"), None)
+    repeated = {name for name in QUESTION_KEYS if name in row and row[name] == first}
+    return build_dialogue(said.turns, place, row=row, read={key, *repeated}, system=said.system)
+
+
+def _sharegpt_key(row: Mapping[str, Any]) -> str | None:
+    key = next((key for key in SHAREGPT_KEYS if row.get(key) is not None), None)
+    return key or next((key for key in _MESSAGE_LISTS if is_message(_first(row.get(key)))), None)
+
+
+def _first(value: Any) -> Any:
+    return value[0] if isinstance(value, list) and value else None
+
+
+def _is_list_of_pairs(value: Any) -> bool:
+    return not is_message(_first(value)) and holds_pairs({"messages": value})
+
+
 def _require(row: Mapping[str, Any], key: str) -> Any:
     if key in row:
         return row[key]
+    raise _wrong_kind(row, f"no key {key!r}")
+
+
+def _wrong_kind(row: Mapping[str, Any], reason: str) -> WrongKindError:
     kind = detect_kind(row)
     found = f"the row has {', '.join(map(repr, row)) or 'no keys'}"
     hint = f"; this looks like kind: {kind}" if kind else ""
     if {"chosen", "rejected"} <= row.keys():
         hint += "; a file of preference pairs is no dialogue file" if not kind else ""
-    raise WrongKindError(f"no key {key!r}", found + hint)
-
-
-def _rest(row: Mapping[str, Any], key: str) -> dict[str, Any]:
-    return {name: value for name, value in row.items() if name not in ("id", key)}
+    return WrongKindError(reason, found + hint)

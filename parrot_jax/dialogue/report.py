@@ -5,12 +5,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from parrot_jax.dialogue.json_stream import printable
 from parrot_jax.dialogue.readers import ReadRow
 from parrot_jax.dialogue.turns import RowPlace
 
 MAX_EXAMPLES = 10
 _MAX_REASONS = 50
 _OTHER_REASONS = "other reasons"
+_OTHER_KEYS = "other keys"
 
 
 @dataclass
@@ -28,6 +30,8 @@ class SourceCounts:
     """Rows that gave no dialogue, by reason."""
     repairs: Counter[str] = field(default_factory=Counter)
     """Repairs by reason; one dialogue may need several."""
+    passed_over: Counter[str] = field(default_factory=Counter)
+    """Keys of rows and messages that were not used."""
 
     def to_json(self) -> dict[str, Any]:
         """The counts as a JSON object; reasons with the largest count first."""
@@ -39,6 +43,7 @@ class SourceCounts:
             "used": self.used,
             "broken": dict(self.broken.most_common()),
             "repairs": dict(self.repairs.most_common()),
+            "passed_over": dict(self.passed_over.most_common()),
         }
 
 
@@ -72,17 +77,21 @@ class ReadReport:
         """Repairs by reason, over all sources."""
         return _total(source.repairs for source in self.sources)
 
+    @property
+    def passed_over(self) -> Counter[str]:
+        """Keys that were not used, over all sources."""
+        return _total(source.passed_over for source in self.sources)
+
     def count(self, counts: SourceCounts, row: ReadRow) -> None:
         """Adds one row to the counts of its source."""
         self.place = row.place
         counts.rows += 1
         counts.repairs.update(row.place.repairs)
+        for key, number in row.place.passed_over.items():
+            _add(counts.passed_over, printable(key, 60), number, other=_OTHER_KEYS)
         if row.problem is None:
             return
-        reason = row.problem.reason
-        # A file of the wrong form could name a new role in every row.
-        known = reason in counts.broken or len(counts.broken) < _MAX_REASONS
-        counts.broken[reason if known else _OTHER_REASONS] += 1
+        _add(counts.broken, row.problem.reason, 1, other=_OTHER_REASONS)
         if len(self.examples) < MAX_EXAMPLES:
             self.examples.append(f"{row.place.source}:{row.place.line}: {row.problem}")
 
@@ -93,6 +102,7 @@ class ReadReport:
             "dialogues": self.dialogues,
             "broken": dict(self.broken.most_common()),
             "repairs": dict(self.repairs.most_common()),
+            "passed_over": dict(self.passed_over.most_common()),
             "examples": self.examples,
             "sources": [source.to_json() for source in self.sources],
         }
@@ -111,10 +121,18 @@ class ReadReport:
                 line += f", broken: {_by_reason(source.broken)}"
             if source.repairs:
                 line += f", repaired: {_by_reason(source.repairs)}"
+            if source.passed_over:
+                line += f", keys passed over: {_by_reason(source.passed_over)}"
             lines.append(line)
         if self.examples:
             lines.append(f"  first broken row: {self.examples[0]}")
         return "\n".join(lines)
+
+
+def _add(counts: Counter[str], name: str, number: int, *, other: str) -> None:
+    # A file of the wrong form could name a new role or key in every row.
+    known = name in counts or len(counts) < _MAX_REASONS
+    counts[name if known else other] += number
 
 
 def _total(counters: Iterable[Counter[str]]) -> Counter[str]:

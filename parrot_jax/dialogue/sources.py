@@ -22,7 +22,7 @@ from parrot_jax.dialogue.types import Dialogue
 
 __all__ = ["READERS", "ReadReport", "SourceConfig", "SourceKind", "read_sources", "source_files"]
 
-SourceKind = Literal["messages", "sharegpt", "ultrachat", "baize", "oasst", "huggingface"]
+SourceKind = Literal["messages", "sharegpt", "pairs", "ultrachat", "baize", "oasst", "huggingface"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +70,7 @@ Reader = Callable[[str], Iterator[ReadRow]]
 READERS: Mapping[SourceKind, Reader] = {
     "messages": partial(read_json_file, kind="messages"),
     "sharegpt": partial(read_json_file, kind="sharegpt"),
+    "pairs": partial(read_json_file, kind="pairs"),
     "ultrachat": partial(read_json_file, kind="ultrachat"),
     "baize": partial(read_json_file, kind="baize"),
     "oasst": partial(read_json_file, kind="oasst"),

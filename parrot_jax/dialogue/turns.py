@@ -1,49 +1,36 @@
-"""From the messages of any format to the turns of a `Dialogue`: one set of rules for all readers.
+"""From turns as they were read to a `Dialogue`: repairs, the system text, the row's own keys.
 
-What people mean by a broken dialogue differs little between formats: blank messages, one speaker
-twice in a row, an answer before the first question. These are repaired and counted; what would
-need a guess (an unknown speaker, an image) makes the row broken.
+Only what no reader could take for something else is repaired, and counted.
 """
 
-import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 from parrot_jax.dialogue.json_stream import BrokenRowError
-from parrot_jax.dialogue.types import Dialogue, Role, Turn
+from parrot_jax.dialogue.keys import ROW_KEYS, SYSTEM_KEYS, plain_key, read_keys
+from parrot_jax.dialogue.types import Dialogue, Turn
 
 DROPPED_BLANK = "blank turn dropped"
 MERGED_SPEAKER = "two turns of one speaker merged"
 DROPPED_OPENING = "answer before the first question dropped"
-
-SPEAKERS: Mapping[str, Literal["system", "user", "assistant"]] = MappingProxyType(
-    {
-        "system": "system",
-        "user": "user",
-        "human": "user",
-        "prompter": "user",
-        "assistant": "assistant",
-        "gpt": "assistant",
-        "chatgpt": "assistant",
-        "bard": "assistant",
-        "bing": "assistant",
-    }
-)
-"""Who speaks, by the names that dialogue files use (in lower case)."""
+KEPT_AS_CONTEXT = "tool call or result kept as context"
 
 
 @dataclass(frozen=True, slots=True)
 class RowPlace:
-    """Where a row was read, and the counter of what was mended in it."""
+    """Where a row was read, and what was done about it."""
 
     source: str
     """The file or the hub's data set."""
     line: int
     """The line, or the row of a data set without lines, from 1."""
     repairs: Counter[str] = field(default_factory=Counter)
+    """What was mended."""
+    passed_over: Counter[str] = field(default_factory=Counter)
+    """Keys that were not used."""
 
     @property
     def default_id(self) -> str:
@@ -55,10 +42,12 @@ def repair_turns(turns: Iterable[Turn], repairs: Counter[str]) -> tuple[Turn, ..
     r"""Makes turns alternate and start with the user, by dropping and merging only.
 
     In this order: blank turns are dropped, neighbours of one speaker are merged with a blank line
-    between them, an assistant's turn before the first user's is dropped.
+    between them, an assistant's turn before the first user's is dropped. What an assistant says
+    before it calls a tool becomes context of what it says with the result; a turn that is nothing
+    but context has the weight 0.
 
     Args:
-      turns: The turns as read.
+      turns: The turns as read; a call of a tool, or its result, is a context without a text.
       repairs: Counts every repair under its reason; changed in place.
 
     Returns:
@@ -66,77 +55,72 @@ def repair_turns(turns: Iterable[Turn], repairs: Counter[str]) -> tuple[Turn, ..
 
     >>> repairs = Counter()
     >>> turns = [Turn("assistant", "Hello!"), Turn("user", "a"), Turn("user", "b")]
-    >>> repair_turns(turns, repairs)
-    (Turn(role='user', text='a\n\nb', weight=1.0),)
+    >>> [(turn.role, turn.text) for turn in repair_turns(turns, repairs)]
+    [('user', 'a\n\nb')]
     >>> repairs.total()
     2
     """
     merged: list[Turn] = []
     for turn in turns:
-        if not turn.text.strip():
+        if not turn.text.strip() and not turn.context.strip():
             repairs[DROPPED_BLANK] += 1
         elif merged and merged[-1].role == turn.role:
-            repairs[MERGED_SPEAKER] += 1
+            if merged[-1].text.strip() and not turn.context:
+                repairs[MERGED_SPEAKER] += 1
             merged[-1] = _merge(merged[-1], turn)
         else:
             merged.append(turn)
     if merged and merged[0].role == "assistant":
         repairs[DROPPED_OPENING] += 1
         del merged[0]
-    return tuple(merged)
-
-
-def dialogue_of_messages(
-    messages: Any, place: RowPlace, *, id: Any = None, metadata: Mapping[str, Any] | None = None
-) -> Dialogue:
-    """Builds a dialogue from a list of `{"role", "content"}` or `{"from", "value"}` objects.
-
-    Args:
-      messages: The value of the row's list of messages, not yet checked.
-      place: Where the row was read; counts the repairs.
-      id: The row's own id; `None` or an empty text = `file:line`.
-      metadata: What else the row says.
-
-    Raises:
-      BrokenRowError: The messages cannot be understood without a guess.
-    """
-    if not isinstance(messages, Sequence) or isinstance(messages, str):
-        raise BrokenRowError("the messages are no list", f"but {type(messages).__name__}")
-    system: list[str] = []
-    turns: list[Turn] = []
-    for number, message in enumerate(messages, start=1):
-        speaker, text, weight = _read_message(message, number)
-        if speaker != "system":
-            turns.append(Turn(speaker, text, weight))
-        elif turns:
-            raise BrokenRowError("system text after the first turn", f"message {number}")
-        elif text.strip():
-            system.append(text)
-    return build_dialogue(turns, place, id=id, system="\n\n".join(system), metadata=metadata)
+    return tuple(
+        turn if turn.text.strip() else Turn(turn.role, turn.context, weight=0.0) for turn in merged
+    )
 
 
 def build_dialogue(
     turns: Iterable[Turn],
     place: RowPlace,
     *,
-    id: Any = None,
+    row: Mapping[str, Any],
+    read: Collection[str],
     system: str = "",
-    metadata: Mapping[str, Any] | None = None,
 ) -> Dialogue:
-    """Repairs `turns` and builds the dialogue; the arguments are those of `dialogue_of_messages`.
+    """Repairs the turns of a row and reads its other keys.
+
+    Args:
+      turns: As read.
+      place: Where the row was read; counts repairs and keys that are passed over.
+      row: The row: its id, source, system text, loss weight, and metadata.
+      read: The keys from which the turns were read.
+      system: The system text among the messages; empty = none.
 
     Raises:
-      BrokenRowError: No user's turn is left, or a text is not valid Unicode.
+      BrokenRowError: No user's turn is left, a text is not valid Unicode, a key refuses the row, or
+        it has two system texts.
     """
+    columns = [key for key in row if plain_key(key) in SYSTEM_KEYS and key not in read]
+    system = _system_text(system, row, columns)
+    read = {*read, *columns}
+    weight, honoured = read_keys(
+        row, ROW_KEYS, read={*read, "id", "source"}, where="row", passed_over=place.passed_over
+    )
     repaired = repair_turns(turns, place.repairs)
     if not repaired:
         raise BrokenRowError("no user turn", "every turn is blank or the assistant's")
-    metadata = dict(metadata or {})
-    named = metadata.get("source")
-    if isinstance(named, str) and named:
+    if weight != 1:
+        repaired = tuple(replace(turn, weight=turn.weight * weight) for turn in repaired)
+    metadata = {
+        key: value
+        for key, value in row.items()
+        if key not in read and key not in honoured and key != "id" and value is not None
+    }
+    source = metadata.get("source")
+    if isinstance(source, str) and source:
         del metadata["source"]
     else:
-        named = place.source
+        source = place.source
+    id = row.get("id")
     if id is None or id == "":
         id = place.default_id
     try:
@@ -144,62 +128,31 @@ def build_dialogue(
             turns=repaired,
             system=system,
             id=id if isinstance(id, str) else str(id),
-            source=named,
+            source=source,
             metadata=MappingProxyType(metadata),
         )
     except ValueError as error:
         raise BrokenRowError("text is not valid Unicode", str(error)) from None
 
 
+def _system_text(said: str, row: Mapping[str, Any], columns: Iterable[str]) -> str:
+    for key in columns:
+        text = row[key]
+        if text is None:
+            continue
+        if not isinstance(text, str):
+            raise BrokenRowError(f"{key!r} is no text")
+        if said.strip() and text.strip() and text.strip() != said.strip():
+            raise BrokenRowError("two system texts", f"one of them under {key!r}")
+        said = said if said.strip() else text
+    return said if said.strip() else ""
+
+
 def _merge(first: Turn, second: Turn) -> Turn:
+    if second.context or not first.text.strip():
+        parts = (first.context, first.text, second.context)
+        context = "\n\n".join(part for part in parts if part.strip())
+        return replace(second, context=context)
     # The smaller weight: text that was marked as context only must never be trained on.
     weight = min(first.weight, second.weight)
     return replace(first, text=f"{first.text}\n\n{second.text}", weight=weight)
-
-
-def _read_message(message: Any, number: int) -> tuple[Literal["system"] | Role, str, float]:
-    if not isinstance(message, Mapping):
-        raise BrokenRowError("a message is no object", f"message {number}")
-    speaker_key, text_key = ("from", "value") if "from" in message else ("role", "content")
-    for key in (speaker_key, text_key):
-        if key not in message:
-            raise BrokenRowError(f"a message has no {key!r}", f"message {number}")
-    name = message[speaker_key]
-    speaker = SPEAKERS.get(name.strip().lower()) if isinstance(name, str) else None
-    if speaker is None:
-        shown = name[:40] if isinstance(name, str) else type(name).__name__
-        raise BrokenRowError(f"unknown role {shown!r}", f"message {number}")
-    text = _read_content(message[text_key], number)
-    return speaker, text, _read_weight(message.get("weight"), number)
-
-
-def _read_content(content: Any, number: int) -> str:
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, Sequence):
-        raise BrokenRowError(f"content is {_json_type(content)}, no text", f"message {number}")
-    texts: list[str] = []
-    for part in content:
-        kind = part.get("type") if isinstance(part, Mapping) else None
-        if kind != "text" or not isinstance(part.get("text"), str):
-            shown = kind[:40] if isinstance(kind, str) else type(part).__name__
-            raise BrokenRowError(f"content part of type {shown!r}", f"message {number}")
-        texts.append(part["text"])
-    return "\n".join(texts)
-
-
-def _read_weight(weight: Any, number: int) -> float:
-    if weight is None:
-        return 1.0
-    if isinstance(weight, bool) or not isinstance(weight, int | float):
-        raise BrokenRowError("weight is no number", f"message {number}")
-    # A JSON integer may be larger than any float.
-    if weight < 0 or not math.isfinite(weight if weight < 1e300 else math.inf):
-        raise BrokenRowError("weight is not finite and >= 0", f"message {number}")
-    return float(weight)
-
-
-def _json_type(value: Any) -> str:
-    if value is None:
-        return "null"
-    return {bool: "a boolean", int: "a number", float: "a number"}.get(type(value), "an object")

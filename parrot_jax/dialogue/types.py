@@ -17,6 +17,14 @@ class Turn:
     text: str
     weight: float = 1.0
     """Multiplies the loss on this turn where its role is trained; 0 keeps it as context only."""
+    context: str = ""
+    """What stands before the text in the same turn and is never learnt: calls of tools and what
+    they gave. Only an assistant's turn has one."""
+
+    @property
+    def whole(self) -> str:
+        """The context and the text, as a model reads them."""
+        return f"{self.context}\n\n{self.text}" if self.context else self.text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +33,7 @@ class Dialogue:
 
     Raises:
       ValueError: The turns are empty, do not alternate, do not start with the user, hold a blank
-        text or text that is not valid Unicode, or a weight is negative.
+        text or text that is not valid Unicode, a weight is negative, or a user has a context.
     """
 
     turns: tuple[Turn, ...]
@@ -53,7 +61,9 @@ class Dialogue:
                 raise ValueError(f"turn {number + 1} is blank")
             if not turn.weight >= 0:
                 raise ValueError(f"turn {number + 1} has weight {turn.weight}; it must be >= 0")
-            _check_unicode(f"turn {number + 1}", turn.text)
+            if turn.context and turn.role == "user":
+                raise ValueError(f"turn {number + 1} is the user's and has a context")
+            _check_unicode(f"turn {number + 1}", turn.whole)
 
     @property
     def num_rounds(self) -> int:
@@ -63,12 +73,12 @@ class Dialogue:
     def messages(self) -> list[dict[str, str]]:
         """The dialogue as OpenAI-style messages, the system text first where there is one."""
         system = [{"role": "system", "content": self.system}] if self.system else []
-        return system + [{"role": turn.role, "content": turn.text} for turn in self.turns]
+        return system + [{"role": turn.role, "content": turn.whole} for turn in self.turns]
 
     def content_hash(self) -> bytes:
         """SHA-256 of what is said (system text, roles, texts), whatever the id and the source."""
         digest = hashlib.sha256()
-        for part in (self.system, *(turn.text for turn in self.turns)):
+        for part in (self.system, *(turn.whole for turn in self.turns)):
             encoded = part.encode("utf-8")
             # The length keeps "ab", "c" apart from "a", "bc"; the roles follow from the order.
             digest.update(len(encoded).to_bytes(8, "little") + encoded)

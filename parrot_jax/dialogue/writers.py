@@ -14,17 +14,22 @@ def messages_row(dialogue: Dialogue) -> dict[str, Any]:
     """The row of a dialogue: reading it back gives an equal dialogue.
 
     Metadata stands at the top level beside `id`, `source` and `messages`. A key of the metadata
-    that equals one of these is written with `source_` in front.
+    that equals one of these is written with `source_` in front. The context of a turn is a message
+    of a tool before it.
 
     >>> from parrot_jax.dialogue.types import Turn
     >>> messages_row(Dialogue(turns=(Turn("user", "Hi", weight=0.0),), id="7"))
     {'id': '7', 'messages': [{'role': 'user', 'content': 'Hi', 'weight': 0.0}]}
     """
-    messages: list[dict[str, Any]] = [dict(message) for message in dialogue.messages()]
-    num_system = len(messages) - len(dialogue.turns)
-    for message, turn in zip(messages[num_system:], dialogue.turns, strict=True):
+    messages: list[dict[str, Any]] = []
+    if dialogue.system:
+        messages.append({"role": "system", "content": dialogue.system})
+    for turn in dialogue.turns:
+        if turn.context:
+            messages.append({"role": "tool", "content": turn.context})
+        messages.append({"role": turn.role, "content": turn.text})
         if turn.weight != 1:
-            message["weight"] = turn.weight
+            messages[-1]["weight"] = turn.weight
     row: dict[str, Any] = {"id": dialogue.id, "source": dialogue.source, "messages": messages}
     for key, value in dialogue.metadata.items():
         row[f"source_{key}" if key in _OWN_KEYS else key] = value
@@ -38,8 +43,11 @@ def sharegpt_row(dialogue: Dialogue) -> dict[str, Any]:
     >>> sharegpt_row(Dialogue(turns=(Turn("user", "Hi"),), id="7"))
     {'id': '7', 'conversations': [{'from': 'human', 'value': 'Hi'}]}
     """
-    names = {"system": "system", "user": "human", "assistant": "gpt"}
-    said = [{"from": names[m["role"]], "value": m["content"]} for m in dialogue.messages()]
+    names = {"system": "system", "user": "human", "assistant": "gpt", "tool": "observation"}
+    said = [
+        {"from": names[message["role"]], "value": message["content"]}
+        for message in messages_row(dialogue)["messages"]
+    ]
     return {"id": dialogue.id, "conversations": said}
 
 

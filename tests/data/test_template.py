@@ -1,7 +1,6 @@
 """One format everywhere: golden rows, no forged boundaries, equal to the references."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,9 @@ from parrot_jax.data.template import (
     render_prompt,
 )
 from parrot_jax.data.tokenizer import Tokenizer, load_tokenizer
+from parrot_jax.dialogue.readers import parse_sharegpt
 from parrot_jax.dialogue.sources import ReadReport, SourceConfig, read_sources
+from parrot_jax.dialogue.turns import RowPlace
 from parrot_jax.dialogue.types import Dialogue, Turn
 
 HOSTILE = [
@@ -196,12 +197,11 @@ def _all_real_dialogues(shared_data: Path) -> list[Dialogue]:
         SourceConfig(kind="messages", path=str(folder / "wildchat.jsonl")),
         SourceConfig(kind="oasst", path=str(folder / "oasst_trees.jsonl")),
         SourceConfig(kind="sharegpt", path=str(folder / "sharegpt_templated.json")),
-        SourceConfig(kind="sharegpt", path=str(folder / "preference_pairs.json")),
     )
     found = list(read_sources(sources, seed=0, report=ReadReport()))
-    for dialogue in [d for d in found if "chosen" in d.metadata]:
-        for kind in ("chosen", "rejected"):
-            answer = Turn("assistant", dialogue.metadata[kind]["value"])
-            found.append(replace(dialogue, turns=(*dialogue.turns, answer)))
+    for pair in json.loads((folder / "preference_pairs.json").read_text("utf-8")):
+        for answer in ((), (pair["chosen"],), (pair["rejected"],)):
+            said = {"conversations": [*pair["conversations"], *answer]}
+            found += parse_sharegpt(said, RowPlace("pairs", 1))
     questions = json.loads((folder / "ultrachat_first_questions.json").read_text("utf-8"))
     return found + [Dialogue(turns=(Turn("user", q["data"]),)) for q in questions]

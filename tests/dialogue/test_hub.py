@@ -70,14 +70,14 @@ def test_rows_are_recognised_by_their_columns(hub):
             {"conversations": {"from": ["human", "gpt"], "value": ["hi", "hello"]}},
             {"data": ["hi", "hello"]},
             {"topic": "t", "input": "[|Human|] hi [|AI|] hello"},
-            {"messages": [{"role": "tool", "content": "x"}]},
+            {"messages": [{"role": "referee", "content": "x"}]},
         ]
     )
     dialogues, report = read("hf://a/b@dev")
     assert fake.calls == [("a/b", None, "dev", True)]
     assert [len(dialogue.turns) for dialogue in dialogues] == [1, 1, 2, 2, 2]
     assert dialogues[1].metadata["model"] == "m"
-    assert report.examples == ["hf://a/b@dev:6: unknown role 'tool': message 1"]
+    assert report.examples == ["hf://a/b@dev:6: unknown role 'referee': message 1"]
 
 
 def test_columns_without_a_dialogue_are_an_error_that_lists_them(hub):

@@ -99,7 +99,7 @@ def test_a_broken_row_is_counted_with_its_place_and_the_stream_goes_on(tmp_path)
     path.write_text(
         line("a")
         + "{broken\n\n"
-        + json.dumps({"messages": [{"role": "tool", "content": "x"}]})
+        + json.dumps({"messages": [{"role": "referee", "content": "x"}]})
         + "\n"
         + json.dumps({"messages": [{"role": "user", "content": "b"}] * 2})
         + "\n"
@@ -107,10 +107,10 @@ def test_a_broken_row_is_counted_with_its_place_and_the_stream_goes_on(tmp_path)
     dialogues, report = read(messages(path))
     assert texts(dialogues) == ["a", "b\n\nb"]
     assert (report.rows, report.dialogues) == (4, 2)
-    assert report.broken == {"not valid JSON": 1, "unknown role 'tool'": 1}
+    assert report.broken == {"not valid JSON": 1, "unknown role 'referee'": 1}
     assert report.repairs == {"two turns of one speaker merged": 1}
     assert report.examples[0].startswith(f"{path}:2: not valid JSON: Expecting property name")
-    assert report.examples[1] == f"{path}:4: unknown role 'tool': message 1"
+    assert report.examples[1] == f"{path}:4: unknown role 'referee': message 1"
     summary = report.summary().splitlines()
     assert summary[0] == "read 4 rows: 2 dialogues, 2 broken"
     assert "repaired: two turns of one speaker merged 1" in summary[1]
@@ -212,7 +212,6 @@ def test_a_number_out_of_range_is_an_error_with_the_value_seen(setting, text):
     [
         ("messages", "wildchat.jsonl", 245, 245),
         ("sharegpt", "sharegpt_templated.json", 500, 500),
-        ("sharegpt", "preference_pairs.json", 300, 300),
         ("oasst", "oasst_trees.jsonl", 100, 626),
     ],
 )

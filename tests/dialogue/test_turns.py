@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parrot_jax.dialogue.json_stream import BrokenRowError
-from parrot_jax.dialogue.turns import RowPlace, dialogue_of_messages, repair_turns
+from parrot_jax.dialogue.readers import parse_messages
+from parrot_jax.dialogue.turns import RowPlace, repair_turns
 from parrot_jax.dialogue.types import Dialogue, Turn
 
 
@@ -65,8 +66,9 @@ def test_repaired_turns_always_make_a_dialogue_and_lose_no_user_text(turns):
     assert repair_turns(result, Counter()) == result
 
 
-def build(*messages, **kwargs):
-    return dialogue_of_messages(list(messages), RowPlace("folder/file.json", 3), **kwargs)
+def build(*messages, **row):
+    (dialogue,) = parse_messages({"messages": list(messages), **row}, RowPlace("a/file.json", 3))
+    return dialogue
 
 
 def user(content, **more):
@@ -100,30 +102,33 @@ def test_a_row_without_an_id_is_named_after_its_place():
     assert build(user("hi")).id == "file.json:3"
     assert build(user("hi"), id="").id == "file.json:3"
     assert build(user("hi"), id=7).id == "7"
-    assert build(user("hi")).source == "folder/file.json"
+    assert build(user("hi")).source == "a/file.json"
 
 
 def test_the_source_that_a_row_names_is_kept():
-    dialogue = build(user("hi"), metadata={"source": "wildchat", "model": "m"})
+    dialogue = build(user("hi"), source="wildchat", model="m")
     assert (dialogue.source, dict(dialogue.metadata)) == ("wildchat", {"model": "m"})
 
 
 @pytest.mark.parametrize(
     ("message", "reason"),
     [
-        ({"role": "tool", "content": "x"}, "unknown role 'tool'"),
-        ({"role": None, "content": "x"}, "unknown role 'NoneType'"),
+        ({"role": "referee", "content": "x"}, "unknown role 'referee'"),
+        ({"role": 7, "content": "x"}, "unknown role 'int'"),
+        ({"role": None, "content": "x"}, "a message has no 'role'"),
+        ({"role": "user", "from": "gpt", "content": "x"}, "a message has two speakers"),
         ({"role": "user"}, "a message has no 'content'"),
-        ({"from": "human", "content": "x"}, "a message has no 'value'"),
+        ({"from": "human", "texts": "x"}, "a message has no 'value'"),
         ("hello", "a message is no object"),
-        (user(None), "content is null, no text"),
+        (user(None), "a message has no 'content'"),
         (user(5), "content is a number, no text"),
         (user({"text": "x"}), "content is an object, no text"),
         (user([{"type": "image_url", "image_url": "x"}]), "content part of type 'image_url'"),
-        (user("x", weight="1"), "weight is no number"),
-        (user("x", weight=True), "weight is no number"),
-        (user("x", weight=-1), "weight is not finite and >= 0"),
-        (user("x", weight=10**400), "weight is not finite and >= 0"),
+        (user([{"type": "text", "words": "x"}]), "a content part of type 'text' has no 'text'"),
+        (user("x", weight="1"), "'weight' is '1', no number or boolean"),
+        (user("x", weight=-1), "'weight' is not finite and >= 0"),
+        (user("x", weight=10**400), "'weight' is not finite and >= 0"),
+        (user("x", tool_calls=[{"name": "w"}]), "a call of a tool by the user"),
         (user("\ud800"), "text is not valid Unicode"),
         ({"role": "system", "content": "x"}, "system text after the first turn"),
     ],
@@ -135,10 +140,9 @@ def test_what_needs_a_guess_is_broken(message, reason):
 
 
 def test_messages_that_are_no_list_and_dialogues_without_a_user_are_broken():
-    place = RowPlace("f", 1)
     with pytest.raises(BrokenRowError, match="the messages are no list"):
-        dialogue_of_messages("hi", place)
+        parse_messages({"messages": "hi"}, RowPlace("f", 1))
     with pytest.raises(BrokenRowError, match="no user turn"):
-        dialogue_of_messages([], place)
+        build()
     with pytest.raises(BrokenRowError, match="no user turn"):
-        dialogue_of_messages([{"role": "assistant", "content": "x"}], place)
+        build({"role": "assistant", "content": "x"})

@@ -24,7 +24,7 @@ ROWS = st.fixed_dictionaries(
         "id": UNICODE.filter(bool),
         "source": UNICODE.filter(bool),
         "metadata": st.dictionaries(
-            KEYS, st.none() | st.integers() | st.text() | st.lists(st.booleans()), max_size=3
+            KEYS, st.integers() | st.text() | st.lists(st.booleans()), max_size=3
         ),
     }
 )
@@ -54,7 +54,7 @@ def test_every_real_dialogue_survives_a_round_trip(shared_data, tmp_path):
     sources = [
         SourceConfig(kind="messages", path=str(folder / "wildchat.jsonl")),
         SourceConfig(kind="oasst", path=str(folder / "oasst_trees.jsonl")),
-        SourceConfig(kind="sharegpt", path=str(folder / "preference_pairs.json")),
+        SourceConfig(kind="sharegpt", path=str(folder / "sharegpt_templated.json")),
     ]
     written = list(read_sources(sources, seed=0, report=ReadReport()))
     write_messages(tmp_path / "all.jsonl", written)

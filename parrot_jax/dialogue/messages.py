@@ -1,0 +1,196 @@
+"""From a list of messages, in whatever form the files have it, to turns.
+
+Speakers and texts are read here; what the other keys of a message mean is in `keys`. What would
+need a guess (an unknown speaker, an image) makes the row broken.
+"""
+
+import contextlib
+import json
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple
+
+from parrot_jax.dialogue.json_stream import BrokenRowError
+from parrot_jax.dialogue.keys import MESSAGE_KEYS, is_empty, read_keys
+from parrot_jax.dialogue.turns import KEPT_AS_CONTEXT, RowPlace
+from parrot_jax.dialogue.types import Turn
+
+Speaker = Literal["system", "user", "assistant", "tool"]
+
+_NAMES: Mapping[Speaker, str] = MappingProxyType(
+    {
+        "system": "system developer",
+        "user": "user human prompter",
+        "assistant": "assistant gpt chatgpt bard bing model bot ai chatbot",
+        "tool": "tool tools function function_call function_response observation tool_call "
+        "tool_calls tool_response tool_result tool_output ipython environment",
+    }
+)
+SPEAKERS: Mapping[str, Speaker] = MappingProxyType(
+    {name: speaker for speaker, names in _NAMES.items() for name in names.split()}
+)
+"""Who speaks, by the names that dialogue files use (in lower case)."""
+
+SPEAKER_KEYS = ("role", "from", "speaker", "sender", "type")
+TEXT_KEYS = ("content", "value", "text", "message", "utterance")
+_CALL_KEYS = ("tool_calls", "function_call")
+_TEXT_PARTS = frozenset({"text", "input_text", "output_text"})
+
+
+class Said(NamedTuple):
+    """What a list of messages holds."""
+
+    turns: list[Turn]
+    """As read: speakers may follow themselves, texts may be blank."""
+    system: str
+    """The texts of the system's messages; empty = none."""
+
+
+def read_messages(messages: Any, place: RowPlace) -> Said:
+    """Reads a list of `{"role", "content"}` or `{"from", "value"}` objects.
+
+    A call of a tool and its result become contexts without a text, in an assistant's turn.
+
+    Args:
+      messages: The value of the row's list of messages, not yet checked.
+      place: Where the row was read; counts what becomes context and keys that are passed over.
+
+    Raises:
+      BrokenRowError: The messages cannot be understood without a guess.
+    """
+    if not isinstance(messages, Sequence) or isinstance(messages, str):
+        raise BrokenRowError("the messages are no list", f"but {type(messages).__name__}")
+    system: list[str] = []
+    turns: list[Turn] = []
+    for number, value in enumerate(messages, start=1):
+        where = f"message {number}"
+        message = _read_message(value, where, place)
+        if message.speaker == "system":
+            if turns:
+                raise BrokenRowError("system text after the first turn", where)
+            system += [message.text] if message.text.strip() else []
+            continue
+        if message.text or not message.context:
+            role = "user" if message.speaker == "user" else "assistant"
+            turns.append(Turn(role, message.text, message.weight))
+        if message.context:
+            place.repairs[KEPT_AS_CONTEXT] += 1
+            turns.append(Turn("assistant", "", context=message.context))
+    return Said(turns, "\n\n".join(system))
+
+
+def is_message(value: Any) -> bool:
+    """Whether a value names a speaker as messages do."""
+    return isinstance(value, Mapping) and any(value.get(key) is not None for key in SPEAKER_KEYS)
+
+
+class _Message(NamedTuple):
+    speaker: Speaker
+    text: str
+    context: str
+    """Calls of tools, or what one gave."""
+    weight: float
+
+
+def _read_message(message: Any, where: str, place: RowPlace) -> _Message:
+    if not isinstance(message, Mapping):
+        raise BrokenRowError("a message is no object", where)
+    speaker, speaker_keys = _read_speaker(message, where)
+    text_key = next((key for key in TEXT_KEYS if message.get(key) is not None), None)
+    calls = [_call_text(message[key]) for key in _CALL_KEYS if not is_empty(message.get(key))]
+    # The name of a tool stands in its call.
+    read = {*speaker_keys, text_key, *_CALL_KEYS, *(["name"] if speaker == "tool" else [])}
+    weight, _ = read_keys(
+        message, MESSAGE_KEYS, read=read, where=where, passed_over=place.passed_over
+    )
+    if text_key is None and not calls:
+        missing = "value" if "from" in speaker_keys else "content"
+        keys = ", ".join(repr(key) for key, value in message.items() if value is not None)
+        raise BrokenRowError(f"a message has no {missing!r}", f"{where} has {keys}")
+    if calls and speaker in ("system", "user"):
+        raise BrokenRowError(f"a call of a tool by the {speaker}", where)
+    text = _read_content(message[text_key], where, speaker) if text_key else ""
+    if speaker == "tool":
+        calls, text = [text, *calls], ""
+    context = "\n".join(call for call in calls if call.strip())
+    return _Message(speaker, text, context, weight)
+
+
+def _read_speaker(message: Mapping[str, Any], where: str) -> tuple[Speaker, list[str]]:
+    named = [key for key in SPEAKER_KEYS if message.get(key) is not None]
+    found = {}
+    for key in named:
+        name = message[key]
+        known = SPEAKERS.get(name.strip().lower()) if isinstance(name, str) else None
+        # A type is mostly that of the message, and a speaker where there is no other.
+        if known and (key != "type" or not found):
+            found[key] = known
+    if len(set(found.values())) == 1:
+        return next(iter(found.values())), list(found)
+    if found:
+        raise BrokenRowError("a message has two speakers", f"{where}: {found}")
+    if not named:
+        raise BrokenRowError(
+            "a message has no 'role'", f"{where} has {', '.join(map(repr, message))}"
+        )
+    name = message[named[0]]
+    shown = name[:40] if isinstance(name, str) else type(name).__name__
+    raise BrokenRowError(f"unknown role {shown!r}", where)
+
+
+def _read_content(content: Any, where: str, speaker: Speaker) -> str:
+    if isinstance(content, str):
+        return content
+    if speaker == "tool" and not _is_parts(content):
+        return _json_text(content)
+    if not isinstance(content, Sequence):
+        raise BrokenRowError(f"content is {_json_type(content)}, no text", where)
+    return "\n".join(_read_part(part, where) for part in content)
+
+
+def _read_part(part: Any, where: str) -> str:
+    if isinstance(part, str):
+        return part
+    kind = part.get("type") if isinstance(part, Mapping) else None
+    if kind not in _TEXT_PARTS:
+        shown = kind[:40] if isinstance(kind, str) else type(part).__name__
+        raise BrokenRowError(f"content part of type {shown!r}", where)
+    text = next((part[key] for key in TEXT_KEYS if isinstance(part.get(key), str)), None)
+    if text is None:
+        keys = ", ".join(map(repr, part))
+        raise BrokenRowError("a content part of type 'text' has no 'text'", f"{where} has {keys}")
+    return text
+
+
+def _is_parts(content: Any) -> bool:
+    return isinstance(content, list) and all(
+        isinstance(part, Mapping) and part.get("type") in _TEXT_PARTS for part in content
+    )
+
+
+def _call_text(calls: Any) -> str:
+    """Calls of tools as text: a JSON object each, with the name and the arguments."""
+    if isinstance(calls, str):
+        return calls
+    calls = calls if isinstance(calls, list) else [calls]
+    return "\n".join(map(_one_call, calls))
+
+
+def _one_call(call: Any) -> str:
+    function = call.get("function", call) if isinstance(call, Mapping) else call
+    if not isinstance(function, Mapping) or "name" not in function:
+        return _json_text(call)
+    arguments = function.get("arguments")
+    if isinstance(arguments, str):
+        # A model wrote them: what is no JSON stays a text.
+        with contextlib.suppress(ValueError, RecursionError):
+            arguments = json.loads(arguments)
+    return _json_text({"name": function["name"], "arguments": arguments})
+
+
+def _json_text(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _json_type(value: Any) -> str:
+    return {bool: "a boolean", int: "a number", float: "a number"}.get(type(value), "an object")

@@ -1,0 +1,140 @@
+"""Rows that hold questions with their answers under two keys, once or in a list.
+
+    {"instruction": .., "input": .., "output": .., "history": [[.., ..], ..]}      Alpaca
+    {"conversation": [{"human": .., "assistant": ..}, ..]}                        Firefly
+    {"history": [{"user": .., "bot": ..}, ..]}                                    MT-Bench-101
+    {"prompt": .., "completion": ..}, {"question": .., "answer": ..}, ..
+
+The two keys are found by their names, whatever the combination.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from parrot_jax.dialogue.json_stream import BrokenRowError
+from parrot_jax.dialogue.keys import MESSAGE_KEYS, plain_key, read_keys
+from parrot_jax.dialogue.messages import is_message, read_messages
+from parrot_jax.dialogue.turns import RowPlace, build_dialogue
+from parrot_jax.dialogue.types import Dialogue, Role, Turn
+
+QUESTION_KEYS = (
+    *("instruction", "prompt", "question", "query", "human", "user", "problem", "input", "inputs"),
+)
+ANSWER_KEYS = (
+    *("output", "response", "completion", "answer", "assistant", "bot", "reply", "target"),
+    *("targets", "solution"),
+)
+_EXTRA_KEYS = ("input", "context")
+"""What belongs to the question, a blank line behind it."""
+
+LIST_KEYS = (
+    *("history", "conversation", "conversations", "messages", "dialogue", "dialog", "turns"),
+    *("items", "data"),
+)
+
+
+def holds_pairs(row: Mapping[str, Any]) -> bool:
+    """Whether a row has a question and an answer, or a list of such pairs.
+
+    >>> holds_pairs({"history": [{"user": "Hi", "bot": "Hello"}]}), holds_pairs({"question": "Hi"})
+    (True, False)
+    """
+    return _is_pair(row) or _list_of_pairs(row) is not None
+
+
+def parse_pairs(row: Mapping[str, Any], place: RowPlace) -> list[Dialogue]:
+    """The dialogue of such a row: the history, then the pairs, then the row's own pair.
+
+    Raises:
+      BrokenRowError: A question or an answer is no text.
+    """
+    turns: list[Turn] = []
+    read: set[str] = set()
+    system: list[str] = []
+
+    def add_messages(value: Any) -> None:
+        said = read_messages(value, place)
+        turns.extend(said.turns)
+        system.extend([said.system] if said.system else [])
+
+    list_key = _list_of_pairs(row) or ("history" if "history" in row else None)
+    if list_key is not None:
+        read.add(list_key)
+        items = row[list_key]
+        if _are_messages(items):
+            add_messages(items)
+        elif not isinstance(items, list):
+            raise BrokenRowError(f"{list_key!r} is no list")
+        else:
+            for number, item in enumerate(items, start=1):
+                turns += _read_item(item, f"pair {number}", place)
+    for key, role in _own_keys(row) if _is_pair(row) else ():
+        read.add(key)
+        if _are_messages(row[key]):
+            add_messages(row[key])
+            continue
+        texts = [_text(key, row[key])]
+        if role == "user":
+            extras = [name for name in row if plain_key(name) in _EXTRA_KEYS and name not in read]
+            texts += [_text(name, row[name]) for name in extras]
+            read.update(extras)
+        turns.append(Turn(role, "\n\n".join(text for text in texts if text.strip())))
+    return [build_dialogue(turns, place, row=row, read=read, system="\n\n".join(system))]
+
+
+def _read_item(item: Any, where: str, place: RowPlace) -> list[Turn]:
+    if isinstance(item, list) and len(item) == 2:
+        roles: tuple[Role, Role] = ("user", "assistant")
+        return [
+            Turn(role, _text(where, text))
+            for role, text in zip(roles, item, strict=True)
+            if text is not None
+        ]
+    if not isinstance(item, Mapping):
+        raise BrokenRowError("a pair is no question with its answer", where)
+    keys = list(_own_keys(item))
+    if not keys:
+        raise BrokenRowError("a pair has no question", f"{where} has {', '.join(map(repr, item))}")
+    weight, _ = read_keys(
+        item,
+        MESSAGE_KEYS,
+        read={key for key, _ in keys},
+        where=where,
+        passed_over=place.passed_over,
+    )
+    return [Turn(role, _text(key, item[key]), weight) for key, role in keys]
+
+
+def _own_keys(owner: Mapping[str, Any]) -> Iterator[tuple[str, Role]]:
+    question, answer = _key_of(owner, QUESTION_KEYS), _key_of(owner, ANSWER_KEYS)
+    if question is not None:
+        yield question, "user"
+    if answer is not None:
+        yield answer, "assistant"
+
+
+def _key_of(owner: Mapping[str, Any], names: tuple[str, ...]) -> str | None:
+    present = {plain_key(key): key for key, value in owner.items() if value is not None}
+    return next((present[name] for name in names if name in present), None)
+
+
+def _is_pair(owner: Any) -> bool:
+    return isinstance(owner, Mapping) and not is_message(owner) and len(list(_own_keys(owner))) == 2
+
+
+def _list_of_pairs(row: Mapping[str, Any]) -> str | None:
+    for key in LIST_KEYS:
+        items = row.get(key)
+        if isinstance(items, list) and items and _is_pair(items[0]):
+            return key
+    return None
+
+
+def _are_messages(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and is_message(value[0])
+
+
+def _text(key: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise BrokenRowError(f"{key!r} is no text", f"but {type(value).__name__}")
+    return value

@@ -1,0 +1,142 @@
+"""No key that changes the meaning of a row or a message is passed over unsaid."""
+
+import json
+
+import pytest
+
+from parrot_jax.dialogue.sources import ReadReport, SourceConfig, read_sources
+
+SAID = [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4"}]
+
+
+def read(tmp_path, *rows, kind="messages"):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in ({"messages": SAID}, *rows)))
+    report = ReadReport()
+    return list(read_sources([SourceConfig(kind=kind, path=str(path))], seed=0, report=report))[
+        1:
+    ], report
+
+
+def answer_with(**keys):
+    return {"messages": [SAID[0], {**SAID[1], **keys}]}
+
+
+@pytest.mark.parametrize(
+    ("keys", "weight"),
+    [
+        ({"weight": 0}, 0.0),
+        ({"weight": 0.5, "train": True}, 0.5),
+        ({"train": False}, 0.0),
+        ({"training": False}, 0.0),
+        ({"trainable": False}, 0.0),
+        ({"loss": False}, 0.0),
+        ({"loss_weight": 0.25}, 0.25),
+        ({"lossWeight": 0.25}, 0.25),
+        ({"train": None, "weight": None}, 1.0),
+    ],
+)
+def test_a_message_says_how_much_it_is_learnt(tmp_path, keys, weight):
+    ((dialogue,), report) = read(tmp_path, answer_with(**keys))
+    assert [turn.weight for turn in dialogue.turns] == [1.0, weight]
+    assert not report.passed_over
+
+
+def test_a_weight_of_the_row_holds_for_all_of_it_and_is_written_once(tmp_path):
+    ((dialogue,), _) = read(tmp_path, {"weight": 0.5, **answer_with(weight=0.5)})
+    assert [turn.weight for turn in dialogue.turns] == [0.5, 0.25]
+    assert "weight" not in dialogue.metadata  # or it would count twice when it is read again
+
+
+@pytest.mark.parametrize(
+    ("keys", "reason"),
+    [
+        ({"label": False}, "'label' is false, so the answer is bad"),
+        ({"label": 0}, "'label' is 0, so the answer is bad"),
+        ({"label": "bad"}, "'label' is 'bad', so the answer is bad"),
+        ({"kto_tag": False}, "'kto_tag' is false, so the answer is bad"),
+        ({"thumbsUp": False}, "'thumbsUp' is false, so the answer is bad"),
+        ({"feedback": "thumbs_down"}, "'feedback' is 'thumbs_down', so the answer is bad"),
+        ({"deleted": True}, "'deleted' is true, so the answer is bad"),
+        ({"chosen": SAID, "rejected": SAID}, "'chosen' is not empty, so this is a preference"),
+        ({"rejected_response": "5"}, "'rejected_response' is not empty, so this is a preference"),
+        ({"images": ["a.jpg"]}, "'images' is not empty, so part of it is no text"),
+        ({"audio": {"bytes": "x"}}, "'audio' is not empty, so part of it is no text"),
+        ({"completion_mask": [0, 1]}, "'completion_mask' is not empty, so parts of its texts"),
+        ({"system": "A.", "messages": [{"role": "system", "content": "B."}, *SAID]}, "two system"),
+        ({"train": "no"}, "'train' is 'no', no number or boolean"),
+        ({"label": "false"}, "'label' is 'false', no boolean"),
+        ({"system": ["Be brief."]}, "'system' is no text"),
+    ],
+)
+def test_a_row_that_means_something_else_is_refused_by_the_name_of_the_key(tmp_path, keys, reason):
+    dialogues, report = read(tmp_path, {"messages": SAID, **keys})
+    assert dialogues == []
+    assert report.examples[0].split(": ", 1)[1].startswith(reason)
+
+
+@pytest.mark.parametrize(
+    ("keys", "reason"),
+    [
+        ({"label": False}, "'label' is false, so the answer is bad: message 2"),
+        ({"train_detail": [{"begin_offset": 0, "train": False}]}, "'train_detail' is not empty"),
+        ({"prefix": True}, "'prefix' is true, so the text is only the start of a message"),
+        ({"channel": "analysis"}, "'channel' is 'analysis', so the text is what leads to"),
+        ({"images": ["a.jpg"]}, "'images' is not empty, so part of it is no text"),
+        ({"refusal": "I will not."}, "'refusal' is not empty"),
+        ({"weight": "0"}, "'weight' is '0', no number or boolean"),
+        ({"mask": 1}, "'mask' is not empty"),
+    ],
+)
+def test_so_is_one_with_such_a_message(tmp_path, keys, reason):
+    dialogues, report = read(tmp_path, answer_with(**keys))
+    assert dialogues == []
+    assert report.examples[0].split(": ", 1)[1].startswith(reason)
+
+
+@pytest.mark.parametrize("key", ["system", "system_prompt", "systemPrompt", "instruction"])
+def test_a_column_holds_the_system_text(tmp_path, key):
+    ((dialogue,), report) = read(tmp_path, {"messages": SAID, key: "Be brief."})
+    assert (dialogue.system, dict(dialogue.metadata)) == ("Be brief.", {})
+    same = {"messages": [{"role": "system", "content": "Be brief."}, *SAID], key: "Be brief."}
+    ((dialogue,), report) = read(tmp_path, same)
+    assert (dialogue.system, report.passed_over) == ("Be brief.", {})
+
+
+def test_a_column_that_repeats_the_first_question_is_no_system_text(tmp_path):
+    ((dialogue,), report) = read(tmp_path, {"messages": SAID, "instruction": "2+2?"})
+    assert (dialogue.system, report.passed_over) == ("", {})
+
+
+def test_what_says_nothing_refuses_nothing_and_what_is_harmless_is_not_mentioned(tmp_path):
+    row = {
+        **{"messages": SAID, "images": [], "audio": [None], "tools": "[]", "rejected": None},
+        **{"label": True, "deleted": False, "model": "m", "timestamp": 7, "toxic": False},
+    }
+    ((dialogue,), report) = read(tmp_path, row)
+    assert len(dialogue.turns) == 2
+    assert not report.passed_over
+
+
+def test_what_is_passed_over_is_counted_by_name(tmp_path):
+    rows = [
+        {**answer_with(mood="sad", reasoning_content="Let me see"), "colour": "red", "score": 2},
+        {**answer_with(mood="glad"), "toxic": True},
+    ]
+    dialogues, report = read(tmp_path, *rows)
+    assert len(dialogues) == 2
+    assert report.passed_over == {
+        "'mood' of a message": 2,
+        "'reasoning_content' of a message": 1,
+        "'colour' of a row": 1,
+        "'score' of a row": 1,
+        "'toxic' of a row": 1,
+    }
+    assert "keys passed over: 'mood' of a message 2, " in report.summary()
+    assert report.to_json()["passed_over"]["'mood' of a message"] == 2
+
+
+def test_a_file_with_a_new_key_in_every_row_makes_no_endless_report(tmp_path):
+    _, report = read(tmp_path, *({"messages": SAID, f"key{n}": n} for n in range(200)))
+    assert len(report.passed_over) == 51
+    assert report.passed_over["other keys"] == 150
