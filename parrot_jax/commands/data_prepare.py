@@ -29,6 +29,7 @@ def _lines(counts: dict[str, Any], batch_rows: int | None) -> list[tuple[str, st
         ("rows read", f"{read['rows']:,}"),
         *((f"  broken: {reason}", f"{n:,}") for reason, n in read["broken"].items()),
         *((f"  repaired: {reason}", f"{n:,}") for reason, n in read["repairs"].items()),
+        *((f"  key passed over: {key}", f"{n:,}") for key, n in read["passed_over"].items()),
         ("dialogues", f"{counts['dialogues']:,}"),
         *((f"  dropped: {reason}", f"{n:,}") for reason, n in counts["dropped"].items()),
         ("sessions", f"{counts['sessions']:,}"),

@@ -40,10 +40,10 @@ def held_out_histories(
     found: list[History] = []
     next_turn = 2 if task == "ask" else 3
     for dialogue in read_split(config, "eval"):
-        turns: list[tuple[Role, str]] = [(turn.role, turn.text) for turn in dialogue.turns]
+        turns: list[tuple[Role, str]] = [(turn.role, turn.whole) for turn in dialogue.turns]
         if len(turns) <= next_turn:
             continue
-        before, truth = turns[:next_turn], turns[next_turn][1]
+        before, truth = turns[:next_turn], dialogue.turns[next_turn].text
         prompt = render_prompt(dialogue.system, before, tokenizer)
         if len(prompt) <= max_prompt_tokens:
             found.append(History(dialogue.id, dialogue.system, before, prompt, truth))

@@ -12,6 +12,8 @@ class MaskedTurn(NamedTuple):
     role: Role
     text: str
     weight: float
+    context: str = ""
+    """Stands before the text and is never live."""
 
 
 def mask_turns(dialogue: Dialogue, mask: MaskConfig) -> list[MaskedTurn]:
@@ -36,7 +38,7 @@ def mask_turns(dialogue: Dialogue, mask: MaskConfig) -> list[MaskedTurn]:
     for number, turn in enumerate(kept):
         live = turn.role in mask.loss_roles and not (mask.skip_first_turn and number == 0)
         weight = turn.weight * _round_weight(number // 2, mask) if live else 0.0
-        turns.append(MaskedTurn(turn.role, turn.text, weight))
+        turns.append(MaskedTurn(turn.role, turn.text, weight, turn.context))
     whole = len(kept) == len(dialogue.turns)
     if mask.train_end and whole and kept[-1].role == "assistant":
         turns.append(MaskedTurn("user", "", _round_weight(len(kept) // 2, mask)))

@@ -36,11 +36,11 @@ from parrot_jax.data.config import DataConfig, MaskConfig
 from parrot_jax.data.masks import mask_turns
 from parrot_jax.data.packing import fill_row, plan_rows, row_dtype
 from parrot_jax.data.read_progress import ReadProgress
-from parrot_jax.data.template import render
+from parrot_jax.data.template import TurnText, render
 from parrot_jax.data.tokenizer import Tokenizer, load_tokenizer
 from parrot_jax.data.windows import Cutter, make_windows
 from parrot_jax.dialogue.sources import ReadReport, SourceConfig, read_sources
-from parrot_jax.dialogue.types import Dialogue, Role
+from parrot_jax.dialogue.types import Dialogue
 
 Split = Literal["train", "eval"]
 
@@ -221,7 +221,7 @@ def _make(
         files |= part["files"]
         first += len(block)
     counts = _summary(totals, first, report, config.row_tokens)
-    _check_live(counts, config.mask, split)
+    _check_live(counts, config, split)
     made = {"counts": counts, "files": files, "settings": settings}
     write_json(partial / "prepared.json", made)
     try:
@@ -310,8 +310,9 @@ def _make_part(
     """Writes the rows and spans of one block; its counts, and the hash of each file."""
     counts: Counter[str] = Counter()
     turns = [mask_turns(dialogue, config.mask) for dialogue in block]
-    texts: list[tuple[str, list[tuple[Role, str]]]] = [
-        (d.system, [(t.role, t.text) for t in kept]) for d, kept in zip(block, turns, strict=True)
+    texts: list[tuple[str, list[TurnText]]] = [
+        (d.system, [(t.role, t.text, t.context) for t in kept])
+        for d, kept in zip(block, turns, strict=True)
     ]
     cutter = Cutter(tokenizer)
     windows, owners = [], []
@@ -376,12 +377,19 @@ def _summary(
     }
 
 
-def _check_live(counts: dict[str, Any], mask: MaskConfig, split: Split) -> None:
+def _check_live(counts: dict[str, Any], config: DataConfig, split: Split) -> None:
     seen = f"of {counts['dialogues']:,} dialogues in the {split} split"
+    if not counts["live_tokens"] and counts["dropped_live_turns"]:
+        raise UserError(
+            f"no live token: every live turn {seen} ({counts['dropped_live_turns']:,}) is longer "
+            f"than data.row_tokens={config.row_tokens} allows; raise it."
+        )
     if not counts["live_tokens"]:
+        mask = config.mask
         raise UserError(
             f"no live token: none {seen} has a turn that mask.loss_roles={list(mask.loss_roles)} "
-            f"with skip_first_turn={mask.skip_first_turn} trains; check the mask and the sources."
+            f"with skip_first_turn={mask.skip_first_turn} trains and whose own weight is not 0; "
+            "check the mask and the sources."
         )
     if counts["live_tokens"] == counts["tokens"]:
         raise UserError(f"every token {seen} is live, headers too; the mask is broken.")

@@ -9,7 +9,7 @@ which, sent back, would make every later turn differ from training.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from parrot_jax.core.errors import UserError
 from parrot_jax.data.config import Task
@@ -47,6 +47,9 @@ _CHAT_TEMPLATE = """\
 {%- endif -%}
 """
 
+TurnText: TypeAlias = tuple[Role, str] | tuple[Role, str, str]
+"""Speaker, text and, where an answer has one, the context that stands before the text."""
+
 HEADERS = {"system": "SYSTEM:", "user": "USER:", "assistant": "ASSISTANT:"}
 
 
@@ -55,7 +58,14 @@ class RenderedTurn(NamedTuple):
 
     ids: list[int]
     num_header: int
-    """Ids of the header; the rest, content and terminator, is what a loss may see."""
+    """Ids of the header."""
+    num_context: int = 0
+    """Ids of the context, with which the content begins."""
+
+    @property
+    def num_dead(self) -> int:
+        """Ids of header and context; the rest, text and terminator, is what a loss may see."""
+        return self.num_header + self.num_context
 
 
 class Rendering(NamedTuple):
@@ -82,13 +92,15 @@ def clean_text(text: str, control_strings: Sequence[str]) -> str:
 
 
 def render(
-    dialogues: Sequence[tuple[str, Sequence[tuple[Role, str]]]], tokenizer: Tokenizer
+    dialogues: Sequence[tuple[str, Sequence[TurnText]]], tokenizer: Tokenizer
 ) -> list[Rendering]:
     """Renders dialogues to ids, all texts in one call of the encoder.
 
     Args:
       dialogues: For each, the system text (empty = none) and its turns. An empty text is allowed:
-        it renders as a header with its terminator, which is how an asker says that it is done.
+        it renders as a header with its terminator, which is how an asker says that it is done. A
+        turn with a context has the ids of both texts together, a blank line between them; an id
+        that holds characters of both is the context's.
       tokenizer: The vocabulary.
 
     Returns:
@@ -97,7 +109,8 @@ def render(
     """
     pieces: list[str] = list(HEADERS.values())
     for system, turns in dialogues:
-        pieces.extend(_content_piece(text, tokenizer) for text in (system, *(t for _, t in turns)))
+        texts = (system, *map(_whole, turns))
+        pieces.extend(_content_piece(text, tokenizer) for text in texts)
     encoded = iter(tokenizer.encode_pieces(pieces))
     headers = {role: next(encoded) for role in HEADERS}
     renderings = []
@@ -107,8 +120,12 @@ def render(
         if system_ids:
             prefix += [*headers["system"], *system_ids, tokenizer.eos_id]
         rendered = [
-            RenderedTurn([*headers[role], *next(encoded), tokenizer.eos_id], len(headers[role]))
-            for role, _ in turns
+            RenderedTurn(
+                [*headers[turn[0]], *next(encoded), tokenizer.eos_id],
+                len(headers[turn[0]]),
+                _num_context(turn, tokenizer),
+            )
+            for turn in turns
         ]
         renderings.append(Rendering(prefix, rendered))
     return renderings
@@ -172,6 +189,20 @@ def check_speaker(task: Task, roles: Sequence[str]) -> None:
             "the last message is not the user's, but this model answers: end the messages with a "
             "user message to get the answer."
         )
+
+
+def _whole(turn: TurnText) -> str:
+    return f"{turn[2]}\n\n{turn[1]}" if len(turn) == 3 and turn[2] else turn[1]
+
+
+def _num_context(turn: TurnText, tokenizer: Tokenizer) -> int:
+    whole = _whole(turn)
+    if whole == turn[1]:
+        return 0
+    piece = _content_piece(whole, tokenizer)
+    return tokenizer.num_ids_before(
+        piece, len(piece) - len(clean_text(turn[1], tokenizer.control_strings))
+    )
 
 
 def _content_piece(text: str, tokenizer: Tokenizer) -> str:

@@ -64,6 +64,17 @@ class Tokenizer:
         encodings = self._backend.encode_batch_fast(texts, add_special_tokens=False)
         return [encoding.ids[1:] for encoding in encodings]
 
+    def num_ids_before(self, piece: str, place: int) -> int:
+        """How many ids of a piece begin before a character of it.
+
+        Args:
+          piece: As `encode_pieces` takes it.
+          place: The number of the character, from 0.
+        """
+        encoding = self._backend.encode(self.eos_token + piece, add_special_tokens=False)
+        limit = len(self.eos_token) + place
+        return sum(start < limit for start, _ in encoding.offsets[1:])
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of `ids` without special tokens and without the leading space."""
         return self._backend.decode(list(ids), skip_special_tokens=True)

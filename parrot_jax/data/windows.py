@@ -201,10 +201,10 @@ def _window(
     weights = [0.0] * len(prefix)
     spans = []
     for index, piece in pieces:
-        start = len(tokens) + piece.num_header
+        start = len(tokens) + piece.num_dead
         tokens += piece.ids
         weight = turns[index].weight if index in live else 0.0
-        weights += [0.0] * piece.num_header + [weight] * (len(piece.ids) - piece.num_header)
+        weights += [0.0] * piece.num_dead + [weight] * (len(piece.ids) - piece.num_dead)
         if index in live:
             spans.append(LiveSpan(index, turns[index].role, start, len(tokens)))
     return Window(np.array(tokens, np.int32), np.array(weights, np.float32), spans)

@@ -143,7 +143,7 @@ class ContaminationIndex:
         for number, turn in enumerate(dialogue.turns, start=1):
             if turn.role != "user" and not all_turns:
                 continue
-            for question, run in self._overlaps(normal_words(turn.text)):
+            for question, run in self._overlaps(normal_words(turn.whole)):
                 if question not in found:
                     found[question] = ContaminationHit(
                         dialogue.id,

@@ -69,7 +69,7 @@ class ExactDuplicates:
     def _digest(self, dialogue: Dialogue) -> bytes:
         if not self._ignore_case:
             return dialogue.content_hash()[:16]
-        texts = [dialogue.system, *(turn.text for turn in dialogue.turns)]
+        texts = [dialogue.system, *(turn.whole for turn in dialogue.turns)]
         # A text without any word, such as "?", stands for itself.
         words = [" ".join(normal_words(text)) or text for text in texts]
         return hashlib.sha256("\n\n".join(words).encode("utf-8")).digest()[:16]
@@ -139,7 +139,7 @@ class NearDuplicates:
 
     def __call__(self, dialogue: Dialogue) -> str | None:
         """Names the reason against a near duplicate; remembers any other dialogue."""
-        texts = [dialogue.system, *(turn.text for turn in dialogue.turns)]
+        texts = [dialogue.system, *(turn.whole for turn in dialogue.turns)]
         sketch = self._seen.sketch("\n".join(texts))
         if self._seen.is_known(sketch):
             return NEAR_REASON

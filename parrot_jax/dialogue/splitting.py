@@ -69,7 +69,7 @@ def split_dialogue(
     >>> [(piece.id, len(piece.turns)) for piece in pieces]
     [('x', 4), ('x#2', 2)]
     """
-    sizes = [count(turn.text) + tokens_per_turn for turn in dialogue.turns]
+    sizes = [count(turn.whole) + tokens_per_turn for turn in dialogue.turns]
     base = count(dialogue.system) + tokens_per_turn if dialogue.system else 0
     if base + sum(sizes) <= max_tokens:
         return (dialogue,)

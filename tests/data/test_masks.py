@@ -43,7 +43,7 @@ def test_live_turns(options: dict[str, object], live: list[float]) -> None:
 
 def test_train_end_adds_one_live_empty_turn_after_the_last_answer() -> None:
     ask = {"loss_roles": ("user",), "train_end": True}
-    assert mask_turns(FOUR, MaskConfig(**ask))[-1] == ("user", "", 1.0)  # type: ignore[arg-type]
+    assert mask_turns(FOUR, MaskConfig(**ask))[-1][:3] == ("user", "", 1.0)  # type: ignore[arg-type]
     assert weights(FOUR, **ask) == [1, 0, 1, 0, 1]
     # Where the end was not seen, none is invented: cut by max_turns, or ending with a question.
     assert weights(FOUR, **ask, max_turns=1) == [1, 0]

@@ -275,6 +275,36 @@ def test_no_live_token_is_an_error(
         prepare(single, "train")
 
 
+def test_where_every_live_turn_is_longer_than_a_row_the_row_is_the_cause(
+    config: DataConfig, tmp_path: Path
+) -> None:
+    path = tmp_path / "long.jsonl"
+    said = [("user", "hi"), ("assistant", "word " * 300), ("user", "word " * 300)]
+    messages = [{"role": role, "content": text} for role, text in said]
+    path.write_text(json.dumps({"messages": messages}))
+    sources = (SourceConfig(kind="messages", path=str(path)),)
+    with pytest.raises(UserError, match=r"is longer than data.row_tokens=256 allows; raise it"):
+        prepare(replace(config, sources=sources, eval_fraction=0.0), "train")
+
+
+def test_the_context_of_an_answer_is_in_its_row_and_not_live(
+    config: DataConfig, tmp_path: Path
+) -> None:
+    path = tmp_path / "tools.jsonl"
+    said = [("user", "what word"), ("tool", "river"), ("assistant", "hills")]
+    messages = [{"role": role, "content": text} for role, text in said]
+    path.write_text(json.dumps({"messages": messages}))
+    sources = (SourceConfig(kind="messages", path=str(path)),)
+    mask = MaskConfig(loss_roles=("assistant",))
+    data = replace(config, sources=sources, eval_fraction=0.0, mask=mask)
+    row = prepare(data, "train").rows()[0]
+    tokenizer = load_tokenizer(config.tokenizer)
+    live = row["loss_weights"] > 0
+    text = tokenizer.show(row["tokens"][row["segment_ids"] > 0].tolist())
+    assert text == "<s>USER: what word</s>ASSISTANT: river\n\nhills</s>"
+    assert tokenizer.show(row["tokens"][live].tolist()) == "hills</s>"
+
+
 def test_memory_does_not_grow_with_the_data(
     config: DataConfig,
     tmp_path: Path,

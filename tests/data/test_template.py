@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from parrot_jax.core.errors import UserError
 from parrot_jax.data.template import (
+    TurnText,
     chat_template,
     check_speaker,
     clean_text,
@@ -63,6 +64,31 @@ def test_golden_row_of_a_short_dialogue(tokenizer: Tokenizer) -> None:
         [11889, 29901, 2],  #                    USER : </s>        the user leaves
     ]
     assert [turn.num_header for turn in rendering.turns] == [2, 4, 2]
+
+
+def test_context_stands_before_the_text_and_is_dead(tokenizer: Tokenizer) -> None:
+    turns: list[TurnText] = [("user", "hi"), ("assistant", "hello", "w() = 3"), ("user", "bye")]
+    (rendering,) = render([("", turns)], tokenizer)
+    assert tokenizer.show(rendering.ids()) == (
+        "<s>USER: hi</s>ASSISTANT: w() = 3\n\nhello</s>USER: bye</s>"
+    )
+    answer = rendering.turns[1]
+    assert tokenizer.show(answer.ids[: answer.num_dead]) == "ASSISTANT: w() = 3\n\n"
+    assert tokenizer.show(answer.ids[answer.num_dead :]) == "hello</s>"
+    assert [turn.num_context for turn in rendering.turns] == [0, 7, 0]
+
+
+@given(context=texts.filter(str.strip), text=texts.filter(str.strip))
+def test_a_context_changes_no_id_and_none_of_it_is_learnt(
+    context: str, text: str, tokenizer: Tokenizer
+) -> None:
+    (parted,) = render([("", [("user", "a"), ("assistant", text, context)])], tokenizer)
+    (whole,) = render([("", [("user", "a"), ("assistant", f"{context}\n\n{text}")])], tokenizer)
+    assert parted.ids() == whole.ids()
+    learnt = parted.turns[1].ids[parted.turns[1].num_dead : -1]
+    cleaned = clean_text(text, tokenizer.control_strings)
+    # An id on the border is dead, so that less than the text may be learnt, and never more.
+    assert cleaned.replace("▁", " ").endswith(tokenizer.decode(learnt).lstrip())
 
 
 def test_prompts_end_with_the_next_speakers_header(tokenizer: Tokenizer) -> None:
