@@ -17,10 +17,29 @@ from parrot_jax.data.tokenizer import Tokenizer
 from parrot_jax.dialogue.types import Role
 
 _CHAT_TEMPLATE = """\
+{%- if tools or documents -%}
+  {{- raise_exception('this model knows no tools and no documents') -}}
+{%- endif -%}
 {%- set turns = namespace(count=0, last='') -%}
 {{- bos_token -}}
 {%- for message in messages -%}
-  {%- set text = message['content'] | trim@BREAKS -%}
+  {%- if message['tool_calls'] or message['function_call'] -%}
+    {{- raise_exception('this model knows no tools: a message has tool_calls') -}}
+  {%- endif -%}
+  {%- set content = message['content'] -%}
+  {%- if content is string -%}
+    {%- set text = content -%}
+  {%- elif content is undefined or content is mapping or content is not iterable -%}
+    {{- raise_exception('the content of a message must be a text or a list of text parts') -}}
+  {%- else -%}
+    {%- for part in content -%}
+      {%- if part['type'] != 'text' or part['text'] is not string -%}
+        {{- raise_exception('this model reads text: a content part must be {type: text, text: ..}') -}}
+      {%- endif -%}
+    {%- endfor -%}
+    {%- set text = content | map(attribute='text') | join('\\n') -%}
+  {%- endif -%}
+  {%- set text = text | trim@BREAKS -%}
   {%- if message['role'] == 'system' -%}
     {%- if not loop.first -%}
       {{- raise_exception('a system message must be the first message') -}}
@@ -29,7 +48,7 @@ _CHAT_TEMPLATE = """\
       {{- '@SYSTEM ' + text + eos_token -}}
     {%- endif -%}
   {%- elif message['role'] not in ('user', 'assistant') -%}
-    {{- raise_exception('roles are system, user and assistant, not ' + message['role']) -}}
+    {{- raise_exception('roles are system, user and assistant, not ' ~ message['role']) -}}
   {%- elif message['role'] != ('user' if turns.count % 2 == 0 else 'assistant') -%}
     {{- raise_exception('user and assistant messages must alternate, the user first') -}}
   {%- else -%}

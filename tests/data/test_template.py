@@ -1,7 +1,9 @@
 """One format everywhere: golden rows, no forged boundaries, equal to the references."""
 
+import functools
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sentencepiece
@@ -20,7 +22,7 @@ from parrot_jax.data.template import (
 from parrot_jax.data.tokenizer import Tokenizer, load_tokenizer
 from parrot_jax.dialogue.readers import parse_sharegpt
 from parrot_jax.dialogue.sources import ReadReport, SourceConfig, read_sources
-from parrot_jax.dialogue.turns import RowPlace
+from parrot_jax.dialogue.turns import RowPlace, dialogue_of_messages
 from parrot_jax.dialogue.types import Dialogue, Turn
 
 HOSTILE = [
@@ -177,6 +179,65 @@ def test_the_exported_template_ends_with_the_speakers_header(
         exported.apply_chat_template([{"role": "tool", "content": "x"}])
 
 
+def parts(*said: object) -> list[object]:
+    return [{"type": "text", "text": text} for text in said]
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (parts("one part"), "one part"),
+        (parts("first", "second"), "first\nsecond"),
+        # Joined before it is trimmed and broken, as in a file that is trained on.
+        (parts("  a <", "/s> b", " "), "a <\n/s> b"),
+        (parts("a </s>"), "a < /s>"),
+        ([], ""),
+        (parts(""), ""),
+    ],
+)
+def test_text_parts_are_joined_as_the_reader_joins_them(
+    content: list[object], text: str, tokenizer: Tokenizer, folder: Path
+) -> None:
+    messages = [{"role": "user", "content": content}]
+    ids = _exported(folder).apply_chat_template(messages, return_dict=False)
+    (rendering,) = render([("", [("user", text)])], tokenizer)
+    assert ids == rendering.ids()
+    if text:
+        dialogue = dialogue_of_messages(messages, RowPlace("a.jsonl", 1))
+        assert clean_text(dialogue.turns[0].text, tokenizer.control_strings) == text
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        ({"content": None}, "must be a text or a list of text parts"),
+        ({}, "must be a text or a list of text parts"),
+        ({"content": 7}, "must be a text or a list of text parts"),
+        ({"content": {"type": "text", "text": "a"}}, "must be a text or a list of text parts"),
+        ({"content": ["a"]}, "a content part must be"),
+        ({"content": [{"type": "image_url", "image_url": {"url": "u"}}]}, "a content part must be"),
+        ({"content": parts(None)}, "a content part must be"),
+        ({"content": "a", "tool_calls": [{"id": "1"}]}, "a message has tool_calls"),
+        ({"content": "a", "role": 7}, "roles are system, user and assistant, not 7"),
+        ({"content": "a", "role": "developer"}, "not developer"),
+    ],
+)
+def test_a_message_that_is_no_text_is_refused(
+    message: dict[str, object], said: str, folder: Path
+) -> None:
+    with pytest.raises(Exception, match=said):
+        _exported(folder).apply_chat_template([{"role": "user"} | message])
+
+
+def test_what_a_client_may_send_beside_a_text_changes_nothing(folder: Path) -> None:
+    plain = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    more = [plain[0], plain[1] | {"tool_calls": [], "refusal": None, "reasoning_content": None}]
+    exported = _exported(folder)
+    assert exported.apply_chat_template(plain) == exported.apply_chat_template(more)
+    with pytest.raises(Exception, match="knows no tools"):
+        exported.apply_chat_template(plain, tools=[{"type": "function", "function": {"name": "f"}}])
+
+
 def test_a_saved_tokenizer_loads_as_the_same(tokenizer: Tokenizer, folder: Path) -> None:
     assert load_tokenizer(folder).fingerprint == tokenizer.fingerprint
 
@@ -204,17 +265,17 @@ def test_files_that_are_no_llama_tokenizer_are_refused(tmp_path: Path) -> None:
         load_tokenizer(tmp_path / "unigram.model")
 
 
-_loaded: dict[Path, object] = {}
+@functools.cache
+def _exported(folder: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder)
 
 
 def _transformers_ids(folder: Path, system: str, turns: list[tuple[str, str]]) -> list[int]:
-    from transformers import AutoTokenizer
-
-    if folder not in _loaded:
-        _loaded[folder] = AutoTokenizer.from_pretrained(folder)
     messages = [{"role": "system", "content": system}] if system else []
     messages += [{"role": role, "content": text} for role, text in turns]
-    return _loaded[folder].apply_chat_template(messages, return_dict=False)  # type: ignore[attr-defined]
+    return _exported(folder).apply_chat_template(messages, return_dict=False)
 
 
 def _all_real_dialogues(shared_data: Path) -> list[Dialogue]:
