@@ -34,7 +34,7 @@ _CHAT_TEMPLATE = """\
   {%- else -%}
     {%- for part in content -%}
       {%- if part['type'] != 'text' or part['text'] is not string -%}
-        {{- raise_exception('this model reads text: a content part must be {type: text, text: ..}') -}}
+        {{- raise_exception('a content part must be {type: text, text: ..}') -}}
       {%- endif -%}
     {%- endfor -%}
     {%- set text = content | map(attribute='text') | join('\\n') -%}

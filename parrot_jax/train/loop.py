@@ -27,11 +27,12 @@ from parrot_jax.train.run_data import describe_data
 from parrot_jax.train.run_folder import RunFolder
 from parrot_jax.train.sample import sample_next_turns
 from parrot_jax.train.setup import Setup, set_up
-from parrot_jax.train.state import new_state, restore_state, save_state
+from parrot_jax.train.state import new_state, restore_newest, save_state
 from parrot_jax.train.step import TrainState
 from parrot_jax.train.trackers import Trackers, open_trackers
 from parrot_jax.train.watchdog import Watchdog
 from parrot_jax.weights.checkpoints import Checkpoints
+from parrot_jax.weights.model_folder import made_of
 
 _NUM_SAMPLES = 5
 _SAMPLE_TOKENS = 64
@@ -70,7 +71,11 @@ class _Run:
         self.token_nlls = evaluation.compile_token_nll(
             self.program.forward, self.program.rows_sharding
         )
-        self.checkpoints = Checkpoints(folder.checkpoints, keep=config.keep_checkpoints)
+        self.checkpoints = Checkpoints(
+            folder.checkpoints,
+            keep=config.keep_checkpoints,
+            made_of=made_of(config.model, setup.tokenizer.fingerprint),
+        )
         setup.print_summary(config)
 
     trackers: Trackers
@@ -150,15 +155,16 @@ class _Run:
 
     def _start(self) -> TrainState:
         """The newest checkpoint, or new weights; later metrics than that are dropped."""
-        step = self.checkpoints.latest_step()
-        if step is None:
+        found = restore_newest(self.checkpoints, self.program.state)
+        step = 0
+        if found is None:
             state = new_state(self.config, self.program.optimizer, self.program.state)
         else:
-            state = restore_state(self.checkpoints, step, self.program.state)
+            step, state = found
             console.print(f"continuing {self.folder.path} at step {step}")
         if self.writes:
-            self.folder.metrics.keep_through(step or 0)
-            self.folder.samples.keep_through(step or 0)
+            self.folder.metrics.keep_through(step)
+            self.folder.samples.keep_through(step)
         return state
 
     def _step(self, state: TrainState, step: int) -> TrainState:

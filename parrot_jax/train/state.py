@@ -9,12 +9,13 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
 from parrot_jax.core.errors import UserError
+from parrot_jax.core.logs import console
 from parrot_jax.model import llama
 from parrot_jax.model.config import LlamaConfig
 from parrot_jax.sharding import array_sharding
 from parrot_jax.train.config import TrainConfig
 from parrot_jax.train.step import TrainState
-from parrot_jax.weights.checkpoints import Checkpoints
+from parrot_jax.weights.checkpoints import Checkpoints, DamagedCheckpointError
 from parrot_jax.weights.model_folder import abstract_params, load_params
 
 
@@ -116,3 +117,25 @@ def restore_state(checkpoints: Checkpoints, step: int, like: TrainState) -> Trai
     restored = checkpoints.restore(step, {"params": like.params, "optimizer": optimizer})
     optimizer = restored["optimizer"]
     return TrainState(restored["params"], optimizer["state"], optimizer["step"])
+
+
+def restore_newest(checkpoints: Checkpoints, like: TrainState) -> tuple[int, TrainState] | None:
+    """The newest checkpoint that is not damaged, with its step; None = there is none.
+
+    A damaged one is named and left where it is until the next one is saved.
+
+    Raises:
+      UserError: All are damaged, or the newest is of another shape.
+    """
+    problem: DamagedCheckpointError | None = None
+    while (step := checkpoints.latest_step()) is not None:
+        try:
+            state = restore_state(checkpoints, step, like)
+        except DamagedCheckpointError as error:
+            problem = error
+            console.print(str(error))
+        else:
+            return step, state
+    if problem is not None:
+        raise problem
+    return None

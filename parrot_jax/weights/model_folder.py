@@ -12,7 +12,7 @@ import jax
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
-from parrot_jax.core.config import config_from_dict
+from parrot_jax.core.config import config_from_dict, config_to_dict
 from parrot_jax.core.errors import UserError
 from parrot_jax.core.files import AnyPath, RemotePath, as_path
 from parrot_jax.core.yaml_files import read_yaml
@@ -118,6 +118,11 @@ def load_params(
     checkpoints = Checkpoints(folder.checkpoints, read_only=True)
     step = folder.latest_step() if step is None else step
     return checkpoints.restore(step, {"params": like})["params"]
+
+
+def made_of(model: LlamaConfig, tokenizer: str | None) -> dict[str, Any]:
+    """What a checkpoint says belongs to it; `tokenizer` is a fingerprint, None = not known."""
+    return {"model": config_to_dict(model), "tokenizer": tokenizer}
 
 
 def abstract_params(config: LlamaConfig, mesh: Mesh, dtype: DTypeLike = "float32") -> Any:

@@ -92,6 +92,27 @@ def metrics(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
+def test_two_processes_go_back_together_from_a_checkpoint_that_one_of_them_cannot_read(
+    write_config: Callable[..., Path], tmp_path: Path
+) -> None:
+    config = write_config("run", max_steps=2 * HALF)
+    Job(config, processes=2, devices=4).finish()
+    expected = final_state(tmp_path / "run")
+    # Each process wrote what its devices hold, and reads it again.
+    newest = tmp_path / "run" / "checkpoints" / str(2 * HALF)
+    largest = max(newest.glob("params/ocdbt.process_1/d/*"), key=lambda path: path.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    for place in range(0, len(content), 64):
+        content[place] ^= 1
+    largest.write_bytes(content)
+    job = Job(config, processes=2, devices=4)
+    job.finish()
+    assert all(f"checkpoint {newest} is damaged" in output for output in job.outputs)
+    assert f"at step {HALF}" in job.outputs[0]
+    for one, two in zip(final_state(tmp_path / "run"), expected, strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
 def test_one_of_two_processes_killed_in_a_save_and_both_started_again(
     write_config: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -60,6 +60,25 @@ def assert_same_run(a: str, b: str) -> None:
         assert results[0] == results[1]
 
 
+def test_a_damaged_checkpoint_in_a_bucket_is_gone_back_from(
+    trained_run: Path, remote: TrainConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import fsspec
+
+    train(replace(remote, max_steps=6))
+    store = fsspec.filesystem("gs", use_listings_cache=False)
+    for path in store.find(f"{remote.out}/checkpoints/6/params"):
+        if "/d/" in path:
+            content = bytearray(store.cat_file(path))
+            content[len(content) // 2] ^= 1
+            store.pipe_file(path, bytes(content))
+    train(remote)
+    said = capsys.readouterr().out
+    assert f"checkpoint {remote.out}/checkpoints/6 is damaged" in said
+    assert f"continuing {remote.out} at step 3" in said
+    assert_same_run(str(trained_run), remote.out)
+
+
 def test_a_run_in_a_bucket_stops_and_continues_to_the_bits_of_a_local_one(
     trained_run: Path, remote: TrainConfig, capsys: pytest.CaptureFixture[str]
 ) -> None:

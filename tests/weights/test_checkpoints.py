@@ -20,7 +20,7 @@ from parrot_jax.train.config import OptimConfig
 from parrot_jax.train.optim import adamw
 from parrot_jax.train.state import abstract_state, restore_state, save_state
 from parrot_jax.train.step import TrainState
-from parrot_jax.weights import checkpoints as module
+from parrot_jax.weights import arrays, checkpoints
 from parrot_jax.weights.checkpoints import Checkpoints
 
 SIZES: dict[str, Any] = {
@@ -111,7 +111,7 @@ def test_a_checkpoint_of_orbax_alone_is_read(tmp_path: Path) -> None:
         item: {
             name: leaf if layer is None else leaf[layer]
             for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-            for name, layer in module._names(path, leaf)
+            for name, layer in checkpoints._names(path, leaf)
         }
         for item, tree in trees.items()
     }
@@ -161,7 +161,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[int]]:
     monkeypatch.setattr(handler, "serialize", watched_serialize)
     monkeypatch.setattr(handler, "deserialize", watched_deserialize)
     # A batch is a layer, or a leaf.
-    monkeypatch.setattr(module, "_BATCH_BYTES", 1)
+    monkeypatch.setattr(arrays, "BATCH_BYTES", 1)
     gc.collect()  # what other tests left
     return seen
 
@@ -226,7 +226,7 @@ def test_moments_in_the_memory_of_the_host_are_saved_and_come_back(
 
 
 def test_batches_are_runs_of_neighbours(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_BATCH_BYTES", 6)
-    runs = [(batch.start, batch.stop) for batch in module._batches([3, 3, 1, 9, 2, 4])]
+    monkeypatch.setattr(arrays, "BATCH_BYTES", 6)
+    runs = [(batch.start, batch.stop) for batch in arrays.batches([3, 3, 1, 9, 2, 4])]
     assert runs == [(0, 2), (2, 3), (3, 4), (4, 6)]
-    assert list(module._batches([])) == []
+    assert list(arrays.batches([])) == []

@@ -1,0 +1,189 @@
+"""What is damaged on the disk is found when it is read, said in one line, and gone back from."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from parrot_jax.cli import main
+from parrot_jax.core.config import load_config
+from parrot_jax.model.config import LlamaConfig
+from parrot_jax.sharding import MeshConfig, make_mesh
+from parrot_jax.train.config import OptimConfig, TrainConfig
+from parrot_jax.train.loop import train
+from parrot_jax.train.optim import adamw
+from parrot_jax.train.state import abstract_state, restore_newest, restore_state, save_state
+from parrot_jax.train.step import TrainState
+from parrot_jax.weights.checkpoints import Checkpoints, DamagedCheckpointError
+from parrot_jax.weights.model_folder import load_params
+
+SIZES = LlamaConfig(
+    vocab_size=64,
+    hidden_size=16,
+    intermediate_size=32,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    max_position_embeddings=32,
+)
+OPTIMIZER = adamw(OptimConfig(), lambda _: 1e-3)
+# On one device: what is smaller than 1 kB stands in the tables, which are copied.
+LIKE = abstract_state(SIZES, OPTIMIZER, make_mesh(MeshConfig(fsdp=1), jax.devices()[:1]))
+
+
+def state(seed: int) -> TrainState:
+    rng = np.random.default_rng(seed)
+
+    def array(leaf: jax.ShapeDtypeStruct) -> jax.Array:
+        values = rng.standard_normal(leaf.shape).astype(leaf.dtype)
+        return jax.device_put(values, leaf.sharding)
+
+    return jax.tree.map(array, LIKE)
+
+
+def same_bits(a: TrainState, b: TrainState) -> bool:
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return all(np.array_equal(x, y) for x, y in pairs)
+
+
+def flip(path: Path) -> None:
+    """One bit, in the middle."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def garbage(path: Path) -> None:
+    path.write_bytes(b"\xff\x00{" * (path.stat().st_size // 3 + 1))
+
+
+DAMAGES = (flip, cut, garbage, Path.unlink)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_what_is_read_is_what_was_written_or_an_error(
+    damage: Callable[[Path], None], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    saved = state(1)
+    checkpoints = Checkpoints(tmp_path / "whole")
+    save_state(checkpoints, 3, saved)
+    checkpoints.close()
+    files = [path for path in (tmp_path / "whole").rglob("*") if path.is_file()]
+    found: dict[Path, str] = {}
+    copy = tmp_path / "copy"
+    for file in files:
+        shutil.copytree(tmp_path / "whole", copy)
+        damage(copy / file.relative_to(tmp_path / "whole"))
+        try:
+            restored = restore_state(Checkpoints(copy, read_only=True), 3, LIKE)
+        except DamagedCheckpointError as error:
+            found[file] = str(error)
+        else:
+            assert same_bits(restored, saved), file
+        shutil.rmtree(copy)
+    for line in found.values():
+        assert line.startswith(f"checkpoint {copy}/3 is damaged: ")
+        assert "\n" not in line
+        assert len(line) < 700
+    # The rest are copies that nothing reads any more.
+    sizes = {file: file.stat().st_size for file in files}
+    assert sum(sizes[file] for file in found) > 0.9 * sum(sizes.values())
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_damaged_array_is_named(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    for step in (3, 6):
+        save_state(checkpoints, step, state(step))
+    checkpoints.close()
+    largest = max((tmp_path / "6" / "params").rglob("*"), key=lambda path: path.stat().st_size)
+    flip(largest)
+    said = (
+        rf"checkpoint {tmp_path}/6 is damaged: DATA_LOSS: Error reading \S+ .*{tmp_path}/6/params.*"
+        rf"The newest of the others is 3: `parrot train` goes back .* move {tmp_path}/6 away first"
+    )
+    with pytest.raises(DamagedCheckpointError, match=said):
+        restore_state(Checkpoints(tmp_path, read_only=True), 6, LIKE)
+    checkpoints = Checkpoints(tmp_path, read_only=True)
+    with pytest.raises(DamagedCheckpointError, match=said):
+        _ = [checkpoints.read(6, name) for name in checkpoints.stored(6)]
+
+
+def test_the_newest_that_is_whole_is_gone_back_to_and_the_damaged_one_is_replaced(
+    tmp_path: Path,
+) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    for step in (3, 6):
+        save_state(checkpoints, step, state(step))
+    checkpoints.close()
+    shutil.rmtree(tmp_path / "6" / "params")
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    found = restore_newest(checkpoints, LIKE)
+    assert found is not None
+    assert (found[0], same_bits(found[1], state(3))) == (3, True)
+    assert (tmp_path / "6").exists(), "nothing is deleted by reading"
+    save_state(checkpoints, 5, state(5))
+    checkpoints.close()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["3", "5"]
+
+
+def test_a_run_with_a_damaged_checkpoint_ends_with_the_same_bits(
+    tiny_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = load_config(TrainConfig, tiny_run)
+    train(config)
+    expected, metrics = load_params(config.out), Path(config.out, "metrics.jsonl").read_text()
+    folder = Path(config.out, "checkpoints")
+    assert sorted(path.name for path in folder.iterdir()) == ["6", "7"]
+    for file in (folder / "7" / "params").rglob("d/*"):
+        flip(file)
+    # Whoever only reads is told where the way leads.
+    assert main(["convert", "flax-to-hf", config.out, str(tiny_run.parent / "hf")]) == 2
+    line = capsys.readouterr().err
+    assert f"checkpoint {folder}/7 is damaged" in line
+    assert "The newest of the others is 6" in line
+
+    assert main(["train", str(tiny_run)]) == 0
+    said = capsys.readouterr().out
+    assert f"checkpoint {folder}/7 is damaged" in said
+    assert f"continuing {config.out} at step 6" in said
+    for x, y in zip(*map(jax.tree.leaves, (expected, load_params(config.out))), strict=True):
+        np.testing.assert_array_equal(x, y)
+    steps = [json.loads(line)["step"] for line in metrics.splitlines()]
+    again = Path(config.out, "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in again] == steps == list(range(1, 8))
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_does_not_begin_again_by_itself(
+    tiny_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", str(tiny_run), "--max-steps", "3"]) == 0
+    folder = tiny_run.parent / "run" / "checkpoints"
+    for file in (folder / "3").rglob("_METADATA"):
+        file.write_text("{")
+    capsys.readouterr()
+    assert main(["train", str(tiny_run)]) == 2
+    assert "There is no other: put a copy in its place, or delete its folder" in (
+        capsys.readouterr().err
+    )
+
+
+def test_a_checkpoint_of_an_earlier_version_is_read_with_a_note(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arrays = {"embed": jnp.ones((4, 2))}
+    with ocp.CheckpointManager(tmp_path) as manager:
+        manager.save(3, args=ocp.args.Composite(params=ocp.args.StandardSave(arrays)))
+    checkpoints = Checkpoints(tmp_path, read_only=True)
+    assert checkpoints.stored(3)["embed"].shape == (4, 2)
+    assert checkpoints.read(3, "embed").tolist() == [[1, 1]] * 4
+    assert "was saved without checksums" in capsys.readouterr().err
