@@ -31,6 +31,9 @@ _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://")
 _EXTRAS = {"gs": "install it with `pip install 'parrot-jax[gcs]'`"}
 _READ_BYTES = 1 << 20
 
+MAX_JSON_BYTES = 200 * 2**20
+"""Of a JSON file that is read whole: the largest tokenizers take 35 MB."""
+
 
 @dataclass(frozen=True)
 class RemotePath:
@@ -313,23 +316,95 @@ def write_json(path: AnyPath | str, value: Any) -> None:
         file.write("\n")
 
 
-def read_json(path: AnyPath | str) -> dict[str, Any]:
+def read_object(path: AnyPath | str) -> dict[str, Any]:
     """Reads a file that `write_json` wrote as an object.
 
     Raises:
       UserError: It cannot be read, or its content is damaged.
     """
+    try:
+        value = read_json(path)
+    except UserError as error:
+        if not as_path(path).exists():
+            raise
+        problem = str(error)
+    else:
+        if isinstance(value, dict):
+            return value
+        problem = f"{path} is no JSON object."
+    raise UserError(
+        f"{path} is damaged: put back a copy, or remove it and run the command that wrote it again "
+        f"({problem.rstrip('.')})."
+    )
+
+
+def read_json(path: AnyPath | str, *, max_bytes: int = MAX_JSON_BYTES) -> Any:
+    """The value of a JSON file that others wrote.
+
+    Args:
+      path: The file.
+      max_bytes: What is larger is not read.
+
+    Raises:
+      UserError: It cannot be read, is too large, or is no JSON.
+    """
+    if isinstance(path := as_path(path), Path) and path.exists() and not path.is_file():
+        raise UserError(f"{path} is no file; check the path.")
     with open_input(path, "rb") as file:
-        try:
-            value = json.loads(file.read())
-        except (ValueError, RecursionError):
-            value = None
-    if not isinstance(value, dict):
-        raise UserError(
-            f"{path} is damaged: it is no JSON object; put back a copy, or remove it and run the "
-            "command that wrote it again."
-        )
-    return value
+        content = file.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise UserError(f"{path} is larger than {max_bytes:,} bytes, too large for what it is.")
+    try:
+        return json.loads(content.decode("utf-8"))
+    except RecursionError:
+        raise UserError(f"{path} is no valid JSON: it is nested too deeply.") from None
+    except ValueError as error:
+        raise UserError(f"{path} is no valid JSON: {error}.") from None
+
+
+def file_in(folder: AnyPath, name: str) -> AnyPath:
+    """The path of a file in a folder that others made.
+
+    Raises:
+      UserError: `name` is no plain file name, or a link that leads out of the folder.
+    """
+    if name != Path(name).name or name in ("", ".", "..") or "\0" in name:
+        raise UserError(f"{folder} names the file {name!r}; only files in it itself are read.")
+    path = folder / name
+    if isinstance(path, Path) and isinstance(folder, Path):
+        root = folder.resolve()
+        # The hub's cache keeps the files of all revisions in one folder, and links to them.
+        roots = [root, root.parents[1] / "blobs"] if root.parent.name == "snapshots" else [root]
+        target = path.resolve()
+        if not any(target.is_relative_to(each) for each in roots):
+            raise UserError(
+                f"{path} is a link to {target}, outside its folder; put the file itself there."
+            )
+        if path.exists() and not path.is_file():
+            raise UserError(f"{path} is no file; check the path.")
+    return path
+
+
+def require_folder(path: AnyPath | str, what: str) -> None:
+    """Refuses a path at which no folder can be made.
+
+    Args:
+      path: Where a folder is or will be made.
+      what: What it is, e.g. `"OUT"`.
+
+    Raises:
+      UserError: It is a file, or below one.
+    """
+    path = as_path(path)
+    if isinstance(path, RemotePath):
+        if path.is_file():
+            raise UserError(f"{what} is {path}, which is a file; name a folder.")
+        return
+    for place in (path, *path.parents):
+        if place.is_dir():
+            return
+        if place.exists() or place.is_symlink():
+            raise UserError(f"{what} is {path}, but {place} is no folder; name another.")
 
 
 def write_array(path: AnyPath | str, array: "numpy.ndarray") -> None:

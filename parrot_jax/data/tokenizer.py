@@ -10,15 +10,36 @@ dummy prefix nor merges across the border, so the pieces' ids, joined, are the i
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
 
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, processors
 
 from parrot_jax.core.errors import UserError
-from parrot_jax.core.files import AnyPath, as_path, atomic_write, hash_json, write_json
+from parrot_jax.core.files import (
+    AnyPath,
+    as_path,
+    atomic_write,
+    file_in,
+    hash_json,
+    open_input,
+    read_json,
+    write_json,
+)
+from parrot_jax.data.added_tokens import (
+    ROLES,
+    AddedToken,
+    check_breakable,
+    check_not_across,
+    read_added_tokens,
+)
 
 _SPACE = "▁"  # SentencePiece's visible space, U+2581
+_MAX_MODEL_BYTES = 64 * 2**20
+"""Of a `tokenizer.model`: those of 256,000 pieces take 5 MB."""
+_MAX_PIECES = 10**6
 
 _BYTE = re.compile("<0x[0-9A-F]{2}>")
 
@@ -31,25 +52,46 @@ class Tokenizer:
       eos_token: The token that ends a turn, `</s>` in LLaMA.
       bos_id: Its id.
       eos_id: Its id.
+      roles: Further tokens with a role, such as `pad_token`, by its name.
       control_strings: The texts that would become special tokens; the template breaks them.
-      vocab_size: Number of ids; every id is in [0, vocab_size).
+      vocab_size: One more than the largest id; every id is in [0, vocab_size).
       max_piece_chars: Characters of the longest token: a text has at least its length by this many.
       fingerprint: 64 hex digits of the content, equal for equal tokenizers.
+      left_out: What of the folder it was read from could not be carried, each with its reason.
     """
 
-    def __init__(self, backend: tokenizers.Tokenizer, *, bos_token: str, eos_token: str) -> None:
-        """Wraps a backend; use `load` to read one from a file."""
+    def __init__(
+        self,
+        backend: tokenizers.Tokenizer,
+        *,
+        bos_token: str,
+        eos_token: str,
+        roles: Mapping[str, str] = MappingProxyType({}),
+        left_out: Sequence[str] = (),
+    ) -> None:
+        """Wraps a backend; use `load_tokenizer` to read one from a file."""
         self._backend = backend
         self.bos_token, self.eos_token = bos_token, eos_token
         self.bos_id, self.eos_id = self._id_of(bos_token), self._id_of(eos_token)
+        self.roles, self.left_out = dict(roles), tuple(left_out)
         added = backend.get_added_tokens_decoder()
-        self.control_strings = tuple(sorted({str(token.content) for token in added.values()}))
-        self._special_ids = frozenset(added)
+        special = {index: str(token.content) for index, token in added.items() if token.special}
+        self.control_strings = tuple(sorted(set(special.values())))
+        self._special_ids = frozenset(special)
         vocab = backend.get_vocab(with_added_tokens=True)
         self._byte_ids = frozenset(i for token, i in vocab.items() if _BYTE.fullmatch(token))
         self.max_piece_chars = max(map(len, vocab))
-        self.vocab_size = backend.get_vocab_size(with_added_tokens=True)
-        self.fingerprint = hash_json([json.loads(backend.to_str()), bos_token, eos_token])
+        self.vocab_size = max(vocab.values()) + 1
+        # Of what decides ids, and not of the library's way to write it, which may change.
+        described = json.loads(backend.to_str())
+        merges = [each if isinstance(each, list) else each.split(" ")
+                  for each in described["model"]["merges"]]  # fmt: skip
+        tokens = [[token["content"], token["id"], token["special"], token["lstrip"],
+                   token["rstrip"], token["single_word"]]
+                  for token in described["added_tokens"]]  # fmt: skip
+        self.fingerprint = hash_json(
+            [vocab, merges, tokens, bos_token, eos_token, sorted(self.roles.items())]
+        )
 
     def encode_pieces(self, pieces: Sequence[str]) -> list[list[int]]:
         """Encodes each text as if it stood right behind a special token.
@@ -135,6 +177,7 @@ class Tokenizer:
             "bos_token": self.bos_token,
             "eos_token": self.eos_token,
             "unk_token": self._unk_token(),
+            **self.roles,
             "clean_up_tokenization_spaces": False,
             "model_max_length": max_tokens,
         }
@@ -155,21 +198,25 @@ class Tokenizer:
         return self._backend.model.unk_token  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def load_tokenizer(path: AnyPath | str) -> Tokenizer:
+def load_tokenizer(path: AnyPath | str, *, num_rows: int | None = None) -> Tokenizer:
     """Reads a tokenizer.
 
     Args:
-      path: A SentencePiece `tokenizer.model`, a folder that holds one, or a folder that
-        `Tokenizer.save` wrote. Other people's `tokenizer.json` files are not read: the layouts
-        around do not all give SentencePiece's ids.
+      path: A SentencePiece `tokenizer.model`, a folder that holds one with what it adds to it, or
+        a folder that `Tokenizer.save` wrote. Other people's `tokenizer.json` files are not read:
+        the layouts around do not all give SentencePiece's ids.
+      num_rows: Rows of the model's embedding: added tokens beyond them are left out, and named in
+        `Tokenizer.left_out`. None = not known.
 
     Raises:
-      UserError: There is nothing to read, or its kind is not SentencePiece BPE as LLaMA uses it.
+      UserError: There is nothing to read, it is damaged, or its kind is not SentencePiece BPE as
+        LLaMA uses it.
     """
     path = as_path(path)
     if path.is_dir():
-        if (path / "tokenizer.model").exists():
-            return _from_sentencepiece(path / "tokenizer.model")
+        model = file_in(path, "tokenizer.model")
+        if model.exists():
+            return _from_sentencepiece(model, folder=path, num_rows=num_rows)
         return _from_saved(path)
     if not path.is_file():
         raise UserError(f"there is no tokenizer at {path}; give a tokenizer.model or its folder.")
@@ -177,43 +224,84 @@ def load_tokenizer(path: AnyPath | str) -> Tokenizer:
 
 
 def _from_saved(folder: AnyPath) -> Tokenizer:
-    try:
-        config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-        backend = tokenizers.Tokenizer.from_str(
-            (folder / "tokenizer.json").read_text(encoding="utf-8")
-        )
-    except FileNotFoundError as error:
-        raise UserError(
-            f"{folder} holds no tokenizer: {as_path(error.filename).name} is missing."
-        ) from None
-    except Exception as error:  # the library raises bare Exception
-        raise UserError(f"{folder}/tokenizer.json cannot be read: {error}.") from None
-    settings = json.loads(backend.to_str())
+    for name in ("tokenizer_config.json", "tokenizer.json"):
+        if not file_in(folder, name).exists():
+            raise UserError(f"{folder} holds no tokenizer: {name} is missing.")
+    config = read_json(folder / "tokenizer_config.json")
+    values = read_json(folder / "tokenizer.json")
     ours = {"type": "Metaspace", "replacement": _SPACE, "prepend_scheme": "first", "split": False}
-    if settings["pre_tokenizer"] != ours or settings["normalizer"] is not None:
+    if (
+        not isinstance(values, dict)
+        or values.get("pre_tokenizer") != ours
+        or values.get("normalizer") is not None
+    ):
         raise UserError(
             f"{folder}/tokenizer.json was not written by this project and may give other ids than "
             "SentencePiece; give the tokenizer.model beside it."
         )
-    return Tokenizer(backend, bos_token=config["bos_token"], eos_token=config["eos_token"])
+    roles = {name: config.get(name) for name in ROLES} if isinstance(config, dict) else {}
+    try:
+        backend = tokenizers.Tokenizer.from_str(json.dumps(values))
+        bos, eos = roles.pop("bos_token"), roles.pop("eos_token")
+        del roles["unk_token"]
+        return Tokenizer(
+            backend,
+            bos_token=bos,
+            eos_token=eos,
+            roles={name: text for name, text in roles.items() if isinstance(text, str)},
+        )
+    except UserError:
+        raise
+    except Exception as error:  # the library raises bare Exception
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(
+            f"the tokenizer in {folder} cannot be read ({reason}); it is damaged: put a copy in "
+            "its place."
+        ) from None
 
 
-def _from_sentencepiece(path: AnyPath) -> Tokenizer:
-    import sentencepiece
-
-    content = path.read_bytes()
-    _check_settings(content, path)
-    model = sentencepiece.SentencePieceProcessor()
-    model.LoadFromSerializedProto(content)
-    size = model.GetPieceSize()
-    vocab = {model.IdToPiece(index): index for index in range(size)}
-    plain = [
-        index
-        for index in range(size)
-        if not (model.IsControl(index) or model.IsUnknown(index) or model.IsByte(index))
+def _from_sentencepiece(
+    path: AnyPath, *, folder: AnyPath | None = None, num_rows: int | None = None
+) -> Tokenizer:
+    """The pieces of a model, and what `folder` adds to them; None = nothing."""
+    proto = _read_model(path)
+    pieces = [piece.piece for piece in proto.pieces]
+    kinds = [piece.Type.Name(piece.type) for piece in proto.pieces]
+    vocab = {piece: index for index, piece in enumerate(pieces)}
+    if len(vocab) < len(pieces):
+        raise UserError(f"{path} is damaged: a piece is there twice.")
+    controls = [
+        AddedToken(piece, index, special=True)
+        for index, (piece, kind) in enumerate(zip(pieces, kinds, strict=True))
+        if kind in ("CONTROL", "UNKNOWN")
     ]
-    unk_token = model.IdToPiece(model.unk_id())
-    merges = _merges([model.IdToPiece(i) for i in plain], [model.GetScore(i) for i in plain], vocab)
+    symbols = [AddedToken(piece, index) for index, piece in enumerate(pieces)
+               if kinds[index] == "USER_DEFINED"]  # fmt: skip
+    tokens = {token.content: token for token in (*controls, *symbols)}
+    trainer = proto.trainer_spec
+    roles = {"bos_token": trainer.bos_piece, "eos_token": trainer.eos_piece}
+    left_out: list[str] = []
+    if folder is not None:
+        added = read_added_tokens(folder, vocab, num_rows=num_rows)
+        # What a model controls texts with stays special, whatever a file beside it says.
+        tokens |= {token.content: token for token in added.tokens if token.content not in tokens}
+        roles |= added.roles
+        left_out += added.left_out
+    unk_token = pieces[kinds.index("UNKNOWN")]
+    if roles.pop("unk_token", unk_token) != unk_token:
+        left_out.append(f"unk_token is another than {unk_token!r}, that of tokenizer.model")
+    bos, eos = roles.pop("bos_token"), roles.pop("eos_token")
+    for role in {bos, eos, *roles.values()}:
+        token = tokens.get(role, AddedToken(role, vocab.get(role, -1)))
+        # Behind an end comes the next speaker: white space around it is the speaker's.
+        tokens[role] = token._replace(special=True, lstrip=False, rstrip=False)
+        if token.lstrip or token.rstrip:
+            left_out.append(f"that {role!r} takes the white space beside it")
+    for token in tokens.values():
+        (check_breakable if token.special else check_not_across)(token, path)
+    plain = [index for index, kind in enumerate(kinds) if kind == "NORMAL"]
+    merges = _merges([pieces[i] for i in plain], [proto.pieces[i].score for i in plain], vocab)
+    vocab |= {token.content: token.id for token in tokens.values()}
     backend = tokenizers.Tokenizer(
         models.BPE(
             vocab=vocab, merges=merges, unk_token=unk_token, fuse_unk=True, byte_fallback=True
@@ -224,13 +312,23 @@ def _from_sentencepiece(path: AnyPath) -> Tokenizer:
         [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse(),
          decoders.Strip(" ", 1, 0)]
     )  # fmt: skip
-    bos, eos = model.IdToPiece(model.bos_id()), model.IdToPiece(model.eos_id())
     backend.post_processor = processors.TemplateProcessing(  # type: ignore[assignment]
-        single=f"{bos} $A", pair=f"{bos} $A {bos} $B", special_tokens=[(bos, model.bos_id())]
+        single=f"{bos} $A", pair=f"{bos} $A {bos} $B", special_tokens=[(bos, tokens[bos].id)]
     )
-    special = [model.IdToPiece(i) for i in range(size) if model.IsControl(i) or model.IsUnknown(i)]
-    backend.add_special_tokens([tokenizers.AddedToken(t, normalized=False) for t in special])
-    return Tokenizer(backend, bos_token=bos, eos_token=eos)
+    for token in sorted(tokens.values(), key=lambda token: token.id):
+        add = backend.add_special_tokens if token.special else backend.add_tokens
+        add(
+            [
+                tokenizers.AddedToken(
+                    token.content,
+                    lstrip=token.lstrip,
+                    rstrip=token.rstrip,
+                    single_word=token.single_word,
+                    normalized=False,
+                )
+            ]
+        )
+    return Tokenizer(backend, bos_token=bos, eos_token=eos, roles=roles, left_out=left_out)
 
 
 def _merges(
@@ -247,29 +345,46 @@ def _merges(
     return [(left, right) for *_, left, right in ranked]
 
 
-def _check_settings(content: bytes, path: AnyPath) -> None:
-    """Refuses a SentencePiece model whose settings our `tokenizer.json` would not honour."""
+def _read_model(path: AnyPath) -> Any:
+    """A SentencePiece model whose settings our `tokenizer.json` honours.
+
+    Raises:
+      UserError: It is none.
+    """
     from google.protobuf.message import DecodeError
     from sentencepiece import sentencepiece_model_pb2
 
+    with open_input(path, "rb") as file:
+        content = file.read(_MAX_MODEL_BYTES + 1)
     proto = sentencepiece_model_pb2.ModelProto()  # pyright: ignore[reportAttributeAccessIssue]
     try:
+        if len(content) > _MAX_MODEL_BYTES:
+            raise DecodeError
         proto.ParseFromString(content)
     except DecodeError:
         raise UserError(f"{path} is not a SentencePiece model.") from None
-    trainer, normalizer = proto.trainer_spec, proto.normalizer_spec
+    trainer, normalizer, size = proto.trainer_spec, proto.normalizer_spec, len(proto.pieces)
     # A piece such as `:▁a` would merge a header with the text behind it.
     spaced = [piece.piece for piece in proto.pieces if _SPACE in piece.piece.lstrip(_SPACE)]
+    kinds = [piece.Type.Name(piece.type) for piece in proto.pieces]
+    symbols = [piece.piece for piece, kind in zip(proto.pieces, kinds, strict=True)
+               if kind == "USER_DEFINED"]  # fmt: skip
+    controls = {piece.piece for piece, kind in zip(proto.pieces, kinds, strict=True)
+                if kind == "CONTROL"}  # fmt: skip
     seen = {
         "model_type": (trainer.ModelType.Name(trainer.model_type), "BPE"),
         "byte_fallback": (trainer.byte_fallback, True),
         "normalization_rule_name": (normalizer.name, "identity"),
         "add_dummy_prefix": (normalizer.add_dummy_prefix, True),
         "remove_extra_whitespaces": (normalizer.remove_extra_whitespaces, False),
-        "user_defined_symbols": (list(trainer.user_defined_symbols), []),
-        "bos_id and eos_id": (trainer.bos_id >= 0 and trainer.eos_id >= 0, True),
+        "user-defined symbols with a space": ([s for s in symbols if _SPACE in s][:3], []),
+        "unused pieces": (kinds.count("UNUSED"), 0),
+        "unknown pieces": (kinds.count("UNKNOWN"), 1),
+        "bos and eos pieces": ({trainer.bos_piece, trainer.eos_piece} <= controls, True),
         "pieces with a space inside": (spaced[:3], []),
+        f"at most {_MAX_PIECES:,} pieces": (size <= _MAX_PIECES, True),
     }
     wrong = [f"{k} is {got!r}, not {want!r}" for k, (got, want) in seen.items() if got != want]
     if wrong:
         raise UserError(f"{path} is not a LLaMA-style SentencePiece model: {'; '.join(wrong)}.")
+    return proto

@@ -31,7 +31,7 @@ import jax
 import parrot_jax
 from parrot_jax.core.config import changed_keys, config_to_dict, load_config, save_config
 from parrot_jax.core.errors import RunError, UserError, disk_full_is_a_user_error
-from parrot_jax.core.files import AnyPath, RemotePath, as_path, read_json, write_json
+from parrot_jax.core.files import AnyPath, RemotePath, as_path, read_object, write_json
 from parrot_jax.core.logs import MetricsFile, console
 from parrot_jax.data.template import chat_template
 from parrot_jax.data.tokenizer import Tokenizer
@@ -168,7 +168,7 @@ class RunFolder(ModelFolder):
         """
         if self._owner is None or time.monotonic() - self._last_flush < every_s:
             return
-        owner = read_json(self._owner_path)
+        owner = read_object(self._owner_path)
         if owner != self._owner:
             raise RunError(
                 f"process {owner.get('pid')} on {owner.get('host')} has begun to train in "
@@ -198,7 +198,7 @@ class RunFolder(ModelFolder):
         config = self.load_config()
         settings = {name: value for name, value in config_to_dict(config).items()
                     if name in _RESULT_KEYS}  # fmt: skip
-        versions = read_json(self.path / "versions.json")
+        versions = read_object(self.path / "versions.json")
         return Training(
             task=config.task,
             base=self._base(config),
@@ -243,7 +243,7 @@ class RunFolder(ModelFolder):
         changes = [change for change in changes if change not in layout]
         if self._data_path.exists():
             try:
-                other_data = changed_data(read_json(self._data_path), data)
+                other_data = changed_data(read_object(self._data_path), data)
             except (KeyError, TypeError, AttributeError):
                 raise UserError(
                     f"{self._data_path} is damaged: it does not say what rows the run has; put "

@@ -25,7 +25,7 @@ _TOKEN = re.compile(r"Bearer\s+\S+|\bhf_\w{20,}")
 
 _WANTED = (
     "config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json",
-    "tokenizer.model", "tokenizer*.json",
+    "tokenizer.model", "tokenizer*.json", "added_tokens.json", "special_tokens_map.json",
 )  # fmt: skip
 # The same weights once more: in folders, or in Meta's and Mistral's form.
 _UNWANTED = ("*/*", "consolidated*")

@@ -1,0 +1,234 @@
+"""Tokens that a folder adds to the pieces of its `tokenizer.model`, in all forms that are in use.
+
+added_tokens.json         ids by text
+tokenizer.json            `added_tokens`, with how each is matched
+tokenizer_config.json     `added_tokens_decoder`, the same by id, and who plays which role
+special_tokens_map.json   roles: the token that opens a text, ends one, fills rows up
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from parrot_jax.core.errors import UserError
+from parrot_jax.core.files import AnyPath, file_in, read_json
+
+ROLES = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
+
+_LISTS = ("additional_special_tokens", "extra_special_tokens")
+_MAX_ID = 10**7
+
+
+class AddedToken(NamedTuple):
+    """A token beside the pieces, or a piece that is found before any text is cut into pieces."""
+
+    content: str
+    id: int
+    special: bool = False
+    """Not part of what a text says: left out when ids become text, and broken inside of texts."""
+    lstrip: bool = False
+    """Takes the white space before it as well."""
+    rstrip: bool = False
+    """Takes the white space behind it as well."""
+    single_word: bool = False
+    """Is found only where it is no part of a word."""
+
+
+class AddedTokens(NamedTuple):
+    """What a folder says beside its `tokenizer.model`."""
+
+    tokens: list[AddedToken]
+    roles: dict[str, str]
+    """The text of each role's token, a key of `ROLES`."""
+    left_out: list[str]
+    """What cannot be carried, each with its reason."""
+
+
+def read_added_tokens(
+    folder: AnyPath, pieces: Mapping[str, int], *, num_rows: int | None
+) -> AddedTokens:
+    """Reads all forms, which must agree.
+
+    Args:
+      folder: It holds a `tokenizer.model`.
+      pieces: Ids of the pieces of that.
+      num_rows: Rows of the model's embedding: tokens beyond them are left out. None = not known.
+
+    Raises:
+      UserError: A file is damaged, or two of them say different things of one token.
+    """
+    config, roles_map, ids, library = (
+        _read_object(folder, name)
+        for name in (
+            "tokenizer_config.json",
+            "special_tokens_map.json",
+            "added_tokens.json",
+            "tokenizer.json",
+        )
+    )
+    _check_same_pieces(folder, library, pieces)
+    roles, special = _roles(roles_map | config)
+    found: dict[str, AddedToken] = {}
+    # The first to name a token says how it is matched; `added_tokens.json` says only its id.
+    for where, content, token_id, entry in _entries(library, config, ids):
+        token = _token(folder / where, content, token_id, entry, special)
+        known = found.setdefault(token.content, token)
+        if known.id != token.id:
+            raise UserError(
+                f"{folder / where} gives {token.content!r} the id {token.id}, another file there "
+                f"{known.id}; one of them is of another model."
+            )
+    _check_ids(folder, found, pieces)
+    beyond = [t for t in found.values() if num_rows is not None and t.id >= num_rows]
+    left_out = [
+        f"{token.content!r} has the id {token.id}, but the model has {num_rows:,} rows"
+        for token in beyond
+    ]
+    tokens = [token for token in found.values() if token not in beyond]
+    known = pieces.keys() | {token.content for token in tokens}
+    missing = {name: text for name, text in roles.items() if text not in known}
+    left_out += [f"{name} is {text!r}, which has no id" for name, text in missing.items()
+                 if text not in {token.content for token in beyond}]  # fmt: skip
+    left_out += [f"{text!r} is named a special token, but has no id"
+                 for text in sorted(special - known - set(roles.values()))]  # fmt: skip
+    if config.get("add_eos_token") is True:
+        left_out.append("that every text ends with eos_token (add_eos_token)")
+    return AddedTokens(
+        sorted(tokens, key=lambda token: token.id),
+        {name: text for name, text in roles.items() if name not in missing},
+        left_out,
+    )
+
+
+def check_breakable(token: AddedToken, path: AnyPath) -> None:
+    """Refuses a special token whose text cannot be kept from arising in a text.
+
+    Inside of texts a space is put behind its first character. That helps where it has at least two,
+    has no white space of its own, and cannot overlap itself.
+
+    Raises:
+      UserError: It is such a token.
+    """
+    text = token.content
+    overlaps = any(text[:size] == text[-size:] for size in range(1, len(text)))
+    if len(text) < 2 or overlaps or any(char.isspace() for char in text):
+        raise UserError(
+            f"{path}: the special token {text!r} is a single character, holds white space or can "
+            "overlap itself: any text could forge it."
+        )
+
+
+def check_not_across(token: AddedToken, path: AnyPath) -> None:
+    """Refuses a token that could begin in a header of the template and end in the text behind it.
+
+    Raises:
+      UserError: It is such a token.
+    """
+    if ": " in token.content:
+        raise UserError(
+            f"{path}: the token {token.content!r} holds a colon and a space, which divide a "
+            "speaker from the text; it cannot be told from them."
+        )
+
+
+def _read_object(folder: AnyPath, name: str) -> dict[str, Any]:
+    path = file_in(folder, name)
+    if not path.exists():
+        return {}
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise UserError(f"{path} holds {type(value).__name__}, not an object.")
+    return value
+
+
+def _check_same_pieces(
+    folder: AnyPath, library: Mapping[str, Any], pieces: Mapping[str, int]
+) -> None:
+    """Refuses a `tokenizer.json` of another vocabulary than the `tokenizer.model` beside it."""
+    model = library.get("model")
+    vocab = model.get("vocab") if isinstance(model, dict) else None
+    if not isinstance(vocab, dict):
+        return
+    added = {
+        entry.get("content") for entry in _list(library, "added_tokens") if isinstance(entry, dict)
+    }
+    differ = [text for text, token_id in vocab.items()
+              if pieces.get(text) != token_id and text not in added]  # fmt: skip
+    absent = [text for text in pieces if text not in vocab]
+    if differ or absent:
+        shown = (differ or absent)[0]
+        raise UserError(
+            f"{folder}/tokenizer.json and tokenizer.model are of different vocabularies: "
+            f"{len(differ) + len(absent):,} pieces differ, {shown!r} is one."
+        )
+
+
+def _list(values: Mapping[str, Any], key: str) -> list[Any]:
+    found = values.get(key)
+    return found if isinstance(found, list) else []
+
+
+def _roles(values: Mapping[str, Any]) -> tuple[dict[str, str], set[str]]:
+    """The text of each role, and all texts that are special for having one."""
+    named = {name: _text(values.get(name)) for name in ROLES}
+    roles = {name: text for name, text in named.items() if text}
+    listed = (_text(item) for key in _LISTS for item in _list(values, key))
+    return roles, {*roles.values(), *(text for text in listed if text)}
+
+
+def _text(value: Any) -> str | None:
+    """A token as these files write it: its text, or an object with it."""
+    if isinstance(value, dict):
+        value = value.get("content")
+    return value if isinstance(value, str) else None
+
+
+def _entries(
+    library: Mapping[str, Any], config: Mapping[str, Any], ids: Mapping[str, Any]
+) -> Iterator[tuple[str, Any, Any, Mapping[str, Any]]]:
+    """(file, text, id, how it is matched) of each token in each form."""
+    for entry in _list(library, "added_tokens"):
+        entry = entry if isinstance(entry, dict) else {}
+        yield "tokenizer.json", entry.get("content"), entry.get("id"), entry
+    decoder = config.get("added_tokens_decoder")
+    for key, entry in (decoder if isinstance(decoder, dict) else {}).items():
+        entry = entry if isinstance(entry, dict) else {}
+        token_id = int(key) if key.isdecimal() and len(key) < 10 else None
+        yield "tokenizer_config.json", entry.get("content"), token_id, entry
+    for content, token_id in ids.items():
+        yield "added_tokens.json", content, token_id, {}
+
+
+def _token(
+    path: AnyPath, content: Any, token_id: Any, entry: Mapping[str, Any], special: set[str]
+) -> AddedToken:
+    is_id = type(token_id) is int and 0 <= token_id <= _MAX_ID
+    if not (isinstance(content, str) and content and is_id):
+        raise UserError(
+            f"{path}: an added token is {content!r} with the id {token_id!r}; it must be a text "
+            f"with an id from 0 to {_MAX_ID:,}."
+        )
+    try:
+        content.encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{path}: the token {content!r} is no valid Unicode.") from None
+    return AddedToken(
+        content,
+        token_id,
+        special=entry.get("special") is True or content in special,
+        lstrip=entry.get("lstrip") is True,
+        rstrip=entry.get("rstrip") is True,
+        single_word=entry.get("single_word") is True,
+    )
+
+
+def _check_ids(folder: AnyPath, found: Mapping[str, AddedToken], pieces: Mapping[str, int]) -> None:
+    """Each text has one id and each id one text, the pieces included."""
+    texts = {token_id: text for text, token_id in pieces.items()}
+    for token in found.values():
+        held = texts.setdefault(token.id, token.content)
+        if held != token.content or pieces.get(token.content, token.id) != token.id:
+            raise UserError(
+                f"{folder}: the added token {token.content!r} has the id {token.id}, but that is "
+                f"{held!r}, or tokenizer.model has it with another id; the files are of different "
+                "models."
+            )
