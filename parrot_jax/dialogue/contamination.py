@@ -2,7 +2,8 @@
 
 A question of at least `ngram` words is found by any run of that many of its words, a shorter one
 only whole, and one below `min_words` never: "Write a poem about it" is in every large corpus and
-proves nothing. Words are compared without case and punctuation.
+proves nothing. Words are compared without case and punctuation, but with the signs of formulas and
+code: C is not C++, and 3 + 4 is not 3 - 4.
 
 Source: the 13-word overlap of GPT-3, arXiv:2005.14165, appendix C.
 """
@@ -18,13 +19,17 @@ from parrot_jax.core.files import open_input
 from parrot_jax.dialogue.clean import Outcome, require
 from parrot_jax.dialogue.json_stream import stream_rows
 from parrot_jax.dialogue.types import Dialogue
-from parrot_jax.dialogue.words import normal_words
+from parrot_jax.dialogue.words import signed_words
 
 MAX_LISTED_HITS = 10_000
 """More hits than these are counted but not listed in the report."""
 
-_QUESTION_KEYS = ("turns", "messages", "conversation", "data", "instruction", "question", "text")
-_USER_KEYS = ("user", "content", "value")
+_QUESTION_KEYS = (
+    *("turns", "messages", "conversation", "conversations", "history", "data"),
+    *("instruction", "question", "prompt", "text"),
+)
+_USER_KEYS = ("user", "human", "question", "content", "value")
+_USERS = ("user", "human", "prompter")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,9 +86,10 @@ def read_benchmark(path: Path | str) -> list[BenchmarkQuestion]:
 
     Args:
       path: A `.txt` file with a question a line, or JSON lines or one JSON list whose rows are
-        texts or objects with `turns` (MT-Bench), `messages` (their user turns), `conversation`
-        (`[{"user", ...}]`), `data` (UltraChat: one text, or questions and answers in turn),
-        `instruction` (AlpacaEval), `question` or `text`.
+        texts or objects with `turns` (MT-Bench), `messages` or `conversations` (their user turns),
+        `conversation` or `history` (`[{"user", ...}]`, MT-Bench-101), `data` (UltraChat: one text,
+        or questions and answers in turn), `instruction` (AlpacaEval), `question`, `prompt` or
+        `text`.
 
     Returns:
       The questions in the order of the file; every turn of a dialogue is a question of its own.
@@ -117,7 +123,7 @@ class ContaminationIndex:
         self._num_first = min(ngram, min_words)
         self._runs: dict[str, dict[tuple[str, ...], list[BenchmarkQuestion]]] = defaultdict(dict)
         for question in questions:
-            words = normal_words(question.text)
+            words = signed_words(question.text)
             if len(words) < self._num_first:
                 self.too_short.append(question)
                 continue
@@ -143,7 +149,7 @@ class ContaminationIndex:
         for number, turn in enumerate(dialogue.turns, start=1):
             if turn.role != "user" and not all_turns:
                 continue
-            for question, run in self._overlaps(normal_words(turn.whole)):
+            for question, run in self._overlaps(signed_words(turn.whole)):
                 if question not in found:
                     found[question] = ContaminationHit(
                         dialogue.id,
@@ -231,7 +237,7 @@ def _questions(row: Any) -> Iterator[str]:
         yield row
     if not isinstance(row, Mapping):
         return
-    key = next((key for key in _QUESTION_KEYS if key in row), None)
+    key = next((key for key in _QUESTION_KEYS if row.get(key) is not None), None)
     value = row[key] if key else None
     if isinstance(value, str):
         yield value
@@ -240,7 +246,12 @@ def _questions(row: Any) -> Iterator[str]:
         for item in value[::2] if key == "data" else value:
             if isinstance(item, str):
                 yield item
-            elif isinstance(item, Mapping) and item.get("role", "user") == "user":
-                text = next((item[name] for name in _USER_KEYS if name in item), None)
+            elif isinstance(item, Mapping) and _speaker(item) in _USERS:
+                text = next((item[name] for name in _USER_KEYS if item.get(name) is not None), None)
                 if isinstance(text, str):
                     yield text
+
+
+def _speaker(message: Mapping[str, Any]) -> str:
+    names = (message.get(key) for key in ("role", "from"))
+    return str(next((name for name in names if name is not None), "user")).lower()

@@ -7,6 +7,7 @@ system text, in order.
 """
 
 import hashlib
+import unicodedata
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -14,7 +15,7 @@ from typing import Any
 
 from parrot_jax.dialogue.clean import require
 from parrot_jax.dialogue.types import Dialogue
-from parrot_jax.dialogue.words import normal_words
+from parrot_jax.dialogue.words import words_and_signs
 
 EXACT_REASON = "exact duplicate of an earlier dialogue"
 NEAR_REASON = "near duplicate of an earlier dialogue"
@@ -26,8 +27,8 @@ _SHINGLES_AT_ONCE = 4096
 class ExactDuplicatesConfig:
     """Drop a dialogue whose text was read before; about 0.15 KB of memory a dialogue."""
 
-    ignore_case: bool = True
-    """Compare words only: case, punctuation and spaces make no difference."""
+    ignore_case: bool = False
+    """Drop it too where it differs in nothing but case and white space."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +49,10 @@ class NearDuplicatesConfig:
 
 
 class ExactDuplicates:
-    """A predicate against dialogues whose words were all seen before in one dialogue.
+    """A predicate against dialogues that say what an earlier one said, character for character.
+
+    Only white space around a turn, which no model sees, and ways to encode the same letters make
+    no difference.
 
     Args:
       config: What counts as equal.
@@ -67,12 +71,15 @@ class ExactDuplicates:
         return None
 
     def _digest(self, dialogue: Dialogue) -> bytes:
-        if not self._ignore_case:
-            return dialogue.content_hash()[:16]
-        texts = [dialogue.system, *(turn.whole for turn in dialogue.turns)]
-        # A text without any word, such as "?", stands for itself.
-        words = [" ".join(normal_words(text)) or text for text in texts]
-        return hashlib.sha256("\n\n".join(words).encode("utf-8")).digest()[:16]
+        digest = hashlib.sha256()
+        for text in (dialogue.system, *(turn.whole for turn in dialogue.turns)):
+            same = unicodedata.normalize("NFC", text).strip()
+            if self._ignore_case:
+                same = " ".join(same.lower().split())
+            encoded = same.encode("utf-8")
+            # The length keeps "ab", "c" apart from "a", "bc".
+            digest.update(len(encoded).to_bytes(8, "little") + encoded)
+        return digest.digest()[:16]
 
 
 class NearTexts:
@@ -148,7 +155,7 @@ class NearDuplicates:
 
 
 def _shingles(text: str, size: int) -> Iterator[bytes]:
-    words = normal_words(text)
+    words = words_and_signs(text)
     if len(words) < size:
         yield (" ".join(words) or text).encode("utf-8")
     for start in range(len(words) - size + 1):

@@ -2,6 +2,8 @@
 
 import re
 
+from parrot_jax.dialogue.words import normal_words
+
 _THANKS = (
     r"(?:many )?thanks?(?: you)?(?: (?:so|very) much| a lot| again| for (?:your|the|all|this|that)"
     r"(?: \w+){0,3})?|thx|ty|cheers|much appreciated|i appreciate (?:it|that|your help)"
@@ -95,4 +97,4 @@ def asks_back(text: str, *, most_words: int) -> bool:
     >>> asks_back("Could you tell me more?", most_words=30), asks_back("It is 7.", most_words=30)
     (True, False)
     """
-    return text.rstrip().endswith(("?", "？")) and len(text.split()) <= most_words
+    return text.rstrip().endswith(("?", "？")) and len(normal_words(text)) <= most_words

@@ -17,6 +17,8 @@ from parrot_jax.dialogue.dedup import (
     NearDuplicatesConfig,
 )
 from parrot_jax.dialogue.language import LanguageConfig, language_filter
+from parrot_jax.dialogue.phrases import asks_back
+from parrot_jax.dialogue.repeats import comparable, most_similar
 from parrot_jax.dialogue.sources import ReadReport, SourceConfig, read_sources
 from parrot_jax.dialogue.splitting import RoundsConfig, SplitConfig, rounds_filter, split_dialogue
 from parrot_jax.dialogue.types import Dialogue, Turn
@@ -58,8 +60,55 @@ def test_a_predicate_becomes_a_step():
 
 
 def test_words_ignore_case_punctuation_and_spaces_and_split_chinese():
-    assert normal_words("It's  NEW: ﬁne_art, 42!") == ["it", "s", "new", "fine", "art", "42"]
+    assert normal_words("It's  NEW: ﬁne-art, 42!") == ["it", "s", "new", "fine", "art", "42"]
     assert normal_words("你好 world") == ["你", "好", "world"]
+
+
+DIFFERENT = [
+    ("What is C?", "What is C++?", "What is C#?"),
+    ("3 + 4", "3 - 4", "3 * 4", "3 / 4", "3 4", "34", "3.4", "-3 + 4", "(3 + 4)", "3 – 4!"),
+    ("x2", "x²", "x³", "½", "1 2"),
+    ("great", "great 😀", "great 😢", "great 👍", "great 👍🏽"),
+    ("résumé", "resume", "Maße", "Masse"),
+    ("นา", "น้า", "น่า"),  # Thai: field, aunt, face
+    ("कि", "की", "का"),  # Hindi: that, of (she), of (he)
+    ("f(x)", "f[x]", "f{x}", "f x"),
+    ("50 %", "$50", "50 €", "50"),
+    ("a_b", "a b", "a & b", "a | b", "a @ b"),
+]
+
+
+@pytest.mark.parametrize("texts", DIFFERENT)
+def test_what_differs_is_neither_a_duplicate_nor_a_repeat(texts):
+    exact = ExactDuplicates(ExactDuplicatesConfig())
+    ignoring = ExactDuplicates(ExactDuplicatesConfig(ignore_case=True))
+    near = NearDuplicates(NearDuplicatesConfig(threshold=1.0), seed=0)
+    for text in texts:
+        whole = dialogue("Please tell me about this in a few words: " + text)
+        assert [step(whole) for step in (exact, ignoring, near)] == [None] * 3, text
+    assert len({comparable(text) for text in texts}) == len(texts)
+
+
+def test_a_question_with_another_sign_or_number_is_no_repeat():
+    asked = "Can you please write a program in C that prints the first {} prime numbers?"
+    first, other = (comparable(asked.format(number)) for number in (100, 200))
+    cpp = comparable(asked.format(100).replace("in C", "in C++"))
+    longer = comparable(asked.format(100).replace("first", "very first"))
+    assert most_similar(first, [first], 95.0) == 100
+    assert most_similar(longer, [first], 95.0) > 96
+    assert most_similar(cpp, [first], 95.0) == most_similar(other, [first], 95.0) == 0
+
+
+def test_what_is_typed_in_another_way_has_the_same_words():
+    assert comparable("Cafe\u0301, PLEASE - “now”") == comparable("café please - now")
+    assert comparable("ＡＢＣ１２") == comparable("abc12")
+    assert comparable("well-known don't") == comparable("well known don t")
+
+
+def test_the_answers_of_scripts_without_spaces_are_counted_by_their_letters():
+    answer = "您能告诉我更多关于您想去的地方的信息吗？"
+    assert asks_back(answer, most_words=30)
+    assert not asks_back(answer, most_words=10)
 
 
 # Language
@@ -106,22 +155,24 @@ def test_the_languages_of_real_dialogues(shared_data):
 # Duplicates
 
 
-def test_exact_duplicates_ignore_case_and_spaces_but_not_words_or_speakers():
+def test_exact_duplicates_are_equal_in_every_character_a_model_sees():
     step = ExactDuplicates(ExactDuplicatesConfig())
-    assert step(dialogue("Hello there", "Hi!")) is None
-    assert step(dialogue("hello  THERE.", "hi")) == EXACT_REASON
-    assert step(dialogue("Hello", "there Hi")) is None
-    assert step(dialogue("Hello there")) is None
+    assert step(dialogue("Is it cafe\u0301?", "Hi!")) is None
+    assert step(dialogue(" Is it café?", "Hi!\n", id="other")) == EXACT_REASON
+    assert step(dialogue("Is it café", "Hi!")) is None
+    assert step(dialogue("Is IT café?", "Hi!")) is None
+    assert step(dialogue("Is  it café?", "Hi!")) is None
+    assert step(dialogue("Is it café?", "Hi!", system="Be kind.")) is None
+    assert step(dialogue("Is it café?Hi!")) is None
     assert step(dialogue("?")) is None
     assert step(dialogue("!")) is None
-    assert step(dialogue("Hello there", "Hi!", system="Be kind.")) is None
 
 
-def test_exact_duplicates_can_count_every_character():
-    step = ExactDuplicates(ExactDuplicatesConfig(ignore_case=False))
-    assert step(dialogue("Hello")) is None
-    assert step(dialogue("hello")) is None
-    assert step(dialogue("Hello", id="other")) == EXACT_REASON
+def test_exact_duplicates_may_differ_in_case_and_spaces_if_told():
+    step = ExactDuplicates(ExactDuplicatesConfig(ignore_case=True))
+    assert step(dialogue("Hello there", "Hi!")) is None
+    assert step(dialogue("hello\n THERE", "hi!")) == EXACT_REASON
+    assert step(dialogue("hello there.", "hi!")) is None
 
 
 def words(seed, number):

@@ -48,6 +48,29 @@ def test_a_short_question_is_found_whole_without_case_and_punctuation():
     assert found(index, "What is the capital city of Peru?") == []
 
 
+@pytest.mark.parametrize(
+    ("asked", "other"),
+    [
+        ("How do I sort a list in C?", "How do I sort a list in C++?"),
+        ("How do I sort a list in C#?", "How do I sort a list in C?"),
+        ("What is the value of 3 + 4?", "What is the value of 3 - 4?"),
+        ("What is the value of x²?", "What is the value of x2?"),
+        ("What is the value of 1.5 there?", "What is the value of 15 there?"),
+        ("कौन सी भाषा है कि वह", "कौन सी भाषा है की वह"),
+    ],
+)
+def test_signs_numbers_and_marks_tell_questions_apart(asked, other):
+    index = ContaminationIndex([question(asked)])
+    assert len(found(index, f"Tell me: **{asked}** Thanks")) == 1
+    assert found(index, f"Tell me: **{other}** Thanks") == []
+
+
+def test_a_question_in_a_script_without_spaces_is_found():
+    index = ContaminationIndex([question("กรุงเทพอยู่ที่ไหน")])
+    assert len(found(index, "บอกหน่อยกรุงเทพอยู่ที่ไหนครับ")) == 1
+    assert found(index, "บอกหน่อยเชียงใหม่อยู่ที่ไหนครับ") == []
+
+
 def test_a_question_below_the_minimum_is_not_looked_for_but_listed():
     index = ContaminationIndex([question("Write a poem."), question(SHORT)])
     assert [item.text for item in index.too_short] == ["Write a poem."]
@@ -140,7 +163,7 @@ def test_all_forms_of_benchmark_files_are_read(tmp_path, name, content, question
     ("content", "text"),
     [
         ('{"turns": ["a"]}\n{broken\n', r"bench\.jsonl:2: not valid JSON"),
-        ('{"prompt": "a"}\n', r"bench\.jsonl:1: the row has no question under any of turns"),
+        ('{"words": "a"}\n', r"bench\.jsonl:1: the row has no question under any of turns"),
         ("\n", "holds no benchmark question"),
     ],
 )
