@@ -13,9 +13,9 @@ class TrainOptions(TrainConfig):
     """Try everything that the run needs on this machine, at full size, and train nothing: data,
     steps, a whole checkpoint there and back, disk, memory, network; refuse what cannot end well."""
 
-    accept_changes: bool = False
-    """Continue a run although its config or its data are not what they were when it began. What
-    changed is printed, and kept in the run's `changes.jsonl`."""
+    allow_changes: tuple[str, ...] = ()
+    """Keys, or groups of keys, that may differ from the run that is continued, e.g. `optim.lr`;
+    `data.rows` = other rows under the same config. The run's `changes.jsonl` keeps what changed."""
 
 
 Config = TrainOptions
@@ -36,4 +36,4 @@ def run(options: TrainOptions) -> None:
     else:
         from parrot_jax.train.loop import train
 
-        train(config, accept_changes=options.accept_changes)
+        train(config, allow_changes=options.allow_changes)

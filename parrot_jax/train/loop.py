@@ -7,6 +7,7 @@ are a function of the step, and whatever was written after the newest checkpoint
 import contextlib
 import functools
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -39,12 +40,12 @@ _SAMPLE_TOKENS = 64
 _FLUSH_EVERY_S = 60.0
 
 
-def train(config: TrainConfig, *, accept_changes: bool = False) -> None:
+def train(config: TrainConfig, *, allow_changes: Sequence[str] = ()) -> None:
     """Trains, or continues, the run in `config.out`.
 
     Args:
       config: The run.
-      accept_changes: Continue also where config or data are not those that the run began with.
+      allow_changes: In what it may differ from the run that it continues; see `RunFolder.open`.
 
     Raises:
       UserError: The data, the sizes or the run folder do not fit the config.
@@ -55,7 +56,7 @@ def train(config: TrainConfig, *, accept_changes: bool = False) -> None:
     setup = set_up(config, is_new=not folder.config_path.exists())
     data = describe_data(config.data, setup.prepared, setup.held_out)
     with (
-        folder.open(config, setup.tokenizer, data, accept_changes=accept_changes),
+        folder.open(config, setup.tokenizer, data, allow_changes=allow_changes),
         disk_full_is_a_user_error(f"the run in {config.out}"),
     ):
         _Run(config, folder, setup).run()

@@ -46,14 +46,14 @@ def _describe(config: DataConfig, prepared: Prepared) -> dict[str, Any]:
 
 
 def changed_data(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Tells in what the rows differ, a sentence part for each split; empty = they are the same.
+    """Tells in what the rows differ, as `config.changed_keys` does; empty = they are the same.
 
     Args:
       old: What `describe_data` said when the run began.
       new: What it says now.
 
     Returns:
-      For instance `train rows: 29 -> 33 (dialogues.jsonl: 40 -> 44 rows read)`.
+      For instance `data.rows: train 29 -> 33 (dialogues.jsonl: 40 -> 44 rows read)`.
 
     Raises:
       KeyError, TypeError, AttributeError: `old` is not what `describe_data` gives.
@@ -61,7 +61,7 @@ def changed_data(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     changes = []
     if old["tokenizer"]["content"] != new["tokenizer"]["content"]:
         # Also where the rows have the same ids: they stand for other texts.
-        changes.append(f"the tokenizer {new['tokenizer']['path']} is another one")
+        changes.append(f"data.tokenizer: other content in {new['tokenizer']['path']}")
     for split in ("train", "eval"):
         if split == "eval" and not (split in old and split in new):
             # That it comes or goes is a change of the config, which says so.
@@ -70,7 +70,7 @@ def changed_data(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
         if before["rows_hash"] != after["rows_hash"]:
             causes = "; ".join(_causes(before, after))
             numbers = f"{before['rows']:,} -> {after['rows']:,}"
-            changes.append(f"{split} rows: {numbers} ({causes})")
+            changes.append(f"data.rows: {split} {numbers} ({causes})")
     return changes
 
 

@@ -2,7 +2,7 @@
 
 config.yaml        the resolved config; loading it gives the same run
 data.json          hashes of the prepared rows, and what they came from
-changes.jsonl      what of config and data was changed on purpose, `--accept-changes`
+changes.jsonl      what of config and data was changed on purpose, `--allow-changes`
 versions.json      git commit and package versions of the last start
 metrics.jsonl      one JSON object a step
 samples.jsonl      what the model said at each evaluation
@@ -21,7 +21,7 @@ import socket
 import subprocess
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -81,7 +81,7 @@ class RunFolder(ModelFolder):
         tokenizer: Tokenizer,
         data: dict[str, Any],
         *,
-        accept_changes: bool = False,
+        allow_changes: Sequence[str] = (),
     ) -> Iterator[None]:
         """Starts or continues a run here, which lasts as long as the block.
 
@@ -93,8 +93,8 @@ class RunFolder(ModelFolder):
           config: What the caller wants to run.
           tokenizer: Saved into the folder with the task's chat template.
           data: What its rows are, from `run_data.describe_data`.
-          accept_changes: Continue a run of another config or of other rows; what changed is
-            printed and kept in `changes.jsonl`.
+          allow_changes: Keys, or groups of keys, of the config in which it may differ from the run
+            that is continued, and `data.rows` for other rows under the same config.
 
         Raises:
           UserError: The folder holds a run of another config or of other rows, cannot be written,
@@ -103,7 +103,7 @@ class RunFolder(ModelFolder):
         """
         with contextlib.ExitStack() as held:
             in_first_process(
-                lambda: self._start(config, tokenizer, data, held, accept_changes=accept_changes),
+                lambda: self._start(config, tokenizer, data, held, allow_changes),
                 f"open {self.path}",
             )
             if not self.config_path.exists():
@@ -137,15 +137,14 @@ class RunFolder(ModelFolder):
         tokenizer: Tokenizer,
         data: dict[str, Any],
         held: contextlib.ExitStack,
-        *,
-        accept_changes: bool,
+        allow_changes: Sequence[str],
     ) -> None:
         with disk_full_is_a_user_error(f"the run folder {self.path}"):
             self.check_writable()
             if isinstance(self.path, Path):
                 self._take(self.path, held)
             if self.config_path.exists():
-                self._check_same(config, data, accept_changes=accept_changes)
+                self._check_same(config, data, allow_changes)
             if isinstance(self.path, RemotePath):
                 self._own()
             write_json(self._data_path, data)
@@ -231,9 +230,9 @@ class RunFolder(ModelFolder):
         write_json(self._owner_path, self._owner)
 
     def _check_same(
-        self, config: TrainConfig, data: dict[str, Any], *, accept_changes: bool
+        self, config: TrainConfig, data: dict[str, Any], allow_changes: Sequence[str]
     ) -> None:
-        def is_one_of(change: str, keys: tuple[str, ...]) -> bool:
+        def is_one_of(change: str, keys: Sequence[str]) -> bool:
             key = change.partition(":")[0]
             return any(key == free or key.startswith(f"{free}.") for free in keys)
 
@@ -260,19 +259,21 @@ class RunFolder(ModelFolder):
                 f"another layout than before ({'; '.join(layout)}): the same rows are read, and "
                 "losses agree to about 1e-5, not to the bit"
             )
-        if not changes and not other_data:
-            return
-        what = "; ".join([*changes, *other_data])
-        if not accept_changes:
-            kind = "another config" if changes else "other data"
+        changes += other_data
+        refused = [change for change in changes if not is_one_of(change, allow_changes)]
+        if refused:
+            is_config = any(change not in other_data for change in refused)
+            keys = " ".join(dict.fromkeys(change.partition(":")[0] for change in refused))
             raise UserError(
-                f"{self.path} holds a run with {kind} ({what}); restore what it was to continue "
-                "it, choose another --out, or say --accept-changes to go on with what is new."
+                f"{self.path} holds a run with {'another config' if is_config else 'other data'} "
+                f"({'; '.join(refused)}); choose another --out, or the old values and files to "
+                f"continue it, or say that it is meant with --allow-changes {keys}."
             )
-        console.print(f"continuing with changes: {what}")
-        self._changes.append(time=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-                             changes=[*changes, *other_data])  # fmt: skip
-        self._changes.flush()
+        if changes:
+            console.print(f"continuing with changes: {'; '.join(changes)}")
+            now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+            self._changes.append(time=now, changes=changes)
+            self._changes.flush()
 
 
 def versions() -> dict[str, str | None]:

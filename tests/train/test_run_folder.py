@@ -38,26 +38,31 @@ def test_other_rows_are_refused_and_named(config: TrainConfig, write_dialogues: 
     with pytest.raises(UserError) as refused:
         start(config)
     message = str(refused.value)
-    assert f"holds a run with other data (train rows: {before['train']['rows']} -> " in message
-    assert f"eval rows: {before['eval']['rows']} -> " in message
+    assert f"holds a run with other data (data.rows: train {before['train']['rows']} -> " in message
+    assert f"data.rows: eval {before['eval']['rows']} -> " in message
     assert message.count(f"{path}: 40 -> 60 rows read") == 2
-    assert "say --accept-changes to go on with what is new" in message
+    assert message.endswith("say that it is meant with --allow-changes data.rows.")
     # Refused without a trace: the old file continues the run.
     write_dialogues(path, 40)
     start(config)
 
 
-def test_accepted_changes_are_what_the_run_has_from_then_on(
+def test_allowed_changes_are_what_the_run_has_from_then_on(
     config: TrainConfig, write_dialogues: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     start(config)
     write_dialogues(Path(config.data.sources[0].path), 60)
     changed = replace(config, optim=OptimConfig(lr=0.5))
-    start(changed, accept_changes=True)
+    with pytest.raises(UserError, match=r"another config \(optim.lr: 0.01 -> 0.5\); .* optim.lr\."):
+        start(changed, allow_changes=["data", "optim.beta1"])
+    start(changed, allow_changes=["data", "optim.lr"])
     (line,) = Path(config.out, "changes.jsonl").read_text().splitlines()
     names = [text.partition(":")[0] for text in json.loads(line)["changes"]]
-    assert names == ["optim.lr", "train rows", "eval rows"]
-    assert "continuing with changes: optim.lr: 0.01 -> 0.5; train rows" in capsys.readouterr().out
+    assert names == ["optim.lr", "data.rows", "data.rows"]
+    assert (
+        "continuing with changes: optim.lr: 0.01 -> 0.5; data.rows: train"
+        in capsys.readouterr().out
+    )
     start(changed)
     assert RunFolder(config.out).load_config().optim.lr == 0.5
 
@@ -77,7 +82,9 @@ def test_another_tokenizer_under_the_same_name_is_refused(
     pieces = [piece for piece in model.pieces if piece.type == piece.NORMAL]
     pieces[0].piece, pieces[1].piece = pieces[1].piece, pieces[0].piece
     tokenizer.write_bytes(model.SerializeToString())
-    with pytest.raises(UserError, match=r"other data \(the tokenizer .*tokenizer.model is another"):
+    with pytest.raises(
+        UserError, match=r"other data \(data.tokenizer: other content in .*tokenizer.model\)"
+    ):
         start(config)
 
 
@@ -87,7 +94,7 @@ def test_another_seed_of_a_sample_is_a_changed_config_and_changed_rows(
     source = replace(config.data.sources[0], sample=30)
     config = replace(config, data=replace(config.data, sources=(source,)))
     start(config)
-    with pytest.raises(UserError, match=r"another config \(data.seed: 0 -> 1; train rows") as it:
+    with pytest.raises(UserError, match=r"another config \(data.seed: 0 -> 1; data.rows: t") as it:
         start(replace(config, data=replace(config.data, seed=1)))
     assert "(the same files, under other settings or" in str(it.value)
 
