@@ -14,6 +14,7 @@ from parrot_jax.core.errors import DiskFullError, UserError
 class DamagedJournalError(UserError):
     """A journal cannot be read, as it is or at a row."""
 
+
 VERSION = 2
 
 SCHEMA = """
@@ -154,8 +155,8 @@ def check_version(db: sqlite3.Connection, path: Path) -> int:
     (tables,) = db.execute("SELECT count(*) FROM sqlite_schema").fetchone()
     if version not in (0, VERSION) or (version == 0 and tables):
         raise DamagedJournalError(
-            f"{path} is no journal of this version of parrot ({VERSION}): its version is {version}; "
-            "use the version that wrote it, or choose another folder."
+            f"{path} is no journal of this version of parrot ({VERSION}): its version is "
+            f"{version}; use the version that wrote it, or choose another folder."
         )
     return version
 

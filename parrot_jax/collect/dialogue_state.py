@@ -237,9 +237,7 @@ def said(text: str, rules: Rules) -> tuple[str, bool]:
 
 def _begun(turns: tuple[Turn, ...], rules: Rules) -> DialogueState:
     """The state before the first reply; answers of the beginning are read as replies are."""
-    read = [
-        (turn.text, False) if turn.role == "user" else said(turn.text, rules) for turn in turns
-    ]
+    read = [(turn.text, False) if turn.role == "user" else said(turn.text, rules) for turn in turns]
     state = DialogueState(turns, reasoning=sum(has_reasoning for _, has_reasoning in read))
     if state.reasoning and rules.reasoning == "end":
         return replace(state, stop=StopReason.REASONING, detail="in the beginning")
@@ -266,7 +264,9 @@ def _after_transcript(state: DialogueState, reply: Reply, rules: Rules) -> Dialo
     if stop is not None:
         return replace(state, stop=stop)
     try:
-        turns, num_reasoning = parse_transcript(reply.text, keeps_reasoning=rules.reasoning == "keep")
+        turns, num_reasoning = parse_transcript(
+            reply.text, keeps_reasoning=rules.reasoning == "keep"
+        )
     except ValueError as problem:
         return replace(state, stop=StopReason.NO_TRANSCRIPT, detail=str(problem))
     state = replace(state, reasoning=num_reasoning)

@@ -300,9 +300,7 @@ def more_beginnings(
         *_changed_prompts(collection.journal.last_start().prompts, prompts),
     ]
     counts = collection.journal.counts().speakers
-    silent = (
-        name for name in config.speakers() if not counts.get(name, SpeakerCounts()).answered
-    )
+    silent = (name for name in config.speakers() if not counts.get(name, SpeakerCounts()).answered)
     allowed = (*config.allow_changes, *silent)
     changes = [change for change in changes if not _may_change(change, allowed)]
     if changes:

@@ -158,9 +158,9 @@ class _Lengths(NamedTuple):
 def _beyond_budget(speaker: EndpointConfig, usage: Usage) -> str | None:
     if speaker.budget_tokens is not None and usage.total > speaker.budget_tokens:
         return f"budget_tokens {speaker.budget_tokens:,}"
-    if speaker.budget_usd is not None and speaker.price is not None:
-        if usd(usage, speaker.price) > speaker.budget_usd:
-            return f"budget_usd {speaker.budget_usd:,.2f}"
+    price, most_usd = speaker.price, speaker.budget_usd
+    if price is not None and most_usd is not None and usd(usage, price) > most_usd:
+        return f"budget_usd {most_usd:,.2f}"
     return None
 
 

@@ -14,7 +14,8 @@ _GOODBYE = (
 )
 # What is tried first is the longest: nothing is tried again.
 _FILLER = (
-    r"(?:that'?s )?all for (?:now|today)|ok(?:ay)?|oh|wow|great|good|perfect|awesome|nice|cool|excellent|amazing|wonderful|alright"
+    r"(?:that'?s )?all for (?:now|today)|ok(?:ay)?|oh|wow|great|good|perfect|awesome|nice|cool"
+    r"|excellent|amazing|wonderful|alright"
     r"|(?:you'?re|you are) (?:very |most |so )?welcome|no problem|you too|(?:very )?helpful"
     r"|(?:that'?s|that is|that was|this is|it'?s) (?:all|it|great|good|perfect|(?:very )?helpful)"
     r"(?: for now)?|(?:it was )?(?:a )?pleasure|my pleasure"

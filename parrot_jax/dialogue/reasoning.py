@@ -24,8 +24,7 @@ _FORMS = (
 )
 _MARKS = re.compile(
     r"(?=[<\[◁])(?:"  # what each begins with
-    + 
-    "|".join(
+    + "|".join(
         f"(?P<open{number}>{opening})|(?P<close{number}>{closing})"
         for number, (opening, closing) in enumerate(_FORMS)
     )
@@ -34,7 +33,7 @@ _MARKS = re.compile(
 )
 _SPACE = re.compile(r"\s*")
 _CODE = re.compile(r"```.*?```|`[^`\n]+`", re.S)
-# The text of gpt-oss: channels with a message each, and the same where the server cut the marks out.
+# The text of gpt-oss: channels with a message each, and the same where the server cut its marks.
 _HARMONY = re.compile(r"(?:<\|start\|>assistant)?<\|channel\|>")
 _HARMONY_MARK = re.compile(r"<\|(start|end|return|call|channel|message|constrain)\|>")
 _BARE_HARMONY = re.compile(r"analysis(?=[A-Z\"'])")

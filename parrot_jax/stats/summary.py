@@ -262,9 +262,10 @@ def notes(statistics: Statistics) -> list[str]:
         models = ", ".join(map(name_to_publish, said.models)) or "nobody answered"
         cost = "" if said.usd is None else f", at most {said.usd:,.2f} USD"
         prompts = ", ".join(f"{p.path} {p.sha256[:12]}" for p in said.prompts.values())
+        model = name_to_publish(statistics.judge.model)
         texts.append(
-            f"Judge: {name_to_publish(statistics.judge.model)} at {statistics.judge.base_url} (answering: "
-            f"{models}); {said.requests:,} requests{cost}; prompts {prompts}."
+            f"Judge: {model} at {statistics.judge.base_url} (answering: {models}); "
+            f"{said.requests:,} requests{cost}; prompts {prompts}."
         )
     return texts
 

@@ -238,9 +238,9 @@ def test_a_higher_limit_goes_on_where_a_lower_one_had_ended() -> None:
 
 
 # Most replies are complete, or few dialogues would come far.
-outcomes = st.sampled_from([Outcome.COMPLETE] * 8 + [
-    o for o in Outcome if o not in (Outcome.FAILED, Outcome.REJECTED)
-])
+outcomes = st.sampled_from(
+    [Outcome.COMPLETE] * 8 + [o for o in Outcome if o not in (Outcome.FAILED, Outcome.REJECTED)]
+)
 replies_of_any_kind = st.lists(
     st.builds(
         Reply,

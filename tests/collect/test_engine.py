@@ -304,9 +304,10 @@ def test_a_few_rejections_among_replies_end_their_dialogues_with_the_servers_sen
     sentence = "HTTP 400: I take no even\x1b[2J prime numbers"
     assert summary.errors == {sentence: 2}
     assert "  error     2: HTTP 400: I take no even␛[2J prime numbers" in summary.lines()
-    assert rows(config, "SELECT reason, detail FROM ends WHERE reason = 'error'") == [
-        ("error", sentence)
-    ] * 2
+    assert (
+        rows(config, "SELECT reason, detail FROM ends WHERE reason = 'error'")
+        == [("error", sentence)] * 2
+    )
 
 
 def test_prompts_that_a_moderator_holds_back_end_and_so_does_the_collection(
