@@ -158,7 +158,7 @@ def test_parts_join_to_the_rows_that_come_in_one_go(run):
     assert len(heard) == max(len(row.ids) // PART_STEPS + 1 for row in whole)
     for row, parts in zip(whole, zip(*heard, strict=True), strict=True):
         assert tuple(index for part in parts for index in part.ids) == row.ids
-        assert [part.finish_reason for part in parts if part.finish_reason][0] == row.finish_reason
+        assert next(part.finish_reason for part in parts if part.finish_reason) == row.finish_reason
         assert all(part.ids == () for part in parts[len(row.ids) // PART_STEPS + 1 :])
 
 
