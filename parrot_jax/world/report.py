@@ -71,8 +71,7 @@ parrot collect configs/collect/parrot_40k.yaml --out runs/collect \\
     --beginnings.0.path short_sessions.jsonl --beginnings.1.path ultrachat.jsonl
 
 # a chat model, from what they said
-parrot train configs/train/ask_wildchat_cpu.yaml --out runs/chat --task chat \\
-    --data.mask.loss-roles assistant --data.mask.no-skip-first-turn \\
+parrot train configs/train/chat_cpu.yaml --out runs/chat \\
     --data.sources.0.path runs/collect/dialogues.jsonl --data.tokenizer tokenizer.model
 """
 
