@@ -62,15 +62,16 @@ def load_config(config_type: type[ConfigT], path: AnyPath | str) -> ConfigT:
 
 def _advice(path: AnyPath | str) -> str:
     """What else may have been meant by the path of a config that cannot be read."""
-    if isinstance(as_path(path), RemotePath):
+    local = as_path(path)
+    if isinstance(local, RemotePath):
         return ""
-    if os.path.isdir(path):
+    if os.path.isdir(local):
         return f" Name a file, such as {path}/config.yaml."
-    if os.path.exists(path):
-        is_yaml = str(path).endswith((".yaml", ".yml"))
+    if os.path.exists(local):
+        is_yaml = local.suffix in (".yaml", ".yml")
         return "" if is_yaml else " CONFIG is a YAML file; `parrot configs` lists examples."
     by_name = {Path(shipped).stem: shipped for shipped in shipped_configs()}
-    near = difflib.get_close_matches(Path(path).stem, by_name, n=1)  # type: ignore[arg-type]
+    near = difflib.get_close_matches(local.stem, by_name, n=1)
     return f" Did you mean {by_name[near[0]]}?" if near else " `parrot configs` lists examples."
 
 
