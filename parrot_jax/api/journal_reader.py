@@ -154,14 +154,19 @@ class JournalReader:
         """How many dialogues do not go on, by reason."""
         return dict(self._read("SELECT reason, count(*) FROM ends GROUP BY reason"))
 
-    def texts(self) -> Iterator[tuple[str, str]]:
-        """The speaker and the text of each complete reply; one at a time is in memory."""
-        return self._stream(
-            """
+    def texts(self, newest: int | None = None) -> Iterator[tuple[str, str]]:
+        """The speaker and the text of the complete replies; one at a time is in memory.
+
+        Args:
+          newest: So many of them; None = all.
+        """
+        query = """
             SELECT speaker, text FROM replies JOIN reply_bodies USING (request)
-            JOIN requests ON id = request WHERE outcome = 'complete' AND text <> ''
-            """
-        )  # pyright: ignore[reportReturnType]
+            JOIN requests ON id = request WHERE outcome = 'complete'
+            ORDER BY replies.request DESC LIMIT ?
+        """
+        rows = self._stream(query, -1 if newest is None else newest)
+        return ((speaker, text) for speaker, text in rows)
 
     def errors(self, *, most: int) -> dict[str, int]:
         """How many dialogues ended with an error, by what the endpoint said."""

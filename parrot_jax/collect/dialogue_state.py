@@ -210,9 +210,11 @@ def after_reply(state: DialogueState, reply: Reply, rules: Rules) -> DialogueSta
         return _after_full_context(state)
     is_question = state.next_speaker == "asker"
     stop = (_BAD_QUESTIONS if is_question else _BAD_ANSWERS).get(reply.outcome)
-    if stop is not None:
-        return replace(state, stop=stop)
     text, has_reasoning = said(reply.text, rules)
+    if stop is not None:
+        # Where `max_tokens` is too low for the reasoning alone, every dialogue ends so.
+        is_within = reply.outcome is Outcome.CUT and has_reasoning and not text
+        return replace(state, stop=stop, detail="within its reasoning" if is_within else None)
     state = replace(state, reasoning=state.reasoning + has_reasoning)
     if has_reasoning and rules.reasoning == "end":
         return replace(state, stop=StopReason.REASONING)

@@ -252,10 +252,10 @@ def _with_end(collection: Collection, journaled: JournaledDialogue) -> Journaled
     return journaled
 
 
-def count_reasoning(collection: Collection) -> dict[str, int]:
-    """How many replies of each speaker came with reasoning."""
+def count_reasoning(collection: Collection, newest: int | None = None) -> dict[str, int]:
+    """How many replies of each speaker came with reasoning, of all or of so many newest ones."""
     found: Counter[str] = Counter()
-    for speaker, text in collection.journal.texts():
+    for speaker, text in collection.journal.texts(newest):
         found[speaker] += _has_reasoning(speaker, text)
     return {speaker: count for speaker, count in sorted(found.items()) if count}
 

@@ -30,6 +30,8 @@ from parrot_jax.collect.prompts import load_prompts
 from parrot_jax.core.logs import visible
 from parrot_jax.dialogue.report import ReadReport
 
+REPLIES_LOOKED_AT = 10_000
+
 RATE_OVER_S = 60
 """Seconds over which calls a second are counted."""
 
@@ -46,7 +48,8 @@ class Status:
     errors: Mapping[str, int]
     """Of those that ended with an error, how many with which."""
     reasoning: Mapping[str, int]
-    """By speaker, how many of its replies came with reasoning."""
+    """By speaker, how many of the newest `REPLIES_LOOKED_AT` replies came with reasoning; the words
+    of all are not read while a collection runs."""
     on_reasoning: OnReasoning
     """What is done with it."""
     speakers: Mapping[str, SpeakerSummary]
@@ -71,7 +74,7 @@ def read_status(collection: Collection) -> Status:
         open=len(open_numbers),
         stops=dict(sorted(journal.num_ends().items(), key=lambda item: (-item[1], item[0]))),
         errors=journal.errors(most=MOST_ERRORS),
-        reasoning=count_reasoning(collection),
+        reasoning=count_reasoning(collection, newest=REPLIES_LOOKED_AT),
         on_reasoning=config.reasoning,
         speakers=summarise_speakers(counts.speakers, config),
         calls_per_s=rate,

@@ -211,6 +211,13 @@ def test_a_reply_of_nothing_but_reasoning_is_an_empty_one() -> None:
         assert (state.stop, state.detail) == (stop, "nothing but reasoning")
 
 
+def test_a_reply_that_was_cut_within_its_reasoning_says_so() -> None:
+    cut = Reply(Outcome.CUT, "<think>Well, it is")
+    assert step_after(SESSION, [cut], RULES) == Done(
+        StopReason.CUT_QUESTION, "within its reasoning"
+    )
+
+
 def test_reasoning_in_the_answers_of_a_beginning_is_stripped_as_well() -> None:
     turns = (Turn("user", "<think> is a tag?"), Turn("assistant", f"{THOUGHT} Yes."))
     state = replay(Dialogue(turns=turns), [], RULES)

@@ -16,6 +16,7 @@ from parrot_jax.collect.config import CollectConfig
 from parrot_jax.collect.engine import collect, collect_async, request_seed
 from parrot_jax.collect.export import CollectionSummary, export
 from parrot_jax.collect.folder import Collection
+from parrot_jax.collect.stops import StopJudge
 from parrot_jax.core.errors import RunError, UserError
 from parrot_jax.dialogue.types import Dialogue, Turn
 
@@ -382,6 +383,22 @@ def test_reasoning_is_in_no_turn_and_no_request_and_is_counted(make_config: Make
     assert [row["collection"]["turns_with_reasoning"] for row in exported(config)] == [3, 2]
     assert summary.reasoning == {"answerer": 5}
     assert "  reasoning in replies: answerer 5; it was left out" in summary.lines()
+
+
+def test_texts_are_judged_beside_the_event_loop(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: set[str] = set()
+    judge = StopJudge.__call__
+
+    def noting(self: StopJudge, turns: Any, text: str) -> str | None:
+        threads.add(threading.current_thread().name)
+        return judge(self, turns, text)
+
+    monkeypatch.setattr(StopJudge, "__call__", noting)
+    with ScriptedServer() as server:
+        collect(make_config(server.url))
+    assert threads == {"judging_0"}
 
 
 def test_faults_that_pass_leave_no_trace_in_the_dialogues(
