@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import openai
 import psutil
 import pytest
 
@@ -104,6 +105,17 @@ def are_gone(processes: list[psutil.Process]) -> bool:
     return not psutil.wait_procs(processes, END_TIMEOUT_S)[1]
 
 
+def check_that_it_streams_and_knows_its_callers(url: str) -> None:
+    asked: Any = {"model": ASKER, "messages": [], "temperature": 0, "max_tokens": 20}
+    with openai.OpenAI(base_url=url, api_key="none", max_retries=0) as client:
+        whole = client.chat.completions.create(**asked).choices[0].message.content
+        chunks = client.chat.completions.create(**asked, stream=True)
+        assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == whole
+        for header in ({"Host": "attacker.example"}, {"Origin": "https://attacker.example"}):
+            with pytest.raises(openai.PermissionDeniedError):
+                client.chat.completions.create(**asked, extra_headers=header)
+
+
 def test_it_collects_dialogues_and_stops_cleanly(
     serve: Serve, run: Path, world: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -113,6 +125,7 @@ def test_it_collects_dialogues_and_stops_cleanly(
         with urllib.request.urlopen(f"{asker.url}/models", timeout=60) as response:
             (model,) = json.load(response)["data"]
         assert (model["id"], model["max_model_len"]) == (ASKER, 480)
+        check_that_it_streams_and_knows_its_callers(asker.url)
 
         out = world.parent / "collect"
         config = collect_config(
