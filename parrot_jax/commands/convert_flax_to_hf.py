@@ -1,7 +1,7 @@
 """Make a folder for transformers and vLLM out of a run's newest checkpoint."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -46,34 +46,44 @@ def run(config: FlaxToHfConfig) -> None:
     keep_freed_memory()  # before jax, for its threads
     from pathlib import Path
 
-    from parrot_jax.core.files import atomic_write, require_local
+    from parrot_jax.core.files import atomic_write, require_folder, require_local
     from parrot_jax.core.logs import console
     from parrot_jax.data.template import chat_template
-    from parrot_jax.data.tokenizer import load_tokenizer
+    from parrot_jax.data.tokenizer import check_rows
     from parrot_jax.train.run_folder import RunFolder
     from parrot_jax.weights.flax_to_hf import flax_to_hf, write_hf_config
     from parrot_jax.weights.model_card import model_card
 
     require_local(config.out, "OUT")
+    require_folder(config.out, "OUT")
     folder, out = RunFolder(config.run), Path(config.out)
     model = folder.load_model()
     trained = None if folder.is_converted() else folder.load_config()
     step = folder.latest_step() if config.step is None else config.step
+    tokenizer = folder.load_tokenizer() if folder.tokenizer.exists() else None
+    # One that was trained with few ids on purpose is exported so.
+    if tokenizer is not None and not (trained and trained.new_tokenizer):
+        note = check_rows(tokenizer, model.vocab_size, str(folder.tokenizer))
+        if note:
+            console.print(note)
     dtype = flax_to_hf(
         folder, out, dtype=config.dtype, step=step, max_shard_bytes=int(config.shard_gb * 10**9)
     )
-    ids: dict[str, int | None] = {"bos_id": None, "eos_id": None}
-    if folder.tokenizer.exists():
-        tokenizer = load_tokenizer(folder.tokenizer)
-        ids = {"bos_id": tokenizer.bos_id, "eos_id": tokenizer.eos_id}
+    ids: dict[str, Any] = {"bos_token_id": None, "eos_token_id": None}
+    if tokenizer is not None:
+        ids = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id}
+        if pad_token := tokenizer.roles.get("pad_token"):
+            ids["pad_token_id"] = tokenizer.id_of(pad_token)
         template = chat_template(trained.task, tokenizer) if trained else None
         tokenizer.save(out, chat_template=template, max_tokens=model.max_position_embeddings)
+    if trained is None:
+        ids |= folder.source_ids()
     card = model_card(
         out.resolve().name, model, folder.training(), step=step, dtype=dtype, license=config.license
     )
     with atomic_write(out / "README.md") as file:
         file.write(card)
-    write_hf_config(out, model, dtype, **ids)
+    write_hf_config(out, model, dtype, ids)
     console.print(
         f"done: {out}. Serve it with `parrot serve {out} --backend vllm`, share "
         "it with `parrot push`."

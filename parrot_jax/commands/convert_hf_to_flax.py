@@ -1,12 +1,16 @@
 """Make a folder to train from out of a LLaMA of Hugging Face: `parrot train --init-from`."""
 
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from parrot_jax.distributed import DistributedConfig
 from parrot_jax.weights.dtypes import Dtype
+
+if TYPE_CHECKING:
+    from parrot_jax.data.tokenizer import Tokenizer
+    from parrot_jax.weights.hf_folder import HfFolder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,26 +43,29 @@ def run(config: HfToFlaxConfig) -> None:
 
     keep_freed_memory()  # before jax, for its threads
     from parrot_jax.core.config import save_config
-    from parrot_jax.core.errors import UserError
+    from parrot_jax.core.files import require_folder
     from parrot_jax.core.logs import console
-    from parrot_jax.data.tokenizer import load_tokenizer
     from parrot_jax.distributed import in_first_process, join_processes
     from parrot_jax.weights.hf_folder import HfFolder
     from parrot_jax.weights.hf_to_flax import hf_to_flax
     from parrot_jax.weights.hub import local_folder
     from parrot_jax.weights.model_folder import ModelFolder
 
+    require_folder(config.out, "OUT")
     join_processes(config.distributed)
     source = HfFolder(local_folder(config.source, revision=config.revision))
+    in_first_process(source.check_files, f"read {source.path}")
     console.print(f"{source.config.num_parameters():,} parameters in {source.path}")
     folder = ModelFolder(config.out)
-    try:
-        tokenizer = load_tokenizer(source.path)
-    except UserError as error:
-        tokenizer = None
-        console.print(f"without a tokenizer: {error}")
+    tokenizer = _load_tokenizer(source)
     origin = f"{config.source}@{config.revision}" if config.revision else config.source
-    converted = hf_to_flax(source, config.out, dtype=config.dtype, origin=origin)
+    converted = hf_to_flax(
+        source,
+        config.out,
+        dtype=config.dtype,
+        origin=origin,
+        tokenizer=tokenizer.fingerprint if tokenizer else None,
+    )
     options = f"--init-from {config.out}"
     if tokenizer is not None:
         options += f" --data.tokenizer {folder.tokenizer}"
@@ -73,3 +80,35 @@ def run(config: HfToFlaxConfig) -> None:
         f"done. Put the `model` block of {folder.config_path} into a training config, then: "
         f"parrot train CONFIG {options}"
     )
+
+
+def _load_tokenizer(source: "HfFolder") -> "Tokenizer | None":
+    """The tokenizer that belongs to the weights; says what of it is not carried, or why none is."""
+    from parrot_jax.core.errors import UserError
+    from parrot_jax.core.logs import console
+    from parrot_jax.data.tokenizer import check_rows, load_tokenizer
+
+    rows = source.config.vocab_size
+    try:
+        tokenizer = load_tokenizer(source.path, num_rows=rows)
+        note = check_rows(tokenizer, rows, str(source.path))
+    except UserError as error:
+        console.print(f"without a tokenizer: {error}")
+        return None
+    for line in [
+        *([note] if note else []),
+        *(f"not carried: {each}" for each in tokenizer.left_out),
+    ]:
+        console.print(line)
+    ends = source.eos_token_id
+    if ends and tokenizer.eos_id not in ends:
+        console.print(
+            f"config.json ends texts with {', '.join(map(str, ends))}, the tokenizer with "
+            f"{tokenizer.eos_id} ({tokenizer.eos_token}): training ends turns with the latter"
+        )
+    if source.bos_token_id not in (None, tokenizer.bos_id):
+        console.print(
+            f"config.json opens texts with {source.bos_token_id}, the tokenizer with "
+            f"{tokenizer.bos_id} ({tokenizer.bos_token}): training opens texts with the latter"
+        )
+    return tokenizer

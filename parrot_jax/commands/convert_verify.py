@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 if TYPE_CHECKING:
+    from parrot_jax.train.run_folder import RunFolder
     from parrot_jax.weights.hf_folder import HfFolder
-    from parrot_jax.weights.model_folder import ModelFolder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,14 +38,16 @@ def run(config: VerifyConfig) -> None:
     """Prints what was found; fails where anything differs."""
     from parrot_jax.core.errors import RunError
     from parrot_jax.core.logs import console
+    from parrot_jax.train.run_folder import RunFolder
     from parrot_jax.weights.hf_folder import HfFolder
     from parrot_jax.weights.hub import local_folder
-    from parrot_jax.weights.model_folder import ModelFolder
     from parrot_jax.weights.verify import verify
 
-    source, folder = HfFolder(local_folder(config.source)), ModelFolder(config.run)
+    source, folder = HfFolder(local_folder(config.source)), RunFolder(config.run)
+    source.check_files()
     found = verify(source, folder, step=config.step)
     console.print(found.summary())
+    same_tokenizer = _compare_tokenizers(source, folder)
     difference = 0.0
     if config.text is not None:
         difference, same_best = _compare_logits(source, folder, config.text, config.step)
@@ -55,6 +57,8 @@ def run(config: VerifyConfig) -> None:
         )
     if found.different:
         raise RunError(f"{len(found.different):,} tensors of {config.run} differ.")
+    if not same_tokenizer:
+        raise RunError(f"the tokenizers of {config.source} and {config.run} differ.")
     # Rounded weights give rounded logits: how far off is shown, and for the reader to judge.
     if difference > MAX_LOGIT_DIFFERENCE and not found.rounded:
         raise RunError(
@@ -62,15 +66,33 @@ def run(config: VerifyConfig) -> None:
         )
 
 
+def _compare_tokenizers(source: "HfFolder", folder: "RunFolder") -> bool:
+    """False where they differ; says where they cannot be compared."""
+    from parrot_jax.core.errors import UserError
+    from parrot_jax.core.logs import console
+    from parrot_jax.data.tokenizer import load_tokenizer
+
+    try:
+        theirs = load_tokenizer(source.path, num_rows=source.config.vocab_size)
+    except UserError as error:
+        console.print(f"the tokenizers are not compared: {error}")
+        return True
+    if not folder.tokenizer.exists():
+        console.print(f"the tokenizers are not compared: {folder.path} has none")
+        return True
+    same = theirs.fingerprint == folder.load_tokenizer().fingerprint
+    console.print("the tokenizers are the same" if same else "the tokenizers differ")
+    return same
+
+
 def _compare_logits(
-    source: "HfFolder", folder: "ModelFolder", text: str, step: int | None
+    source: "HfFolder", folder: "RunFolder", text: str, step: int | None
 ) -> tuple[float, float]:
     """The largest difference of a logit, and the share of places with the same likeliest token."""
     import jax.numpy as jnp
     import numpy as np
 
     from parrot_jax.core.errors import UserError
-    from parrot_jax.data.tokenizer import load_tokenizer
     from parrot_jax.model.llama import hidden_states, unembedding
     from parrot_jax.weights.model_folder import load_params
 
@@ -81,7 +103,7 @@ def _compare_logits(
         raise UserError(
             "--text needs torch; install the extra: pip install 'parrot-jax[torch]'."
         ) from None
-    tokenizer = load_tokenizer(folder.tokenizer)
+    tokenizer = folder.load_tokenizer()
     ids = [tokenizer.bos_id, *tokenizer.encode_pieces([f" {text.strip()}"])[0]]
     params, model = load_params(folder, step=step), folder.load_model()
     hidden = hidden_states(

@@ -56,13 +56,12 @@ Config = GenerateConfig
 def run(config: GenerateConfig) -> None:
     """Prints one reply a history: plain for a `.json` file, one JSON object a line for `.jsonl`."""
     from parrot_jax.data.template import check_speaker, render_prompt
-    from parrot_jax.data.tokenizer import load_tokenizer
     from parrot_jax.train.run_folder import RunFolder
 
     histories = _read_histories(as_path(config.messages))
     folder = RunFolder(config.run)
     trained = folder.load_config()
-    tokenizer = load_tokenizer(folder.tokenizer)
+    tokenizer = folder.load_tokenizer()
     prompts = []
     for where, system, turns in histories:
         try:

@@ -102,7 +102,6 @@ def _load(config: ServeConfig) -> "JaxSpeaker":
     import jax.numpy as jnp
 
     from parrot_jax.core.memory import keep_freed_memory
-    from parrot_jax.data.tokenizer import load_tokenizer
     from parrot_jax.serve.jax_speaker import JaxSpeaker
     from parrot_jax.train.run_folder import RunFolder
     from parrot_jax.weights.model_folder import load_params
@@ -116,7 +115,7 @@ def _load(config: ServeConfig) -> "JaxSpeaker":
         trained.task,
         trained.model,
         load_params(config.run),
-        load_tokenizer(folder.tokenizer),
+        folder.load_tokenizer(),
         compute_dtype=jnp.dtype(trained.compute_dtype),
         batch_rows=config.batch_rows or default_rows,
     )

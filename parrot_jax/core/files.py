@@ -19,7 +19,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TypeAlias, cast
+from typing import IO, TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
 from parrot_jax.core.errors import ParrotError, UserError
 from parrot_jax.core.shipped import shipped_file
@@ -193,6 +193,8 @@ class _Stream(io.RawIOBase):
 AnyPath: TypeAlias = Path | RemotePath
 """A path on a disk or in a bucket."""
 
+PathT = TypeVar("PathT", bound=AnyPath)
+
 
 def as_path(path: AnyPath | str) -> AnyPath:
     """The path that a text names; one with a scheme is in a bucket.
@@ -362,7 +364,7 @@ def read_json(path: AnyPath | str, *, max_bytes: int = MAX_JSON_BYTES) -> Any:
         raise UserError(f"{path} is no valid JSON: {error}.") from None
 
 
-def file_in(folder: AnyPath, name: str) -> AnyPath:
+def file_in(folder: PathT, name: str) -> PathT:
     """The path of a file in a folder that others made.
 
     Raises:
@@ -370,7 +372,7 @@ def file_in(folder: AnyPath, name: str) -> AnyPath:
     """
     if name != Path(name).name or name in ("", ".", "..") or "\0" in name:
         raise UserError(f"{folder} names the file {name!r}; only files in it itself are read.")
-    path = folder / name
+    path: Any = folder / name
     if isinstance(path, Path) and isinstance(folder, Path):
         root = folder.resolve()
         # The hub's cache keeps the files of all revisions in one folder, and links to them.
@@ -382,7 +384,7 @@ def file_in(folder: AnyPath, name: str) -> AnyPath:
             )
         if path.exists() and not path.is_file():
             raise UserError(f"{path} is no file; check the path.")
-    return path
+    return cast(PathT, path)
 
 
 def require_folder(path: AnyPath | str, what: str) -> None:

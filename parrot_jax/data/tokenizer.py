@@ -40,6 +40,8 @@ _SPACE = "▁"  # SentencePiece's visible space, U+2581
 _MAX_MODEL_BYTES = 64 * 2**20
 """Of a `tokenizer.model`: those of 256,000 pieces take 5 MB."""
 _MAX_PIECES = 10**6
+_MAX_PADDING = 1024
+"""Rows of an embedding are at most rounded up to a multiple of this."""
 
 _BYTE = re.compile("<0x[0-9A-F]{2}>")
 
@@ -72,7 +74,7 @@ class Tokenizer:
         """Wraps a backend; use `load_tokenizer` to read one from a file."""
         self._backend = backend
         self.bos_token, self.eos_token = bos_token, eos_token
-        self.bos_id, self.eos_id = self._id_of(bos_token), self._id_of(eos_token)
+        self.bos_id, self.eos_id = self.id_of(bos_token), self.id_of(eos_token)
         self.roles, self.left_out = dict(roles), tuple(left_out)
         added = backend.get_added_tokens_decoder()
         special = {index: str(token.content) for index, token in added.items() if token.special}
@@ -188,7 +190,12 @@ class Tokenizer:
                 file.write(chat_template)
         write_json(folder / "tokenizer_config.json", config)
 
-    def _id_of(self, token: str) -> int:
+    def id_of(self, token: str) -> int:
+        """The id of a token by its text.
+
+        Raises:
+          UserError: There is none.
+        """
         index = self._backend.token_to_id(token)
         if index is None:
             raise UserError(f"the tokenizer has no token {token!r}.")
@@ -223,6 +230,42 @@ def load_tokenizer(path: AnyPath | str, *, num_rows: int | None = None) -> Token
     return _from_sentencepiece(path)
 
 
+def check_rows(tokenizer: Tokenizer, num_rows: int, name: str) -> str | None:
+    """Compares the ids of a tokenizer with the rows of an embedding.
+
+    Args:
+      tokenizer: The tokenizer.
+      num_rows: Rows, `model.vocab_size`.
+      name: What the tokenizer is called in errors.
+
+    Returns:
+      A note where rows are padding: some models round their number up. None = there are none.
+
+    Raises:
+      UserError: There are more ids than rows, or so many fewer that the two are of different
+        models.
+    """
+    padding = num_rows - tokenizer.vocab_size
+    if padding < 0:
+        raise UserError(
+            f"the tokenizer {name} has {tokenizer.vocab_size:,} ids, more than the {num_rows:,} "
+            "rows of the model (model.vocab_size); they are of different models, or raise the "
+            "latter."
+        )
+    if padding >= _MAX_PADDING:
+        raise UserError(
+            f"the tokenizer {name} has {tokenizer.vocab_size:,} ids, but the model "
+            f"{num_rows:,} rows (model.vocab_size); they are of different models: give the "
+            "tokenizer of the weights."
+        )
+    return (
+        f"{padding:,} of the {num_rows:,} rows of the embedding are padding, beyond the "
+        f"{tokenizer.vocab_size:,} ids of the tokenizer"
+        if padding
+        else None
+    )
+
+
 def _from_saved(folder: AnyPath) -> Tokenizer:
     for name in ("tokenizer_config.json", "tokenizer.json"):
         if not file_in(folder, name).exists():
@@ -239,7 +282,9 @@ def _from_saved(folder: AnyPath) -> Tokenizer:
             f"{folder}/tokenizer.json was not written by this project and may give other ids than "
             "SentencePiece; give the tokenizer.model beside it."
         )
-    roles = {name: config.get(name) for name in ROLES} if isinstance(config, dict) else {}
+    roles: dict[str, Any] = {}
+    if isinstance(config, dict):
+        roles = {name: config.get(name) for name in ROLES}
     try:
         backend = tokenizers.Tokenizer.from_str(json.dumps(values))
         bos, eos = roles.pop("bos_token"), roles.pop("eos_token")

@@ -1,14 +1,13 @@
 """The sizes of a LLaMA, under the names Hugging Face gives them. Loads no jax."""
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from parrot_jax.core.errors import UserError
-from parrot_jax.core.files import open_input
+from parrot_jax.core.files import read_json
 
 _SIZES = (
     "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
@@ -22,6 +21,38 @@ _HF_DEFAULTS = {
     "max_position_embeddings": 2048,
     "initializer_range": 0.02,
 }
+# The most of each size, far above any model: a file may say anything, and what it says is made.
+_LARGEST = {
+    "vocab_size": 10**7,
+    "hidden_size": 10**6,
+    "intermediate_size": 10**7,
+    "num_hidden_layers": 10**4,
+    "num_attention_heads": 10**5,
+    "num_key_value_heads": 10**5,
+    "head_dim": 10**5,
+    "max_position_embeddings": 10**9,
+}
+_MAX_CONFIG_BYTES = 10**7
+
+
+def _check_size(name: str, value: Any, largest: int) -> None:
+    if type(value) is not int or not 0 < value <= largest:
+        raise UserError(
+            f"{name} is {_shown(value)}; it must be a whole number from 1 to {largest:,}."
+        )
+
+
+def _check_number(name: str, value: Any) -> None:
+    """Finite and above 0."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not (is_number and 0 < value <= 1e30):
+        raise UserError(f"{name} is {_shown(value)}; it must be a number above 0, and finite.")
+
+
+def _shown(value: Any) -> str:
+    """A value of a file as it is shown in an error."""
+    text = ascii(value) if not isinstance(value, int) or abs(value) < 10**50 else "a huge number"
+    return text if len(text) <= 80 else f"{text[:80]}.."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,17 +77,19 @@ class RopeScaling:
     """llama3: positions of pre-training."""
 
     def __post_init__(self) -> None:
-        if not self.factor >= 1:
+        for name in ("factor", "low_freq_factor", "high_freq_factor"):
+            _check_number(f"rope_scaling.{name}", getattr(self, name))
+        _check_size(
+            "rope_scaling.original_max_position_embeddings",
+            self.original_max_position_embeddings,
+            _LARGEST["max_position_embeddings"],
+        )
+        if self.factor < 1:
             raise UserError(f"rope_scaling.factor is {self.factor}; it must be at least 1.")
-        if not 0 < self.low_freq_factor < self.high_freq_factor:
+        if not self.low_freq_factor < self.high_freq_factor:
             raise UserError(
                 f"rope_scaling has low_freq_factor={self.low_freq_factor} and high_freq_factor="
-                f"{self.high_freq_factor}; both must be above 0, the former below the latter."
-            )
-        if self.original_max_position_embeddings < 1:
-            raise UserError(
-                "rope_scaling.original_max_position_embeddings is "
-                f"{self.original_max_position_embeddings}; it must be at least 1."
+                f"{self.high_freq_factor}; the former must be below the latter."
             )
 
 
@@ -96,23 +129,17 @@ class LlamaConfig:
     """Standard deviation of the random initial weights."""
 
     def __post_init__(self) -> None:
-        sizes = (
-            "vocab_size",
-            "hidden_size",
-            "intermediate_size",
-            "num_hidden_layers",
-            "num_attention_heads",
-            "num_key_value_heads",
-            "head_dim",
-            "rope_theta",
-            "rms_norm_eps",
-            "max_position_embeddings",
-            "initializer_range",
-        )
-        for name in sizes:
+        for name, largest in _LARGEST.items():
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise UserError(f"model.{name} is {value}; it must be above 0.")
+            if value is not None or name not in ("num_key_value_heads", "head_dim"):
+                _check_size(f"model.{name}", value, largest)
+        for name in ("rope_theta", "rms_norm_eps", "initializer_range"):
+            _check_number(f"model.{name}", getattr(self, name))
+        if not isinstance(self.tie_word_embeddings, bool):
+            raise UserError(
+                f"model.tie_word_embeddings is {_shown(self.tie_word_embeddings)}; it must be true "
+                "or false."
+            )
         if self.head_dim is None and self.hidden_size % self.num_attention_heads:
             raise UserError(
                 f"model.hidden_size={self.hidden_size} does not divide into "
@@ -167,7 +194,7 @@ class LlamaConfig:
         """
         where = "config.json"
         if not isinstance(config, Mapping):
-            where, config = str(config), _read_json(config)
+            where, config = str(config), _read_object(config)
         problems = _unlike_llama(config)
         problems += [f"{name} is missing" for name in _SIZES if config.get(name) is None]
         if problems:
@@ -175,10 +202,11 @@ class LlamaConfig:
                 f"{where} is not of a LLaMA that can be read here: {'; '.join(problems)}."
             )
         known = {name: config[name] for name in _SIZES}
-        known |= {name: config.get(name, default) for name, default in _HF_DEFAULTS.items()}
+        for name, default in _HF_DEFAULTS.items():
+            known[name] = default if config.get(name) is None else config[name]
         try:
             return cls(**known, **_rope_from_hf(config))
-        except (TypeError, UserError) as error:
+        except UserError as error:
             raise UserError(f"{where}: {error}") from None
 
     def to_hf(self) -> dict[str, Any]:
@@ -198,12 +226,8 @@ class LlamaConfig:
         }
 
 
-def _read_json(path: Path | str) -> Mapping[str, Any]:
-    with open_input(path) as file:
-        try:
-            values = json.load(file)
-        except ValueError as error:
-            raise UserError(f"{path} is not valid JSON: {error}.") from None
+def _read_object(path: Path | str) -> Mapping[str, Any]:
+    values = read_json(path, max_bytes=_MAX_CONFIG_BYTES)
     if not isinstance(values, dict):
         raise UserError(f"{path} holds {type(values).__name__}, not an object.")
     return values
@@ -218,27 +242,43 @@ def _unlike_llama(config: Mapping[str, Any]) -> list[str]:
         "mlp_bias": (False, None),
         "bias": (False, None),
         "quantization_config": (None,),
+        # Of later LLaMA-like models, which transformers or vLLM would honour.
+        "partial_rotary_factor": (1, None),
+        "rope_interleaved": (False, None),
+        "sliding_window": (None,),
     }
     problems = [
-        f"{key} is {config[key]!r}, not {values[0]!r}"
+        f"{key} is {_shown(config[key])}, not {values[0]!r}"
         for key, values in allowed.items()
         if config.get(key) not in values
     ]
     architectures = config.get("architectures")
-    if architectures and "LlamaForCausalLM" not in architectures:
-        problems.append(f"architectures is {architectures!r}, not ['LlamaForCausalLM']")
+    is_list = isinstance(architectures, list) and "LlamaForCausalLM" in architectures
+    if architectures and not is_list:
+        problems.append(f"architectures is {_shown(architectures)}, not ['LlamaForCausalLM']")
     return problems
 
 
 def _rope_from_hf(config: Mapping[str, Any]) -> dict[str, Any]:
     """`rope_theta` and `rope_scaling`, which transformers 5 keeps together."""
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    theta = rope.get("rope_theta", config.get("rope_theta", 10000.0))
+    newer, older = config.get("rope_parameters"), config.get("rope_scaling")
+    for rope in (newer, older):
+        if rope is not None and not isinstance(rope, dict):
+            raise UserError(f"the rope scaling is {_shown(rope)}; it must be an object, or null.")
+    if newer and older and newer | older != newer:
+        raise UserError("rope_parameters and rope_scaling differ; remove the one that is wrong.")
+    rope = newer or older or {}
+    theta = rope.get("rope_theta", config.get("rope_theta"))
+    theta = 10000.0 if theta is None else theta
     kind = rope.get("rope_type", rope.get("type", "default"))
+    if rope.get("partial_rotary_factor") not in (None, 1):
+        raise UserError("partial_rotary_factor is not 1; this model turns whole heads.")
     if kind == "default":
         return {"rope_theta": theta, "rope_scaling": None}
     if kind not in ("llama3", "linear"):
-        raise UserError(f"rope_type is {kind!r}; this model knows default, linear and llama3.")
+        raise UserError(
+            f"rope_type is {_shown(kind)}; this model knows default, linear and llama3."
+        )
     names = {field.name for field in dataclasses.fields(RopeScaling)} - {"rope_type"}
     if kind == "linear":
         names = {"factor"}

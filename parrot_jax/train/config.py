@@ -91,6 +91,11 @@ class TrainConfig:
     """Folder whose newest weights to start from: a run, or what `parrot convert hf-to-flax` made.
     Its `model` must be this one. Null = random weights."""
 
+    new_tokenizer: bool = False
+    """Train although `data.tokenizer` is not that which the weights of `init_from` were made
+    with, or has far fewer ids than the model has rows. Rows of the embedding then begin with the
+    weights of other words."""
+
     epochs: float = 3.0
     """Passes over the sessions."""
 

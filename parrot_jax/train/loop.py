@@ -53,7 +53,7 @@ def train(config: TrainConfig, *, allow_changes: Sequence[str] = ()) -> None:
     """
     folder = RunFolder(config.out)
     in_first_process(folder.check_writable, f"write to {folder.path}")
-    setup = set_up(config, is_new=not folder.config_path.exists())
+    setup = set_up(config, is_new=not folder.has_checkpoint())
     data = describe_data(config.data, setup.prepared, setup.held_out)
     with (
         folder.open(config, setup.tokenizer, data, allow_changes=allow_changes),

@@ -34,7 +34,7 @@ from parrot_jax.core.errors import RunError, UserError, disk_full_is_a_user_erro
 from parrot_jax.core.files import AnyPath, RemotePath, as_path, read_object, write_json
 from parrot_jax.core.logs import MetricsFile, console
 from parrot_jax.data.template import chat_template
-from parrot_jax.data.tokenizer import Tokenizer
+from parrot_jax.data.tokenizer import Tokenizer, load_tokenizer
 from parrot_jax.distributed import DistributedConfig, in_first_process
 from parrot_jax.train.config import TrainConfig
 from parrot_jax.train.run_data import changed_data
@@ -145,6 +145,8 @@ class RunFolder(ModelFolder):
                 self._take(self.path, held)
             if self.config_path.exists():
                 self._check_same(config, data, allow_changes)
+                if not allow_changes:
+                    self._check_tokenizer(tokenizer, f"data.tokenizer {config.data.tokenizer}")
             if isinstance(self.path, RemotePath):
                 self._own()
             write_json(self._data_path, data)
@@ -189,6 +191,25 @@ class RunFolder(ModelFolder):
                 f"`--init-from {self.path}`."
             )
         return load_config(TrainConfig, self.config_path)
+
+    def load_tokenizer(self) -> Tokenizer:
+        """The tokenizer of the folder, which is the one that its weights were made with.
+
+        Raises:
+          UserError: There is none, it is damaged, or it is another.
+        """
+        tokenizer = load_tokenizer(self.tokenizer)
+        self._check_tokenizer(tokenizer, str(self.tokenizer))
+        return tokenizer
+
+    def _check_tokenizer(self, tokenizer: Tokenizer, name: str) -> None:
+        made_with = self.tokenizer_fingerprint()
+        if made_with not in (None, tokenizer.fingerprint):
+            raise UserError(
+                f"the weights in {self.path} were made with the tokenizer {made_with[:12]}, but "
+                f"{name} is {tokenizer.fingerprint[:12]}, of {tokenizer.vocab_size:,} ids: put "
+                "the former back."
+            )
 
     def training(self) -> Training | None:
         """What a model card says of the run; None where the weights were converted."""

@@ -12,7 +12,7 @@ from parrot_jax.core.logs import console
 from parrot_jax.core.memory import keep_freed_memory
 from parrot_jax.data.pipeline import Batches
 from parrot_jax.data.prepare import Prepared, note_shared_files, prepare
-from parrot_jax.data.tokenizer import Tokenizer, load_tokenizer
+from parrot_jax.data.tokenizer import Tokenizer, check_rows, load_tokenizer
 from parrot_jax.distributed import check_same_everywhere
 from parrot_jax.sharding import make_mesh, num_batch_shards
 from parrot_jax.train.chips import chip_of, flops_per_token
@@ -20,7 +20,7 @@ from parrot_jax.train.config import TrainConfig
 from parrot_jax.train.optim import Schedule, learning_rate, plan_steps
 from parrot_jax.train.program import Program, make_program, put_rows
 from parrot_jax.train.step import Batch
-from parrot_jax.weights.model_folder import check_same_model
+from parrot_jax.weights.model_folder import ModelFolder, check_same_model
 
 
 class Setup(NamedTuple):
@@ -97,10 +97,11 @@ def set_up(config: TrainConfig, *, is_new: bool) -> Setup:
     keep_freed_memory()
     # A continued run need not compile again what it compiled before.
     jax.config.update("jax_compilation_cache_dir", str(Path(config.data.cache_dir) / "compiled"))
-    if config.init_from is not None and is_new:
-        check_same_model(config.init_from, config.model)
     tokenizer = load_tokenizer(config.data.tokenizer)
     _check_vocabulary(config, tokenizer)
+    if config.init_from is not None and is_new:
+        check_same_model(config.init_from, config.model)
+        _check_same_tokenizer(config, tokenizer)
     prepared = prepare(config.data, "train")
     has_eval = bool(config.data.eval_sources or config.data.eval_fraction)
     held_out = prepare(config.data, "eval") if has_eval else None
@@ -150,8 +151,34 @@ def _live_capacity(prepared: Prepared, config: TrainConfig, num_shards: int) -> 
 
 
 def _check_vocabulary(config: TrainConfig, tokenizer: Tokenizer) -> None:
-    if tokenizer.vocab_size > config.model.vocab_size:
-        raise UserError(
-            f"the tokenizer {config.data.tokenizer} has {tokenizer.vocab_size} ids, more than "
-            f"model.vocab_size={config.model.vocab_size}; raise the latter."
+    rows, name = config.model.vocab_size, config.data.tokenizer
+    if config.new_tokenizer and tokenizer.vocab_size <= rows:
+        console.print(f"{name} has {tokenizer.vocab_size:,} ids, the model {rows:,} rows")
+    elif note := check_rows(tokenizer, rows, name):
+        console.print(note)
+
+
+def _check_same_tokenizer(config: TrainConfig, tokenizer: Tokenizer) -> None:
+    """Refuses a tokenizer that is not the one which the first weights were made with."""
+    base = ModelFolder(config.init_from or "")
+    made_with = base.tokenizer_fingerprint()
+    if made_with is None and base.tokenizer.exists():  # of an earlier version
+        made_with = load_tokenizer(base.tokenizer).fingerprint
+    if made_with == tokenizer.fingerprint:
+        return
+    ours = (
+        f"data.tokenizer {config.data.tokenizer} ({tokenizer.fingerprint[:12]}, "
+        f"{tokenizer.vocab_size:,} ids)"
+    )
+    if made_with is None:
+        problem = (
+            f"{base.path} does not know the tokenizer of its weights, so {ours} may be another"
         )
+        advice = "if it is that of the weights"
+    else:
+        problem = f"the weights in {base.path} were made with another tokenizer ({made_with[:12]})"
+        problem += f" than {ours}"
+        advice = f"give data.tokenizer: {base.tokenizer}, or, if it is meant"
+    if not config.new_tokenizer:
+        raise UserError(f"{problem}; {advice}, set new_tokenizer: true.")
+    console.print(problem)

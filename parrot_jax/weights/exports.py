@@ -1,9 +1,8 @@
 """Which checkpoint a folder is the export of, told from small files alone. Loads no jax."""
 
-import json
 from pathlib import Path
 
-from parrot_jax.core.files import AnyPath, as_path, hash_file, hash_json, open_input
+from parrot_jax.core.files import AnyPath, as_path, hash_file, hash_json, read_json
 from parrot_jax.weights.dtypes import Dtype
 
 RECORD = "parrot_export.json"
@@ -40,6 +39,7 @@ def is_whole_export(folder: Path, identity: str, dtype: Dtype) -> bool:
     """
     if not ((folder / RECORD).exists() and (folder / "config.json").exists()):
         return False
-    with open_input(folder / RECORD) as file:
-        record = json.load(file)
-    return (record["checkpoint"], record["dtype"]) == (identity, dtype)
+    record = read_json(folder / RECORD)
+    return isinstance(record, dict) and (
+        (record.get("checkpoint"), record.get("dtype")) == (identity, dtype)
+    )

@@ -4,6 +4,7 @@ The order is what makes a kill harmless: first a record of what is exported, the
 whole or not at all, then the index; `config.json`, without which nothing loads, comes last.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -17,13 +18,12 @@ import numpy as np
 from jaxtyping import Shaped
 
 from parrot_jax.core.errors import DiskFullError, UserError, disk_full_is_a_user_error
-from parrot_jax.core.files import atomic_write, open_input, write_json
+from parrot_jax.core.files import atomic_write, read_json, write_json
 from parrot_jax.core.logs import console, progress
 from parrot_jax.model.config import LlamaConfig
-from parrot_jax.weights.checkpoints import Checkpoints
 from parrot_jax.weights.dtypes import SAFETENSORS_NAMES, Dtype
 from parrot_jax.weights.exports import RECORD
-from parrot_jax.weights.hf_folder import DTYPES, INDEX
+from parrot_jax.weights.hf_folder import DTYPES, INDEX, require_finite
 from parrot_jax.weights.model_folder import ModelFolder
 from parrot_jax.weights.names import Tensor, tensors
 
@@ -31,6 +31,8 @@ MAX_SHARD_BYTES = 4 * 10**9
 """Most bytes of weights in one file."""
 
 _THREADS = 2
+
+_IF_NOT_FINITE = "export it as bfloat16 or float32, or another checkpoint (--step)"
 
 
 class Shard(NamedTuple):
@@ -63,13 +65,22 @@ def flax_to_hf(
       The type that was written.
 
     Raises:
-      UserError: There is no such checkpoint, or `out` holds something else.
+      UserError: There is no such checkpoint, it is damaged, `out` holds something else, or a number
+        is not finite in this type.
       DiskFullError: There is no room.
     """
-    out, step = Path(out), folder.latest_step() if step is None else step
-    checkpoints = Checkpoints(folder.checkpoints, read_only=True)
+    out = Path(out)
+    checkpoints, step = folder.open_checkpoint(step)
     stored = checkpoints.stored(step)
-    dtype = dtype or _most_common([array.dtype for array in stored.values()])
+    if dtype is None:
+        dtype = _most_common([array.dtype for array in stored.values()])
+        wider = [name for name, array in stored.items()
+                 if array.dtype.itemsize > DTYPES[dtype].itemsize]  # fmt: skip
+        if wider:
+            console.print(
+                f"{len(wider):,} tensors, such as {wider[0]}, are rounded to {dtype}, the type of "
+                "most; --dtype float32 keeps them"
+            )
     shards = plan_shards(tensors(folder.load_model()), DTYPES[dtype], max_shard_bytes)
     record = {
         "checkpoint": checkpoints.identity(step),
@@ -77,15 +88,18 @@ def flax_to_hf(
         "shards": {shard.name: [tensor.theirs for tensor in shard.tensors] for shard in shards},
     }
     with disk_full_is_a_user_error(f"the export in {out}"):
-        _claim(out, record)
-        left = [shard for shard in shards if not (out / shard.name).exists()]
+        hashes = _claim(out, record)
+        left = [shard for shard in shards
+                if shard.name not in hashes or not (out / shard.name).exists()]  # fmt: skip
         if len(left) < len(shards):
             console.print(f"continuing {out}: {len(shards) - len(left)} of {len(shards)} files")
         _check_room(out, left, DTYPES[dtype])
         names = [tensor for shard in left for tensor in shard.tensors]
 
         def read(tensor: Tensor) -> Shaped[np.ndarray, "..."]:
-            ours = checkpoints.read(step, tensor.ours).astype(DTYPES[dtype], copy=False)
+            stored = checkpoints.read(step, tensor.ours)
+            ours = stored.astype(DTYPES[dtype], copy=False)
+            require_finite(ours, f"{tensor.ours} as {dtype}", _IF_NOT_FINITE)
             return tensor.to_theirs(ours)
 
         with (
@@ -94,14 +108,15 @@ def flax_to_hf(
         ):
             arrays = _ahead(threads, read, names)
             for shard in left:
-                _write_shard(out / shard.name, shard, dtype, arrays, advance)
+                hashes[shard.name] = _write_shard(out / shard.name, shard, dtype, arrays, advance)
+                write_json(out / RECORD, record | {"sha256": hashes})
         if len(shards) > 1:
             _write_index(out, shards, DTYPES[dtype])
     return dtype
 
 
 def write_hf_config(
-    out: Path | str, config: LlamaConfig, dtype: Dtype, *, bos_id: int | None, eos_id: int | None
+    out: Path | str, config: LlamaConfig, dtype: Dtype, ids: Mapping[str, int | list[int] | None]
 ) -> None:
     """Writes `generation_config.json` and, last of all files of an export, `config.json`.
 
@@ -109,13 +124,12 @@ def write_hf_config(
       out: The folder with everything else.
       config: The sizes.
       dtype: The type of the weights.
-      bos_id: The id that opens a text; None = not known.
-      eos_id: The id that ends a turn, where generation stops.
+      ids: `bos_token_id`, which opens a text, `eos_token_id`, where generation stops, and others;
+        None = not known.
     """
-    ids = {"bos_token_id": bos_id, "eos_token_id": eos_id}
-    write_json(Path(out) / "generation_config.json", ids)
+    write_json(Path(out) / "generation_config.json", dict(ids))
     # The name that transformers 4 knows; 5 calls it dtype and reads this one as well.
-    write_json(Path(out) / "config.json", config.to_hf() | ids | {"torch_dtype": dtype})
+    write_json(Path(out) / "config.json", config.to_hf() | dict(ids) | {"torch_dtype": dtype})
 
 
 def plan_shards(all_tensors: Sequence[Tensor], dtype: np.dtype[Any], max_bytes: int) -> list[Shard]:
@@ -147,14 +161,20 @@ def _most_common(dtypes: Sequence[np.dtype[Any]]) -> Dtype:
     return most
 
 
-def _claim(out: Path, record: Mapping[str, Any]) -> None:
-    """Makes the folder that of this export, or sees that it is."""
+def _claim(out: Path, record: Mapping[str, Any]) -> dict[str, str]:
+    """Makes the folder that of this export, or sees that it is.
+
+    Returns:
+      SHA-256 of the files that are done, by their names.
+    """
     if (out / RECORD).exists():
-        with open_input(out / RECORD) as file:
-            if json.load(file) == record:
+        there = read_json(out / RECORD)
+        if isinstance(there, dict):
+            hashes = there.pop("sha256", {})
+            if there == record and isinstance(hashes, dict):
                 for cut in out.glob("*.safetensors.tmp-*"):
                     cut.unlink()  # what a kill left
-                return
+                return hashes
         raise UserError(
             f"{out} holds the export of another checkpoint, or of this one in another form; choose "
             "another folder, or delete it first."
@@ -162,6 +182,7 @@ def _claim(out: Path, record: Mapping[str, Any]) -> None:
     if out.exists() and any(out.iterdir()):
         raise UserError(f"{out} is not empty and no export; choose another folder.")
     write_json(out / RECORD, record)
+    return {}
 
 
 def _check_room(out: Path, shards: Sequence[Shard], dtype: np.dtype[Any]) -> None:
@@ -193,8 +214,11 @@ def _write_shard(
     dtype: Dtype,
     arrays: Iterator[Shaped[np.ndarray, "..."]],
     advance: Any,
-) -> None:
+) -> str:
     """One file, a tensor at a time: the library's own writer would want them all in memory.
+
+    Returns:
+      SHA-256 of what was written.
 
     Source: the format as https://github.com/huggingface/safetensors describes it.
     """
@@ -211,13 +235,18 @@ def _write_shard(
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     with atomic_write(path, "wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
+        head = len(text).to_bytes(8, "little") + text
+        digest = hashlib.sha256(head)
+        file.write(head)
         for _ in shard.tensors:
-            file.write(next(arrays).reshape(-1).view(np.uint8).data)
+            values = next(arrays).reshape(-1).view(np.uint8).data
+            digest.update(values)
+            file.write(values)
             if hasattr(os, "posix_fadvise"):  # not on macOS
                 # To the disk now, and out of memory: at the end, the sync would wait for it all.
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
             advance()
+    return digest.hexdigest()
 
 
 def _write_index(out: Path, shards: Sequence[Shard], dtype: np.dtype[Any]) -> None:

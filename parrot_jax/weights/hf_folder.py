@@ -3,8 +3,10 @@
 import json
 import math
 import mmap
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,10 +16,11 @@ from jaxtyping import Shaped
 from safetensors import SafetensorError, safe_open
 
 from parrot_jax.core.errors import UserError
-from parrot_jax.core.files import open_input
+from parrot_jax.core.files import file_in, hash_file, open_input, read_json
 from parrot_jax.model.config import LlamaConfig
 from parrot_jax.model.frequencies import frequencies
 from parrot_jax.weights.dtypes import SAFETENSORS_NAMES
+from parrot_jax.weights.exports import RECORD
 from parrot_jax.weights.names import Tensor, tensors
 
 DTYPES: dict[str, np.dtype[Any]] = {
@@ -29,6 +32,15 @@ DTYPES: dict[str, np.dtype[Any]] = {
 
 INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
+_MAX_SHOWN = 20
+"""Tensors that an error names."""
+
+_EXPONENTS = {"float32": 0x7F800000, "bfloat16": 0x7F80, "float16": 0x7C00}
+"""The bits that all are set in NaN and infinity."""
+
+_AT_ONCE = 2**24
+"""Numbers that are checked at a time."""
+
 _DTYPE_OF = {name: dtype for dtype, name in SAFETENSORS_NAMES.items()}
 
 
@@ -51,6 +63,8 @@ class HfFolder:
       path: The folder.
       config: The sizes.
       tensors: All tensors of these sizes.
+      bos_token_id: What the folder says opens a text; None = nothing.
+      eos_token_id: What it says ends a text; empty = nothing.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -61,11 +75,32 @@ class HfFolder:
             or of another shape or type; the text lists all of them.
         """
         self.path = Path(path)
-        self.config = LlamaConfig.from_hf(self.path / "config.json")
+        self.config = LlamaConfig.from_hf(file_in(self.path, "config.json"))
+        self.bos_token_id, self.eos_token_id = _special_ids(self.path)
         self.tensors = tensors(self.config)
         stored = [stored for file in _files(self.path) for stored in _read_header(file)]
         self._stored = {each.name: each for each in stored}
         self._check(Counter(each.name for each in stored))
+
+    def check_files(self) -> None:
+        """Compares the bytes of the weights with what is known of them; reads them all.
+
+        An export of ours has hashes in its record, and the cache of the hub names files by theirs.
+        Of other folders nothing is known.
+
+        Raises:
+          UserError: A file is not what it was.
+        """
+        files = sorted({stored.file for stored in self._stored.values()})
+        known = {file: _known_hash(file) for file in files}
+        files = [file for file in files if known[file] is not None]
+        with ThreadPoolExecutor(4) as threads:
+            for file, found in zip(files, threads.map(hash_file, files), strict=True):
+                if found != known[file]:
+                    raise UserError(
+                        f"{file} is damaged: it is not what was written or downloaded; delete it "
+                        f"({file.resolve()}) and make or download it again."
+                    )
 
     def dtype_of(self, tensor: Tensor) -> str:
         """The type that a tensor is stored in, a key of `DTYPES`."""
@@ -101,7 +136,9 @@ class HfFolder:
         wanted = {tensor.theirs: tensor.their_shape for tensor in self.tensors}
         derived = {name for name in shapes.keys() - wanted.keys() if self._is_derived(name)}
         missing = [f"{name} is missing" for name in wanted if name not in shapes]
-        unknown = [f"{name} is unknown" for name in sorted(shapes.keys() - wanted.keys() - derived)]
+        unknown = [
+            f"{_shown(name)} is unknown" for name in sorted(shapes.keys() - wanted.keys() - derived)
+        ]
         misshaped = [
             f"{name} is {list(shapes[name])}, not {list(shape)}"
             for name, shape in wanted.items()
@@ -112,12 +149,15 @@ class HfFolder:
             for name in wanted
             if name in shapes and self._stored[name].dtype not in _DTYPE_OF
         ]
-        twice = [f"{name} is in {count} files" for name, count in counts.items() if count > 1]
+        twice = [
+            f"{_shown(name)} is in {count} files" for name, count in counts.items() if count > 1
+        ]
         problems = missing + unknown + misshaped + mistyped + twice
         if problems:
+            more = len(problems) - _MAX_SHOWN
             raise UserError(
                 f"the tensors in {self.path} are not those that its config.json describes: "
-                f"{'; '.join(problems)}."
+                f"{'; '.join(problems[:_MAX_SHOWN])}{f'; and {more:,} more' if more > 0 else ''}."
             )
 
     def _is_derived(self, name: str) -> bool:
@@ -136,25 +176,91 @@ class HfFolder:
         return False
 
 
+def require_finite(array: Shaped[np.ndarray, "..."], what: str, advice: str) -> None:
+    """Refuses numbers that are NaN or infinite.
+
+    Args:
+      array: Of one of `DTYPES`, contiguous.
+      what: What it is, for the error.
+      advice: What to do.
+
+    Raises:
+      UserError: There are some; the text says how many.
+    """
+    exponent = _EXPONENTS[array.dtype.name]
+    bits = array.reshape(-1).view(f"u{array.itemsize}")
+    bad = sum(
+        np.count_nonzero((bits[first : first + _AT_ONCE] & exponent) == exponent)
+        for first in range(0, len(bits), _AT_ONCE)
+    )
+    if bad:
+        raise UserError(f"{what}: {bad:,} of {array.size:,} numbers are NaN or infinite; {advice}.")
+
+
+def _special_ids(folder: Path) -> tuple[int | None, tuple[int, ...]]:
+    """The ids that open and end a text; what generation is told goes before what the model is."""
+    bos, eos = None, ()
+    for name in ("config.json", "generation_config.json"):
+        path = file_in(folder, name)
+        values = read_json(path) if path.exists() else {}
+        if not isinstance(values, dict):
+            raise UserError(f"{path} holds {type(values).__name__}, not an object.")
+        bos = _ids(values.get("bos_token_id"), path) or bos
+        eos = _ids(values.get("eos_token_id"), path) or eos
+    return (bos[0] if bos else None), eos
+
+
+def _ids(value: Any, path: Any) -> tuple[int, ...]:
+    found = value if isinstance(value, list) else [] if value is None else [value]
+    if not all(type(each) is int and -1 <= each < 2**31 for each in found) or len(found) > 1000:
+        raise UserError(f"{path}: an id of a token is {ascii(value)[:80]}, which is none.")
+    return tuple(each for each in found if each >= 0)
+
+
+def _shown(name: str) -> str:
+    """The name of a tensor, which may be any text, in an error."""
+    return name if name.isprintable() and len(name) <= 100 else f"{ascii(name)[:100]}.."
+
+
+def _known_hash(file: Path) -> str | None:
+    """SHA-256 that a file must have; None = not known."""
+    record = file.parent / RECORD
+    if record.exists():
+        values = read_json(record)
+        hashes = values.get("sha256") if isinstance(values, dict) else None
+        return hashes.get(file.name) if isinstance(hashes, dict) else None
+    target = file.resolve()
+    is_blob = target.parent.name == "blobs" and re.fullmatch("[0-9a-f]{64}", target.name)
+    return target.name if is_blob else None
+
+
 def _files(folder: Path) -> list[Path]:
     """The safetensors files of a folder, all of which are there."""
-    if (folder / INDEX).exists():
-        with open_input(folder / INDEX) as file:
-            try:
-                names = sorted(set(json.load(file)["weight_map"].values()))
-            except (ValueError, KeyError, AttributeError, TypeError) as error:
-                raise UserError(
-                    f"{folder / INDEX} is no index of safetensors files: {error!r}."
-                ) from None
-        absent = [name for name in names if not (folder / name).is_file()]
+    index, single = file_in(folder, INDEX), file_in(folder, _SINGLE)
+    if index.exists() and single.exists():
+        raise UserError(
+            f"{folder} holds {_SINGLE} and {INDEX}: libraries differ in which of them they read; "
+            "remove the one that is not meant."
+        )
+    if index.exists():
+        values = read_json(index)
+        places = values.get("weight_map") if isinstance(values, dict) else None
+        names = _file_names(places)
+        if not names:
+            raise UserError(
+                f"{index} is no index of safetensors files: it has no `weight_map` from tensors to "
+                "names of files."
+            )
+        files = [file_in(folder, name) for name in sorted(names)]
+        absent = [file.name for file in files if not file.exists()]
         if absent:
             raise UserError(
-                f"{folder / INDEX} names {len(absent)} files that are not there: "
-                f"{', '.join(absent)}; download them again."
+                f"{index} names {len(absent)} files that are not there: "
+                f"{', '.join(map(_shown, absent[:_MAX_SHOWN]))}; download them again."
             )
-        return [folder / name for name in names]
-    if (folder / _SINGLE).exists():
-        return [folder / _SINGLE]
+        return files
+    if single.exists():
+        return [single]
     if sorted(folder.glob("*.bin")) or sorted(folder.glob("*.pth")):
         raise UserError(
             f"{folder} holds weights as pickles (.bin, .pth), which can run any code when they are "
@@ -162,6 +268,14 @@ def _files(folder: Path) -> list[Path]:
             "AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(NEW_FOLDER)."
         )
     raise UserError(f"{folder} holds no {_SINGLE} and no {INDEX}; check the path.")
+
+
+def _file_names(places: Any) -> set[str]:
+    """The files that an index names; empty = it is none."""
+    names = list(places.values()) if isinstance(places, dict) else []
+    if not all(isinstance(name, str) and name.endswith(".safetensors") for name in names):
+        return set()
+    return set(names)
 
 
 def _read_header(file: Path) -> Iterator[_Stored]:

@@ -2,17 +2,25 @@
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Shaped
 
 from parrot_jax.core.errors import UserError
 from parrot_jax.core.logs import progress
 from parrot_jax.weights.checkpoints import LazyArray, save_lazily
 from parrot_jax.weights.dtypes import Dtype
-from parrot_jax.weights.hf_folder import DTYPES, HfFolder
-from parrot_jax.weights.model_folder import ConvertedConfig, ModelFolder
+from parrot_jax.weights.hf_folder import DTYPES, HfFolder, require_finite
+from parrot_jax.weights.model_folder import ConvertedConfig, ModelFolder, made_of
 from parrot_jax.weights.names import Tensor
+
+_IF_NOT_FINITE = (
+    "the folder is damaged, its training diverged, or --dtype holds less than its type: take "
+    "another copy or another --dtype"
+)
 
 
 def hf_to_flax(
@@ -21,6 +29,7 @@ def hf_to_flax(
     *,
     dtype: Dtype | None,
     origin: str,
+    tokenizer: str | None = None,
 ) -> ConvertedConfig:
     """Writes the checkpoint of a folder that `init_from` of a training config takes.
 
@@ -31,12 +40,14 @@ def hf_to_flax(
       out: The folder to make; where a killed conversion left something, it begins anew.
       dtype: Type to store; None = that of the source.
       origin: Where the source comes from, for the record.
+      tokenizer: Fingerprint of the tokenizer that belongs to the weights; None = not known.
 
     Returns:
       What to save as `config.yaml`, which must come last: without it nothing loads.
 
     Raises:
-      UserError: The folder holds something else, or the source is float16 and `dtype` is None.
+      UserError: The folder holds something else, the source is float16 and `dtype` is None, or a
+        number is NaN or infinite.
       DiskFullError: There is no room.
     """
     folder = ModelFolder(out)
@@ -56,17 +67,30 @@ def hf_to_flax(
 
             def make() -> jax.Array:
                 advance()
-                return jax.make_array_from_callback(
-                    tensor.our_shape,
-                    spread(tensor, mesh),
-                    lambda index: source.read(tensor, index).astype(target, copy=False),
-                )
+                return jax.make_array_from_callback(tensor.our_shape, spread(tensor, mesh), part)
+
+            def part(index: Any) -> Shaped[np.ndarray, "..."]:
+                values = source.read(tensor, index).astype(target, copy=False)
+                require_finite(values, f"{tensor.theirs} of {source.path}", _IF_NOT_FINITE)
+                return values
 
             return LazyArray(tensor.our_shape, target, make)
 
-        save_lazily(folder.checkpoints, 0, {tensor.ours: lazy(tensor) for tensor in source.tensors})
+        save_lazily(
+            folder.checkpoints,
+            0,
+            {tensor.ours: lazy(tensor) for tensor in source.tensors},
+            made_of(source.config, tokenizer),
+        )
     ((most, _),) = Counter(stored.values()).most_common(1)
-    return ConvertedConfig(converted_from=origin, dtype=most, model=source.config)
+    return ConvertedConfig(
+        converted_from=origin,
+        dtype=most,
+        tokenizer=tokenizer,
+        bos_token_id=source.bos_token_id,
+        eos_token_id=source.eos_token_id,
+        model=source.config,
+    )
 
 
 def spread(tensor: Tensor, mesh: Mesh) -> NamedSharding:

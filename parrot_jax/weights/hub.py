@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from parrot_jax.core.errors import ParrotError, UserError, disk_full_is_a_user_error
+from parrot_jax.core.files import file_in
 from parrot_jax.core.logs import console
 from parrot_jax.weights.hf_folder import HfFolder
 
@@ -192,7 +193,7 @@ def _files_of_export(folder: Path) -> list[Path]:
             "`parrot convert flax-to-hf` again; it goes on where it stopped."
         )
     try:
-        HfFolder(folder)
+        HfFolder(folder).check_files()
     except UserError as error:
         raise UserError(
             f"{folder} is no finished export: {error} Run `parrot convert flax-to-hf` again; it "
@@ -204,7 +205,7 @@ def _files_of_export(folder: Path) -> list[Path]:
         raise UserError(
             f"{folder} holds folders, which no export has: {', '.join(folders)}; move them away."
         )
-    return entries
+    return [file_in(folder, entry.name) for entry in entries]
 
 
 def _look_up(api: "huggingface_hub.HfApi", repo: str, kind: Kind) -> Any:

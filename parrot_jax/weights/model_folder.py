@@ -5,6 +5,7 @@ tokenizer/         tokenizer.json, its config and, in a run, the chat template
 checkpoints/       one folder a checkpoint
 """
 
+import contextlib
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -19,7 +20,7 @@ from parrot_jax.core.yaml_files import read_yaml
 from parrot_jax.model import llama
 from parrot_jax.model.config import LlamaConfig
 from parrot_jax.sharding import MeshConfig, make_mesh, param_shardings
-from parrot_jax.weights.checkpoints import Checkpoints
+from parrot_jax.weights.checkpoints import Checkpoints, DamagedCheckpointError
 
 # What may differ between a model and the weights it starts from: nothing of the mathematics.
 _FREE_SIZES = ("max_position_embeddings", "initializer_range")
@@ -33,6 +34,13 @@ class ConvertedConfig:
     """The folder or the name on the hub."""
     dtype: str
     """The type in which the weights are stored."""
+    tokenizer: str | None = None
+    """Fingerprint of the tokenizer that belongs to the weights, in `tokenizer/`; null = the source
+    has none that can be read."""
+    bos_token_id: int | None = None
+    """What the source says opens a text."""
+    eos_token_id: tuple[int, ...] = ()
+    """What the source says ends a text."""
     model: LlamaConfig
     """Sizes of the model."""
 
@@ -77,6 +85,15 @@ class ModelFolder:
         """
         return "converted_from" in self.read_config()
 
+    def source_ids(self) -> dict[str, Any]:
+        """What a converted folder's source said opens and ends a text, as far as it said it."""
+        values = self.read_config()
+        bos, eos = values.get("bos_token_id"), values.get("eos_token_id") or []
+        found = {} if bos is None else {"bos_token_id": bos}
+        if eos:
+            found["eos_token_id"] = eos[0] if len(eos) == 1 else eos
+        return found
+
     def load_model(self) -> LlamaConfig:
         """The sizes of the model.
 
@@ -85,6 +102,10 @@ class ModelFolder:
         """
         values = self.read_config()["model"]
         return config_from_dict(LlamaConfig, values, where=f"{self.config_path}: model")
+
+    def has_checkpoint(self) -> bool:
+        """Whether there are weights; a folder that does not exist has none."""
+        return Checkpoints(self.checkpoints, read_only=True).latest_step() is not None
 
     def latest_step(self) -> int:
         """The newest whole checkpoint.
@@ -96,6 +117,38 @@ class ModelFolder:
         if step is None:
             raise UserError(f"{self.path} has no checkpoint yet; train it first.")
         return step
+
+    def open_checkpoint(self, step: int | None = None) -> tuple[Checkpoints, int]:
+        """The checkpoints, for reading, and the step to read; `config.yaml` is of its weights.
+
+        Args:
+          step: Which checkpoint; None = the newest.
+
+        Raises:
+          UserError: There is no such checkpoint, it is damaged, or `config.yaml` describes another
+            model than it was made with.
+        """
+        step = self.latest_step() if step is None else step
+        checkpoints = Checkpoints(self.checkpoints, read_only=True)
+        made = checkpoints.made_of(step).get("model")
+        if made is not None:
+            where = f"{self.checkpoints}/{step}"
+            stored = config_from_dict(LlamaConfig, made, where=where)
+            wrong = _differences(there=stored, here=self.load_model())
+            if wrong:
+                raise UserError(
+                    f"{self.config_path} is not of the weights in {where}: {'; '.join(wrong)}. "
+                    "Correct it, or put the weights back that belong to it."
+                )
+        return checkpoints, step
+
+    def tokenizer_fingerprint(self) -> str | None:
+        """That of the tokenizer which the weights were made with; None = it is not known."""
+        checkpoints = Checkpoints(self.checkpoints, read_only=True)
+        while (step := checkpoints.latest_step()) is not None:
+            with contextlib.suppress(DamagedCheckpointError):
+                return checkpoints.made_of(step).get("tokenizer")
+        return None
 
 
 def load_params(
@@ -109,14 +162,13 @@ def load_params(
       step: Which checkpoint; None = the newest.
 
     Raises:
-      UserError: There is no model or no checkpoint, or it is of another shape than `like`.
+      UserError: As in `open_checkpoint`, there is no model, or it is of another shape than `like`.
     """
     folder = folder if isinstance(folder, ModelFolder) else ModelFolder(folder)
     if like is None:
         mesh = make_mesh(MeshConfig(fsdp=1), jax.devices()[:1])
         like = abstract_params(folder.load_model(), mesh)
-    checkpoints = Checkpoints(folder.checkpoints, read_only=True)
-    step = folder.latest_step() if step is None else step
+    checkpoints, step = folder.open_checkpoint(step)
     return checkpoints.restore(step, {"params": like})["params"]
 
 
@@ -142,16 +194,20 @@ def check_same_model(folder: AnyPath | str, config: LlamaConfig) -> None:
     Raises:
       UserError: The folder's model differs from `config`; the text lists how.
     """
-    stored = ModelFolder(folder).load_model()
-    names = [field.name for field in fields(LlamaConfig) if field.name not in _FREE_SIZES]
-    pairs = {name: (_filled(stored, name), _filled(config, name)) for name in names}
-    wrong = [f"model.{name} is {here!r}, there {there!r}" for name, (there, here) in pairs.items()
-             if here != there]  # fmt: skip
+    wrong = _differences(there=ModelFolder(folder).load_model(), here=config)
     if wrong:
         raise UserError(
             f"the weights in {folder} are of another model: {'; '.join(wrong)}. Put the `model` "
             f"block of {ModelFolder(folder).config_path} into the config."
         )
+
+
+def _differences(*, there: LlamaConfig, here: LlamaConfig) -> list[str]:
+    """In what two models differ that may not differ."""
+    names = [field.name for field in fields(LlamaConfig) if field.name not in _FREE_SIZES]
+    pairs = {name: (_filled(there, name), _filled(here, name)) for name in names}
+    return [f"model.{name} is {ours!r}, there {theirs!r}" for name, (theirs, ours) in pairs.items()
+            if ours != theirs]  # fmt: skip
 
 
 def _filled(config: LlamaConfig, name: str) -> Any:

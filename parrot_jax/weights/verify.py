@@ -8,7 +8,6 @@ from jaxtyping import Shaped
 
 from parrot_jax.core.errors import UserError
 from parrot_jax.core.logs import progress
-from parrot_jax.weights.checkpoints import Checkpoints
 from parrot_jax.weights.hf_folder import DTYPES, HfFolder
 from parrot_jax.weights.model_folder import ModelFolder, check_same_model
 
@@ -46,8 +45,7 @@ def verify(source: HfFolder, folder: ModelFolder, *, step: int | None = None) ->
       UserError: The two are of different sizes, or there is no such checkpoint.
     """
     check_same_model(folder.path, source.config)
-    step = folder.latest_step() if step is None else step
-    checkpoints = Checkpoints(folder.checkpoints, read_only=True)
+    checkpoints, step = folder.open_checkpoint(step)
     stored, found = checkpoints.stored(step), Comparison()
     absent = [tensor.ours for tensor in source.tensors if tensor.ours not in stored]
     if absent:

@@ -14,7 +14,6 @@ import numpy as np
 
 from parrot_jax.core.files import atomic_write, open_input
 from parrot_jax.data.template import render_prompt
-from parrot_jax.data.tokenizer import load_tokenizer
 from parrot_jax.dialogue.types import Role
 from parrot_jax.train.run_folder import RunFolder
 from parrot_jax.train.sample import sample_next_turns
@@ -57,7 +56,7 @@ def _answer(run: Path, questions: Sequence[Sequence[str]]) -> list[list[str]]:
     """The answers, a turn of all dialogues at a time."""
     folder = RunFolder(run)
     config = folder.load_config()
-    tokenizer, params = load_tokenizer(folder.tokenizer), load_params(str(run))
+    tokenizer, params = folder.load_tokenizer(), load_params(str(run))
     histories: list[list[tuple[Role, str]]] = [[] for _ in questions]
     for turn in range(max(map(len, questions))):
         for history, asked in zip(histories, questions, strict=True):

@@ -22,7 +22,6 @@ from parrot_jax.core.files import write_json
 from parrot_jax.core.logs import console
 from parrot_jax.core.memory import keep_freed_memory
 from parrot_jax.data.prepare import prepare
-from parrot_jax.data.tokenizer import load_tokenizer
 from parrot_jax.serve.app import make_app
 from parrot_jax.serve.background import BackgroundServer
 from parrot_jax.serve.jax_speaker import JaxSpeaker
@@ -221,7 +220,7 @@ def trained_speaker(config: TrainConfig, name: str) -> JaxSpeaker:
         config.task,
         config.model,
         load_params(config.out),
-        load_tokenizer(folder.tokenizer),
+        folder.load_tokenizer(),
         compute_dtype=jnp.dtype(config.compute_dtype),
         batch_rows=_SERVED_ROWS,
     )

@@ -20,7 +20,6 @@ import jax.numpy as jnp
 import openai
 
 from parrot_jax.data.template import render_prompt
-from parrot_jax.data.tokenizer import load_tokenizer
 from parrot_jax.model.generate import generate
 from parrot_jax.serve.app import make_app
 from parrot_jax.serve.background import BackgroundServer
@@ -76,7 +75,7 @@ def main() -> None:
     options = parser.parse_args()
     folder = RunFolder(options.run)
     config = folder.load_config()
-    tokenizer, params = load_tokenizer(folder.tokenizer), load_params(options.run)
+    tokenizer, params = folder.load_tokenizer(), load_params(options.run)
     dtype = jnp.dtype(config.compute_dtype)
     turns = histories(config.task, options.requests)
     prompts = [render_prompt("", history, tokenizer) for history in turns]

@@ -32,7 +32,7 @@ def test_defaults_of_heads_are_filled_in():
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
-        ({"vocab_size": 0}, r"model.vocab_size is 0; it must be above 0"),
+        ({"vocab_size": 0}, r"model.vocab_size is 0; it must be a whole number from 1"),
         ({"hidden_size": 30, "num_attention_heads": 4}, r"hidden_size=30 does not divide into"),
         ({"head_dim": 5}, r"a head is 5 wide; .* even number"),
         ({"num_attention_heads": 8, "num_key_value_heads": 3}, r"=3 does not divide .*=8"),

@@ -1,6 +1,7 @@
 """In and out again: the same bits, and nothing that loads of what is broken or half done."""
 
 import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -159,6 +160,7 @@ def test_training_starts_from_what_was_converted(
     config = yaml.safe_load(tiny_run.read_text())
     model = LlamaConfig(**config["model"])
     source = write_hf(tmp_path / "hf", model)
+    shutil.copy(config["data"]["tokenizer"], source)
     parrot("convert", "hf-to-flax", source, tmp_path / "flax")
     base = ["--init-from", str(tmp_path / "flax"), "--max-steps", "0"]
     assert parrot("train", tiny_run, *base) == 0
