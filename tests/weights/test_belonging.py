@@ -1,0 +1,198 @@
+"""Weights, tokenizer and config belong together: what does not is refused with both named."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sentencepiece
+import yaml
+
+from parrot_jax.cli import main
+from parrot_jax.data.tokenizer import check_rows, load_tokenizer
+from parrot_jax.model.config import LlamaConfig
+
+WriteHf = Callable[..., Path]
+Run = Callable[..., str]
+
+
+@pytest.fixture
+def parrot(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs a command that must end with a code; returns what it says."""
+
+    def run(*arguments: object, code: int = 0) -> str:
+        capsys.readouterr()
+        assert main([str(argument) for argument in arguments]) == code
+        out, err = capsys.readouterr()
+        assert err.count("\n") <= 1, err
+        return err if code else out
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def other_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """340 pieces, as many as those of `tiny_tokenizer`, but others."""
+    folder = tmp_path_factory.mktemp("other")
+    (folder / "corpus.txt").write_text("lorem ipsum dolor sit amet consectetur elit sed do\n" * 40)
+    sentencepiece.SentencePieceTrainer.Train(
+        input=str(folder / "corpus.txt"), model_prefix=str(folder / "tokenizer"), vocab_size=340,
+        model_type="bpe", byte_fallback=True, normalization_rule_name="identity",
+        remove_extra_whitespaces=False, minloglevel=2, hard_vocab_limit=False,
+    )  # fmt: skip
+    return folder / "tokenizer.model"
+
+
+@pytest.fixture
+def model(tiny_run: Path) -> LlamaConfig:
+    return LlamaConfig(**yaml.safe_load(tiny_run.read_text())["model"])
+
+
+@pytest.fixture
+def imported(write_hf: WriteHf, model: LlamaConfig, tiny_tokenizer: Path, parrot: Run,
+             tmp_path: Path) -> Path:  # fmt: skip
+    source = write_hf(tmp_path / "hf", model)
+    shutil.copy(tiny_tokenizer, source)
+    parrot("convert", "hf-to-flax", source, tmp_path / "flax")
+    return tmp_path / "flax"
+
+
+def test_an_import_says_which_tokenizer_belongs_to_it(imported: Path, tiny_tokenizer: Path) -> None:
+    fingerprint = load_tokenizer(tiny_tokenizer).fingerprint
+    assert yaml.safe_load((imported / "config.yaml").read_text())["tokenizer"] == fingerprint
+    assert load_tokenizer(imported / "tokenizer").fingerprint == fingerprint
+    made = json.loads((imported / "checkpoints" / "0" / "_CHECKPOINT_METADATA").read_text())
+    assert made["custom_metadata"]["tokenizer"] == fingerprint
+    assert made["custom_metadata"]["model"]["hidden_size"] == 32
+
+
+def test_training_with_another_tokenizer_is_refused_unless_it_is_meant(
+    imported: Path, other_tokenizer: Path, tiny_tokenizer: Path, tiny_run: Path, parrot: Run
+) -> None:
+    other = ["--init-from", imported, "--max-steps", "0", "--data.tokenizer", other_tokenizer]
+    error = parrot("train", tiny_run, *other, code=2)
+    ids = [load_tokenizer(path).fingerprint[:12] for path in (tiny_tokenizer, other_tokenizer)]
+    assert f"the weights in {imported} were made with another tokenizer ({ids[0]})" in error
+    assert f"data.tokenizer {other_tokenizer} ({ids[1]}, " in error
+    assert f"give data.tokenizer: {imported}/tokenizer, or, if it is meant, set new_tok" in error
+    assert not (tiny_run.parent / "run").exists()
+    assert "another tokenizer" in parrot("train", tiny_run, *other, "--new-tokenizer")
+    shutil.rmtree(tiny_run.parent / "run")
+    parrot("train", tiny_run, "--init-from", imported, "--max-steps", "0")
+
+
+def test_weights_whose_tokenizer_cannot_be_read_ask_whether_it_is_theirs(
+    write_hf: WriteHf, model: LlamaConfig, tiny_run: Path, parrot: Run, tmp_path: Path
+) -> None:
+    source = write_hf(tmp_path / "hf", model)
+    (source / "tokenizer.json").write_text('{"model": {"type": "BPE"}}')
+    (source / "tokenizer_config.json").write_text("{}")
+    assert "without a tokenizer: " in parrot("convert", "hf-to-flax", source, tmp_path / "flax")
+    start = ["train", tiny_run, "--init-from", tmp_path / "flax", "--max-steps", "0"]
+    error = parrot(*start, code=2)
+    assert "does not know the tokenizer of its weights" in error
+    parrot(*start, "--new-tokenizer")
+
+
+def test_many_more_rows_than_ids_are_of_another_model_and_some_are_padding(
+    write_hf: WriteHf, model: LlamaConfig, tiny_tokenizer: Path, parrot: Run, tmp_path: Path,
+    tiny_run: Path,
+) -> None:  # fmt: skip
+    for rows, said in (
+        (404, "64 of the 404 rows of the embedding are padding, beyond the 340 ids"),
+        (1400, "without a tokenizer: the tokenizer"),
+    ):
+        source = write_hf(tmp_path / f"hf{rows}", replace(model, vocab_size=rows))
+        shutil.copy(tiny_tokenizer, source)
+        assert said in parrot("convert", "hf-to-flax", source, tmp_path / f"flax{rows}")
+    assert not (tmp_path / "flax1400" / "tokenizer").exists()
+    assert (tmp_path / "flax404" / "tokenizer").exists()
+    few = ["train", tiny_run, "--model.vocab-size", "1400", "--max-steps", "0"]
+    error = parrot(*few, code=2)
+    assert "has 340 ids, but the model 1,400 rows" in error
+    parrot(*few, "--new-tokenizer")
+    # And the numbers of LLaMA 2, 3 and of one whose rows are rounded up.
+    llama = load_tokenizer(tiny_tokenizer)
+    llama.vocab_size = 32_000
+    assert check_rows(llama, 32_000, "t") is None
+    assert check_rows(llama, 32_064, "t") == (
+        "64 of the 32,064 rows of the embedding are padding, beyond the 32,000 ids of the tokenizer"
+    )
+    with pytest.raises(Exception, match="32,000 ids, but the model 128,256 rows"):
+        check_rows(llama, 128_256, "t")
+
+
+def test_a_run_goes_on_with_its_own_tokenizer_alone(
+    tiny_run: Path, tiny_tokenizer: Path, other_tokenizer: Path, parrot: Run, tmp_path: Path
+) -> None:
+    values = yaml.safe_load(tiny_run.read_text())
+    values["data"]["tokenizer"] = str(shutil.copy(tiny_tokenizer, tmp_path / "tokenizer.model"))
+    tiny_run.write_text(yaml.safe_dump(values))
+    parrot("train", tiny_run, "--max-steps", "0")
+    shutil.copy(other_tokenizer, tmp_path / "tokenizer.model")
+    error = parrot("train", tiny_run, "--max-steps", "1", code=2)
+    assert "were made with the tokenizer" in error
+    # Nor is a tokenizer taken that was put into the folder of the run.
+    folder = tmp_path / "run" / "tokenizer"
+    load_tokenizer(other_tokenizer).save(folder)
+    (tmp_path / "m.json").write_text('[{"role": "user", "content": "a"}]')
+    for command in (
+        ["generate", tmp_path / "run", "--messages", tmp_path / "m.json"],
+        ["serve", tmp_path / "run", "--port", "0"],
+        ["convert", "flax-to-hf", tmp_path / "run", tmp_path / "out"],
+    ):
+        assert "were made with the tokenizer" in parrot(*command, code=2)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_config_that_is_not_of_the_weights_is_refused(
+    imported: Path, parrot: Run, tmp_path: Path
+) -> None:
+    path = imported / "config.yaml"
+    values = yaml.safe_load(path.read_text())
+    values["model"]["rope_theta"] = 500000.0
+    path.write_text(yaml.safe_dump(values))
+    said = f"{path} is not of the weights in {imported}/checkpoints/0: model.rope_theta is 500000.0"
+    assert said in parrot("convert", "flax-to-hf", imported, tmp_path / "out", code=2)
+    assert "rope_theta" in parrot("convert", "verify", tmp_path / "hf", imported, code=2)
+
+
+def test_verify_compares_the_tokenizers(
+    imported: Path, other_tokenizer: Path, parrot: Run, tmp_path: Path
+) -> None:
+    assert "the tokenizers are the same" in parrot("convert", "verify", tmp_path / "hf", imported)
+    parrot("convert", "flax-to-hf", imported, tmp_path / "out")
+    assert "the tokenizers are the same" in parrot("convert", "verify", tmp_path / "out", imported)
+    shutil.copy(other_tokenizer, tmp_path / "hf" / "tokenizer.model")
+    error = parrot("convert", "verify", tmp_path / "hf", imported, code=1)
+    assert "the tokenizers of" in error
+
+
+def test_an_added_token_and_the_ids_that_end_a_text_come_back(
+    write_hf: WriteHf, model: LlamaConfig, tiny_tokenizer: Path, parrot: Run, tmp_path: Path
+) -> None:
+    ids: dict[str, Any] = {"bos_token_id": 1, "eos_token_id": [2, 340]}
+    source = write_hf(tmp_path / "hf", replace(model, vocab_size=341), **ids)
+    shutil.copy(tiny_tokenizer, source)
+    (source / "added_tokens.json").write_text('{"<|im_end|>": 340, "<late>": 341}')
+    said = parrot("convert", "hf-to-flax", source, tmp_path / "flax")
+    assert "not carried: '<late>' has the id 341, but the model has 341 rows" in said
+    parrot("convert", "flax-to-hf", tmp_path / "flax", tmp_path / "out")
+    library = json.loads((tmp_path / "out" / "tokenizer.json").read_text())
+    assert [t["id"] for t in library["added_tokens"] if t["content"] == "<|im_end|>"] == [340]
+    for name in ("config.json", "generation_config.json"):
+        values = json.loads((tmp_path / "out" / name).read_text())
+        assert {key: values[key] for key in ids} == ids
+
+
+def test_ids_that_the_tokenizer_does_not_have_are_said(
+    write_hf: WriteHf, model: LlamaConfig, tiny_tokenizer: Path, parrot: Run, tmp_path: Path
+) -> None:
+    source = write_hf(tmp_path / "hf", model, bos_token_id=0, eos_token_id=1)
+    shutil.copy(tiny_tokenizer, source)
+    said = parrot("convert", "hf-to-flax", source, tmp_path / "flax")
+    assert "config.json ends texts with 1, the tokenizer with 2 (</s>)" in said
+    assert "config.json opens texts with 0, the tokenizer with 1 (<s>)" in said
