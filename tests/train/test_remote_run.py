@@ -13,9 +13,11 @@ import pytest
 from parrot_jax.core.config import load_config
 from parrot_jax.core.errors import RunError, UserError
 from parrot_jax.core.files import RemotePath, as_path, write_json
+from parrot_jax.data.prepare import prepare
 from parrot_jax.data.tokenizer import load_tokenizer
 from parrot_jax.train.config import TrainConfig
 from parrot_jax.train.loop import train
+from parrot_jax.train.run_data import describe_data
 from parrot_jax.train.run_folder import RunFolder
 from parrot_jax.weights.checkpoints import Checkpoints
 from parrot_jax.weights.model_folder import load_params
@@ -117,15 +119,19 @@ def test_a_run_in_a_bucket_speaks_and_starts_others(
     assert checkpoints.read(0, "norm").shape == (32,)
 
 
+def data_of(config: TrainConfig) -> dict[str, Any]:
+    return describe_data(config.data, prepare(config.data, "train"), prepare(config.data, "eval"))
+
+
 def test_the_last_process_to_start_owns_a_run_in_a_bucket(
     remote: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tokenizer = load_tokenizer(remote.data.tokenizer)
     first, second = RunFolder(remote.out), RunFolder(remote.out)
-    with first.open(remote, tokenizer, {}):
+    with first.open(remote, tokenizer, data_of(remote)):
         first.metrics.append(step=1, loss=1.0)
         first.flush()
-        with second.open(remote, tokenizer, {}):
+        with second.open(remote, tokenizer, data_of(remote)):
             first.metrics.append(step=2, loss=2.0)
             with pytest.raises(RunError, match=r"process \d+ on .* has begun to train in gs://"):
                 first.flush()
@@ -135,7 +141,7 @@ def test_the_last_process_to_start_owns_a_run_in_a_bucket(
 
 def test_another_config_in_the_same_bucket_folder_is_refused(remote: TrainConfig) -> None:
     tokenizer = load_tokenizer(remote.data.tokenizer)
-    with RunFolder(remote.out).open(remote, tokenizer, {}):
+    with RunFolder(remote.out).open(remote, tokenizer, data_of(remote)):
         owner = (RunFolder(remote.out).path / "owner.json").read_text()
         with pytest.raises(UserError, match=r"holds a run with another config \(seed: 0 -> 1\)"):
             train(replace(remote, seed=1))
@@ -173,7 +179,7 @@ def test_what_cannot_be_is_one_clear_line(
 
 
 def test_a_run_without_a_checkpoint_says_so(remote: TrainConfig) -> None:
-    with RunFolder(remote.out).open(remote, load_tokenizer(remote.data.tokenizer), {}):
+    with RunFolder(remote.out).open(remote, load_tokenizer(remote.data.tokenizer), data_of(remote)):
         pass
     with pytest.raises(UserError, match="has no checkpoint yet; train it first"):
         load_params(remote.out)
