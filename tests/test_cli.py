@@ -112,6 +112,7 @@ def test_a_full_disk(fails: Run, tiny_run: Path, small_disk: Path) -> None:
     assert [json.loads(line)["step"] for line in lines] == list(range(1, 8))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [1_000, 60_000])
 def test_a_file_that_may_not_grow(limit: int, tiny_run: Path) -> None:
     """A quota that is met only while writing: in the first file, or in a checkpoint's thread."""

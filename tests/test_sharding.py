@@ -89,6 +89,7 @@ def test_the_13b_model_is_spread_evenly_over_devices():
     assert sum(jax.tree.leaves(num_bytes)) == pytest.approx(whole / 8, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_initial_values_do_not_depend_on_the_mesh():
     shardings = shardings_on(make_mesh(MeshConfig(data=2, fsdp=2, tensor=2)))
     sharded = init_params(CONFIG, 7, shardings)

@@ -206,6 +206,7 @@ def test_a_seed_out_of_range_is_a_user_error(raw):
         full_config(raw, seed=-1)
 
 
+@pytest.mark.slow
 def test_the_real_files_are_cleaned_together(shared_data, tmp_path):
     folder = shared_data / "dialogues"
     config = DataCleanConfig(

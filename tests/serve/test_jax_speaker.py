@@ -205,6 +205,7 @@ def test_ids_that_the_model_does_not_know(client: openai.OpenAI) -> None:
         complete(client, [])
 
 
+@pytest.mark.slow
 def test_200_requests_at_once_get_the_replies_they_get_alone(
     asker: str, client: openai.OpenAI
 ) -> None:

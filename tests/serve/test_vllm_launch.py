@@ -282,6 +282,7 @@ def test_a_server_that_is_never_ready_is_ended(serve: Serve, export: Path) -> No
     assert not list(export.glob(".vllm/*.json"))
 
 
+@pytest.mark.slow
 def test_a_run_is_exported_once_and_half_an_export_is_finished(
     serve: Serve, trained_run: Path, tmp_path: Path
 ) -> None:
@@ -317,6 +318,7 @@ def test_a_run_is_exported_once_and_half_an_export_is_finished(
 # ---- its end ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda n: n.name)
 @pytest.mark.parametrize("wrong", ["", "deaf"])
 def test_nothing_is_left_behind(
@@ -369,6 +371,7 @@ def test_a_supervisor_that_is_killed_takes_the_server_with_it(serve: Serve, expo
     assert are_gone(processes)
 
 
+@pytest.mark.slow
 def test_what_a_crash_left_behind_is_named_at_the_next_start(serve: Serve, export: Path) -> None:
     process = serve(export, wrong="deaf")
     url_of(process)

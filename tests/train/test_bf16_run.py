@@ -144,6 +144,7 @@ FORWARD = Forward(
 NUM_MICRO, NUM_SUMS = 8, 128
 
 
+@pytest.mark.slow
 def test_the_mean_of_bfloat16_sums_is_the_float32_sum() -> None:
     tokens = jax.random.randint(jax.random.key(1), (NUM_MICRO, 1, 8), 3, MODEL.vocab_size)
     ones = jnp.ones(tokens.shape, jnp.int32)

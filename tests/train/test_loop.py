@@ -84,6 +84,7 @@ def test_a_stopped_run_continues_to_the_same_bits(config: TrainConfig, tmp_path:
     assert metrics(config) == metrics(whole)
 
 
+@pytest.mark.slow
 def test_sharded_training_gives_the_losses_of_one_way_data_parallelism(
     config: TrainConfig, tmp_path: Path
 ) -> None:
@@ -137,6 +138,7 @@ def test_a_loss_that_is_not_finite_stops_and_saves_the_batch(
     assert [line["step"] for line in metrics(config)] == list(range(1, step))
 
 
+@pytest.mark.slow
 def test_training_starts_from_another_runs_weights(config: TrainConfig, tmp_path: Path) -> None:
     train(config)
     more = replace(config, out=str(tmp_path / "more"), init_from=config.out, max_steps=0)

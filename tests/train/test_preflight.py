@@ -21,6 +21,7 @@ def config(tiny_run: Path) -> TrainConfig:
     return replace(config, mesh=MeshConfig(data=2, fsdp=2, tensor=2), micro_rows=1)
 
 
+@pytest.mark.slow
 def test_a_run_over_eight_devices_is_tried_and_nothing_is_left(
     config: TrainConfig, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -62,12 +63,14 @@ def test_a_checkpoint_larger_than_the_disk_is_not_tried(
     assert [path.name for path in (small_disk / "run").iterdir()] == ["preflight.json"]
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_is_refused(config: TrainConfig) -> None:
     wild = replace(config, optim=OptimConfig(lr=1e30, warmup_epochs=0.0))
     with pytest.raises(UserError, match="gradient norm of the first steps is not finite"):
         preflight(wild)
 
 
+@pytest.mark.slow
 def test_bits_that_change_on_the_way_are_seen(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -83,6 +86,7 @@ def test_bits_that_change_on_the_way_are_seen(
         preflight(config)
 
 
+@pytest.mark.slow
 def test_a_bucket_is_left_as_clean(config: TrainConfig, bucket: str) -> None:
     preflight(replace(config, out=f"{bucket}/runs/a"))
     import fsspec

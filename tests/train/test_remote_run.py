@@ -81,6 +81,7 @@ def test_a_damaged_checkpoint_in_a_bucket_is_gone_back_from(
     assert_same_run(str(trained_run), remote.out)
 
 
+@pytest.mark.slow
 def test_a_run_in_a_bucket_stops_and_continues_to_the_bits_of_a_local_one(
     trained_run: Path, remote: TrainConfig, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -95,6 +96,7 @@ def test_a_run_in_a_bucket_stops_and_continues_to_the_bits_of_a_local_one(
     assert not list(Path().glob("gs:*")), "no local folder was made of the address"
 
 
+@pytest.mark.slow
 def test_a_run_in_a_bucket_speaks_and_starts_others(
     remote: TrainConfig, bucket: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -149,6 +151,7 @@ def test_another_config_in_the_same_bucket_folder_is_refused(remote: TrainConfig
         assert (RunFolder(remote.out).path / "owner.json").read_text() == owner
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_leaves_its_batch_in_the_bucket(remote: TrainConfig) -> None:
     wild = replace(remote.optim, lr=1e30, warmup_epochs=0.0)
     with pytest.raises(RunError, match=r"the batch is in gs://.*/bad-batch-\d+.npz"):

@@ -106,6 +106,7 @@ def in_float32() -> float:
     return decrease("float32")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moments_dtype", ["float32", "bfloat16"])
 def test_bfloat16_weights_learn_as_float32_weights_do(
     in_float32: float, moments_dtype: str
@@ -113,6 +114,7 @@ def test_bfloat16_weights_learn_as_float32_weights_do(
     assert decrease("bfloat16", moments_dtype) == pytest.approx(in_float32, rel=0.01)
 
 
+@pytest.mark.slow
 def test_rounded_to_the_nearest_they_do_not(
     in_float32: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -170,6 +170,7 @@ WIDE: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 256, "num_hidden
 SPLIT = MeshConfig(data=1, fsdp=4, tensor=2)
 
 
+@pytest.mark.slow
 def test_beside_the_state_devices_hold_a_layer_while_saving_and_a_leaf_while_restoring(
     tmp_path: Path, seen: dict[str, list[int]]
 ) -> None:
@@ -206,6 +207,7 @@ def test_what_is_saved_is_the_state_at_the_time_of_the_call(tmp_path: Path) -> N
     assert_equal_and_placed(expected, restore_state(checkpoints, 1, shapes), shapes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("offload", [(True, True), (True, False), (False, True)])
 def test_moments_in_the_memory_of_the_host_are_saved_and_come_back(
     tmp_path: Path, seen: dict[str, list[int]], offload: tuple[bool, bool]

@@ -320,6 +320,7 @@ sys.exit(status)
 """
 
 
+@pytest.mark.slow
 def test_two_processes_read_about_a_half_each(hf_folder: Path, tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -372,6 +373,7 @@ def kill_at(way: str, tensor: str, *arguments: object) -> None:
     process.stdout.close()
 
 
+@pytest.mark.slow
 def test_a_killed_import_leaves_nothing_that_loads_and_is_begun_anew(
     hf_folder: Path, tmp_path: Path
 ) -> None:
@@ -393,6 +395,7 @@ def test_an_import_killed_before_its_last_file_is_begun_anew(
     assert parrot("convert", "verify", hf_folder, tmp_path / "flax") == 0
 
 
+@pytest.mark.slow
 def test_a_killed_export_goes_on_at_the_next_file(hf_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "back"
     parrot("convert", "hf-to-flax", hf_folder, tmp_path / "flax")

@@ -47,6 +47,7 @@ def test_with_the_cache(stories: tuple[LlamaConfig, Any, list[int]]) -> None:
     assert list(said.ids) == golden
 
 
+@pytest.mark.slow
 def test_without_the_cache(stories: tuple[LlamaConfig, Any, list[int]]) -> None:
     config, params, golden = stories
     positions = jnp.arange(257)[None]

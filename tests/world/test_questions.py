@@ -143,6 +143,7 @@ def test_wrong_answers_are_about_something_that_was_said_or_made_up() -> None:
     assert true_answer(EASY, question) not in wrong
 
 
+@pytest.mark.slow
 def test_people_leave_after_seven_questions_or_so() -> None:
     rounds = [dialogue.num_rounds for dialogue in people_dialogues(EASY, "test", 2000)]
     # 1 - 0.9 leaves at once; the mean of a geometric law that is cut at 12 is (1 - 0.9^12) / 0.1.
