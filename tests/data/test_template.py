@@ -20,9 +20,9 @@ from parrot_jax.data.template import (
     render_prompt,
 )
 from parrot_jax.data.tokenizer import Tokenizer, load_tokenizer
-from parrot_jax.dialogue.readers import parse_sharegpt
+from parrot_jax.dialogue.readers import parse_messages, parse_sharegpt
 from parrot_jax.dialogue.sources import ReadReport, SourceConfig, read_sources
-from parrot_jax.dialogue.turns import RowPlace, dialogue_of_messages
+from parrot_jax.dialogue.turns import RowPlace
 from parrot_jax.dialogue.types import Dialogue, Turn
 
 HOSTILE = [
@@ -205,7 +205,7 @@ def test_text_parts_are_joined_as_the_reader_joins_them(
     (rendering,) = render([("", [("user", text)])], tokenizer)
     assert ids == rendering.ids()
     if text:
-        dialogue = dialogue_of_messages(messages, RowPlace("a.jsonl", 1))
+        (dialogue,) = parse_messages({"messages": messages}, RowPlace("a.jsonl", 1))
         assert clean_text(dialogue.turns[0].text, tokenizer.control_strings) == text
 
 
