@@ -132,6 +132,46 @@ def test_code_does_not_speak_and_too_little_text_is_kept():
     assert keep(dialogue("1+1?", "2")) is None
 
 
+TRACE = 'Traceback (most recent call last):\n  File "/a/b.py", line 3, in f\n    foo()\nOSError: x'
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        "Fix this: def f(x): return [i for i in range(x) if i%2==0 and i**2>10]",
+        f"Why does this fail?\n{TRACE}",
+        "SELECT a FROM b WHERE c = 1 ORDER BY d; make it faster please",
+        "Solve $\\int_0^1 x^2 dx = \\frac{1}{3}$ step by step please",
+        "docker run -it --rm -v /tmp:/tmp ubuntu bash fails with permission denied why",
+        "curl -X POST https://api.example.org/v1/foo -H 'Content-Type: application/json'",
+        "John Smith, Maria Garcia, Wei Chen, Anna Kowalska, Giovanni Rossi",
+        "Write a haiku in Japanese about the autumn rain",
+        "Translate to French: good morning my friend",
+        "hi",
+    ],
+)
+def test_english_with_code_names_or_a_translation_stays(asked):
+    keep = language_filter(LanguageConfig(languages=("en",)))
+    code = "def f(x):\n    return [i for i in range(x) if i % 2 == 0 and i ** 2 > 10]"
+    french = "Bonjour mon ami. J'espère que vous passez une très bonne journée aujourd'hui."
+    answers = (code, french) if "French" in asked else (code,)
+    assert [keep(dialogue(asked, answer)) for answer in answers] == [None] * len(answers)
+
+
+@pytest.mark.parametrize(
+    ("asked", "language"),
+    [
+        ("def f(x): return x\n# wie sortiere ich diese Liste nach dem zweiten Element?", "de"),
+        ("请介绍一下北京有哪些好玩的地方，以及怎么去那里", "zh"),
+        ("```python\nprint('this is an English text')\n```\nПочему это не работает сейчас?", "ru"),
+        ("¿Cómo puedo mejorar mi inglés rápidamente? Use https://example.org/a/b?c=d", "es"),
+    ],
+)
+def test_another_language_with_code_goes(asked, language):
+    keep = language_filter(LanguageConfig(languages=("en",)))
+    assert keep(dialogue(asked, "x = [f(i) for i in y]")) == f"language {language}"
+
+
 def test_only_the_first_characters_count():
     keep = language_filter(LanguageConfig(languages=("en",), max_chars=60))
     assert keep(dialogue(ENGLISH.turns[0].text + " And then?" * 3, FRENCH.turns[0].text)) is None
