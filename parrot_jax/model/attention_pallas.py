@@ -62,18 +62,19 @@ def attention(
     if padded > width:
         columns = ((0, 0), (0, 0), (0, 0), (0, padded - width))
         query, key, value = (jnp.pad(array, columns) for array in (query, key, value))
-    setup = _Setup(width**-0.5, *_blocks(length, padded * query.dtype.itemsize), interpret)
+    setup = _Setup(width**-0.5, *_blocks(length, padded, query.dtype.itemsize), interpret)
     return _attention(query, key, value, segment_ids, setup)[..., :width]
 
 
-def _blocks(length: int, row_bytes: int) -> tuple[_Blocks, _Blocks]:
+def _blocks(length: int, width: int, itemsize: int) -> tuple[_Blocks, _Blocks]:
     """The largest blocks, up to some limits, that divide the row: forward and backward.
 
-    With these no program moves registers to memory on Ampere (sm_80) and Hopper (sm_90), with heads
-    of 256 bytes (bfloat16, width 128) and of 512. The next larger ones do on Ampere: 128 x 128
-    forward 32 bytes a thread, 32 x 128 backward as well.
+    With these no program moves registers to memory on Ampere (sm_80) and Hopper (sm_90). The next
+    larger ones do on Ampere: in bfloat16 with heads of width 128, 128 x 128 forward 32 bytes a
+    thread, and 32 x 128 backward as well; in float32 with width 64, 64 x 64 backward 5,800.
     """
-    limits = [(128, 64), (64, 64)] if row_bytes <= 256 else [(64, 32), (32, 32)]
+    small = itemsize > 2 or width > 128
+    limits = [(64, 32), (32, 32)] if small else [(128, 64), (64, 64)]
     divisor = math.gcd(length, 128)
     forward, backward = (
         _Blocks(min(divisor, queries), min(divisor, keys)) for queries, keys in limits
