@@ -53,6 +53,9 @@ VERBS = (
 )
 
 
+_INTERRUPTED = 128 + signal.SIGINT
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one verb.
 
@@ -66,6 +69,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         status = _main(list(sys.argv[1:] if arguments is None else arguments))
         sys.stdout.flush()
+        if status == _INTERRUPTED and arguments is None:
+            # All that is to be closed has been. jax crashes where Python clears it away after an
+            # interrupt that came while it compiled.
+            sys.stderr.flush()
+            os._exit(status)
     except BrokenPipeError:
         if not _readers_are_gone():
             raise
@@ -107,10 +115,8 @@ def _main(arguments: list[str]) -> int:
             return 128 + signal.SIGPIPE
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except KeyboardInterrupt:
-        # Python may still have much to clear away; whoever insists need not wait for it.
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
         print("parrot: interrupted; run the same command again to continue.", file=sys.stderr)
-        return 128 + signal.SIGINT
+        return _INTERRUPTED
     return 0
 
 
