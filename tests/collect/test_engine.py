@@ -302,7 +302,7 @@ def test_a_few_rejections_among_replies_end_their_dialogues_with_the_servers_sen
         assert collect(config) == summary
     assert len(server.bodies) == num_requests
     assert summary.stops == {"max_turns": 10, "error": 2}
-    sentence = "HTTP 400: I take no even\x1b[2J prime numbers"
+    sentence = "HTTP 400: I take no even␛[2J prime numbers"
     assert summary.errors == {sentence: 2}
     assert "  error     2: HTTP 400: I take no even␛[2J prime numbers" in summary.lines()
     assert (
