@@ -1,7 +1,8 @@
 # What can be done here. Each target makes the environment it needs; nothing else has to be set up.
 #   make install    the environment in .venv, with the versions that were tested
 #   make quickstart the whole loop on a little world, in ten minutes; OUT=folder SEED=0
-#   make test       all fast tests, no network, no torch; 11 minutes on two cores
+#   make test       all fast tests, no network, no torch; under 5 minutes on two cores
+#   make test-slow  the tests that train or compile for tens of seconds
 #   make test-kill  kills training on one process and on two, preparation, collection; compares
 #   make test-faults the same of collection at full size: 2,000 dialogues, faults, 50 kills
 #   make test-torch parity with transformers and torch, in an environment of its own (CPU is enough)
@@ -11,6 +12,8 @@
 #   make ask-real   trains small askers on real dialogues: DATA=wildchat.jsonl TOKENIZER=tokenizer.model
 
 SHELL := /bin/bash
+# Without compiled files every process would compile its libraries again, 3 seconds for jax.
+unexport PYTHONDONTWRITEBYTECODE
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -34,7 +37,7 @@ define layered
 	@touch $1
 endef
 
-.PHONY: install quickstart test test-kill test-faults test-torch test-plan test-vllm check format ask-real clean
+.PHONY: install quickstart test test-slow test-kill test-faults test-torch test-plan test-vllm check format ask-real clean
 
 install: $(VENV)/.installed
 
@@ -52,6 +55,10 @@ quickstart: install
 test: install
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile \
 	  -m "not slow and not nightly and not gpu and not tpu and not torch and not vllm and not plan and not network" $(ARGS)
+
+test-slow: install
+	$(BIN)/python -m pytest -n 2 --dist load -m "slow and not nightly and not torch and not vllm and not plan" \
+	  tests --ignore tests/kill --ignore tests/faults $(ARGS)
 
 test-kill: install
 	$(BIN)/python -m pytest -n 2 --dist load -m "slow and not nightly" tests/kill tests/faults $(ARGS)
