@@ -318,28 +318,6 @@ def write_json(path: AnyPath | str, value: Any) -> None:
         file.write("\n")
 
 
-def read_object(path: AnyPath | str) -> dict[str, Any]:
-    """Reads a file that `write_json` wrote as an object.
-
-    Raises:
-      UserError: It cannot be read, or its content is damaged.
-    """
-    try:
-        value = read_json(path)
-    except UserError as error:
-        if not as_path(path).exists():
-            raise
-        problem = str(error)
-    else:
-        if isinstance(value, dict):
-            return value
-        problem = f"{path} is no JSON object."
-    raise UserError(
-        f"{path} is damaged: put back a copy, or remove it and run the command that wrote it again "
-        f"({problem.rstrip('.')})."
-    )
-
-
 def read_json(path: AnyPath | str, *, max_bytes: int = MAX_JSON_BYTES) -> Any:
     """The value of a JSON file that others wrote.
 

@@ -19,6 +19,7 @@ import os
 import platform
 import socket
 import subprocess
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -31,7 +32,7 @@ import jax
 import parrot_jax
 from parrot_jax.core.config import changed_keys, config_to_dict, load_config, save_config
 from parrot_jax.core.errors import RunError, UserError, disk_full_is_a_user_error
-from parrot_jax.core.files import AnyPath, RemotePath, as_path, read_object, write_json
+from parrot_jax.core.files import AnyPath, RemotePath, as_path, read_json, write_json
 from parrot_jax.core.logs import MetricsFile, console
 from parrot_jax.data.template import chat_template
 from parrot_jax.data.tokenizer import Tokenizer, load_tokenizer
@@ -123,8 +124,11 @@ class RunFolder(ModelFolder):
         if isinstance(self.path, RemotePath):
             return
         try:
-            self.results.mkdir(parents=True, exist_ok=True)
-            (self.path / ".lock").touch()
+            self.path.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.path):
+                pass
+            if self.results.exists():
+                self.results.mkdir(exist_ok=True)  # says so where it is a file
         except OSError as error:
             raise UserError(
                 f"cannot write a run to {self.path}: {error.filename}: {error.strerror}; give "
@@ -141,6 +145,7 @@ class RunFolder(ModelFolder):
     ) -> None:
         with disk_full_is_a_user_error(f"the run folder {self.path}"):
             self.check_writable()
+            self.results.mkdir(parents=True, exist_ok=True)
             if isinstance(self.path, Path):
                 self._take(self.path, held)
             if self.config_path.exists():
@@ -169,7 +174,7 @@ class RunFolder(ModelFolder):
         """
         if self._owner is None or time.monotonic() - self._last_flush < every_s:
             return
-        owner = read_object(self._owner_path)
+        owner = _read_object(self._owner_path)
         if owner != self._owner:
             raise RunError(
                 f"process {owner.get('pid')} on {owner.get('host')} has begun to train in "
@@ -218,7 +223,7 @@ class RunFolder(ModelFolder):
         config = self.load_config()
         settings = {name: value for name, value in config_to_dict(config).items()
                     if name in _RESULT_KEYS}  # fmt: skip
-        versions = read_object(self.path / "versions.json")
+        versions = _read_object(self.path / "versions.json")
         return Training(
             task=config.task,
             base=self._base(config),
@@ -263,7 +268,7 @@ class RunFolder(ModelFolder):
         changes = [change for change in changes if change not in layout]
         if self._data_path.exists():
             try:
-                other_data = changed_data(read_object(self._data_path), data)
+                other_data = changed_data(_read_object(self._data_path), data)
             except (KeyError, TypeError, AttributeError):
                 raise UserError(
                     f"{self._data_path} is damaged: it does not say what rows the run has; put "
@@ -295,6 +300,28 @@ class RunFolder(ModelFolder):
             now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
             self._changes.append(time=now, changes=changes)
             self._changes.flush()
+
+
+def _read_object(path: AnyPath) -> dict[str, Any]:
+    """Reads a file that `write_json` wrote as an object.
+
+    Raises:
+      UserError: It cannot be read, or its content is damaged.
+    """
+    try:
+        value = read_json(path)
+    except UserError as error:
+        if not path.exists():
+            raise
+        problem = str(error)
+    else:
+        if isinstance(value, dict):
+            return value
+        problem = f"{path} is no JSON object."
+    raise UserError(
+        f"{path} is damaged: put back a copy, or remove it and run the command that wrote it again "
+        f"({problem.rstrip('.')})."
+    )
 
 
 def versions() -> dict[str, str | None]:
