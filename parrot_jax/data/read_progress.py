@@ -7,7 +7,7 @@ from parrot_jax.core.files import RemotePath, as_path
 from parrot_jax.dialogue.report import ReadReport
 from parrot_jax.dialogue.sources import SourceConfig, source_files
 
-_CHUNK_BYTES = 1 << 20
+_CHUNK_BYTES = 1 << 16
 _WITH_LINES = (".json", ".jsonl")
 
 
