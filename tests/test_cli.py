@@ -134,6 +134,8 @@ def test_a_file_that_may_not_grow(limit: int, tiny_run: Path) -> None:
         ('{"messages": 1}', "expected a list of messages"),
         ('[{"role": "user"}]', "message 1 has no text"),
         ('[{"role": "assistant", "content": "x"}]', "message 1 has role 'assistant'"),
+        ('[{"role": "user", "content": [{"type": "image_url"}]}]', "a part that is no text"),
+        ('{"messages": [], "system": "be brief"}', '`system` is "be brief", which is not'),
         ('[{"role": "user", "content": "x"}]', "end the messages with an assistant message"),
     ],
 )

@@ -45,7 +45,9 @@ MAX_BODY_BYTES = 4 * 2**20
 """Largest request that is read; no context holds as much text."""
 
 MAX_BODIES_BYTES = 64 * MAX_BODY_BYTES
-"""Most bytes of requests that are being read at once."""
+"""Most bytes of requests that are being read at once; small ones are read in any case."""
+
+_SMALL_BYTES = 2**16
 
 BODY_S = 60.0
 """Seconds for the body of a request."""
@@ -184,7 +186,7 @@ class _Endpoints:
                     self._held_bytes += len(chunk)
                     if len(body) > MAX_BODY_BYTES:
                         limit.reschedule(asyncio.get_running_loop().time() + _DRAIN_S)
-                    if self._held_bytes > MAX_BODIES_BYTES:
+                    if len(body) > _SMALL_BYTES and self._held_bytes > MAX_BODIES_BYTES:
                         raise RequestError(
                             "too many large requests at once; try again later.",
                             status=503, code="overloaded",

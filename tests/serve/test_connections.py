@@ -5,6 +5,7 @@ import http.client
 import json
 import logging
 import resource
+import select
 import socket
 import threading
 import time
@@ -151,6 +152,23 @@ def test_a_body_without_end_is_cut(
         chunk = b"10000\r\n" + b" " * 2**16 + b"\r\n"
         assert send_until_cut(connection, chunk) > MAX_BODY_BYTES
     assert health(address) == 200
+
+
+def test_bodies_that_are_held_leave_room_for_small_ones(
+    address: tuple[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, "MAX_BODIES_BYTES", 400_000)
+    half = HEAD + b"Content-Length: 999999\r\n\r\n" + b" " * 150_000
+    with contextlib.ExitStack() as stack:
+        held = [stack.enter_context(socket.create_connection(address)) for _ in range(3)]
+        for connection in held:
+            connection.sendall(half)
+        ((refused,), _, _) = select.select(held, [], [], 30)
+        status, body = answer(refused)
+        assert (status, body["error"]["code"]) == (503, "overloaded")
+        small = stack.enter_context(socket.create_connection(address))
+        small.sendall(HEAD + b"Content-Length: %d\r\n\r\n%s" % (len(HELLO), HELLO))
+        assert answer(small)[0] == 200
 
 
 def test_idle_connections_and_half_sent_requests_leave_room_for_others(
