@@ -406,6 +406,10 @@ def _read_model(path: AnyPath) -> Any:
         if len(content) > _MAX_MODEL_BYTES:
             raise DecodeError
         proto.ParseFromString(content)
+        texts = [proto.trainer_spec.bos_piece, proto.trainer_spec.eos_piece]
+        # What is no UTF-8 is given as bytes.
+        if not all(isinstance(text, str) for text in [*texts, *(p.piece for p in proto.pieces)]):
+            raise DecodeError
     except DecodeError:
         raise UserError(f"{path} is not a SentencePiece model.") from None
     trainer, normalizer, size = proto.trainer_spec, proto.normalizer_spec, len(proto.pieces)

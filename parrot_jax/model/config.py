@@ -31,22 +31,35 @@ _LARGEST = {
     "num_key_value_heads": 10**5,
     "head_dim": 10**5,
     "max_position_embeddings": 10**9,
+    "original_max_position_embeddings": 10**9,
 }
+_OPTIONAL = ("num_key_value_heads", "head_dim", "rope_scaling")
 _MAX_CONFIG_BYTES = 10**7
 
 
-def _check_size(name: str, value: Any, largest: int) -> None:
-    if type(value) is not int or not 0 < value <= largest:
-        raise UserError(
-            f"{name} is {_shown(value)}; it must be a whole number from 1 to {largest:,}."
-        )
+def _check_values(values: Mapping[str, Any], block: str) -> None:
+    """Refuses what is of a wrong type, not above 0, not finite, or larger than any model.
 
+    Args:
+      values: Some fields of `LlamaConfig` or `RopeScaling`, by their names.
+      block: Where they stand, for errors.
 
-def _check_number(name: str, value: Any) -> None:
-    """Finite and above 0."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not (is_number and 0 < value <= 1e30):
-        raise UserError(f"{name} is {_shown(value)}; it must be a number above 0, and finite.")
+    Raises:
+      UserError: The first value that is wrong.
+    """
+    for name, value in values.items():
+        if (value is None and name in _OPTIONAL) or name in ("rope_type", "rope_scaling"):
+            continue
+        if name in _LARGEST:
+            right = type(value) is int and 0 < value <= _LARGEST[name]
+            allowed = f"a whole number from 1 to {_LARGEST[name]:,}"
+        elif name == "tie_word_embeddings":
+            right, allowed = isinstance(value, bool), "true or false"
+        else:
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            right, allowed = is_number and 0 < value <= 1e30, "a finite number above 0"
+        if not right:
+            raise UserError(f"{block}.{name} is {_shown(value)}; it must be {allowed}.")
 
 
 def _shown(value: Any) -> str:
@@ -77,13 +90,7 @@ class RopeScaling:
     """llama3: positions of pre-training."""
 
     def __post_init__(self) -> None:
-        for name in ("factor", "low_freq_factor", "high_freq_factor"):
-            _check_number(f"rope_scaling.{name}", getattr(self, name))
-        _check_size(
-            "rope_scaling.original_max_position_embeddings",
-            self.original_max_position_embeddings,
-            _LARGEST["max_position_embeddings"],
-        )
+        _check_values(vars(self), "rope_scaling")
         if self.factor < 1:
             raise UserError(f"rope_scaling.factor is {self.factor}; it must be at least 1.")
         if not self.low_freq_factor < self.high_freq_factor:
@@ -129,17 +136,7 @@ class LlamaConfig:
     """Standard deviation of the random initial weights."""
 
     def __post_init__(self) -> None:
-        for name, largest in _LARGEST.items():
-            value = getattr(self, name)
-            if value is not None or name not in ("num_key_value_heads", "head_dim"):
-                _check_size(f"model.{name}", value, largest)
-        for name in ("rope_theta", "rms_norm_eps", "initializer_range"):
-            _check_number(f"model.{name}", getattr(self, name))
-        if not isinstance(self.tie_word_embeddings, bool):
-            raise UserError(
-                f"model.tie_word_embeddings is {_shown(self.tie_word_embeddings)}; it must be true "
-                "or false."
-            )
+        _check_values(vars(self), "model")
         if self.head_dim is None and self.hidden_size % self.num_attention_heads:
             raise UserError(
                 f"model.hidden_size={self.hidden_size} does not divide into "
@@ -205,7 +202,9 @@ class LlamaConfig:
         for name, default in _HF_DEFAULTS.items():
             known[name] = default if config.get(name) is None else config[name]
         try:
-            return cls(**known, **_rope_from_hf(config))
+            known |= _rope_from_hf(config)
+            _check_values(known, "model")
+            return cls(**known)
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
 
@@ -286,6 +285,7 @@ def _rope_from_hf(config: Mapping[str, Any]) -> dict[str, Any]:
     if missing:
         raise UserError(f"the {kind} rope scaling lacks {', '.join(missing)}.")
     given = {name: rope[name] for name in names}
+    _check_values(given, "rope_scaling")
     return {"rope_theta": theta, "rope_scaling": RopeScaling(rope_type=kind, **given)}
 
 

@@ -101,14 +101,14 @@ class _CheckedHandler(ocp.type_handlers.ArrayHandler):
         return await _until_all_ended(super().deserialize(infos, args))
 
 
-async def _until_all_ended(reading: Awaitable[Any]) -> Any:
+async def _until_all_ended(work: Awaitable[Any]) -> Any:
     before = asyncio.all_tasks()
     try:
-        return await reading
+        return await work
     except Exception:
-        # Left alone, the other reads would end after their loop, each with a traceback.
+        # Left alone, its other tasks would end after their loop, each with a traceback.
         if others := asyncio.all_tasks() - before:
-            await asyncio.wait(others)
+            await asyncio.gather(*others, return_exceptions=True)
         raise
 
 
@@ -165,6 +165,9 @@ class _LazyHandler(_CheckedHandler):
     """Writes lazy arrays as arrays, a few of them in memory at a time."""
 
     async def serialize(self, values: Any, infos: Any, args: Any = None) -> Any:
+        return await _until_all_ended(self._serialize(values, infos, args))
+
+    async def _serialize(self, values: Any, infos: Any, args: Any) -> Any:
         made = [asyncio.create_task(asyncio.to_thread(value.make)) for value in values[:_AHEAD]]
         writing: list[Any] = []
         for number, (info, arg) in enumerate(zip(infos, args, strict=True)):

@@ -23,7 +23,7 @@ from parrot_jax.core.logs import console, progress
 from parrot_jax.model.config import LlamaConfig
 from parrot_jax.weights.dtypes import SAFETENSORS_NAMES, Dtype
 from parrot_jax.weights.exports import RECORD
-from parrot_jax.weights.hf_folder import DTYPES, INDEX, require_finite
+from parrot_jax.weights.hf_folder import DTYPES, INDEX, cast_finite
 from parrot_jax.weights.model_folder import ModelFolder
 from parrot_jax.weights.names import Tensor, tensors
 
@@ -97,10 +97,9 @@ def flax_to_hf(
         names = [tensor for shard in left for tensor in shard.tensors]
 
         def read(tensor: Tensor) -> Shaped[np.ndarray, "..."]:
-            stored = checkpoints.read(step, tensor.ours)
-            ours = stored.astype(DTYPES[dtype], copy=False)
-            require_finite(ours, f"{tensor.ours} as {dtype}", _IF_NOT_FINITE)
-            return tensor.to_theirs(ours)
+            ours = checkpoints.read(step, tensor.ours)
+            what = f"{tensor.ours} as {dtype}"
+            return tensor.to_theirs(cast_finite(ours, DTYPES[dtype], what, _IF_NOT_FINITE))
 
         with (
             progress("tensors", total=len(names)) as advance,

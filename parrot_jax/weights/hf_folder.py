@@ -176,18 +176,23 @@ class HfFolder:
         return False
 
 
-def require_finite(array: Shaped[np.ndarray, "..."], what: str, advice: str) -> None:
-    """Refuses numbers that are NaN or infinite.
+def cast_finite(
+    array: Shaped[np.ndarray, "..."], dtype: np.dtype[Any], what: str, advice: str
+) -> Shaped[np.ndarray, "..."]:
+    """The array in a type; refuses numbers that are NaN or infinite in it.
 
     Args:
-      array: Of one of `DTYPES`, contiguous.
-      what: What it is, for the error.
+      array: Contiguous.
+      dtype: One of `DTYPES`.
+      what: What the array is, for the error.
       advice: What to do.
 
     Raises:
       UserError: There are some; the text says how many.
     """
-    exponent = _EXPONENTS[array.dtype.name]
+    with np.errstate(over="ignore"):
+        array = array.astype(dtype, copy=False)
+    exponent = _EXPONENTS[dtype.name]
     bits = array.reshape(-1).view(f"u{array.itemsize}")
     bad = sum(
         np.count_nonzero((bits[first : first + _AT_ONCE] & exponent) == exponent)
@@ -195,6 +200,7 @@ def require_finite(array: Shaped[np.ndarray, "..."], what: str, advice: str) -> 
     )
     if bad:
         raise UserError(f"{what}: {bad:,} of {array.size:,} numbers are NaN or infinite; {advice}.")
+    return array
 
 
 def _special_ids(folder: Path) -> tuple[int | None, tuple[int, ...]]:

@@ -13,7 +13,7 @@ from parrot_jax.core.errors import UserError
 from parrot_jax.core.logs import progress
 from parrot_jax.weights.checkpoints import LazyArray, save_lazily
 from parrot_jax.weights.dtypes import Dtype
-from parrot_jax.weights.hf_folder import DTYPES, HfFolder, require_finite
+from parrot_jax.weights.hf_folder import DTYPES, HfFolder, cast_finite
 from parrot_jax.weights.model_folder import ConvertedConfig, ModelFolder, made_of
 from parrot_jax.weights.names import Tensor
 
@@ -70,9 +70,8 @@ def hf_to_flax(
                 return jax.make_array_from_callback(tensor.our_shape, spread(tensor, mesh), part)
 
             def part(index: Any) -> Shaped[np.ndarray, "..."]:
-                values = source.read(tensor, index).astype(target, copy=False)
-                require_finite(values, f"{tensor.theirs} of {source.path}", _IF_NOT_FINITE)
-                return values
+                what = f"{tensor.theirs} of {source.path}"
+                return cast_finite(source.read(tensor, index), target, what, _IF_NOT_FINITE)
 
             return LazyArray(tensor.our_shape, target, make)
 
