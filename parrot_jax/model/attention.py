@@ -403,9 +403,7 @@ register(
     )
 )
 register(Backend(name="dense", platforms=None, segments=True, function=_dense))
-register(
-    Backend(name="block_causal", platforms=_CPU | _GPU, segments=True, function=_block_causal)
-)
+register(Backend(name="block_causal", platforms=_CPU | _GPU, segments=True, function=_block_causal))
 register(
     Backend(
         name="pallas",

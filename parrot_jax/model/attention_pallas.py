@@ -63,7 +63,8 @@ def attention(
         columns = ((0, 0), (0, 0), (0, 0), (0, padded - width))
         query, key, value = (jnp.pad(array, columns) for array in (query, key, value))
     setup = _Setup(width**-0.5, *_blocks(length, padded, query.dtype.itemsize), interpret)
-    return _attention(query, key, value, segment_ids, setup)[..., :width]
+    output: Array = _attention(query, key, value, segment_ids, setup)
+    return output[..., :width]
 
 
 def _blocks(length: int, width: int, itemsize: int) -> tuple[_Blocks, _Blocks]:
@@ -83,9 +84,7 @@ def _blocks(length: int, width: int, itemsize: int) -> tuple[_Blocks, _Blocks]:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
-def _attention(
-    query: Array, key: Array, value: Array, segment_ids: Array, setup: _Setup
-) -> Array:
+def _attention(query: Array, key: Array, value: Array, segment_ids: Array, setup: _Setup) -> Array:
     return _forward(query, key, value, segment_ids, setup)[0]
 
 
@@ -268,7 +267,9 @@ def _d_key_program(
         query_start = (first + jax.lax.rem(step, num_blocks)) * blocks.queries
         now = pl.ds(query_start, blocks.queries)
         positions, query_ids = query_start + jnp.arange(blocks.queries), ids_ref[row, now]
-        visible = (key_positions[:, None] <= positions[None]) & (key_ids[:, None] == query_ids[None])
+        visible = (key_positions[:, None] <= positions[None]) & (
+            key_ids[:, None] == query_ids[None]
+        )
         queries, d_outputs = query_ref[row, now, head], d_output_ref[row, now, head]
         scores = _product(keys, queries.T) * (scale * _LOG2_E)
         log_sums, overlaps = log_sum_ref[row, head, now], overlap_ref[row, head, now]

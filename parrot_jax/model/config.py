@@ -56,8 +56,10 @@ def _check_values(values: Mapping[str, Any], block: str) -> None:
         elif name == "tie_word_embeddings":
             right, allowed = isinstance(value, bool), "true or false"
         else:
-            is_number = isinstance(value, int | float) and not isinstance(value, bool)
-            right, allowed = is_number and 0 < value <= 1e30, "a finite number above 0"
+            right = (
+                isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 1e30
+            )
+            allowed = "a finite number above 0"
         if not right:
             raise UserError(f"{block}.{name} is {_shown(value)}; it must be {allowed}.")
 

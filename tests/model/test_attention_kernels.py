@@ -246,7 +246,9 @@ def test_auto_takes_the_kernel_where_it_fits_and_attends_without_it_where_not(
 def test_without_pallas_for_triton_auto_attends_in_plain_xla(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert resolve(choose("auto", "gpu"), 4096, 128, "bfloat16").name == "block_causal"
-    with pytest.raises(UserError, match=r"'pallas' needs Pallas for Triton, which jax \d.* no longer"):
+    with pytest.raises(
+        UserError, match=r"'pallas' needs Pallas for Triton, which jax \d.* no longer"
+    ):
         resolve(choose("pallas", "gpu"), 4096, 128, "bfloat16")
 
 

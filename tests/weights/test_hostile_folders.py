@@ -350,7 +350,10 @@ def whole(
 
 
 @settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(damages=st.lists(damage(), min_size=1, max_size=2, unique_by=lambda each: each[0]), keep_model=st.booleans())
+@given(
+    damages=st.lists(damage(), min_size=1, max_size=2, unique_by=lambda each: each[0]),
+    keep_model=st.booleans(),
+)
 def test_any_damage_is_one_line(
     damages: list[tuple[str, Any]], keep_model: bool, whole: Path, tmp_path: Path
 ) -> None:
