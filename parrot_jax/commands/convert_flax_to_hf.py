@@ -67,7 +67,12 @@ def run(config: FlaxToHfConfig) -> None:
         if note:
             console.print(note)
     dtype = flax_to_hf(
-        folder, out, dtype=config.dtype, step=step, max_shard_bytes=int(config.shard_gb * 10**9)
+        folder,
+        out,
+        dtype=config.dtype,
+        step=step,
+        tokenizer=tokenizer.fingerprint if tokenizer else None,
+        max_shard_bytes=int(config.shard_gb * 10**9),
     )
     ids: dict[str, Any] = {"bos_token_id": None, "eos_token_id": None}
     if tokenizer is not None:

@@ -31,10 +31,17 @@ Config = PushConfig
 
 def run(config: PushConfig) -> None:
     """Prints what is sent and, at the end, where it is."""
+    from pathlib import Path
+
     from parrot_jax.collect.upload import dataset_upload, is_dataset
     from parrot_jax.core.logs import console
+    from parrot_jax.data.tokenizer import load_tokenizer
+    from parrot_jax.weights.exports import RECORD, check_export_tokenizer
     from parrot_jax.weights.hub import model_upload, push
 
+    folder = Path(config.folder)
+    if (folder / RECORD).exists() and (folder / "tokenizer.json").exists():
+        check_export_tokenizer(folder, load_tokenizer(folder).fingerprint)
     upload = (dataset_upload if is_dataset(config.folder) else model_upload)(config.folder)
     confirm = _agree if config.yes else _ask
     url = push(upload, config.repo, private=not config.public, confirm=confirm)

@@ -102,6 +102,9 @@ class RunFolder(ModelFolder):
             or another process trains here.
           DiskFullError: There is no room.
         """
+        if not {"data", "data.tokenizer"} & set(allow_changes):
+            # In every process: to look for checkpoints, orbax waits for all.
+            self._check_tokenizer(tokenizer, f"data.tokenizer {config.data.tokenizer}")
         with contextlib.ExitStack() as held:
             in_first_process(
                 lambda: self._start(config, tokenizer, data, held, allow_changes),
@@ -150,8 +153,6 @@ class RunFolder(ModelFolder):
                 self._take(self.path, held)
             if self.config_path.exists():
                 self._check_same(config, data, allow_changes)
-                if not allow_changes:
-                    self._check_tokenizer(tokenizer, f"data.tokenizer {config.data.tokenizer}")
             if isinstance(self.path, RemotePath):
                 self._own()
             write_json(self._data_path, data)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from parrot_jax.core.errors import UserError
 from parrot_jax.core.files import AnyPath, as_path, hash_file, hash_json, read_json
 from parrot_jax.weights.dtypes import Dtype
 
@@ -43,3 +44,22 @@ def is_whole_export(folder: Path, identity: str, dtype: Dtype) -> bool:
     return isinstance(record, dict) and (
         (record.get("checkpoint"), record.get("dtype")) == (identity, dtype)
     )
+
+
+def check_export_tokenizer(folder: Path, fingerprint: str) -> None:
+    """Refuses an export whose tokenizer is not the one that was written with its weights.
+
+    Args:
+      folder: The export; one of others, which has no record, passes.
+      fingerprint: Of the tokenizer in it.
+
+    Raises:
+      UserError: It is another.
+    """
+    record = read_json(folder / RECORD) if (folder / RECORD).exists() else {}
+    written = record.get("tokenizer") if isinstance(record, dict) else None
+    if written not in (None, fingerprint):
+        raise UserError(
+            f"the weights in {folder} were exported with the tokenizer {str(written)[:12]}, but "
+            f"the one there is {fingerprint[:12]}; export the run again into a new folder."
+        )

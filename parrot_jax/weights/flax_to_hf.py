@@ -48,6 +48,7 @@ def flax_to_hf(
     *,
     dtype: Dtype | None = None,
     step: int | None = None,
+    tokenizer: str | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> Dtype:
     """Writes the weights of a checkpoint; shards that are there already stay as they are.
@@ -59,6 +60,7 @@ def flax_to_hf(
       out: The folder to write; where an export of the same was killed, it goes on.
       dtype: Type to write; None = that in which most tensors of the checkpoint are stored.
       step: Which checkpoint; None = the newest.
+      tokenizer: Fingerprint of the tokenizer that will be written beside; None = none will.
       max_shard_bytes: Most bytes of weights in a file; a larger tensor has one of its own.
 
     Returns:
@@ -85,6 +87,7 @@ def flax_to_hf(
     record = {
         "checkpoint": checkpoints.identity(step),
         "dtype": dtype,
+        "tokenizer": tokenizer,
         "shards": {shard.name: [tensor.theirs for tensor in shard.tensors] for shard in shards},
     }
     with disk_full_is_a_user_error(f"the export in {out}"):

@@ -196,3 +196,14 @@ def test_ids_that_the_tokenizer_does_not_have_are_said(
     said = parrot("convert", "hf-to-flax", source, tmp_path / "flax")
     assert "config.json ends texts with 1, the tokenizer with 2 (</s>)" in said
     assert "config.json opens texts with 0, the tokenizer with 1 (<s>)" in said
+
+
+def test_an_export_with_another_tokenizer_is_neither_served_nor_sent(
+    trained_run: Path, other_tokenizer: Path, parrot: Run, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    parrot("convert", "flax-to-hf", trained_run, out)
+    load_tokenizer(other_tokenizer).save(out)
+    for command in (["push", out, "owl/asker"], ["serve", out, "--backend", "vllm", "--port", "0"]):
+        error = parrot(*command, code=2)
+        assert f"the weights in {out} were exported with the tokenizer" in error
