@@ -192,7 +192,9 @@ def test_one_call_in_five_fails_and_nobody_could_tell(calm: Calm, tmp_path: Path
     speakers = summary["speakers"].values()
     assert sum(speaker["lost"] for speaker in speakers) == 0
     failures = sum(counts[fault] for fault in (*REFUSALS, *LOSSES))
-    assert sum(speaker["failed"] for speaker in speakers) == failures
+    ((rejected,),) = rows(run, "SELECT count(*) FROM replies WHERE outcome = 'rejected'")
+    assert rejected == summary["stops"].get("error", 0)
+    assert sum(speaker["failed"] for speaker in speakers) == failures + rejected
     rate_limited = counts["429"] + counts["429 with Retry-After"]
     assert sum(speaker["rate_limited"] for speaker in speakers) == rate_limited
     # What was lost, or has no count that can be true, is counted in its worst case.
