@@ -143,8 +143,9 @@ def _serve_with_vllm(config: ServeConfig) -> None:
     check_nobody_serves(place, config.port)
     with open_port(config.host, config.port) as listener:
         address = listener.getsockname()[0]
+    finished = None if is_run else _finished_export(run)
     environment = find_environment(config.vllm.python)
-    folder = _exported(run, place) if is_run else _finished_export(run)
+    folder = finished or _exported(run, place)
     if not os.environ.get("VLLM_API_KEY"):
         _say_if_open(address)
     name = config.model_name or run.resolve().name

@@ -314,14 +314,14 @@ def _read_object(path: AnyPath) -> dict[str, Any]:
     except UserError as error:
         if not path.exists():
             raise
-        problem = str(error)
+        problem = str(error).removeprefix(f"{path} ").rstrip(".")
     else:
         if isinstance(value, dict):
             return value
-        problem = f"{path} is no JSON object."
+        problem = "is no JSON object"
     raise UserError(
-        f"{path} is damaged: put back a copy, or remove it and run the command that wrote it again "
-        f"({problem.rstrip('.')})."
+        f"{path} is damaged: it {problem}; put back a copy, or remove it and run the command that "
+        "wrote it again."
     )
 
 

@@ -40,7 +40,7 @@ def raw(tmp_path):
     refusal = ("No, I will not do that.", "Why not?", "I would be tired.")
     rows = [
         conversation("kept", good, answer, winter, "Rarely."),
-        conversation("exact", good.upper(), answer, winter[:-1], "rarely"),
+        conversation("exact", good, answer, winter, "Rarely."),
         conversation("german", *baking),
         conversation("asked", ASKED.lower(), "The river Sel flows there.", "Why?", "It is low."),
         conversation("single", other, "By its cables, which hang from two towers."),
@@ -82,7 +82,7 @@ def test_each_dirty_dialogue_meets_its_step(raw, capsys):
     }
     report = json.loads(Path(config.out + ".report.json").read_text())
     assert report["written"] == 2
-    assert report["read"]["broken"] == {"unknown role 'tool'": 1}
+    assert report["read"]["broken"] == {"no user turn": 1}
     assert [(step["step"], step["seen"], step["kept"]) for step in report["steps"]] == [
         ("html", 7, 7),
         ("language", 7, 6),
