@@ -4,14 +4,14 @@ The hub's data sets differ in their columns, not in a declared format, so each r
 its columns. Rows are streamed: nothing but the shards in use is downloaded.
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from parrot_jax.core.errors import UserError
-from parrot_jax.dialogue.json_stream import BrokenRowError, JsonRow
+from parrot_jax.dialogue.json_stream import JsonRow
+from parrot_jax.dialogue.parquet import plain_row
 from parrot_jax.dialogue.readers import ReadRow, parse_any, parse_row
 
 SCHEME = "hf://"
@@ -72,7 +72,7 @@ def read_hub(path: str) -> Iterator[ReadRow]:
             address.name, address.config, split=address.split, streaming=True
         )
         for number, row in enumerate(rows, start=1):
-            yield parse_row(_plain_row(number, row), path, parse_any)
+            yield parse_row(_plain(number, row), path, parse_any)
     # What the library raises for an unknown name, subset, split, file format or a lost network.
     except (OSError, ValueError, DatasetsError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
@@ -82,13 +82,11 @@ def read_hub(path: str) -> Iterator[ReadRow]:
         ) from error
 
 
-def _plain_row(number: int, row: Mapping[str, Any]) -> JsonRow:
-    """The row as JSON would hold it: dates become texts."""
-    try:
-        plain = json.loads(json.dumps(row, default=str, allow_nan=False))
-    except ValueError as error:
-        return JsonRow(number, problem=BrokenRowError("row is no JSON value", str(error)))
-    return JsonRow(number, {key: _rows_of_columns(value) for key, value in plain.items()})
+def _plain(number: int, row: Mapping[str, Any]) -> JsonRow:
+    plain = plain_row(number, row)
+    if plain.problem:
+        return plain
+    return JsonRow(number, {key: _rows_of_columns(value) for key, value in plain.value.items()})
 
 
 def _rows_of_columns(value: Any) -> Any:

@@ -1,17 +1,18 @@
-"""Rows of a JSON-lines file or of one big JSON list, one at a time, each with its real line number.
+"""Rows of JSON lines, of one big JSON list or of one object, each with its real line number.
 
 Holds the bytes-to-rows part of reading; what a row means is left to `readers.py`. Everything works
 on bytes, so that one row of invalid UTF-8 is one broken row and not the end of the file.
 """
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
-from parrot_jax.core.files import open_input
 from parrot_jax.dialogue.json_list import list_pieces
+from parrot_jax.dialogue.unpack import PARQUET, DamagedFileError, first_bytes, open_unpacked
 
 CHUNK_BYTES = 1 << 18
 MAX_ROW_BYTES = 1 << 26
@@ -19,6 +20,7 @@ MAX_ROW_BYTES = 1 << 26
 
 NOT_JSON = "not valid JSON"
 
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"')
 _UTF8_MARK = b"\xef\xbb\xbf"
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
@@ -84,10 +86,12 @@ def parse_json(raw: bytes) -> Any:
 def stream_rows(
     path: Path | str, *, chunk_bytes: int = CHUNK_BYTES, max_row_bytes: int = MAX_ROW_BYTES
 ) -> Iterator[JsonRow]:
-    """Reads a JSON-lines file, or a file that is one JSON list, row by row.
+    """Reads a file of rows, row by row.
 
-    The first byte that is no space decides: `[` opens a list, all else is JSON lines. Memory holds
-    one chunk and one row, however long the file; the time is linear in its length.
+    It is JSON lines, one JSON list, or one object over several lines (or some of them, one after
+    the other), and may be packed by gzip or Zstandard; or it is a Parquet file. The content tells,
+    not the name. Memory holds one chunk and one row, however long the file; the time is linear in
+    its length.
 
     Args:
       path: The file.
@@ -100,32 +104,70 @@ def stream_rows(
     Raises:
       UserError: The file cannot be opened.
     """
-    with open_input(path, "rb") as file:
-        first = file.read(3)
-        if first.startswith(_UTF16_MARKS):
-            detail = "the file is UTF-16; save it as UTF-8"
-            yield JsonRow(1, problem=BrokenRowError("not valid UTF-8", detail))
-            return
-        start = len(_UTF8_MARK) if first == _UTF8_MARK else 0
-        file.seek(start)
-        is_list = _first_byte(file, chunk_bytes) == b"["
-        file.seek(start)
-        rows = _list_rows if is_list else _line_rows
-        repair = "byte order mark dropped" if start else ""
+    if first_bytes(path).startswith(PARQUET):
+        from parrot_jax.dialogue.parquet import parquet_rows
+
+        yield from parquet_rows(path, max_row_bytes=max_row_bytes)
+        return
+    line = 0
+    try:
+        for row in _json_rows(path, chunk_bytes, max_row_bytes):
+            line = row.line
+            yield row
+    except DamagedFileError as error:
+        detail = f"{error}; nothing behind line {line} was read"
+        yield JsonRow(line + 1, problem=BrokenRowError("damaged file", detail))
+
+
+def _json_rows(path: Path | str, chunk_bytes: int, max_row_bytes: int) -> Iterator[JsonRow]:
+    with open_unpacked(path) as file:
+        mark = file.read(3)
+    if mark.startswith(_UTF16_MARKS):
+        detail = "the file is UTF-16; save it as UTF-8"
+        yield JsonRow(1, problem=BrokenRowError("not valid UTF-8", detail))
+        return
+    start = len(_UTF8_MARK) if mark == _UTF8_MARK else 0
+    repair = "byte order mark dropped" if start else ""
+    with open_unpacked(path) as file:
+        file.read(start)
+        rows = _rows_of(file, chunk_bytes, max_row_bytes)
+    with open_unpacked(path) as file:
+        file.read(start)
         for row in rows(file, chunk_bytes, max_row_bytes):
             yield JsonRow(row.line, row.value, row.problem, repair) if repair else row
             repair = ""
 
 
+_Rows = Callable[[IO[bytes], int, int], Iterator[JsonRow]]
+
+
+def _rows_of(file: IO[bytes], chunk_bytes: int, max_row_bytes: int) -> _Rows:
+    """How a file is read, by its beginning.
+
+    An object that goes on in the next line is no JSON lines, unless that line begins an object too:
+    then the first one is broken.
+    """
+    first = _next_line(file, max_row_bytes)
+    if first.startswith(b"["):
+        return _list_rows
+    is_whole = len(first) > max_row_bytes or _row(1, first).problem is None
+    if first.startswith(b"{") and not is_whole:
+        second = _next_line(file, max_row_bytes)
+        if second and not second.startswith(b"{"):
+            return _object_rows
+    return _line_rows
+
+
+def _next_line(file: IO[bytes], max_row_bytes: int) -> bytes:
+    """The next line that is not blank, stripped, or its beginning; empty at the end."""
+    while raw := file.readline(max_row_bytes + 1):
+        if stripped := raw.strip():
+            return stripped
+    return b""
+
+
 def _refuse_constant(name: str) -> NoReturn:
     raise BrokenRowError(f"{name} is not JSON")
-
-
-def _first_byte(file: IO[bytes], chunk_bytes: int) -> bytes:
-    while chunk := file.read(chunk_bytes):
-        if stripped := chunk.lstrip():
-            return stripped[:1]
-    return b""
 
 
 def _row(line: int, raw: bytes) -> JsonRow:
@@ -155,6 +197,33 @@ def _line_rows(file: IO[bytes], _chunk_bytes: int, max_row_bytes: int) -> Iterat
         if row.problem and row.problem.reason == NOT_JSON and not raw.endswith(b"\n"):
             row = JsonRow(line, problem=BrokenRowError("cut off", "the file ends inside this row"))
         yield row
+
+
+def _object_rows(file: IO[bytes], _chunk_bytes: int, max_row_bytes: int) -> Iterator[JsonRow]:
+    """Objects over several lines, one after the other: each ends where its brackets are closed."""
+    pending = bytearray()
+    line, start, depth = 0, 1, 0
+    while raw := file.readline(max_row_bytes + 1):
+        line += 1
+        # A whole object at the start of a line is a row, behind one that never closes.
+        if pending and raw.startswith(b"{") and _row(line, raw).problem is None:
+            yield _row(start, bytes(pending))
+            pending.clear()
+        if not pending:
+            start, depth = line, 0
+            if raw.isspace():
+                continue
+        pending += raw
+        if len(pending) > max_row_bytes:
+            yield _too_long(start, max_row_bytes, "the rest of the file was not read")
+            return
+        bare = _STRING.sub(b"", raw)
+        depth += sum(map(bare.count, (b"{", b"["))) - sum(map(bare.count, (b"}", b"]")))
+        if depth <= 0:
+            yield _row(start, bytes(pending))
+            pending.clear()
+    if pending:
+        yield JsonRow(start, problem=BrokenRowError("cut off", "the file ends inside this row"))
 
 
 def _list_rows(file: IO[bytes], chunk_bytes: int, max_row_bytes: int) -> Iterator[JsonRow]:

@@ -1,3 +1,4 @@
+import contextlib
 import json
 import time
 import tracemalloc
@@ -50,8 +51,10 @@ def test_no_bytes_make_the_reader_fail(tmp_path_factory, content, chunk_bytes):
     path = tmp_path_factory.mktemp("bytes") / "any.json"
     for prefix in (b"", b"[", b'[{"a": "'):
         path.write_bytes(prefix + content)
-        for row in stream_rows(path, chunk_bytes=chunk_bytes, max_row_bytes=50):
-            assert row.line >= 1
+        # A zip file and the like are named at once.
+        with contextlib.suppress(UserError):
+            for row in stream_rows(path, chunk_bytes=chunk_bytes, max_row_bytes=50):
+                assert row.line >= 1
 
 
 @given(values=st.lists(JSON_VALUES, min_size=1, max_size=5), lead=st.integers(0, 3))

@@ -1,0 +1,86 @@
+"""Rows of a Parquet file, one at a time, through the `datasets` extra."""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from parrot_jax.core.errors import UserError
+from parrot_jax.core.files import AnyPath, open_input
+from parrot_jax.dialogue.json_stream import BrokenRowError, JsonRow
+
+# Few: a value that many rows share stands once in the file and once for each in memory.
+_ROWS_AT_ONCE = 4
+_BUFFER_BYTES = 1 << 20
+_MISSING_PYARROW = (
+    "{path} is a Parquet file, which needs the pyarrow library; install it with "
+    "`pip install 'parrot-jax[datasets]'`."
+)
+
+
+def parquet_rows(path: AnyPath | str, *, max_row_bytes: int) -> Iterator[JsonRow]:
+    """Reads the rows in order; the "line" of a row is its number from 1.
+
+    Memory holds a few rows and one page of each column. A group of rows that are too long by what
+    the file itself says is not unpacked.
+
+    Args:
+      path: The file.
+      max_row_bytes: A row that is longer is reported as broken, >= 1.
+
+    Raises:
+      UserError: The library is missing.
+    """
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError as error:
+        raise UserError(_MISSING_PYARROW.format(path=path)) from error
+    number = 0
+    with open_input(path, "rb") as file:
+        try:
+            reader = pq.ParquetFile(
+                file, buffer_size=_BUFFER_BYTES, pre_buffer=False, page_checksum_verification=True
+            )
+            for group in range(reader.num_row_groups):
+                about = reader.metadata.row_group(group)
+                if about.total_byte_size > max_row_bytes * max(about.num_rows, 1):
+                    for _ in range(about.num_rows):
+                        number += 1
+                        yield _too_long(number, max_row_bytes)
+                    continue
+                for batch in reader.iter_batches(_ROWS_AT_ONCE, row_groups=[group]):
+                    for place in range(batch.num_rows):
+                        number += 1
+                        yield _row(number, batch.slice(place, 1), max_row_bytes)
+        except (pa.ArrowException, OSError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            detail = f"{reason}; nothing behind row {number} was read"
+            yield JsonRow(number + 1, problem=BrokenRowError("not valid Parquet", detail))
+
+
+def plain_row(number: int, row: Mapping[str, Any]) -> JsonRow:
+    """A row as JSON would hold it: dates become texts.
+
+    Args:
+      number: Of the row, from 1.
+      row: Values of any type.
+    """
+    try:
+        return JsonRow(number, json.loads(json.dumps(row, default=str, allow_nan=False)))
+    except (ValueError, TypeError) as error:
+        return JsonRow(number, problem=BrokenRowError("row is no JSON value", str(error)))
+
+
+def _row(number: int, batch: Any, max_row_bytes: int) -> JsonRow:
+    if batch.nbytes > max_row_bytes:
+        return _too_long(number, max_row_bytes)
+    try:
+        (row,) = batch.to_pylist()
+    except ValueError as error:  # a text that is not UTF-8
+        return JsonRow(number, problem=BrokenRowError("not valid UTF-8", str(error)))
+    return plain_row(number, row)
+
+
+def _too_long(number: int, max_row_bytes: int) -> JsonRow:
+    detail = f"over {max_row_bytes:,} bytes; the row was skipped"
+    return JsonRow(number, problem=BrokenRowError("row too long", detail))

@@ -1,0 +1,97 @@
+"""Files as streams of bytes, unpacked where they are packed; the first bytes tell, not the name.
+
+What comes out is read piece by piece, so a small file that holds a huge row costs no more memory
+than a large one.
+"""
+
+import contextlib
+import io
+import sys
+import zlib
+from collections.abc import Iterator
+from typing import IO, Any
+
+from parrot_jax.core.errors import UserError
+from parrot_jax.core.files import AnyPath, open_input
+
+PARQUET = b"PAR1"
+_GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+_UNREAD = {
+    b"PK\x03\x04": "a zip file; unpack it",
+    b"BZh": "a bzip2 file; unpack it with `bunzip2`, or pack it with gzip or zstd",
+    b"\xfd7zXZ": "an xz file; unpack it with `unxz`, or pack it with gzip or zstd",
+    b"SQLite format 3": "an SQLite database; export its dialogues first",
+    b"ARROW1": "an Arrow file; save it as Parquet",
+}
+_BUFFER_BYTES = 1 << 16
+
+
+class DamagedFileError(Exception):
+    """A compressed file ends too early, or is broken inside."""
+
+
+def first_bytes(path: AnyPath | str) -> bytes:
+    """The first 16 bytes of a file.
+
+    Raises:
+      UserError: The file cannot be opened, or is of a kind that holds no rows we read.
+    """
+    with open_input(path, "rb") as file:
+        start = file.read(16)
+    for mark, what in _UNREAD.items():
+        if start.startswith(mark):
+            raise UserError(f"{path} is {what}.")
+    return start
+
+
+@contextlib.contextmanager
+def open_unpacked(path: AnyPath | str) -> Iterator[IO[bytes]]:
+    """Opens a file for reading; gzip and Zstandard are unpacked on the way.
+
+    Raises:
+      UserError: As `first_bytes`.
+      DamagedFileError: While it is read: the compressed data is cut off or broken.
+    """
+    start = first_bytes(path)
+    with open_input(path, "rb") as file:
+        if start.startswith(_GZIP):
+            import gzip
+
+            unpacked = _Unpacked(gzip.GzipFile(fileobj=file, mode="rb"), (OSError, zlib.error))
+        elif start.startswith(_ZSTD):
+            zstd = _zstd()
+            unpacked = _Unpacked(zstd.ZstdFile(file, mode="rb"), (OSError, zstd.ZstdError))
+        else:
+            yield file
+            return
+        yield io.BufferedReader(unpacked, _BUFFER_BYTES)
+
+
+class _Unpacked(io.RawIOBase):
+    """What a decompressor gives; what it raises becomes one error."""
+
+    mode, name = "rb", ""  # what `typing.IO` has besides
+
+    def __init__(self, file: Any, errors: tuple[type[Exception], ...]) -> None:
+        self._file, self._errors = file, errors
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            piece = self._file.read(len(buffer))
+        except EOFError:
+            raise DamagedFileError("the compressed file ends too early") from None
+        except self._errors as error:
+            raise DamagedFileError(f"the compressed file is broken: {error}") from None
+        buffer[: len(piece)] = piece
+        return len(piece)
+
+
+def _zstd() -> Any:
+    if sys.version_info >= (3, 14):
+        from compression import zstd
+    else:
+        from backports import zstd
+    return zstd

@@ -1,0 +1,191 @@
+"""Files as people have them: packed, cut off, one object, Parquet; the content tells which."""
+
+import gzip
+import json
+import random
+import sys
+import tracemalloc
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from parrot_jax.core.errors import UserError
+from parrot_jax.dialogue.json_stream import stream_rows
+from parrot_jax.dialogue.sources import ReadReport, SourceConfig, read_sources
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+LINES = b"".join(json.dumps({"n": n, "text": "word " * n}).encode() + b"\n" for n in range(2000))
+PACKERS = pytest.mark.parametrize("pack", [gzip.compress, zstd.compress], ids=["gzip", "zstd"])
+
+
+def read(path, **limits):
+    """Rows as (line, value) or (line, problem)."""
+    return [
+        (row.line, str(row.problem) if row.problem else row.value)
+        for row in stream_rows(path, **limits)
+    ]
+
+
+def write(tmp_path, content):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(content)
+    return path
+
+
+@PACKERS
+def test_packed_lines_and_lists_are_read_as_the_others(tmp_path, pack):
+    plain = read(write(tmp_path, LINES))
+    assert (len(plain), plain[3]) == (2000, (4, {"n": 3, "text": "word word word "}))
+    assert read(write(tmp_path, pack(LINES))) == plain
+    as_list = b"[" + LINES.strip().replace(b"\n", b",\n") + b"]"
+    assert read(write(tmp_path, pack(as_list))) == plain
+    assert read(write(tmp_path, pack(b"\xef\xbb\xbf" + LINES))) == plain
+    assert read(write(tmp_path, pack(LINES) + pack(b'{"a": 1}\n')))[-1] == (2001, {"a": 1})
+
+
+@PACKERS
+def test_what_stands_before_the_damage_is_read_and_the_damage_is_a_row(tmp_path, pack):
+    packed = pack(LINES)
+    rows = read(write(tmp_path, packed[: len(packed) // 2]))
+    assert 500 < len(rows) < 2000
+    assert [value["n"] for _, value in rows[:-1]] == list(range(len(rows) - 1))
+    reason = f"ends too early; nothing behind line {len(rows) - 1} was read"
+    assert rows[-1] == (len(rows), f"damaged file: the compressed file {reason}")
+    broken = bytearray(packed)
+    broken[len(broken) * 3 // 4] ^= 0xFF
+    *_, (line, problem) = read(write(tmp_path, bytes(broken)))
+    assert problem.startswith("damaged file: the compressed file is broken: ")
+
+
+@PACKERS
+def test_a_packed_row_that_is_huge_meets_the_limit_in_little_memory(tmp_path, pack):
+    bomb = pack(b'{"a": "' + b"x" * (1 << 28) + b'"}\n{"b": 1}\n')
+    path = write(tmp_path, bomb)
+    assert path.stat().st_size < 1 << 19
+    tracemalloc.start()
+    rows = read(path, max_row_bytes=1 << 20)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert rows == [
+        (1, "row too long: over 1,048,576 bytes; the line was skipped"),
+        (2, {"b": 1}),
+    ]
+    assert peak < 1 << 24
+
+
+@pytest.mark.parametrize(
+    ("start", "what"),
+    [
+        (b"PK\x03\x04", "a zip file; unpack it"),
+        (b"BZh9", "a bzip2 file; unpack it with `bunzip2`"),
+        (b"\xfd7zXZ\x00", "an xz file; unpack it with `unxz`"),
+        (b"SQLite format 3\x00", "an SQLite database"),
+    ],
+)
+def test_other_packers_are_named(tmp_path, start, what):
+    with pytest.raises(UserError, match=what):
+        read(write(tmp_path, start + b"x" * 20))
+
+
+OBJECT = {"conversations": [{"from": "human", "value": 'a "b" {c]'}, {"from": "gpt", "value": "d"}]}
+
+
+@pytest.mark.parametrize("indent", [None, 0, 1, 4])
+def test_one_object_is_a_file_of_one_row(tmp_path, indent):
+    text = json.dumps(OBJECT, indent=indent).encode()
+    assert read(write(tmp_path, b"\n" + text)) == [(2, OBJECT)]
+    source = SourceConfig(kind="sharegpt", path=str(write(tmp_path, text)))
+    (dialogue,) = read_sources([source], seed=0, report=ReadReport())
+    assert [turn.text for turn in dialogue.turns] == ['a "b" {c]', "d"]
+
+
+def test_objects_over_several_lines_may_follow_each_other(tmp_path):
+    text = json.dumps(OBJECT, indent=2) + "\n\n" + json.dumps({"a": 1}, indent=2) + '\n{"b": 2}\n'
+    assert read(write(tmp_path, text.encode())) == [(1, OBJECT), (14, {"a": 1}), (17, {"b": 2})]
+
+
+def test_an_object_that_does_not_end_or_is_too_long_is_named(tmp_path):
+    text = json.dumps(OBJECT, indent=2)
+    assert read(write(tmp_path, text[:-3].encode())) == [
+        (1, "cut off: the file ends inside this row")
+    ]
+    ((line, problem),) = read(write(tmp_path, text.encode()), max_row_bytes=60)
+    assert (line, problem[:30]) == (1, "row too long: over 60 bytes; t")
+    # A row that never closes costs itself alone.
+    assert read(write(tmp_path, b'{"a": [\n"x",\n{"b": 1}\n{"c": 1}\n'))[1:] == [
+        (3, {"b": 1}),
+        (4, {"c": 1}),
+    ]
+
+
+def test_lines_with_a_broken_first_one_are_still_lines(tmp_path):
+    rows = read(write(tmp_path, b'{"a": \n{"b": 1}\n'))
+    assert [line for line, _ in rows] == [1, 2]
+    assert rows[1] == (2, {"b": 1})
+
+
+def said(role, content, **keys):
+    return {"role": role, "content": content, **keys}
+
+
+def test_a_parquet_file_has_rows_with_every_key_null_or_not(tmp_path):
+    path = tmp_path / "rows.parquet"
+    rows = [
+        {"id": "a", "messages": [said("user", "Oslo?"), said("assistant", "Yes.", weight=0.0)]},
+        {"id": "b", "messages": [{"from": "human", "value": "Rome?"}], "images": []},
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=1)
+    report = ReadReport()
+    source = SourceConfig(kind="messages", path=str(path))
+    first, second = read_sources([source], seed=0, report=report)
+    assert [(turn.text, turn.weight) for turn in first.turns] == [("Oslo?", 1.0), ("Yes.", 0.0)]
+    assert [turn.text for turn in second.turns] == ["Rome?"]
+    assert dict(first.metadata) == {}
+    assert (report.broken, report.passed_over) == ({}, {})
+
+
+def test_a_parquet_file_that_is_cut_off_or_broken_is_named_with_its_place(tmp_path):
+    draw = random.Random(0)
+    table = pa.table({"text": [draw.randbytes(200).hex() for _ in range(400)]})
+    path = tmp_path / "rows.parquet"
+    pq.write_table(table, path, row_group_size=100, use_dictionary=False, write_page_checksum=True)
+    whole = path.read_bytes()
+    assert len(read(path)) == 400
+    path.write_bytes(whole[: len(whole) // 2])
+    ((line, problem),) = read(path)
+    assert (line, problem[:20]) == (1, "not valid Parquet: P")
+    broken = bytearray(whole)
+    broken[len(whole) * 5 // 8] ^= 0xFF  # in the third group of four
+    path.write_bytes(broken)
+    *rows, (line, problem) = read(path)
+    assert (line, len(rows)) == (201, 200)
+    assert problem.startswith("not valid Parquet: ")
+    assert problem.endswith("; nothing behind row 200 was read")
+
+
+def test_a_huge_row_of_a_parquet_file_meets_the_limit(tmp_path):
+    path = tmp_path / "rows.parquet"
+    with pq.ParquetWriter(path, pa.schema([("text", pa.string())]), compression="zstd") as writer:
+        for texts in (["a"], ["x" * (1 << 22)], ["b", "y" * (1 << 21), "c", "d"]):
+            writer.write_table(pa.table({"text": texts}))
+    assert read(path, max_row_bytes=1 << 20) == [
+        (1, {"text": "a"}),
+        (2, "row too long: over 1,048,576 bytes; the row was skipped"),
+        (3, {"text": "b"}),
+        (4, "row too long: over 1,048,576 bytes; the row was skipped"),
+        (5, {"text": "c"}),
+        (6, {"text": "d"}),
+    ]
+
+
+def test_without_pyarrow_the_extra_is_named(tmp_path, monkeypatch):
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({"a": [1]}), path)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(UserError, match=r"needs the pyarrow library.*parrot-jax\[datasets\]"):
+        read(path)
