@@ -58,7 +58,7 @@ def test_what_stands_before_the_damage_is_read_and_the_damage_is_a_row(tmp_path,
     assert rows[-1] == (len(rows), f"damaged file: the compressed file {reason}")
     broken = bytearray(packed)
     broken[len(broken) * 3 // 4] ^= 0xFF
-    *_, (line, problem) = read(write(tmp_path, bytes(broken)))
+    *_, (_, problem) = read(write(tmp_path, bytes(broken)))
     assert problem.startswith("damaged file: the compressed file is broken: ")
 
 

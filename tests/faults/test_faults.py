@@ -126,11 +126,12 @@ def billed_in(run: Path) -> Counter[str]:
 
 
 def check_turns(run: Path) -> None:
-    """No turn is lost, doubled or out of order."""
+    """No turn is lost, doubled or out of order; a rejected request has none, and costs nothing."""
     query = (
         "SELECT dialogue, turn FROM requests JOIN replies ON request = id "
-        "WHERE outcome <> 'failed' ORDER BY dialogue, replies.request"
+        "WHERE outcome NOT IN ('failed', 'rejected') ORDER BY dialogue, replies.request"
     )
+    assert rows(run, "SELECT 1 FROM replies WHERE outcome = 'rejected' AND may_be_billed") == []
     last: dict[int, int] = {}
     for dialogue, turn in rows(run, query):
         first = 2 if dialogue % 2 else 1
