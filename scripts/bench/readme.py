@@ -68,7 +68,7 @@ def main(config: ReadmeConfig) -> None:
 def install_wheel(place: Path) -> Path:
     """Makes an environment whose parrot_jax is that of the wheel; the folder of its programs.
 
-    Its libraries are those of the environment that runs this, so no network is needed.
+    Its libraries are those of the environment that runs this; only setuptools is downloaded.
     """
     source = place / "source"
     listed = subprocess.run(
@@ -78,7 +78,7 @@ def install_wheel(place: Path) -> Path:
         (source / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / path, source / path, follow_symlinks=False)
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    build = ["wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(place)]
+    build = ["wheel", "--no-deps", "--wheel-dir", str(place)]
     subprocess.run([*pip, *build, str(source)], check=True)
     shutil.rmtree(source)
     environment = place / "environment"
@@ -91,7 +91,7 @@ def install_wheel(place: Path) -> Path:
     install = ["install", "--no-deps", "--force-reinstall", str(wheel)]
     subprocess.run([*pip, "--python", str(python), *install], check=True)
     found = subprocess.run(
-        [python, "-c", "import parrot_jax; print(parrot_jax.__file__)"],
+        [python, "-I", "-c", "import parrot_jax; print(parrot_jax.__file__)"],
         cwd=place, check=True, capture_output=True, text=True,
     ).stdout  # fmt: skip
     assert found.startswith(str(site)), found
