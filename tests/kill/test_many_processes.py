@@ -107,7 +107,7 @@ def test_two_processes_go_back_together_from_a_checkpoint_that_one_of_them_canno
     largest.write_bytes(content)
     job = Job(config, processes=2, devices=4)
     job.finish()
-    assert all(f"checkpoint {newest} is damaged" in output for output in job.outputs)
+    assert f"checkpoint {newest} is damaged" in job.outputs[0]
     assert f"at step {HALF}" in job.outputs[0]
     for one, two in zip(final_state(tmp_path / "run"), expected, strict=True):
         np.testing.assert_array_equal(one, two)

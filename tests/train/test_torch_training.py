@@ -45,6 +45,7 @@ def write_config(tiny_run: Path, folder: Path, *, packing: bool) -> Path:
     values |= {"init_from": str(folder / "flax"), "batch_rows": 8, "micro_rows": 1}
     values |= {"epochs": 40 if packing else 8, "max_steps": STEPS, "mesh": {"fsdp": 4, "data": 1}}
     values["mesh"] = {"data": 1, "fsdp": 4, "tensor": 2}
+    values["new_tokenizer"] = True  # the converted folder has none
     path = folder / "train.yaml"
     path.write_text(yaml.safe_dump(values))
     return path
