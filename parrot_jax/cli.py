@@ -31,7 +31,9 @@ VERBS = (
     Verb("configs copy", "configs_copy", "NAME [PATH]", "write a shipped config, to change it"),
     Verb("configs", "configs", "", "list the shipped configs: purpose, hardware, command"),
     Verb("data clean", "data_clean", "CONFIG", "clean, de-duplicate and decontaminate dialogues"),
-    Verb("data show", "data_show", "CONFIG", "print a dialogue: live text green, dead text grey"),
+    Verb(
+        "data show", "data_show", "CONFIG", "a dialogue as it is trained on, or of a FILE as read"
+    ),
     Verb("data prepare", "data_prepare", "CONFIG", "tokenise and pack into cached rows; count"),
     Verb("stats", "stats", "PATH...", "Table 1 and Figure 3 for any files, and how people ask"),
     Verb("train", "train", "CONFIG", "train an asker or an answerer; continues where it stopped"),
@@ -164,6 +166,7 @@ def parse(arguments: Sequence[str]) -> tuple[Any, Any]:
     verb, rest = _find_verb(arguments)
     command = importlib.import_module(f"parrot_jax.commands.{verb.module}")
     parse = parse_arguments if verb.argument == "CONFIG" else parse_options
+    parse = getattr(command, "parse", parse)
     prog = f"parrot {verb.words}"
     return command, parse(command.Config, rest, prog=prog, description=command.__doc__ or "")
 

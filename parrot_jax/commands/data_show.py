@@ -1,10 +1,24 @@
-"""Print a dialogue as the model sees it: live text green, dead text grey, ids on request."""
+"""Print a dialogue of a training config as the model sees it, or one of a file as it is read.
+
+For a config (a YAML file): live text is green and dead text grey; where there are no colours, live
+text stands between `[[live]]` and `[[/live]]`. For a file of dialogues: who says what, and what was
+broken, repaired or passed over in the whole file.
+"""
 
 import itertools
+import re
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
 
 from parrot_jax.core.errors import UserError
 from parrot_jax.train.config import TrainConfig
+
+if TYPE_CHECKING:
+    from parrot_jax.dialogue.types import Dialogue
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,31 +32,67 @@ class DataShowConfig(TrainConfig):
     """Print the ids of each window, live ones marked, instead of the text alone."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class FileShowConfig:
+    """A file of dialogues, and which of them to print."""
+
+    path: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
+    """A file, a glob, the folder of a collection, or hf://owner/name. The format is told by the
+    rows, or by you: kind:FILE, e.g. sharegpt:a.json."""
+
+    index: int = 0
+    """Which dialogue, counted from 0."""
+
+
 Config = DataShowConfig
 
+_HUB_DIALOGUES = 1000
+"""A data set of the hub is read no further than this, or the dialogue that is asked for."""
+_MOST_CHARS_OF_METADATA = 300
 
-def run(config: DataShowConfig) -> None:
-    """Prints one dialogue window by window."""
-    from collections import Counter
 
+def parse(
+    config_type: type[DataShowConfig], arguments: Sequence[str], *, prog: str, description: str
+) -> DataShowConfig | FileShowConfig:
+    """Reads the arguments of the command: a YAML file is a config, all else names dialogues."""
+    from parrot_jax.core.config import parse_arguments, parse_options
+
+    first = arguments[0] if arguments else ""
+    if not first or first.startswith("-") or first.endswith((".yaml", ".yml")):
+        return parse_arguments(config_type, arguments, prog=prog, description=description)
+    return parse_options(FileShowConfig, arguments, prog=prog, description=description)
+
+
+def run(config: DataShowConfig | FileShowConfig) -> None:
+    """Prints one dialogue: window by window for a config, turn by turn for a file."""
+    if config.index < 0:
+        raise UserError(f"--index is {config.index}; dialogues are counted from 0.")
+    if isinstance(config, FileShowConfig):
+        _show_file(config)
+    else:
+        _show_windows(config)
+
+
+def _show_windows(config: DataShowConfig) -> None:
     from rich.text import Text
 
     from parrot_jax.core.logs import console, visible
     from parrot_jax.data.masks import mask_turns
     from parrot_jax.data.prepare import read_split
-    from parrot_jax.data.template import render
+    from parrot_jax.data.template import TurnText, render
     from parrot_jax.data.tokenizer import load_tokenizer
     from parrot_jax.data.windows import Cutter, make_windows
+    from parrot_jax.dialogue.report import ReadReport
 
-    if config.index < 0:
-        raise UserError(f"--index is {config.index}; dialogues are counted from 0.")
     tokenizer = load_tokenizer(config.data.tokenizer)
-    stream = read_split(config.data, "train")
+    report = ReadReport()
+    stream = read_split(config.data, "train", report=report)
     dialogue = next(itertools.islice(stream, config.index, None), None)
     if dialogue is None:
         raise UserError(f"--index is {config.index}, but the training split ends before it.")
     turns = mask_turns(dialogue, config.data.mask)
-    (rendering,) = render([(dialogue.system, [(t.role, t.text) for t in turns])], tokenizer)
+    texts: list[TurnText] = [(t.role, t.text, t.context) for t in turns]
+    (rendering,) = render([(dialogue.system, texts)], tokenizer)
     counts: Counter[str] = Counter()
     windows = list(
         make_windows(
@@ -50,9 +100,10 @@ def run(config: DataShowConfig) -> None:
             cutter=Cutter(tokenizer), trim_dead=config.data.trim_dead,
         )
     )  # fmt: skip
-    console.print(f"dialogue {config.index}: {dialogue.id} from {dialogue.source}")
+    console.print(visible(f"dialogue {config.index}: {dialogue.id} from {dialogue.source}"))
     if not windows:
         console.print("no live token: this dialogue is dropped", style="yellow")
+    has_colours = console.is_terminal and bool(console.color_system) and not console.no_color
     for number, window in enumerate(windows, 1):
         live = int((window.loss_weights > 0).sum())
         console.rule(
@@ -66,8 +117,75 @@ def run(config: DataShowConfig) -> None:
         for is_live, pairs in runs:
             ids = [token for token, _ in pairs]
             shown = " ".join(map(str, ids)) + " " if config.ids else visible(tokenizer.show(ids))
+            if not has_colours:
+                shown = _marked(shown, is_live=is_live)
             text.append(shown, style="green" if is_live else "bright_black")
         console.print(text)
     for name in ("cut_turns", "dropped_live_turns"):
         if counts[name]:
             console.print(f"{name.replace('_', ' ')}: {counts[name]}", style="yellow")
+    console.print(visible(f"up to this dialogue: {report.summary()}"))
+
+
+def _marked(text: str, *, is_live: bool) -> str:
+    """Marks live text in the text itself; a mark that was there already is broken.
+
+    >>> _marked("a [[live]]", is_live=True)
+    '[[live]]a [ [live]][[/live]]'
+    """
+    text = re.sub(r"\[(?=\[/?live\]\])", "[ ", text)
+    return f"[[live]]{text}[[/live]]" if is_live else text
+
+
+def _show_file(config: FileShowConfig) -> None:
+    from dataclasses import replace
+
+    from parrot_jax.core.logs import console, counting, visible
+    from parrot_jax.dialogue.report import ReadReport
+    from parrot_jax.dialogue.sources import read_sources
+    from parrot_jax.stats.inputs import source_of
+
+    try:
+        source = source_of(config.path)
+    except UserError as error:
+        raise UserError(
+            f"{error} (`parrot data show` takes a file of dialogues, or a training config, whose "
+            "name ends with .yaml.)"
+        ) from None
+    if source.kind == "huggingface":
+        source = replace(source, limit=max(_HUB_DIALOGUES, config.index + 1))
+    report = ReadReport()
+    wanted, number = None, 0
+    with counting("dialogues read") as advance:
+        for number, dialogue in enumerate(read_sources([source], seed=0, report=report), 1):
+            wanted = dialogue if number == config.index + 1 else wanted
+            advance()
+    if wanted is None:
+        raise UserError(f"--index is {config.index}, but {config.path} has {number} dialogues.")
+    console.print(visible(f"{source.path}, read as kind: {source.kind}"), style="bold")
+    for line in _lines(wanted, config.index):
+        console.print(visible(line))
+    console.rule("the whole file" if source.kind != "huggingface" else "what was read")
+    console.print(visible(report.summary()))
+    for example in report.examples[1:]:
+        console.print(visible(f"  another: {example}"))
+
+
+def _lines(dialogue: "Dialogue", index: int) -> list[str]:
+    import json
+
+    lines = [f"dialogue {index}: {dialogue.id} from {dialogue.source}"]
+    if dialogue.metadata:
+        metadata = json.dumps(dict(dialogue.metadata), ensure_ascii=True)
+        cut = metadata[:_MOST_CHARS_OF_METADATA]
+        lines.append(f"metadata: {cut}{'...' if cut != metadata else ''}")
+    lines.append("")
+    if dialogue.system:
+        lines.append(f"SYSTEM: {dialogue.system}")
+    for turn in dialogue.turns:
+        speaker = turn.role.upper()
+        if turn.context:
+            lines.append(f"{speaker}, context only: {turn.context}")
+        weight = ", context only" if turn.weight == 0 else f", weight {turn.weight:g}"
+        lines.append(f"{speaker}{'' if turn.weight == 1 else weight}: {turn.text}")
+    return lines

@@ -40,13 +40,13 @@ def raw(tmp_path):
     refusal = ("No, I will not do that.", "Why not?", "I would be tired.")
     rows = [
         conversation("kept", good, answer, winter, "Rarely."),
-        conversation("exact", good, answer, winter, "Rarely."),
+        conversation("exact", good.upper(), answer, winter, "rarely."),
         conversation("german", *baking),
         conversation("asked", ASKED.lower(), "The river Sel flows there.", "Why?", "It is low."),
         conversation("single", other, "By its cables, which hang from two towers."),
         conversation("near-1", f"Say these words: {text}", *refusal),
         conversation("near-2", f"Say those words: {text}", *refusal),
-        {"id": "broken", "conversations": [{"from": "tool", "value": "x"}]},
+        {"id": "broken", "conversations": [{"from": "referee", "value": "x"}]},
     ]
     (tmp_path / "raw.json").write_text(json.dumps(rows, indent=1))
     (tmp_path / "bench.jsonl").write_text(json.dumps({"turns": [ASKED]}))
@@ -59,7 +59,7 @@ def full_config(folder, **more):
         "out": str(folder / "out" / "clean.jsonl"),
         "html": HtmlConfig(),
         "language": LanguageConfig(languages=("en",)),
-        "exact_duplicates": ExactDuplicatesConfig(),
+        "exact_duplicates": ExactDuplicatesConfig(ignore_case=True),
         "decontaminate": DecontaminateConfig(benchmarks=(str(folder / "bench.jsonl"),)),
         "near_duplicates": NearDuplicatesConfig(threshold=0.7),
         "rounds": RoundsConfig(min_rounds=2),
@@ -82,7 +82,7 @@ def test_each_dirty_dialogue_meets_its_step(raw, capsys):
     }
     report = json.loads(Path(config.out + ".report.json").read_text())
     assert report["written"] == 2
-    assert report["read"]["broken"] == {"no user turn": 1}
+    assert report["read"]["broken"] == {"unknown role 'referee'": 1}
     assert [(step["step"], step["seen"], step["kept"]) for step in report["steps"]] == [
         ("html", 7, 7),
         ("language", 7, 6),
