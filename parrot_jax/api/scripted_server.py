@@ -124,7 +124,7 @@ class ScriptedServer:
             runner.run(self._serve())
 
     async def _serve(self) -> None:
-        server = await asyncio.start_server(self._connected, sock=self._listener)
+        server = await asyncio.start_server(self._connected, sock=self._listener, backlog=2048)
         await self._stopped.wait()
         server.close()
         for connection in self._connections:
