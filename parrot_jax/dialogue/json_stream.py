@@ -52,13 +52,13 @@ class JsonRow:
 
 
 def printable(text: str, limit: int = 200) -> str:
-    r"""Shortens `text` for a message and writes out what UTF-8 cannot hold.
+    r"""Shortens `text` for a message and writes out what cannot be printed or is not seen.
 
-    >>> printable("caf\ud800")
-    'caf\\ud800'
+    >>> printable("caf\ud800 \x1b[2J")
+    'caf\\ud800 \\x1b[2J'
     """
     short = text if len(text) <= limit else text[: limit - 1] + "…"
-    return short.encode("utf-8", "backslashreplace").decode("utf-8")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in short)
 
 
 def parse_json(raw: bytes) -> Any:
