@@ -55,7 +55,8 @@ def test_every_command_can_be_parsed_in_an_empty_folder(
     Path("dialogues.jsonl").write_text(row + "\n")
     words = shlex.split(command)
     module, config = parse(words[words.index("parrot") + 1 :])
-    assert isinstance(config, module.Config)
+    # A verb may take another form of its arguments, as `data show FILE` does.
+    assert isinstance(config, module.Config) or type(config).__module__ == module.__name__
 
 
 def test_the_targets_scripts_and_pages_that_it_names_exist() -> None:
