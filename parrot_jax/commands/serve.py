@@ -174,7 +174,10 @@ def _exported(run: Path, place: Path) -> Path:
     import sys
 
     from parrot_jax.core.config import load_config
+    from parrot_jax.core.files import hash_json
     from parrot_jax.core.yaml_files import read_yaml
+    from parrot_jax.data.template import chat_template
+    from parrot_jax.data.tokenizer import load_tokenizer
     from parrot_jax.serve.vllm_server import run_logged
     from parrot_jax.train.config import TrainConfig
     from parrot_jax.weights.exports import checkpoint_identity, is_whole_export, newest_step
@@ -189,8 +192,12 @@ def _exported(run: Path, place: Path) -> Path:
     if step is None:
         raise UserError(f"{run} has no checkpoint yet; train it first.")
     dtype = trained.compute_dtype
-    out = place / f"step-{step:06d}-{dtype}"
-    if not is_whole_export(out, checkpoint_identity(run / "checkpoints" / str(step)), dtype):
+    identity = checkpoint_identity(run / "checkpoints" / str(step))
+    tokenizer = load_tokenizer(run / "tokenizer")
+    # With another tokenizer or template, of a newer version, it is another export.
+    key = hash_json([identity, tokenizer.fingerprint, chat_template(trained.task, tokenizer)])[:8]
+    out = place / f"step-{step:06d}-{dtype}-{key}"
+    if not is_whole_export(out, identity, dtype):
         # In another process, which gives back its memory; and on the CPU, so that no memory of a
         # GPU is taken that vLLM will want.
         command = [
