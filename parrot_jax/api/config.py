@@ -21,6 +21,16 @@ _OWN_FIELDS = {
 _FIXED_FIELDS = frozenset({"messages", "input", "stream", "stream_options", "n", "best_of"})
 """Fields of a request that no setting may change: one whole reply comes for what was said."""
 
+DECIDES_NO_REPLY = frozenset(
+    {
+        *("base_url", "api_key_env", "timeout_s", "concurrency", "retries"),
+        *("requests_per_minute", "tokens_per_minute", "price", "budget_usd", "budget_tokens"),
+        *("max_tokens_field", "send_seed"),
+    }
+)
+"""Settings of an endpoint that may differ when a journal is continued: where, how fast, in which
+fields and for how much the same model is asked. All others decide what it says."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Price:

@@ -15,7 +15,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import NamedTuple
 
-from parrot_jax.api.config import RetryConfig
+from parrot_jax.api.config import DECIDES_NO_REPLY, RetryConfig
 from parrot_jax.api.journal import JournalWriter, Start
 from parrot_jax.api.journal_file import DamagedJournalError, is_new, put_aside
 from parrot_jax.api.journal_reader import JournalReader, SpeakerCounts
@@ -34,9 +34,9 @@ from parrot_jax.dialogue.turns import RowPlace
 from parrot_jax.dialogue.types import Dialogue
 from parrot_jax.dialogue.writers import messages_line
 
-# What may differ when a collection goes on: where, how fast and for how much the same models are
-# asked, in which fields, and how far the dialogues go. The beginnings are compared by what they
-# are, not by name. All may differ of a speaker that has said nothing yet.
+# What may differ when a collection is continued: where it lies, how fast and for how much it asks,
+# and how far the dialogues go. The beginnings are compared by what they are, not by name. All may
+# differ of a speaker that has said nothing yet.
 _FREE_KEYS = frozenset(
     {
         *("out", "beginnings", "max_turns", "concurrency", "prices", "budget"),
@@ -44,12 +44,7 @@ _FREE_KEYS = frozenset(
         *(f"retries.{field.name}" for field in fields(RetryConfig)),
     }
 )
-_FREE_OF_SPEAKERS = (
-    *("base_url", "api_key_env", "timeout_s", "concurrency", "requests_per_minute"),
-    *("tokens_per_minute", "price", "budget_usd", "budget_tokens"),
-    *("max_tokens_field", "send_seed"),
-    "prompt",  # its text is compared
-)
+_FREE_OF_SPEAKERS = DECIDES_NO_REPLY | {"prompt"}  # a prompt is compared by its text
 
 
 DIALOGUES = "dialogues.jsonl"

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from parrot_jax.api.caller import Caller
-from parrot_jax.api.config import EndpointConfig, RetryConfig
+from parrot_jax.api.config import DECIDES_NO_REPLY, EndpointConfig, RetryConfig
 from parrot_jax.api.health import Health, Rejected, first_of
 from parrot_jax.api.journal import End, JournalWriter, Start
 from parrot_jax.api.journal_file import put_aside
@@ -148,13 +148,13 @@ async def _moderate(
 def _open_journal(collection: Collection, config: EndpointConfig) -> JournalWriter:
     path = _path(collection.folder)
     # A collection that was begun anew has other dialogues under the same numbers.
-    asked = {"model": config.model, "collection_begun_at": collection.journal.begun_at()}
-    start = Start(config_to_dict(config) | asked)
+    values = config_to_dict(config) | {"collection_begun_at": collection.journal.begun_at()}
+    start = Start(values)
     known = 0
     if path.exists():
         with contextlib.closing(JournalReader(path)) as reader:
             before, known = reader.last_start().config, reader.num_dialogues()
-        if any(before.get(key) != value for key, value in asked.items()):
+        if any(before.get(key) != values.get(key) for key in {*before, *values} - DECIDES_NO_REPLY):
             console.print("another moderator, or another collection: all is asked anew")
             put_aside(path)
     journal = JournalWriter(path)

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,12 +17,13 @@ from pathlib import Path
 
 from parrot_jax.api.budget import BudgetSpentError, usd
 from parrot_jax.api.caller import Caller
+from parrot_jax.api.config import DECIDES_NO_REPLY
 from parrot_jax.api.endpoint import Endpoint, request_body
 from parrot_jax.api.health import Health, Rejected, first_of
 from parrot_jax.api.journal import End, JournalWriter, Start
 from parrot_jax.api.journal_reader import JournalReader, SpeakerCounts
 from parrot_jax.api.replies import Outcome, Reply
-from parrot_jax.core.config import config_to_dict
+from parrot_jax.core.config import changed_keys, config_from_dict, config_to_dict
 from parrot_jax.core.errors import ParrotError, RunError, UserError
 from parrot_jax.core.logs import visible
 from parrot_jax.core.open_files import allow_connections
@@ -33,8 +35,6 @@ GRACE_S = 30
 """Seconds that an interrupted judging waits for the replies in flight, which are paid for."""
 
 _SPEAKER = "judge"
-_SETTINGS = ("model", "temperature", "top_p", "max_tokens", "extra_body")
-"""What decides a judgment, besides the prompts; the rest may differ between starts."""
 
 _REJECTED = "rejected"
 """Why a session ended of which the judge takes no request."""
@@ -292,7 +292,7 @@ def _open_journal(
             with contextlib.closing(JournalReader(path)) as reader:
                 # One that has judged nothing yet may be any other.
                 if reader.counts().speakers.get(_SPEAKER, SpeakerCounts()).answered:
-                    _check_same(reader.last_start(), start, path)
+                    _check_same(reader.last_start(), config, start, path)
                 there = set(reader.beginnings())
             writer.go_on(start, [line for line in map(_line, sessions) if line not in there])
     except BaseException:
@@ -301,11 +301,12 @@ def _open_journal(
     return writer
 
 
-def _check_same(old: Start, new: Start, path: Path) -> None:
+def _check_same(old: Start, config: JudgeConfig, new: Start, path: Path) -> None:
+    before = config_from_dict(JudgeConfig, old.config, where=f"the judge of {path}")
     changes = [
-        f"{name}: {old.config.get(name)!r} -> {new.config.get(name)!r}"
-        for name in _SETTINGS
-        if (old.config.get(name) or None) != (new.config.get(name) or None)
+        change
+        for change in changed_keys(before, config)
+        if re.split("[.:]", change)[0] not in DECIDES_NO_REPLY
     ] + [
         f"the prompt {prompt['path']}: sha256 {was[:8]} -> {prompt['sha256'][:8]}"
         for key, prompt in new.prompts.items()

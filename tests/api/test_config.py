@@ -1,11 +1,13 @@
 """Settings of endpoints and retries: what cannot work, or would show a secret, is refused."""
 
+from dataclasses import fields
 from typing import Any
 
 import pytest
 
-from parrot_jax.api.config import EndpointConfig, RetryConfig
+from parrot_jax.api.config import DECIDES_NO_REPLY, EndpointConfig, RetryConfig
 from parrot_jax.core.errors import UserError
+from parrot_jax.stats.config import JudgeConfig
 
 
 @pytest.mark.parametrize(
@@ -48,3 +50,11 @@ def test_retries_are_counted_from_one_and_delays_are_finite() -> None:
         RetryConfig(first_delay_s=2.0, max_delay_s=1.0)
     with pytest.raises(UserError, match="max_wait_s is 0.0; it must be finite and above 0"):
         RetryConfig(max_wait_s=0.0)
+
+
+def test_what_decides_no_reply_names_settings_that_there_are() -> None:
+    settings = {field.name for kind in (EndpointConfig, JudgeConfig) for field in fields(kind)}
+    assert settings >= DECIDES_NO_REPLY
+    assert settings - DECIDES_NO_REPLY == {
+        "model", "temperature", "top_p", "max_tokens", "extra_body"
+    }  # fmt: skip

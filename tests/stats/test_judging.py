@@ -257,6 +257,8 @@ def test_another_judge_in_the_same_folder_is_refused(
         assert main([*command, str(write_judge(server.url, temperature=1.0))]) == 2
         error = capsys.readouterr().err
         assert "another judge (temperature: 0.0 -> 1.0); choose another --out" in error
+        assert main([*command, str(write_judge(server.url, top_p=0.5))]) == 2
+        assert "another judge (top_p: None -> 0.5)" in capsys.readouterr().err
         # How fast it is asked decides nothing; more files only add their sessions.
         more = write_sessions([["Where is the sea?", "Why?"]], "more.jsonl")
         changed = str(write_judge(server.url, concurrency=3))
