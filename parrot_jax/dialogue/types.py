@@ -1,6 +1,7 @@
 """The dialogue as every room sees it: who said what, and where it came from. Knows no tokens."""
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -33,7 +34,8 @@ class Dialogue:
 
     Raises:
       ValueError: The turns are empty, do not alternate, do not start with the user, hold a blank
-        text or text that is not valid Unicode, a weight is negative, or a user has a context.
+        text or text that is not valid Unicode, a weight is negative or not finite, or a user has a
+        context.
     """
 
     turns: tuple[Turn, ...]
@@ -59,8 +61,10 @@ class Dialogue:
                 )
             if not turn.text.strip():
                 raise ValueError(f"turn {number + 1} is blank")
-            if not turn.weight >= 0:
-                raise ValueError(f"turn {number + 1} has weight {turn.weight}; it must be >= 0")
+            if not 0 <= turn.weight < math.inf:
+                raise ValueError(
+                    f"turn {number + 1} has weight {turn.weight}; it must be finite and >= 0"
+                )
             if turn.context and turn.role == "user":
                 raise ValueError(f"turn {number + 1} is the user's and has a context")
             _check_unicode(f"turn {number + 1}", turn.whole)

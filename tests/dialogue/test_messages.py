@@ -109,6 +109,12 @@ def test_users_have_no_context():
         read({**user("a"), "tool_calls": [CALL]})
 
 
+@pytest.mark.parametrize("weight", [-1.0, float("nan"), float("inf")])
+def test_a_weight_is_finite_and_no_less_than_zero(weight: float) -> None:
+    with pytest.raises(ValueError, match=f"turn 1 has weight {weight}; it must be finite"):
+        Dialogue(turns=(Turn("user", "Hi", weight),))
+
+
 def test_repairing_again_changes_nothing():
     once = repair_turns(
         [Turn("user", "a"), Turn("assistant", "", context="c"), Turn("assistant", "b")], Counter()
