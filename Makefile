@@ -7,6 +7,7 @@
 #   make test-faults the same of collection at full size: 2,000 dialogues, faults, 50 kills
 #   make test-torch parity with transformers and torch, in an environment of its own (CPU is enough)
 #   make test-plan  compiles the shipped configs and kernels for TPUs and GPUs that are not here
+#   make test-newest the rooms that use jax, with Python 3.12 or 3.13 and the newest jax
 #   make test-vllm  the tokens of vLLM on a CPU are ours, and a collection with it; its own environment
 #   make check      format, lint, types, import contracts: what must hold before a commit
 #   make ask-real   trains small askers on real dialogues: DATA=wildchat.jsonl TOKENIZER=tokenizer.model
@@ -23,7 +24,8 @@ CONSTRAINTS := $(shell $(PYTHON) -c 'import sys; print("constraints.txt" if sys.
 # A name on the path may be a shim of pyenv with nothing behind it: so each is tried.
 NEWEST_PYTHON ?= $(shell for python in python3.13 python3.12 $$(ls -d ~/.pyenv/versions/3.1[23].*/bin/python 2>/dev/null | sort -rV); do \
   "$$python" -c 'import ensurepip' 2>/dev/null && echo "$$python" && break; done)
-NEWEST = $(MAKE) PYTHON="$(NEWEST_PYTHON)" VENV=.venv-newest
+# What depends on the versions of jax, flax, orbax and transformers.
+NEWEST_TESTS := tests/core tests/test_sharding.py tests/model tests/losses tests/weights tests/serve tests/train tests/test_configs.py
 
 comma := ,
 
@@ -37,7 +39,9 @@ define layered
 	@touch $1
 endef
 
-.PHONY: install quickstart test test-slow test-kill test-faults test-torch test-plan test-vllm check format ask-real clean
+FAST := not slow and not nightly and not gpu and not tpu and not torch and not vllm and not plan and not network
+
+.PHONY: install quickstart test test-slow test-kill test-faults test-torch test-plan has-newest test-newest test-vllm check format ask-real clean
 
 install: $(VENV)/.installed
 
@@ -53,8 +57,7 @@ quickstart: install
 	$(BIN)/parrot quickstart --out $(or $(OUT),runs/quickstart) --seed $(or $(SEED),0)
 
 test: install
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile \
-	  -m "not slow and not nightly and not gpu and not tpu and not torch and not vllm and not plan and not network" $(ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "$(FAST)" $(ARGS)
 
 test-slow: install
 	$(BIN)/python -m pytest -n 2 --dist load -m "slow and not nightly and not torch and not vllm and not plan" \
@@ -79,6 +82,15 @@ test-plan: $(VENV)-plan/.installed
 # libtpu prints at every import of jax where it is installed: both compilers have their own place.
 $(VENV)-plan/.installed: $(VENV)/.installed
 	$(call layered,$@,cuda13$(comma)tpu)
+
+has-newest:
+	@test -n "$(NEWEST_PYTHON)" || { echo "no Python 3.12 or 3.13 is here"; exit 1; }
+
+test-newest:
+	@test -n "$(NEWEST_PYTHON)" || \
+	  { echo "no Python 3.12 or 3.13 was found; set NEWEST_PYTHON=/path/to/python3.13"; exit 2; }
+	$(MAKE) PYTHON="$(NEWEST_PYTHON)" VENV=.venv-newest install
+	.venv-newest/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "$(FAST)" $(NEWEST_TESTS) $(ARGS)
 
 test-vllm: install $(VENV)-vllm/.installed
 	$(BIN)/python -m pytest -m vllm tests/vllm $(ARGS)
