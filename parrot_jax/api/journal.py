@@ -82,18 +82,18 @@ class JournalWriter:
         self._start = 0
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._write_rows, name="journal", daemon=True)
-        self._lock = take_lock(self.path)
-        try:
+        with contextlib.ExitStack() as stack:
+            self._lock = take_lock(self.path)
+            stack.callback(self._lock.close)
             with sqlite_errors(self.path, "open"):
                 self._db = connect(self.path)
+                stack.callback(self._db.close)
                 # First of all, as the next line would change somebody else's file.
                 self.is_new = check_version(self._db, self.path) == 0
                 self._db.execute("PRAGMA journal_mode = WAL")
                 self._db.execute("PRAGMA synchronous = FULL")
                 self._db.execute("PRAGMA foreign_keys = ON")
-        except BaseException:
-            self._lock.close()
-            raise
+            stack.pop_all()
 
     def begin(self, start: Start, beginnings: Iterable[str]) -> None:
         """Starts a new journal: wholly, or not at all.

@@ -1,5 +1,6 @@
 """Reads a journal, also while a collection writes it: what was said, how it ended, what it cost."""
 
+import contextlib
 import itertools
 import json
 import sqlite3
@@ -74,8 +75,9 @@ class JournalReader:
         self.path = Path(path)
         if not self.path.is_file():
             raise DamagedJournalError(f"there is no journal {self.path}; check the path.")
-        with sqlite_errors(self.path, "read"):
+        with sqlite_errors(self.path, "read"), contextlib.ExitStack() as stack:
             self._db = sqlite3.connect(f"{self.path.resolve().as_uri()}?mode=ro", uri=True)
+            stack.callback(self._db.close)
             if check_version(self._db, self.path) == 0:
                 raise DamagedJournalError(
                     f"the journal {self.path} is empty: its run was killed at once."
@@ -83,6 +85,7 @@ class JournalReader:
             self._db.text_factory = lambda text: text.decode(errors="backslashreplace")
             check_rows(self._db, self.path)
             self._db.text_factory = lambda text: text.decode()  # its errors are caught below
+            stack.pop_all()
 
     def damaged(self, table: str, row: int, problem: str) -> UserError:
         """The error for a row that cannot be used; see `damaged_row`."""

@@ -99,7 +99,8 @@ def _read_message(message: Any, where: str, place: RowPlace) -> _Message:
     text_key = next((key for key in TEXT_KEYS if message.get(key) is not None), None)
     calls = [_call_text(message[key]) for key in _CALL_KEYS if not is_empty(message.get(key))]
     # The name of a tool stands in its call.
-    read = {*speaker_keys, text_key, *_CALL_KEYS, *(["name"] if speaker == "tool" else [])}
+    texts = [] if text_key is None else [text_key]
+    read = {*speaker_keys, *texts, *_CALL_KEYS, *(["name"] if speaker == "tool" else [])}
     weight, _ = read_keys(
         message, MESSAGE_KEYS, read=read, where=where, passed_over=place.passed_over
     )

@@ -21,6 +21,9 @@ def share_interval(successes: int, trials: int) -> tuple[float, float]:
     Source: E. B. Wilson, Probable inference, the law of succession, and statistical inference,
       JASA 22 (1927); recommended by Brown, Cai and DasGupta, Statistical Science 16 (2001).
     """
+    # Newer versions of scipy answer with NaN.
+    if not 0 <= successes <= trials or trials < 1:
+        raise ValueError(f"{successes} of {trials} successes; from 0 to all, of at least 1 trial")
     # Here, because it takes most of a second to load.
     from scipy.stats import binomtest
 

@@ -71,7 +71,7 @@ def collect_bodies(url: str, folder: Path, dialogues: int, in_flight: int) -> li
     )
     with console.capture():
         collect(config)
-    with sqlite3.connect(folder / "out" / "journal.sqlite") as db:
+    with contextlib.closing(sqlite3.connect(folder / "out" / "journal.sqlite")) as db, db:
         return [json.loads(body) for (body,) in db.execute("SELECT body FROM request_bodies")]
 
 

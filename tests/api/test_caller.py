@@ -1,6 +1,7 @@
 """Requests with their journal: every attempt is a row, and a row is there before its request."""
 
 import asyncio
+import contextlib
 import sqlite3
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -71,7 +72,7 @@ def last(result: tuple[Response | None, Spent]) -> Response:
 
 
 def rows(journal: Path, query: str) -> list[Any]:
-    with sqlite3.connect(journal) as db:
+    with contextlib.closing(sqlite3.connect(journal)) as db, db:
         return db.execute(query).fetchall()
 
 

@@ -1,6 +1,7 @@
 """The journal: what is in it stays in it, one process writes it, anybody reads it."""
 
 import asyncio
+import contextlib
 import json
 import sqlite3
 import subprocess
@@ -81,7 +82,7 @@ def test_many_writes_at_once_share_commits_and_keep_their_ids(path: Path) -> Non
             return await asyncio.gather(*(ask(journal, turn) for turn in range(200)))
 
     ids = asyncio.run(write())
-    with sqlite3.connect(path) as db:
+    with contextlib.closing(sqlite3.connect(path)) as db, db:
         turns = dict(db.execute("SELECT id, turn FROM requests"))
     assert [turns[id] for id in ids] == list(range(200))
 
@@ -112,7 +113,7 @@ def test_time_in_which_nothing_ran_is_no_wall_time(path: Path) -> None:
         journal.begin(Start({}), ["first"])
     with JournalWriter(path) as journal:
         journal.go_on(Start({}))
-    with sqlite3.connect(path) as db:
+    with contextlib.closing(sqlite3.connect(path)) as db, db:
         db.execute("UPDATE starts SET started_at = 1000 * id")
         for start, sent_at, received_at in ((1, 1002, 1004), (2, 2001, 2003)):
             db.execute(
@@ -138,7 +139,7 @@ def test_files_that_are_no_journal_are_left_alone(tmp_path: Path) -> None:
     text = tmp_path / "text.sqlite"
     text.write_text("no database at all, but long enough to be read as one " * 20)
     other = tmp_path / "other.sqlite"
-    with sqlite3.connect(other) as db:
+    with contextlib.closing(sqlite3.connect(other)) as db, db:
         db.execute("CREATE TABLE songs (name TEXT)")
     for path in (text, other):
         before = path.read_bytes()
@@ -272,7 +273,7 @@ def test_a_damaged_row_is_one_line_that_names_it(
             await journal.ended(0, End("max_turns", 1))
 
     asyncio.run(write())
-    with sqlite3.connect(path) as db:
+    with contextlib.closing(sqlite3.connect(path)) as db, db:
         db.execute(f"UPDATE {table} SET {change}")
 
     def read_all() -> None:
@@ -299,12 +300,12 @@ def test_the_way_out_of_a_damaged_reply_has_it_asked_again(path: Path) -> None:
             await journal.ended(0, End("max_turns", 2))
 
     asyncio.run(write())
-    with sqlite3.connect(path) as db:
+    with contextlib.closing(sqlite3.connect(path)) as db, db:
         db.execute("UPDATE replies SET prompt_tokens = 1 << 60 WHERE request = 2")
     with pytest.raises(UserError) as error:
         JournalReader(path)
     statements = str(error.value).partition(f'sqlite3 {path} "')[2].rstrip('".')
-    with sqlite3.connect(path) as db:
+    with contextlib.closing(sqlite3.connect(path)) as db, db:
         db.executescript(statements)
     reader = JournalReader(path)
     assert reader.said(0) == [Said(1, HELLO.reply)]
@@ -314,7 +315,7 @@ def test_the_way_out_of_a_damaged_reply_has_it_asked_again(path: Path) -> None:
 def test_a_file_cut_short_is_one_line(path: Path) -> None:
     with JournalWriter(path) as journal:
         journal.begin(Start({}), ["first " * 1000] * 50)
-    with sqlite3.connect(path) as db:
+    with contextlib.closing(sqlite3.connect(path)) as db, db:
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
@@ -335,7 +336,7 @@ def test_texts_that_sqlite_cannot_take_do_not_reach_it(path: Path) -> None:
                 await journal.received(await ask(journal, 1), response)
 
     asyncio.run(write())
-    with sqlite3.connect(path) as db:
+    with contextlib.closing(sqlite3.connect(path)) as db, db:
         (of_odd,), (of_error,) = db.execute("SELECT error FROM replies ORDER BY request")
     assert "the text is not valid Unicode" in of_odd
     assert of_error == "HTTP 500: a\u2400b?\u241b[2J"

@@ -1,5 +1,6 @@
 """The papers' two baselines over real HTTP, with the prompts that are shipped."""
 
+import contextlib
 import json
 import sqlite3
 from collections.abc import Callable
@@ -59,7 +60,7 @@ def test_one_reply_is_a_dialogue_and_ends_before_its_first_bad_turn(
         assert collect(more).stops == {"max_turns": 1, "sensitive": 1}
         assert [len(said) for said in texts(more).values()] == [8, 4]
         assert len(server.bodies) == asked
-    with sqlite3.connect(Path(config.out) / "journal.sqlite") as db:
+    with contextlib.closing(sqlite3.connect(Path(config.out) / "journal.sqlite")) as db, db:
         verdicts = db.execute("SELECT verdict FROM replies ORDER BY request").fetchall()
     assert sorted(verdicts, key=str) == [("sensitive: turn 6, phone",), (None,)]
 

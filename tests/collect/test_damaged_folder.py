@@ -1,5 +1,6 @@
 """A folder whose journal is damaged: one line that says what is left, and nothing is lost."""
 
+import contextlib
 import os
 import re
 import sqlite3
@@ -19,7 +20,7 @@ MakeConfig = Callable[..., CollectConfig]
 
 def run_sql(*statements: str) -> Callable[[Path], None]:
     def damage(path: Path) -> None:
-        with sqlite3.connect(path) as db:
+        with contextlib.closing(sqlite3.connect(path)) as db, db:
             for statement in statements:
                 db.execute(statement)
 

@@ -34,7 +34,7 @@ def test_status_export_and_collect_name_the_row(damage: str, row: str, tmp_path:
             beginnings=(BeginningsConfig(kind="messages", path=str(beginnings)),),
         )  # fmt: skip
         collect(config)
-        with sqlite3.connect(tmp_path / "out" / "journal.sqlite") as db:
+        with contextlib.closing(sqlite3.connect(tmp_path / "out" / "journal.sqlite")) as db, db:
             db.execute(damage)
             db.execute("DELETE FROM ends")
         with contextlib.suppress(UserError):  # it does not read all of it

@@ -1,6 +1,7 @@
 """Whole collections over real HTTP: what is asked, what is written, how each of them ends."""
 
 import asyncio
+import contextlib
 import json
 import sqlite3
 import threading
@@ -51,7 +52,7 @@ def is_question(body: dict[str, Any]) -> bool:
 
 
 def rows(config: CollectConfig, query: str) -> list[Any]:
-    with sqlite3.connect(Path(config.out) / "journal.sqlite") as db:
+    with contextlib.closing(sqlite3.connect(Path(config.out) / "journal.sqlite")) as db, db:
         return db.execute(query).fetchall()
 
 
@@ -644,7 +645,7 @@ def test_a_damaged_journal_is_no_ground_to_go_on_from(make_config: MakeConfig) -
     with ScriptedServer() as server:
         config = make_config(server.url, rows=1)
         collect(config)
-        with sqlite3.connect(Path(config.out) / "journal.sqlite") as db:
+        with contextlib.closing(sqlite3.connect(Path(config.out) / "journal.sqlite")) as db, db:
             db.execute("UPDATE requests SET turn = 9 WHERE turn = 2")
         with pytest.raises(
             RunError,

@@ -107,7 +107,10 @@ def finish(config: Path) -> None:
 
 
 def rows(run: Path, query: str) -> list[Any]:
-    with sqlite3.connect(f"file:{run}/journal.sqlite?mode=ro", uri=True) as db:
+    with (
+        contextlib.closing(sqlite3.connect(f"file:{run}/journal.sqlite?mode=ro", uri=True)) as db,
+        db,
+    ):
         return db.execute(query).fetchall()
 
 

@@ -132,7 +132,8 @@ def test_a_loss_that_is_not_finite_stops_and_saves_the_batch(
     assert caught.value.exit_code == 1
     (saved,) = Path(config.out).glob("bad-batch-*.npz")
     assert str(saved) in str(caught.value)
-    batch = np.load(saved)
+    with np.load(saved) as arrays:
+        batch = dict(arrays)
     assert batch["tokens"].shape == (8, 128)
     step = int(saved.stem.rpartition("-")[2])
     assert [line["step"] for line in metrics(config)] == list(range(1, step))
