@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -9,6 +10,32 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+from beartype import BeartypeConf
+from beartype.claw import beartype_package
+from jaxtyping import install_import_hook
+
+_PACKAGE = Path(__file__).resolve().parents[1] / "parrot_jax"
+
+
+def _needs_jaxtyping(file: Path) -> bool:
+    """Whether a file names shapes, or types that it imports for type checkers only."""
+    return (
+        re.search("^(from jaxtyping import|if TYPE_CHECKING)", file.read_text(), re.M) is not None
+    )
+
+
+# Types are checked at every call, and shapes where a file names any. jaxtyping binds the arguments
+# of each call: where there is no shape, that would be half of the time of the tests.
+beartype_package("parrot_jax", conf=BeartypeConf(claw_is_pep526=False, is_pep484_tower=True))
+install_import_hook(
+    [
+        ".".join(file.relative_to(_PACKAGE.parent).with_suffix("").parts)
+        for file in sorted(_PACKAGE.rglob("*.py"))
+        if _needs_jaxtyping(file)
+    ],
+    "beartype.beartype",
+)
 
 from parrot_jax.core.xla_flags import known_xla_flags
 

@@ -17,7 +17,6 @@ from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import httpx2
-import openai
 
 from parrot_jax.api.config import EndpointConfig
 from parrot_jax.api.rate_headers import read_rate_limit, read_retry_after_s
@@ -179,6 +178,8 @@ class Endpoint:
 
 def _client(config: EndpointConfig) -> httpx2.AsyncClient:
     """The transport of the `openai` package, without its reading of the environment."""
+    import openai  # a second of loading, which nobody waits for who asks no model
+
     proxy = _proxy(config)
     try:
         # The default transport walks over all of its connections at each request.

@@ -62,7 +62,6 @@ def run(config: StatsConfig) -> None:
 
     from parrot_jax.stats.console import print_statistics
     from parrot_jax.stats.run import compute_statistics
-    from parrot_jax.stats.writing import write_statistics
 
     statistics = compute_statistics(
         config.paths,
@@ -72,7 +71,11 @@ def run(config: StatsConfig) -> None:
         out=config.out,
         seed=config.seed,
     )
-    written = write_statistics(statistics, Path(config.out)) if config.out else []
+    written = []
+    if config.out:
+        from parrot_jax.stats.writing import write_statistics  # loads matplotlib
+
+        written = write_statistics(statistics, Path(config.out))
     if config.json:
         print(json.dumps(statistics.to_json(), ensure_ascii=False))
     else:

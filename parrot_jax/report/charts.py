@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 from xml.etree import ElementTree
 
 import matplotlib as mpl
@@ -20,10 +20,8 @@ from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
+from parrot_jax.report.page import Chart, Hue
 from parrot_jax.report.texts import fit_text
-
-Hue = Literal["accent", "contrast", "plain"]
-"""What a colour means: the subject, what it is compared with, and what stands by as a measure."""
 
 Scale = Literal["share", "log"]
 """`share`: from 0 to 1, shown in per cent; `log`: greater than 0."""
@@ -74,14 +72,6 @@ _STYLE: Mapping[Any, Any] = {
 }
 _SVG = "http://www.w3.org/2000/svg"
 _XLINK = "http://www.w3.org/1999/xlink"
-
-
-class Chart(NamedTuple):
-    """A chart, and what its colours stand for, which is left to the page to show."""
-
-    key: tuple[tuple[str, Hue], ...]
-    wide: str
-    narrow: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -291,6 +281,11 @@ def _svg(draw: Callable[[Axes, bool], None], label: str, *, width: int, height: 
         warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")
         figure = Figure((width / _PIXELS_PER_INCH, height / _PIXELS_PER_INCH), layout="constrained")
         draw(figure.subplots(), width == _NARROW)
+        # With a layout, matplotlib draws every figure twice: once to lay it out, once to save it.
+        layout = figure.get_layout_engine()
+        assert layout is not None
+        layout.execute(figure)
+        figure.set_layout_engine("none")
         file = io.StringIO()
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
     return _for_a_page(file.getvalue(), label, width, height)

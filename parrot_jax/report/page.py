@@ -6,15 +6,25 @@ What it says is plain data, every text of it is escaped; how it looks is left to
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jinja2
 from markupsafe import Markup
 
 from parrot_jax.core.errors import disk_full_is_a_user_error
 from parrot_jax.core.files import atomic_write
-from parrot_jax.report.charts import Chart
 from parrot_jax.report.texts import fit_text
+
+Hue = Literal["accent", "contrast", "plain"]
+"""What a colour means: the subject, what it is compared with, and what stands by as a measure."""
+
+
+class Chart(NamedTuple):
+    """A chart as two SVGs, and what its colours stand for, which is left to the page to show."""
+
+    key: tuple[tuple[str, Hue], ...]
+    wide: str
+    narrow: str
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from pathlib import Path
 from parrot_jax.core.errors import disk_full_is_a_user_error
 from parrot_jax.core.files import atomic_write, write_json
 from parrot_jax.core.logs import visible
-from parrot_jax.report.charts import Bars, Chart, Hue, column_chart
-from parrot_jax.report.page import Page, Picture, Section, Table, Tile, write_page
+from parrot_jax.report.charts import Bars, column_chart
+from parrot_jax.report.page import Chart, Hue, Page, Picture, Section, Table, Tile, write_page
 from parrot_jax.stats.files import FileStats
 from parrot_jax.stats.summary import (
     Statistics,

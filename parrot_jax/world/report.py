@@ -9,10 +9,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from parrot_jax.dialogue.types import Dialogue
-from parrot_jax.report.charts import Bars, Hue, Line, column_chart, line_chart, percent, row_chart
+from parrot_jax.report.charts import Bars, Line, column_chart, line_chart, percent, row_chart
 from parrot_jax.report.intervals import share_interval
 from parrot_jax.report.page import (
     Answer,
+    Hue,
     Link,
     Listing,
     Page,

@@ -472,7 +472,7 @@ def test_an_endpoint_that_fails_three_in_a_row_stops_the_run_and_it_goes_on_late
 
     with ScriptedServer(dying) as server:
         config = make_config(server.url, concurrency=4)
-        with pytest.raises(RunError, match=r"3 of 20 .* HTTP 401: key␛\[2J revoked"):
+        with pytest.raises(RunError, match=r"[3-6] of 20 .* HTTP 401: key␛\[2J revoked"):
             collect(config)
         # Three that were enough, and at most three that were in flight beside the last of them.
         assert 3 <= rows(config, "SELECT sum(outcome = 'failed') FROM replies")[0][0] <= 6

@@ -6,7 +6,8 @@ from xml.etree import ElementTree
 import matplotlib as mpl
 import pytest
 
-from parrot_jax.report.charts import Bars, Chart, Line, column_chart, line_chart, row_chart
+from parrot_jax.report.charts import Bars, Line, column_chart, line_chart, row_chart
+from parrot_jax.report.page import Chart
 
 # 16 characters, which is all that a narrow chart has room for.
 HOSTILE = """</svg>'"&$x$\x1b\ud800鹦"""
