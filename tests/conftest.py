@@ -54,7 +54,9 @@ if _XLA_FLAGS[0] not in _given:  # xdist's workers have them from the process th
 import jax
 import pytest
 import yaml
+from filelock import FileLock
 from hypothesis import HealthCheck, settings
+from jax.experimental.compilation_cache import compilation_cache
 
 WriteDialogues = Callable[..., Path]
 
@@ -161,6 +163,16 @@ def _tiny_config(folder: Path, tokenizer: Path, cache: Path) -> dict[str, Any]:
     }
 
 
+@pytest.fixture(autouse=True)
+def keep_compile_cache() -> Iterator[None]:
+    """A run says where compiled programs are kept, for the whole process; that ends with a test."""
+    before = jax.config.jax_compilation_cache_dir
+    yield
+    if jax.config.jax_compilation_cache_dir != before:
+        jax.config.update("jax_compilation_cache_dir", before)
+        compilation_cache.reset_cache()
+
+
 @pytest.fixture(scope="session")
 def run_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Prepared rows and compiled programs, shared by all small runs of a session."""
@@ -179,16 +191,21 @@ def tiny_run(tmp_path: Path, tiny_tokenizer: Path, run_cache: Path) -> Path:
 def trained_run(
     tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Path, run_cache: Path
 ) -> Path:
-    """The run folder of a small trained asker."""
+    """The run folder of a small trained asker, trained once for all workers; only read."""
     from parrot_jax.core.config import config_from_dict
     from parrot_jax.train.config import TrainConfig
     from parrot_jax.train.loop import train
 
-    folder = tmp_path_factory.mktemp("trained")
-    config = config_from_dict(
-        TrainConfig, _tiny_config(folder, tiny_tokenizer, run_cache), where="tiny"
-    )
-    train(config)
+    parent = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        parent = parent.parent  # that of the session, with a folder for each worker
+    folder = parent / "trained"
+    with FileLock(parent / "trained.lock"):
+        if not (folder / "done").exists():
+            folder.mkdir()
+            config = _tiny_config(folder, tiny_tokenizer, run_cache)
+            train(config_from_dict(TrainConfig, config, where="tiny"))
+            (folder / "done").touch()
     return folder / "run"
 
 

@@ -399,13 +399,16 @@ def _read_model(path: AnyPath) -> Any:
     from google.protobuf.message import DecodeError
     from sentencepiece import sentencepiece_model_pb2
 
+    content = bytearray()
     with open_input(path, "rb") as file:
-        content = file.read(_MAX_MODEL_BYTES + 1)
+        # Asked for all that is allowed at once, it would take that much memory for any file.
+        while len(content) <= _MAX_MODEL_BYTES and (part := file.read(2**16)):
+            content += part
     proto = sentencepiece_model_pb2.ModelProto()  # pyright: ignore[reportAttributeAccessIssue]
     try:
         if len(content) > _MAX_MODEL_BYTES:
             raise DecodeError
-        proto.ParseFromString(content)
+        proto.ParseFromString(bytes(content))
         texts = [proto.trainer_spec.bos_piece, proto.trainer_spec.eos_piece]
         # What is no UTF-8 is given as bytes.
         if not all(isinstance(text, str) for text in [*texts, *(p.piece for p in proto.pieces)]):

@@ -4,6 +4,7 @@ Every run is measured on the same tokens, whatever it was trained on: content an
 turns of both speakers.
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from parrot_jax.data.prepare import Prepared
 from parrot_jax.losses.token_loss import token_nll
 from parrot_jax.model import llama
-from parrot_jax.train.program import put_rows
+from parrot_jax.train.program import KEPT_PROGRAMS, put_rows
 from parrot_jax.train.step import Batch, Forward, next_tokens
 
 TURN_NLL_DTYPE = np.dtype(
@@ -31,12 +32,14 @@ TURN_NLL_DTYPE = np.dtype(
 """A held-out turn: how many tokens it has and their summed loss in nats."""
 
 
+@functools.lru_cache(maxsize=KEPT_PROGRAMS)
 def compile_token_nll(
     forward: Forward, batch_sharding: NamedSharding
 ) -> Callable[[Any, Batch], jax.Array]:
     """A jitted function (params, batch [rows, T]) -> loss of each token in nats, [rows, T].
 
-    Column t holds the loss of token t itself; column 0 is 0.
+    Column t holds the loss of token t itself; column 0 is 0. Runs that ask for the same get the
+    same function, which is compiled once in a process.
     """
 
     def nll(params: Any, batch: Batch) -> jax.Array:

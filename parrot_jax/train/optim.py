@@ -3,6 +3,7 @@
 Clipping and division are the train step's.
 """
 
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -37,6 +38,8 @@ def plan_steps(config: TrainConfig, num_rows: int) -> Schedule:
     )
 
 
+# The same function for the same rates: it is a part of what decides whether a step is compiled.
+@functools.lru_cache(maxsize=64)
 def learning_rate(config: OptimConfig, *, steps_per_epoch: float, num_steps: int) -> optax.Schedule:
     """Linear warm-up, then half a cosine down to `final_lr_fraction`.
 

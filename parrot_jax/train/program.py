@@ -4,6 +4,7 @@ The loop runs it, `parrot plan` compiles it for devices that are not here, `--pr
 """
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -18,10 +19,13 @@ from parrot_jax.core.errors import UserError
 from parrot_jax.data.packing import row_dtype
 from parrot_jax.model.attention import choose, resolve
 from parrot_jax.sharding import array_sharding, num_batch_shards
-from parrot_jax.train.config import TrainConfig
+from parrot_jax.train.config import OptimConfig, TrainConfig
 from parrot_jax.train.optim import adamw
 from parrot_jax.train.state import abstract_state, shardings_of
 from parrot_jax.train.step import Batch, Forward, TrainState, compile_step
+
+KEPT_PROGRAMS = 8
+"""Compiled functions of one kind that a process keeps for runs that need the same again."""
 
 ReadRows = Callable[[Sequence[int]], dict[str, NDArray[Any]]]
 """Reads the rows of a batch that stand at the given places, as arrays [len, T]."""
@@ -80,9 +84,15 @@ def make_program(
         unroll_layers=config.unroll_layers,
         mesh=mesh,
     )
-    optimizer = adamw(config.optim, schedule)
-    state = abstract_state(
-        config.model, optimizer, mesh, config.param_dtype, offload=config.offload_optimizer
+    optimizer, state, step = _compile(
+        forward,
+        config.optim,
+        schedule,
+        param_dtype=config.param_dtype,
+        offload=config.offload_optimizer,
+        live_capacity=live_capacity,
+        accumulator_dtype=config.accumulator_dtype,
+        seed=config.seed,
     )
     steps = config.accumulation_steps(num_batch_shards(mesh))
     sharding = array_sharding(mesh, None, "batch", "seq")
@@ -93,17 +103,41 @@ def make_program(
         )
         for name in row.names or ()
     }
+    return Program(mesh, forward, optimizer, state, batch, step)
+
+
+@functools.lru_cache(maxsize=KEPT_PROGRAMS)
+def _compile(
+    forward: Forward,
+    optim: OptimConfig,
+    schedule: optax.Schedule,
+    *,
+    param_dtype: str,
+    offload: bool,
+    live_capacity: int | None,
+    accumulator_dtype: str,
+    seed: int,
+) -> tuple[optax.GradientTransformation, TrainState, Any]:
+    """The optimizer, the description of the state, and the jitted step.
+
+    Everything that decides them is an argument. So a second run of the same program in a process
+    gets the same functions, which jax neither traces nor compiles again.
+    """
+    optimizer = adamw(optim, schedule)
+    mesh = forward.mesh
+    assert mesh is not None
+    state = abstract_state(forward.model, optimizer, mesh, param_dtype, offload=offload)
     step = compile_step(
         shardings_of(state),
-        sharding,
+        array_sharding(mesh, None, "batch", "seq"),
         forward=forward,
         optimizer=optimizer,
-        clip_norm=config.optim.clip_norm,
+        clip_norm=optim.clip_norm,
         live_capacity=live_capacity,
-        accumulator_dtype=config.accumulator_dtype,
-        seed=config.seed,
+        accumulator_dtype=accumulator_dtype,
+        seed=seed,
     )
-    return Program(mesh, forward, optimizer, state, batch, step)
+    return optimizer, state, step
 
 
 @contextlib.contextmanager

@@ -95,8 +95,6 @@ def set_up(config: TrainConfig, *, is_new: bool) -> Setup:
     """
     config.check_mask()
     keep_freed_memory()
-    # A continued run need not compile again what it compiled before.
-    jax.config.update("jax_compilation_cache_dir", str(Path(config.data.cache_dir) / "compiled"))
     tokenizer = load_tokenizer(config.data.tokenizer)
     _check_vocabulary(config, tokenizer)
     if config.init_from is not None and is_new:
@@ -110,6 +108,8 @@ def set_up(config: TrainConfig, *, is_new: bool) -> Setup:
     for split in (prepared, held_out):
         if split is not None:
             check_same_everywhere(split.rows_hash, f"the rows of {config.data.cache_dir}")
+    # A continued run need not compile again what it compiled before. Only now: the folder is there.
+    jax.config.update("jax_compilation_cache_dir", str(Path(config.data.cache_dir) / "compiled"))
     rows = prepared.rows()
     plan = plan_steps(config, len(rows))
     schedule = learning_rate(

@@ -311,7 +311,7 @@ def test_memory_does_not_grow_with_the_data(
     monkeypatch: pytest.MonkeyPatch,
     write_dialogues: WriteDialogues,
 ) -> None:
-    monkeypatch.setattr(prepare_module, "BLOCK_DIALOGUES", 25)
+    monkeypatch.setattr(prepare_module, "BLOCK_DIALOGUES", 10)
 
     def peak(count: int) -> int:
         path = write_dialogues(tmp_path / f"{count}.jsonl", count)
@@ -322,8 +322,8 @@ def test_memory_does_not_grow_with_the_data(
         tracemalloc.stop()
         return peak
 
-    peak(50)  # loads what is loaded once
-    assert peak(600) < 1.5 * peak(75)
+    peak(10)  # loads what is loaded once
+    assert peak(160) < 1.5 * peak(20)
 
 
 def test_batches_are_a_function_of_the_step_on_any_number_of_hosts(config: DataConfig) -> None:

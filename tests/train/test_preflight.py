@@ -17,33 +17,38 @@ from parrot_jax.weights import checkpoints
 
 @pytest.fixture
 def config(tiny_run: Path) -> TrainConfig:
-    config = load_config(TrainConfig, tiny_run)
+    return load_config(TrainConfig, tiny_run)
+
+
+@pytest.fixture
+def split(config: TrainConfig) -> TrainConfig:
+    """Over all axes of the mesh, in micro-batches."""
     return replace(config, mesh=MeshConfig(data=2, fsdp=2, tensor=2), micro_rows=1)
 
 
 @pytest.mark.slow
 def test_a_run_over_eight_devices_is_tried_and_nothing_is_left(
-    config: TrainConfig, capsys: pytest.CaptureFixture[str]
+    split: TrainConfig, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    preflight(config)
-    (left,) = Path(config.out).iterdir()
+    preflight(split)
+    (left,) = Path(split.out).iterdir()
     assert left.name == "preflight.json"
     found = json.loads(left.read_text())
     assert found["problems"] == []
     assert found["devices"] == 8
     # Weights and two moments in float32, and three counts of steps.
-    assert found["checkpoint_bytes"] == 3 * 4 * config.model.num_parameters() + 3 * 4
+    assert found["checkpoint_bytes"] == 3 * 4 * split.model.num_parameters() + 3 * 4
     assert found["disk_needed_bytes"] == 3 * found["checkpoint_bytes"], (
         "two kept, one in the making"
     )
     assert set(found["collectives"]) == {"data", "fsdp", "tensor"}
-    assert 0 < found["longest_row_tokens"] <= config.data.row_tokens
+    assert 0 < found["longest_row_tokens"] <= split.data.row_tokens
     assert found["hours"] == pytest.approx(7 * found["step_s"] / 3600)
     said = capsys.readouterr().out
     for part in ("data: ", "first step", "host memory: ", "disk: ", "checkpoint: ", "same bits",
                  "collectives: ", "speed: ", "start it without --preflight"):  # fmt: skip
         assert part in said
-    train(replace(config, max_steps=1))
+    train(replace(split, max_steps=1))
 
 
 def test_a_disk_that_is_too_small_is_refused_before_it_is_full(config: TrainConfig) -> None:
@@ -64,15 +69,15 @@ def test_a_checkpoint_larger_than_the_disk_is_not_tried(
 
 
 @pytest.mark.slow
-def test_a_loss_that_is_not_finite_is_refused(config: TrainConfig) -> None:
-    wild = replace(config, optim=OptimConfig(lr=1e30, warmup_epochs=0.0))
+def test_a_loss_that_is_not_finite_is_refused(split: TrainConfig) -> None:
+    wild = replace(split, optim=OptimConfig(lr=1e30, warmup_epochs=0.0))
     with pytest.raises(UserError, match="gradient norm of the first steps is not finite"):
         preflight(wild)
 
 
 @pytest.mark.slow
 def test_bits_that_change_on_the_way_are_seen(
-    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+    split: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     restore = checkpoints.Checkpoints.restore
 
@@ -83,12 +88,12 @@ def test_bits_that_change_on_the_way_are_seen(
 
     monkeypatch.setattr(checkpoints.Checkpoints, "restore", flip)
     with pytest.raises(UserError, match="is not what was written"):
-        preflight(config)
+        preflight(split)
 
 
 @pytest.mark.slow
-def test_a_bucket_is_left_as_clean(config: TrainConfig, bucket: str) -> None:
-    preflight(replace(config, out=f"{bucket}/runs/a"))
+def test_a_bucket_is_left_as_clean(split: TrainConfig, bucket: str) -> None:
+    preflight(replace(split, out=f"{bucket}/runs/a"))
     import fsspec
 
     left = fsspec.filesystem("gs", use_listings_cache=False).find(f"{bucket}/runs/a")

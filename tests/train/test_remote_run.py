@@ -62,6 +62,7 @@ def assert_same_run(a: str, b: str) -> None:
         assert results[0] == results[1]
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_in_a_bucket_is_gone_back_from(
     trained_run: Path, remote: TrainConfig, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jax
 import pytest
 
 from parrot_jax.cli import main
@@ -173,6 +174,8 @@ def test_a_cache_that_is_a_file_is_one_line(
     for verb in (["train"], ["data", "prepare"]):
         assert main([*verb, str(tiny_run), "--data.cache-dir", str(tmp_path / "file" / "x")]) == 2
         assert "cannot make the folder data.cache_dir" in capsys.readouterr().err
+    # Nor does what is compiled next in this process look below that file.
+    assert str(tmp_path) not in str(jax.config.jax_compilation_cache_dir)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff"])

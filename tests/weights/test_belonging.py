@@ -18,6 +18,9 @@ from parrot_jax.model.config import LlamaConfig
 WriteHf = Callable[..., Path]
 Run = Callable[..., str]
 
+# Nothing is measured and sampled: what is tried is whether a run begins.
+NO_EVAL = ("--data.eval-fraction", "0", "--max-steps", "0")
+
 
 @pytest.fixture
 def parrot(capsys: pytest.CaptureFixture[str]) -> Run:
@@ -72,7 +75,7 @@ def test_an_import_says_which_tokenizer_belongs_to_it(imported: Path, tiny_token
 def test_training_with_another_tokenizer_is_refused_unless_it_is_meant(
     imported: Path, other_tokenizer: Path, tiny_tokenizer: Path, tiny_run: Path, parrot: Run
 ) -> None:
-    other = ["--init-from", imported, "--max-steps", "0", "--data.tokenizer", other_tokenizer]
+    other = ["--init-from", imported, *NO_EVAL, "--data.tokenizer", other_tokenizer]
     error = parrot("train", tiny_run, *other, code=2)
     ids = [load_tokenizer(path).fingerprint[:12] for path in (tiny_tokenizer, other_tokenizer)]
     assert f"the weights in {imported} were made with another tokenizer ({ids[0]})" in error
@@ -81,7 +84,7 @@ def test_training_with_another_tokenizer_is_refused_unless_it_is_meant(
     assert not list((tiny_run.parent / "run").iterdir())
     assert "another tokenizer" in parrot("train", tiny_run, *other, "--new-tokenizer")
     shutil.rmtree(tiny_run.parent / "run")
-    parrot("train", tiny_run, "--init-from", imported, "--max-steps", "0")
+    parrot("train", tiny_run, "--init-from", imported, *NO_EVAL)
 
 
 def test_weights_whose_tokenizer_cannot_be_read_ask_whether_it_is_theirs(
@@ -91,7 +94,7 @@ def test_weights_whose_tokenizer_cannot_be_read_ask_whether_it_is_theirs(
     (source / "tokenizer.json").write_text('{"model": {"type": "BPE"}}')
     (source / "tokenizer_config.json").write_text("{}")
     assert "without a tokenizer: " in parrot("convert", "hf-to-flax", source, tmp_path / "flax")
-    start = ["train", tiny_run, "--init-from", tmp_path / "flax", "--max-steps", "0"]
+    start = ["train", tiny_run, "--init-from", tmp_path / "flax", *NO_EVAL]
     error = parrot(*start, code=2)
     assert "does not know the tokenizer of its weights" in error
     parrot(*start, "--new-tokenizer")
@@ -110,7 +113,7 @@ def test_many_more_rows_than_ids_are_of_another_model_and_some_are_padding(
         assert said in parrot("convert", "hf-to-flax", source, tmp_path / f"flax{rows}")
     assert not (tmp_path / "flax1400" / "tokenizer").exists()
     assert (tmp_path / "flax404" / "tokenizer").exists()
-    few = ["train", tiny_run, "--model.vocab-size", "1400", "--max-steps", "0"]
+    few = ["train", tiny_run, "--model.vocab-size", "1400", *NO_EVAL]
     error = parrot(*few, code=2)
     assert "has 340 ids, but the model 1,400 rows" in error
     parrot(*few, "--new-tokenizer")
@@ -131,9 +134,9 @@ def test_a_run_goes_on_with_its_own_tokenizer_alone(
     values = yaml.safe_load(tiny_run.read_text())
     values["data"]["tokenizer"] = str(shutil.copy(tiny_tokenizer, tmp_path / "tokenizer.model"))
     tiny_run.write_text(yaml.safe_dump(values))
-    parrot("train", tiny_run, "--max-steps", "0")
+    parrot("train", tiny_run, *NO_EVAL)
     shutil.copy(other_tokenizer, tmp_path / "tokenizer.model")
-    error = parrot("train", tiny_run, "--max-steps", "1", code=2)
+    error = parrot("train", tiny_run, *NO_EVAL[:2], "--max-steps", "1", code=2)
     assert "were made with the tokenizer" in error
     # Nor is a tokenizer taken that was put into the folder of the run.
     folder = tmp_path / "run" / "tokenizer"

@@ -163,6 +163,7 @@ def test_training_starts_from_what_was_converted(
     shutil.copy(config["data"]["tokenizer"], source)
     parrot("convert", "hf-to-flax", source, tmp_path / "flax")
     base = ["--init-from", str(tmp_path / "flax"), "--max-steps", "0"]
+    base += ["--data.eval-fraction", "0"]
     assert parrot("train", tiny_run, *base) == 0
     norm = load_params(config["out"])["norm"]
     np.testing.assert_array_equal(norm, all_tensors(source)["model.norm.weight"].astype(np.float32))
