@@ -7,7 +7,7 @@
 #   make test-faults the same of collection at full size: 2,000 dialogues, faults, 50 kills
 #   make test-torch parity with transformers and torch, in an environment of its own (CPU is enough)
 #   make test-plan  compiles the shipped configs and kernels for TPUs and GPUs that are not here
-#   make test-newest the rooms that use jax, with Python 3.12 or 3.13 and the newest jax
+#   make test-newest the parts that depend on versions, with Python 3.12 or 3.13 and the newest jax
 #   make test-vllm  the tokens of vLLM on a CPU are ours, and a collection with it; its own environment
 #   make check      format, lint, types, import contracts: what must hold before a commit
 #   make ask-real   trains small askers on real dialogues: DATA=wildchat.jsonl TOKENIZER=tokenizer.model
@@ -24,8 +24,10 @@ CONSTRAINTS := $(shell $(PYTHON) -c 'import sys; print("constraints.txt" if sys.
 # A name on the path may be a shim of pyenv with nothing behind it: so each is tried.
 NEWEST_PYTHON ?= $(shell for python in python3.13 python3.12 $$(ls -d ~/.pyenv/versions/3.1[23].*/bin/python 2>/dev/null | sort -rV); do \
   "$$python" -c 'import ensurepip' 2>/dev/null && echo "$$python" && break; done)
-# What depends on the versions of jax, flax, orbax and transformers.
-NEWEST_TESTS := tests/core tests/test_sharding.py tests/model tests/losses tests/weights tests/serve tests/train tests/test_configs.py
+# What depends most on the versions of Python, jax, flax, orbax, transformers and scipy.
+NEWEST_TESTS := tests/core tests/report tests/model tests/losses tests/test_sharding.py \
+  tests/train/test_step.py tests/train/test_loop.py tests/weights/test_checkpoints.py \
+  tests/weights/test_convert.py tests/serve/test_jax_speaker.py tests/api/test_journal.py
 
 comma := ,
 
