@@ -16,6 +16,7 @@ from xml.etree import ElementTree
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
@@ -46,6 +47,8 @@ _DASHES: Mapping[Hue, str] = MappingProxyType({"accent": "-", "contrast": "--", 
 _WIDE, _NARROW = 688, 344
 _PIXELS_PER_INCH = 72
 _STYLE: Mapping[Any, Any] = {
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
     "font.family": "DejaVu Sans",  # for measuring; the page puts its own font in its place
     "font.size": 13,
     "axes.labelsize": 13,
@@ -281,13 +284,9 @@ def _svg(draw: Callable[[Axes, bool], None], label: str, *, width: int, height: 
         warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")
         figure = Figure((width / _PIXELS_PER_INCH, height / _PIXELS_PER_INCH), layout="constrained")
         draw(figure.subplots(), width == _NARROW)
-        # With a layout, matplotlib draws every figure twice: once to lay it out, once to save it.
-        layout = figure.get_layout_engine()
-        assert layout is not None
-        layout.execute(figure)
-        figure.set_layout_engine("none")
         file = io.StringIO()
-        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+        # `savefig` would draw it twice.
+        FigureCanvasSVG(figure).print_svg(file, metadata={"Date": None})
     return _for_a_page(file.getvalue(), label, width, height)
 
 

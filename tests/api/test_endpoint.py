@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from parrot_jax.api import faulty_server
+from parrot_jax.api import endpoint, faulty_server
 from parrot_jax.api.config import EndpointConfig
 from parrot_jax.api.endpoint import Endpoint, request_body
 from parrot_jax.api.faulty_server import LOSSES, ODDITIES, REFUSALS
@@ -26,8 +26,8 @@ KEY = "sk-0123456789"
 def send(url: str, **settings: Any) -> Response:
     async def once() -> Response:
         config = EndpointConfig(base_url=url, model="m", **settings)
-        async with Endpoint(config) as endpoint:
-            return await endpoint.send(request_body(config, MESSAGES, seed=5))
+        async with Endpoint(config) as client:
+            return await client.send(request_body(config, MESSAGES, seed=5))
 
     return asyncio.run(once())
 
@@ -81,8 +81,10 @@ def test_whatever_comes_back_is_a_failed_attempt_that_may_pass(
     fault: str, key: str, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     what = REFUSALS[fault] if fault in REFUSALS else Scripted(**{"text": "Hello.", **LOSSES[fault]})
+    # Two of them never end; the others do at once, and may take their time on a busy machine.
+    timeout_s = 1.0 if fault in ("time-out", "a byte now and then") else 30.0
     with ScriptedServer(lambda _: what) as server:
-        response = send(server.url, api_key_env=key, timeout_s=1.0 if "delay" in fault else 5.0)
+        response = send(server.url, api_key_env=key, timeout_s=timeout_s)
     assert response.reply == (Outcome.FAILED, "", None)
     assert response.may_pass
     assert response.error
@@ -120,8 +122,9 @@ def test_a_reply_in_gzip_is_read() -> None:
         assert send(server.url).reply.text == "Yes."
 
 
-def test_tls_with_a_server_that_speaks_none() -> None:
-    with ScriptedServer() as server:
+def test_tls_with_a_server_that_speaks_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(endpoint, "_CONNECT_S", 0.5)
+    with ScriptedServer() as server:  # it waits for the end of a request, which never comes
         response = send(server.url.replace("http://", "https://"))
     assert response.reply.outcome is Outcome.FAILED
     assert not response.may_be_billed
@@ -351,9 +354,9 @@ def test_as_many_requests_are_in_flight_as_are_sent() -> None:
         async with server:
             url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
             config = EndpointConfig(base_url=url, model="m", timeout_s=30.0)
-            async with Endpoint(config) as endpoint:
+            async with Endpoint(config) as client:
                 request = request_body(config, MESSAGES, seed=5)
-                responses = await asyncio.gather(*(endpoint.send(request) for _ in range(count)))
+                responses = await asyncio.gather(*(client.send(request) for _ in range(count)))
             all_are_here.set()
         return responses
 

@@ -199,7 +199,7 @@ def test_a_shell_that_allows_few_open_files(make_config: MakeConfig, tmp_path: P
 
     path = tmp_path / "config.yaml"
     rows = [{"messages": [{"role": "user", "content": f"What is {n}?"}]} for n in range(150)]
-    with ScriptedServer(delay_s=2.0) as server:
+    with ScriptedServer(delay_s=1.0) as server:
         save_config(make_config(server.url, rows=rows, concurrency=150, max_turns=1), path)
         refused = collect_in_shell(64, 300)
         assert refused.returncode == 2
@@ -221,7 +221,7 @@ def test_ctrl_c_keeps_what_was_paid_for_and_the_same_command_continues(
 
     def slow(body: dict[str, Any]) -> Scripted:
         # The second ten are in flight for long enough to be interrupted on a busy machine, too.
-        return replace(converse(body), delay_s=5.0 if 10 < next(numbers) <= 20 else 0.02)
+        return replace(converse(body), delay_s=3.0 if 10 < next(numbers) <= 20 else 0.02)
 
     with ScriptedServer(slow) as server:
         config = make_config(server.url, rows=30, concurrency=10)

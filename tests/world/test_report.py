@@ -89,7 +89,7 @@ def as_collected(dialogue: Dialogue, number: int, *, part: str) -> Dialogue:
     return replace(dialogue, metadata={"collection": about})
 
 
-def write_quickstart(folder: Path, *, size: int = 60) -> None:
+def write_quickstart(folder: Path, *, size: int = 30) -> None:
     """What a quickstart leaves, made by people and dice in place of models.
 
     A real one has the size 300.
