@@ -16,11 +16,13 @@ What is read is what was written (`arrays.py`), or a `DamagedCheckpointError`. E
 which model and which tokenizer it was made with.
 """
 
+import contextlib
+import errno
 import functools
 import json
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -53,8 +55,13 @@ _NOT_DAMAGE = (
     "UNAVAILABLE",
     "DEADLINE_EXCEEDED",
     "ABORTED",
+    "CANCELLED",
+    "RESOURCE_EXHAUSTED",
 )
 """How TensorStore's errors begin that say nothing of what is stored."""
+
+_OF_THIS_PROCESS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.EPERM)
+"""Of the system's errors those that would come with any bytes: its limits and rights."""
 
 _MAX_REASON_CHARS = 300
 
@@ -166,8 +173,8 @@ class Checkpoints:
         self._at(step)
         try:
             return self._description(step, "params")
-        except Exception as error:
-            raise self._damage(step, _reason(error)) from None
+        except _Unreadable as error:
+            raise self._damage(step, str(error)) from None
 
     def read(self, step: int, name: str) -> Shaped[np.ndarray, "..."]:
         """One array of the weights, whole and on the host, as it is stored.
@@ -182,9 +189,10 @@ class Checkpoints:
         )
         folder = epath.Path(f"{self._folder}/{step}/params")
         try:
-            return ocp.PyTreeCheckpointHandler().restore(folder, args=args)[name]
-        except Exception as error:
-            raise self._damage(step, _reason(error)) from None
+            with _reading():
+                return ocp.PyTreeCheckpointHandler().restore(folder, args=args)[name]
+        except _Unreadable as error:
+            raise self._damage(step, str(error)) from None
 
     def wait(self) -> None:
         """Returns when every started save is on the disk.
@@ -212,9 +220,9 @@ class Checkpoints:
         restored, reason = None, None
         try:
             restored = self._restore(step, like)
-        except Exception as error:
+        except _Unreadable as error:
             # The error itself is let go of: it holds the arrays that were read before it.
-            reason = _reason(error)
+            reason = str(error)
         if any_process(reason is not None):
             del restored
             raise self._damage(step, reason or "another process could not read its part")
@@ -248,7 +256,8 @@ class Checkpoints:
                 partial_restore=True,
             )
             # Not through the manager: it waits for all processes, also where one of them fails.
-            arrays = handler.restore(folder, args=args)
+            with _reading():
+                arrays = handler.restore(folder, args=args)
             joined += [_join(arrays, path, leaf) for path, leaf in leaves[batch]]
         return treedef.unflatten(joined)
 
@@ -263,17 +272,18 @@ class Checkpoints:
         """The arrays of an item by their names.
 
         Raises:
-          DamagedCheckpointError: That cannot be told any more; of orbax, any other error as well.
+          _Unreadable: That cannot be told any more.
         """
         folder = f"{self._folder}/{step}/{item}"
-        found: Any = on_disk.item_handler().metadata(epath.Path(folder))
-        if not found:
-            raise _Unreadable(f"{folder} does not say which arrays it holds")
-        self._note_checksums(step, folder)
-        return {
-            name: StoredArray(tuple(array.shape), np.dtype(array.dtype))
-            for name, array in found.items()
-        }
+        with _reading():
+            found: Any = on_disk.item_handler().metadata(epath.Path(folder))
+            if not found:
+                raise _Unreadable(f"{folder} does not say which arrays it holds")
+            self._note_checksums(step, folder)
+            return {
+                name: StoredArray(tuple(array.shape), np.dtype(array.dtype))
+                for name, array in found.items()
+            }
 
     def _note_checksums(self, step: int, folder: str) -> None:
         """Says it, once, where a checkpoint has none: earlier versions saved without."""
@@ -326,6 +336,19 @@ class _Unreadable(Exception):  # noqa: N818
     """What is stored makes no sense."""
 
 
+@contextlib.contextmanager
+def _reading() -> Iterator[None]:
+    """Nothing but reading stands in this block, so only that can find a checkpoint damaged.
+
+    Raises:
+      _Unreadable: What is stored could not be read; the text says why, in one line.
+    """
+    try:
+        yield
+    except Exception as error:
+        raise _Unreadable(_reason(error)) from None
+
+
 def _reason(error: Exception) -> str:
     """What a failed read says of the checkpoint, in one line.
 
@@ -336,11 +359,17 @@ def _reason(error: Exception) -> str:
     chain: list[BaseException] = [error]
     while (cause := chain[-1].__cause__) is not None:
         chain.append(cause)
-    if any(isinstance(e, (ParrotError, MemoryError, jax.errors.JaxRuntimeError)) for e in chain):
+    # A warning comes here where warnings are made errors; none of them is of what was read.
+    others = (ParrotError, MemoryError, Warning, jax.errors.JaxRuntimeError)
+    if any(isinstance(e, others) for e in chain):
         raise error
     text = " ".join(str(chain[-1]).split())[:_MAX_REASON_CHARS] or type(chain[-1]).__name__
-    if isinstance(chain[-1], PermissionError) or text.startswith(_NOT_DAMAGE):
-        raise UserError(f"cannot read a checkpoint: {text}; check your rights and the network.")
+    number = chain[-1].errno if isinstance(chain[-1], OSError) else None
+    if number in _OF_THIS_PROCESS or text.startswith(_NOT_DAMAGE):
+        raise UserError(
+            f"cannot read a checkpoint: {text}; check your rights, the network, and how many files "
+            "a process may have open."
+        )
     return text.rstrip(".")
 
 

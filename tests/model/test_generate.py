@@ -61,7 +61,8 @@ def test_logits_with_a_cache_are_those_of_the_full_forward_pass(tiny, tiny_param
     sequences = [[3, 1, 4, 1, 5, 9, 2, 6], [2, 7, 1, 8, 2, 8, 1, 8]]
     lengths = jnp.asarray([5, 2])
     tokens = jnp.asarray(sequences)[:, :5]  # the second row is padded with what comes later
-    logits, cache = prefill(
+    static = ("cache_length", "compute_dtype", "backend")
+    logits, cache = jax.jit(prefill, static_argnums=0, static_argnames=static)(
         tiny,
         tiny_params,
         tokens,

@@ -1,6 +1,7 @@
 """The forward pass: packed equals separate, remat and attention change nothing, names are right."""
 
 import dataclasses
+import functools
 import math
 
 import jax
@@ -24,12 +25,14 @@ from parrot_jax.model.presets import PRESETS
 HERE = [backend.name for backend in backends() if backend.runs_on(jax.default_backend())]
 
 
-def forward(config, params, tokens, segment_ids, positions, **options):
-    options = {"compute_dtype": jnp.float32, "remat": "none"} | options
-    run = jax.jit(
-        lambda params, *rows: hidden_states(config, params, *rows, **options),
-    )
-    return run(params, tokens, segment_ids, positions)
+@functools.partial(jax.jit, static_argnums=0, static_argnames=("attention", "compute_dtype"))
+def forward(
+    config, params, tokens, segment_ids, positions, *, attention="auto", compute_dtype="float32"
+):
+    return hidden_states(
+        config, params, tokens, segment_ids, positions,
+        compute_dtype=compute_dtype, remat="none", attention=attention,
+    )  # fmt: skip
 
 
 def rows_of(*lengths: int, pad: int = 0):
@@ -166,7 +169,7 @@ def test_a_tied_head_is_the_embedding(tiny):
 def test_bfloat16_compute_is_close_and_leaves_float32_gradients(tiny, tiny_params):
     rows = rows_of(20, 12)
     exact = forward(tiny, tiny_params, *rows)
-    rounded = forward(tiny, tiny_params, *rows, compute_dtype=jnp.bfloat16)
+    rounded = forward(tiny, tiny_params, *rows, compute_dtype="bfloat16")
     assert rounded.dtype == jnp.bfloat16
     assert np.abs(rounded.astype(jnp.float32) - exact).mean() < 0.05
 

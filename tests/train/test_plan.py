@@ -394,8 +394,13 @@ def on_this_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("on_this_cpu")
 @pytest.mark.parametrize("options", [(), ("--search",)])
 def test_json_is_one_object_with_these_keys(
-    options: tuple[str, ...], tiny_run: Path, capsys: pytest.CaptureFixture[str]
+    options: tuple[str, ...],
+    tiny_run: Path,
+    capsys: pytest.CaptureFixture[str],
+    compiler_says: Callable[..., None],
 ) -> None:
+    if options:
+        compiler_says(1000)  # of each program that is tried
     arguments = ["plan", str(tiny_run), "--topology", "a100-80g:1x8", "--rows", "80", "--json"]
     assert main([*arguments, *options]) == 0
     plan = json.loads(capsys.readouterr().out)

@@ -1,9 +1,11 @@
 """What is damaged on the disk is found when it is read, said in one line, and gone back from."""
 
+import errno
 import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +15,7 @@ import pytest
 
 from parrot_jax.cli import main
 from parrot_jax.core.config import load_config
+from parrot_jax.core.errors import UserError
 from parrot_jax.core.files import RemotePath
 from parrot_jax.model.config import LlamaConfig
 from parrot_jax.sharding import MeshConfig, make_mesh
@@ -122,6 +125,32 @@ def test_a_damaged_array_is_named(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, read_only=True)
     with pytest.raises(DamagedCheckpointError, match=said):
         _ = [checkpoints.read(6, name) for name in checkpoints.stored(6)]
+
+
+def test_what_fails_beside_a_read_is_no_damage(
+    whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whole bytes: the reading process has no files left, is warned, or cannot stack arrays."""
+    checkpoints = Checkpoints(whole, read_only=True)
+    handler = ocp.PyTreeCheckpointHandler
+    for error, raised, message in (
+        (OSError(errno.EMFILE, "Too many open files"), UserError, "cannot read a checkpoint: "),
+        (PermissionError(errno.EACCES, "Permission denied"), UserError, "check your rights"),
+        (ValueError("RESOURCE_EXHAUSTED: Error opening x"), UserError, "cannot read a checkpoint"),
+        (UserWarning("Error reading the compile cache"), UserWarning, "the compile cache"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(handler, "restore", Mock(side_effect=error))
+            with pytest.raises(raised, match=message) as caught:
+                restore_state(checkpoints, 3, LIKE)
+        assert not isinstance(caught.value, DamagedCheckpointError)
+    with monkeypatch.context() as patch:
+        patch.setattr(jax, "block_until_ready", Mock(side_effect=TypeError("a bug of ours")))
+        with pytest.raises(TypeError, match="a bug of ours"):
+            restore_state(checkpoints, 3, LIKE)
+    # None of it is held against the checkpoint.
+    assert checkpoints.latest_step() == 3
+    assert same_bits(restore_state(checkpoints, 3, LIKE), state(1))
 
 
 def test_the_newest_that_is_whole_is_gone_back_to_and_the_damaged_one_is_replaced(
