@@ -86,11 +86,10 @@ $(VENV)-plan/.installed: $(VENV)/.installed
 	$(call layered,$@,cuda13$(comma)tpu)
 
 has-newest:
-	@test -n "$(NEWEST_PYTHON)" || { echo "no Python 3.12 or 3.13 is here"; exit 1; }
-
-test-newest:
 	@test -n "$(NEWEST_PYTHON)" || \
 	  { echo "no Python 3.12 or 3.13 was found; set NEWEST_PYTHON=/path/to/python3.13"; exit 2; }
+
+test-newest: has-newest
 	$(MAKE) PYTHON="$(NEWEST_PYTHON)" VENV=.venv-newest install
 	.venv-newest/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "$(FAST)" $(NEWEST_TESTS) $(ARGS)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+from parrot_jax.core.config import changed_keys
 from parrot_jax.core.errors import UserError
 
 _OWN_FIELDS = {
@@ -234,3 +235,16 @@ def _check_base_url(where: str, url: str) -> None:
         )
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise UserError(f"{where}: base_url is {url!r}; it must be like http://127.0.0.1:8000/v1.")
+
+
+def changes_of_replies(old: EndpointConfig, new: EndpointConfig) -> list[str]:
+    """The settings in which two configs of one kind differ and that decide what a model says.
+
+    Returns:
+      Each as `key: old -> new`; empty = a journal of the one may be continued with the other.
+    """
+    return [
+        change
+        for change in changed_keys(old, new)
+        if change.partition(":")[0].partition(".")[0] not in DECIDES_NO_REPLY
+    ]

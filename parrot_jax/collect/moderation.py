@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from parrot_jax.api.caller import Caller
-from parrot_jax.api.config import DECIDES_NO_REPLY, EndpointConfig, RetryConfig
+from parrot_jax.api.config import EndpointConfig, RetryConfig, changes_of_replies
 from parrot_jax.api.health import Health, Rejected, first_of
 from parrot_jax.api.journal import End, JournalWriter, Start
 from parrot_jax.api.journal_file import put_aside
@@ -20,7 +20,7 @@ from parrot_jax.api.moderation import moderation_body, moderation_endpoint, read
 from parrot_jax.api.replies import Outcome
 from parrot_jax.collect.filters import Cut
 from parrot_jax.collect.folder import Collection
-from parrot_jax.core.config import config_to_dict
+from parrot_jax.core.config import config_from_dict, config_to_dict
 from parrot_jax.core.errors import RunError
 from parrot_jax.core.logs import console
 from parrot_jax.core.open_files import allow_connections
@@ -148,13 +148,15 @@ async def _moderate(
 def _open_journal(collection: Collection, config: EndpointConfig) -> JournalWriter:
     path = _path(collection.folder)
     # A collection that was begun anew has other dialogues under the same numbers.
-    values = config_to_dict(config) | {"collection_begun_at": collection.journal.begun_at()}
-    start = Start(values)
+    begun_at = {"collection_begun_at": collection.journal.begun_at()}
+    start = Start(config_to_dict(config) | begun_at)
     known = 0
     if path.exists():
         with contextlib.closing(JournalReader(path)) as reader:
-            before, known = reader.last_start().config, reader.num_dialogues()
-        if any(before.get(key) != values.get(key) for key in {*before, *values} - DECIDES_NO_REPLY):
+            before, known = dict(reader.last_start().config), reader.num_dialogues()
+        of = {key: before.pop(key, None) for key in begun_at}
+        asked = config_from_dict(type(config), before, where=f"the moderator of {path}")
+        if of != begun_at or changes_of_replies(asked, config):
             console.print("another moderator, or another collection: all is asked anew")
             put_aside(path)
     journal = JournalWriter(path)

@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import hashlib
 import json
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,13 +16,13 @@ from pathlib import Path
 
 from parrot_jax.api.budget import BudgetSpentError, usd
 from parrot_jax.api.caller import Caller
-from parrot_jax.api.config import DECIDES_NO_REPLY
+from parrot_jax.api.config import changes_of_replies
 from parrot_jax.api.endpoint import Endpoint, request_body
 from parrot_jax.api.health import Health, Rejected, first_of
 from parrot_jax.api.journal import End, JournalWriter, Start
 from parrot_jax.api.journal_reader import JournalReader, SpeakerCounts
 from parrot_jax.api.replies import Outcome, Reply
-from parrot_jax.core.config import changed_keys, config_from_dict, config_to_dict
+from parrot_jax.core.config import config_from_dict, config_to_dict
 from parrot_jax.core.errors import ParrotError, RunError, UserError
 from parrot_jax.core.logs import visible
 from parrot_jax.core.open_files import allow_connections
@@ -303,11 +302,7 @@ def _open_journal(
 
 def _check_same(old: Start, config: JudgeConfig, new: Start, path: Path) -> None:
     before = config_from_dict(JudgeConfig, old.config, where=f"the judge of {path}")
-    changes = [
-        change
-        for change in changed_keys(before, config)
-        if re.split("[.:]", change)[0] not in DECIDES_NO_REPLY
-    ] + [
+    changes = changes_of_replies(before, config) + [
         f"the prompt {prompt['path']}: sha256 {was[:8]} -> {prompt['sha256'][:8]}"
         for key, prompt in new.prompts.items()
         if (was := old.prompts.get(key, {}).get("sha256", "none")) != prompt["sha256"]
