@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -197,6 +198,13 @@ def test_a_dialogue_ends_before_what_the_moderator_flags_and_is_asked_about_once
         collect(more)
         export(more, out, moderator=endpoint)
         assert moderator.asked == 24, "of each dialogue the two new texts"
+
+        # A journal of an earlier version lacks the settings that are new: they have their defaults.
+        journal = Path(config.out) / "moderation.sqlite"
+        with contextlib.closing(sqlite3.connect(journal)) as db, db:
+            db.execute("UPDATE starts SET config = json_remove(config, '$.extra_body')")
+        export(more, out, moderator=endpoint)
+        assert moderator.asked == 24
 
         export(more, out, moderator=EndpointConfig(base_url=server.url, model="another"))
         assert moderator.asked == 48
