@@ -179,8 +179,18 @@ def run_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
+@pytest.fixture(scope="session")
+def short_samples() -> Iterator[None]:
+    """Small runs say 8 tokens in a sample, not 64: a step on eight devices takes 10 ms each."""
+    from parrot_jax.train import loop
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "_SAMPLE_TOKENS", 8)
+        yield
+
+
 @pytest.fixture
-def tiny_run(tmp_path: Path, tiny_tokenizer: Path, run_cache: Path) -> Path:
+def tiny_run(tmp_path: Path, tiny_tokenizer: Path, run_cache: Path, short_samples: None) -> Path:
     """The path of a small training config in a folder of its own."""
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(_tiny_config(tmp_path, tiny_tokenizer, run_cache)))
@@ -189,7 +199,10 @@ def tiny_run(tmp_path: Path, tiny_tokenizer: Path, run_cache: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def trained_run(
-    tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Path, run_cache: Path
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny_tokenizer: Path,
+    run_cache: Path,
+    short_samples: None,
 ) -> Path:
     """The run folder of a small trained asker, trained once for all workers; only read."""
     from parrot_jax.core.config import config_from_dict

@@ -159,7 +159,9 @@ def test_unrolled_layers_have_them_too() -> None:
     assert_equal_to_one_device(replace(CONFIG, mesh=mesh, micro_rows=2, unroll_layers=2))
 
 
-@pytest.mark.parametrize("param_dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    "param_dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)]
+)
 def test_every_device_holds_its_share_of_the_whole_state(param_dtype: Any) -> None:
     config = replace(
         CONFIG,
