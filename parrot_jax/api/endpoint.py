@@ -180,7 +180,7 @@ class Endpoint:
 
 def _client(config: EndpointConfig) -> httpx2.AsyncClient:
     """The transport of the `openai` package, without its reading of the environment."""
-    import openai  # a second of loading, which nobody waits for who asks no model
+    import openai  # takes a second to load, and only those who ask a model need it
 
     proxy = _proxy(config)
     try:
