@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from parrot_jax.cli import main
 from parrot_jax.core.errors import UserError
 from parrot_jax.model.config import LlamaConfig
 from parrot_jax.model.frequencies import frequencies
+from parrot_jax.weights.exports import RECORD
 from parrot_jax.weights.hf_folder import HfFolder
 from parrot_jax.weights.model_folder import load_params
 
@@ -305,6 +307,7 @@ def test_a_head_beside_a_tied_embedding_must_be_its_copy(
 
 ONE_OF_TWO = """
 import sys
+from parrot_jax.weights.exports import RECORD
 from parrot_jax.weights.hf_folder import HfFolder
 read = HfFolder.read
 num_read = 0
@@ -364,11 +367,16 @@ main(arguments)
 """
 
 
-def kill_at(way: str, tensor: str, *arguments: object) -> None:
+def kill_at(
+    way: str, tensor: str, *arguments: object, ready: Callable[[], bool] = lambda: True
+) -> None:
     command = [sys.executable, "-c", STOP_AT, way, tensor, *map(str, arguments)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert "here\n" in iter(process.stdout.readline, "")
+    while not ready():
+        assert process.poll() is None
+        time.sleep(0.01)
     process.kill()
     assert process.wait() == -signal.SIGKILL
     process.stdout.close()
@@ -401,9 +409,13 @@ def test_a_killed_export_goes_on_at_the_next_file(hf_folder: Path, tmp_path: Pat
     out = tmp_path / "back"
     parrot("convert", "hf-to-flax", hf_folder, tmp_path / "flax")
     command = ("convert", "flax-to-hf", tmp_path / "flax", out, "--shard-gb", "24e-6")
-    kill_at("to_theirs", DOWN, *command)
-    before = {path.name: path.stat().st_mtime_ns for path in out.glob("*.safetensors")}
-    assert len(before) >= 1
+
+    def recorded() -> list[str]:
+        return list(json.loads((out / RECORD).read_text()).get("sha256", {}))
+
+    kill_at("to_theirs", DOWN, *command, ready=lambda: bool(recorded()))
+    # A file that was written and not yet recorded is written again.
+    before = {name: (out / name).stat().st_mtime_ns for name in recorded()}
     with pytest.raises(UserError, match="config.json"):
         HfFolder(out)
     assert parrot(*command) == 0
