@@ -32,6 +32,22 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "run" / "journal.sqlite"
 
 
+_opened: list[JournalReader] = []
+
+
+def read(path: Path) -> JournalReader:
+    """A reader that is closed when the test ends."""
+    _opened.append(JournalReader(path))
+    return _opened[-1]
+
+
+@pytest.fixture(autouse=True)
+def close_readers() -> Iterator[None]:
+    yield
+    while _opened:
+        _opened.pop().close()
+
+
 async def ask(journal: JournalWriter, turn: int, dialogue: int = 0) -> int:
     return await journal.sent(
         dialogue=dialogue,
@@ -51,11 +67,11 @@ def test_it_is_begun_wholly_or_not_at_all(path: Path) -> None:
     with JournalWriter(path) as journal, pytest.raises(UserError, match="second row"):
         journal.begin(Start({}), broken())
     with pytest.raises(UserError, match="is empty"):
-        JournalReader(path)
+        read(path)
     with JournalWriter(path) as journal:
         assert journal.is_new
         journal.begin(Start({"seed": 3}), ["first", "second"])
-    reader = JournalReader(path)
+    reader = read(path)
     assert reader.num_dialogues() == 2
     assert reader.beginning(1) == "second"
     assert reader.last_start() == Start({"seed": 3}, {})
@@ -65,7 +81,7 @@ def test_what_was_journaled_is_read_by_others_while_it_is_written(path: Path) ->
     async def write() -> None:
         with JournalWriter(path) as journal:
             journal.begin(Start({}), ["first"])
-            reader = JournalReader(path)
+            reader = read(path)
             request = await ask(journal, 1)
             assert reader.counts().speakers["answerer"].requests == 1
             assert reader.said(0) == []
@@ -97,7 +113,7 @@ def test_a_request_without_a_reply_counts_as_repeated_once_it_was_sent_again(pat
             await ask(journal, 1, dialogue=1)  # no reply, and not sent again yet
 
     asyncio.run(write())
-    counts = JournalReader(path).counts()
+    counts = read(path).counts()
     assert counts.repeated == 1
     # Two have no reply: they may have been billed, at most as much as was set aside for each.
     assert counts.speakers == {
@@ -105,7 +121,7 @@ def test_a_request_without_a_reply_counts_as_repeated_once_it_was_sent_again(pat
             requests=4, answered=1, failed=1, lost=2, known=Usage(5, 2), uncertain=Usage(80, 18)
         )
     }
-    assert JournalReader(path).said(0) == [Said(1, HELLO.reply)]
+    assert read(path).said(0) == [Said(1, HELLO.reply)]
 
 
 def test_time_in_which_nothing_ran_is_no_wall_time(path: Path) -> None:
@@ -123,7 +139,7 @@ def test_time_in_which_nothing_ran_is_no_wall_time(path: Path) -> None:
             columns = "(request, received_at, outcome, may_be_billed)"
             reply = (start, received_at, "cut", 1)
             db.execute(f"INSERT INTO replies {columns} VALUES (?, ?, ?, ?)", reply)
-    assert JournalReader(path).counts().wall_s == 4 + 3
+    assert read(path).counts().wall_s == 4 + 3
 
 
 def test_a_second_process_is_told_to_wait(path: Path) -> None:
@@ -154,7 +170,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot write into the folder .*: Not a directory"):
         JournalWriter(tmp_path / "file" / "run" / "journal.sqlite")
     with pytest.raises(UserError, match="there is no journal"):
-        JournalReader(tmp_path / "none.sqlite")
+        read(tmp_path / "none.sqlite")
 
 
 def test_a_full_disk_reaches_all_who_wait_for_a_write(path: Path) -> None:
@@ -179,7 +195,7 @@ def test_a_full_disk_reaches_all_who_wait_for_a_write(path: Path) -> None:
     errors = asyncio.run(write())
     assert [type(error) for error in errors] == [DiskFullError] * 3
     assert "no room left on the disk for the journal" in str(errors[0])
-    assert JournalReader(path).counts().speakers == {}
+    assert read(path).counts().speakers == {}
 
 
 def test_why_dialogues_ended_and_which_go_on(path: Path) -> None:
@@ -191,7 +207,7 @@ def test_why_dialogues_ended_and_which_go_on(path: Path) -> None:
             await journal.ended(2, End("max_turns", 5))
 
     asyncio.run(write())
-    reader = JournalReader(path)
+    reader = read(path)
     assert reader.without_end() == [1, 3]
     assert reader.end(2) == End("max_turns", 5)
     assert reader.end(1) is None
@@ -204,7 +220,7 @@ def test_more_dialogues_come_after_those_that_there_are(path: Path) -> None:
         journal.begin(Start({}), ["first", "second"])
     with JournalWriter(path) as journal:
         journal.go_on(Start({"sample": 3}), ["third"])
-    assert list(JournalReader(path).beginnings()) == ["first", "second", "third"]
+    assert list(read(path).beginnings()) == ["first", "second", "third"]
 
 
 def test_a_journal_is_put_aside_whole(path: Path) -> None:
@@ -217,7 +233,7 @@ def test_a_journal_is_put_aside_whole(path: Path) -> None:
     put_aside(path, with_them=("summary.json",))
     for number, name in enumerate(("first", "second"), 1):
         folder = path.parent / f"earlier-{number}"
-        assert JournalReader(folder / path.name).beginning(0) == name
+        assert read(folder / path.name).beginning(0) == name
         assert (folder / "summary.json").read_text() == name
     assert sorted(p.name for p in path.parent.iterdir() if not p.name.startswith(".")) == [
         "earlier-1", "earlier-2"
@@ -277,7 +293,7 @@ def test_a_damaged_row_is_one_line_that_names_it(
         db.execute(f"UPDATE {table} SET {change}")
 
     def read_all() -> None:
-        reader = JournalReader(path)
+        reader = read(path)
         reader.last_start()
         reader.counts()
         reader.models()
@@ -303,11 +319,11 @@ def test_the_way_out_of_a_damaged_reply_has_it_asked_again(path: Path) -> None:
     with contextlib.closing(sqlite3.connect(path)) as db, db:
         db.execute("UPDATE replies SET prompt_tokens = 1 << 60 WHERE request = 2")
     with pytest.raises(UserError) as error:
-        JournalReader(path)
+        read(path)
     statements = str(error.value).partition(f'sqlite3 {path} "')[2].rstrip('".')
     with contextlib.closing(sqlite3.connect(path)) as db, db:
         db.executescript(statements)
-    reader = JournalReader(path)
+    reader = read(path)
     assert reader.said(0) == [Said(1, HELLO.reply)]
     assert reader.without_end() == [0]
 
@@ -320,7 +336,7 @@ def test_a_file_cut_short_is_one_line(path: Path) -> None:
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(UserError, match="is damaged: .*; put it back from a copy"):
-        list(JournalReader(path).beginnings())
+        list(read(path).beginnings())
 
 
 def test_texts_that_sqlite_cannot_take_do_not_reach_it(path: Path) -> None:

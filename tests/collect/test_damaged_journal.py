@@ -2,6 +2,7 @@
 
 import contextlib
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -37,13 +38,15 @@ def test_status_export_and_collect_name_the_row(damage: str, row: str, tmp_path:
         with contextlib.closing(sqlite3.connect(tmp_path / "out" / "journal.sqlite")) as db, db:
             db.execute(damage)
             db.execute("DELETE FROM ends")
+
+        def read(use: Callable[[Collection], object]) -> None:
+            with contextlib.closing(Collection(config.out)) as collection:
+                use(collection)
+
         with contextlib.suppress(UserError):  # it does not read all of it
-            read_status(Collection(config.out))
-        for read in (
-            lambda: export(Collection(config.out)),
-            lambda: collect(config),
-        ):
+            read(read_status)
+        for run in (lambda: read(export), lambda: collect(config)):
             with pytest.raises(UserError, match=f"{row} in the journal .* is damaged") as error:
-                read()
+                run()
             assert "\n" not in str(error.value)
     assert len(server.bodies) == 1  # nothing more was sent

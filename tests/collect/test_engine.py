@@ -527,7 +527,8 @@ def test_a_finished_collection_sends_nothing_and_writes_the_same_bytes(
         collect(config)
         before, num_bodies = files(config), len(server.bodies)
         collect(config)
-        export(Collection(config.out))
+        with contextlib.closing(Collection(config.out)) as collection:
+            export(collection)
     assert files(config) == before
     assert len(server.bodies) == num_bodies
     assert rows(config, "SELECT count(*) FROM starts") == [(2,)]
@@ -658,7 +659,8 @@ def test_a_journal_can_be_watched_from_outside(make_config: MakeConfig) -> None:
     seen: list[int] = []
 
     def script(body: dict[str, Any]) -> Scripted:
-        dialogues = list(Collection(config.out))
+        with contextlib.closing(Collection(config.out)) as collection:
+            dialogues = list(collection)
         seen.append(sum(len(d.state.turns) - len(d.beginning.turns) for d in dialogues))
         return converse(body)
 
