@@ -1,5 +1,6 @@
 """Settings and fixtures of all tests: eight CPU devices, strict broadcasting, real data."""
 
+import gc
 import json
 import os
 import re
@@ -76,6 +77,14 @@ settings.register_profile(
     "parrot", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("parrot")
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: the collector of garbage need not go through it again and again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
+
 
 _SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 

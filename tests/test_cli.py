@@ -102,6 +102,7 @@ def test_a_run_folder_or_a_checkpoint_of_another_shape(
     assert "is no run folder" in error
 
 
+@pytest.mark.slow
 def test_a_full_disk(fails: Run, tiny_run: Path, small_disk: Path) -> None:
     start = ["train", str(tiny_run), "--max-steps", "4", "--data.eval-fraction", "0"]
     error = fails(*start, "--out", small_disk / "run")

@@ -188,6 +188,7 @@ def test_a_full_disk_is_one_line_and_the_collection_goes_on(
     assert len((tmp_path / "out" / "dialogues.jsonl").read_text().splitlines()) == 40
 
 
+@pytest.mark.slow
 def test_a_shell_that_allows_few_open_files(make_config: MakeConfig, tmp_path: Path) -> None:
     def collect_in_shell(soft: int, hard: int) -> subprocess.CompletedProcess[str]:
         code = (

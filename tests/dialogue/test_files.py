@@ -1,5 +1,6 @@
 """Files as people have them: packed, cut off, one object, Parquet; the content tells which."""
 
+import functools
 import gzip
 import json
 import random
@@ -20,7 +21,9 @@ else:
     from backports import zstd
 
 LINES = b"".join(json.dumps({"n": n, "text": "word " * n}).encode() + b"\n" for n in range(2000))
-PACKERS = pytest.mark.parametrize("pack", [gzip.compress, zstd.compress], ids=["gzip", "zstd"])
+PACKERS = pytest.mark.parametrize(
+    "pack", [functools.partial(gzip.compress, compresslevel=1), zstd.compress], ids=["gzip", "zstd"]
+)
 
 
 def read(path, **limits):
@@ -66,7 +69,7 @@ def test_what_stands_before_the_damage_is_read_and_the_damage_is_a_row(tmp_path,
 def test_a_packed_row_that_is_huge_meets_the_limit_in_little_memory(tmp_path, pack):
     bomb = pack(b'{"a": "' + b"x" * (1 << 28) + b'"}\n{"b": 1}\n')
     path = write(tmp_path, bomb)
-    assert path.stat().st_size < 1 << 19
+    assert path.stat().st_size < 1 << 21
     tracemalloc.start()
     rows = read(path, max_row_bytes=1 << 20)
     peak = tracemalloc.get_traced_memory()[1]

@@ -91,6 +91,7 @@ def test_restarts_are_counted(restarts: int, tmp_path: Path) -> None:
     assert f"code 134 after {restarts} restarts: given up" in done.stderr
 
 
+@pytest.mark.slow
 def test_each_pause_is_twice_the_last(tmp_path: Path) -> None:
     starts = tmp_path / "starts"
     started = time.monotonic()

@@ -184,6 +184,7 @@ def test_pallas_takes_segments_in_pieces_and_in_any_order():
         pytest.param(Case(PALLAS, 4, 32, 4, 2, 16), id="pallas"),
     ],
 )
+@pytest.mark.slow
 def test_on_a_mesh_each_device_attends_for_its_own_rows_and_heads(case):
     mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
     heads = array_sharding(mesh, "batch", "seq", "heads", "head_dim")
@@ -198,6 +199,7 @@ def test_on_a_mesh_each_device_attends_for_its_own_rows_and_heads(case):
 
 
 @pytest.mark.parametrize("backend", [SPLASH, PALLAS], ids=lambda backend: backend.name)
+@pytest.mark.slow
 def test_a_remat_policy_can_keep_what_the_backward_kernel_needs(backend, capsys):
     case = Case(backend, 2, 128, 4, 2, 16)
     *inputs, _ = case.arrays()

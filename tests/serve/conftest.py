@@ -18,6 +18,8 @@ from parrot_jax.serve.jax_speaker import JaxSpeaker
 from parrot_jax.train.run_folder import RunFolder
 from parrot_jax.weights.model_folder import load_params
 
+from ..stock_client import stock_client
+
 Send = Callable[..., tuple[int, Any]]
 
 
@@ -47,7 +49,7 @@ def asker(trained_run: Path, tokenizer: Tokenizer) -> Iterator[str]:
 @pytest.fixture
 def client(asker: str) -> Iterator[openai.OpenAI]:
     """The stock client, talking to the asker; an error is not tried again."""
-    with openai.OpenAI(base_url=asker, api_key="none", max_retries=0) as client:
+    with stock_client(asker) as client:
         yield client
 
 

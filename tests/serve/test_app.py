@@ -27,6 +27,8 @@ from parrot_jax.serve.speaker import (
     say_nothing,
 )
 
+from ..stock_client import stock_client
+
 Send = Callable[..., tuple[int, Any]]
 
 
@@ -48,7 +50,7 @@ def url() -> Iterator[str]:
 
 @pytest.fixture
 def client(url: str) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=url, api_key="none", max_retries=0) as client:
+    with stock_client(url) as client:
         yield client
 
 
@@ -111,7 +113,7 @@ def test_a_model_is_retrieved_by_its_name_whatever_it_is() -> None:
     app = make_app(FunctionSpeaker("lab/asker 13b%2F", answer))
     with (
         BackgroundServer(app) as server,
-        openai.OpenAI(base_url=server.url, api_key="none", max_retries=0) as client,
+        stock_client(server.url) as client,
     ):
         assert client.models.retrieve("lab/asker 13b%2F") == client.models.list().data[0]
         for unknown in ("lab", "asker 13b", "lab/asker 13b%2F/", "x" * 5000):
@@ -162,7 +164,7 @@ def test_a_request_that_is_too_long_for_a_function_is_refused_before_it_is_calle
     speaker = FunctionSpeaker("short", lambda m: str(heard.append(len(m))), max_context=10)
     with (
         BackgroundServer(make_app(speaker)) as server,
-        openai.OpenAI(base_url=server.url, api_key="none", max_retries=0) as client,
+        stock_client(server.url) as client,
     ):
         client.chat.completions.create(model="short", messages=said("one two three") * 2)
         with pytest.raises(

@@ -35,6 +35,7 @@ def process(trained_run: Path) -> Iterator[subprocess.Popen[str]]:
     process.communicate()
 
 
+@pytest.mark.slow
 def test_a_signal_lets_requests_in_flight_finish_and_is_no_failure(
     process: subprocess.Popen[str], send: Send
 ) -> None:

@@ -28,6 +28,8 @@ from parrot_jax.serve.speaker import (
     say_nothing,
 )
 
+from ..stock_client import stock_client
+
 Send = Callable[..., tuple[int, Any]]
 HELLO: Any = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "bye"}]
 
@@ -227,7 +229,7 @@ def test_a_piece_is_sent_before_the_next_one_is_made() -> None:
     drip = Drip()
     with (
         BackgroundServer(make_app(drip)) as server,
-        openai.OpenAI(base_url=server.url, api_key="none", max_retries=0) as client,
+        stock_client(server.url) as client,
     ):
         stream = client.chat.completions.create(model="drip", messages=HELLO, stream=True)
         assert next(stream).choices[0].delta.content == ""
@@ -263,7 +265,7 @@ def test_an_error_in_the_middle_is_the_last_event(caplog: pytest.LogCaptureFixtu
         assert "[DONE]" not in lines
         assert "secret" not in "".join(lines)
         assert "secret internals" in caplog.text
-        with openai.OpenAI(base_url=server.url, api_key="none", max_retries=0) as client:
+        with stock_client(server.url) as client:
             stream = client.chat.completions.create(model="drip", messages=HELLO, stream=True)
             with pytest.raises(openai.APIError, match="internal error"):
                 list(stream)

@@ -405,6 +405,7 @@ def port_in(error: str) -> str:
     return error.partition("at port ")[2].partition(":")[0]
 
 
+@pytest.mark.slow
 def test_two_servers_of_a_run_do_not_share_a_port(serve: Serve, export: Path) -> None:
     first = serve(export)
     port = url_of(first).rpartition(":")[2]

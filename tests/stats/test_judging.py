@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,9 @@ from parrot_jax.api.scripted_server import Scripted, ScriptedServer
 from parrot_jax.cli import main
 from parrot_jax.core.config import load_config
 from parrot_jax.core.errors import UserError
+from parrot_jax.report.charts import column_chart
+from parrot_jax.report.page import Chart
+from parrot_jax.stats import writing
 from parrot_jax.stats.config import JudgeConfig
 from parrot_jax.stats.inputs import source_of
 from parrot_jax.stats.prompts import JUDGED, read_reply
@@ -28,6 +31,22 @@ WriteSessions = Callable[..., Path]
 WriteJudge = Callable[..., Path]
 
 SESSIONS = [["Where is Velora?", "And its hills?", "Bye"], ["What is a quasar?", "Why?"]]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def charts_drawn_once() -> Iterator[None]:
+    """A chart takes longer than a judge; those of these tests are nearly all the same."""
+    drawn: dict[str, Chart] = {}
+
+    def chart(*args: Any, **settings: Any) -> Chart:
+        key = repr((args, settings))
+        if key not in drawn:
+            drawn[key] = column_chart(*args, **settings)
+        return drawn[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(writing, "column_chart", chart)
+        yield
 
 
 def measure_of(body: dict[str, Any]) -> str:

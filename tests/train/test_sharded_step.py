@@ -141,13 +141,8 @@ def test_every_mesh_has_the_loss_and_gradients_of_one_device(mesh: MeshConfig) -
     assert_equal_to_one_device(replace(CONFIG, mesh=mesh, micro_rows=1))
 
 
-@pytest.mark.parametrize(
-    "remat",
-    # That of the shipped runs; the others are as many compilations, and run on one device below
-    # tests/model.
-    [name if name == "full" else pytest.param(name, marks=pytest.mark.slow)
-     for name in REMAT_POLICIES if name != "none"],
-)  # fmt: skip
+@pytest.mark.slow  # each is a compilation; on one device all are tried below tests/model
+@pytest.mark.parametrize("remat", [name for name in REMAT_POLICIES if name != "none"])
 def test_every_remat_policy_has_them_too(remat: str) -> None:
     mesh = MeshConfig(data=2, fsdp=2, tensor=2)
     assert_equal_to_one_device(replace(CONFIG, mesh=mesh, micro_rows=2, remat=remat))

@@ -137,6 +137,7 @@ def wandb_offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("wandb_offline")
+@pytest.mark.slow
 def test_wandb_continues_the_run_of_the_folder_and_keeps_the_key_to_itself(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

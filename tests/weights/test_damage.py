@@ -70,7 +70,8 @@ def garbage(path: Path) -> None:
     path.write_bytes(b"\xff\x00{" * (path.stat().st_size // 3 + 1))
 
 
-DAMAGES = (flip, cut, garbage, Path.unlink)
+SLOW = pytest.mark.slow
+DAMAGES = (flip, cut, pytest.param(garbage, marks=SLOW), pytest.param(Path.unlink, marks=SLOW))
 
 
 @pytest.fixture(scope="module")

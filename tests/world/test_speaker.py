@@ -9,6 +9,8 @@ from parrot_jax.world.answerer import Answerer
 from parrot_jax.world.facts import make_world
 from parrot_jax.world.speaker import MODEL, answerer_speaker
 
+from ..stock_client import stock_client
+
 
 def test_the_answerer_is_served_like_a_model() -> None:
     world = make_world("easy", 0)
@@ -20,7 +22,7 @@ def test_the_answerer_is_served_like_a_model() -> None:
     ]
     with (
         BackgroundServer(make_app(answerer_speaker(Answerer(world)))) as server,
-        openai.OpenAI(base_url=server.url, api_key="none", max_retries=0) as client,
+        stock_client(server.url) as client,
     ):
         reply = client.chat.completions.create(model=MODEL, messages=messages)  # type: ignore
         assert reply.choices[0].message.content == (
