@@ -105,8 +105,8 @@ def test_what_is_read_is_what_was_written_or_an_error(
         assert line.startswith(f"checkpoint {whole}/3 is damaged: ")
         assert "\n" not in line
         assert len(line) < 700
-    # The rest are copies that nothing reads any more.
-    assert sum(len(contents[file]) for file in found) > 0.9 * sum(map(len, contents.values()))
+    # The rest are copies that nothing reads any more; threads decide how many there are.
+    assert sum(len(contents[file]) for file in found) > 0.75 * sum(map(len, contents.values()))
     assert "Traceback" not in capfd.readouterr().err
 
 
