@@ -489,8 +489,10 @@ def check_plan(plan: dict[str, Any], topology: str) -> None:
     assert plan["flops_per_token"] == 82_145_310_720
 
 
-A100X8 = [("a100x8", "a100-80g:1x8"), ("a100x8_8steps", "a100-80g:1x8"),
-          ("a100x8_256", "a100-80g:1x8")]  # fmt: skip
+# The other two are the same run with other rows a step.
+A100X8 = [("a100x8", "a100-80g:1x8"),
+          pytest.param("a100x8_8steps", "a100-80g:1x8", marks=pytest.mark.nightly),
+          pytest.param("a100x8_256", "a100-80g:1x8", marks=pytest.mark.nightly)]  # fmt: skip
 # One worker, as a plan of the H200 is compared with another.
 ON_GPUS = [*A100X8, pytest.param("h200", "h200:1x1", marks=pytest.mark.xdist_group("h200"))]
 # The machine code of a v5p takes minutes: v5e stands for TPUs where time is short.
