@@ -36,7 +36,7 @@ class Sizes:
     held_out: int = 200
     """Dialogues to measure it on."""
 
-    beginnings: int = 440
+    beginnings: int = 560
     """Dialogues to collect: half first questions, half short sessions."""
 
     exam: int = 200
