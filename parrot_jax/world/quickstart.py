@@ -52,7 +52,7 @@ class Scale:
     ask_epochs: float = 2.2
     """Passes over the people's dialogues."""
 
-    chat_epochs: float = 6.0
+    chat_epochs: float = 7.0
     """Passes over the collected dialogues in all their turns; the model of first turns takes as
     many steps."""
 
