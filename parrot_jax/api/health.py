@@ -8,10 +8,14 @@ the run has to stop, and whatever is held stays open.
 
 import asyncio
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from parrot_jax.core.logs import visible
+
+GRACE_S = 30
+"""Seconds that replies in flight have when a run stops."""
 
 MAX_FAILURES_IN_A_ROW = 3
 """Requests that an endpoint may fail, with no reply in between, before the run stops."""
@@ -22,6 +26,9 @@ MAX_REJECTIONS_AT_FIRST = 3
 MAX_REJECTIONS_IN_A_ROW = 20
 """Rejections that stop a run otherwise: of hundreds in flight a few may be bad at once by chance.
 Rejections cost nothing."""
+
+MAX_USELESS_AT_FIRST = 20
+"""Replies of no use, with no better one before, that stop the run. They may cost something."""
 
 Item = TypeVar("Item")
 
@@ -54,6 +61,7 @@ class Health(Generic[Item]):
         """Knows nothing yet."""
         self.has_replied = False
         self.failures = 0
+        self._useless_at_first: int | None = 0  # None = something was of use
         self.last_error = ""
         self._failures_in_a_row = 0
         self._held: list[Rejected[Item]] = []
@@ -64,6 +72,23 @@ class Health(Generic[Item]):
         self._failures_in_a_row = 0
         held, self._held = self._held, []
         return held
+
+    def was_useful(self) -> None:
+        """Notes that a reply was of use: what the endpoint is asked for can be had there."""
+        self._useless_at_first = None
+
+    def was_useless(self, why: str) -> bool:
+        """Notes a reply that nobody can use; whether the run has to stop.
+
+        Settings can be the cause that no server complains of: a limit of tokens that cuts each
+        reply, a model that thinks and says nothing, a filter that holds everything back.
+        """
+        if self._useless_at_first is None:
+            return False
+        self._useless_at_first += 1
+        if is_enough := self.num_useless > 0:
+            self.last_error = visible(why)
+        return is_enough
 
     def failed(self, error: str) -> bool:
         """Notes a request that failed for good; whether the run has to stop."""
@@ -96,6 +121,12 @@ class Health(Generic[Item]):
         return []
 
     @property
+    def num_useless(self) -> int:
+        """Replies of no use, where they are so many that the run has to stop; else 0."""
+        found = self._useless_at_first or 0
+        return found if found >= MAX_USELESS_AT_FIRST else 0
+
+    @property
     def num_held(self) -> int:
         """Dialogues with a rejected request of which nobody knows whose fault it was."""
         return len({held.number for held in self._held})
@@ -108,6 +139,17 @@ async def first_of(task: asyncio.Task[None], event: asyncio.Event) -> None:
         await asyncio.wait({task, waiting}, return_when=asyncio.FIRST_COMPLETED)
     finally:
         waiting.cancel()
+
+
+async def wind_down(workers: Sequence[asyncio.Task[None]]) -> None:
+    """Waits for what is in flight, `GRACE_S` at most: it is paid for. Then all workers are done."""
+    if waiting := [worker for worker in workers if not worker.done()]:
+        try:
+            await asyncio.wait(waiting, timeout=GRACE_S)
+        finally:
+            for worker in waiting:
+                worker.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
 
 
 def _kind(error: str) -> str:

@@ -75,6 +75,14 @@ class StopReason(StrEnum):
     """It holds an address, a number or a key that belongs to somebody."""
 
 
+USELESS = frozenset(
+    {
+        StopReason.EMPTY_ANSWER, StopReason.CUT_QUESTION, StopReason.CUT_ANSWER,
+        StopReason.FILTERED_QUESTION, StopReason.FILTERED_ANSWER, StopReason.CONTEXT_FULL,
+    }
+)  # fmt: skip
+"""Ends by a reply that holds nothing. Where all do, the settings may be at fault."""
+
 _BAD_QUESTIONS = {
     Outcome.CUT: StopReason.CUT_QUESTION,
     Outcome.FILTERED: StopReason.FILTERED_QUESTION,

@@ -13,12 +13,13 @@ from dataclasses import replace
 from parrot_jax.api.budget import BudgetSpentError
 from parrot_jax.api.caller import Caller
 from parrot_jax.api.endpoint import Endpoint, request_body
-from parrot_jax.api.health import Health, Rejected, first_of
+from parrot_jax.api.health import GRACE_S, Health, Rejected, first_of, wind_down
 from parrot_jax.api.journal import End, JournalWriter
 from parrot_jax.api.journal_reader import SpeakerCounts
 from parrot_jax.api.replies import Outcome, Reply, Response
 from parrot_jax.collect.config import CollectConfig
 from parrot_jax.collect.dialogue_state import (
+    USELESS,
     DialogueState,
     Done,
     Speak,
@@ -40,9 +41,6 @@ from parrot_jax.core.logs import console
 from parrot_jax.core.open_files import allow_connections
 
 FORBIDDEN = 403
-
-GRACE_S = 30
-"""Seconds that an interrupted run waits for the replies in flight, which are paid for."""
 
 DIALOGUES_AT_FIRST = 3
 """Dialogues that go one after the other at most, until every speaker has replied once."""
@@ -208,6 +206,7 @@ class _Run:
             state = after_reply(state, response.reply, self.collection.rules)
             if state.stop is not None and response.error is not None:
                 state = replace(state, detail=response.error)
+            self._note_use(step.speaker, state)
 
     async def _speak(
         self, number: int, state: DialogueState, step: Speak, seed_of: bytes
@@ -252,6 +251,14 @@ class _Run:
             if health.failed(error):
                 self._stop_sending(f"the {step.speaker} fails: nothing more is sent")
 
+    def _note_use(self, speaker: str, state: DialogueState) -> None:
+        """Stops the run where nothing that a speaker has said so far was of use."""
+        health = self.health[speaker]
+        if state.stop not in USELESS:
+            health.was_useful()
+        elif health.was_useless(f"{state.stop}{f': {state.detail}' if state.detail else ''}"):
+            self._stop_sending(f"the {speaker} says nothing of use: nothing more is sent")
+
     async def _end_all(self, rejected: Iterable[Rejected[DialogueState]]) -> None:
         for one in rejected:
             await self._end(one.number, one.item, Done(StopReason.ERROR, one.error))
@@ -276,11 +283,19 @@ class _Run:
             f"the {speaker} at {self.speakers[speaker].base_url} {did} {count:,} of "
             f"{summary.dialogues:,} dialogues, the last time with: {health.last_error.rstrip('.')}"
             for speaker, health in self.health.items()
-            for did, count in (("failed in", health.failures), ("rejected", health.num_held))
+            for did, count in (
+                ("failed in", health.failures),
+                ("rejected", health.num_held),
+                ("said nothing of use in", health.num_useless),
+            )
             if count
         ]
         if texts:
-            refusing = [speaker for speaker, health in self.health.items() if health.num_held]
+            refusing = [
+                speaker
+                for speaker, health in self.health.items()
+                if health.num_held or health.num_useless
+            ]
             mend = (
                 f"change the settings of {' and '.join(refusing)} in the config"
                 if refusing
@@ -296,15 +311,9 @@ class _Run:
     async def _stop(self, workers: list[asyncio.Task[None]]) -> None:
         """Sends nothing more, and waits a while for what is in flight."""
         self._stop_sending()
-        waiting = [worker for worker in workers if not worker.done()]
-        try:
-            if waiting:
-                console.print(
-                    f"stopping: waiting up to {GRACE_S} s for {len(waiting):,} replies in flight "
-                    "(Ctrl-C: not at all)"
-                )
-                await asyncio.wait(waiting, timeout=GRACE_S)
-        finally:
-            for worker in waiting:
-                worker.cancel()
-            await asyncio.gather(*workers, return_exceptions=True)
+        if waiting := sum(not worker.done() for worker in workers):
+            console.print(
+                f"stopping: waiting up to {GRACE_S} s for {waiting:,} replies in flight "
+                "(Ctrl-C: not at all)"
+            )
+        await wind_down(workers)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from parrot_jax.api.caller import Caller
 from parrot_jax.api.config import EndpointConfig, RetryConfig, changes_of_replies
-from parrot_jax.api.health import Health, Rejected, first_of
+from parrot_jax.api.health import Health, Rejected, first_of, wind_down
 from parrot_jax.api.journal import End, JournalWriter, Start
 from parrot_jax.api.journal_file import put_aside
 from parrot_jax.api.journal_reader import JournalReader, Said, SpeakerCounts
@@ -132,14 +132,19 @@ async def _moderate(
                     await ask(number, dialogue, asked)
 
         todo = iter(dialogues)
-        try:
-            async with endpoint, asyncio.TaskGroup() as group:
-                # One goes alone until the moderator has replied.
-                await first_of(group.create_task(work(todo)), tried)
-                for _ in range(most - 1):
-                    group.create_task(work(todo))
-        except ExceptionGroup as group_of_errors:
-            raise group_of_errors.exceptions[0] from None
+        async with endpoint:
+            # One goes alone until the moderator has replied.
+            workers = [asyncio.create_task(work(todo))]
+            try:
+                await first_of(workers[0], tried)
+                workers += [asyncio.create_task(work(todo)) for _ in range(most - 1)]
+                await asyncio.wait(workers, return_when=asyncio.FIRST_EXCEPTION)
+            finally:
+                caller.stop()
+                await wind_down(workers)
+        for worker in workers:
+            if not worker.cancelled() and (error := worker.exception()):
+                raise error
         await end_all(health.settle())
         if health.num_held:
             raise give_up("takes no request", "change its settings")

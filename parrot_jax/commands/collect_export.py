@@ -46,11 +46,12 @@ def run(config: ExportConfig) -> None:
     from parrot_jax.collect.publish import export_dataset
     from parrot_jax.core.config import load_config
     from parrot_jax.core.logs import console
+    from parrot_jax.core.signals import as_ctrl_c
 
     moderator = (
         None if config.moderation is None else load_config(EndpointConfig, config.moderation)
     )
-    with contextlib.closing(Collection(config.run)) as collection:
+    with as_ctrl_c(), contextlib.closing(Collection(config.run)) as collection:
         summary = export_dataset(
             collection,
             Path(config.out),

@@ -60,17 +60,19 @@ def run(config: StatsConfig) -> None:
     import json
     from pathlib import Path
 
+    from parrot_jax.core.signals import as_ctrl_c
     from parrot_jax.stats.console import print_statistics
     from parrot_jax.stats.run import compute_statistics
 
-    statistics = compute_statistics(
-        config.paths,
-        tokenizer=config.tokenizer,
-        judge=config.judge,
-        sample=config.sample,
-        out=config.out,
-        seed=config.seed,
-    )
+    with as_ctrl_c():
+        statistics = compute_statistics(
+            config.paths,
+            tokenizer=config.tokenizer,
+            judge=config.judge,
+            sample=config.sample,
+            out=config.out,
+            seed=config.seed,
+        )
     written = []
     if config.out:
         from parrot_jax.stats.writing import write_statistics  # loads matplotlib

@@ -18,7 +18,7 @@ from parrot_jax.api.budget import BudgetSpentError, usd
 from parrot_jax.api.caller import Caller
 from parrot_jax.api.config import changes_of_replies
 from parrot_jax.api.endpoint import Endpoint, request_body
-from parrot_jax.api.health import Health, Rejected, first_of
+from parrot_jax.api.health import Health, Rejected, first_of, wind_down
 from parrot_jax.api.journal import End, JournalWriter, Start
 from parrot_jax.api.journal_reader import JournalReader, SpeakerCounts
 from parrot_jax.api.replies import Outcome, Reply
@@ -29,9 +29,6 @@ from parrot_jax.core.open_files import allow_connections
 from parrot_jax.stats.config import JudgeConfig
 from parrot_jax.stats.prompts import JUDGED, Judgment, Prompt, read_reply
 from parrot_jax.stats.sampling import Session
-
-GRACE_S = 30
-"""Seconds that an interrupted judging waits for the replies in flight, which are paid for."""
 
 _SPEAKER = "judge"
 
@@ -237,6 +234,10 @@ class _Run:
             self.tried.set()
             await self._end_all(self.health.replied())
             self.advance()
+            if response.reply.outcome is Outcome.COMPLETE and response.reply.verdict is None:
+                self.health.was_useful()
+            elif self.health.was_useless(error or response.reply.verdict or "no number"):
+                self._give_up(self._failure(), "not asked: the judge says no numbers")
 
     async def _end_all(self, rejected: Sequence[Rejected[None]]) -> None:
         """Journals that these sessions cannot be judged: their requests are at fault."""
@@ -246,8 +247,11 @@ class _Run:
 
     def _failure(self) -> RunError:
         held = self.health.num_held
+        useless = self.health.num_useless
         did = f"rejected {held:,} sessions" if held else f"failed in {len(self.failed):,} requests"
-        mend = "change its settings" if held else "see to the endpoint"
+        if useless:
+            did = f"said no number in any of its {useless:,} replies"
+        mend = "change its settings" if held or useless else "see to the endpoint"
         return RunError(
             f"the judge at {self.config.base_url} {did}, the last time with: "
             f"{self.health.last_error.rstrip('.')}; {mend} and run the same command again to "
@@ -262,13 +266,7 @@ class _Run:
     async def _stop(self, workers: Sequence[asyncio.Task[None]]) -> None:
         """Sends nothing more, and waits a while for what is in flight."""
         self.caller.stop()
-        if waiting := [worker for worker in workers if not worker.done()]:
-            try:
-                await asyncio.wait(waiting, timeout=GRACE_S)
-            finally:
-                for worker in waiting:
-                    worker.cancel()
-                await asyncio.gather(*workers, return_exceptions=True)
+        await wind_down(workers)
 
 
 def _open_journal(

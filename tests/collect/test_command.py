@@ -215,8 +215,13 @@ def test_a_shell_that_allows_few_open_files(make_config: MakeConfig, tmp_path: P
     assert "150 requests, of which 0 failed" in done.stdout
 
 
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGINT, *(pytest.param(n, marks=pytest.mark.slow)
+                      for n in (signal.SIGTERM, signal.SIGHUP))],
+)  # fmt: skip
 def test_ctrl_c_keeps_what_was_paid_for_and_the_same_command_continues(
-    make_config: MakeConfig, tmp_path: Path
+    make_config: MakeConfig, tmp_path: Path, number: signal.Signals
 ) -> None:
     numbers = itertools.count(1)
 
@@ -233,7 +238,7 @@ def test_ctrl_c_keeps_what_was_paid_for_and_the_same_command_continues(
         while len(server.bodies) < 20:
             assert process.poll() is None
             time.sleep(0.01)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         output, error = process.communicate(timeout=30)
         assert process.returncode == 130
         assert error == b"parrot: interrupted; run the same command again to continue.\n"

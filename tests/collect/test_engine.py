@@ -368,6 +368,49 @@ def test_requests_that_are_bad_for_themselves_cannot_keep_a_collection_from_its_
     assert ends[-1] == {"error": 4, "max_turns": 4}
 
 
+@pytest.mark.parametrize(
+    ("useless", "why"),
+    [
+        ({"finish_reason": "length"}, "cut_answer"),
+        ({"text": ""}, "empty_answer"),
+        ({"status": 400, "text": "no", "code": "content_filter"}, "filtered_answer: HTTP 400: no"),
+    ],
+)
+def test_a_speaker_that_says_nothing_of_use_stops_the_run(
+    make_config: MakeConfig, useless: dict[str, Any], why: str
+) -> None:
+    def script(body: dict[str, Any]) -> Scripted:
+        is_answer = body["model"] == "answerer"
+        return Scripted(**{"text": "Half of", **useless}) if is_answer else converse(body)
+
+    with ScriptedServer(script) as server:
+        config = make_config(server.url, rows=60, concurrency=1)
+        wanted = f"the answerer at .* said nothing of use in 20 of 60 dialogues, .* with: {why}"
+        with pytest.raises(RunError, match=wanted):
+            collect(config)
+    assert sum(body["model"] == "answerer" for body in server.bodies) == 20
+
+
+def test_a_limit_of_tokens_larger_than_the_model_is_no_fault_of_the_dialogues(
+    make_config: MakeConfig,
+) -> None:
+    def script(body: dict[str, Any]) -> Scripted:
+        if body.get("max_tokens", 0) < 2048:
+            return converse(body)
+        return Scripted(
+            status=400,
+            text="This model's maximum context length is 2048 tokens. However, you requested 4120 "
+            "tokens (24 in the messages, 4096 in the completion).",
+        )
+
+    with ScriptedServer(script) as server:
+        config = make_config(server.url, rows=6, answerer={"max_tokens": 4096})
+        with pytest.raises(RunError, match="rejected 3 of 6 dialogues.* 4096 in the completion"):
+            collect(config)
+        collect(make_config(server.url, rows=6, answerer={"max_tokens": 64}))
+    assert [end for (end,) in rows(config, "SELECT DISTINCT reason FROM ends")] == ["max_turns"]
+
+
 def test_reasoning_is_in_no_turn_and_no_request_and_is_counted(make_config: MakeConfig) -> None:
     def script(body: dict[str, Any]) -> Scripted:
         said = converse(body).text
@@ -507,7 +550,7 @@ def test_replies_that_take_too_long_to_wait_for_are_asked_for_again(
     run_cancelled: Callable[..., None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("parrot_jax.collect.engine.GRACE_S", 0.01)
+    monkeypatch.setattr("parrot_jax.api.health.GRACE_S", 0.01)
     with ScriptedServer(delay_s=0.3) as server:
         config = make_config(server.url, rows=5)
         # The first dialogue has both speakers reply before the others begin.
