@@ -12,6 +12,7 @@ import os
 import ssl
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from types import TracebackType
 from typing import Any
 from urllib.parse import urlsplit
@@ -156,14 +157,21 @@ class Endpoint:
                         break
             if len(received) > most and is_success:
                 raise ValueError(f"the reply is longer than {most:,} bytes; it was not read on")
-            return response.status_code, response.headers, bytes(received[:most])
+            # What is cut off may begin within a key: so the cut is made where that is told.
+            return response.status_code, response.headers, bytes(received)
 
     def _response(
         self, status: int, headers: httpx2.Headers, received: bytes, request: dict[str, Any]
     ) -> Response:
         # JSON is UTF-8, whatever the headers say; some write a mark before it.
         text = received.decode("utf-8-sig", "replace").replace("\0", "\ufffd")
-        response = self._read(status, self._redactor.body(text), request=request)
+        body = self._redactor.body(text)
+        if not 200 <= status < 300:
+            body = body[:MAX_ERROR_BYTES]
+        response = self._read(status, body, request=request)
+        # A text in parts has the key in one piece only once they are joined.
+        if (said := self._redactor.text(response.reply.text)) != response.reply.text:
+            response = replace(response, reply=response.reply._replace(text=said))
         if 300 <= status < 400:
             target = self._redactor.text(headers.get("location", "nowhere"))
             return replace(
@@ -185,7 +193,7 @@ def _client(config: EndpointConfig) -> httpx2.AsyncClient:
     proxy = _proxy(config)
     try:
         # The default transport walks over all of its connections at each request.
-        return openai.DefaultAioHttpClient(
+        client = openai.DefaultAioHttpClient(
             # `send` limits the whole request. A server that is down is noticed sooner.
             timeout=httpx2.Timeout(None, connect=_CONNECT_S),
             limits=_NO_LIMIT,
@@ -193,12 +201,39 @@ def _client(config: EndpointConfig) -> httpx2.AsyncClient:
             trust_env=False,
             verify=_certificates(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")),
             proxy=proxy,
+            # Cookies are nothing that the config says, and a server may set more than it takes.
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
         )
     except OSError as error:
         raise UserError(
             f"the certificates cannot be read: {error}; see to the environment variables "
             "SSL_CERT_FILE and SSL_CERT_DIR."
         ) from None
+    for transport in (client._transport, *client._mounts.values()):
+        if transport is not None:  # it makes its session at the first request
+            transport.client = functools.partial(_session, transport.ssl_context)  # type: ignore[attr-defined]
+    return client
+
+
+def _session(certificates: ssl.SSLContext) -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(
+        connector=_Connector(ssl=certificates, limit=0), cookie_jar=aiohttp.DummyCookieJar()
+    )
+
+
+class _Connector(aiohttp.TCPConnector):
+    """Uses no connection again on which something came that nobody had asked for.
+
+    Otherwise it would be taken for the reply to the next request, of another dialogue.
+    """
+
+    async def _get(self, key: Any, traces: Any) -> Any:
+        while (connection := await super()._get(key, traces)) is not None:
+            protocol = connection.protocol
+            if protocol is not None and not protocol.should_close:
+                break
+            connection.close()
+        return connection
 
 
 @functools.lru_cache(maxsize=1)
@@ -225,7 +260,7 @@ def _proxy(config: EndpointConfig) -> httpx2.Proxy | None:
         if separator and scheme not in ("http", "https"):
             raise ValueError
         proxy = httpx2.Proxy(address if separator else f"http://{address}")
-        if not proxy.url.host:
+        if not proxy.url.host or (proxy.url.port or 1) > 65_535:
             raise ValueError
         return proxy
     except (ValueError, httpx2.InvalidURL):

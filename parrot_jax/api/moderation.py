@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from parrot_jax.api.config import EndpointConfig
@@ -37,7 +38,14 @@ def read_moderation(
     >>> read_moderation(200, body).reply.text
     '[["violence"]]'
     """
-    return read_response(status, body, _read_reply, request=request)
+    response = read_response(status, body, _read_reply, request=request)
+    asked = len((request or {}).get("input", ()))
+    if request is None or response.reply.outcome is not Outcome.COMPLETE:
+        return response
+    if (found := len(read_categories(response.reply))) != asked:
+        problem = f"HTTP {status}, but it has {found} results for {asked} texts"
+        return replace(response, reply=Reply(Outcome.FAILED, ""), error=problem)
+    return response
 
 
 def read_categories(reply: Reply) -> list[list[str]]:

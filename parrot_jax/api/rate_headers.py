@@ -9,17 +9,18 @@ from typing import NamedTuple
 
 _DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m(?!s))?(?:([\d.]+)s)?(?:([\d.]+)ms)?")
 _UNITS_S = (3600.0, 60.0, 1.0, 1e-3)
+_MAX_RESET_S = 31 * 86_400.0
 
 
 class RateLimit(NamedTuple):
     """The state of one limit: of requests, or of tokens."""
 
     limit: float
-    """How many there are in all, > 0."""
+    """How many there are in all, >= 1."""
     remaining: float
     """How many are left, >= 0."""
     reset_s: float
-    """Seconds until all of them are there again, >= 0."""
+    """Seconds until all of them are there again, >= 0 and at most a month."""
 
 
 def read_rate_limit(headers: Mapping[str, str], unit: str) -> RateLimit | None:
@@ -38,9 +39,9 @@ def read_rate_limit(headers: Mapping[str, str], unit: str) -> RateLimit | None:
     limit, remaining = map(_number, values)
     reset_s = parse_duration_s(headers.get(f"x-ratelimit-reset-{unit}", ""))
     # A negative limit is how some say that there is none.
-    if limit is None or remaining is None or reset_s is None or limit <= 0:
+    if limit is None or remaining is None or reset_s is None or limit < 1:
         return None
-    return RateLimit(limit, min(remaining, limit), reset_s)
+    return RateLimit(limit, min(remaining, limit), min(reset_s, _MAX_RESET_S))
 
 
 def parse_duration_s(text: str) -> float | None:
@@ -79,7 +80,7 @@ def read_retry_after_s(headers: Mapping[str, str], *, now: datetime | None = Non
         return seconds
     try:
         then = parsedate_to_datetime(text)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return None
     then = then if then.tzinfo else then.replace(tzinfo=UTC)
     return max(0.0, (then - (now or datetime.now(UTC))).total_seconds())

@@ -13,6 +13,7 @@ from parrot_jax.core.logs import visible
 
 _MAX_ERROR_CHARS = 300
 _MAX_NAME_CHARS = 200
+_WINDOW = re.compile(r"maximum (?:context|model) length (?:is|of) (\d{1,9})\b", re.IGNORECASE)
 MOST_TOKENS = 2**31
 """No call has as many; the sums of a journal stay far below what SQLite can hold."""
 _HIDDEN_PROMPT = 16_384
@@ -168,7 +169,7 @@ def read_response(
     """
     value = _json(body)
     if not 200 <= status < 300:
-        return _error_response(status, value, body)
+        return _error_response(status, value, body, completion_limit(request or {}))
     usage = _usage(value, body, request)
     try:
         if read_reply is None:
@@ -220,7 +221,11 @@ def read_chat_reply(value: Any, *, usage: Usage | None = None, limit: int | None
         reason, message = choice.get("finish_reason"), choice["message"]
         content, refusal = message.get("content"), message.get("refusal")
     except (TypeError, LookupError, AttributeError):
-        raise NoReplyError("the body has no choices[0] with a message") from None
+        # What was paid for once would be paid for again.
+        was_paid = usage is not None and usage.completion > 0
+        raise NoReplyError(
+            "the body has no choices[0] with a message", may_pass=not was_paid
+        ) from None
     text = _text(content)
     if not text and isinstance(refusal, str) and refusal:
         return Reply(Outcome.FILTERED, "")
@@ -293,15 +298,20 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
-def _error_response(status: int, value: Any, body: str) -> Response:
+def _error_response(status: int, value: Any, body: str, limit: int | None) -> Response:
     error = read_error(status, value, body)
+    problem = error.problem
+    window = _WINDOW.search(error.message)
+    if problem is Problem.CONTEXT and window and limit and limit >= int(window[1]):
+        # Not this dialogue is too long: what may be written leaves no room for any.
+        problem = Problem.REQUEST
     return Response(
-        reply=Reply(_OF_PROBLEMS[error.problem], ""),
+        reply=Reply(_OF_PROBLEMS[problem], ""),
         status=status,
         body=body,
         error=one_line(f"HTTP {status}: {error.message}"),
         may_be_billed=False,
-        may_pass=error.problem is Problem.PASSING,
+        may_pass=problem is Problem.PASSING,
     )
 
 

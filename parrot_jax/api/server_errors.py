@@ -87,6 +87,7 @@ _CODE_TABLE, _SENTENCE_TABLE = (
     [(problem, re.compile(words, re.IGNORECASE)) for problem, words in table]
     for table in (_CODES, _SENTENCES)
 )
+_CONTENT_CODES = [words for problem, words in _CODE_TABLE if problem is Problem.CONTENT]
 _MAX_CHARS = 2000
 """Of a message that are searched: a body may be a page of megabytes."""
 _EMPTY_QUOTA = re.compile(r"exceeded[ _](your[ _])?current[ _]quota|quota exceeded", re.I)
@@ -119,7 +120,9 @@ def read_error(status: int, value: Any, body: str) -> ServerError:
 
 def _problem(status: int, codes: set[str], message: str) -> Problem:
     if status >= 500:
-        return Problem.PASSING  # a gateway that is down repeats anything
+        # A gateway that is down repeats anything; but some give what a moderator held back a 500.
+        is_content = any(words.search(code) for words in _CONTENT_CODES for code in codes)
+        return Problem.CONTENT if status == 500 and is_content else Problem.PASSING
     if 400 <= status < 500 and status != 401:
         if status == 402:
             return Problem.ENDPOINT

@@ -6,7 +6,7 @@ at once       each 429 takes half a place, so a round of nothing else halves the
               hardly shows; each round of successes gives one more, up to what the config allows
 a minute      as the config says; else as the server says in its headers, but after the longest
               delay between two attempts one is sent whatever they say
-cool-down     after a 429 nobody sends for as long as the server asks, or ever longer if it goes
+cool-down     after a 429 nobody sends for as long as the server asks, and ever longer if it goes
               on; never longer than the longest delay between two attempts
 """
 
@@ -223,7 +223,8 @@ class Throttle:
             self._cool_downs += 1
             own_s = self._retries.first_delay_s * 2.0 ** min(self._cool_downs - 1, 60)
             own_s = min(own_s, self._retries.max_delay_s) * random.uniform(0.5, 1)
-            asked_s = asked_s or own_s
+            # A server that names a moment again and again would be asked as often.
+            asked_s = max(asked_s, own_s) if self._cool_downs > 1 else asked_s or own_s
         self._cool_until = max(self._cool_until, now + asked_s)
 
     def _buckets(self, now: float) -> tuple[_Bucket, _Bucket]:

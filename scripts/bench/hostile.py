@@ -112,7 +112,7 @@ def answering(answer: Callable[[BaseHTTPRequestHandler, dict[str, Any]], None]) 
             except ConnectionError:
                 self.close_connection = True  # the client has left
 
-        def log_message(self, *_: object) -> None:
+        def log_message(self, format: str, *args: object) -> None:
             pass
 
     class Server(ThreadingHTTPServer):

@@ -2,7 +2,9 @@
 
 import asyncio
 import base64
+import contextlib
 import json
+import re
 import urllib.parse
 import zlib
 from pathlib import Path
@@ -328,6 +330,66 @@ def test_the_scripted_server_says_the_same_to_the_same_request() -> None:
     assert first.body == second.body
     assert json.loads(first.body or "")["model"] == "scripted"
     assert other.status == 404
+
+
+def reply_of(text: str) -> bytes:
+    body = json.dumps({"choices": [{"finish_reason": "stop", "message": {"content": text}}]})
+    head = f"HTTP/1.1 200 OK\r\ncontent-length: {len(body)}\r\nset-cookie: a={text}\r\n\r\n"
+    return (head + body).encode()
+
+
+def test_what_nobody_asked_for_is_no_reply_to_the_next_request_and_no_cookie_is_kept() -> None:
+    heads: list[bytes] = []
+
+    async def run() -> list[str]:
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+                while True:
+                    heads.append(await reader.readuntil(b"\r\n\r\n"))
+                    length = re.search(rb"content-length: (\d+)", heads[-1], re.I)
+                    assert length is not None
+                    await reader.readexactly(int(length[1]))
+                    writer.write(reply_of(f"answer-{len(heads)}"))
+                    await writer.drain()
+                    await asyncio.sleep(0.05)
+                    writer.write(reply_of("of-nobody"))
+                    await writer.drain()
+            writer.close()
+
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        async with server:
+            url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+            config = EndpointConfig(base_url=url, model="m")
+            said = []
+            async with Endpoint(config) as client:
+                for _ in range(3):
+                    response = await client.send(request_body(config, MESSAGES, seed=5))
+                    said.append(response.reply.text)
+                    await asyncio.sleep(0.3)
+        return said
+
+    assert asyncio.run(run()) == ["answer-1", "answer-2", "answer-3"]
+    assert not any(b"cookie" in head.lower() for head in heads)
+
+
+def test_a_date_that_no_calendar_has_loses_no_reply() -> None:
+    headers = {"retry-after": "Fri, 31 Dec 99999999999999999999 00:00:00 GMT"}
+    with scripted(text="Hi", headers=headers) as server:
+        assert send(server.url).reply.text == "Hi"
+
+
+def test_a_key_in_pieces_or_at_the_end_of_what_is_kept_stands_nowhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PARROT_TEST_KEY", KEY)
+    parts = [{"type": "text", "text": part} for part in ("It is ", KEY[:6], KEY[6:])]
+    body = json.dumps({"choices": [{"finish_reason": "stop", "message": {"content": parts}}]})
+    with scripted(body=body) as server:
+        assert send(server.url, api_key_env="PARROT_TEST_KEY").reply.text == "It is [api key]"
+    long = "e" * (endpoint.MAX_ERROR_BYTES - len(KEY) + 1) + KEY
+    with scripted(status=400, body=long) as server:
+        response = send(server.url, api_key_env="PARROT_TEST_KEY")
+    assert (response.body or "").endswith("e[api key]")
 
 
 def test_as_many_requests_are_in_flight_as_are_sent() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from parrot_jax.api.config import EndpointConfig, RetryConfig
-from parrot_jax.api.rate_headers import RateLimit
+from parrot_jax.api.rate_headers import RateLimit, read_rate_limit
 from parrot_jax.api.replies import Outcome, Reply, Response, Usage
 from parrot_jax.api.throttle import Throttle
 
@@ -130,6 +130,29 @@ def test_a_server_that_names_no_time_is_left_alone_ever_longer(run_virtual: RunV
         most / 2 - 0.01 <= wait <= most + 0.01
         for wait, most in zip(waits, (1, 2, 4, 8), strict=True)
     )
+
+
+def test_a_server_that_names_a_moment_again_and_again_is_asked_ever_less(
+    run_virtual: RunVirtual,
+) -> None:
+    # Waits of 1 ms, then 2, 4, 8, ... seconds or half of that.
+    gate = throttle(most=1)
+    told = times(gate, 7, reply=lambda _: too_many(1e-3))
+    waits = [later - earlier for earlier, later in itertools.pairwise(run_virtual(told))]
+    assert waits[0] < 0.01
+    assert all(2**n / 2 <= wait <= 2**n for n, wait in enumerate(waits[1:], 1)), waits
+
+
+@pytest.mark.parametrize(("limit", "reset"), [("10", "9" * 307 + "h"), ("1e-30", "1e300")])
+def test_limits_that_no_server_has_stop_nothing(
+    run_virtual: RunVirtual, limit: str, reset: str
+) -> None:
+    headers = {
+        "x-ratelimit-limit-requests": limit, "x-ratelimit-remaining-requests": "0",
+        "x-ratelimit-reset-requests": reset,
+    }  # fmt: skip
+    seen = fine(request_limit=read_rate_limit(headers, "requests"))
+    assert len(run_virtual(times(throttle(most=1), 3, reply=lambda _: seen))) == 3
 
 
 def test_successes_make_room_again(run_virtual: RunVirtual) -> None:

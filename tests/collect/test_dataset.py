@@ -224,15 +224,20 @@ def test_a_dialogue_ends_before_what_the_moderator_flags_and_is_asked_about_once
 def test_what_the_moderator_does_not_judge_does_not_pass(
     make_config: MakeConfig, out: Path
 ) -> None:
-    def too_few(body: dict[str, Any]) -> Scripted:
-        results = [{"flagged": False, "categories": {}}]
+    results = [{"flagged": True, "categories": {"hate": True}}]
+
+    def script(body: dict[str, Any]) -> Scripted:
         is_asked = "input" in body
         return Scripted(body=json.dumps({"results": results})) if is_asked else converse(body)
 
-    with ScriptedServer(too_few) as server:
+    with ScriptedServer(script) as server:
         config = make_config(server.url, rows=2)
         collect(config)
         endpoint = EndpointConfig(base_url=server.url, model="m")
+        # One result for six texts tells nothing of any: it is no answer, and asked for again.
+        with pytest.raises(RunError, match="it has 1 results for 6 texts; see to it and run"):
+            export(config, out, moderator=endpoint)
+        results *= 6
         with pytest.raises(UserError, match="the filters left none of 2 dialogues") as error:
             export(config, out, moderator=endpoint)
     assert not out.exists()
@@ -240,7 +245,7 @@ def test_what_the_moderator_does_not_judge_does_not_pass(
     report = out.with_name("parrot-left-out")
     assert f"{report / 'left_out.jsonl'} says what was left out" in str(error.value)
     reasons = [line["reason"] for line in rows(report / "left_out.jsonl")]
-    assert reasons == ["moderation: not moderated: 1 results for 6 texts"] * 2
+    assert reasons == ["moderation: hate"] * 2
     assert json.loads((report / "export.json").read_text())["dialogues"] == 0
 
 
