@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from parrot_jax.dialogue.json_stream import BrokenRowError
-from parrot_jax.dialogue.keys import ROW_KEYS, SYSTEM_KEYS, plain_key, read_keys
+from parrot_jax.dialogue.keys import ROW_KEYS, SYSTEM_KEYS, checked_weight, plain_key, read_keys
 from parrot_jax.dialogue.types import Dialogue, Turn
 
 DROPPED_BLANK = "blank turn dropped"
@@ -109,7 +109,9 @@ def build_dialogue(
     if not repaired:
         raise BrokenRowError("no user turn", "every turn is blank or the assistant's")
     if weight != 1:
-        repaired = tuple(replace(turn, weight=turn.weight * weight) for turn in repaired)
+        # Of the row times that of a message.
+        weights = (checked_weight("weight", turn.weight * weight) for turn in repaired)
+        repaired = tuple(map(_weighted, repaired, weights))
     metadata = {
         key: value
         for key, value in row.items()
@@ -146,6 +148,10 @@ def _system_text(said: str, row: Mapping[str, Any], columns: Iterable[str]) -> s
             raise BrokenRowError("two system texts", f"one of them under {key!r}")
         said = said if said.strip() else text
     return said if said.strip() else ""
+
+
+def _weighted(turn: Turn, weight: float) -> Turn:
+    return replace(turn, weight=weight)
 
 
 def _merge(first: Turn, second: Turn) -> Turn:

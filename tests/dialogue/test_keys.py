@@ -64,6 +64,23 @@ def test_a_weight_of_the_row_holds_for_all_of_it_and_is_written_once(tmp_path):
         ({"audio": {"bytes": "x"}}, "'audio' is not empty, so part of it is no text"),
         ({"completion_mask": [0, 1]}, "'completion_mask' is not empty, so parts of its texts"),
         ({"system": "A.", "messages": [{"role": "system", "content": "B."}, *SAID]}, "two system"),
+        ({"label": [False]}, "'label' is a list, so the answer is bad"),
+        ({"label": {"value": False}}, "'label.value' is false, so the answer is bad"),
+        ({"metadata": {"label": False}}, "'metadata.label' is false, so the answer is bad"),
+        ({"feedback": {"rating": "thumbs_down"}}, "'feedback.rating' is 'thumbs_down', so the"),
+        ({"KTOTag": False}, "'KTOTag' is false, so the answer is bad"),
+        ({"deleted": 2}, "'deleted' is 2, so the answer is bad"),
+        ({"deleted_at": "2024-01-01"}, "'deleted_at' is not empty, so the answer is bad"),
+        ({"vote": -1}, "'vote' is -1, so the answer is bad"),
+        ({"state": "deleted"}, "'state' is 'deleted', so the answer is bad"),
+        ({"type": "rejected"}, "'type' is 'rejected', so the answer is bad"),
+        ({"category": "bad"}, "'category' is 'bad', so the answer is bad"),
+        ({"tags": ["chat", "rejected"]}, "'tags' is a list, so the answer is bad"),
+        ({"weight": 1e39}, "'weight' is neither 0 nor from 1e-12 to 1e+12"),
+        ({"weight": 1e-50}, "'weight' is neither 0 nor from 1e-12 to 1e+12"),
+        ({"weight": 10**400}, "'weight' is neither 0 nor from 1e-12 to 1e+12"),
+        ({"weight": 1e9, "loss_weight": 1e9}, "'loss_weight' is neither 0 nor from"),
+        ({"weight": 1e9, **answer_with(weight=1e9)}, "'weight' is neither 0 nor from"),
         ({"train": "no"}, "'train' is 'no', no number or boolean"),
         ({"label": "false"}, "'label' is 'false', no boolean"),
         ({"system": ["Be brief."]}, "'system' is no text"),
@@ -76,8 +93,74 @@ def test_a_row_that_means_something_else_is_refused_by_the_name_of_the_key(tmp_p
 
 
 @pytest.mark.parametrize(
+    "key", ["correct", "is_good", "accepted", "keep", "valid", "include", "thumbs_up"]
+)
+@pytest.mark.parametrize(("value", "kept"), [(0, 0), (-1, 0), (False, 0), (1, 1), (True, 1)])
+def test_numbers_answer_a_yes_or_no(tmp_path, key, value, kept):
+    dialogues, report = read(tmp_path, {"messages": SAID, key: value})
+    assert len(dialogues) == kept
+    assert not report.passed_over
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["unsafe", "toxic", "not_good", "not good", "unacceptable", "worse", "Bad.", "thumbs_down"],
+)
+def test_a_word_says_that_the_answer_is_bad(tmp_path, word):
+    dialogues, report = read(tmp_path, {"messages": SAID, "label": word})
+    assert dialogues == []
+    assert report.examples[0].endswith(f"'label' is {word!r}, so the answer is bad")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *[("type", "chat"), ("category", "reasoning"), ("tags", ["math", "error"]), ("kind", "QA")],
+        *[("state", "ready"), ("label", []), ("label", "good"), ("deleted", 0)],
+    ],
+)
+def test_words_that_sort_are_metadata(tmp_path, key, value):
+    dialogues, report = read(tmp_path, {"messages": SAID, key: value})
+    assert len(dialogues) == 1
+    assert not report.passed_over
+
+
+@pytest.mark.parametrize(
+    ("part", "reason"),
+    [
+        ({"weight": 0}, "'weight' is 0, so parts of its texts are not to be learnt"),
+        ({"train": False}, "'train' is false, so parts of its texts are not to be learnt"),
+        ({"weight": 0.5}, "'weight' is 0.5, so parts of its texts are not to be learnt"),
+        ({"mask": [1]}, "'mask' is not empty, so parts of its texts are not to be learnt"),
+        ({"label": "bad"}, "'label' is 'bad', so the answer is bad: part 2 of message 2"),
+        ({"deleted": True}, "'deleted' is true, so the answer is bad: part 2 of message 2"),
+        ({"rejected": "4"}, "'rejected' is not empty"),
+        ({"content": "other"}, "two texts, under 'content' and 'text': part 2 of message 2"),
+    ],
+)
+def test_a_part_of_a_message_that_means_something_else_refuses_the_row(tmp_path, part, reason):
+    content = [{"type": "text", "text": "4"}, {"type": "text", "text": "5", **part}]
+    dialogues, report = read(tmp_path, answer_with(content=content))
+    assert dialogues == []
+    assert report.examples[0].split(": ", 1)[1].startswith(reason)
+
+
+def test_a_part_that_says_nothing_more_is_read(tmp_path):
+    plain = {"type": "text", "text": "4", "weight": 1, "train": True, "annotations": [], "id": "1"}
+    parts = [{**plain, "cache_control": {"type": "ephemeral"}, "index": 0, "mood": "sad"}]
+    ((dialogue,), report) = read(tmp_path, answer_with(content=parts))
+    assert dialogue.turns[1].text == "4"
+    assert report.passed_over == {"'mood' of a part": 1}
+
+
+@pytest.mark.parametrize(
     ("keys", "reason"),
     [
+        ({"type": "reasoning"}, "'type' is 'reasoning', so the text is what leads to an answer"),
+        ({"type": "thinking"}, "'type' is 'thinking', so the text is what leads to an answer"),
+        ({"kind": "thinking"}, "'kind' is 'thinking', so the text is what leads to an answer"),
+        ({"category": "thought"}, "'category' is 'thought', so the text is what leads to"),
+        ({"text": "5"}, "two texts, under 'content' and 'text': message 2"),
         ({"label": False}, "'label' is false, so the answer is bad: message 2"),
         ({"train_detail": [{"begin_offset": 0, "train": False}]}, "'train_detail' is not empty"),
         ({"prefix": True}, "'prefix' is true, so the text is only the start of a message"),
