@@ -68,7 +68,8 @@ _GROUPS: tuple[tuple[Rule, str, str], ...] = (
         Rule.LABEL,
         _BAD_ANSWER,
         "label kto_tag desirable is_desirable accepted is_accepted approved correct is_correct "
-        "good is_good valid is_valid thumbs_up upvoted liked helpful is_helpful passed keep include",
+        "good is_good valid is_valid thumbs_up upvoted liked helpful is_helpful passed keep "
+        "include",
     ),
     (
         Rule.BAD,

@@ -12,6 +12,7 @@ from typing import Any
 from parrot_jax.dialogue.json_stream import BrokenRowError
 from parrot_jax.dialogue.keys import ROW_KEYS, SYSTEM_KEYS, checked_weight, plain_key, read_keys
 from parrot_jax.dialogue.types import Dialogue, Turn
+from parrot_jax.dialogue.unread import refuse_media, refuse_unread
 
 DROPPED_BLANK = "blank turn dropped"
 MERGED_SPEAKER = "two turns of one speaker merged"
@@ -96,8 +97,8 @@ def build_dialogue(
       system: The system text among the messages; empty = none.
 
     Raises:
-      BrokenRowError: No user's turn is left, a text is not valid Unicode, a key refuses the row, or
-        it has two system texts.
+      BrokenRowError: No user's turn is left, a text is not valid Unicode, a key refuses the row,
+        part of the dialogue is not among the turns, or it has two system texts.
     """
     columns = [key for key in row if plain_key(key) in SYSTEM_KEYS and key not in read]
     system = _system_text(system, row, columns)
@@ -108,6 +109,8 @@ def build_dialogue(
     repaired = repair_turns(turns, place.repairs)
     if not repaired:
         raise BrokenRowError("no user turn", "every turn is blank or the assistant's")
+    refuse_unread(row, read, repaired)
+    refuse_media(repaired)
     if weight != 1:
         # Of the row times that of a message.
         weights = (checked_weight("weight", turn.weight * weight) for turn in repaired)

@@ -223,3 +223,53 @@ def test_a_file_with_a_new_key_in_every_row_makes_no_endless_report(tmp_path):
     _, report = read(tmp_path, *({"messages": SAID, f"key{n}": n} for n in range(200)))
     assert len(report.passed_over) == 51
     assert report.passed_over["other keys"] == 150
+
+
+CHOICES = [{"index": 0, "message": {"role": "assistant", "content": "5"}}]
+
+
+@pytest.mark.parametrize(
+    ("keys", "reason"),
+    [
+        ({"response": "5"}, "'response' holds an answer beside the dialogue: which was read from"),
+        ({"completion": [{"role": "assistant", "content": "5"}]}, "'completion' holds an answer"),
+        ({"choices": CHOICES}, "'choices' holds an answer"),
+        ({"output": "5"}, "'output' holds an answer"),
+        ({"output": "4", "messages": SAID[:1]}, "'output' holds an answer"),
+        ({"history": [["Hi", "Hello"]]}, "'history' holds turns beside the dialogue"),
+        ({"conversations": [{"from": "human", "value": "Hi"}]}, "'conversations' holds turns"),
+    ],
+)
+def test_a_part_of_the_dialogue_under_another_key_refuses_the_row(tmp_path, keys, reason):
+    dialogues, report = read(tmp_path, {"messages": SAID, **keys})
+    assert dialogues == []
+    assert report.examples[0].split(": ", 1)[1].startswith(reason)
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [{"response": "4 "}, {"choices": []}, {"history": []}, {"history": [["2+2?", "4"]]},
+     {"output": ""}, {"answer": "four"}, {"turns": 1}],
+)  # fmt: skip
+def test_what_repeats_the_dialogue_refuses_nothing(tmp_path, keys):
+    dialogues, _ = read(tmp_path, {"messages": SAID, **keys})
+    assert len(dialogues) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("<image>\nWhat is this?", 0),
+        ("What is this? <video>", 0),
+        ("<|image_pad|> What is this?", 0),
+        ("What does `<image>` stand for?", 1),
+        ("```html\n<video>\n```\nWhat is this?", 1),
+        ("<video><source></video> does not play", 1),
+        ("How is a <video> tag closed?", 1),
+    ],
+)
+def test_a_mark_of_an_image_refuses_the_row(tmp_path, text, kept):
+    row = {"messages": [{"role": "user", "content": text}, SAID[1]]}
+    dialogues, report = read(tmp_path, row)
+    assert len(dialogues) == kept
+    assert kept or "so part of it is no text" in report.examples[0]
