@@ -12,7 +12,7 @@ from typing import Any
 from parrot_jax.dialogue.json_stream import BrokenRowError
 from parrot_jax.dialogue.keys import ROW_KEYS, SYSTEM_KEYS, checked_weight, plain_key, read_keys
 from parrot_jax.dialogue.types import Dialogue, Turn
-from parrot_jax.dialogue.unread import refuse_media, refuse_unread
+from parrot_jax.dialogue.unread import refuse_media, repeated_keys
 
 DROPPED_BLANK = "blank turn dropped"
 MERGED_SPEAKER = "two turns of one speaker merged"
@@ -102,15 +102,14 @@ def build_dialogue(
     """
     columns = [key for key in row if plain_key(key) in SYSTEM_KEYS and key not in read]
     system = _system_text(system, row, columns)
-    read = {*read, *columns}
-    weight, honoured = read_keys(
-        row, ROW_KEYS, read={*read, "id", "source"}, where="row", passed_over=place.passed_over
-    )
     repaired = repair_turns(turns, place.repairs)
     if not repaired:
         raise BrokenRowError("no user turn", "every turn is blank or the assistant's")
-    refuse_unread(row, read, repaired)
+    read = {*read, *columns, *repeated_keys(row, read, repaired)}
     refuse_media(repaired)
+    weight, honoured = read_keys(
+        row, ROW_KEYS, read={*read, "id", "source"}, where="row", passed_over=place.passed_over
+    )
     if weight != 1:
         # Of the row times that of a message.
         weights = (checked_weight("weight", turn.weight * weight) for turn in repaired)

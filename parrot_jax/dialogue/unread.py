@@ -38,17 +38,18 @@ _MEDIA = re.compile(
 )
 
 
-def refuse_unread(row: Mapping[str, Any], read: Collection[str], turns: Sequence[Turn]) -> None:
-    """Refuses a row with an answer or a list of turns that is no part of its dialogue.
+def repeated_keys(row: Mapping[str, Any], read: Collection[str], turns: Sequence[Turn]) -> set[str]:
+    """The keys of answers and lists of turns that only repeat what was read.
 
     Args:
       row: The row.
       read: The keys from which the turns were read.
-      turns: The turns of the dialogue.
+      turns: The turns of the dialogue, not empty.
 
     Raises:
-      BrokenRowError: There is one; the reason names its key.
+      BrokenRowError: Such a key holds more than the dialogue; the reason names it.
     """
+    repeated = set[str]()
     for key, value in row.items():
         name = plain_key(key)
         if key in read or name not in ANSWERS | _LISTS:
@@ -63,6 +64,8 @@ def refuse_unread(row: Mapping[str, Any], read: Collection[str], turns: Sequence
             turn.text.strip() for turn in turns if turn.role == "assistant"
         }:
             raise BrokenRowError(f"{key!r} holds an answer beside the dialogue", _names(read))
+        repeated.add(key)
+    return repeated
 
 
 def refuse_media(turns: Sequence[Turn]) -> None:

@@ -256,6 +256,13 @@ def test_what_repeats_the_dialogue_refuses_nothing(tmp_path, keys):
     assert len(dialogues) == 1
 
 
+def test_what_repeats_the_dialogue_is_no_metadata(tmp_path):
+    # Or a piece of the dialogue, written with it, would be refused when it is read again.
+    ((dialogue,), report) = read(tmp_path, {"messages": SAID, "response": "4", "mood": "sad"})
+    assert dialogue.metadata == {"mood": "sad"}
+    assert report.passed_over == {"'mood' of a row": 1}
+
+
 @pytest.mark.parametrize(
     ("text", "kept"),
     [
