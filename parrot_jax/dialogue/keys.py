@@ -36,7 +36,7 @@ class Rule(Enum):
     MEASURE = "false, or a word such as bad: the answer is bad"
     GOOD = "as MEASURE, and so is a number < 0"
     LABEL = "as MEASURE, and so is a number <= 0"
-    BAD = "true, or a number other than 0: the answer is bad"
+    BAD = "true, or a count other than 0: the answer is bad"
     EMPTY = "refused unless empty"
     FINAL = "refused unless it is the channel of answers"
     SORT = "a word such as bad: the answer is bad; else metadata"
@@ -58,7 +58,7 @@ _GROUPS: tuple[tuple[Rule, str, str], ...] = (
         _TOKENS,  # where it is of a part
         "weight loss_weight sample_weight loss_scale loss train training trainable train_on learn",
     ),
-    (Rule.MEASURE, _BAD_ANSWER, "score quality"),
+    (Rule.MEASURE, _BAD_ANSWER, "score quality labels"),
     (
         Rule.GOOD,
         _BAD_ANSWER,
@@ -173,7 +173,7 @@ _THOUGHT_WORDS = _words(
     "scratchpad reflection analysis commentary inner_monologue redacted_thinking"
 )
 _BOOLEAN_WORDS = _words("true false yes no y n on off 0 1")
-_JUDGING = (Rule.MEASURE, Rule.GOOD, Rule.LABEL, Rule.BAD)
+_JUDGING = (*(Rule.MEASURE, Rule.GOOD, Rule.LABEL, Rule.BAD, Rule.SORT, Rule.SORT_OF_MESSAGE),)
 _NAMES_OF_VALUES = _words("value label name rating verdict answer")
 _EMPTY_TEXTS = frozenset({"", "[]", "{}", "null", "none"})
 
@@ -218,16 +218,10 @@ def read_keys(
             weight = checked_weight(key, weight * _read_weight(key, value, detail), detail)
             honoured.add(key)
             continue
-        if rule is None or (rule in _JUDGING and isinstance(value, Mapping)):
-            found = _bad_within(value, table, rule)
-            if found:
-                inner, why = found
-                raise BrokenRowError(
-                    f"{f'{key}.{inner}'!r} is {_shown(value[inner])}, so {why}", detail
-                )
-            verdict = "fine" if rule is not None and is_empty(value) else "told"
-        else:
-            verdict = _verdict(rule, value)
+        if found := _bad_within(value, table, rule):
+            inner, seen, why = found
+            raise BrokenRowError(f"{f'{key}.{inner}'!r} is {_shown(seen)}, so {why}", detail)
+        verdict = "told" if rule is None else _verdict(rule, value)
         if verdict in ("bad", "thought"):
             seen = "not empty" if rule is Rule.EMPTY else _shown(value)
             why = _THOUGHT if verdict == "thought" else _WHY[name]
@@ -258,7 +252,7 @@ def plain_word(value: Any) -> str:
     """
     if not isinstance(value, str):
         return ""
-    return re.sub(r"[\s-]+(?=\w)", "_", value[:99].strip(" \t\r\n.!?,;:'\"*")).lower()
+    return re.sub(r"(?<=\w)[\s-]+(?=\w)", "_", value[:99].strip(" \t\r\n.!?,;:'\"*")).lower()
 
 
 def is_empty(value: Any) -> bool:
@@ -278,21 +272,26 @@ def is_empty(value: Any) -> bool:
 
 def _bad_within(
     value: Any, table: Mapping[str, Rule], outer: Rule | None
-) -> tuple[str, str] | None:
-    """The key, one level down, that says that the answer is bad, and why it refuses the row.
+) -> tuple[str, Any, str] | None:
+    """What says, one level down, that the answer is bad: its key, its value, and the reason.
 
-    `outer` is the rule of the key that holds the object, where it has one: its value may stand
-    under `value` and the like.
+    `outer` is the rule of the key that holds the object: its value may stand under `value` and the
+    like. The objects of a list under a key that is not known may be other answers, and say nothing.
     """
-    if not isinstance(value, Mapping):
+    if outer is not None and outer is not Rule.HARMLESS and outer not in _JUDGING:
         return None
-    for key, inner in value.items():
+    owners = value if isinstance(value, list) and outer is not None else [value]
+    for key, inner in (
+        each for owner in owners if isinstance(owner, Mapping) for each in owner.items()
+    ):
         name = plain_key(key)
         rule = table.get(name)
         if rule not in _JUDGING and name in _NAMES_OF_VALUES:
             rule = outer
         if rule in _JUDGING and _verdict(rule, inner) == "bad":
-            return key, _BAD_ANSWER
+            return key, inner, _BAD_ANSWER
+        if rule is Rule.WEIGHT and (inner is False or (name != "loss" and inner == 0)):
+            return key, inner, "its place is the row or the message"
     return None
 
 
@@ -306,6 +305,8 @@ def _verdict(rule: Rule, value: Any) -> str:
         return "fine" if value in ("", "final") else "bad"
     if rule is Rule.ONE:
         return "fine" if value in (1, True) else "bad"
+    if isinstance(value, list | Mapping) and not value:
+        return "fine"
     if isinstance(value, list):
         found = {_verdict(rule, each) for each in value if each is not None}
         return next((each for each in ("bad", "thought", "odd", "told") if each in found), "fine")
@@ -321,7 +322,7 @@ def _verdict(rule: Rule, value: Any) -> str:
     if not _is_number(value) or rule is Rule.MEASURE:
         return "told"
     if rule is Rule.BAD:
-        return "bad" if value else "fine"
+        return "told" if 0 < value < 1 else "bad" if value else "fine"
     is_bad = value < 0 or (value == 0 and rule is Rule.LABEL)
     return "bad" if is_bad else "fine" if rule is Rule.LABEL and value in (0, 1) else "told"
 

@@ -146,8 +146,7 @@ def _read_speaker(message: Mapping[str, Any], where: str) -> tuple[Speaker, list
     for key in named:
         name = message[key]
         known = SPEAKERS.get(name.strip().lower()) if isinstance(name, str) else None
-        # A type is mostly that of the message, and a speaker where there is no other.
-        if known and (key != "type" or not found):
+        if known:
             found[key] = known
     for key in _KIND_KEYS:
         word = plain_word(message.get(key))

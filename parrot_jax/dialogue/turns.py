@@ -106,10 +106,10 @@ def build_dialogue(
     if not repaired:
         raise BrokenRowError("no user turn", "every turn is blank or the assistant's")
     read = {*read, *columns, *repeated_keys(row, read, repaired)}
-    refuse_media(repaired)
     weight, honoured = read_keys(
         row, ROW_KEYS, read={*read, "id", "source"}, where="row", passed_over=place.passed_over
     )
+    refuse_media(repaired)
     if weight != 1:
         # Of the row times that of a message.
         weights = (checked_weight("weight", turn.weight * weight) for turn in repaired)

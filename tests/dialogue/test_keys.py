@@ -68,6 +68,12 @@ def test_a_weight_of_the_row_holds_for_all_of_it_and_is_written_once(tmp_path):
         ({"label": {"value": False}}, "'label.value' is false, so the answer is bad"),
         ({"metadata": {"label": False}}, "'metadata.label' is false, so the answer is bad"),
         ({"feedback": {"rating": "thumbs_down"}}, "'feedback.rating' is 'thumbs_down', so the"),
+        ({"label": [{"value": False}]}, "'label.value' is false, so the answer is bad"),
+        ({"labels": ["good", "bad"]}, "'labels' is a list, so the answer is bad"),
+        ({"annotations": [{"label": "bad"}]}, "'annotations.label' is 'bad', so the answer is"),
+        ({"metadata": {"state": "deleted"}}, "'metadata.state' is 'deleted', so the answer is"),
+        ({"metadata": {"train": False}}, "'metadata.train' is false, so its place is the row"),
+        ({"vote": "-1"}, "'vote' is '-1', so the answer is bad"),
         ({"KTOTag": False}, "'KTOTag' is false, so the answer is bad"),
         ({"deleted": 2}, "'deleted' is 2, so the answer is bad"),
         ({"deleted_at": "2024-01-01"}, "'deleted_at' is not empty, so the answer is bad"),
@@ -117,6 +123,7 @@ def test_a_word_says_that_the_answer_is_bad(tmp_path, word):
     [
         *[("type", "chat"), ("category", "reasoning"), ("tags", ["math", "error"]), ("kind", "QA")],
         *[("state", "ready"), ("label", []), ("label", "good"), ("deleted", 0)],
+        *[("annotations", [{"type": "url_citation"}]), ("feedback", {})],
     ],
 )
 def test_words_that_sort_are_metadata(tmp_path, key, value):
@@ -280,3 +287,10 @@ def test_a_mark_of_an_image_refuses_the_row(tmp_path, text, kept):
     dialogues, report = read(tmp_path, row)
     assert len(dialogues) == kept
     assert kept or "so part of it is no text" in report.examples[0]
+
+
+def test_other_answers_and_probabilities_say_nothing_of_the_answer(tmp_path):
+    row = {"messages": SAID, "candidates": [{"text": "5", "correct": False}], "spam": 0.1}
+    dialogues, report = read(tmp_path, row)
+    assert len(dialogues) == 1
+    assert set(report.passed_over) == {"'candidates' of a row", "'spam' of a row"}

@@ -146,8 +146,9 @@ def test_text_parts_hold_their_text_under_any_of_its_names(key):
 def test_langchain_names_the_speaker_as_the_type():
     dialogue, _ = read({"type": "human", "content": "a"}, {"type": "ai", "content": "b"})
     assert [turn.role for turn in dialogue.turns] == ["user", "assistant"]
-    with pytest.raises(BrokenRowError, match="two speakers"):
-        read({"role": "user", "from": "gpt", "content": "a"})
+    for key, name in (("from", "gpt"), ("type", "ai"), ("type", "tool_result")):
+        with pytest.raises(BrokenRowError, match="two speakers"):
+            read({"role": "user", key: name, "content": "a"})
 
 
 @pytest.mark.parametrize("kind", [{"type": "function_call"}, {"kind": "tool_use"}])
