@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from enum import Enum
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeGuard
 
 from parrot_jax.dialogue.json_stream import BrokenRowError
 
@@ -362,7 +362,7 @@ def checked_weight(key: str, value: float, detail: str = "") -> float:
     return float(value)
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[int | float]:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 

@@ -100,10 +100,10 @@ def _read_item(item: Any, where: str, place: RowPlace) -> list[Turn]:
     if not keys:
         raise BrokenRowError("a pair has no question", f"{where} has {', '.join(map(repr, item))}")
     _refuse_second(item, [key for key, _ in keys], where)
-    said = [(role, _said(item, key, role)) for key, role in keys]
-    read = {key for _, (_, names) in said for key in names}
+    said = [_said(item, key, role) for key, role in keys]
+    read = {key for _, names in said for key in names}
     weight, _ = read_keys(item, MESSAGE_KEYS, read=read, where=where, passed_over=place.passed_over)
-    return [Turn(role, text, weight) for role, (text, _) in said]
+    return [Turn(role, text, weight) for (_, role), (text, _) in zip(keys, said, strict=True)]
 
 
 def _said(owner: Mapping[str, Any], key: str, role: Role) -> tuple[str, list[str]]:

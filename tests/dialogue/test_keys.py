@@ -208,6 +208,15 @@ def test_what_says_nothing_refuses_nothing_and_what_is_harmless_is_not_mentioned
     assert not report.passed_over
 
 
+@pytest.mark.parametrize("key", ["label", "images", "history", "tools", "mood"])
+def test_a_value_nested_as_deep_as_json_allows_ends_no_run(tmp_path, key):
+    value = True
+    for _ in range(900):
+        value = [value]
+    dialogues, report = read(tmp_path, {"messages": SAID, key: value})
+    assert len(dialogues) + report.broken.total() == 1
+
+
 def test_what_is_passed_over_is_counted_by_name(tmp_path):
     rows = [
         {**answer_with(mood="sad", reasoning_content="Let me see"), "colour": "red", "score": 2},
