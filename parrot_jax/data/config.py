@@ -1,11 +1,11 @@
 """Settings of the data: sources, split, tokenizer, masks, rows. Loads no jax."""
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
 from parrot_jax.core.errors import UserError
 from parrot_jax.core.files import require_local
+from parrot_jax.dialogue.keys import WEIGHTS
 from parrot_jax.dialogue.sources import SourceConfig
 
 Task = Literal["ask", "chat"]
@@ -37,9 +37,12 @@ class MaskConfig:
             raise UserError("mask.loss_roles is empty; name user, assistant or both.")
         if self.max_turns is not None and self.max_turns < 1:
             raise UserError(f"mask.max_turns is {self.max_turns}; it must be at least 1, or null.")
-        if not all(math.isfinite(w) and w >= 0 for w in self.turn_weights):
+        # One of these times that of a row has to fit float32.
+        low, high = WEIGHTS
+        if not all(w == 0 or low <= w <= high for w in self.turn_weights):
             raise UserError(
-                f"mask.turn_weights is {list(self.turn_weights)}; weights are finite and >= 0."
+                f"mask.turn_weights is {list(self.turn_weights)}; weights are 0 or from {low:g} to "
+                f"{high:g}."
             )
         if self.train_end and "user" not in self.loss_roles:
             raise UserError("mask.train_end trains the user's ending; add user to mask.loss_roles.")

@@ -61,14 +61,31 @@ def printable(text: str, limit: int = 200) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in short)
 
 
+def _refuse_constant(name: str) -> NoReturn:
+    raise BrokenRowError(f"{name} is not JSON")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen = set[str]()
+        # `add` gives None: the first key that was there before.
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))
+        raise BrokenRowError(f"the key {printable(twice, 60)!r} stands twice in one object")
+    return found
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_object)
+
+
 def parse_json(raw: bytes) -> Any:
-    """Parses one JSON value strictly: UTF-8 only, no NaN and no Infinity.
+    """Parses one JSON value strictly: UTF-8 only, no NaN, no Infinity, no key twice in one object.
 
     Raises:
       BrokenRowError: It is no such value; the detail says where.
     """
     try:
-        return json.loads(raw.decode("utf-8"), parse_constant=_refuse_constant)
+        return _DECODER.decode(raw.decode("utf-8"))
     except UnicodeDecodeError as error:
         detail = f"byte {raw[error.start]:#04x} at offset {error.start} of the row"
         raise BrokenRowError("not valid UTF-8", detail) from None
@@ -164,10 +181,6 @@ def _next_line(file: IO[bytes], max_row_bytes: int) -> bytes:
         if stripped := raw.strip():
             return stripped
     return b""
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise BrokenRowError(f"{name} is not JSON")
 
 
 def _row(line: int, raw: bytes) -> JsonRow:

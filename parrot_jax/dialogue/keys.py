@@ -11,13 +11,12 @@ WildChat, LMSYS and the usual data sets of the hub.
 """
 
 import functools
-import math
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping
 from enum import Enum
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeGuard
 
 from parrot_jax.dialogue.json_stream import BrokenRowError
 
@@ -25,15 +24,23 @@ SYSTEM_KEYS = ("system", "system_prompt", "system_message", "meta_instruction", 
 """Columns that hold the system text of a row, unless they are its question."""
 
 
+WEIGHTS = (1e-12, 1e12)
+"""The least and the largest loss weight besides 0: the product of two fits float32."""
+
+
 class Rule(Enum):
     """What is done about a key."""
 
     WEIGHT = "a number >= 0 or a boolean: the loss weight"
-    GOOD = "false, or a word such as bad: the answer is bad"
-    LABEL = "as GOOD, and so is a number <= 0"
-    BAD = "true: the answer is bad"
+    ONE = "refused unless it is the weight 1: parts of a message have no weight of their own"
+    MEASURE = "false, or a word such as bad: the answer is bad"
+    GOOD = "as MEASURE, and so is a number < 0"
+    LABEL = "as MEASURE, and so is a number <= 0"
+    BAD = "true, or a count other than 0: the answer is bad"
     EMPTY = "refused unless empty"
     FINAL = "refused unless it is the channel of answers"
+    SORT = "a word such as bad: the answer is bad; else metadata"
+    SORT_OF_MESSAGE = "as SORT, and a word such as reasoning: the text is no answer"
     HARMLESS = "kept as metadata"
     TOLD = "passed over and named, unless empty"
 
@@ -42,28 +49,40 @@ _BAD_ANSWER = "the answer is bad"
 _PAIR = "this is a preference pair and no dialogue"
 _MEDIA = "part of it is no text"
 _TOKENS = "parts of its texts are not to be learnt, which cannot be done"
+_THOUGHT = "the text is what leads to an answer"
 
 # Rule, why a row is refused, names in lower case.
 _GROUPS: tuple[tuple[Rule, str, str], ...] = (
     (
         Rule.WEIGHT,
-        "",
+        _TOKENS,  # where it is of a part
         "weight loss_weight sample_weight loss_scale loss train training trainable train_on learn",
     ),
+    (Rule.MEASURE, _BAD_ANSWER, "score quality labels"),
     (
         Rule.GOOD,
         _BAD_ANSWER,
-        "desirable is_desirable accepted is_accepted approved correct is_correct good is_good "
-        "valid is_valid thumbs_up upvoted liked helpful is_helpful passed review_result keep "
-        "include rating score quality feedback verdict judgment judgement vote status preference",
+        "review_result rating feedback verdict judgment judgement vote status preference",
     ),
-    (Rule.LABEL, _BAD_ANSWER, "label kto_tag"),
+    (
+        Rule.LABEL,
+        _BAD_ANSWER,
+        "label kto_tag desirable is_desirable accepted is_accepted approved correct is_correct "
+        "good is_good valid is_valid thumbs_up upvoted liked helpful is_helpful passed keep "
+        "include",
+    ),
     (
         Rule.BAD,
         _BAD_ANSWER,
         "bad is_bad undesirable thumbs_down downvoted disliked incorrect is_incorrect wrong "
         "deleted is_deleted spam is_spam exclude excluded skip skipped ignore ignored discard "
         "discarded removed invalid is_rejected low_quality is_error hallucination",
+    ),
+    (
+        Rule.EMPTY,
+        _BAD_ANSWER,
+        "deleted_at deleted_by deleted_date deletion_reason removed_at removed_by rejected_at "
+        "rejected_by rejected_reason rejection_reason reject_reason discarded_at excluded_at",
     ),
     (
         Rule.EMPTY,
@@ -91,13 +110,14 @@ _GROUPS: tuple[tuple[Rule, str, str], ...] = (
         "",
         "id uuid idx index hash source dataset dataset_name origin url license licence model "
         "model_name generator language lang locale date time timestamp created created_at "
-        "create_time update_time updated_at version category topic task subject domain kind "
-        "title tags type turn turns turn_identifier num_turns state country header hashed_ip "
+        "create_time update_time updated_at version topic task subject domain "
+        "title turn turns turn_identifier num_turns country header hashed_ip "
         "conversation_id conversation_hash message_id message_tree_id parent_id prompt_id "
         "dialogue_id question_id user_id created_date tool_call_id tree_id "
         "tree_state openai_moderation detoxify_moderation parallel_tool_calls annotations "
         "collection kinds",
     ),
+    (Rule.SORT, _BAD_ANSWER, "type kind category tags tag state"),
     (
         Rule.TOLD,
         "",
@@ -109,8 +129,22 @@ _RULES = {name: rule for rule, _, names in _GROUPS for name in names.split()}
 _WHY = {name: why for _, why, names in _GROUPS for name in names.split()}
 
 ROW_KEYS: Mapping[str, Rule] = MappingProxyType(_RULES)
-MESSAGE_KEYS: Mapping[str, Rule] = MappingProxyType({**_RULES, "channel": Rule.FINAL})
-_WHY["channel"] = "the text is what leads to an answer"
+MESSAGE_KEYS: Mapping[str, Rule] = MappingProxyType(
+    {
+        **{
+            name: Rule.SORT_OF_MESSAGE if rule is Rule.SORT else rule
+            for name, rule in _RULES.items()
+        },
+        "channel": Rule.FINAL,
+    }
+)
+PART_KEYS: Mapping[str, Rule] = MappingProxyType(
+    {
+        **{name: Rule.ONE if rule is Rule.WEIGHT else rule for name, rule in MESSAGE_KEYS.items()},
+        "cache_control": Rule.HARMLESS,
+    }
+)
+_WHY["channel"] = _THOUGHT
 
 
 def _words(text: str) -> frozenset[str]:
@@ -119,13 +153,28 @@ def _words(text: str) -> frozenset[str]:
 
 _BAD_WORDS = _words(
     "bad rejected reject negative undesirable incorrect wrong invalid thumbs_down thumbsdown "
-    "dislike disliked downvote downvoted deleted discarded spam fail failed poor"
+    "thumb_down dislike disliked downvote downvoted deleted discarded discard excluded removed "
+    "hidden spam fail failed failure poor worse worst terrible awful low_quality unsafe toxic "
+    "harmful unacceptable inappropriate inadequate unhelpful untrue inaccurate "
+    "disapproved declined denied loser lose lost error hallucination hallucinated 👎 -1"
+)
+# Of the words above those that speak of an answer, and never of what a dialogue is about.
+_BAD_SORTS = _words(
+    "bad rejected reject undesirable incorrect wrong invalid thumbs_down thumbsdown disliked "
+    "downvoted deleted discarded discard excluded removed failed low_quality unacceptable spam"
 )
 _GOOD_WORDS = _words(
     "good accepted accept positive desirable correct valid thumbs_up thumbsup like liked upvote "
-    "upvoted chosen approved pass passed"
+    "upvoted chosen approved pass passed safe acceptable helpful okay great excellent better best "
+    "keep kept"
+)
+_THOUGHT_WORDS = _words(
+    "reasoning reasoning_content reason thinking think thought thoughts chain_of_thought cot "
+    "scratchpad reflection analysis commentary inner_monologue redacted_thinking"
 )
 _BOOLEAN_WORDS = _words("true false yes no y n on off 0 1")
+_JUDGING = (*(Rule.MEASURE, Rule.GOOD, Rule.LABEL, Rule.BAD, Rule.SORT, Rule.SORT_OF_MESSAGE),)
+_NAMES_OF_VALUES = _words("value label name rating verdict answer")
 _EMPTY_TEXTS = frozenset({"", "[]", "{}", "null", "none"})
 
 
@@ -166,13 +215,17 @@ def read_keys(
         name = plain_key(key)
         rule = table.get(name)
         if rule is Rule.WEIGHT and not (where == "row" and name == "loss" and _is_number(value)):
-            weight *= _read_weight(key, value, detail)
+            weight = checked_weight(key, weight * _read_weight(key, value, detail), detail)
             honoured.add(key)
             continue
+        if found := _bad_within(value, table, rule):
+            inner, seen, why = found
+            raise BrokenRowError(f"{f'{key}.{inner}'!r} is {_shown(seen)}, so {why}", detail)
         verdict = "told" if rule is None else _verdict(rule, value)
-        if verdict == "bad":
+        if verdict in ("bad", "thought"):
             seen = "not empty" if rule is Rule.EMPTY else _shown(value)
-            raise BrokenRowError(f"{key!r} is {seen}, so {_WHY[name]}", detail)
+            why = _THOUGHT if verdict == "thought" else _WHY[name]
+            raise BrokenRowError(f"{key!r} is {seen}, so {why}", detail)
         if verdict == "odd":
             raise BrokenRowError(f"{key!r} is {_shown(value)}, no boolean", detail)
         if verdict == "told":
@@ -184,11 +237,22 @@ def read_keys(
 def plain_key(key: str) -> str:
     """A key as it stands in the table.
 
-    >>> plain_key("lossWeight"), plain_key("Thumbs-Down")
-    ('loss_weight', 'thumbs_down')
+    >>> plain_key("lossWeight"), plain_key("Thumbs-Down"), plain_key("KTOTag")
+    ('loss_weight', 'thumbs_down', 'kto_tag')
     """
-    snake = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", key)
+    snake = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", key)
     return re.sub(r"[\s-]+", "_", snake.strip()).lower()
+
+
+def plain_word(value: Any) -> str:
+    """A text as it stands in the lists of words; empty for any other value.
+
+    >>> plain_word(" Not good. "), plain_word(False)
+    ('not_good', '')
+    """
+    if not isinstance(value, str):
+        return ""
+    return re.sub(r"(?<=\w)[\s-]+(?=\w)", "_", value[:99].strip(" \t\r\n.!?,;:'\"*")).lower()
 
 
 def is_empty(value: Any) -> bool:
@@ -206,30 +270,74 @@ def is_empty(value: Any) -> bool:
     return value is None or value is False
 
 
+def _bad_within(
+    value: Any, table: Mapping[str, Rule], outer: Rule | None
+) -> tuple[str, Any, str] | None:
+    """What says, one level down, that the answer is bad: its key, its value, and the reason.
+
+    `outer` is the rule of the key that holds the object: its value may stand under `value` and the
+    like. The objects of a list under a key that is not known may be other answers, and say nothing.
+    """
+    if outer is not None and outer is not Rule.HARMLESS and outer not in _JUDGING:
+        return None
+    owners = value if isinstance(value, list) and outer is not None else [value]
+    for key, inner in (
+        each for owner in owners if isinstance(owner, Mapping) for each in owner.items()
+    ):
+        name = plain_key(key)
+        rule = table.get(name)
+        if rule not in _JUDGING and name in _NAMES_OF_VALUES:
+            rule = outer
+        if rule in _JUDGING and _verdict(rule, inner) == "bad":
+            return key, inner, _BAD_ANSWER
+        if rule is Rule.WEIGHT and (inner is False or (name != "loss" and inner == 0)):
+            return key, inner, "its place is the row or the message"
+    return None
+
+
 def _verdict(rule: Rule, value: Any) -> str:
-    """`fine`, `bad`, `odd` (of a type that the key cannot have) or `told` (passed over)."""
+    """`fine`, `bad`, `thought`, `odd` (of a type that the key cannot have) or `told`."""
     if rule is Rule.HARMLESS:
         return "fine"
     if rule in (Rule.EMPTY, Rule.TOLD):
         return "fine" if is_empty(value) else "bad" if rule is Rule.EMPTY else "told"
     if rule is Rule.FINAL:
         return "fine" if value in ("", "final") else "bad"
+    if rule is Rule.ONE:
+        return "fine" if value in (1, True) else "bad"
+    if isinstance(value, list | Mapping) and not value:
+        return "fine"
+    if isinstance(value, list):
+        found = {_verdict(rule, each) for each in value if each is not None}
+        return next((each for each in ("bad", "thought", "odd", "told") if each in found), "fine")
+    if rule in (Rule.SORT, Rule.SORT_OF_MESSAGE):
+        word = plain_word(value)
+        if rule is Rule.SORT_OF_MESSAGE and word in _THOUGHT_WORDS:
+            return "thought"
+        return "bad" if word in _BAD_SORTS else "fine"
     if isinstance(value, bool):
         return "bad" if value is (rule is Rule.BAD) else "fine"
     if isinstance(value, str):
-        return _verdict_of_word(rule, value.strip().lower().replace(" ", "_"))
-    if _is_number(value) and (rule is Rule.LABEL or (rule is Rule.BAD and value in (0, 1))):
-        is_bad = value == 1 if rule is Rule.BAD else value <= 0
-        return "bad" if is_bad else "fine" if value in (0, 1) else "told"
-    return "told"
+        return _verdict_of_word(rule, plain_word(value))
+    if not _is_number(value) or rule is Rule.MEASURE:
+        return "told"
+    if rule is Rule.BAD:
+        return "told" if 0 < value < 1 else "bad" if value else "fine"
+    is_bad = value < 0 or (value == 0 and rule is Rule.LABEL)
+    return "bad" if is_bad else "fine" if rule is Rule.LABEL and value in (0, 1) else "told"
+
+
+def _is_bad_word(word: str) -> bool:
+    bare = re.sub(r"^(?:not|non|un|in|dis)_?", "", word)
+    return word in _BAD_WORDS or (bare != word and bare in _GOOD_WORDS)
 
 
 def _verdict_of_word(rule: Rule, word: str) -> str:
     if word in _BOOLEAN_WORDS:
         return "odd"
-    if rule is Rule.BAD:
-        return "told"
-    return "bad" if word in _BAD_WORDS else "fine" if word in _GOOD_WORDS else "told"
+    if _is_bad_word(word):
+        return "bad"
+    return "fine" if word in _GOOD_WORDS and rule is not Rule.BAD else "told"
 
 
 def _read_weight(key: str, value: Any, detail: str) -> float:
@@ -238,12 +346,23 @@ def _read_weight(key: str, value: Any, detail: str) -> float:
     if not _is_number(value):
         raise BrokenRowError(f"{key!r} is {_shown(value)}, no number or boolean", detail)
     # A JSON integer may be larger than any float.
-    if value < 0 or not math.isfinite(value if value < 1e300 else math.inf):
-        raise BrokenRowError(f"{key!r} is not finite and >= 0", detail)
+    return checked_weight(key, value, detail)
+
+
+def checked_weight(key: str, value: float, detail: str = "") -> float:
+    """A loss weight within `WEIGHTS`, or 0.
+
+    Raises:
+      BrokenRowError: It is another number.
+    """
+    low, high = WEIGHTS
+    # A JSON integer may be larger than any float; NaN is in no range.
+    if not (value == 0 or low <= value <= high):
+        raise BrokenRowError(f"{key!r} is neither 0 nor from {low:g} to {high:g}", detail)
     return float(value)
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[int | float]:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
@@ -252,8 +371,9 @@ def _shown(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
-        word = value.strip().lower()
-        short = word in _BAD_WORDS | _BOOLEAN_WORDS or (len(word) <= 20 and word.isidentifier())
+        word = plain_word(value)
+        short = _is_bad_word(word) or word in _BOOLEAN_WORDS or word in _THOUGHT_WORDS
+        short = short or (len(value) <= 20 and word.isidentifier())
         return repr(value.strip()) if short else "a text"
     if _is_number(value):
         return str(value) if abs(value) < 1000 else "a large number"

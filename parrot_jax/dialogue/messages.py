@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 from parrot_jax.dialogue.json_stream import BrokenRowError
-from parrot_jax.dialogue.keys import MESSAGE_KEYS, is_empty, read_keys
+from parrot_jax.dialogue.keys import MESSAGE_KEYS, PART_KEYS, is_empty, plain_word, read_keys
 from parrot_jax.dialogue.turns import KEPT_AS_CONTEXT, RowPlace
 from parrot_jax.dialogue.types import Turn
 
@@ -22,8 +22,9 @@ _NAMES: Mapping[Speaker, str] = MappingProxyType(
         "system": "system developer",
         "user": "user human prompter",
         "assistant": "assistant gpt chatgpt bard bing model bot ai chatbot",
-        "tool": "tool tools function function_call function_response observation tool_call "
-        "tool_calls tool_response tool_result tool_output ipython environment",
+        "tool": "tool tools function function_call function_response function_call_output "
+        "function_result observation tool_call tool_calls tool_use tool_response tool_result "
+        "tool_output ipython environment",
     }
 )
 SPEAKERS: Mapping[str, Speaker] = MappingProxyType(
@@ -31,6 +32,8 @@ SPEAKERS: Mapping[str, Speaker] = MappingProxyType(
 )
 """Who speaks, by the names that dialogue files use (in lower case)."""
 
+_KIND_KEYS = ("type", "kind")
+"""Keys that may say that an assistant's message is a call of a tool, or what one gave."""
 SPEAKER_KEYS = ("role", "from", "speaker", "sender", "type")
 TEXT_KEYS = ("content", "value", "text", "message", "utterance")
 _CALL_KEYS = ("tool_calls", "function_call")
@@ -96,11 +99,11 @@ def _read_message(message: Any, where: str, place: RowPlace) -> _Message:
     if not isinstance(message, Mapping):
         raise BrokenRowError("a message is no object", where)
     speaker, speaker_keys = _read_speaker(message, where)
-    text_key = next((key for key in TEXT_KEYS if message.get(key) is not None), None)
+    text_keys = _text_keys(message, where)
+    text_key = text_keys[0] if text_keys else None
     calls = [_call_text(message[key]) for key in _CALL_KEYS if not is_empty(message.get(key))]
     # The name of a tool stands in its call.
-    texts = [] if text_key is None else [text_key]
-    read = {*speaker_keys, *texts, *_CALL_KEYS, *(["name"] if speaker == "tool" else [])}
+    read = {*speaker_keys, *text_keys, *_CALL_KEYS, *(["name"] if speaker == "tool" else [])}
     weight, _ = read_keys(
         message, MESSAGE_KEYS, read=read, where=where, passed_over=place.passed_over
     )
@@ -110,11 +113,31 @@ def _read_message(message: Any, where: str, place: RowPlace) -> _Message:
         raise BrokenRowError(f"a message has no {missing!r}", f"{where} has {keys}")
     if calls and speaker in ("system", "user"):
         raise BrokenRowError(f"a call of a tool by the {speaker}", where)
-    text = _read_content(message[text_key], where, speaker) if text_key else ""
+    text = _read_content(message[text_key], where, speaker, place) if text_key else ""
     if speaker == "tool":
         calls, text = [text, *calls], ""
     context = "\n".join(call for call in calls if call.strip())
     return _Message(speaker, text, context, weight)
+
+
+def _text_keys(owner: Mapping[str, Any], where: str) -> list[str]:
+    """The keys of a message or a part that hold its text, the one that counts first.
+
+    Raises:
+      BrokenRowError: Two of them hold different texts.
+    """
+    keys = [key for key in TEXT_KEYS if owner.get(key) is not None]
+    filled = [key for key in keys if not is_empty(owner[key])]
+    texts = [key for key in filled if isinstance(owner[key], str | list)]
+    for key in texts[1:]:
+        if owner[key] != owner[texts[0]]:
+            raise BrokenRowError(f"two texts, under {texts[0]!r} and {key!r}", where)
+    first = next(iter([*texts, *filled, *keys]), None)
+    if first is None:
+        return []
+    # Whatever else is there and is no text is judged as any other key.
+    others = [key for key in keys if key != first and (key in texts or key not in filled)]
+    return [first, *others]
 
 
 def _read_speaker(message: Mapping[str, Any], where: str) -> tuple[Speaker, list[str]]:
@@ -123,9 +146,12 @@ def _read_speaker(message: Mapping[str, Any], where: str) -> tuple[Speaker, list
     for key in named:
         name = message[key]
         known = SPEAKERS.get(name.strip().lower()) if isinstance(name, str) else None
-        # A type is mostly that of the message, and a speaker where there is no other.
-        if known and (key != "type" or not found):
+        if known:
             found[key] = known
+    for key in _KIND_KEYS:
+        word = plain_word(message.get(key))
+        if SPEAKERS.get(word) == "tool" and set(found.values()) <= {"assistant", "tool"}:
+            return "tool", [*found, key]
     if len(set(found.values())) == 1:
         return next(iter(found.values())), list(found)
     if found:
@@ -139,25 +165,31 @@ def _read_speaker(message: Mapping[str, Any], where: str) -> tuple[Speaker, list
     raise BrokenRowError(f"unknown role {shown!r}", where)
 
 
-def _read_content(content: Any, where: str, speaker: Speaker) -> str:
+def _read_content(content: Any, where: str, speaker: Speaker, place: RowPlace) -> str:
     if isinstance(content, str):
         return content
     if speaker == "tool" and not _is_parts(content):
         return _json_text(content)
     if not isinstance(content, Sequence):
         raise BrokenRowError(f"content is {_json_type(content)}, no text", where)
-    return "\n".join(_read_part(part, where) for part in content)
+    return "\n".join(
+        _read_part(part, f"part {number} of {where}", place)
+        for number, part in enumerate(content, start=1)
+    )
 
 
-def _read_part(part: Any, where: str) -> str:
+def _read_part(part: Any, where: str, place: RowPlace) -> str:
     if isinstance(part, str):
         return part
     kind = part.get("type") if isinstance(part, Mapping) else None
     if kind not in _TEXT_PARTS:
         shown = kind[:40] if isinstance(kind, str) else type(part).__name__
         raise BrokenRowError(f"content part of type {shown!r}", where)
-    text = next((part[key] for key in TEXT_KEYS if isinstance(part.get(key), str)), None)
-    if text is None:
+    text_keys = _text_keys(part, where)
+    text = part[text_keys[0]] if text_keys else None
+    read = {"type", *text_keys}
+    read_keys(part, PART_KEYS, read=read, where=where, passed_over=place.passed_over)
+    if not isinstance(text, str):
         keys = ", ".join(map(repr, part))
         raise BrokenRowError("a content part of type 'text' has no 'text'", f"{where} has {keys}")
     return text

@@ -8,14 +8,15 @@
 The two keys are found by their names, whatever the combination.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from parrot_jax.dialogue.json_stream import BrokenRowError
-from parrot_jax.dialogue.keys import MESSAGE_KEYS, plain_key, read_keys
+from parrot_jax.dialogue.keys import MESSAGE_KEYS, is_empty, plain_key, read_keys
 from parrot_jax.dialogue.messages import is_message, read_messages
 from parrot_jax.dialogue.turns import RowPlace, build_dialogue
 from parrot_jax.dialogue.types import Dialogue, Role, Turn
+from parrot_jax.dialogue.unread import ANSWERS
 
 QUESTION_KEYS = (
     *("instruction", "prompt", "question", "query", "human", "user", "problem", "input", "inputs"),
@@ -26,6 +27,9 @@ ANSWER_KEYS = (
 )
 _EXTRA_KEYS = ("input", "context")
 """What belongs to the question, a blank line behind it."""
+
+_QUESTIONS = frozenset(("instruction", "prompt", "question", "query", "human", "problem"))
+"""Keys of which one row has one. `user` may be the name of a user."""
 
 LIST_KEYS = (
     *("history", "conversation", "conversations", "messages", "dialogue", "dialog", "turns"),
@@ -46,7 +50,7 @@ def parse_pairs(row: Mapping[str, Any], place: RowPlace) -> list[Dialogue]:
     """The dialogue of such a row: the history, then the pairs, then the row's own pair.
 
     Raises:
-      BrokenRowError: A question or an answer is no text.
+      BrokenRowError: A question or an answer is no text, or there are two of them.
     """
     turns: list[Turn] = []
     read: set[str] = set()
@@ -68,17 +72,17 @@ def parse_pairs(row: Mapping[str, Any], place: RowPlace) -> list[Dialogue]:
         else:
             for number, item in enumerate(items, start=1):
                 turns += _read_item(item, f"pair {number}", place)
-    for key, role in _own_keys(row) if _is_pair(row) else ():
+    own = list(_own_keys(row)) if _is_pair(row) else []
+    if own:
+        _refuse_second(row, [key for key, _ in own], "row")
+    for key, role in own:
         read.add(key)
         if _are_messages(row[key]):
             add_messages(row[key])
             continue
-        texts = [_text(key, row[key])]
-        if role == "user":
-            extras = [name for name in row if plain_key(name) in _EXTRA_KEYS and name not in read]
-            texts += [_text(name, row[name]) for name in extras]
-            read.update(extras)
-        turns.append(Turn(role, "\n\n".join(text for text in texts if text.strip())))
+        text, keys = _said(row, key, role)
+        read.update(keys)
+        turns.append(Turn(role, text))
     return [build_dialogue(turns, place, row=row, read=read, system="\n\n".join(system))]
 
 
@@ -95,14 +99,40 @@ def _read_item(item: Any, where: str, place: RowPlace) -> list[Turn]:
     keys = list(_own_keys(item))
     if not keys:
         raise BrokenRowError("a pair has no question", f"{where} has {', '.join(map(repr, item))}")
-    weight, _ = read_keys(
-        item,
-        MESSAGE_KEYS,
-        read={key for key, _ in keys},
-        where=where,
-        passed_over=place.passed_over,
-    )
-    return [Turn(role, _text(key, item[key]), weight) for key, role in keys]
+    _refuse_second(item, [key for key, _ in keys], where)
+    said = [_said(item, key, role) for key, role in keys]
+    read = {key for _, names in said for key in names}
+    weight, _ = read_keys(item, MESSAGE_KEYS, read=read, where=where, passed_over=place.passed_over)
+    return [Turn(role, text, weight) for (_, role), (text, _) in zip(keys, said, strict=True)]
+
+
+def _said(owner: Mapping[str, Any], key: str, role: Role) -> tuple[str, list[str]]:
+    """A question with what belongs to it, or an answer, and the keys that hold it."""
+    extras = [
+        name
+        for name, value in owner.items()
+        if role == "user" and name != key and value is not None and plain_key(name) in _EXTRA_KEYS
+    ]
+    texts = [_text(name, owner[name]) for name in (key, *extras)]
+    return "\n\n".join(text for text in texts if text.strip()), [key, *extras]
+
+
+def _refuse_second(owner: Mapping[str, Any], keys: Sequence[str], where: str) -> None:
+    """Refuses two questions or two answers that differ: one of them would be lost.
+
+    Raises:
+      BrokenRowError: There are two; the reason names both keys.
+    """
+    for kind, names in (("questions", _QUESTIONS), ("answers", ANSWERS)):
+        filled = [
+            key
+            for key, value in owner.items()
+            if plain_key(key) in names and isinstance(value, str | list) and not is_empty(value)
+        ]
+        first = next((key for key in keys if key in filled), None)
+        for key in filled:
+            if first is not None and owner[key] != owner[first]:
+                raise BrokenRowError(f"two {kind}, under {first!r} and {key!r}", where)
 
 
 def _own_keys(owner: Mapping[str, Any]) -> Iterator[tuple[str, Role]]:

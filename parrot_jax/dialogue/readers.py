@@ -92,6 +92,10 @@ def parse_row(row: JsonRow, source: str, parser: Parser) -> ReadRow:
     present = {key: value for key, value in row.value.items() if value is not None}
     try:
         return ReadRow(place, tuple(parser(present, place)))
+    except RecursionError:
+        place.repairs.clear()
+        place.passed_over.clear()
+        return ReadRow(place, problem=BrokenRowError("JSON nested too deeply"))
     except BrokenRowError as problem:
         # What a broken row would have needed besides is of no use to anybody.
         place.repairs.clear()

@@ -12,8 +12,18 @@ from typing import NamedTuple
 
 _NAMES = (
     *("think", "thinking", "thought", "thoughts", "reasoning", "reason", "reflection"),
-    *("scratchpad", "seed:think", "longcat_think"),
+    *("scratchpad", "seed:think", "longcat_think", "thought_process", "inner_monologue"),
+    "antThinking",
 )
+_ONLY_OPENED = (
+    (r"<analysis>", r"</analysis>"),
+    # Open WebUI
+    (
+        r"<details(?=[^<>\n]{0,99}\stype=[\"']?reasoning\b)[^<>\n]{0,199}>",
+        r"</details>",
+    ),
+)
+"""Forms whose closing mark alone says nothing: texts use it for other things."""
 _FORMS = (
     *((rf"<{name}(?: [^<>\n]{{0,99}})?>", rf"</{name}\s?>") for name in _NAMES),
     (r"\[THINK\]", r"\[/THINK\]"),  # Magistral
@@ -21,9 +31,13 @@ _FORMS = (
     (r"<\|begin_of_thought\|>", r"<\|end_of_thought\|>"),
     (r"<\|START_THINKING\|>", r"<\|END_THINKING\|>"),  # Command A
     (r"<\|channel>thought", r"<channel\|>"),  # Gemma 4
+    (r"<\|think(?:ing)?\|>", r"<\|/think(?:ing)?\|>"),
+    (r"<unused94>(?:thought\n)?", r"<unused95>"),  # MedGemma
+    *((rf"&lt;{name}&gt;", rf"&lt;/{name}&gt;") for name in _NAMES),
+    *_ONLY_OPENED,
 )
 _MARKS = re.compile(
-    r"(?=[<\[◁])(?:"  # what each begins with
+    r"(?=[<\[◁&])(?:"  # what each begins with
     + "|".join(
         f"(?P<open{number}>{opening})|(?P<close{number}>{closing})"
         for number, (opening, closing) in enumerate(_FORMS)
@@ -31,6 +45,7 @@ _MARKS = re.compile(
     + ")",
     re.I,
 )
+_FIRST_PAIRED = len(_FORMS) - len(_ONLY_OPENED)
 _SPACE = re.compile(r"\s*")
 _CODE = re.compile(r"```.*?```|`[^`\n]+`", re.S)
 # The text of gpt-oss: channels with a message each, and the same where the server cut its marks.
@@ -38,6 +53,13 @@ _HARMONY = re.compile(r"(?:<\|start\|>assistant)?<\|channel\|>")
 _HARMONY_MARK = re.compile(r"<\|(start|end|return|call|channel|message|constrain)\|>")
 _BARE_HARMONY = re.compile(r"analysis(?=[A-Z\"'])")
 _BARE_FINAL = "assistantfinal"
+# The text of Ollama's command line.
+_OLLAMA = re.compile(r"Thinking\.\.\.[ \t]*\n")
+_OLLAMA_END = re.compile(r"^[ \t]*\.\.\.done thinking\.[ \t]*$", re.M)
+_FENCE = re.compile(r"(`{3,})(?:think|thinking|thoughts?|reasoning)[ \t]*(?=\n|\Z)", re.I)
+_FENCE_LINE = re.compile(r"^(`{3,})[ \t]*(\S?)[^`\n]*$", re.M)
+# R1-Zero
+_ANSWER = re.compile(r"<(answer|final_answer|response)>", re.I)
 _MOST_INDENT = 80
 _ENDS_A_SENTENCE = ".!?:;…。！？)*"
 
@@ -63,7 +85,8 @@ def split_reasoning(text: str, *, closing_mark_alone: bool = True) -> Said:
 
     Reasoning is any number of marked blocks at the start, one that is never closed included; all
     before a closing mark without an opening one; and, where the reply began so, later blocks that
-    start a line outside of code. The time is linear in the text.
+    start a line outside of code. Marks of an answer around the rest are dropped. The time is linear
+    in the text.
 
     >>> split_reasoning("<think>\nA capital.\n</think>\n\nParis.")
     Said(text='Paris.', reasoning='A capital.')
@@ -82,6 +105,10 @@ def split_reasoning(text: str, *, closing_mark_alone: bool = True) -> Said:
     if _BARE_HARMONY.match(text, start) and (final := text.find(_BARE_FINAL, start)) >= 0:
         thought = text[start + len("analysis") : final]
         return Said(text[final + len(_BARE_FINAL) :].strip(), thought.strip())
+    if (ollama := _OLLAMA.match(text, start)) and (end := _OLLAMA_END.search(text, ollama.end())):
+        return Said(text[end.end() :].strip(), text[ollama.end() : end.start()].strip())
+    if fence := _FENCE.match(text, start):
+        return _split_fence(text, fence)
     marks = [_mark(match) for match in _MARKS.finditer(text)] if _may_hold_marks(text) else []
     code = [match.span() for match in _CODE.finditer(text)] if marks else []
     thoughts: list[str] = []
@@ -103,12 +130,12 @@ def split_reasoning(text: str, *, closing_mark_alone: bool = True) -> Said:
     pieces: list[str] = []
     later = [mark for mark in marks[place:] if mark.form == form and not _is_in(code, mark)]
     start = _take_later_blocks(text, start, later, pieces, thoughts)
-    return Said("".join([*pieces, text[start:]]).strip(), _joined(thoughts))
+    return Said(_bare_answer("".join([*pieces, text[start:]]).strip()), _joined(thoughts))
 
 
 def _may_hold_marks(text: str) -> bool:
     # A hundred times as fast as the pattern, on texts that have none: most.
-    return any(first in text for first in "<[◁")
+    return any(first in text for first in ("<", "[", "◁", "&lt;"))
 
 
 def _mark(match: re.Match[str]) -> _Mark:
@@ -144,7 +171,7 @@ def _lone_closing(
         depth = depths.get(mark.form, 0)
         if mark.opens or depth:
             depths[mark.form] = depth + (1 if mark.opens else -1)
-        elif _stands_alone(text, mark):
+        elif mark.form < _FIRST_PAIRED and _stands_alone(text, mark):
             return place
     return None
 
@@ -200,6 +227,30 @@ def _split_channels(text: str) -> Said:
         elif mark == "message":
             (said if channel.startswith("final") else thoughts).append(piece)
     return Said("".join(said).strip(), _joined(thoughts))
+
+
+def _split_fence(text: str, fence: re.Match[str]) -> Said:
+    """Reads a block of code that is named thinking; fences within it are its own."""
+    depth = 1
+    for line in _FENCE_LINE.finditer(text, fence.end()):
+        if line[2]:
+            depth += 1
+        elif len(line[1]) >= len(fence[1]):
+            depth -= 1
+        if depth == 0:
+            return Said(text[line.end() :].strip(), text[fence.end() : line.start()].strip())
+    return Said("", text[fence.end() :].strip())
+
+
+def _bare_answer(said: str) -> str:
+    """What is said behind the reasoning without the marks of an answer around all of it."""
+    opening = _ANSWER.match(said)
+    if opening is None:
+        return said
+    inner, closing = said[opening.end() :], f"</{opening[1]}>"
+    if inner.lower().endswith(closing.lower()):
+        inner = inner[: -len(closing)]
+    return said if closing.lower() in inner.lower() else inner.strip()
 
 
 def _is_in(spans: Sequence[tuple[int, int]], mark: _Mark) -> bool:

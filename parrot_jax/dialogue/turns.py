@@ -10,8 +10,9 @@ from types import MappingProxyType
 from typing import Any
 
 from parrot_jax.dialogue.json_stream import BrokenRowError
-from parrot_jax.dialogue.keys import ROW_KEYS, SYSTEM_KEYS, plain_key, read_keys
+from parrot_jax.dialogue.keys import ROW_KEYS, SYSTEM_KEYS, checked_weight, plain_key, read_keys
 from parrot_jax.dialogue.types import Dialogue, Turn
+from parrot_jax.dialogue.unread import refuse_media, repeated_keys
 
 DROPPED_BLANK = "blank turn dropped"
 MERGED_SPEAKER = "two turns of one speaker merged"
@@ -96,20 +97,23 @@ def build_dialogue(
       system: The system text among the messages; empty = none.
 
     Raises:
-      BrokenRowError: No user's turn is left, a text is not valid Unicode, a key refuses the row, or
-        it has two system texts.
+      BrokenRowError: No user's turn is left, a text is not valid Unicode, a key refuses the row,
+        part of the dialogue is not among the turns, or it has two system texts.
     """
     columns = [key for key in row if plain_key(key) in SYSTEM_KEYS and key not in read]
     system = _system_text(system, row, columns)
-    read = {*read, *columns}
-    weight, honoured = read_keys(
-        row, ROW_KEYS, read={*read, "id", "source"}, where="row", passed_over=place.passed_over
-    )
     repaired = repair_turns(turns, place.repairs)
     if not repaired:
         raise BrokenRowError("no user turn", "every turn is blank or the assistant's")
+    read = {*read, *columns, *repeated_keys(row, read, repaired)}
+    weight, honoured = read_keys(
+        row, ROW_KEYS, read={*read, "id", "source"}, where="row", passed_over=place.passed_over
+    )
+    refuse_media(repaired)
     if weight != 1:
-        repaired = tuple(replace(turn, weight=turn.weight * weight) for turn in repaired)
+        # Of the row times that of a message.
+        weights = (checked_weight("weight", turn.weight * weight) for turn in repaired)
+        repaired = tuple(map(_weighted, repaired, weights))
     metadata = {
         key: value
         for key, value in row.items()
@@ -146,6 +150,10 @@ def _system_text(said: str, row: Mapping[str, Any], columns: Iterable[str]) -> s
             raise BrokenRowError("two system texts", f"one of them under {key!r}")
         said = said if said.strip() else text
     return said if said.strip() else ""
+
+
+def _weighted(turn: Turn, weight: float) -> Turn:
+    return replace(turn, weight=weight)
 
 
 def _merge(first: Turn, second: Turn) -> Turn:

@@ -15,6 +15,7 @@ import pydantic
 import pydantic_core
 from pydantic import BaseModel, ConfigDict, Field
 
+from parrot_jax.dialogue.json_stream import parse_json
 from parrot_jax.serve.messages import read_messages, says_nothing, shown
 from parrot_jax.serve.speaker import Messages, RequestError, Settings
 
@@ -199,6 +200,7 @@ def _read_fields(body: bytes, request_type: type[_Request]) -> dict[str, Any]:
         )
     try:
         fields = pydantic_core.from_json(body, allow_inf_nan=False)
+        parse_json(body)  # pydantic takes the last of two equal keys; this refuses them
     except ValueError as error:
         raise RequestError(f"the body is not valid JSON: {error}.") from None
     if not isinstance(fields, dict):

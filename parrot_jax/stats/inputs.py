@@ -92,10 +92,16 @@ def _of_collection(path: str) -> str:
 
 def _detect(file: str) -> SourceKind:
     """The format of a file by its first row that is an object."""
-    rows = itertools.islice(stream_rows(file), _ROWS_LOOKED_AT)
-    row = next((row for row in rows if isinstance(row.value, Mapping)), None)
-    if row is None:
-        raise UserError(f"{file}: none of the first rows is a JSON object; is it a dialogue file?")
+    first = None
+    for row in itertools.islice(stream_rows(file), _ROWS_LOOKED_AT):
+        if isinstance(row.value, Mapping):
+            break
+        first = first or row
+    else:
+        if first is None:
+            raise UserError(f"{file} holds no rows; check the path.")
+        problem = first.problem or f"row is no JSON object: but {type(first.value).__name__}"
+        raise UserError(f"{file}:{first.line}: no dialogue: {problem}.")
     values: Mapping[str, Any] = row.value
     kind = detect_kind(values)
     is_pairs = {"chosen", "rejected"} <= values.keys()

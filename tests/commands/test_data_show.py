@@ -257,3 +257,25 @@ def test_in_a_terminal_live_text_is_green_and_bears_no_mark(tiny_run, capsys, mo
     assert "[[live]]" not in out
     terminal(no_color=True)
     assert "[[live]]" in show_config(tiny_run, capsys)
+
+
+ROW = json.dumps(GOOD)
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (ROW.encode("utf-16"), "f:1: no dialogue: not valid UTF-8: "
+         "the file is UTF-16; save it as UTF-8"),
+        (ROW[:-1].encode() + b",}\n", "f:1: no dialogue: not valid JSON"),
+        (gzip.compress(ROW.encode() * 99)[:-20], "f:1: no dialogue: "
+         "damaged file"),
+        (b"3\n4\n", "f:1: no dialogue: row is no JSON object: but int"),
+        (b"", "f holds no rows; check the path"),
+        (b"[]", "f holds no rows; check the path"),
+    ],
+)  # fmt: skip
+def test_a_file_without_a_row_says_what_is_wrong_with_its_first(tmp_path, capsys, content, problem):
+    (tmp_path / "f").write_bytes(content)
+    assert main(["data", "show", str(tmp_path / "f")]) == 2
+    assert problem in " ".join(capsys.readouterr().err.split())

@@ -61,7 +61,9 @@ def test_a_turns_own_weight_multiplies() -> None:
     [
         ({"loss_roles": ()}, "loss_roles is empty"),
         ({"loss_roles": ("user",), "max_turns": 0}, "max_turns is 0; it must be at least 1"),
-        ({"loss_roles": ("user",), "turn_weights": (1.0, -1.0)}, "weights are finite and >= 0"),
+        ({"loss_roles": ("user",), "turn_weights": (1.0, -1.0)}, "weights are 0 or from 1e-12"),
+        ({"loss_roles": ("user",), "turn_weights": (1e39,)}, "weights are 0 or from 1e-12"),
+        ({"loss_roles": ("user",), "turn_weights": (1e-50,)}, "weights are 0 or from 1e-12"),
         ({"loss_roles": ("assistant",), "train_end": True}, "add user to mask.loss_roles"),
     ],
 )

@@ -197,3 +197,24 @@ def test_the_time_for_one_large_element_is_linear_in_its_size(tmp_path):
 
     # 16 times the size: a quadratic reader would take 256 times as long.
     assert seconds(8_000_000) < 60 * seconds(500_000)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"a": 1, "train": true, "train": false}\n{"a": 2}\n',
+        '[{"a": {"train": true, "b": 1, "train": true}},\n{"a": 2}]',
+        '{"a": 1, "tr\\u0061in": true, "train": false}\n{"a": 2}\n',
+    ],
+)
+def test_a_key_that_stands_twice_in_an_object_breaks_the_row(tmp_path, text):
+    assert read(tmp_path, text) == [
+        (1, "the key 'train' stands twice in one object"),
+        (2, {"a": 2}),
+    ]
+
+
+def test_a_key_that_stands_in_two_objects_breaks_nothing(tmp_path):
+    assert read(tmp_path, '{"a": {"a": [{"a": 1}, {"a": 2}]}}') == [
+        (1, {"a": {"a": [{"a": 1}, {"a": 2}]}})
+    ]

@@ -64,6 +64,29 @@ def test_a_weight_of_the_row_holds_for_all_of_it_and_is_written_once(tmp_path):
         ({"audio": {"bytes": "x"}}, "'audio' is not empty, so part of it is no text"),
         ({"completion_mask": [0, 1]}, "'completion_mask' is not empty, so parts of its texts"),
         ({"system": "A.", "messages": [{"role": "system", "content": "B."}, *SAID]}, "two system"),
+        ({"label": [False]}, "'label' is a list, so the answer is bad"),
+        ({"label": {"value": False}}, "'label.value' is false, so the answer is bad"),
+        ({"metadata": {"label": False}}, "'metadata.label' is false, so the answer is bad"),
+        ({"feedback": {"rating": "thumbs_down"}}, "'feedback.rating' is 'thumbs_down', so the"),
+        ({"label": [{"value": False}]}, "'label.value' is false, so the answer is bad"),
+        ({"labels": ["good", "bad"]}, "'labels' is a list, so the answer is bad"),
+        ({"annotations": [{"label": "bad"}]}, "'annotations.label' is 'bad', so the answer is"),
+        ({"metadata": {"state": "deleted"}}, "'metadata.state' is 'deleted', so the answer is"),
+        ({"metadata": {"train": False}}, "'metadata.train' is false, so its place is the row"),
+        ({"vote": "-1"}, "'vote' is '-1', so the answer is bad"),
+        ({"KTOTag": False}, "'KTOTag' is false, so the answer is bad"),
+        ({"deleted": 2}, "'deleted' is 2, so the answer is bad"),
+        ({"deleted_at": "2024-01-01"}, "'deleted_at' is not empty, so the answer is bad"),
+        ({"vote": -1}, "'vote' is -1, so the answer is bad"),
+        ({"state": "deleted"}, "'state' is 'deleted', so the answer is bad"),
+        ({"type": "rejected"}, "'type' is 'rejected', so the answer is bad"),
+        ({"category": "bad"}, "'category' is 'bad', so the answer is bad"),
+        ({"tags": ["chat", "rejected"]}, "'tags' is a list, so the answer is bad"),
+        ({"weight": 1e39}, "'weight' is neither 0 nor from 1e-12 to 1e+12"),
+        ({"weight": 1e-50}, "'weight' is neither 0 nor from 1e-12 to 1e+12"),
+        ({"weight": 10**400}, "'weight' is neither 0 nor from 1e-12 to 1e+12"),
+        ({"weight": 1e9, "loss_weight": 1e9}, "'loss_weight' is neither 0 nor from"),
+        ({"weight": 1e9, **answer_with(weight=1e9)}, "'weight' is neither 0 nor from"),
         ({"train": "no"}, "'train' is 'no', no number or boolean"),
         ({"label": "false"}, "'label' is 'false', no boolean"),
         ({"system": ["Be brief."]}, "'system' is no text"),
@@ -76,8 +99,75 @@ def test_a_row_that_means_something_else_is_refused_by_the_name_of_the_key(tmp_p
 
 
 @pytest.mark.parametrize(
+    "key", ["correct", "is_good", "accepted", "keep", "valid", "include", "thumbs_up"]
+)
+@pytest.mark.parametrize(("value", "kept"), [(0, 0), (-1, 0), (False, 0), (1, 1), (True, 1)])
+def test_numbers_answer_a_yes_or_no(tmp_path, key, value, kept):
+    dialogues, report = read(tmp_path, {"messages": SAID, key: value})
+    assert len(dialogues) == kept
+    assert not report.passed_over
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["unsafe", "toxic", "not_good", "not good", "unacceptable", "worse", "Bad.", "thumbs_down"],
+)
+def test_a_word_says_that_the_answer_is_bad(tmp_path, word):
+    dialogues, report = read(tmp_path, {"messages": SAID, "label": word})
+    assert dialogues == []
+    assert report.examples[0].endswith(f"'label' is {word!r}, so the answer is bad")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *[("type", "chat"), ("category", "reasoning"), ("tags", ["math", "error"]), ("kind", "QA")],
+        *[("state", "ready"), ("label", []), ("label", "good"), ("deleted", 0)],
+        *[("annotations", [{"type": "url_citation"}]), ("feedback", {})],
+    ],
+)
+def test_words_that_sort_are_metadata(tmp_path, key, value):
+    dialogues, report = read(tmp_path, {"messages": SAID, key: value})
+    assert len(dialogues) == 1
+    assert not report.passed_over
+
+
+@pytest.mark.parametrize(
+    ("part", "reason"),
+    [
+        ({"weight": 0}, "'weight' is 0, so parts of its texts are not to be learnt"),
+        ({"train": False}, "'train' is false, so parts of its texts are not to be learnt"),
+        ({"weight": 0.5}, "'weight' is 0.5, so parts of its texts are not to be learnt"),
+        ({"mask": [1]}, "'mask' is not empty, so parts of its texts are not to be learnt"),
+        ({"label": "bad"}, "'label' is 'bad', so the answer is bad: part 2 of message 2"),
+        ({"deleted": True}, "'deleted' is true, so the answer is bad: part 2 of message 2"),
+        ({"rejected": "4"}, "'rejected' is not empty"),
+        ({"content": "other"}, "two texts, under 'content' and 'text': part 2 of message 2"),
+    ],
+)
+def test_a_part_of_a_message_that_means_something_else_refuses_the_row(tmp_path, part, reason):
+    content = [{"type": "text", "text": "4"}, {"type": "text", "text": "5", **part}]
+    dialogues, report = read(tmp_path, answer_with(content=content))
+    assert dialogues == []
+    assert report.examples[0].split(": ", 1)[1].startswith(reason)
+
+
+def test_a_part_that_says_nothing_more_is_read(tmp_path):
+    plain = {"type": "text", "text": "4", "weight": 1, "train": True, "annotations": [], "id": "1"}
+    parts = [{**plain, "cache_control": {"type": "ephemeral"}, "index": 0, "mood": "sad"}]
+    ((dialogue,), report) = read(tmp_path, answer_with(content=parts))
+    assert dialogue.turns[1].text == "4"
+    assert report.passed_over == {"'mood' of a part": 1}
+
+
+@pytest.mark.parametrize(
     ("keys", "reason"),
     [
+        ({"type": "reasoning"}, "'type' is 'reasoning', so the text is what leads to an answer"),
+        ({"type": "thinking"}, "'type' is 'thinking', so the text is what leads to an answer"),
+        ({"kind": "thinking"}, "'kind' is 'thinking', so the text is what leads to an answer"),
+        ({"category": "thought"}, "'category' is 'thought', so the text is what leads to"),
+        ({"text": "5"}, "two texts, under 'content' and 'text': message 2"),
         ({"label": False}, "'label' is false, so the answer is bad: message 2"),
         ({"train_detail": [{"begin_offset": 0, "train": False}]}, "'train_detail' is not empty"),
         ({"prefix": True}, "'prefix' is true, so the text is only the start of a message"),
@@ -118,6 +208,15 @@ def test_what_says_nothing_refuses_nothing_and_what_is_harmless_is_not_mentioned
     assert not report.passed_over
 
 
+@pytest.mark.parametrize("key", ["label", "images", "history", "tools", "mood"])
+def test_a_value_nested_as_deep_as_json_allows_ends_no_run(tmp_path, key):
+    value = True
+    for _ in range(900):
+        value = [value]
+    dialogues, report = read(tmp_path, {"messages": SAID, key: value})
+    assert len(dialogues) + report.broken.total() == 1
+
+
 def test_what_is_passed_over_is_counted_by_name(tmp_path):
     rows = [
         {**answer_with(mood="sad", reasoning_content="Let me see"), "colour": "red", "score": 2},
@@ -140,3 +239,67 @@ def test_a_file_with_a_new_key_in_every_row_makes_no_endless_report(tmp_path):
     _, report = read(tmp_path, *({"messages": SAID, f"key{n}": n} for n in range(200)))
     assert len(report.passed_over) == 51
     assert report.passed_over["other keys"] == 150
+
+
+CHOICES = [{"index": 0, "message": {"role": "assistant", "content": "5"}}]
+
+
+@pytest.mark.parametrize(
+    ("keys", "reason"),
+    [
+        ({"response": "5"}, "'response' holds an answer beside the dialogue: which was read from"),
+        ({"completion": [{"role": "assistant", "content": "5"}]}, "'completion' holds an answer"),
+        ({"choices": CHOICES}, "'choices' holds an answer"),
+        ({"output": "5"}, "'output' holds an answer"),
+        ({"output": "4", "messages": SAID[:1]}, "'output' holds an answer"),
+        ({"history": [["Hi", "Hello"]]}, "'history' holds turns beside the dialogue"),
+        ({"conversations": [{"from": "human", "value": "Hi"}]}, "'conversations' holds turns"),
+    ],
+)
+def test_a_part_of_the_dialogue_under_another_key_refuses_the_row(tmp_path, keys, reason):
+    dialogues, report = read(tmp_path, {"messages": SAID, **keys})
+    assert dialogues == []
+    assert report.examples[0].split(": ", 1)[1].startswith(reason)
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [{"response": "4 "}, {"choices": []}, {"history": []}, {"history": [["2+2?", "4"]]},
+     {"output": ""}, {"answer": "four"}, {"turns": 1}],
+)  # fmt: skip
+def test_what_repeats_the_dialogue_refuses_nothing(tmp_path, keys):
+    dialogues, _ = read(tmp_path, {"messages": SAID, **keys})
+    assert len(dialogues) == 1
+
+
+def test_what_repeats_the_dialogue_is_no_metadata(tmp_path):
+    # Or a piece of the dialogue, written with it, would be refused when it is read again.
+    ((dialogue,), report) = read(tmp_path, {"messages": SAID, "response": "4", "mood": "sad"})
+    assert dialogue.metadata == {"mood": "sad"}
+    assert report.passed_over == {"'mood' of a row": 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("<image>\nWhat is this?", 0),
+        ("What is this? <video>", 0),
+        ("<|image_pad|> What is this?", 0),
+        ("What does `<image>` stand for?", 1),
+        ("```html\n<video>\n```\nWhat is this?", 1),
+        ("<video><source></video> does not play", 1),
+        ("How is a <video> tag closed?", 1),
+    ],
+)
+def test_a_mark_of_an_image_refuses_the_row(tmp_path, text, kept):
+    row = {"messages": [{"role": "user", "content": text}, SAID[1]]}
+    dialogues, report = read(tmp_path, row)
+    assert len(dialogues) == kept
+    assert kept or "so part of it is no text" in report.examples[0]
+
+
+def test_other_answers_and_probabilities_say_nothing_of_the_answer(tmp_path):
+    row = {"messages": SAID, "candidates": [{"text": "5", "correct": False}], "spam": 0.1}
+    dialogues, report = read(tmp_path, row)
+    assert len(dialogues) == 1
+    assert set(report.passed_over) == {"'candidates' of a row", "'spam' of a row"}

@@ -146,5 +146,19 @@ def test_text_parts_hold_their_text_under_any_of_its_names(key):
 def test_langchain_names_the_speaker_as_the_type():
     dialogue, _ = read({"type": "human", "content": "a"}, {"type": "ai", "content": "b"})
     assert [turn.role for turn in dialogue.turns] == ["user", "assistant"]
-    with pytest.raises(BrokenRowError, match="two speakers"):
-        read({"role": "user", "from": "gpt", "content": "a"})
+    for key, name in (("from", "gpt"), ("type", "ai"), ("type", "tool_result")):
+        with pytest.raises(BrokenRowError, match="two speakers"):
+            read({"role": "user", key: name, "content": "a"})
+
+
+@pytest.mark.parametrize("kind", [{"type": "function_call"}, {"kind": "tool_use"}])
+def test_a_message_that_is_a_call_by_its_type_is_context(kind):
+    dialogue, _ = read(user("a"), assistant("w()", **kind), assistant("b"))
+    assert dialogue.turns[1] == Turn("assistant", "b", context="w()")
+
+
+def test_the_text_that_is_filled_counts():
+    dialogue, _ = read(
+        user("a"), {**assistant(""), "text": "b"}, user("c"), {**assistant("d"), "text": "d"}
+    )
+    assert [turn.text for turn in dialogue.turns] == ["a", "b", "c", "d"]

@@ -86,3 +86,40 @@ def test_what_is_no_pair_is_broken(tmp_path, row, problem):
 def test_the_wrong_kind_names_the_right_one(tmp_path, kind):
     row = {"conversation": [{"human": "a", "assistant": "b"}]}
     assert "this looks like kind: pairs" in read_one(tmp_path, row, kind)
+
+
+@pytest.mark.parametrize(
+    ("row", "problem"),
+    [
+        (
+            {"instruction": "Be brief.", "question": "a", "answer": "b"},
+            "two questions, under 'instruction' and 'question': row",
+        ),
+        (
+            {"instruction": "Be brief.", "prompt": "a", "output": "b"},
+            "two questions, under 'instruction' and 'prompt': row",
+        ),
+        (
+            {"history": [{"prompt": "a", "question": "c", "answer": "b"}]},
+            "two questions, under 'prompt' and 'question': pair 1",
+        ),
+        ({"prompt": "a", "output": "b", "response": "c"}, "two answers, under 'output' and 'resp"),
+        (
+            {"prompt": "a", "output": "b", "messages": [{"role": "user", "content": "c"}]},
+            "'messages' holds turns beside the dialogue: which was read from 'output', 'prompt'",
+        ),
+        (
+            {"conversation": [{"human": "a", "assistant": "b"}], "history": [["c", "d"]]},
+            "'history' holds turns beside the dialogue: which was read from 'conversation'",
+        ),
+    ],
+)
+def test_no_part_of_a_dialogue_is_lost(tmp_path, row, problem):
+    assert read_one(tmp_path, row).startswith(problem)
+
+
+def test_what_is_said_twice_and_what_is_only_a_reference_loses_nothing(tmp_path):
+    row = {"instruction": "a", "prompt": "a", "output": "b", "response": "b", "answer": "4"}
+    assert texts(read_one(tmp_path, row)) == ["a", "b"]
+    pair = {"instruction": "a", "input": "x", "output": "b"}
+    assert texts(read_one(tmp_path, {"history": [pair]})) == ["a\n\nx", "b"]

@@ -20,6 +20,25 @@ from parrot_jax.dialogue.reasoning import split_reasoning
         ("[THINK]Hm.[/THINK]Paris.", "Paris.", "Hm."),
         ("◁think▷Hm.◁/think▷Paris.", "Paris.", "Hm."),
         ("<|begin_of_thought|>Hm.<|end_of_thought|>Paris.", "Paris.", "Hm."),
+        ("<|thinking|>Hm.<|/thinking|>Paris.", "Paris.", "Hm."),
+        ("<analysis>Hm.</analysis>\nParis.", "Paris.", "Hm."),
+        ("<thought_process>Hm.</thought_process>\nParis.", "Paris.", "Hm."),
+        ("<inner_monologue>Hm.</inner_monologue>\nParis.", "Paris.", "Hm."),
+        ("<antThinking>Hm.</antThinking>\nParis.", "Paris.", "Hm."),
+        ("&lt;think&gt;Hm.&lt;/think&gt;\nParis.", "Paris.", "Hm."),
+        ("Hm.\n&lt;/think&gt;\n\nParis.", "Paris.", "Hm."),
+        ("<unused94>thought\nHm.<unused95>Paris.", "Paris.", "Hm."),
+        ('<details type="reasoning" done="true">\nHm.\n</details>\nParis.', "Paris.", "Hm."),
+        ('<details open type="reasoning">Hm.</details>Paris.', "Paris.", "Hm."),
+        ("Thinking...\nHm.\n...done thinking.\n\nParis.", "Paris.", "Hm."),
+        ("```thinking\nHm.\n```\nParis.", "Paris.", "Hm."),
+        ("```thinking\n```py\n1\n```\nHm.\n```\nParis.", "Paris.", "```py\n1\n```\nHm."),
+        ("```thinking\nHm.", "", "Hm."),
+        # R1-Zero marks the answer too.
+        ("<think>Hm.</think><answer>Paris.</answer>", "Paris.", "Hm."),
+        ("<think>Hm.</think>\n<answer>\nParis.\n</answer>\n", "Paris.", "Hm."),
+        ("<think>Hm.</think><answer>Par", "Par", "Hm."),
+        ("Hm.</think><answer>Paris.</answer>", "Paris.", "Hm."),
         # gpt-oss, with its marks and as servers give it that cut special tokens out.
         (
             "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>final<|message|>"
@@ -63,6 +82,14 @@ def test_the_usual_forms(text: str, said: str, reasoning: str) -> None:
         "Analysis: it is Paris.",
         "[THINKING] of you",
         "<thinker>Rodin</thinker>",
+        "<details>\n<summary>More</summary>\nParis.\n</details>",
+        "Paris.\n\n</details>\n\nand\n</analysis>\n",
+        "<answer>Paris.</answer>",
+        "Thinking... it is Paris.",
+        "Thinking...\nParis.",
+        "```python\nthinking = 1\n```",
+        "```\nthinking\n```",
+        "Write &lt;think&gt; before it.",
     ],
 )
 def test_a_text_about_such_marks_stays_as_it_is(text: str) -> None:
@@ -77,7 +104,9 @@ def test_code_behind_the_reasoning_stays_as_it_is() -> None:
 @pytest.mark.parametrize(
     "piece",
     ["<think>", "</think>", " </think> ", "<think ", "a</think>", "<think></think>", "`", "```",
-     "<think><think></think>", "<|channel|>", "<|message|>", "\n\n</think>", " ", "analysisA"],
+     "<think><think></think>", "<|channel|>", "<|message|>", "\n\n</think>", " ", "analysisA",
+     "&lt;think&gt;", "&lt;", "<details ", "</details>\n",
+     "Thinking...\n", "...done thinking.\n ", "\n```thinking", "```\n", "<answer>", "</answer>"],
 )  # fmt: skip
 def test_the_time_is_linear(piece: str) -> None:
     def seconds(chars: int) -> float:

@@ -135,6 +135,7 @@ def test_a_refusal_names_the_field(fields: dict[str, Any], param: str, message: 
         (b'{"temperature": NaN}', "not valid JSON"),
         (b'{"user": "\\ud800"}', "not valid JSON"),
         (b'{"user": "\xff"}', "not valid JSON"),
+        (b'{"seed": 1, "seed": 2}', "not valid JSON: the key 'seed' stands twice in one object"),
         (b"[" * 100_000, "recursion limit exceeded"),
         (b"[1, 2]", "must be a JSON object, not [1, 2]"),
         (b"{}", "`messages` is missing"),

@@ -186,7 +186,7 @@ def test_unclear_paths_are_refused_with_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="preference pairs.*sharegpt:"):
         source_of(str(path))
     path.write_text("[1, 2]")
-    with pytest.raises(UserError, match="none of the first rows is a JSON object"):
+    with pytest.raises(UserError, match="file.json:1: no dialogue: row is no JSON object: but int"):
         source_of(str(path))
     with pytest.raises(UserError, match="is a folder, and none of a collection"):
         source_of(str(tmp_path))
