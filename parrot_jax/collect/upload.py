@@ -8,13 +8,13 @@ import json
 import os
 from collections.abc import Iterator
 from fnmatch import fnmatch
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 from parrot_jax.collect.dataset import CARD, FORMS, PARTS, RECORD, published_files
 from parrot_jax.collect.folder import journal_path
 from parrot_jax.core.errors import UserError
-from parrot_jax.core.files import hash_file
+from parrot_jax.core.files import hash_file, name_to_publish
 from parrot_jax.core.logs import console
 from parrot_jax.weights.hub import Upload
 
@@ -104,7 +104,7 @@ def _check_part(folder: Path, part: str, dialogues: int) -> None:
     with open(folder / messages, encoding="utf-8") as file:
         for number, line in enumerate(file, 1):
             for key, value in _named(json.loads(line)):
-                if Path(value).is_absolute() or PureWindowsPath(value).is_absolute():
+                if name_to_publish(value) != value:
                     raise UserError(
                         f"{messages}:{number}: `{key}` is {value}, a path of a machine; {_AGAIN}"
                     )
@@ -112,14 +112,15 @@ def _check_part(folder: Path, part: str, dialogues: int) -> None:
         raise ValueError(f"{messages} has {number:,} rows, not {dialogues:,}")
 
 
-def _named(value: Any) -> Iterator[tuple[str, str]]:
-    """The ids, sources and paths that a row names, outside of what was said."""
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            if key in ("id", "source", "path") and isinstance(inner, str):
-                yield key, inner
-            elif key != "messages":
-                yield from _named(inner)
+def _named(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """The texts of a row with their keys, outside of what was said."""
+    if isinstance(value, str):
+        yield key, value
+    elif isinstance(value, dict):
+        for name, inner in value.items():
+            yield "key", name
+            if name != "messages" or key:
+                yield from _named(inner, name)
     elif isinstance(value, list):
         for inner in value:
-            yield from _named(inner)
+            yield from _named(inner, key)

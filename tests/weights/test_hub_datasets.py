@@ -143,6 +143,8 @@ def test_a_collection_with_its_journal_is_never_sent(
          "messages/questions.jsonl:2: `id` is /home/owl/begin.jsonl:2, a path of a machine"),
         ("sed -i '2s#begin.jsonl#/home/owl/begin.jsonl#2' messages/questions.jsonl",
          "messages/questions.jsonl:2: `source` is /home/owl/begin.jsonl, a path of a machine"),
+        ("sed -i '2s#\"stop\"#\"file\": \"~/owl/x\", \"stop\"#' messages/questions.jsonl",
+         "messages/questions.jsonl:2: `file` is ~/owl/x, a path of a machine"),
     ],
 )  # fmt: skip
 def test_an_export_that_is_broken_or_names_a_path_is_refused(
