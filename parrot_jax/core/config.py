@@ -218,7 +218,7 @@ def _without_blocks(
             continue
         if not equals:
             left.pop(0)
-        inner = values
+        inner = typing.cast(Any, values)
         for part in path[:-1]:
             inner = inner[int(part) if isinstance(inner, list) else part]
         inner[path[-1]] = None
