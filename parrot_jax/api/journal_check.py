@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from parrot_jax.api.journal_file import DamagedJournalError
-from parrot_jax.api.replies import MOST_TOKENS, Outcome
+from parrot_jax.api.replies import MOST_TOKENS, Outcome, read_response
 from parrot_jax.core.errors import UserError
 
 _OUTCOMES = ", ".join(f"'{outcome.value}'" for outcome in Outcome)
@@ -66,6 +66,21 @@ def check_rows(db: sqlite3.Connection, path: Path) -> None:
         raise damaged_row(db, path, "dialogues", last, f"there are {count:,}, with gaps")
     if not db.execute("SELECT count(*) FROM starts").fetchone()[0]:
         raise damaged_row(db, path, "starts", 1, "it is missing")
+
+
+def follows_from(text: str, status: int | None, body: str | None) -> bool:
+    """Whether the text of a reply is what its body says.
+
+    Args:
+      text: Of the reply, as journaled.
+      status: Of HTTP.
+      body: As journaled, which is as received but for the API key. One that holds no chat
+        completion, such as that of a moderation, says nothing.
+    """
+    if status is None or body is None:
+        return True
+    response = read_response(status, body)
+    return response.error is not None or response.reply.text == text
 
 
 def find_damaged_text(db: sqlite3.Connection, path: Path) -> UserError:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from parrot_jax.api.journal import End, Start
-from parrot_jax.api.journal_check import check_rows, damaged_row, find_damaged_text
+from parrot_jax.api.journal_check import check_rows, damaged_row, find_damaged_text, follows_from
 from parrot_jax.api.journal_file import DamagedJournalError, check_version, sqlite_errors
 from parrot_jax.api.replies import Outcome, Reply, Usage
 from parrot_jax.core.errors import UserError
@@ -136,17 +136,25 @@ class JournalReader:
         return (text for (text,) in self._stream("SELECT beginning FROM dialogues ORDER BY number"))
 
     def said(self, dialogue: int) -> list[Said]:
-        """The replies of a dialogue, by turn; without failures and rejections."""
+        """The replies of a dialogue, by turn; without failures and rejections.
+
+        Raises:
+          UserError: A text is not what the body beside it says.
+        """
         rows = self._read(
             """
-            SELECT turn, outcome, text, verdict
+            SELECT id, turn, outcome, text, verdict, status, body
             FROM requests JOIN replies ON replies.request = id
             JOIN reply_bodies ON reply_bodies.request = id
             WHERE dialogue = ? AND outcome NOT IN ('failed', 'rejected') ORDER BY turn, id
             """,
             dialogue,
         )
-        return [Said(turn, Reply(Outcome(outcome), text, v)) for turn, outcome, text, v in rows]
+        for row, _, _, text, _, status, body in rows:
+            if not follows_from(text, status, body):
+                problem = "its text is not that of the body beside it"
+                raise self.damaged("reply_bodies", row, problem)
+        return [Said(turn, Reply(Outcome(o), text, v)) for _, turn, o, text, v, _, _ in rows]
 
     def end(self, dialogue: int) -> End | None:
         """Why a dialogue does not go on; None = it does."""

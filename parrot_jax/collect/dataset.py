@@ -5,7 +5,7 @@ data/*.parquet         what `datasets.load_dataset` reads: all, or the parts by 
 messages/*.jsonl       the same dialogues for `parrot train`
 sharegpt/*.json        the same for programs that read ShareGPT's files
 left_out.jsonl         what the filters cut, and why
-export.json            the numbers
+export.json            the numbers, and the hashes of the files
 """
 
 import contextlib
@@ -20,14 +20,18 @@ from typing import IO, Any
 from parrot_jax.collect.card import dataset_card
 from parrot_jax.collect.filters import Cut, Kept
 from parrot_jax.core.errors import UserError, disk_full_is_a_user_error
-from parrot_jax.core.files import write_json
+from parrot_jax.core.files import hash_file, write_json
 from parrot_jax.dialogue.types import Dialogue
 from parrot_jax.dialogue.writers import messages_line, messages_row, sharegpt_row
 
 RECORD = "export.json"
+CARD = "README.md"
 LEFT_OUT = "left_out.jsonl"
 PARTS = ("sessions", "questions")
 """Dialogues that began with a session (the paper's part S), and with a first question (part U)."""
+
+FORMS = ("data/{}.parquet", "messages/{}.jsonl", "sharegpt/{}.json")
+"""What the files of a part are called."""
 
 SPEAKERS = ("asker", "answerer", "writer")
 """Columns of the rows: the models that spoke, as their servers name them."""
@@ -176,9 +180,15 @@ def _write(folder: Path, kept: Iterable[Kept], about: About) -> DatasetSummary:
         if part not in summary.parts:
             for path in folder.glob(f"*/{part}*"):
                 path.unlink()
-    (folder / "README.md").write_text(dataset_card(summary), encoding="utf-8")
-    write_json(folder / RECORD, asdict(summary))
+    (folder / CARD).write_text(dataset_card(summary), encoding="utf-8")
+    hashes = {name: hash_file(folder / name) for name in published_files(summary.parts)}
+    write_json(folder / RECORD, asdict(summary) | {"sha256": hashes})
     return summary
+
+
+def published_files(parts: Iterable[str]) -> list[str]:
+    """The names of the files that a dataset with these parts is made of."""
+    return [CARD, *(form.format(part) for part in parts for form in FORMS)]
 
 
 class _PartFiles:

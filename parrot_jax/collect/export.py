@@ -17,7 +17,7 @@ from parrot_jax.collect.dialogue_state import OnReasoning, StopReason
 from parrot_jax.collect.folder import DIALOGUES, SUMMARY, Collection, JournaledDialogue
 from parrot_jax.collect.transcript import parse_transcript
 from parrot_jax.core.errors import disk_full_is_a_user_error
-from parrot_jax.core.files import name_to_publish, write_json
+from parrot_jax.core.files import name_to_publish, value_to_publish, write_json
 from parrot_jax.core.logs import visible
 from parrot_jax.dialogue.reasoning import split_reasoning
 from parrot_jax.dialogue.types import Dialogue
@@ -208,7 +208,8 @@ def collected_dialogue(journaled: JournaledDialogue) -> Dialogue:
     Its metadata has `collection`: the number of the dialogue, why it ended, whether it began with a
     `question` or with a `session`, how many turns were collected, and the models that spoke. What
     the source said of the beginning, its model among it, is not true of the whole: it stands under
-    `beginning`.
+    `beginning`. Of paths of this machine, in its id, its source and there, only the last part is
+    exported.
     """
     beginning, state = journaled.beginning, journaled.state
     is_session = beginning.turns[-1].role == "assistant"
@@ -226,12 +227,17 @@ def collected_dialogue(journaled: JournaledDialogue) -> Dialogue:
         about["truncated_context"] = True
     if state.reasoning:
         about["turns_with_reasoning"] = state.reasoning
-    said_of_it = {"beginning": dict(beginning.metadata)} if beginning.metadata else {}
+    said_of_it = value_to_publish(beginning.metadata)
+    name = name_to_publish(beginning.id)
     return replace(
         beginning,
+        # Files of one name in two folders may have given one id.
+        id=name if name == beginning.id else f"{name}-{journaled.number}",
         turns=state.complete_turns,
         source=name_to_publish(beginning.source),
-        metadata=MappingProxyType({**said_of_it, "collection": about}),
+        metadata=MappingProxyType(
+            ({"beginning": said_of_it} if said_of_it else {}) | {"collection": about}
+        ),
     )
 
 

@@ -8,16 +8,18 @@ import json
 import os
 from collections.abc import Iterator
 from fnmatch import fnmatch
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
-from parrot_jax.collect.dataset import PARTS, RECORD
+from parrot_jax.collect.dataset import CARD, FORMS, PARTS, RECORD, published_files
 from parrot_jax.collect.folder import journal_path
 from parrot_jax.core.errors import UserError
+from parrot_jax.core.files import hash_file, name_to_publish
+from parrot_jax.core.logs import console
 from parrot_jax.weights.hub import Upload
 
-# What the files of a part are called, and what each ends with.
-_ENDS = {"data/{}.parquet": b"PAR1", "messages/{}.jsonl": b"\n", "sharegpt/{}.json": b"]\n"}
+_ENDS = dict(zip(FORMS, (b"PAR1", b"\n", b"]\n"), strict=True))
+"""What a whole file of each form ends with."""
 _AGAIN = "run `parrot collect export` again."
 
 
@@ -30,8 +32,8 @@ def dataset_upload(folder: Path | str) -> Upload:
     """The files of a dataset that `parrot collect export` made.
 
     Raises:
-      UserError: It is a collection and no export, a file is missing or broken, or a row names a
-        path of a machine.
+      UserError: It is a collection and no export, a file is missing, broken or was changed, or a
+        row names a path of a machine.
     """
     folder = Path(folder)
     if journal_path(folder).exists():
@@ -39,13 +41,17 @@ def dataset_upload(folder: Path | str) -> Upload:
             f"{folder} is a collection with its journal, which is not for others; make a dataset "
             f"of it: parrot collect export {folder} --out FOLDER."
         )
-    sent = ["README.md", *sorted(file.name for file in folder.glob("LICENSE*") if file.is_file())]
+    licenses = sorted(file.name for file in folder.glob("LICENSE*") if file.is_file())
     try:
-        for part, counts in json.loads((folder / RECORD).read_bytes())["parts"].items():
-            sent += _checked_part(folder, part, counts["dialogues"])
-        (folder / "README.md").read_text(encoding="utf-8")
+        record = json.loads((folder / RECORD).read_bytes())
+        for part, counts in record["parts"].items():
+            _check_part(folder, part, counts["dialogues"])
+        (folder / CARD).read_text(encoding="utf-8")
+        files = published_files(record["parts"])
+        _check_hashes(folder, files, record)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{folder} is no whole export ({error}): {_AGAIN}") from None
+    sent = [*files, *licenses]
     names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
     return Upload(
         kind="dataset",
@@ -55,8 +61,30 @@ def dataset_upload(folder: Path | str) -> Upload:
     )
 
 
-def _checked_part(folder: Path, part: str, dialogues: int) -> list[str]:
-    """The names of a part's files.
+def _check_hashes(folder: Path, files: list[str], record: dict[str, Any]) -> None:
+    """Compares the files with the hashes that the export wrote.
+
+    Raises:
+      ValueError: The hashes are damaged.
+      UserError: A file was changed, and it is not the card, which people edit.
+    """
+    if "sha256" not in record:
+        console.print(
+            f"{folder / RECORD} is of an earlier version and has no hashes: whether the files were "
+            "changed since is not known"
+        )
+        return
+    hashes = record["sha256"]
+    for name in files:
+        if hashes[name] == hash_file(folder / name):
+            continue
+        if name != CARD:
+            raise UserError(f"{folder / name} was changed after it was exported; {_AGAIN}")
+        console.print(f"{folder / name} was changed after it was exported; it is sent as it is")
+
+
+def _check_part(folder: Path, part: str, dialogues: int) -> None:
+    """Checks that the files of a part are whole.
 
     Raises:
       ValueError: One is broken.
@@ -76,23 +104,23 @@ def _checked_part(folder: Path, part: str, dialogues: int) -> list[str]:
     with open(folder / messages, encoding="utf-8") as file:
         for number, line in enumerate(file, 1):
             for key, value in _named(json.loads(line)):
-                if Path(value).is_absolute() or PureWindowsPath(value).is_absolute():
+                if name_to_publish(value) != value:
                     raise UserError(
                         f"{messages}:{number}: `{key}` is {value}, a path of a machine; {_AGAIN}"
                     )
     if number != dialogues:
         raise ValueError(f"{messages} has {number:,} rows, not {dialogues:,}")
-    return names
 
 
-def _named(value: Any) -> Iterator[tuple[str, str]]:
-    """The ids, sources and paths that a row names, outside of what was said."""
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            if key in ("id", "source", "path") and isinstance(inner, str):
-                yield key, inner
-            elif key != "messages":
-                yield from _named(inner)
+def _named(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """The texts of a row with their keys, outside of what was said."""
+    if isinstance(value, str):
+        yield key, value
+    elif isinstance(value, dict):
+        for name, inner in value.items():
+            yield "key", name
+            if name != "messages" or key:
+                yield from _named(inner, name)
     elif isinstance(value, list):
         for inner in value:
-            yield from _named(inner)
+            yield from _named(inner, key)

@@ -87,14 +87,23 @@ def _load_tokenizer(source: "HfFolder") -> "Tokenizer | None":
     from parrot_jax.core.errors import UserError
     from parrot_jax.core.logs import console
     from parrot_jax.data.tokenizer import check_rows, load_tokenizer
+    from parrot_jax.weights.exports import check_export_tokenizer, read_record
 
-    rows = source.config.vocab_size
+    rows, record = source.config.vocab_size, read_record(source.path)
+    belongs = record["tokenizer"] if record else None
     try:
         tokenizer = load_tokenizer(source.path, num_rows=rows)
-        note = check_rows(tokenizer, rows, str(source.path))
+        # An export says itself what belongs to it, be it few ids.
+        note = check_rows(tokenizer, rows, str(source.path)) if belongs is None else None
     except UserError as error:
+        if belongs is not None:
+            raise UserError(
+                f"{source.path} was exported with the tokenizer {belongs[:12]}, which cannot be "
+                f"read: {error} Export the run again into a new folder."
+            ) from None
         console.print(f"without a tokenizer: {error}")
         return None
+    check_export_tokenizer(source.path, tokenizer.fingerprint)
     for line in [
         *([note] if note else []),
         *(f"not carried: {each}" for each in tokenizer.left_out),

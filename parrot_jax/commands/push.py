@@ -36,11 +36,11 @@ def run(config: PushConfig) -> None:
     from parrot_jax.collect.upload import dataset_upload, is_dataset
     from parrot_jax.core.logs import console
     from parrot_jax.data.tokenizer import load_tokenizer
-    from parrot_jax.weights.exports import RECORD, check_export_tokenizer
+    from parrot_jax.weights.exports import check_export_tokenizer, read_record
     from parrot_jax.weights.hub import model_upload, push
 
     folder = Path(config.folder)
-    if (folder / RECORD).exists() and (folder / "tokenizer.json").exists():
+    if read_record(folder) and (folder / "tokenizer.json").exists():
         check_export_tokenizer(folder, load_tokenizer(folder).fingerprint)
     upload = (dataset_upload if is_dataset(config.folder) else model_upload)(config.folder)
     confirm = _agree if config.yes else _ask

@@ -156,15 +156,20 @@ def _serve_with_vllm(config: ServeConfig) -> None:
 
 def _finished_export(folder: Path) -> Path:
     from parrot_jax.data.tokenizer import load_tokenizer
-    from parrot_jax.weights.exports import RECORD, check_export_tokenizer
+    from parrot_jax.weights.exports import (
+        check_export_tokenizer,
+        check_small_files,
+        read_record,
+    )
 
     if not (folder / "config.json").exists():
         raise UserError(
             f"{folder} is no run folder: it has no config.yaml; and no finished export, which "
             "has a config.json. Name a run, or run `parrot convert flax-to-hf` again."
         )
+    check_small_files(folder)
     # What others exported has a tokenizer of another kind: vLLM reads it.
-    if (folder / RECORD).exists() and (folder / "tokenizer.json").exists():
+    if read_record(folder) and (folder / "tokenizer.json").exists():
         check_export_tokenizer(folder, load_tokenizer(folder).fingerprint)
     return folder
 

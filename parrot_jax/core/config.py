@@ -162,19 +162,82 @@ def parse_options(
     description: str,
     default: ConfigT | None = None,
 ) -> ConfigT:
-    """Overrides `default` by options, or prints help or an error and exits."""
+    """Overrides `default` by options, or prints help or an error and exits.
+
+    `null` is what it is in a file: it switches an optional key off.
+
+    Raises:
+      UserError: The config without a block that was switched off is wrong.
+    """
     import tyro
+
+    rest = list(arguments)
+    if default is not None:
+        default, rest = _without_blocks(config_type, default, rest)
+    registry = tyro.constructors.ConstructorRegistry()
+
+    @registry.primitive_rule
+    def null(info: Any) -> Any:
+        if info.type is not types.NoneType:
+            return None
+        return tyro.constructors.PrimitiveConstructorSpec(
+            nargs=1, metavar="null", choices=("null", "None"), instance_from_str=lambda _: None,
+            is_instance=lambda value: value is None, str_from_instance=lambda _: ["null"],
+        )  # fmt: skip
 
     # tyro takes None for "no default", which its types do not say.
     parse: Any = tyro.cli
     return parse(
         config_type,
-        args=list(arguments),
+        args=rest,
+        registry=registry,
         prog=prog,
         description=description,
         default=default,
         config=(tyro.conf.AvoidSubcommands, tyro.conf.PositionalMetavarFromFieldName),
     )
+
+
+def _without_blocks(
+    config_type: type[ConfigT], config: ConfigT, arguments: Sequence[str]
+) -> tuple[ConfigT, list[str]]:
+    """Carries out `--block null`, for which tyro has no option, and takes it out of the arguments.
+
+    Raises:
+      UserError: The config without the block is wrong.
+    """
+    values, rest, left = config_to_dict(config), [], list(arguments)
+    while left:
+        option, equals, value = left.pop(0).partition("=")
+        if not equals and left:
+            value = left[0]
+        path = option.removeprefix("--").replace("-", "_").split(".")
+        is_block = option.startswith("--") and _is_optional_block(config, path)
+        if value not in ("null", "None") or not is_block:
+            rest.append(f"{option}{equals}{value}" if equals else option)
+            continue
+        if not equals:
+            left.pop(0)
+        inner = typing.cast(Any, values)
+        for part in path[:-1]:
+            inner = inner[int(part) if isinstance(inner, list) else part]
+        inner[path[-1]] = None
+    if len(rest) < len(arguments):
+        config = config_from_dict(config_type, values, where="the options")
+    return config, rest
+
+
+def _is_optional_block(config: Any, path: Sequence[str]) -> bool:
+    """Whether a path leads to a key that holds a config or null."""
+    for part in path[:-1]:
+        if isinstance(config, tuple):
+            config = config[int(part)] if part.isdecimal() and int(part) < len(config) else None
+        else:
+            config = getattr(config, part, None)
+    if not dataclasses.is_dataclass(config):
+        return False
+    options = typing.get_args(field_types(type(config)).get(path[-1]))
+    return types.NoneType in options and any(map(dataclasses.is_dataclass, options))
 
 
 def config_to_dict(config: Any) -> dict[str, Any]:

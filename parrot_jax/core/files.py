@@ -16,7 +16,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
@@ -244,8 +244,12 @@ def require_local_folder(path: str, what: str) -> None:
 
 _PUBLIC_SCHEMES = ("hf://", "http://", "https://")
 _LIKE_A_PATH = re.compile(
-    r"[/~\\]|\.{1,2}[/\\]|[a-z]:[/\\]|.*[/\\].*\.(jsonl?|gz|zst|parquet|csv|txt|arrow)$|[a-z0-9+.-]+://",
-    re.I,
+    r"""[/\\]                     # /home, \\host\share
+    | ~[\w.-]*[/\\]              # ~/data, ~ann/data
+    | \.{1,2}[/\\] | [a-z]:[/\\]
+    | .*[/\\].*\.(jsonl?|gz|zst|parquet|csv|txt|arrow)$
+    | file: | [a-z0-9+.-]+://""",
+    re.I | re.X,
 )
 
 
@@ -263,10 +267,34 @@ def without_folders(path: str) -> str:
 def name_to_publish(text: str) -> str:
     """A text that may be a path, such as the name of a model: without folders where it is one.
 
+    A text of several lines is not a path.
+
     >>> [name_to_publish(name) for name in ("/srv/llama-3", "meta-llama/Llama-3", "a/b.jsonl")]
     ['llama-3', 'meta-llama/Llama-3', 'b.jsonl']
     """
-    return without_folders(text) if _LIKE_A_PATH.match(text) else text
+    name = text.strip()
+    return without_folders(name) if "\n" not in name and _LIKE_A_PATH.match(name) else text
+
+
+def value_to_publish(value: Any) -> Any:
+    r"""A JSON value with `name_to_publish` of each text in it, keys included.
+
+    >>> value_to_publish({"file": "/home/ann/a.json", "turns": [2, "C:\\data\\b"]})
+    {'file': 'a.json', 'turns': [2, 'b']}
+    """
+    if isinstance(value, str):
+        return name_to_publish(value)
+    if isinstance(value, Mapping):
+        published: dict[str, Any] = {}
+        for key, inner in value.items():
+            name = name_to_publish(key)
+            while name in published:  # two folders may hold files of one name
+                name += "+"
+            published[name] = value_to_publish(inner)
+        return published
+    if isinstance(value, list | tuple):
+        return [value_to_publish(inner) for inner in value]
+    return value
 
 
 def matching_files(pattern: AnyPath) -> list[str]:

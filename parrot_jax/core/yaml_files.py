@@ -1,9 +1,11 @@
 """YAML files of plain values: what else YAML can do is refused, in one line that names the place.
 
 Refused are keys that stand twice (YAML takes the last one), tags, which name types of a program,
-and aliases that stand for more than a config can hold (a few lines can stand for gigabytes).
+numbers that versions of YAML read differently (0100 is 64 or 100, 17:04 is 1024 or a text), and
+aliases that stand for more than a config can hold (a few lines can stand for gigabytes).
 """
 
+import re
 from typing import Any
 
 import yaml
@@ -21,6 +23,7 @@ _STANDARD = "tag:yaml.org,2002:"
 _PLAIN_TAGS = {
     _STANDARD + name for name in ("null", "bool", "int", "float", "str", "seq", "map", "merge")
 }
+_UNCLEAR_NUMBER = re.compile(r"[-+]?0[0-9_]+|.*:.*")
 _MAX_CHARS = 80
 
 
@@ -92,11 +95,22 @@ def _check(root: Node, path: str) -> None:
             raise refuse(node, f"the tag {tag} is not allowed; a config has plain values only.")
         if isinstance(node, MappingNode):
             check_keys(node)
+        if isinstance(node, ScalarNode):
+            check_number(node)
         total = 1 + sum(size(child) for child in _children(node))
         if total > MAX_VALUES:
             raise refuse(node, f"this stands for more than {MAX_VALUES:,} values.")
         sizes[id(node)] = total
         return total
+
+    def check_number(node: ScalarNode) -> None:
+        is_number = node.tag in (_STANDARD + "int", _STANDARD + "float")
+        if is_number and _UNCLEAR_NUMBER.fullmatch(node.value):
+            raise refuse(
+                node,
+                f"versions of YAML differ in what {_shortened(node.value)} is; write a number "
+                f"without leading zeros and colons, or a text as '{_shortened(node.value)}'.",
+            )
 
     def check_keys(node: MappingNode) -> None:
         lines: dict[tuple[str, str], int] = {}

@@ -7,6 +7,7 @@ the bytes of the rooms that make rows.
 
 import importlib.metadata
 import json
+import os
 import platform
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ from parrot_jax.core.files import hash_file, hash_json, write_json
 from parrot_jax.core.logs import console
 from parrot_jax.data.config import DataConfig
 from parrot_jax.data.tokenizer import Tokenizer
-from parrot_jax.dialogue.hub import SCHEME, parse_hub_path
+from parrot_jax.dialogue.hub import SCHEME, local_files, parse_hub_path
 from parrot_jax.dialogue.sources import SourceConfig, source_files
 
 # They read files and make tokens; the same rows from another version are taken for others.
@@ -68,8 +69,10 @@ def _data_set(path: str, cache: Path) -> dict[str, Any]:
     if path.startswith(SCHEME):
         return known | {"name": address.name, "revision": _revision(address.name, cache)}
     folder = Path(address.name)
-    files = sorted(file for file in folder.rglob("*") if file.is_file())
-    return known | {"files": [[str(f.relative_to(folder)), hash_file(f)] for f in files]}
+    # The names of what lies elsewhere count as well: they decide the order of the rows.
+    return known | {
+        "files": [[os.path.relpath(file, folder), hash_file(file)] for file in local_files(path)]
+    }
 
 
 def _revision(name: str, cache: Path) -> str | None:

@@ -4,6 +4,7 @@ The hub's data sets differ in their columns, not in a declared format, so each r
 its columns. Rows are streamed: nothing but the shards in use is downloaded.
 """
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,17 +63,56 @@ def read_hub(path: str) -> Iterator[ReadRow]:
       UserError: The library is missing, or it cannot find or read the data set.
     """
     address = parse_hub_path(path)
+    with _library(path) as datasets:
+        rows = datasets.load_dataset(
+            address.name, address.config, split=address.split, streaming=True
+        )
+        for number, row in enumerate(rows, start=1):
+            yield parse_row(_plain(number, row), path, parse_any)
+
+
+def local_files(path: str) -> list[Path]:
+    """All files that decide the rows of a local data set, sorted.
+
+    They are those in its folder and those that its card names, which may lie elsewhere.
+
+    Args:
+      path: Of the folder, with `[@split]`.
+
+    Raises:
+      UserError: The card names an address of the net, of which nobody knows when it changes; or as
+        in `read_hub`.
+    """
+    address = parse_hub_path(path)
+    folder = Path(address.name)
+    with _library(path) as datasets:
+        found = datasets.load_dataset_builder(address.name, address.config).config.data_files or {}
+    files = {file for file in folder.rglob("*") if file.is_file()}
+    for name in (name for names in found.values() for name in names):
+        file = Path(name.rpartition("::")[2].removeprefix("file://"))  # zip://a.json::/data/b.zip
+        if not file.is_file():
+            raise UserError(
+                f"the card of the data set {path} names the file {name}, which is not on this "
+                "disk; download it into the folder, or give the hf:// path of a data set."
+            )
+        files.add(file)
+    return sorted(files)
+
+
+@contextlib.contextmanager
+def _library(path: str) -> Iterator[Any]:
+    """The library that reads a data set; its errors are one line.
+
+    Raises:
+      UserError: The library is missing, or it failed in the block.
+    """
     try:
         import datasets  # an optional extra
         from datasets.exceptions import DatasetsError
     except ImportError as error:
         raise UserError(_MISSING_DATASETS) from error
     try:
-        rows = datasets.load_dataset(
-            address.name, address.config, split=address.split, streaming=True
-        )
-        for number, row in enumerate(rows, start=1):
-            yield parse_row(_plain(number, row), path, parse_any)
+        yield datasets
     # What the library raises for an unknown name, subset, split, file format or a lost network.
     except (OSError, ValueError, DatasetsError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)

@@ -18,17 +18,20 @@ import numpy as np
 from jaxtyping import Shaped
 
 from parrot_jax.core.errors import DiskFullError, UserError, disk_full_is_a_user_error
-from parrot_jax.core.files import atomic_write, read_json, write_json
+from parrot_jax.core.files import atomic_write, hash_file, read_json, write_json
 from parrot_jax.core.logs import console, progress
 from parrot_jax.model.config import LlamaConfig
 from parrot_jax.weights.dtypes import SAFETENSORS_NAMES, Dtype
-from parrot_jax.weights.exports import RECORD
+from parrot_jax.weights.exports import RECORD, read_record
 from parrot_jax.weights.hf_folder import DTYPES, INDEX, cast_finite
 from parrot_jax.weights.model_folder import ModelFolder
 from parrot_jax.weights.names import Tensor, tensors
 
 MAX_SHARD_BYTES = 4 * 10**9
 """Most bytes of weights in one file."""
+
+_HASHED = (INDEX, "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+"""Beside the shards and `config.json`; people may edit the model card and the sampling."""
 
 _THREADS = 2
 
@@ -122,6 +125,9 @@ def write_hf_config(
 ) -> None:
     """Writes `generation_config.json` and, last of all files of an export, `config.json`.
 
+    Just before it, the hashes of the small files that decide what the weights mean go into the
+    record.
+
     Args:
       out: The folder with everything else.
       config: The sizes.
@@ -129,9 +135,18 @@ def write_hf_config(
       ids: `bos_token_id`, which opens a text, `eos_token_id`, where generation stops, and others;
         None = not known.
     """
-    write_json(Path(out) / "generation_config.json", dict(ids))
+    out = Path(out)
+    write_json(out / "generation_config.json", dict(ids))
     # The name that transformers 4 knows; 5 calls it dtype and reads this one as well.
-    write_json(Path(out) / "config.json", config.to_hf() | dict(ids) | {"torch_dtype": dtype})
+    values = config.to_hf() | dict(ids) | {"torch_dtype": dtype}
+    text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+    hashes = {name: hash_file(out / name) for name in _HASHED if (out / name).exists()}
+    hashes["config.json"] = hashlib.sha256(text.encode()).hexdigest()
+    if (record := read_record(out)) is not None:
+        shards = {name: record["sha256"][name] for name in record["shards"]}
+        write_json(out / RECORD, record | {"sha256": shards | hashes})
+    with atomic_write(out / "config.json") as file:
+        file.write(text)
 
 
 def plan_shards(all_tensors: Sequence[Tensor], dtype: np.dtype[Any], max_bytes: int) -> list[Shard]:

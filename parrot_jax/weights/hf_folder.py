@@ -16,11 +16,11 @@ from jaxtyping import Shaped
 from safetensors import SafetensorError, safe_open
 
 from parrot_jax.core.errors import UserError
-from parrot_jax.core.files import file_in, hash_file, open_input, read_json
+from parrot_jax.core.files import file_in, open_input, read_json
 from parrot_jax.model.config import LlamaConfig
 from parrot_jax.model.frequencies import frequencies
 from parrot_jax.weights.dtypes import SAFETENSORS_NAMES
-from parrot_jax.weights.exports import RECORD
+from parrot_jax.weights.exports import check_hash, known_hashes
 from parrot_jax.weights.names import Tensor, tensors
 
 DTYPES: dict[str, np.dtype[Any]] = {
@@ -83,24 +83,22 @@ class HfFolder:
         self._check(Counter(each.name for each in stored))
 
     def check_files(self) -> None:
-        """Compares the bytes of the weights with what is known of them; reads them all.
+        """Compares the bytes of the files with what is known of them; reads them all.
 
-        An export of ours has hashes in its record, and the cache of the hub names files by theirs.
-        Of other folders nothing is known.
+        An export of ours has the hashes of its weights, config and tokenizer in its record, and the
+        cache of the hub names files by theirs. Of other folders nothing is known.
 
         Raises:
-          UserError: A file is not what it was.
+          UserError: A file is not what it was, or the record of the export is damaged.
         """
-        files = sorted({stored.file for stored in self._stored.values()})
-        known = {file: _known_hash(file) for file in files}
-        files = [file for file in files if known[file] is not None]
+        known = known_hashes(self.path)
+        for file in {stored.file for stored in self._stored.values()}:
+            target = file.resolve()
+            if target.parent.name == "blobs" and re.fullmatch("[0-9a-f]{64}", target.name):
+                known.setdefault(file, target.name)
         with ThreadPoolExecutor(4) as threads:
-            for file, found in zip(files, threads.map(hash_file, files), strict=True):
-                if found != known[file]:
-                    raise UserError(
-                        f"{file} is damaged: it is not what was written or downloaded; delete it "
-                        f"({file.resolve()}) and make or download it again."
-                    )
+            for _ in threads.map(check_hash, sorted(known), [known[f] for f in sorted(known)]):
+                pass  # raises what a check raises
 
     def dtype_of(self, tensor: Tensor) -> str:
         """The type that a tensor is stored in, a key of `DTYPES`."""
@@ -226,18 +224,6 @@ def _ids(value: Any, path: Any) -> tuple[int, ...]:
 def _shown(name: str) -> str:
     """The name of a tensor, which may be any text, in an error."""
     return name if name.isprintable() and len(name) <= 100 else f"{ascii(name)[:100]}.."
-
-
-def _known_hash(file: Path) -> str | None:
-    """SHA-256 that a file must have; None = not known."""
-    record = file.parent / RECORD
-    if record.exists():
-        values = read_json(record)
-        hashes = values.get("sha256") if isinstance(values, dict) else None
-        return hashes.get(file.name) if isinstance(hashes, dict) else None
-    target = file.resolve()
-    is_blob = target.parent.name == "blobs" and re.fullmatch("[0-9a-f]{64}", target.name)
-    return target.name if is_blob else None
 
 
 def _files(folder: Path) -> list[Path]:

@@ -20,8 +20,13 @@ DAMAGES = [
     ("UPDATE dialogues SET beginning = '[1, 2'", "row 0 of dialogues"),
     ("UPDATE replies SET verdict = 'no such reason' WHERE request = 1", "row 1 of replies"),
     ("UPDATE replies SET completion_tokens = 1 << 62 WHERE request = 1", "row 1 of replies"),
+    # One bit of one letter: "w" is 0x77, "v" is 0x76.
+    ("UPDATE reply_bodies SET text = replace(text, 'answer', 'ansver') WHERE request = 1",
+     "row 1 of reply_bodies"),
+    ("UPDATE reply_bodies SET body = replace(body, 'answer', 'ansver') WHERE request = 1",
+     "row 1 of reply_bodies"),
     ("UPDATE starts SET config = '\"text\"'", "row 1 of starts"),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("damage", "row"), DAMAGES)

@@ -129,6 +129,49 @@ def test_no_published_file_names_a_folder_of_this_machine_or_a_model_that_did_no
     assert json.dumps(loaded["metadata"]).find(str(tmp_path)) < 0
 
 
+def test_paths_in_the_ids_and_in_what_a_source_says_are_cut_in_every_form(
+    make_config: MakeConfig, out: Path, tmp_path: Path
+) -> None:
+    ids = [
+        "/home/alice/secret/x.jsonl:0", "/home/alice/other/x.jsonl:0", "x.jsonl:0", "~/alice/9",
+        "file:///home/alice/a", "C:\\alice\\b", "org/name-7",
+    ]  # fmt: skip
+    said = {
+        "file": "/home/alice/private/y.json", "model": "/home/alice/m", "url": "https://a.org/b/c",
+        "more": {"from": ["~/alice/z", "file:///home/alice/w", "D:\\alice\\v", 5],
+                 "/home/alice/k": True, "/home/alice/2/k": None},
+        "note": "/one and/or\ntwo",
+    }  # fmt: skip
+    cut = {
+        "file": "y.json", "model": "m", "url": "https://a.org/b/c",
+        "more": {"from": ["z", "w", "v", 5], "k": True, "k+": None}, "note": "/one and/or\ntwo",
+    }  # fmt: skip
+    lines = [
+        {"id": id, **said, "messages": [{"role": "user", "content": f"What is {number}?"}]}
+        for number, id in enumerate(ids)
+    ]
+    path = tmp_path / "begin.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with ScriptedServer() as server:
+        config = make_config(server.url, beginnings=[{"kind": "messages", "path": str(path)}])
+        collect(config)
+    export(config, out)
+    stats = tmp_path / "stats"
+    assert main(["stats", str(out / "messages" / "questions.jsonl"), "--out", str(stats)]) == 0
+
+    expected = ["x.jsonl:0-0", "x.jsonl:0-1", "x.jsonl:0", "9-3", "a-4", "b-5", "org/name-7"]
+    written = rows(out / "messages" / "questions.jsonl")
+    assert [row["id"] for row in written] == expected
+    assert all(row["beginning"] == cut for row in written)
+    assert [row["id"] for row in load(out)] == expected
+    assert json.loads(load(out)[0]["metadata"])["beginning"] == cut
+    sharegpt = json.loads((out / "sharegpt" / "questions.json").read_text())
+    assert [row["id"] for row in sharegpt] == expected
+    published = [p for folder in (out, stats) for p in folder.rglob("*") if p.is_file()]
+    for file in [*published, Path(config.out) / "dialogues.jsonl"]:
+        assert b"alice" not in file.read_bytes(), file
+
+
 def test_a_question_that_another_dialogue_has_asked_ends_the_later_one(
     make_config: MakeConfig, out: Path
 ) -> None:

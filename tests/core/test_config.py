@@ -108,6 +108,54 @@ def test_options_override_the_file(tmp_path: Path) -> None:
     assert config.roles == ("b", "c")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Optional:
+    sources: tuple[Source, ...] = ()
+    """The sources."""
+    name: str | None = "a"
+    """A name."""
+    rates: tuple[float, ...] | None = (1.0,)
+    """Rates."""
+    block: Optim | None = None
+    """A block."""
+    steps: int = 5
+    """Steps."""
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--sources.0.limit", "null"),
+        ("--sources.0.limit", "None"),
+        ("--sources.0.limit=null",),
+        ("--sources.0.limit", "null", "--name", "null", "--rates", "null", "--block", "null"),
+        ("--block=null", "--steps", "5", "--name=null"),
+    ],
+)
+def test_null_switches_every_optional_key_off(options: tuple[str, ...], tmp_path: Path) -> None:
+    path = write(tmp_path, "sources: [{path: x, limit: 3}]\nblock: {lr: 0.5}\n")
+    config = parse_arguments(Optional, [str(path), *options], prog="parrot test", description="")
+    given = " ".join(options)
+    expected = Optional(
+        sources=(Source(path="x", limit=None if "limit" in given else 3),),
+        name=None if "--name" in given else "a",
+        rates=None if "--rates" in given else (1.0,),
+        block=None if "--block" in given else Optim(lr=0.5),
+    )
+    assert config == expected
+
+
+def test_null_is_refused_where_a_key_is_not_optional(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(tmp_path, "sources: [{path: x}]\nblock: {lr: 0.5}\n")
+    for option in ("--steps", "--block.lr", "--sources.0"):
+        with pytest.raises(SystemExit) as caught:
+            parse_arguments(Optional, [str(path), option, "null"], prog="p", description="")
+        assert caught.value.code == 2
+        assert option in capsys.readouterr().err
+
+
 def test_an_unknown_option_exits_with_2_and_a_hint(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -151,6 +151,26 @@ def test_the_key_knows_the_bytes_and_not_the_place_of_a_file(
     assert key(at(moved)) != key(config)
 
 
+def test_files_that_the_card_of_a_local_data_set_names_elsewhere_are_in_the_key(
+    config: DataConfig, tmp_path: Path
+) -> None:
+    def at(path: Path) -> str:
+        return key(replace(config, sources=(SourceConfig(kind="huggingface", path=str(path)),)))
+
+    folder, real = tmp_path / "set", tmp_path / "real"
+    folder.mkdir()
+    real.mkdir()
+    (real / "a.jsonl").write_text("{}\n")
+    header = "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: "
+    (folder / "README.md").write_text(f'{header}"../real/*.jsonl"\n---\n')
+    first = at(folder)
+    assert at(folder) == first
+    (real / "a.jsonl").write_text("{ }\n")
+    second = at(folder)
+    (real / "b.jsonl").write_text("{}\n")
+    assert len({first, second, at(folder)}) == 3
+
+
 def test_a_local_data_set_is_known_by_its_bytes_and_one_of_the_hub_by_its_commit(
     config: DataConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

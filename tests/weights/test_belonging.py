@@ -14,6 +14,7 @@ import yaml
 from parrot_jax.cli import main
 from parrot_jax.data.tokenizer import check_rows, load_tokenizer
 from parrot_jax.model.config import LlamaConfig
+from parrot_jax.weights.exports import RECORD
 
 WriteHf = Callable[..., Path]
 Run = Callable[..., str]
@@ -201,12 +202,91 @@ def test_ids_that_the_tokenizer_does_not_have_are_said(
     assert "config.json opens texts with 0, the tokenizer with 1 (<s>)" in said
 
 
-def test_an_export_with_another_tokenizer_is_neither_served_nor_sent(
+def takers(out: Path) -> list[tuple[object, ...]]:
+    """The commands that take an export."""
+    return [
+        ("push", out, "owl/asker"),
+        ("serve", out, "--backend", "vllm", "--port", "0"),
+        ("convert", "hf-to-flax", out, out.parent / "flax"),
+    ]
+
+
+def change_json(path: Path, change: Callable[[Any], Any]) -> None:
+    path.write_text(json.dumps(change(json.loads(path.read_text())), indent=2))
+
+
+def without_new_hashes(record: dict[str, Any]) -> dict[str, Any]:
+    """The record as earlier versions wrote it: with the hashes of the shards alone."""
+    return record | {"sha256": {name: record["sha256"][name] for name in record["shards"]}}
+
+
+def swap_two_ids(tokenizer: dict[str, Any]) -> dict[str, Any]:
+    vocab = tokenizer["model"]["vocab"]
+    one, two = list(vocab)[300:302]
+    vocab[one], vocab[two] = vocab[two], vocab[one]
+    return tokenizer
+
+
+def test_an_export_with_another_tokenizer_is_taken_by_nobody(
     trained_run: Path, other_tokenizer: Path, parrot: Run, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
     parrot("convert", "flax-to-hf", trained_run, out)
-    load_tokenizer(other_tokenizer).save(out)
-    for command in (["push", out, "owl/asker"], ["serve", out, "--backend", "vllm", "--port", "0"]):
+    written = (out / "tokenizer.json").read_text()
+    for older in (False, True):
+        if older:
+            change_json(out / RECORD, without_new_hashes)
+        said = f"the weights in {out} were exported with" if older else f"{out}/tokenizer"
+        load_tokenizer(other_tokenizer).save(out)
+        for command in takers(out):
+            error = parrot(*command, code=2)
+            assert said in error or f"the weights in {out} were exported with" in error
+        parrot("convert", "flax-to-hf", trained_run, out)  # puts the right files back
+        assert (out / "tokenizer.json").read_text() == written
+        if older:
+            change_json(out / RECORD, without_new_hashes)
+        change_json(out / "tokenizer.json", swap_two_ids)
+        for command in takers(out):
+            error = parrot(*command, code=2)
+            assert said in error or f"the weights in {out} were exported with" in error
+        (out / "tokenizer.json").write_text(written)
+    assert not (tmp_path / "flax").exists()
+
+
+def test_an_export_whose_tokenizer_cannot_be_read_is_not_imported_without_it(
+    trained_run: Path, parrot: Run, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    parrot("convert", "flax-to-hf", trained_run, out)
+    change_json(out / RECORD, without_new_hashes)
+    (out / "tokenizer.json").write_text('{"model": {"type": "BPE"}}')
+    error = parrot("convert", "hf-to-flax", out, tmp_path / "flax", code=2)
+    assert f"{out} was exported with the tokenizer" in error
+    assert "which cannot be read" in error
+    assert not (tmp_path / "flax").exists()
+
+
+def test_an_export_with_another_theta_is_taken_by_nobody(
+    trained_run: Path, parrot: Run, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    parrot("convert", "flax-to-hf", trained_run, out)
+    change_json(out / "config.json", lambda config: config | {"rope_theta": 500000.0})
+    for command in takers(out):
+        assert f"{out}/config.json is damaged" in parrot(*command, code=2)
+    # What earlier versions exported says nothing of it.
+    change_json(out / RECORD, without_new_hashes)
+    parrot("convert", "hf-to-flax", out, tmp_path / "flax")
+
+
+@pytest.mark.parametrize("record", [{}, [], None, {"shards": 5}])
+def test_an_export_with_a_damaged_record_is_taken_by_nobody(
+    record: Any, trained_run: Path, parrot: Run, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    parrot("convert", "flax-to-hf", trained_run, out)
+    (out / RECORD).write_text(json.dumps(record))
+    for command in takers(out):
         error = parrot(*command, code=2)
-        assert f"the weights in {out} were exported with the tokenizer" in error
+        assert f"{out}/{RECORD}, the record of the export, is damaged" in error
+    assert not (tmp_path / "flax").exists()

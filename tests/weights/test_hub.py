@@ -58,7 +58,8 @@ def export(tmp_path: Path) -> Path:
         save_file({name: arrays[name] for name in half}, folder / shard)
     places = {name: shard for shard, half in halves.items() for name in half}
     write_json(folder / "model.safetensors.index.json", {"weight_map": places})
-    write_json(folder / RECORD, {})
+    record = {"checkpoint": "a1", "dtype": "float32", "tokenizer": None, "shards": halves}
+    write_json(folder / RECORD, record)
     write_json(folder / "tokenizer_config.json", {})
     (folder / "tokenizer.model").write_bytes(b"\0pieces\xff")
     (folder / "README.md").write_text("---\nlicense: other\n---\n# An asker\n")

@@ -54,9 +54,6 @@ def export(collection: Path, tmp_path: Path) -> Path:
     """The collection as a dataset."""
     out = tmp_path / "talks"
     assert main(["collect", "export", str(collection), "--out", str(out)]) == 0
-    # Until an export names its sources by their base names alone.
-    for path in (out / "messages").iterdir():
-        path.write_text(path.read_text().replace(f"{collection.parent}/private/", ""))
     return out
 
 
@@ -146,6 +143,8 @@ def test_a_collection_with_its_journal_is_never_sent(
          "messages/questions.jsonl:2: `id` is /home/owl/begin.jsonl:2, a path of a machine"),
         ("sed -i '2s#begin.jsonl#/home/owl/begin.jsonl#2' messages/questions.jsonl",
          "messages/questions.jsonl:2: `source` is /home/owl/begin.jsonl, a path of a machine"),
+        ("sed -i '2s#\"stop\"#\"file\": \"~/owl/x\", \"stop\"#' messages/questions.jsonl",
+         "messages/questions.jsonl:2: `file` is ~/owl/x, a path of a machine"),
     ],
 )  # fmt: skip
 def test_an_export_that_is_broken_or_names_a_path_is_refused(
@@ -155,3 +154,49 @@ def test_an_export_that_is_broken_or_names_a_path_is_refused(
     with pytest.raises(UserError, match=message) as caught:
         dataset_upload(export)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "sed -i '2s#What#Why#' messages/questions.jsonl",
+        "sed -i 's#What#Why#' sharegpt/questions.json",
+        "printf 'PAR1xxPAR1' > data/questions.parquet",
+    ],
+)
+def test_an_export_that_was_changed_by_hand_is_refused(
+    change: str, export: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    subprocess.run(change, shell=True, cwd=export, check=True)
+    name = change.split()[-1]
+    with pytest.raises(UserError) as caught:
+        dataset_upload(export)
+    said = f"{export / name} was changed after it was exported; run `parrot collect export` again."
+    assert str(caught.value) == said
+    # An earlier version wrote no hashes; this is said.
+    record = json.loads((export / "export.json").read_text())
+    del record["sha256"]
+    (export / "export.json").write_text(json.dumps(record))
+    capsys.readouterr()
+    dataset_upload(export)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "is of an earlier version and has no hashes" in said
+
+
+def test_a_card_that_was_edited_is_sent_and_this_is_said(
+    export: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with open(export / "README.md", "a") as card:
+        card.write("More of it.\n")
+    capsys.readouterr()
+    assert "README.md" in dataset_upload(export).files
+    said = " ".join(capsys.readouterr().out.split())
+    assert "README.md was changed after it was exported; it is sent as it is" in said
+
+
+@pytest.mark.parametrize("hashes", [None, {}, [], 5, {"README.md": 7}])
+def test_an_export_whose_hashes_are_damaged_is_refused(hashes: object, export: Path) -> None:
+    record = json.loads((export / "export.json").read_text())
+    (export / "export.json").write_text(json.dumps(record | {"sha256": hashes}))
+    with pytest.raises(UserError, match="is no whole export|was changed"):
+        dataset_upload(export)
