@@ -169,9 +169,10 @@ class Endpoint:
         if not 200 <= status < 300:
             body = body[:MAX_ERROR_BYTES]
         response = self._read(status, body, request=request)
-        # A text in parts has the key in one piece only once they are joined.
+        # A text in parts has the key in one piece only once they are joined. Then its body is not
+        # kept: it has the pieces.
         if (said := self._redactor.text(response.reply.text)) != response.reply.text:
-            response = replace(response, reply=response.reply._replace(text=said))
+            response = replace(response, reply=response.reply._replace(text=said), body=None)
         if 300 <= status < 400:
             target = self._redactor.text(headers.get("location", "nowhere"))
             return replace(

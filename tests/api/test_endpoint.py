@@ -385,7 +385,8 @@ def test_a_key_in_pieces_or_at_the_end_of_what_is_kept_stands_nowhere(
     parts = [{"type": "text", "text": part} for part in ("It is ", KEY[:6], KEY[6:])]
     body = json.dumps({"choices": [{"finish_reason": "stop", "message": {"content": parts}}]})
     with scripted(body=body) as server:
-        assert send(server.url, api_key_env="PARROT_TEST_KEY").reply.text == "It is [api key]"
+        response = send(server.url, api_key_env="PARROT_TEST_KEY")
+    assert (response.reply.text, response.body) == ("It is [api key]", None)
     long = "e" * (endpoint.MAX_ERROR_BYTES - len(KEY) + 1) + KEY
     with scripted(status=400, body=long) as server:
         response = send(server.url, api_key_env="PARROT_TEST_KEY")
