@@ -143,8 +143,8 @@ def test_a_signal_is_passed_on_and_nothing_is_started_again(
     with listen(code) as process:
         process.send_signal(sent)
         output, errors = process.communicate(timeout=10)
-    assert output == f"heard {heard}\n"  # once, and no second `ready`
-    assert process.returncode == code
+    # Once, and no second `ready`.
+    assert (output, process.returncode) == (f"heard {heard}\n", code), errors
     assert "restart" not in errors
 
 
