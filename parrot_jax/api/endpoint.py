@@ -30,7 +30,9 @@ from parrot_jax.core.errors import UserError
 MAX_REPLY_BYTES = 4 * 2**20
 """Of a body, decompressed; a million tokens of English are as long."""
 MAX_ERROR_BYTES = 64 * 2**10
-"""Of the body of an error; the rest is not read."""
+"""Of the body of an error; what comes behind the piece that passes them is not read."""
+_MAX_KEY_CHARS = 4096
+"""Of a key, in any form in which it may be sent back."""
 
 # The throttle limits what is in flight. The client's own limit would let the time of a request run
 # while it waits for a connection. To aiohttp, 0 is no limit, and None is 100.
@@ -157,7 +159,6 @@ class Endpoint:
                         break
             if len(received) > most and is_success:
                 raise ValueError(f"the reply is longer than {most:,} bytes; it was not read on")
-            # What is cut off may begin within a key: so the cut is made where that is told.
             return response.status_code, response.headers, bytes(received)
 
     def _response(
@@ -166,8 +167,9 @@ class Endpoint:
         # JSON is UTF-8, whatever the headers say; some write a mark before it.
         text = received.decode("utf-8-sig", "replace").replace("\0", "\ufffd")
         body = self._redactor.body(text)
-        if not 200 <= status < 300:
-            body = body[:MAX_ERROR_BYTES]
+        if not 200 <= status < 300 and len(received) > MAX_ERROR_BYTES:
+            # Nobody reads on, and the last characters may be the beginning of a key.
+            body = body[:-_MAX_KEY_CHARS]
         response = self._read(status, body, request=request)
         # A text in parts has the key in one piece only once they are joined. Then its body is not
         # kept: it has the pieces.

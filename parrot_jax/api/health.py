@@ -74,7 +74,7 @@ class Health(Generic[Item]):
         return held
 
     def was_useful(self) -> None:
-        """Notes that a reply was of use: what the endpoint is asked for can be had there."""
+        """Notes that a reply was of use, in this run or before."""
         self._useless_at_first = None
 
     def was_useless(self, why: str) -> bool:

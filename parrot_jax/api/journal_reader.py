@@ -249,6 +249,15 @@ class JournalReader:
             found.setdefault(speaker, []).append(model)
         return found
 
+    def useful_speakers(self) -> set[str]:
+        """Those of whom a reply was of use."""
+        rows = self._read("""
+            SELECT DISTINCT speaker FROM requests JOIN replies ON replies.request = id
+            JOIN reply_bodies ON reply_bodies.request = id
+            WHERE outcome = 'complete' AND verdict IS NULL AND text <> ''
+        """)
+        return {speaker for (speaker,) in rows}
+
     def models_of(self, dialogue: int) -> dict[str, list[str]]:
         """The models whose replies count in a dialogue, as the servers name them, by speaker."""
         rows = self._read(

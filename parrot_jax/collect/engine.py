@@ -141,6 +141,8 @@ class _Run:
         self.speakers = config.speakers()
         self.stopping = False
         self.health = {speaker: Health[DialogueState]() for speaker in callers}
+        for speaker in collection.journal.useful_speakers() & callers.keys():
+            self.health[speaker].was_useful()
         self.tried = asyncio.Event()
         """Whether it is known what the endpoints take, so that all may be paid for at once."""
         self.budget_spent: BudgetSpentError | None = None

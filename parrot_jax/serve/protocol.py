@@ -199,8 +199,9 @@ def _read_fields(body: bytes, request_type: type[_Request]) -> dict[str, Any]:
             "messages."
         )
     try:
+        # It also refuses halves of surrogates and endless numbers, but not a key that stands twice.
         fields = pydantic_core.from_json(body, allow_inf_nan=False)
-        parse_json(body)  # pydantic takes the last of two equal keys; this refuses them
+        parse_json(body)
     except ValueError as error:
         raise RequestError(f"the body is not valid JSON: {error}.") from None
     if not isinstance(fields, dict):

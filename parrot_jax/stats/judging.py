@@ -143,6 +143,8 @@ class _Run:
         self.config, self.reader, self.writer, self.caller = config, reader, writer, caller
         self.prompts, self.advance = prompts, advance
         self.health = Health[None]()
+        if _SPEAKER in reader.useful_speakers():
+            self.health.was_useful()
         self.tried = asyncio.Event()
         """Whether it is known that the judge takes a request."""
         self.problem: ParrotError | None = None

@@ -26,8 +26,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import sentencepiece
 import yaml
+
+from parrot_jax.world.files import VOCAB_SIZE
 
 HERE = Path(__file__).resolve().parents[2]
 
@@ -171,25 +172,18 @@ def usual(handler: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
 def served(source: Path, folder: Path) -> str:
     """40,000 messages are posted to a model of two layers behind `parrot serve`."""
     folder.mkdir()
-    words = "question answer word what about the river of Velora and its hills be brief hello bye"
-    (folder / "corpus.txt").write_text(f"{words}\nUSER: {words}\nASSISTANT: {words}\n" * 20)
-    sentencepiece.SentencePieceTrainer.Train(
-        input=str(folder / "corpus.txt"), model_prefix=str(folder / "tokenizer"), vocab_size=340,
-        model_type="bpe", byte_fallback=True, normalization_rule_name="identity",
-        remove_extra_whitespaces=False, minloglevel=2,
-    )  # fmt: skip
-    turns = [{"role": "user", "content": words}, {"role": "assistant", "content": words}] * 2
-    rows = [json.dumps({"id": str(number), "messages": turns}) for number in range(16)]
-    (folder / "dialogues.jsonl").write_text("\n".join(rows))
+    status, *_, output = measured(source, PARROT, "world", "write", "--out", "world", folder=folder)
+    assert status == 0, output
     config = {
         "task": "chat", "out": "run", "epochs": 1, "batch_rows": 4, "compute_dtype": "float32",
         "data": {
-            "sources": [{"kind": "messages", "path": "dialogues.jsonl"}],
-            "tokenizer": "tokenizer.model", "row_tokens": 128, "eval_fraction": 0,
+            "sources": [{"kind": "messages", "path": "world/held_out.jsonl", "sample": 16}],
+            "tokenizer": "world/tokenizer.model", "row_tokens": 128, "eval_fraction": 0,
             "mask": {"loss_roles": ["assistant"], "skip_first_turn": False},
         },
         "model": {
-            "vocab_size": 340, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+            "vocab_size": VOCAB_SIZE, "hidden_size": 32, "intermediate_size": 64,
+            "num_hidden_layers": 2,
             "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256,
         },
     }  # fmt: skip

@@ -391,6 +391,19 @@ def test_a_speaker_that_says_nothing_of_use_stops_the_run(
     assert sum(body["model"] == "answerer" for body in server.bodies) == 20
 
 
+def test_a_speaker_that_was_of_use_before_may_end_as_many_dialogues_as_it_likes(
+    make_config: MakeConfig,
+) -> None:
+    def script(body: dict[str, Any]) -> Scripted:
+        return Scripted(text="") if len(body["messages"]) > 2 else converse(body)
+
+    with ScriptedServer(script) as server:
+        collect(make_config(server.url, rows=60, max_turns=1))
+        config = make_config(server.url, rows=60, answerer={"concurrency": 1})
+        collect(config)
+    assert rows(config, "SELECT reason, count(*) FROM ends GROUP BY 1") == [("empty_answer", 60)]
+
+
 def test_a_limit_of_tokens_larger_than_the_model_is_no_fault_of_the_dialogues(
     make_config: MakeConfig,
 ) -> None:
