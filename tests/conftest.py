@@ -189,17 +189,25 @@ def run_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def short_samples() -> Iterator[None]:
-    """Small runs say 8 tokens in a sample, not 64: a step on eight devices takes 10 ms each."""
-    from parrot_jax.train import loop
+def small_steps() -> Iterator[None]:
+    """Small runs say 8 tokens in a sample, not 64, and use two devices where no mesh is asked for.
+
+    A program of eight devices takes twice as long to compile and to run here.
+    """
+    from parrot_jax.sharding import MeshConfig, make_mesh
+    from parrot_jax.train import loop, setup
+
+    def small_mesh(config: MeshConfig) -> jax.sharding.Mesh:
+        return make_mesh(config, jax.devices()[:2] if config == MeshConfig() else None)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "_SAMPLE_TOKENS", 8)
+        patch.setattr(setup, "make_mesh", small_mesh)
         yield
 
 
 @pytest.fixture
-def tiny_run(tmp_path: Path, tiny_tokenizer: Path, run_cache: Path, short_samples: None) -> Path:
+def tiny_run(tmp_path: Path, tiny_tokenizer: Path, run_cache: Path, small_steps: None) -> Path:
     """The path of a small training config in a folder of its own."""
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(_tiny_config(tmp_path, tiny_tokenizer, run_cache)))
@@ -211,7 +219,7 @@ def trained_run(
     tmp_path_factory: pytest.TempPathFactory,
     tiny_tokenizer: Path,
     run_cache: Path,
-    short_samples: None,
+    small_steps: None,
 ) -> Path:
     """The run folder of a small trained asker, trained once for all workers; only read."""
     from parrot_jax.core.config import config_from_dict

@@ -227,7 +227,7 @@ def test_ctrl_c_keeps_what_was_paid_for_and_the_same_command_continues(
 
     def slow(body: dict[str, Any]) -> Scripted:
         # The second ten are in flight for long enough to be interrupted on a busy machine, too.
-        return replace(converse(body), delay_s=3.0 if 10 < next(numbers) <= 20 else 0.02)
+        return replace(converse(body), delay_s=1.5 if 10 < next(numbers) <= 20 else 0.02)
 
     with ScriptedServer(slow) as server:
         config = make_config(server.url, rows=30, concurrency=10)

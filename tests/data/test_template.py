@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import sentencepiece
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from parrot_jax.core.errors import UserError
@@ -130,6 +130,7 @@ def test_a_turns_ids_are_sentencepieces(
     assert content == reference.EncodeAsIds(clean_text(text, tokenizer.control_strings))
 
 
+@settings(max_examples=50)
 @given(system=texts, turns=st.lists(texts, min_size=1, max_size=4))
 def test_hostile_texts_render_as_in_transformers(
     tokenizer: Tokenizer, folder: Path, system: str, turns: list[str]

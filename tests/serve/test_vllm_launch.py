@@ -275,10 +275,10 @@ def test_a_server_that_dies_early_shows_the_end_of_its_log(serve: Serve, export:
 
 
 def test_a_server_that_is_never_ready_is_ended(serve: Serve, export: Path) -> None:
-    process = serve(export, "--vllm.start-timeout-s", "2", wrong="never ready")
+    process = serve(export, "--vllm.start-timeout-s", "1", wrong="never ready")
     _, error = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert "parrot: vLLM is not ready after 2 s; allow more with --vllm.start-timeout-s" in error
+    assert "parrot: vLLM is not ready after 1 s; allow more with --vllm.start-timeout-s" in error
     assert not list(export.glob(".vllm/*.json"))
 
 

@@ -51,6 +51,7 @@ def test_a_run_over_eight_devices_is_tried_and_nothing_is_left(
     train(replace(split, max_steps=1))
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_too_small_is_refused_before_it_is_full(config: TrainConfig) -> None:
     with pytest.raises(
         UserError, match=r"cannot end well: .* GiB free, but keep_checkpoints=10000"

@@ -71,7 +71,7 @@ def garbage(path: Path) -> None:
 
 
 SLOW = pytest.mark.slow
-DAMAGES = (flip, cut, pytest.param(garbage, marks=SLOW), pytest.param(Path.unlink, marks=SLOW))
+DAMAGES = (flip, *(pytest.param(other, marks=SLOW) for other in (cut, garbage, Path.unlink)))
 
 
 @pytest.fixture(scope="module")

@@ -349,7 +349,7 @@ def whole(
     return folder
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     damages=st.lists(damage(), min_size=1, max_size=2, unique_by=lambda each: each[0]),
     keep_model=st.booleans(),
