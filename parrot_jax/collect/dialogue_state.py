@@ -121,7 +121,8 @@ class DialogueState:
     detail: str | None = None
     """What more is known about it."""
     hidden: Mapping[Speaker, int] = field(default_factory=lambda: MappingProxyType({}))
-    """How many turns behind the first question a speaker is not shown; even."""
+    """How many turns behind the first answer a speaker is not shown; even: a question goes with its
+    answer."""
     reasoning: int = 0
     """Turns that came with reasoning, which is left out of them unless it is to be kept."""
 
@@ -175,7 +176,7 @@ def next_step(beginning: Dialogue, state: DialogueState, rules: Rules) -> Speak 
     speaker: Speaker = "writer" if rules.has_writer else state.next_speaker
     turns = state.turns
     if hidden := state.hidden.get(speaker, 0):
-        turns = turns[:1] + turns[1 + hidden :]
+        turns = turns[:2] + turns[2 + hidden :]
     return Speak(speaker, replace(beginning, turns=turns), turn=len(state.turns))
 
 
@@ -259,12 +260,12 @@ def _begun(turns: tuple[Turn, ...], rules: Rules) -> DialogueState:
 
 
 def _after_full_context(state: DialogueState) -> DialogueState:
-    """Hides one more question and answer from the speaker; the first question and the last stay."""
+    """Hides one more question with its answer from the speaker; the first and the last stay."""
     speaker = state.next_speaker
     hidden = state.hidden.get(speaker, 0) + 2
-    # What is left must be more than the first question, or there is nothing to speak about.
+    # What was said last stays, or the next question would be asked of nothing.
     num_shown = len(state.turns) - hidden
-    if num_shown < (2 if speaker == "asker" else 3):
+    if num_shown < (4 if speaker == "asker" else 5):
         return replace(state, stop=StopReason.CONTEXT_FULL)
     return replace(state, hidden=MappingProxyType({**state.hidden, speaker: hidden}))
 

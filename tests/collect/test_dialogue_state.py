@@ -107,7 +107,7 @@ def test_a_verdict_ends_the_dialogue_before_the_text_that_it_is_on() -> None:
     assert replay(SESSION, [*said("q2"), useless], RULES).complete_turns == SESSION.turns
 
 
-def test_a_speaker_that_cannot_read_all_is_shown_the_first_question_and_the_latest_turns() -> None:
+def test_a_speaker_that_cannot_read_all_is_shown_the_first_round_and_the_latest() -> None:
     rules = Rules(max_turns=9, truncates=True)
     full = Reply(Outcome.CONTEXT_FULL, "")
 
@@ -119,18 +119,17 @@ def test_a_speaker_that_cannot_read_all_is_shown_the_first_question_and_the_late
     talk = said("q2", "a2", "q3", "a3")
     assert shown(*talk) == ["Hi", "Hello.", "q2", "a2", "q3", "a3"]
     # The asker asks for less, and from then on gets less; the answerer reads everything.
-    assert shown(*talk, full) == ["Hi", "a2", "q3", "a3"]
-    assert shown(*talk, full, full) == ["Hi", "a3"]
+    assert shown(*talk, full) == ["Hi", "Hello.", "q3", "a3"]
     more = [*talk, full, *said("q4")]
     assert shown(*more) == ["Hi", "Hello.", "q2", "a2", "q3", "a3", "q4"]
-    assert shown(*more, *said("a4")) == ["Hi", "a2", "q3", "a3", "q4", "a4"]
-    assert shown(*more, full, full) == ["Hi", "a3", "q4"]
+    assert shown(*more, *said("a4")) == ["Hi", "Hello.", "q3", "a3", "q4", "a4"]
+    assert shown(*more, full) == ["Hi", "Hello.", "q3", "a3", "q4"]
     assert replay(SESSION, more, rules).is_truncated
     # What is said is all in the dialogue, whoever was shown less of it.
     assert len(replay(SESSION, more, rules).turns) == 7
-    # With one answer left, there is nothing more to hide.
-    assert step_after(SESSION, [*talk, full, full, full], rules) == Done(StopReason.CONTEXT_FULL)
-    assert step_after(SESSION, [*more, *[full] * 3], rules) == Done(StopReason.CONTEXT_FULL)
+    # With one more question and answer left, there is nothing more to hide.
+    assert step_after(SESSION, [*talk, full, full], rules) == Done(StopReason.CONTEXT_FULL)
+    assert step_after(SESSION, [*more, full, full], rules) == Done(StopReason.CONTEXT_FULL)
 
 
 TRANSCRIPT = "[|Human|] Hi\n[|AI|] Hello.\n[|Human|] And you?\n[|AI|] Me too.\n[|Human|]"
@@ -276,9 +275,14 @@ def test_turns_alternate_and_a_dialogue_ends_once_within_its_limit(
         num_full = sum(reply.outcome is Outcome.CONTEXT_FULL for reply in replies[:used])
         assert step.turn == len(beginning.turns) + used - num_full
         assert step.speaker == ("answerer" if step.turn % 2 else "asker")
-        # Both speak in turn, also where some is hidden: a dialogue cannot be otherwise.
+        # Both speak in turn, also where some is hidden: a dialogue cannot be otherwise. Each
+        # question that is shown stands before its own answer.
+        turns = replay(beginning, replies[:used], rules).turns
         assert step.shown.turns[0] == beginning.turns[0]
-        assert step.shown.turns[-1] == replay(beginning, replies[:used], rules).turns[-1]
+        assert step.shown.turns[-1] == turns[-1]
+        rounds = [turns[place : place + 2] for place in range(0, len(turns), 2)]
+        shown = step.shown.turns
+        assert all(shown[place : place + 2] in rounds for place in range(0, len(shown), 2))
     state = replay(beginning, replies, rules)
     assert (state.stop is None) == (ended_after is None)
     num_turns = len(state.complete_turns) // 2

@@ -173,11 +173,11 @@ def test_each_dialogue_ends_with_the_reason_of_its_last_reply(make_config: MakeC
     assert summary.stops == dict.fromkeys(sorted(found.values()), 1)
 
 
-def test_who_cannot_read_all_of_it_is_shown_the_first_question_and_the_latest_turns(
+def test_who_cannot_read_all_of_it_is_shown_the_first_round_and_the_latest(
     make_config: MakeConfig,
 ) -> None:
     def script(body: dict[str, Any]) -> Scripted:
-        if len(body["messages"]) > 4:
+        if len(body["messages"]) > 5:
             return Scripted(status=400, text="too long", code="context_length_exceeded")
         return converse(body)
 
@@ -187,7 +187,7 @@ def test_who_cannot_read_all_of_it_is_shown_the_first_question_and_the_latest_tu
             collect(config)
             bodies = server.bodies
         shown = [[message["content"] for message in body["messages"]] for body in bodies]
-        return exported(config)[0], [texts for texts in shown if len(texts) <= 4]
+        return exported(config)[0], [texts for texts in shown if len(texts) <= 5]
 
     row, shown = run(5, when_context_is_full="truncate")
     said = [message["content"] for message in row["messages"]]
@@ -195,8 +195,8 @@ def test_who_cannot_read_all_of_it_is_shown_the_first_question_and_the_latest_tu
     assert len(said) == 10
     assert row["collection"]["truncated_context"] is True
     assert {texts[0] for texts in shown} == {"What is 0?"}
-    # The last answer was given to the first question and the latest two turns.
-    assert shown[-1] == [said[0], said[7], said[8]]
+    # The last answer was given to the first question and answer and the latest three turns.
+    assert shown[-1] == [*said[:2], *said[6:9]]
     # It goes on so, and what was said is not asked for again.
     longer, new = run(6, when_context_is_full="truncate")
     assert [message["content"] for message in longer["messages"]][:10] == said
