@@ -32,7 +32,7 @@ def run(options: TrainOptions) -> None:
     if options.preflight:
         from parrot_jax.train.preflight import preflight
 
-        preflight(config)
+        preflight(config, allow_changes=options.allow_changes)
     else:
         from parrot_jax.train.loop import train
 

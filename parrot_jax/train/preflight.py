@@ -7,6 +7,7 @@ left in the run folder but `preflight.json`; whatever would stop the run later r
 import shutil
 import statistics
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from parrot_jax.data.prepare import RowFiles
 from parrot_jax.distributed import any_process, in_first_process
 from parrot_jax.train.config import TrainConfig
 from parrot_jax.train.program import Program, put_rows, too_large_is_a_user_error
+from parrot_jax.train.run_data import describe_data
 from parrot_jax.train.run_folder import RunFolder
 from parrot_jax.train.setup import Setup, set_up
 from parrot_jax.train.state import new_state, restore_state, save_state
@@ -35,15 +37,21 @@ _COPY_FACTOR, _COPY_EXTRA_BYTES = 1.1, 1_300_000_000
 """A save in the background holds a copy of this process's arrays, and tensorstore's buffers."""
 
 
-def preflight(config: TrainConfig) -> None:
+def preflight(config: TrainConfig, *, allow_changes: Sequence[str] = ()) -> None:
     """Tries a run on this machine, and refuses it where it cannot end well.
+
+    Args:
+      config: The run.
+      allow_changes: In what it may differ from the run that it continues; see `RunFolder.open`.
 
     Raises:
       UserError: Something would stop the run; the text lists what.
     """
     folder = RunFolder(config.out)
     in_first_process(folder.check_writable, f"write to {folder.path}")
-    setup = set_up(config, is_new=True)
+    setup = set_up(config, is_new=not folder.has_checkpoint())
+    data = describe_data(config.data, setup.prepared, setup.held_out)
+    folder.check_continues(config, setup.tokenizer, data, allow_changes=allow_changes)
     setup.print_summary(config)
     found: dict[str, Any] = {"devices": setup.program.mesh.size, "processes": jax.process_count()}
     problems: list[str] = []

@@ -102,9 +102,7 @@ class RunFolder(ModelFolder):
             or another process trains here.
           DiskFullError: There is no room.
         """
-        if not {"data", "data.tokenizer"} & set(allow_changes):
-            # In every process: to look for checkpoints, orbax waits for all.
-            self._check_tokenizer(tokenizer, f"data.tokenizer {config.data.tokenizer}")
+        self._check_run_tokenizer(config, tokenizer, allow_changes)
         with contextlib.ExitStack() as held:
             in_first_process(
                 lambda: self._start(config, tokenizer, data, held, allow_changes),
@@ -117,6 +115,24 @@ class RunFolder(ModelFolder):
                     "that all hosts share."
                 )
             yield
+
+    def check_continues(
+        self,
+        config: TrainConfig,
+        tokenizer: Tokenizer,
+        data: dict[str, Any],
+        *,
+        allow_changes: Sequence[str] = (),
+    ) -> None:
+        """Makes sure that `open` would start or continue a run here; the arguments are the same.
+
+        Raises:
+          UserError: The folder holds a run of another config or of other rows.
+        """
+        self._check_run_tokenizer(config, tokenizer, allow_changes)
+        in_first_process(
+            lambda: self._changes_to(config, data, allow_changes), f"continue {self.path}"
+        )
 
     def check_writable(self) -> None:
         """Makes the folder, before hours are spent on what is to go into it.
@@ -151,8 +167,10 @@ class RunFolder(ModelFolder):
             self.results.mkdir(parents=True, exist_ok=True)
             if isinstance(self.path, Path):
                 self._take(self.path, held)
-            if self.config_path.exists():
-                self._check_same(config, data, allow_changes)
+            if changes := self._changes_to(config, data, allow_changes):
+                now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+                self._changes.append(time=now, changes=changes)
+                self._changes.flush()
             if isinstance(self.path, RemotePath):
                 self._own()
             write_json(self._data_path, data)
@@ -208,6 +226,13 @@ class RunFolder(ModelFolder):
         self._check_tokenizer(tokenizer, str(self.tokenizer))
         return tokenizer
 
+    def _check_run_tokenizer(
+        self, config: TrainConfig, tokenizer: Tokenizer, allow_changes: Sequence[str]
+    ) -> None:
+        """In every process: to look for checkpoints, orbax waits for all."""
+        if not {"data", "data.tokenizer"} & set(allow_changes):
+            self._check_tokenizer(tokenizer, f"data.tokenizer {config.data.tokenizer}")
+
     def _check_tokenizer(self, tokenizer: Tokenizer, name: str) -> None:
         made_with = self.tokenizer_fingerprint()
         if made_with not in (None, tokenizer.fingerprint):
@@ -256,9 +281,13 @@ class RunFolder(ModelFolder):
         self._owner = {"host": socket.gethostname(), "pid": os.getpid(), "start": uuid.uuid4().hex}
         write_json(self._owner_path, self._owner)
 
-    def _check_same(
+    def _changes_to(
         self, config: TrainConfig, data: dict[str, Any], allow_changes: Sequence[str]
-    ) -> None:
+    ) -> list[str]:
+        """In what a run differs from the one that it continues, where that is meant."""
+        if not self.config_path.exists():
+            return []
+
         def is_one_of(change: str, keys: Sequence[str]) -> bool:
             key = change.partition(":")[0]
             return any(key == free or key.startswith(f"{free}.") for free in keys)
@@ -298,9 +327,7 @@ class RunFolder(ModelFolder):
             )
         if changes:
             console.print(f"continuing with changes: {'; '.join(changes)}")
-            now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-            self._changes.append(time=now, changes=changes)
-            self._changes.flush()
+        return changes
 
 
 def _read_object(path: AnyPath) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -67,6 +68,18 @@ def test_a_checkpoint_larger_than_the_disk_is_not_tried(
     with pytest.raises(UserError, match=r"cannot end well"):
         preflight(replace(config, out=str(small_disk / "run")))
     assert [path.name for path in (small_disk / "run").iterdir()] == ["preflight.json"]
+
+
+def test_what_the_run_itself_would_refuse_is_refused_before_anything_is_tried(
+    config: TrainConfig, write_dialogues: Any
+) -> None:
+    train(replace(config, max_steps=1))
+    with pytest.raises(UserError, match=r"holds a run with another config \(optim.lr: 0.01 -> 0.5"):
+        preflight(replace(config, optim=OptimConfig(lr=0.5)))
+    write_dialogues(Path(config.data.sources[0].path), 60)
+    with pytest.raises(UserError, match="holds a run with other data"):
+        preflight(config)
+    assert not Path(config.out, "changes.jsonl").exists()
 
 
 @pytest.mark.slow
