@@ -193,11 +193,17 @@ def test_the_likeliest_tokens_are_those_of_our_server(
 ) -> None:
     our_answers, their_answers = ask_all(ours, histories), ask_all(theirs, histories)
     assert len(our_answers) == NUM_HISTORIES
+    num_texts_compared = 0
     for our, their in zip(our_answers, their_answers, strict=True):
         assert their.prompt == our.prompt
         if their.ids == our.ids:
-            assert their._replace(text=their.text.strip()) == our
+            assert their._replace(text=our.text) == our
+            # Bytes that are no character are shown in different ways.
+            if "\N{REPLACEMENT CHARACTER}" not in our.text:
+                num_texts_compared += 1
+                assert their.text.strip() == our.text
 
+    assert num_texts_compared > NUM_HISTORIES / 2
     # Nothing would be shown by a model that says the same to everybody.
     num_texts = len({answer.text for answer in our_answers if answer.text})
     assert num_texts > NUM_HISTORIES / 2
