@@ -91,7 +91,8 @@ class CollectConfig:
 
     when_context_is_full: Literal["stop", "truncate"] = "stop"
     """`stop` ends a dialogue that is longer than a speaker can read. `truncate` shows that speaker
-    the first question and answer and the latest ones; the dialogue is marked `truncated_context`."""
+    the first question and answer and the latest ones; the dialogue is then marked
+    `truncated_context`."""
 
     reasoning: OnReasoning = "strip"
     """What is done where a model writes its reasoning into its reply, as `<think>...</think>` or
