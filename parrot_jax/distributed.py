@@ -166,7 +166,7 @@ def is_first_process() -> bool:
     return jax.process_index() == 0
 
 
-def in_first_process(action: Callable[[], None], what: str) -> None:
+def in_first_process(action: Callable[[], object], what: str) -> None:
     """Runs `action` in the first process while the others wait; where it fails, all fail.
 
     Args:

@@ -370,6 +370,28 @@ def read_json(path: AnyPath | str, *, max_bytes: int = MAX_JSON_BYTES) -> Any:
         raise UserError(f"{path} is no valid JSON: {error}.") from None
 
 
+def read_object(path: AnyPath) -> dict[str, Any]:
+    """The value of a file that `write_json` wrote as an object.
+
+    Raises:
+      UserError: It cannot be read, or its content is damaged.
+    """
+    try:
+        value = read_json(path)
+    except UserError as error:
+        if not path.exists():
+            raise
+        problem = str(error).removeprefix(f"{path} ").rstrip(".")
+    else:
+        if isinstance(value, dict):
+            return value
+        problem = "is no JSON object"
+    raise UserError(
+        f"{path} is damaged: it {problem}; put back a copy, or remove it and run the command that "
+        "wrote it again."
+    )
+
+
 def file_in(folder: PathT, name: str) -> PathT:
     """The path of a file in a folder that others made.
 

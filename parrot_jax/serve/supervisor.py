@@ -108,13 +108,19 @@ def survivors(record: Path) -> tuple[list[int], bool]:
     Returns:
       Their ids, and whether they are supervised. The ids are empty where all are gone, or where the
       record is of another machine, whose processes cannot be seen.
+
+    Raises:
+      ValueError: The record is damaged.
     """
     if not record.exists():
         return [], False
-    values = json.loads(record.read_text())
-    if values["host"] != socket.gethostname():
+    match json.loads(record.read_text()):
+        case {"host": host, "supervisor": [int(), _] as supervisor, "server": [int(), _] as server}:
+            pass
+        case _:
+            raise ValueError("it names no processes")
+    if host != socket.gethostname():
         return [], False
-    supervisor, server = values["supervisor"], values["server"]
     if _runs(*supervisor):
         return [supervisor[0]], True
     pid, created = server

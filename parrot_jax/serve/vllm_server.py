@@ -102,10 +102,16 @@ def check_nobody_serves(place: Path, port: int = 0) -> None:
       port: Where another server of this run would be in the way; 0 = none would.
 
     Raises:
-      UserError: There is such a thing; the text names the processes.
+      UserError: There is such a thing; the text names the processes. Or a record is damaged.
     """
     for record in sorted(place.glob("server-*.json")):
-        pids, supervised = survivors(record)
+        try:
+            pids, supervised = survivors(record)
+        except ValueError as error:
+            raise UserError(
+                f"{record} is damaged ({error}), so it is not known whether an earlier start left "
+                "a vLLM behind; end what runs, and remove the file."
+            ) from None
         if not pids:
             record.unlink(missing_ok=True)
             continue

@@ -32,7 +32,7 @@ import jax
 import parrot_jax
 from parrot_jax.core.config import changed_keys, config_to_dict, load_config, save_config
 from parrot_jax.core.errors import RunError, UserError, disk_full_is_a_user_error
-from parrot_jax.core.files import AnyPath, RemotePath, as_path, read_json, write_json
+from parrot_jax.core.files import AnyPath, RemotePath, as_path, read_object, write_json
 from parrot_jax.core.logs import MetricsFile, console
 from parrot_jax.data.template import chat_template
 from parrot_jax.data.tokenizer import Tokenizer, load_tokenizer
@@ -193,7 +193,7 @@ class RunFolder(ModelFolder):
         """
         if self._owner is None or time.monotonic() - self._last_flush < every_s:
             return
-        owner = _read_object(self._owner_path)
+        owner = read_object(self._owner_path)
         if owner != self._owner:
             raise RunError(
                 f"process {owner.get('pid')} on {owner.get('host')} has begun to train in "
@@ -249,7 +249,7 @@ class RunFolder(ModelFolder):
         config = self.load_config()
         settings = {name: value for name, value in config_to_dict(config).items()
                     if name in _RESULT_KEYS}  # fmt: skip
-        versions = _read_object(self.path / "versions.json")
+        versions = read_object(self.path / "versions.json")
         return Training(
             task=config.task,
             base=self._base(config),
@@ -298,7 +298,7 @@ class RunFolder(ModelFolder):
         changes = [change for change in changes if change not in layout]
         if self._data_path.exists():
             try:
-                other_data = changed_data(_read_object(self._data_path), data)
+                other_data = changed_data(read_object(self._data_path), data)
             except (KeyError, TypeError, AttributeError):
                 raise UserError(
                     f"{self._data_path} is damaged: it does not say what rows the run has; put "
@@ -328,28 +328,6 @@ class RunFolder(ModelFolder):
         if changes:
             console.print(f"continuing with changes: {'; '.join(changes)}")
         return changes
-
-
-def _read_object(path: AnyPath) -> dict[str, Any]:
-    """Reads a file that `write_json` wrote as an object.
-
-    Raises:
-      UserError: It cannot be read, or its content is damaged.
-    """
-    try:
-        value = read_json(path)
-    except UserError as error:
-        if not path.exists():
-            raise
-        problem = str(error).removeprefix(f"{path} ").rstrip(".")
-    else:
-        if isinstance(value, dict):
-            return value
-        problem = "is no JSON object"
-    raise UserError(
-        f"{path} is damaged: it {problem}; put back a copy, or remove it and run the command that "
-        "wrote it again."
-    )
 
 
 def versions() -> dict[str, str | None]:

@@ -12,6 +12,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from parrot_jax.core.errors import UserError
 from parrot_jax.core.files import atomic_write, open_input
 from parrot_jax.data.template import render_prompt
 from parrot_jax.dialogue.types import Role
@@ -32,10 +33,9 @@ def take_exam(run: Path, exam: Path, out: Path) -> None:
         right}`, the last five being lists with one entry a turn.
 
     Raises:
-      UserError: A file is missing.
+      UserError: A file is missing, or damaged.
     """
-    with open_input(exam) as file:
-        dialogues = [json.loads(line) for line in file]
+    dialogues = _read_rows(exam, "id", "kinds", "messages")
     questions = [[m["content"] for m in d["messages"] if m["role"] == "user"] for d in dialogues]
     truths = [[m["content"] for m in d["messages"] if m["role"] == "assistant"] for d in dialogues]
     answers = _answer(run, questions)
@@ -77,6 +77,22 @@ def _answer(run: Path, questions: Sequence[Sequence[str]]) -> list[list[str]]:
 
 def accuracy_by_turn(results: Path) -> list[float]:
     """Share of right answers at each turn, from a file that `take_exam` wrote."""
-    with open_input(results) as file:
-        right = np.array([json.loads(line)["right"] for line in file])
+    right = np.array([row["right"] for row in _read_rows(results, "right")])
     return right.mean(axis=0).tolist()
+
+
+def _read_rows(path: Path, *keys: str) -> list[dict[str, Any]]:
+    rows = []
+    with open_input(path) as file:
+        for number, line in enumerate(file, 1):
+            try:
+                row = json.loads(line)
+            except ValueError:
+                row = None
+            if not isinstance(row, dict) or any(key not in row for key in keys):
+                raise UserError(
+                    f"{path}:{number} is damaged: it is no JSON object with {', '.join(keys)}; a "
+                    "stage of the quickstart writes this file: remove the folder and run it again."
+                )
+            rows.append(row)
+    return rows

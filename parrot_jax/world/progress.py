@@ -1,6 +1,5 @@
 """Which stages of a quickstart are done, and how long they took."""
 
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from parrot_jax.core.errors import UserError, disk_full_is_a_user_error
-from parrot_jax.core.files import write_json
+from parrot_jax.core.files import read_object, write_json
 from parrot_jax.core.logs import console
 
 
@@ -61,18 +60,30 @@ class Progress:
             raise UserError(
                 f"cannot write to {self.path.parent}: {error.strerror}; choose another --out."
             ) from None
-        if self.path.exists():
-            found = json.loads(self.path.read_text(encoding="utf-8"))
-            if found["settings"] != self.settings:
-                self._lock.release()
-                raise UserError(
-                    f"{self.path.parent} holds a quickstart with {found['settings']}, not "
-                    f"{self.settings}; choose another --out."
-                )
-            self.seconds, self.wall_s = found["stages"], found["wall_s"]
-        else:
-            self._save()
+        try:
+            self._continue()
+        except UserError:
+            self._lock.release()
+            raise
         return self
+
+    def _continue(self) -> None:
+        if not self.path.exists():
+            self._save()
+            return
+        match read_object(self.path):
+            case {"settings": settings, "stages": dict(stages), "wall_s": float(wall_s)}:
+                self.seconds, self.wall_s = stages, wall_s
+            case _:
+                raise UserError(
+                    f"{self.path} is damaged: it does not say which stages are done; put back a "
+                    "copy, or choose another --out."
+                )
+        if settings != self.settings:
+            raise UserError(
+                f"{self.path.parent} holds a quickstart with {settings}, not {self.settings}; "
+                "choose another --out."
+            )
 
     def __exit__(self, *_: object) -> None:
         """Frees the folder."""

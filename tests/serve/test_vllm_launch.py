@@ -20,6 +20,7 @@ from parrot_jax.cli import main
 from parrot_jax.core.errors import UserError
 from parrot_jax.serve.background import open_port
 from parrot_jax.serve.vllm import Environment, Served, VllmConfig, vllm_command, vllm_variables
+from parrot_jax.serve.vllm_server import check_nobody_serves
 
 GIB = 2**30
 STANDIN = Path(__file__).with_name("vllm_standin.py")
@@ -414,3 +415,10 @@ def test_two_servers_of_a_run_do_not_share_a_port(serve: Serve, export: Path) ->
     assert f"another `parrot serve` serves or stops this run at port {port}" in error
     third: Any = serve(export)
     assert url_of(third).rpartition(":")[2] != port
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"host": "here"}'])
+def test_a_damaged_record_of_a_server_is_one_line(content: str, tmp_path: Path) -> None:
+    (tmp_path / "server-8000.json").write_text(content)
+    with pytest.raises(UserError, match=r"server-8000.json is damaged \(.*\), so it is not known"):
+        check_nobody_serves(tmp_path)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from parrot_jax.core.errors import UserError
+from parrot_jax.world.exam import accuracy_by_turn
 from parrot_jax.world.progress import Progress
 
 
@@ -58,3 +59,20 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot write to .*file/q: .*; choose another --out"):
         Progress(tmp_path / "file" / "q", {"seed": 0})
+
+
+@pytest.mark.parametrize("content", ['{"settings": ', "[]", '{"settings": {"seed": 0}}', "\xff"])
+def test_a_damaged_file_is_one_line_and_frees_the_folder(content: str, tmp_path: Path) -> None:
+    (tmp_path / "quickstart.json").write_text(content, encoding="latin-1")
+    with pytest.raises(UserError, match="quickstart.json is damaged: "), Progress(tmp_path, {}):
+        pass
+    (tmp_path / "quickstart.json").unlink()
+    with Progress(tmp_path, {"seed": 0}):
+        pass
+
+
+@pytest.mark.parametrize("content", ["{}", '{"right": [tru', "[]"])
+def test_a_damaged_exam_is_one_line(content: str, tmp_path: Path) -> None:
+    (tmp_path / "chat.jsonl").write_text(f'{{"right": [true, false]}}\n{content}\n')
+    with pytest.raises(UserError, match="chat.jsonl:2 is damaged: .* with right; "):
+        accuracy_by_turn(tmp_path / "chat.jsonl")
