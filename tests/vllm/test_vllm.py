@@ -203,7 +203,7 @@ def test_the_likeliest_tokens_are_those_of_our_server(
                 num_texts_compared += 1
                 assert their.text.strip() == our.text
 
-    assert num_texts_compared > NUM_HISTORIES / 2
+    assert num_texts_compared > NUM_HISTORIES / 4
     # Nothing would be shown by a model that says the same to everybody.
     num_texts = len({answer.text for answer in our_answers if answer.text})
     assert num_texts > NUM_HISTORIES / 2
