@@ -140,7 +140,7 @@ def _json_rows(path: Path | str, chunk_bytes: int, max_row_bytes: int) -> Iterat
     with open_unpacked(path) as file:
         mark = file.read(3)
     if mark.startswith(_UTF16_MARKS):
-        detail = "the file is UTF-16; save it as UTF-8"
+        detail = "the file is UTF-16 or UTF-32; save it as UTF-8"
         yield JsonRow(1, problem=BrokenRowError("not valid UTF-8", detail))
         return
     start = len(_UTF8_MARK) if mark == _UTF8_MARK else 0

@@ -1,6 +1,9 @@
 """Rows of a Parquet file, one at a time, through the `datasets` extra."""
 
+import datetime
+import decimal
 import json
+import uuid
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -11,6 +14,7 @@ from parrot_jax.dialogue.json_stream import BrokenRowError, JsonRow
 # Few: a value that many rows share stands once in the file and once for each in memory.
 _ROWS_AT_ONCE = 4
 _BUFFER_BYTES = 1 << 20
+_ENDS_EARLY = "its group of rows ends before it; the pages of the file are damaged"
 _MISSING_PYARROW = (
     "{path} is a Parquet file, which needs the pyarrow library; install it with "
     "`pip install 'parrot-jax[datasets]'`."
@@ -41,8 +45,11 @@ def parquet_rows(path: AnyPath | str, *, max_row_bytes: int) -> Iterator[JsonRow
             reader = pq.ParquetFile(
                 file, buffer_size=_BUFFER_BYTES, pre_buffer=False, page_checksum_verification=True
             )
+            if (twice := _twice(reader.schema_arrow)) is not None:
+                raise ValueError(f"the column {twice!r} stands twice")
             for group in range(reader.num_row_groups):
                 about = reader.metadata.row_group(group)
+                end = number + about.num_rows
                 if about.total_byte_size > max_row_bytes * max(about.num_rows, 1):
                     for _ in range(about.num_rows):
                         number += 1
@@ -52,6 +59,12 @@ def parquet_rows(path: AnyPath | str, *, max_row_bytes: int) -> Iterator[JsonRow
                     for place in range(batch.num_rows):
                         number += 1
                         yield _row(number, batch.slice(place, 1), max_row_bytes)
+                # pyarrow ends a group early, without a word, where a damaged page says so.
+                while number < end:
+                    number += 1
+                    yield JsonRow(number, problem=BrokenRowError("not valid Parquet", _ENDS_EARLY))
+            if number != reader.metadata.num_rows:
+                raise ValueError(f"it says that it has {reader.metadata.num_rows:,} rows")
         except (pa.ArrowException, OSError, ValueError) as error:
             reason = " ".join(str(error).split())
             detail = f"{reason}; nothing behind row {number} was read"
@@ -59,14 +72,14 @@ def parquet_rows(path: AnyPath | str, *, max_row_bytes: int) -> Iterator[JsonRow
 
 
 def plain_row(number: int, row: Mapping[str, Any]) -> JsonRow:
-    """A row as JSON would hold it: dates become texts.
+    """A row as JSON would hold it: dates, decimals and UTF-8 bytes become texts.
 
     Args:
       number: Of the row, from 1.
-      row: Values of any type.
+      row: Values of any type; one that has no such text makes the row a broken one.
     """
     try:
-        return JsonRow(number, json.loads(json.dumps(row, default=str, allow_nan=False)))
+        return JsonRow(number, json.loads(json.dumps(row, default=_text, allow_nan=False)))
     except (ValueError, TypeError) as error:
         return JsonRow(number, problem=BrokenRowError("row is no JSON value", str(error)))
 
@@ -75,10 +88,40 @@ def _row(number: int, batch: Any, max_row_bytes: int) -> JsonRow:
     if batch.nbytes > max_row_bytes:
         return _too_long(number, max_row_bytes)
     try:
-        (row,) = batch.to_pylist()
-    except ValueError as error:  # a text that is not UTF-8
+        (row,) = batch.to_pylist(maps_as_pydicts="strict")
+    except UnicodeDecodeError as error:
         return JsonRow(number, problem=BrokenRowError("not valid UTF-8", str(error)))
+    except Exception as error:  # a date beyond the years of Python, a key twice in a map, ...
+        reason = " ".join(str(error).split())
+        return JsonRow(number, problem=BrokenRowError("a value cannot be read", reason))
     return plain_row(number, row)
+
+
+def _twice(fields: Any) -> str | None:
+    """A name that two columns, or two fields of a struct, share; None = there is none."""
+    seen = set()
+    for field in fields:
+        if field.name in seen:
+            return str(field.name)
+        seen.add(field.name)
+        inner = [field.type.field(place) for place in range(field.type.num_fields)]
+        if (name := _twice(inner)) is not None:
+            return f"{field.name}.{name}"
+    return None
+
+
+_WITH_A_TEXT = (
+    *(datetime.date, datetime.time, datetime.timedelta),  # a datetime is a date
+    *(decimal.Decimal, uuid.UUID),
+)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bytes):
+        return value.decode("utf-8")
+    if isinstance(value, _WITH_A_TEXT):
+        return str(value)
+    raise TypeError(f"a value of type {type(value).__name__} has no text")
 
 
 def _too_long(number: int, max_row_bytes: int) -> JsonRow:

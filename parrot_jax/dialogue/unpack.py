@@ -9,13 +9,16 @@ import io
 import sys
 import zlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import IO, Any
 
 from parrot_jax.core.errors import UserError
-from parrot_jax.core.files import AnyPath, open_input
+from parrot_jax.core.files import AnyPath, as_path, open_input
 
 PARQUET = b"PAR1"
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+_ZSTD_SKIPPED = tuple(bytes([kind, 0x2A, 0x4D, 0x18]) for kind in range(0x50, 0x60))
+"""How a frame begins that a reader of Zstandard passes over; RFC 8878, section 3.1.2."""
 _UNREAD = {
     b"PK\x03\x04": "a zip file; unpack it",
     b"BZh": "a bzip2 file; unpack it with `bunzip2`, or pack it with gzip or zstd",
@@ -36,6 +39,9 @@ def first_bytes(path: AnyPath | str) -> bytes:
     Raises:
       UserError: The file cannot be opened, or is of a kind that holds no rows we read.
     """
+    if isinstance(path := as_path(path), Path) and path.exists() and not path.is_file():
+        # What a pipe gives is gone once it was read, and files are read more than once.
+        raise UserError(f"{path} is a pipe, a folder or a device; save the rows to a file first.")
     with open_input(path, "rb") as file:
         start = file.read(16)
     for mark, what in _UNREAD.items():
@@ -58,7 +64,7 @@ def open_unpacked(path: AnyPath | str) -> Iterator[IO[bytes]]:
             import gzip
 
             unpacked = _Unpacked(gzip.GzipFile(fileobj=file, mode="rb"), (OSError, zlib.error))
-        elif start.startswith(_ZSTD):
+        elif start.startswith((_ZSTD, *_ZSTD_SKIPPED)):
             zstd = _zstd()
             unpacked = _Unpacked(zstd.ZstdFile(file, mode="rb"), (OSError, zstd.ZstdError))
         else:

@@ -266,7 +266,7 @@ ROW = json.dumps(GOOD)
     ("content", "problem"),
     [
         (ROW.encode("utf-16"), "f:1: no dialogue: not valid UTF-8: "
-         "the file is UTF-16; save it as UTF-8"),
+         "the file is UTF-16 or UTF-32; save it as UTF-8"),
         (ROW[:-1].encode() + b",}\n", "f:1: no dialogue: not valid JSON"),
         (gzip.compress(ROW.encode() * 99)[:-20], "f:1: no dialogue: "
          "damaged file"),

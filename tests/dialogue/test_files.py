@@ -3,6 +3,7 @@
 import functools
 import gzip
 import json
+import os
 import random
 import sys
 import tracemalloc
@@ -169,6 +170,81 @@ def test_a_parquet_file_that_is_cut_off_or_broken_is_named_with_its_place(tmp_pa
     assert (line, len(rows)) == (201, 200)
     assert problem.startswith("not valid Parquet: ")
     assert problem.endswith("; nothing behind row 200 was read")
+
+
+def test_a_pipe_is_refused_as_it_can_be_read_once_only(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="pipe is a pipe, a folder or a device; save the rows"):
+        read(tmp_path / "pipe")
+
+
+def test_a_zstandard_file_may_begin_with_a_frame_to_pass_over(tmp_path):
+    skipped = bytes([0x50, 0x2A, 0x4D, 0x18]) + (5).to_bytes(4, "little") + b"about"
+    assert len(read(write(tmp_path, skipped + zstd.compress(LINES)))) == 2000
+
+
+def test_a_flipped_bit_in_a_parquet_file_loses_no_row_unsaid(tmp_path):
+    path = tmp_path / "rows.parquet"
+    table = pa.table({"n": range(60), "text": [f"row {n}" for n in range(60)]})
+    pq.write_table(table, path, row_group_size=20, write_page_checksum=True)
+    whole, numbers = path.read_bytes(), range(60)
+    for bit in range(32, 8 * len(whole) - 64, 131):
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        rows = read(write(tmp_path, bytes(damaged)))
+        problems = [value for _, value in rows if isinstance(value, str)]
+        assert problems or [number for number, _ in rows] == [n + 1 for n in numbers], bit
+
+
+def test_a_group_of_a_parquet_file_that_ends_early_is_counted(tmp_path, monkeypatch):
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({"n": range(6)}), path, row_group_size=3)
+    iter_batches = pq.ParquetFile.iter_batches
+
+    def early(self, *args, row_groups, **named):
+        # As pyarrow does where the header of a page that was damaged says so.
+        batches = list(iter_batches(self, *args, row_groups=row_groups, **named))
+        return iter([batches[0].slice(0, 1)] if row_groups == [0] else batches)
+
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", early)
+    rows = read(path)
+    assert [number for number, _ in rows] == [1, 2, 3, 4, 5, 6]
+    assert [value for _, value in rows if isinstance(value, dict)] == [
+        {"n": n} for n in (0, 3, 4, 5)
+    ]
+    early_end = "its group of rows ends before it; the pages of the file are damaged"
+    assert rows[1:3] == [(number, f"not valid Parquet: {early_end}") for number in (2, 3)]
+
+
+def test_columns_of_one_name_are_refused(tmp_path):
+    column = pa.array(["bad"])
+    twice = pa.array([{"a": "x"}], pa.struct([("a", pa.string()), ("a", pa.string())]))
+    for columns, names, name in (
+        ([column, column], ["label", "label"], "'label'"),
+        ([twice], ["of"], "'of.a'"),
+    ):
+        pq.write_table(pa.Table.from_arrays(columns, names=names), tmp_path / "rows.parquet")
+        ((number, problem),) = read(tmp_path / "rows.parquet")
+        assert (number, problem.split(";")[0]) == (
+            1, f"not valid Parquet: the column {name} stands twice"
+        )  # fmt: skip
+
+
+def test_bytes_and_maps_of_a_parquet_file_are_texts_and_objects(tmp_path):
+    path = tmp_path / "rows.parquet"
+    maps = pa.array(
+        [[("status", "rejected")], [("a", "1"), ("a", "2")], None, None],
+        pa.map_(pa.string(), pa.string()),
+    )
+    days = pa.array([None, None, 2**30, None], pa.int32()).cast(pa.date32())
+    label = [b"bad", None, None, b"\xff"]
+    pq.write_table(pa.table({"label": label, "about": maps, "day": days}), path)
+    rows = dict(read(path))
+    assert rows[1] == {"label": "bad", "about": {"status": "rejected"}, "day": None}
+    assert rows[2].startswith("a value cannot be read: ")
+    assert "duplicate key was 'a'" in rows[2]
+    assert rows[3].startswith("a value cannot be read: ")
+    assert rows[4].startswith("row is no JSON value: 'utf-8' codec can't decode byte 0xff")
 
 
 def test_a_huge_row_of_a_parquet_file_meets_the_limit(tmp_path):
