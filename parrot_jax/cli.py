@@ -4,6 +4,7 @@ Nothing slow is imported here, so `parrot --help` answers at once.
 """
 
 import difflib
+import errno
 import importlib
 import os
 import select
@@ -56,6 +57,10 @@ VERBS = (
 
 
 _INTERRUPTED = 128 + signal.SIGINT
+_MEND_BY_USER = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS),
+    *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -81,10 +86,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         return 128 + signal.SIGPIPE
     except OSError as error:
-        if not is_disk_full(error):
+        if is_disk_full(error):
+            _discard(sys.stdout)
+            said = f"no room left for what was being written: {error}."
+        elif error.filename is not None and error.errno in _MEND_BY_USER:
+            said = f"cannot use {error.filename}: {error.strerror}; check the path and your rights."
+        else:
             raise
-        print(f"parrot: no room left for what was being written: {error}.", file=sys.stderr)
-        _discard(sys.stdout)
+        print(f"parrot: {said}", file=sys.stderr)
         return 2
     return status
 

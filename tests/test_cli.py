@@ -102,6 +102,21 @@ def test_a_run_folder_or_a_checkpoint_of_another_shape(
     assert "is no run folder" in error
 
 
+def test_an_output_that_cannot_be_made(
+    fails: Run, write_dialogues: Any, trained_run: Path, tmp_path: Path
+) -> None:
+    """Errors of the system that no command expects: here a file stands where a folder must be."""
+    (tmp_path / "file").touch()
+    out, dialogues = tmp_path / "file" / "out", write_dialogues(tmp_path / "d.jsonl", 3)
+    for arguments in (
+        ("configs", "copy", "chat_cpu", out),
+        ("stats", dialogues, "--out", out),
+        ("world", "write", "--out", out),
+        ("convert", "flax-to-hf", trained_run, out),
+    ):
+        assert str(tmp_path / "file") in fails(*arguments)
+
+
 @pytest.mark.slow
 def test_a_full_disk(fails: Run, tiny_run: Path, small_disk: Path) -> None:
     start = ["train", str(tiny_run), "--max-steps", "4", "--data.eval-fraction", "0"]

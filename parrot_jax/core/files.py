@@ -298,10 +298,31 @@ def value_to_publish(value: Any) -> Any:
 
 
 def matching_files(pattern: AnyPath) -> list[str]:
-    """The files that a pattern names, sorted; `**` stands for any folders."""
+    """The files that a pattern names, sorted; `**` stands for any folders.
+
+    A file with several names among them, as in a folder that links to itself, comes once.
+
+    Raises:
+      UserError: A folder in which files may match cannot be listed.
+    """
     if isinstance(pattern, RemotePath):
         return pattern.matches()
-    return sorted(n for n in glob.glob(str(pattern), recursive=True) if Path(n).is_file())
+    parts = pattern.parts
+    for place, part in enumerate(parts):
+        if glob.has_magic(part):
+            # `glob` itself leaves out what it may not read, without a word.
+            inside = "**" if part == "**" else ""
+            for folder in glob.glob(str(Path(*parts[:place], inside)), recursive=True):
+                if Path(folder).is_dir() and not os.access(folder, os.R_OK | os.X_OK):
+                    raise UserError(
+                        f"cannot list the folder {folder}, where files may match {pattern}; check "
+                        "your rights, or name the files otherwise."
+                    )
+    found: dict[str, str] = {}
+    for name in sorted(glob.glob(str(pattern), recursive=True), key=lambda n: (len(n), n)):
+        if Path(name).is_file():
+            found.setdefault(os.path.realpath(name), name)
+    return sorted(found.values())
 
 
 @contextlib.contextmanager
