@@ -11,6 +11,7 @@ import json
 import os
 import ssl
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from dataclasses import replace
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from types import TracebackType
@@ -125,6 +126,8 @@ class Endpoint:
           `failed` and its error says why. The key stands nowhere in it.
         """
         content = json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
+        is_connected = asyncio.Event()
+        _CONNECTED.set(is_connected)
         try:
             async with asyncio.timeout(self.config.timeout_s):
                 status, headers, received = await self._exchange(content)
@@ -135,7 +138,10 @@ class Endpoint:
                 token_limit=read_rate_limit(headers, "tokens"),
             )
         except TimeoutError:
-            return no_response(f"no reply within {self.config.timeout_s:g} s")
+            within = f"within {self.config.timeout_s:g} s"
+            if not is_connected.is_set():  # an open port behind which nobody speaks TLS
+                return no_response(f"no connection {within}", was_sent=False)
+            return no_response(f"no reply {within}")
         except Exception as error:
             # Not a list of classes: parsers, decompressors and TLS raise whatever they like at
             # bytes that are no HTTP, and all of it means the same. The request was made above.
@@ -224,11 +230,20 @@ def _session(certificates: ssl.SSLContext) -> aiohttp.ClientSession:
     )
 
 
+_CONNECTED: ContextVar[asyncio.Event] = ContextVar("connected")
+"""Set once the connection of a request stands: before, it cannot have been paid for."""
+
+
 class _Connector(aiohttp.TCPConnector):
     """Uses no connection again on which something came that nobody had asked for.
 
     Otherwise it would be taken for the reply to the next request, of another dialogue.
     """
+
+    async def connect(self, *args: Any, **named: Any) -> Any:
+        connection = await super().connect(*args, **named)
+        _CONNECTED.get().set()
+        return connection
 
     async def _get(self, key: Any, traces: Any) -> Any:
         while (connection := await super()._get(key, traces)) is not None:

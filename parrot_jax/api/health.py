@@ -152,5 +152,16 @@ async def wind_down(workers: Sequence[asyncio.Task[None]]) -> None:
             await asyncio.gather(*workers, return_exceptions=True)
 
 
+def raise_first(workers: Sequence[asyncio.Task[None]]) -> None:
+    """Raises what ended the first worker that failed; all are done.
+
+    The others are asked as well: asyncio prints what nobody asks for.
+    """
+    ended = [worker.exception() for worker in workers if not worker.cancelled()]
+    for error in ended:
+        if error is not None:
+            raise error
+
+
 def _kind(error: str) -> str:
     return _VARYING.sub("#", error)

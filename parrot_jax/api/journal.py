@@ -8,6 +8,7 @@ as a new row. Any SQLite program can read it, also while a collection writes.
 import asyncio
 import contextlib
 import json
+import os
 import queue
 import threading
 import time
@@ -25,6 +26,7 @@ from parrot_jax.api.journal_file import (
     take_lock,
 )
 from parrot_jax.api.replies import Response, Usage
+from parrot_jax.core.errors import UserError
 
 _ADD_START = "INSERT INTO starts (started_at, config, prompts) VALUES (?, ?, ?)"
 _ADD_DIALOGUE = "INSERT INTO dialogues (number, beginning) VALUES (?, ?)"
@@ -93,6 +95,7 @@ class JournalWriter:
                 self._db.execute("PRAGMA journal_mode = WAL")
                 self._db.execute("PRAGMA synchronous = FULL")
                 self._db.execute("PRAGMA foreign_keys = ON")
+                self._inode = os.stat(self.path).st_ino
             stack.pop_all()
 
     def begin(self, start: Start, beginnings: Iterable[str]) -> None:
@@ -140,10 +143,27 @@ class JournalWriter:
           The request's id in the journal.
 
         Raises:
-          UserError: The journal cannot be written.
+          UserError: The journal cannot be written, or its folder is not where it was.
         """
+        self.check_in_place()
         values = (self._start, dialogue, turn, speaker, attempt, time.time(), *worst)
         return await self._written((_ADD_REQUEST, values), (_ADD_REQUEST_BODY, (body,)))
+
+    def check_in_place(self) -> None:
+        """Makes sure that the file is still there, for who comes after.
+
+        Raises:
+          UserError: It was moved or removed; what is written now goes with it.
+        """
+        try:
+            found = os.stat(self.path).st_ino
+        except OSError:
+            found = None
+        if found != self._inode:
+            raise UserError(
+                f"the journal {self.path} was moved or removed while it was being written: nothing "
+                "more is sent. Put its folder back and run the same command again."
+            )
 
     async def received(self, request: int, response: Response) -> None:
         """Journals what came back; when this returns, it survives a power failure.

@@ -183,6 +183,8 @@ def read_response(
             reply=Reply(problem.outcome, ""), status=status, body=body, usage=usage,
             error=one_line(f"HTTP {status}, but {problem}: {body}"), may_pass=problem.may_pass,
         )  # fmt: skip
+    if reply.text and usage is not None and not usage.completion:
+        usage = None  # a text of no tokens: the server does not count
     model = value.get("model")
     is_name = isinstance(model, str) and model.isprintable() and len(model) <= _MAX_NAME_CHARS
     return Response(

@@ -13,7 +13,7 @@ from dataclasses import replace
 from parrot_jax.api.budget import BudgetSpentError
 from parrot_jax.api.caller import Caller
 from parrot_jax.api.endpoint import Endpoint, request_body
-from parrot_jax.api.health import GRACE_S, Health, Rejected, first_of, wind_down
+from parrot_jax.api.health import GRACE_S, Health, Rejected, first_of, raise_first, wind_down
 from parrot_jax.api.journal import End, JournalWriter
 from parrot_jax.api.journal_reader import SpeakerCounts
 from parrot_jax.api.replies import Outcome, Reply, Response
@@ -97,6 +97,7 @@ async def collect_async(config: CollectConfig) -> CollectionSummary:
                     await stack.enter_async_context(endpoint)
                 await run.run()
         finally:
+            journal.check_in_place()  # or a folder would be made that has results and no journal
             summary = export(collection)
             console.print("\n".join(summary.lines()))
     run.check_failures(summary)
@@ -166,9 +167,7 @@ class _Run:
                 came_to_its_end = not self.stopping
             finally:
                 await self._stop(workers)
-        for worker in workers:
-            if not worker.cancelled() and (error := worker.exception()):
-                raise error
+        raise_first(workers)
         if came_to_its_end:
             for health in self.health.values():
                 await self._end_all(health.settle())

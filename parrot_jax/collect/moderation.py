@@ -12,7 +12,7 @@ from pathlib import Path
 
 from parrot_jax.api.caller import Caller
 from parrot_jax.api.config import EndpointConfig, RetryConfig, changes_of_replies
-from parrot_jax.api.health import Health, Rejected, first_of, wind_down
+from parrot_jax.api.health import Health, Rejected, first_of, raise_first, wind_down
 from parrot_jax.api.journal import End, JournalWriter, Start
 from parrot_jax.api.journal_file import put_aside
 from parrot_jax.api.journal_reader import JournalReader, Said, SpeakerCounts
@@ -142,9 +142,7 @@ async def _moderate(
             finally:
                 caller.stop()
                 await wind_down(workers)
-        for worker in workers:
-            if not worker.cancelled() and (error := worker.exception()):
-                raise error
+        raise_first(workers)
         await end_all(health.settle())
         if health.num_held:
             raise give_up("takes no request", "change its settings")

@@ -18,7 +18,7 @@ from parrot_jax.api.budget import BudgetSpentError, usd
 from parrot_jax.api.caller import Caller
 from parrot_jax.api.config import changes_of_replies
 from parrot_jax.api.endpoint import Endpoint, request_body
-from parrot_jax.api.health import Health, Rejected, first_of, wind_down
+from parrot_jax.api.health import Health, Rejected, first_of, raise_first, wind_down
 from parrot_jax.api.journal import End, JournalWriter, Start
 from parrot_jax.api.journal_reader import JournalReader, SpeakerCounts
 from parrot_jax.api.replies import Outcome, Reply
@@ -164,9 +164,7 @@ class _Run:
             await asyncio.wait(workers, return_when=asyncio.FIRST_EXCEPTION)
         finally:
             await self._stop(workers)
-        for worker in workers:
-            if not worker.cancelled() and (error := worker.exception()):
-                raise error
+        raise_first(workers)
         if self.problem is None:
             await self._end_all(self.health.settle())
             if self.failed or self.health.num_held:

@@ -132,6 +132,15 @@ def test_tls_with_a_server_that_speaks_none(monkeypatch: pytest.MonkeyPatch) -> 
     assert not response.may_be_billed
 
 
+def test_a_handshake_that_takes_too_long_costs_nothing() -> None:
+    with ScriptedServer() as server:
+        response = send(server.url.replace("http://", "https://"), timeout_s=0.3)
+    assert (response.error, response.may_be_billed) == ("no connection within 0.3 s", False)
+    with ScriptedServer(delay_s=5.0) as server:
+        response = send(server.url, timeout_s=0.3)
+    assert (response.error, response.may_be_billed) == ("no reply within 0.3 s", True)
+
+
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_no_redirect_is_followed(status: int, key: str) -> None:
     with ScriptedServer() as other:

@@ -113,6 +113,7 @@ def test_text_in_parts_is_joined_and_other_parts_are_not_paid_for_again() -> Non
         ({"prompt_tokens": 5, "completion_tokens": 2**53 - 1}, None),
         ({"prompt_tokens": 5, "completion_tokens": 1_000_000}, None),
         ({"prompt_tokens": -1, "completion_tokens": 2}, None),
+        ({"prompt_tokens": 0, "completion_tokens": 0}, None),  # "Hello." is more
         ({"prompt_tokens": 5.0, "completion_tokens": 2}, None),
         # Instructions of the server's own, and reasoning that is not shown.
         ({"prompt_tokens": 2_000, "completion_tokens": 30_000}, Usage(2_000, 30_000)),

@@ -1,7 +1,9 @@
 """`parrot collect` as typed: one clear line for what the user can mend, exit codes, Ctrl-C."""
 
+import contextlib
 import itertools
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +17,7 @@ import pytest
 import yaml
 
 from parrot_jax.api.journal import JournalWriter
+from parrot_jax.api.journal_reader import JournalReader
 from parrot_jax.api.scripted_server import Scripted, ScriptedServer, converse
 from parrot_jax.cli import main
 from parrot_jax.collect.config import CollectConfig
@@ -186,6 +189,31 @@ def test_a_full_disk_is_one_line_and_the_collection_goes_on(
         assert 0 < len(server.bodies) < 180
         assert main(["collect", str(path)]) == 0
     assert len((tmp_path / "out" / "dialogues.jsonl").read_text().splitlines()) == 40
+
+
+@pytest.mark.parametrize("act", [shutil.rmtree, lambda folder: folder.rename(f"{folder}-moved")])
+def test_a_folder_that_is_taken_away_ends_the_collection(
+    act: Callable[[Path], object], make_config: MakeConfig, fails: Fails
+) -> None:
+    """What is paid for now would be lost."""
+    numbers = itertools.count()
+
+    def script(body: dict[str, Any]) -> Scripted:
+        if next(numbers) == 20:
+            act(Path(config.out))
+        return converse(body)
+
+    with ScriptedServer(script) as server:
+        config = make_config(server.url, rows=40, concurrency=4)
+        line = fails(config)
+    assert "was moved or removed while it was being written: nothing more is sent" in line
+    assert len(server.bodies) <= 20 + 5
+    assert not Path(config.out).exists()
+    moved = Path(f"{config.out}-moved")
+    if moved.exists():  # with the replies to what was in flight
+        with contextlib.closing(JournalReader(journal_path(moved))) as reader:
+            counts = reader.counts().speakers.values()
+        assert sum(each.answered for each in counts) == len(server.bodies)
 
 
 @pytest.mark.slow
