@@ -48,7 +48,7 @@ def run(config: FlaxToHfConfig) -> None:
 
     from parrot_jax.core.files import atomic_write, require_folder, require_local
     from parrot_jax.core.logs import console
-    from parrot_jax.data.template import chat_template
+    from parrot_jax.data.templates import make_template
     from parrot_jax.data.tokenizer import check_rows
     from parrot_jax.train.run_folder import RunFolder
     from parrot_jax.weights.flax_to_hf import flax_to_hf, write_hf_config
@@ -79,8 +79,12 @@ def run(config: FlaxToHfConfig) -> None:
         ids = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id}
         if pad_token := tokenizer.roles.get("pad_token"):
             ids["pad_token_id"] = tokenizer.id_of(pad_token)
-        template = chat_template(trained.task, tokenizer) if trained else None
-        tokenizer.save(out, chat_template=template, max_tokens=model.max_position_embeddings)
+        room = model.max_position_embeddings
+        if trained is None:
+            tokenizer.save(out, max_tokens=room)
+        else:
+            template = make_template(trained.data.template, tokenizer)
+            template.save(out, trained.task, max_tokens=room)
     if trained is None:
         ids |= folder.source_ids()
     card = model_card(

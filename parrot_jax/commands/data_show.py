@@ -79,7 +79,8 @@ def _show_windows(config: DataShowConfig) -> None:
     from parrot_jax.core.logs import console, visible
     from parrot_jax.data.masks import mask_turns
     from parrot_jax.data.prepare import read_split
-    from parrot_jax.data.template import TurnText, render
+    from parrot_jax.data.templates import make_template
+    from parrot_jax.data.templates.base import TurnText
     from parrot_jax.data.tokenizer import load_tokenizer
     from parrot_jax.data.windows import Cutter, make_windows
     from parrot_jax.dialogue.report import ReadReport
@@ -92,12 +93,13 @@ def _show_windows(config: DataShowConfig) -> None:
         raise UserError(f"--index is {config.index}, but the training split ends before it.")
     turns = mask_turns(dialogue, config.data.mask)
     texts: list[TurnText] = [(t.role, t.text, t.context) for t in turns]
-    (rendering,) = render([(dialogue.system, texts)], tokenizer)
+    template = make_template(config.data.template, tokenizer)
+    (rendering,) = template.render([(dialogue.system, texts)])
     counts: Counter[str] = Counter()
     windows = list(
         make_windows(
             rendering, turns, config.data.row_tokens, counts,
-            cutter=Cutter(tokenizer), trim_dead=config.data.trim_dead,
+            cutter=Cutter(template), trim_dead=config.data.trim_dead,
         )
     )  # fmt: skip
     console.print(visible(f"dialogue {config.index}: {dialogue.id} from {dialogue.source}"))

@@ -55,20 +55,20 @@ Config = GenerateConfig
 
 def run(config: GenerateConfig) -> None:
     """Prints one reply a history: plain for a `.json` file, one JSON object a line for `.jsonl`."""
-    from parrot_jax.data.template import check_speaker, render_prompt
+    from parrot_jax.data.templates.base import check_speaker
     from parrot_jax.train.run_folder import RunFolder
 
     histories = _read_histories(as_path(config.messages))
     folder = RunFolder(config.run)
     trained = folder.load_config()
-    tokenizer = folder.load_tokenizer()
+    template = folder.load_template()
     prompts = []
     for where, system, turns in histories:
         try:
             check_speaker(trained.task, [role for role, _ in turns])
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
-        prompts.append(render_prompt(system, turns, tokenizer))
+        prompts.append(template.prompt(system, turns))
 
     import jax.numpy as jnp
 
@@ -78,7 +78,7 @@ def run(config: GenerateConfig) -> None:
     replies = sample_next_turns(
         trained.model,
         load_params(config.run),
-        tokenizer,
+        template,
         prompts,
         max_new_tokens=config.max_tokens,
         seed=config.seed,

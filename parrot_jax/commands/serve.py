@@ -115,7 +115,7 @@ def _load(config: ServeConfig) -> "JaxSpeaker":
         trained.task,
         trained.model,
         load_params(config.run),
-        folder.load_tokenizer(),
+        folder.load_template(),
         compute_dtype=jnp.dtype(trained.compute_dtype),
         batch_rows=config.batch_rows or default_rows,
     )
@@ -181,7 +181,7 @@ def _exported(run: Path, place: Path) -> Path:
     from parrot_jax.core.config import load_config
     from parrot_jax.core.files import hash_json
     from parrot_jax.core.yaml_files import read_yaml
-    from parrot_jax.data.template import chat_template
+    from parrot_jax.data.templates import make_template
     from parrot_jax.data.tokenizer import load_tokenizer
     from parrot_jax.serve.vllm_server import run_logged
     from parrot_jax.train.config import TrainConfig
@@ -200,7 +200,8 @@ def _exported(run: Path, place: Path) -> Path:
     identity = checkpoint_identity(run / "checkpoints" / str(step))
     tokenizer = load_tokenizer(run / "tokenizer")
     # With another tokenizer or template, of a newer version, it is another export.
-    key = hash_json([identity, tokenizer.fingerprint, chat_template(trained.task, tokenizer)])[:8]
+    chat_template = make_template(trained.data.template, tokenizer).chat_template(trained.task)
+    key = hash_json([identity, tokenizer.fingerprint, chat_template])[:8]
     out = place / f"step-{step:06d}-{dtype}-{key}"
     if not is_whole_export(out, identity, dtype):
         # In another process, which gives back its memory; and on the CPU, so that no memory of a

@@ -18,7 +18,7 @@ from parrot_jax.core.config import config_to_dict
 from parrot_jax.core.files import hash_file, hash_json, write_json
 from parrot_jax.core.logs import console
 from parrot_jax.data.config import DataConfig
-from parrot_jax.data.tokenizer import Tokenizer
+from parrot_jax.data.templates.base import Template
 from parrot_jax.dialogue.hub import SCHEME, local_files, parse_hub_path
 from parrot_jax.dialogue.sources import SourceConfig, source_files
 
@@ -27,13 +27,13 @@ _LIBRARIES = ("tokenizers", "sentencepiece", "datasets", "pyarrow")
 _HUB_TIMEOUT_S = 30
 
 
-def row_settings(config: DataConfig, split: str, tokenizer: Tokenizer) -> dict[str, Any]:
+def row_settings(config: DataConfig, split: str, template: Template) -> dict[str, Any]:
     """All that decides the rows of a split, as plain values.
 
     Args:
       config: The settings; for the eval split with the mask that it is given.
       split: `train` or `eval`.
-      tokenizer: The one that `config.tokenizer` names.
+      template: The one that `config.template` names, over `config.tokenizer`.
 
     Raises:
       UserError: A source names nothing that can be read.
@@ -46,7 +46,8 @@ def row_settings(config: DataConfig, split: str, tokenizer: Tokenizer) -> dict[s
         "split": split,
         "sources": [_source(source, cache) for source in sources],
         "eval_sources": [_source(s, cache) for s in config.eval_sources if split == "eval"],
-        "tokenizer": tokenizer.fingerprint,
+        "tokenizer": template.tokenizer.fingerprint,
+        "chat_template": template.chat_template("ask"),
         "program": _program(),
     }
 

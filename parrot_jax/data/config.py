@@ -65,6 +65,9 @@ class DataConfig:
     tokenizer: str
     """A SentencePiece `tokenizer.model`, or a folder with one; also in a bucket."""
 
+    template: str = "parrot"
+    """The chat format, see `data/templates`."""
+
     mask: MaskConfig
     """Which turns are live."""
 

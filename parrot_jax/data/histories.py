@@ -5,8 +5,7 @@ from typing import NamedTuple
 
 from parrot_jax.data.config import DataConfig, Task
 from parrot_jax.data.prepare import read_split
-from parrot_jax.data.template import render_prompt
-from parrot_jax.data.tokenizer import Tokenizer
+from parrot_jax.data.templates.base import Template
 from parrot_jax.dialogue.types import Role
 
 
@@ -23,14 +22,14 @@ class History(NamedTuple):
 
 
 def held_out_histories(
-    config: DataConfig, task: Task, tokenizer: Tokenizer, *, count: int, max_prompt_tokens: int
+    config: DataConfig, task: Task, template: Template, *, count: int, max_prompt_tokens: int
 ) -> list[History]:
     """The first few held-out dialogues, each cut where the model would speak.
 
     Args:
       config: The data of the run.
       task: `ask` cuts before a later question, `chat` before the answer to a later question.
-      tokenizer: Makes the prompts.
+      template: Makes the prompts.
       count: How many; fewer where there are not enough.
       max_prompt_tokens: Dialogues whose history is longer are passed over.
 
@@ -44,7 +43,7 @@ def held_out_histories(
         if len(turns) <= next_turn:
             continue
         before, truth = turns[:next_turn], dialogue.turns[next_turn].text
-        prompt = render_prompt(dialogue.system, before, tokenizer)
+        prompt = template.prompt(dialogue.system, before)
         if len(prompt) <= max_prompt_tokens:
             found.append(History(dialogue.id, dialogue.system, before, prompt, truth))
         if len(found) == count:

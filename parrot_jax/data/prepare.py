@@ -36,8 +36,9 @@ from parrot_jax.data.config import DataConfig, MaskConfig
 from parrot_jax.data.masks import mask_turns
 from parrot_jax.data.packing import fill_row, plan_rows, row_dtype
 from parrot_jax.data.read_progress import ReadProgress
-from parrot_jax.data.template import TurnText, render
-from parrot_jax.data.tokenizer import Tokenizer, load_tokenizer
+from parrot_jax.data.templates import make_template
+from parrot_jax.data.templates.base import Template, TurnText
+from parrot_jax.data.tokenizer import load_tokenizer
 from parrot_jax.data.windows import Cutter, make_windows
 from parrot_jax.dialogue.sources import ReadReport, SourceConfig, read_sources
 from parrot_jax.dialogue.types import Dialogue
@@ -125,10 +126,10 @@ def prepare(config: DataConfig, split: Split) -> Prepared:
       UserError: No usable dialogue, no live token, or nothing but live tokens.
       DiskFullError: The cache folder is full.
     """
-    tokenizer = load_tokenizer(config.tokenizer)
+    template = make_template(config.template, load_tokenizer(config.tokenizer))
     if split == "eval":
         config = replace(config, mask=MaskConfig(loss_roles=("user", "assistant")))
-    settings = row_settings(config, split, tokenizer)
+    settings = row_settings(config, split, template)
     folder = Path(config.cache_dir) / hash_json(settings)[:16]
     prepared = _read(folder)
     if prepared is not None:
@@ -148,7 +149,7 @@ def prepare(config: DataConfig, split: Split) -> Prepared:
                 if folder.exists():
                     console.print(f"the prepared rows in {folder} are damaged; made again")
                     shutil.rmtree(folder)
-                prepared = _make(config, split, tokenizer, settings, folder)
+                prepared = _make(config, split, template, settings, folder)
     return prepared
 
 
@@ -193,7 +194,7 @@ def _prepared(folder: Path, made: dict[str, Any]) -> Prepared:
 def _make(
     config: DataConfig,
     split: Split,
-    tokenizer: Tokenizer,
+    template: Template,
     settings: dict[str, Any],
     folder: Path,
 ) -> Prepared:
@@ -207,7 +208,7 @@ def _make(
     for number, block in enumerate(_blocks(dialogues, BLOCK_DIALOGUES)):
         part = _read_part(partial, number)
         if part is None:
-            part = _make_part(block, first, number, config, tokenizer, partial)
+            part = _make_part(block, first, number, config, template, partial)
         # A block is read and done in well under a minute: a line for each shows the progress.
         share = reading.share(report)
         left = "" if share is None else pace.left(share)
@@ -304,7 +305,7 @@ def _make_part(
     first: int,
     number: int,
     config: DataConfig,
-    tokenizer: Tokenizer,
+    template: Template,
     folder: Path,
 ) -> dict[str, Any]:
     """Writes the rows and spans of one block; its counts, and the hash of each file."""
@@ -314,9 +315,9 @@ def _make_part(
         (d.system, [(t.role, t.text, t.context) for t in kept])
         for d, kept in zip(block, turns, strict=True)
     ]
-    cutter = Cutter(tokenizer)
+    cutter = Cutter(template)
     windows, owners = [], []
-    for index, (rendering, kept) in enumerate(zip(render(texts, tokenizer), turns, strict=True)):
+    for index, (rendering, kept) in enumerate(zip(template.render(texts), turns, strict=True)):
         made = list(
             make_windows(
                 rendering, kept, config.row_tokens, counts,

@@ -108,6 +108,18 @@ class Tokenizer:
         encodings = self._backend.encode_batch_fast(texts, add_special_tokens=False)
         return [encoding.ids[1:] for encoding in encodings]
 
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids that transformers gives a text on its own, without BOS.
+
+        SentencePiece puts a space before it; behind a special token it lacks that space.
+        """
+        return self.encode_pieces(
+            [
+                text if not text or text.startswith((" ", *self.control_strings)) else f" {text}"
+                for text in texts
+            ]
+        )
+
     def num_ids_before(self, piece: str, place: int) -> int:
         """How many ids of a piece begin before a character of it.
 

@@ -19,8 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parrot_jax.data.masks import MaskedTurn
-from parrot_jax.data.template import HEADERS, RenderedTurn, Rendering
-from parrot_jax.data.tokenizer import Tokenizer
+from parrot_jax.data.templates.base import RenderedTurn, Rendering, Template
 from parrot_jax.dialogue.types import Role
 
 # Less of a turn than this, its header included, says nothing; in short rows, a quarter of them.
@@ -48,11 +47,11 @@ class Window(NamedTuple):
 class Cutter:
     """Shortens texts that are too long; `...` stands where something is missing."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, template: Template) -> None:
         """Looks up where a text may begin: best at a word, at least with a whole character."""
-        self.mark, header = tokenizer.encode_pieces([" ...", HEADERS["system"]])
-        self._num_system_header = len(header)
-        self._ranks = np.array([_rank(piece) for piece in tokenizer.pieces()], np.uint8)
+        self.mark = template.cut_mark
+        self._num_system_header = len(template.header("system"))
+        self._ranks = np.array([_rank(piece) for piece in template.tokenizer.pieces()], np.uint8)
 
     def keep_end(self, turn: RenderedTurn, num_ids: int) -> RenderedTurn:
         """Header, mark and the end of the text: the part nearest to what follows.

@@ -18,8 +18,7 @@ from typing import Any
 import jax
 
 from parrot_jax.data.config import Task
-from parrot_jax.data.template import check_speaker, render_prompt
-from parrot_jax.data.tokenizer import Tokenizer
+from parrot_jax.data.templates.base import Template, check_speaker
 from parrot_jax.model.config import LlamaConfig
 from parrot_jax.model.generate import Part, generate, padded_shape
 from parrot_jax.serve.batching import Batcher, Deliver
@@ -60,7 +59,7 @@ class JaxSpeaker(Speaker):
         task: Task,
         config: LlamaConfig,
         params: Any,
-        tokenizer: Tokenizer,
+        template: Template,
         *,
         compute_dtype: Any,
         batch_rows: int,
@@ -73,7 +72,7 @@ class JaxSpeaker(Speaker):
           task: `ask`: it speaks after an answer, or first; `chat`: after a question.
           config: The sizes.
           params: The weights.
-          tokenizer: That of the training.
+          template: That of the training.
           compute_dtype: That of the training.
           batch_rows: Rows of every batch, >= 1. Replies may differ in rare tokens between servers
             that differ in it.
@@ -81,7 +80,8 @@ class JaxSpeaker(Speaker):
         """
         self.model = model
         self._task: Task = task
-        self._config, self._tokenizer = config, tokenizer
+        self._config, self._template = config, template
+        self._tokenizer = template.tokenizer
         self._params = jax.tree.map(lambda weight: weight.astype(compute_dtype), params)
         self._compute_dtype, self._batch_rows = compute_dtype, batch_rows
         self._batcher: Batcher[_Row, Part] = Batcher(
@@ -154,7 +154,7 @@ class JaxSpeaker(Speaker):
                     break
         ids = reply.ids
         if not reply.stopped and reason == "stop":
-            ids = [*ids, self._tokenizer.eos_id]
+            ids = [*ids, self._template.stop_ids[0]]
         return Completion(
             text=text,
             finish_reason="stop" if reply.stopped or reason == "stop" else "length",
@@ -171,7 +171,7 @@ class JaxSpeaker(Speaker):
             self._params,
             [row.prompt for row in rows],
             max_new_tokens=[row.max_tokens for row in rows],
-            stop_ids=(self._tokenizer.eos_id,),
+            stop_ids=self._template.stop_ids,
             temperature=[row.settings.temperature for row in rows],
             top_p=[max(row.settings.top_p, _LEAST_TOP_P) for row in rows],
             seeds=[row.settings.seed for row in rows],
@@ -220,7 +220,7 @@ class JaxSpeaker(Speaker):
         least += self._least_tokens(system.strip())
         if least > _MOST_COUNTED:
             self._check_room(least, max_tokens, "messages", least=True)
-        return render_prompt(system, turns, self._tokenizer)
+        return self._template.prompt(system, turns)
 
     def _least_tokens(self, text: str) -> int:
         return -(-len(text) // self._tokenizer.max_piece_chars)
@@ -229,7 +229,5 @@ class JaxSpeaker(Speaker):
         """The ids that transformers gives with our `tokenizer.json`."""
         if (least := self._least_tokens(text)) > _MOST_COUNTED:
             self._check_room(least, max_tokens, "prompt", least=True)
-        # Encoded behind a special token, a text lacks the space that opens it on its own.
-        bare = not text or text.startswith((" ", *self._tokenizer.control_strings))
-        (ids,) = self._tokenizer.encode_pieces([text if bare else f" {text}"])
+        (ids,) = self._tokenizer.encode([text])
         return [self._tokenizer.bos_id, *ids] if add_special_tokens else ids

@@ -78,8 +78,7 @@ def compute_statistics(
 
 def _counter(tokenizer: Tokenizer) -> Callable[[Sequence[str]], list[int]]:
     def count(texts: Sequence[str]) -> list[int]:
-        # With the space that a template puts in front of what is said.
-        return [len(ids) for ids in tokenizer.encode_pieces([f" {t.strip()}" for t in texts])]
+        return [len(ids) for ids in tokenizer.encode([text.strip() for text in texts])]
 
     return count
 

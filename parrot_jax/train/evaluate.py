@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 
 from parrot_jax.data.prepare import Prepared
 from parrot_jax.losses.token_loss import token_nll
-from parrot_jax.model import llama
+from parrot_jax.train.forward import Batch, Forward, next_tokens
 from parrot_jax.train.program import KEPT_PROGRAMS, put_rows
-from parrot_jax.train.step import Batch, Forward, next_tokens
 
 TURN_NLL_DTYPE = np.dtype(
     [
@@ -46,7 +45,7 @@ def compile_token_nll(
         targets, _ = next_tokens(batch)
         losses = token_nll(
             forward.hidden(params, batch),
-            llama.unembedding(params),
+            forward.unembedding(params),
             targets,
             tile=forward.loss_tile,
             shards=forward.row_shards,

@@ -21,6 +21,7 @@ from parrot_jax.data.histories import History, held_out_histories
 from parrot_jax.distributed import any_process, in_first_process, is_first_process
 from parrot_jax.train import evaluate as evaluation
 from parrot_jax.train.config import TrainConfig
+from parrot_jax.train.objectives import Objective
 from parrot_jax.train.preemption import Preemption, preemption
 from parrot_jax.train.profile import Profiler
 from parrot_jax.train.program import too_large_is_a_user_error
@@ -28,9 +29,9 @@ from parrot_jax.train.run_data import describe_data
 from parrot_jax.train.run_folder import RunFolder
 from parrot_jax.train.sample import sample_next_turns
 from parrot_jax.train.setup import Setup, set_up
-from parrot_jax.train.state import new_state, restore_newest, save_state
-from parrot_jax.train.step import TrainState
+from parrot_jax.train.state import frozen_weights, new_state, restore_newest, save_state
 from parrot_jax.train.trackers import Trackers, open_trackers
+from parrot_jax.train.train_state import TrainState
 from parrot_jax.train.watchdog import Watchdog
 from parrot_jax.weights.checkpoints import Checkpoints
 from parrot_jax.weights.model_folder import made_of
@@ -40,11 +41,17 @@ _SAMPLE_TOKENS = 64
 _FLUSH_EVERY_S = 60.0
 
 
-def train(config: TrainConfig, *, allow_changes: Sequence[str] = ()) -> None:
+def train(
+    config: TrainConfig,
+    *,
+    objective: Objective | None = None,
+    allow_changes: Sequence[str] = (),
+) -> None:
     """Trains, or continues, the run in `config.out`.
 
     Args:
       config: The run.
+      objective: What is minimised; None = the loss of the live tokens.
       allow_changes: In what it may differ from the run that it continues; see `RunFolder.open`.
 
     Raises:
@@ -53,10 +60,10 @@ def train(config: TrainConfig, *, allow_changes: Sequence[str] = ()) -> None:
     """
     folder = RunFolder(config.out)
     in_first_process(folder.check_writable, f"write to {folder.path}")
-    setup = set_up(config, is_new=not folder.has_checkpoint())
+    setup = set_up(config, is_new=not folder.has_checkpoint(), objective=objective)
     data = describe_data(config.data, setup.prepared, setup.held_out)
     with (
-        folder.open(config, setup.tokenizer, data, allow_changes=allow_changes),
+        folder.open(config, setup.template, data, allow_changes=allow_changes),
         disk_full_is_a_user_error(f"the run in {config.out}"),
     ):
         _Run(config, folder, setup).run()
@@ -75,7 +82,7 @@ class _Run:
         self.checkpoints = Checkpoints(
             folder.checkpoints,
             keep=config.keep_checkpoints,
-            made_of=made_of(config.model, setup.tokenizer.fingerprint),
+            made_of=made_of(config.model, setup.template.tokenizer.fingerprint),
         )
         setup.print_summary(config)
 
@@ -91,7 +98,7 @@ class _Run:
         """The held-out histories behind which the model speaks, the same at each evaluation."""
         config = self.config
         return held_out_histories(
-            config.data, config.task, self.setup.tokenizer, count=_NUM_SAMPLES,
+            config.data, config.task, self.setup.template, count=_NUM_SAMPLES,
             max_prompt_tokens=config.model.max_position_embeddings - _SAMPLE_TOKENS,
         )  # fmt: skip
 
@@ -162,6 +169,7 @@ class _Run:
             state = new_state(self.config, self.program.optimizer, self.program.state)
         else:
             step, state = found
+            state = state._replace(frozen=frozen_weights(self.config, self.program.state))
             console.print(f"continuing {self.folder.path} at step {step}")
         if self.writes:
             self.folder.metrics.keep_through(step)
@@ -187,6 +195,7 @@ class _Run:
             "live_tokens": live,
             "step_s": seconds,
         }
+        values |= {name: float(value) for name, value in metrics.extras.items()}
         mfu = self.setup.mfu(seconds)
         if mfu is not None:
             values["mfu"] = mfu
@@ -268,7 +277,7 @@ class _Run:
         replies = sample_next_turns(
             config.model,
             state.params,
-            self.setup.tokenizer,
+            self.setup.template,
             [history.prompt for history in self.histories],
             max_new_tokens=_SAMPLE_TOKENS,
             seed=config.seed,

@@ -17,6 +17,7 @@ from parrot_jax.model.llama import REMAT_POLICIES
 from parrot_jax.sharding import make_mesh, num_batch_shards
 from parrot_jax.train.chips import Chip, flops_per_token
 from parrot_jax.train.config import TrainConfig
+from parrot_jax.train.objectives import RoleMaskedLoss
 from parrot_jax.train.optim import learning_rate, plan_steps
 from parrot_jax.train.program import make_program
 from parrot_jax.train.topologies import Topology
@@ -112,7 +113,7 @@ def make_plan(config: TrainConfig, topology: Topology, devices: list[Any]) -> Pl
     """
     mesh = make_mesh(config.mesh, devices)
     schedule = learning_rate(config.optim, steps_per_epoch=1000.0, num_steps=3000)
-    program = make_program(config, mesh, schedule, live_capacity=None)
+    program = make_program(config, mesh, schedule, objective=RoleMaskedLoss())
     reserve = reserve_for(topology, len(devices))
     started = time.perf_counter()
     lowered = program.step.lower(program.state, program.batch)

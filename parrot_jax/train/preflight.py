@@ -27,7 +27,7 @@ from parrot_jax.train.run_data import describe_data
 from parrot_jax.train.run_folder import RunFolder
 from parrot_jax.train.setup import Setup, set_up
 from parrot_jax.train.state import new_state, restore_state, save_state
-from parrot_jax.train.step import TrainState
+from parrot_jax.train.train_state import TrainState
 from parrot_jax.weights.checkpoints import Checkpoints
 
 _TIMED_STEPS = 3
@@ -51,7 +51,7 @@ def preflight(config: TrainConfig, *, allow_changes: Sequence[str] = ()) -> None
     in_first_process(folder.check_writable, f"write to {folder.path}")
     setup = set_up(config, is_new=not folder.has_checkpoint())
     data = describe_data(config.data, setup.prepared, setup.held_out)
-    folder.check_continues(config, setup.tokenizer, data, allow_changes=allow_changes)
+    folder.check_continues(config, setup.template, data, allow_changes=allow_changes)
     setup.print_summary(config)
     found: dict[str, Any] = {"devices": setup.program.mesh.size, "processes": jax.process_count()}
     problems: list[str] = []

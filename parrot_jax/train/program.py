@@ -20,9 +20,12 @@ from parrot_jax.data.packing import row_dtype
 from parrot_jax.model.attention import choose, resolve
 from parrot_jax.sharding import array_sharding, num_batch_shards
 from parrot_jax.train.config import OptimConfig, TrainConfig
+from parrot_jax.train.forward import Batch, Forward
+from parrot_jax.train.objectives import Objective
 from parrot_jax.train.optim import adamw
 from parrot_jax.train.state import abstract_state, shardings_of
-from parrot_jax.train.step import Batch, Forward, TrainState, compile_step
+from parrot_jax.train.step import compile_step
+from parrot_jax.train.train_state import TrainState
 
 KEPT_PROGRAMS = 8
 """Compiled functions of one kind that a process keeps for runs that need the same again."""
@@ -57,7 +60,7 @@ class Program(NamedTuple):
 
 
 def make_program(
-    config: TrainConfig, mesh: Mesh, schedule: optax.Schedule, *, live_capacity: int | None
+    config: TrainConfig, mesh: Mesh, schedule: optax.Schedule, *, objective: Objective
 ) -> Program:
     """Puts the program of a run together; compiles nothing yet.
 
@@ -65,7 +68,7 @@ def make_program(
       config: The run.
       mesh: Devices, here or described by `topologies`.
       schedule: The learning rate by step.
-      live_capacity: Room for live tokens in a micro-batch, see `train_step`.
+      objective: What is minimised.
 
     Raises:
       UserError: The mesh cannot share rows or parameters evenly, or the attention backend does not
@@ -90,7 +93,7 @@ def make_program(
         schedule,
         param_dtype=config.param_dtype,
         offload=config.offload_optimizer,
-        live_capacity=live_capacity,
+        objective=objective,
         accumulator_dtype=config.accumulator_dtype,
         seed=config.seed,
     )
@@ -114,7 +117,7 @@ def _compile(
     *,
     param_dtype: str,
     offload: bool,
-    live_capacity: int | None,
+    objective: Objective,
     accumulator_dtype: str,
     seed: int,
 ) -> tuple[optax.GradientTransformation, TrainState, Any]:
@@ -133,7 +136,7 @@ def _compile(
         forward=forward,
         optimizer=optimizer,
         clip_norm=optim.clip_norm,
-        live_capacity=live_capacity,
+        objective=objective,
         accumulator_dtype=accumulator_dtype,
         seed=seed,
     )

@@ -34,7 +34,8 @@ from parrot_jax.core.config import changed_keys, config_to_dict, load_config, sa
 from parrot_jax.core.errors import RunError, UserError, disk_full_is_a_user_error
 from parrot_jax.core.files import AnyPath, RemotePath, as_path, read_object, write_json
 from parrot_jax.core.logs import MetricsFile, console
-from parrot_jax.data.template import chat_template
+from parrot_jax.data.templates import make_template
+from parrot_jax.data.templates.base import Template
 from parrot_jax.data.tokenizer import Tokenizer, load_tokenizer
 from parrot_jax.distributed import DistributedConfig, in_first_process
 from parrot_jax.train.config import TrainConfig
@@ -79,7 +80,7 @@ class RunFolder(ModelFolder):
     def open(
         self,
         config: TrainConfig,
-        tokenizer: Tokenizer,
+        template: Template,
         data: dict[str, Any],
         *,
         allow_changes: Sequence[str] = (),
@@ -92,7 +93,7 @@ class RunFolder(ModelFolder):
 
         Args:
           config: What the caller wants to run.
-          tokenizer: Saved into the folder with the task's chat template.
+          template: Saved into the folder with its tokenizer.
           data: What its rows are, from `run_data.describe_data`.
           allow_changes: Keys, or groups of keys, of the config in which it may differ from the run
             that is continued, and `data.rows` for other rows under the same config.
@@ -102,10 +103,10 @@ class RunFolder(ModelFolder):
             or another process trains here.
           DiskFullError: There is no room.
         """
-        self._check_run_tokenizer(config, tokenizer, allow_changes)
+        self._check_run_tokenizer(config, template.tokenizer, allow_changes)
         with contextlib.ExitStack() as held:
             in_first_process(
-                lambda: self._start(config, tokenizer, data, held, allow_changes),
+                lambda: self._start(config, template, data, held, allow_changes),
                 f"open {self.path}",
             )
             if not self.config_path.exists():
@@ -119,7 +120,7 @@ class RunFolder(ModelFolder):
     def check_continues(
         self,
         config: TrainConfig,
-        tokenizer: Tokenizer,
+        template: Template,
         data: dict[str, Any],
         *,
         allow_changes: Sequence[str] = (),
@@ -129,7 +130,7 @@ class RunFolder(ModelFolder):
         Raises:
           UserError: The folder holds a run of another config or of other rows.
         """
-        self._check_run_tokenizer(config, tokenizer, allow_changes)
+        self._check_run_tokenizer(config, template.tokenizer, allow_changes)
         in_first_process(
             lambda: self._changes_to(config, data, allow_changes), f"continue {self.path}"
         )
@@ -157,7 +158,7 @@ class RunFolder(ModelFolder):
     def _start(
         self,
         config: TrainConfig,
-        tokenizer: Tokenizer,
+        template: Template,
         data: dict[str, Any],
         held: contextlib.ExitStack,
         allow_changes: Sequence[str],
@@ -177,7 +178,7 @@ class RunFolder(ModelFolder):
             # Where the processes were is of one start only.
             save_config(replace(config, distributed=DistributedConfig()), self.config_path)
             write_json(self.path / "versions.json", versions())
-            tokenizer.save(self.tokenizer, chat_template=chat_template(config.task, tokenizer))
+            template.save(self.tokenizer, config.task)
 
     def flush(self, *, every_s: float = 0.0) -> None:
         """Puts the lines that wait into the bucket; on a disk none do.
@@ -225,6 +226,14 @@ class RunFolder(ModelFolder):
         tokenizer = load_tokenizer(self.tokenizer)
         self._check_tokenizer(tokenizer, str(self.tokenizer))
         return tokenizer
+
+    def load_template(self) -> Template:
+        """The chat format of the run, over its tokenizer.
+
+        Raises:
+          UserError: As in `load_tokenizer`.
+        """
+        return make_template(self.load_config().data.template, self.load_tokenizer())
 
     def _check_run_tokenizer(
         self, config: TrainConfig, tokenizer: Tokenizer, allow_changes: Sequence[str]

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from jax.sharding import Mesh
 
-from parrot_jax.data.tokenizer import Tokenizer
+from parrot_jax.data.templates.base import Template
 from parrot_jax.model.config import LlamaConfig
 from parrot_jax.model.generate import generate
 
@@ -23,7 +23,7 @@ class Reply(NamedTuple):
 def sample_next_turns(
     config: LlamaConfig,
     params: Any,
-    tokenizer: Tokenizer,
+    template: Template,
     prompts: Sequence[Sequence[int]],
     *,
     max_new_tokens: int,
@@ -38,8 +38,8 @@ def sample_next_turns(
     Args:
       config: Sizes of the model.
       params: Its weights.
-      tokenizer: Turns ids into text; its `eos_id` ends a turn.
-      prompts: Ids that end with the next speaker's header, see `template.render_prompt`.
+      template: Turns ids into text, and says what ends a turn.
+      prompts: Ids that end with the next speaker's header, see `Template.prompt`.
       max_new_tokens: Most tokens of a reply.
       seed: Sampling is a function of it, the prompt and its place in the list.
       compute_dtype: As in training.
@@ -54,7 +54,7 @@ def sample_next_turns(
         params,
         [list(prompt) for prompt in prompts],
         max_new_tokens=max_new_tokens,
-        stop_ids=(tokenizer.eos_id,),
+        stop_ids=template.stop_ids,
         temperature=temperature,
         top_p=top_p,
         seeds=[seed + place for place in range(len(prompts))],
@@ -63,7 +63,7 @@ def sample_next_turns(
     )
     return [
         Reply(
-            tokenizer.decode(g.ids).strip(),
+            template.tokenizer.decode(g.ids).strip(),
             g.finish_reason,
             len(g.ids),
         )

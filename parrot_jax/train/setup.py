@@ -12,11 +12,14 @@ from parrot_jax.core.logs import console
 from parrot_jax.core.memory import keep_freed_memory
 from parrot_jax.data.pipeline import Batches
 from parrot_jax.data.prepare import Prepared, note_shared_files, prepare
+from parrot_jax.data.templates import make_template
+from parrot_jax.data.templates.base import Template
 from parrot_jax.data.tokenizer import Tokenizer, check_rows, load_tokenizer
 from parrot_jax.distributed import check_same_everywhere
 from parrot_jax.sharding import make_mesh, num_batch_shards
 from parrot_jax.train.chips import chip_of, flops_per_token
 from parrot_jax.train.config import TrainConfig
+from parrot_jax.train.objectives import Objective, RoleMaskedLoss
 from parrot_jax.train.optim import Schedule, learning_rate, plan_steps
 from parrot_jax.train.program import Program, make_program, put_rows
 from parrot_jax.train.step import Batch
@@ -26,7 +29,7 @@ from parrot_jax.weights.model_folder import ModelFolder, check_same_model
 class Setup(NamedTuple):
     """What stays the same from step to step, in one process."""
 
-    tokenizer: Tokenizer
+    template: Template
     prepared: Prepared
     held_out: Prepared | None
     """The split that is measured; None = none."""
@@ -83,12 +86,13 @@ class Setup(NamedTuple):
         )
 
 
-def set_up(config: TrainConfig, *, is_new: bool) -> Setup:
+def set_up(config: TrainConfig, *, is_new: bool, objective: Objective | None = None) -> Setup:
     """Reads the data and puts the program together; nothing of the model is made yet.
 
     Args:
       config: The run.
       is_new: Whether it starts from `config.init_from`, and not from a checkpoint of its own.
+      objective: What is minimised; None = the loss of the live tokens.
 
     Raises:
       UserError: The data, the sizes or the devices do not fit the config.
@@ -96,6 +100,7 @@ def set_up(config: TrainConfig, *, is_new: bool) -> Setup:
     config.check_mask()
     keep_freed_memory()
     tokenizer = load_tokenizer(config.data.tokenizer)
+    template = make_template(config.data.template, tokenizer)
     _check_vocabulary(config, tokenizer)
     if config.init_from is not None and is_new:
         check_same_model(config.init_from, config.model)
@@ -116,16 +121,17 @@ def set_up(config: TrainConfig, *, is_new: bool) -> Setup:
         config.optim, steps_per_epoch=plan.steps_per_epoch, num_steps=plan.num_steps
     )
     mesh = make_mesh(config.mesh)
-    capacity = _live_capacity(prepared, config, num_batch_shards(mesh))
+    if objective is None:
+        objective = RoleMaskedLoss(_live_capacity(prepared, config, num_batch_shards(mesh)))
     tokens = config.batch_rows * config.data.row_tokens
     return Setup(
-        tokenizer,
+        template,
         prepared,
         held_out,
         Batches(rows, batch_rows=config.batch_rows, seed=config.seed),
         plan,
         schedule,
-        make_program(config, mesh, schedule, live_capacity=capacity),
+        make_program(config, mesh, schedule, objective=objective),
         flops_per_token(config.model, config.data.row_tokens) * tokens,
     )
 

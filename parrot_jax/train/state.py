@@ -14,7 +14,7 @@ from parrot_jax.model import llama
 from parrot_jax.model.config import LlamaConfig
 from parrot_jax.sharding import array_sharding
 from parrot_jax.train.config import TrainConfig
-from parrot_jax.train.step import TrainState
+from parrot_jax.train.train_state import IsTrainable, TrainState, all_trainable, split
 from parrot_jax.weights.checkpoints import Checkpoints, DamagedCheckpointError
 from parrot_jax.weights.model_folder import abstract_params, load_params
 
@@ -38,8 +38,24 @@ def new_state(
         )
     else:
         params = load_params(config.init_from, like.params)
+    trainable, frozen = _parted(params, like)
     init = jax.jit(optimizer.init, out_shardings=shardings_of(like.opt_state))
-    return TrainState(params, init(params), jax.device_put(jnp.int32(0), like.step.sharding))
+    step = jax.device_put(jnp.int32(0), like.step.sharding)
+    return TrainState(trainable, init(trainable), step, frozen)
+
+
+def _parted(params: Any, like: TrainState) -> tuple[Any, Any]:
+    """The two parts of a model's weights, as those of `like` are."""
+
+    def is_trainable(path: tuple[str, ...]) -> bool:
+        place = like.trainable
+        for name in path:
+            if name not in place:
+                return False
+            place = place[name]
+        return True
+
+    return split(params, is_trainable)
 
 
 def abstract_state(
@@ -49,6 +65,7 @@ def abstract_state(
     param_dtype: DTypeLike = "float32",
     *,
     offload: bool = False,
+    is_trainable: IsTrainable = all_trainable,
 ) -> TrainState:
     """Shapes, types and placements of the whole state; allocates nothing.
 
@@ -58,7 +75,7 @@ def abstract_state(
     Raises:
       UserError: The devices cannot use the memory of their host.
     """
-    params = abstract_params(config, mesh, param_dtype)
+    params, frozen = split(abstract_params(config, mesh, param_dtype), is_trainable)
     everywhere = array_sharding(mesh)
     memory = _host_memory(mesh) if offload else None
     # Left to itself, jit would replicate the moments: 104 GB a device at 13B.
@@ -73,7 +90,8 @@ def abstract_state(
             leaf.shape, leaf.dtype, sharding=everywhere
         ),
     )
-    return TrainState(params, opt_state, jax.ShapeDtypeStruct((), jnp.int32, sharding=everywhere))
+    step = jax.ShapeDtypeStruct((), jnp.int32, sharding=everywhere)
+    return TrainState(params, opt_state, step, frozen)
 
 
 def _host_memory(mesh: Mesh) -> str:
@@ -98,25 +116,33 @@ def shardings_of(tree: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf.sharding, tree)
 
 
+def frozen_weights(config: TrainConfig, like: TrainState) -> Any:
+    """The part that is not trained, from where the run began: checkpoints do not have it."""
+    if not like.frozen:
+        return {}
+    assert config.init_from is not None
+    return _parted(load_params(config.init_from, like.params), like)[1]
+
+
 def save_state(checkpoints: Checkpoints, step: int, state: TrainState) -> None:
-    """Starts to save the state; weights and the rest are apart, so that either can be read alone.
+    """Starts to save what is trained; weights and the rest are apart, to be read alone.
 
     Raises:
       DiskFullError: There is no room.
     """
-    checkpoints.save(step, state.params, {"state": state.opt_state, "step": state.step})
+    checkpoints.save(step, state.trainable, {"state": state.opt_state, "step": state.step})
 
 
 def restore_state(checkpoints: Checkpoints, step: int, like: TrainState) -> TrainState:
-    """Reads back what `save_state` wrote, placed like `like`.
+    """Reads back what `save_state` wrote, placed like `like`; the frozen part stays that of `like`.
 
     Raises:
       UserError: The checkpoint is of another shape.
     """
     optimizer = {"state": like.opt_state, "step": like.step}
-    restored = checkpoints.restore(step, {"params": like.params, "optimizer": optimizer})
+    restored = checkpoints.restore(step, {"params": like.trainable, "optimizer": optimizer})
     optimizer = restored["optimizer"]
-    return TrainState(restored["params"], optimizer["state"], optimizer["step"])
+    return TrainState(restored["params"], optimizer["state"], optimizer["step"], like.frozen)
 
 
 def restore_newest(checkpoints: Checkpoints, like: TrainState) -> tuple[int, TrainState] | None:

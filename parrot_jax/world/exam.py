@@ -14,7 +14,6 @@ import numpy as np
 
 from parrot_jax.core.errors import UserError
 from parrot_jax.core.files import atomic_write, open_input
-from parrot_jax.data.template import render_prompt
 from parrot_jax.dialogue.types import Role
 from parrot_jax.train.run_folder import RunFolder
 from parrot_jax.train.sample import sample_next_turns
@@ -56,7 +55,7 @@ def _answer(run: Path, questions: Sequence[Sequence[str]]) -> list[list[str]]:
     """The answers, a turn of all dialogues at a time."""
     folder = RunFolder(run)
     config = folder.load_config()
-    tokenizer, params = folder.load_tokenizer(), load_params(str(run))
+    template, params = folder.load_template(), load_params(str(run))
     histories: list[list[tuple[Role, str]]] = [[] for _ in questions]
     for turn in range(max(map(len, questions))):
         for history, asked in zip(histories, questions, strict=True):
@@ -64,8 +63,8 @@ def _answer(run: Path, questions: Sequence[Sequence[str]]) -> list[list[str]]:
         replies = sample_next_turns(
             config.model,
             params,
-            tokenizer,
-            [render_prompt("", history, tokenizer) for history in histories],
+            template,
+            [template.prompt("", history) for history in histories],
             max_new_tokens=_MAX_ANSWER_TOKENS,
             seed=0,
             compute_dtype=jnp.dtype(config.compute_dtype),

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from parrot_jax.core.errors import disk_full_is_a_user_error
 from parrot_jax.core.files import atomic_write, write_json
-from parrot_jax.data.template import HEADERS
+from parrot_jax.data.templates.parrot import HEADERS
 from parrot_jax.dialogue.types import Dialogue
 from parrot_jax.dialogue.writers import write_messages
 from parrot_jax.world.facts import World, facts_of

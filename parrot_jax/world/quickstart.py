@@ -220,7 +220,7 @@ def trained_speaker(config: TrainConfig, name: str) -> JaxSpeaker:
         config.task,
         config.model,
         load_params(config.out),
-        folder.load_tokenizer(),
+        folder.load_template(),
         compute_dtype=jnp.dtype(config.compute_dtype),
         batch_rows=_SERVED_ROWS,
     )

@@ -36,7 +36,7 @@ from parrot_jax.sharding import MeshConfig, make_mesh
 from parrot_jax.train.config import OptimConfig
 from parrot_jax.train.optim import adamw
 from parrot_jax.train.state import abstract_state, restore_state, save_state
-from parrot_jax.train.step import TrainState
+from parrot_jax.train.train_state import TrainState
 from parrot_jax.weights.checkpoints import Checkpoints, _abstract_layers, _names
 
 FORMS = ("plain", "zstd", "ours")

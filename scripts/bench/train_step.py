@@ -23,7 +23,10 @@ from jaxtyping import Array
 from parrot_jax.model import attention, llama
 from parrot_jax.model.attention import choose
 from parrot_jax.model.config import LlamaConfig
-from parrot_jax.train.step import Batch, Forward, TrainState, next_tokens, train_step
+from parrot_jax.train.forward import Batch, Forward, next_tokens
+from parrot_jax.train.objectives import RoleMaskedLoss
+from parrot_jax.train.step import train_step
+from parrot_jax.train.train_state import TrainState
 
 CONFIG = LlamaConfig(
     vocab_size=32000,
@@ -117,7 +120,7 @@ def main() -> None:
     def ours(state: TrainState, batch: Batch) -> Any:
         state, metrics = train_step(
             state, batch, forward=forward, optimizer=optimizer, clip_norm=1.0,
-            live_capacity=capacity,
+            objective=RoleMaskedLoss(capacity),
         )  # fmt: skip
         return state, metrics.loss
 

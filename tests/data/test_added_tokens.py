@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parrot_jax.core.errors import UserError
-from parrot_jax.data.template import chat_template, clean_text, render
+from parrot_jax.data.templates.base import clean_text
+from parrot_jax.data.templates.parrot import ParrotTemplate
 from parrot_jax.data.tokenizer import Tokenizer, load_tokenizer
 
 # 340 pieces; the rows of the model are one more, as in Vicuna and Alpaca.
@@ -128,13 +129,13 @@ def test_special_tokens_are_broken_inside_texts_and_others_are_not(
         special_tokens_map={"pad_token": "<pad>"},
     )
     tokenizer = load_tokenizer(theirs)
-    tokenizer.save(tmp_path / "ours", chat_template=chat_template("chat", tokenizer))
+    tokenizer.save(tmp_path / "ours", chat_template=ParrotTemplate(tokenizer).chat_template("chat"))
     from transformers import AutoTokenizer
 
     turns = [("user", "a <pad> b <think>c"), ("assistant", "<think> hello")]
     messages = [{"role": role, "content": text} for role, text in turns]
     exported = AutoTokenizer.from_pretrained(tmp_path / "ours")
-    (rendering,) = render([("", turns)], tokenizer)  # type: ignore[list-item]
+    (rendering,) = ParrotTemplate(tokenizer).render([("", turns)])  # type: ignore[list-item]
     assert exported.apply_chat_template(messages, return_dict=False) == rendering.ids()
     assert rendering.ids().count(341) == 2
     assert 340 not in rendering.ids()

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from parrot_jax.data.config import MaskConfig
 from parrot_jax.data.masks import MaskedTurn, mask_turns
-from parrot_jax.data.template import RenderedTurn, Rendering, render
+from parrot_jax.data.templates.base import RenderedTurn, Rendering
+from parrot_jax.data.templates.parrot import ParrotTemplate
 from parrot_jax.data.tokenizer import Tokenizer, load_tokenizer
 from parrot_jax.data.windows import Cutter, Window, make_windows
 from parrot_jax.dialogue.sources import ReadReport, SourceConfig, read_sources
@@ -26,7 +27,7 @@ def tokenizer(llama_tokenizer_model: Path) -> Tokenizer:
 
 @pytest.fixture(scope="module")
 def cutter(tokenizer: Tokenizer) -> Cutter:
-    return Cutter(tokenizer)
+    return Cutter(ParrotTemplate(tokenizer))
 
 
 DIALOGUE = Dialogue(
@@ -41,8 +42,12 @@ DIALOGUE = Dialogue(
 def live_text(tokenizer: Tokenizer, **mask: object) -> str:
     """The single window of DIALOGUE, live tokens in brackets."""
     turns = mask_turns(DIALOGUE, MaskConfig(**mask))  # type: ignore[arg-type]
-    (rendering,) = render([(DIALOGUE.system, [(t.role, t.text) for t in turns])], tokenizer)
-    (window,) = make_windows(rendering, turns, 64, Counter(), cutter=Cutter(tokenizer))
+    (rendering,) = ParrotTemplate(tokenizer).render(
+        [(DIALOGUE.system, [(t.role, t.text) for t in turns])]
+    )
+    (window,) = make_windows(
+        rendering, turns, 64, Counter(), cutter=Cutter(ParrotTemplate(tokenizer))
+    )
     pairs = zip(window.tokens.tolist(), window.loss_weights.tolist(), strict=True)
     return "".join(f"[{tokenizer.show([i])}]" if w else tokenizer.show([i]) for i, w in pairs)
 
@@ -278,7 +283,7 @@ TEXTS = {
 def test_what_is_kept_of_a_text_begins_with_a_word_or_a_character(
     tokenizer: Tokenizer, cutter: Cutter, kind: str, num_ids: int
 ) -> None:
-    (rendering,) = render([("", [("user", TEXTS[kind])])], tokenizer)
+    (rendering,) = ParrotTemplate(tokenizer).render([("", [("user", TEXTS[kind])])])
     (turn,) = rendering.turns
     cut = cutter.keep_end(turn, num_ids)
     assert num_ids // 2 - 4 <= len(cut.ids) <= num_ids
@@ -288,7 +293,7 @@ def test_what_is_kept_of_a_text_begins_with_a_word_or_a_character(
     assert TEXTS[kind].strip().endswith(kept)
     # What is trained is what a server would make of the shortened text.
     if kind in ("words", "lines"):
-        (again,) = render([("", [("user", "..." + kept)])], tokenizer)
+        (again,) = ParrotTemplate(tokenizer).render([("", [("user", "..." + kept)])])
         assert again.turns[0].ids == cut.ids
 
 
@@ -300,7 +305,9 @@ def test_no_window_of_real_dialogues_opens_with_an_answer(
     seen: Counter[bool] = Counter()
     for dialogue in read_sources([source], seed=0, report=ReadReport()):
         turns = mask_turns(dialogue, MaskConfig(loss_roles=("user",), skip_first_turn=True))
-        (rendering,) = render([(dialogue.system, [(t.role, t.text) for t in turns])], tokenizer)
+        (rendering,) = ParrotTemplate(tokenizer).render(
+            [(dialogue.system, [(t.role, t.text) for t in turns])]
+        )
         for window in make_windows(rendering, turns, 1024, seen, cutter=cutter):
             ids = window.tokens.tolist()
             start = 1 if not dialogue.system else ids.index(tokenizer.eos_id) + 1

@@ -11,7 +11,7 @@ import pytest
 import tokenizers
 
 from parrot_jax.cli import main
-from parrot_jax.data.template import render, render_prompt
+from parrot_jax.data.templates.parrot import ParrotTemplate
 from parrot_jax.data.tokenizer import Tokenizer
 
 Send = Callable[..., tuple[int, Any]]
@@ -63,7 +63,9 @@ def test_a_prompt_is_rendered_as_in_training(client: openai.OpenAI, tokenizer: T
     ]
     # Training renders whole dialogues: here this one, with a question behind it.
     turns: Any = [(m["role"], m["content"]) for m in hostile[1:]]
-    (trained,) = render([(hostile[0]["content"], [*turns, ("user", "next")])], tokenizer)
+    (trained,) = ParrotTemplate(tokenizer).render(
+        [(hostile[0]["content"], [*turns, ("user", "next")])]
+    )
     question = trained.turns[-1]
     expected = trained.ids()[: len(trained.ids()) - len(question.ids) + question.num_header]
     assert chat(client, hostile)["prompt_token_ids"] == expected
@@ -134,7 +136,7 @@ def test_a_text_prompt_gets_the_ids_of_our_tokenizer_json(
                 seen = complete(client, text, extra_body={"add_special_tokens": add})
                 expected = backend.encode(text, add_special_tokens=add).ids
                 assert seen["choice"]["prompt_token_ids"] == expected, (text, add)
-    ids = render_prompt("", [], tokenizer)
+    ids = ParrotTemplate(tokenizer).prompt("", [])
     assert complete(client, ids)["choice"]["prompt_token_ids"] == ids
 
 

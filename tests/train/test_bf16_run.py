@@ -20,11 +20,14 @@ from parrot_jax.model.attention import choose
 from parrot_jax.model.config import LlamaConfig
 from parrot_jax.sharding import MeshConfig
 from parrot_jax.train.config import TrainConfig
+from parrot_jax.train.forward import Forward
 from parrot_jax.train.loop import train
+from parrot_jax.train.objectives import RoleMaskedLoss
 from parrot_jax.train.optim import adamw
 from parrot_jax.train.run_folder import RunFolder
 from parrot_jax.train.state import abstract_state, restore_state
-from parrot_jax.train.step import Forward, TrainState, add_rounded, summed_gradients
+from parrot_jax.train.step import add_rounded, summed_gradients
+from parrot_jax.train.train_state import TrainState
 from parrot_jax.weights.checkpoints import Checkpoints
 
 BFLOAT16 = jnp.dtype("bfloat16")
@@ -157,8 +160,13 @@ def test_the_mean_of_bfloat16_sums_is_the_float32_sum() -> None:
     params = llama.init_params(MODEL, 0, dtype="bfloat16")
 
     def gradient(batch: Any, dtype: str, key: Any) -> Any:
-        _, _, grads = summed_gradients(
-            params, batch, forward=FORWARD, live_capacity=None, accumulator_dtype=dtype, key=key
+        _, grads = summed_gradients(
+            TrainState(params, None, 0),
+            batch,
+            forward=FORWARD,
+            objective=RoleMaskedLoss(),
+            accumulator_dtype=dtype,
+            key=key,
         )
         return grads
 

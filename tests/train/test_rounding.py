@@ -14,9 +14,12 @@ from parrot_jax.model import llama
 from parrot_jax.model.attention import choose
 from parrot_jax.model.config import LlamaConfig
 from parrot_jax.train.config import OptimConfig
+from parrot_jax.train.forward import Forward
+from parrot_jax.train.objectives import RoleMaskedLoss
 from parrot_jax.train.optim import adamw
 from parrot_jax.train.rounding import round_stochastically
-from parrot_jax.train.step import Forward, TrainState, train_step
+from parrot_jax.train.step import train_step
+from parrot_jax.train.train_state import TrainState
 
 KEY = jax.random.key(0)
 LAST_BIT = 2.0**-7  # of a bfloat16 in [1, 2)
@@ -89,7 +92,12 @@ def decrease(param_dtype: str, moments_dtype: str = "float32") -> float:
 
     def step(state: TrainState, _: Any) -> Any:
         state, metrics = train_step(
-            state, batch, forward=FORWARD, optimizer=optimizer, clip_norm=1e9, live_capacity=None
+            state,
+            batch,
+            forward=FORWARD,
+            objective=RoleMaskedLoss(),
+            optimizer=optimizer,
+            clip_norm=1e9,
         )
         return state, metrics.loss
 

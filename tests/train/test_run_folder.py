@@ -12,6 +12,7 @@ from parrot_jax.cli import main
 from parrot_jax.core.config import load_config
 from parrot_jax.core.errors import UserError
 from parrot_jax.data.prepare import prepare
+from parrot_jax.data.templates.parrot import ParrotTemplate
 from parrot_jax.data.tokenizer import load_tokenizer
 from parrot_jax.train.config import OptimConfig, TrainConfig
 from parrot_jax.train.run_data import describe_data
@@ -27,7 +28,7 @@ def start(config: TrainConfig, **options: Any) -> None:
     """Begins or continues a run as training does, and trains nothing."""
     data = describe_data(config.data, prepare(config.data, "train"), prepare(config.data, "eval"))
     tokenizer = load_tokenizer(config.data.tokenizer)
-    with RunFolder(config.out).open(config, tokenizer, data, **options):
+    with RunFolder(config.out).open(config, ParrotTemplate(tokenizer), data, **options):
         pass
 
 

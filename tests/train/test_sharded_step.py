@@ -19,9 +19,11 @@ from parrot_jax.model.config import LlamaConfig
 from parrot_jax.model.llama import REMAT_POLICIES, init_params
 from parrot_jax.sharding import MeshConfig, make_mesh
 from parrot_jax.train.config import OptimConfig, TrainConfig
+from parrot_jax.train.objectives import RoleMaskedLoss
 from parrot_jax.train.program import Program, make_program, put_rows
 from parrot_jax.train.state import new_state
 from parrot_jax.train.step import summed_gradients
+from parrot_jax.train.train_state import TrainState
 
 MODEL = LlamaConfig(
     vocab_size=64,
@@ -81,7 +83,7 @@ def rows() -> dict[str, np.ndarray]:
 
 def program_on(config: TrainConfig, num_devices: int, live_capacity: int | None) -> Program:
     mesh = make_mesh(config.mesh, jax.devices()[:num_devices])
-    return make_program(config, mesh, lambda _: 1e-2, live_capacity=live_capacity)
+    return make_program(config, mesh, lambda _: 1e-2, objective=RoleMaskedLoss(live_capacity))
 
 
 def loss_and_gradients(config: TrainConfig, num_devices: int) -> tuple[Any, Any]:
@@ -99,11 +101,11 @@ def loss_and_gradients(config: TrainConfig, num_devices: int) -> tuple[Any, Any]
 
     @jax.jit
     def run(params: Any, placed: Any) -> Any:
-        loss, weight, grads = summed_gradients(
-            params,
+        (loss, weight, _), grads = summed_gradients(
+            TrainState(params, None, 0),
             placed,
             forward=program.forward,
-            live_capacity=24,
+            objective=RoleMaskedLoss(24),
             accumulator_dtype="float32",
             key=jax.random.key(0),
         )

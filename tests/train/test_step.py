@@ -15,8 +15,11 @@ from parrot_jax.model import llama
 from parrot_jax.model.attention import choose
 from parrot_jax.model.config import LlamaConfig
 from parrot_jax.train.config import OptimConfig
+from parrot_jax.train.forward import Forward, next_tokens
+from parrot_jax.train.objectives import RoleMaskedLoss
 from parrot_jax.train.optim import adamw, learning_rate
-from parrot_jax.train.step import Forward, TrainState, batch_loss, next_tokens, train_step
+from parrot_jax.train.step import train_step
+from parrot_jax.train.train_state import TrainState
 
 CONFIG = LlamaConfig(
     vocab_size=61,
@@ -65,8 +68,8 @@ def params() -> Any:
 @functools.partial(jax.jit, static_argnums=2)
 def loss_and_grads(params: Any, batch: dict[str, Any], capacity: int | None = None) -> Any:
     def mean(params: Any) -> Any:
-        loss = batch_loss(params, batch, FORWARD, capacity)
-        return loss.loss_sum / loss.weight_sum
+        loss, weight, _ = RoleMaskedLoss(capacity)(params, batch, FORWARD)
+        return loss / weight
 
     return jax.value_and_grad(mean)(params)
 
@@ -123,9 +126,9 @@ def jitted_step(state: TrainState, batch: dict[str, Any], clip_norm: float) -> A
         state,
         batch,
         forward=FORWARD,
+        objective=RoleMaskedLoss(),
         optimizer=OPTIMIZER,
         clip_norm=clip_norm,
-        live_capacity=None,
     )
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import openai
 import pytest
 
-from parrot_jax.data.template import HEADERS, render_prompt
+from parrot_jax.data.templates.parrot import HEADERS, ParrotTemplate
 from parrot_jax.data.tokenizer import load_tokenizer
 from parrot_jax.model.llama import hidden_states, unembedding
 from parrot_jax.train.run_folder import RunFolder
@@ -84,7 +84,7 @@ def histories(run: Path, dialogues: list[Messages]) -> list[Messages]:
 
     def fits(history: Messages) -> bool:
         turns: list[Any] = [(message["role"], message["content"]) for message in history]
-        num_tokens = len(render_prompt("", turns, tokenizer)) + MAX_TOKENS
+        num_tokens = len(ParrotTemplate(tokenizer).prompt("", turns)) + MAX_TOKENS
         return num_tokens <= model.max_position_embeddings
 
     return [messages[:-2] for messages in dialogues if fits(messages[:-2])][:NUM_HISTORIES]

@@ -23,7 +23,7 @@ from parrot_jax.train.config import OptimConfig, TrainConfig
 from parrot_jax.train.loop import train
 from parrot_jax.train.optim import adamw
 from parrot_jax.train.state import abstract_state, restore_newest, restore_state, save_state
-from parrot_jax.train.step import TrainState
+from parrot_jax.train.train_state import TrainState
 from parrot_jax.weights.checkpoints import Checkpoints, DamagedCheckpointError
 from parrot_jax.weights.model_folder import load_params
 

@@ -1,0 +1,69 @@
+"""How a run's model is called: what an objective and an evaluation get beside the weights."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int
+
+from parrot_jax.model import llama
+from parrot_jax.model.attention import Backend
+from parrot_jax.model.config import LlamaConfig
+from parrot_jax.sharding import num_batch_shards
+
+Batch = Mapping[str, Any]
+"""`tokens`, `loss_weights`, `segment_ids`, `positions`: each [rows, T], or [steps, rows, T] where
+micro-batches are accumulated."""
+
+
+class Forward(NamedTuple):
+    """How to run the model; everything here is static to jit."""
+
+    model: LlamaConfig
+    compute_dtype: Any
+    attention: Backend
+    remat: str
+    loss_tile: int
+    packed: bool = True
+    """Whether rows hold several segments; if not, attention need not tell them apart."""
+    unroll_layers: int = 1
+    mesh: Mesh | None = None
+
+    @property
+    def row_shards(self) -> int:
+        """Parts that the rows are split into."""
+        return 1 if self.mesh is None else num_batch_shards(self.mesh)
+
+    def hidden(self, params: Any, batch: Batch) -> Float[Array, "B T D"]:
+        """Output of the final norm for each position."""
+        return llama.hidden_states(
+            self.model,
+            params,
+            batch["tokens"],
+            # Padding follows the only segment of a row that is not packed: no token sees it.
+            batch["segment_ids"] if self.packed else None,
+            batch["positions"],
+            compute_dtype=self.compute_dtype,
+            attention=self.attention,
+            remat=self.remat,
+            unroll=self.unroll_layers,
+            mesh=self.mesh,
+        )
+
+    def unembedding(self, params: Any) -> Float[Array, "D V"]:
+        """The matrix from hidden states to logits."""
+        return llama.unembedding(params)
+
+
+def next_tokens(batch: Batch) -> tuple[Int[Array, "B T"], Float[Array, "B T"]]:
+    """The only place where targets are shifted: position t predicts the token at t + 1.
+
+    A segment's first token is BOS and bears no loss, so no position is asked for the next segment.
+
+    Returns:
+      Targets and their loss weights; the last column has weight 0.
+    """
+    targets = jnp.roll(batch["tokens"], -1, axis=1)
+    weights = jnp.roll(batch["loss_weights"], -1, axis=1).at[:, -1].set(0.0)
+    return targets, weights

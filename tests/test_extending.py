@@ -1,0 +1,109 @@
+"""What a user adds from outside the package: an objective and a chat format, each a screenful."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from parrot_jax.core.config import load_config
+from parrot_jax.core.errors import UserError
+from parrot_jax.data.config import Task
+from parrot_jax.data.templates import TEMPLATES, make_template
+from parrot_jax.data.templates.base import RenderedTurn, Rendering, Template, TurnText
+from parrot_jax.data.tokenizer import load_tokenizer
+from parrot_jax.dialogue.types import Role
+from parrot_jax.train.config import TrainConfig
+from parrot_jax.train.forward import Batch, Forward, next_tokens
+from parrot_jax.train.loop import train
+from parrot_jax.train.objectives import Sums
+from parrot_jax.train.run_folder import RunFolder
+
+# ---- an objective ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Smoothed:
+    """Cross-entropy with label smoothing, and how sure the model is, as a further figure."""
+
+    amount: float
+
+    def __call__(self, params: Any, batch: Batch, forward: Forward) -> Sums:
+        targets, weights = next_tokens(batch)
+        logits = forward.hidden(params, batch) @ forward.unembedding(params)
+        logprobs = jax.nn.log_softmax(logits.astype(jnp.float32))
+        picked = jnp.take_along_axis(logprobs, targets[..., None], axis=-1)[..., 0]
+        smooth = (1 - self.amount) * picked + self.amount * logprobs.mean(axis=-1)
+        entropy = -(jnp.exp(logprobs) * logprobs).sum(axis=-1)
+        return -(weights * smooth).sum(), weights.sum(), {"entropy": (weights * entropy).sum()}
+
+
+def test_an_objective_of_ones_own_trains(tiny_run: Path) -> None:
+    config = replace(load_config(TrainConfig, tiny_run), epochs=10, max_steps=12)
+    train(config, objective=Smoothed(0.1))
+    lines = Path(config.out, "metrics.jsonl").read_text().splitlines()
+    first, *_, last = map(json.loads, lines)
+    assert last["loss"] < first["loss"]
+    # Of 340 tokens, all alike at first: log(340) = 5.83 nats.
+    assert 0 < last["entropy"] < first["entropy"] <= 5.83
+
+
+# ---- a chat format -----------------------------------------------------------------------------
+
+
+class Lines(Template):
+    """`user> hi</s>`: headers in lower case, no system text."""
+
+    name = "lines"
+
+    def header(self, role: Role | str) -> list[int]:
+        return self.tokenizer.encode_pieces([f"{role}>"])[0]
+
+    def render(self, dialogues: Sequence[tuple[str, Sequence[TurnText]]]) -> list[Rendering]:
+        return [
+            Rendering([self.tokenizer.bos_id], [self._turn(turn[0], turn[1]) for turn in turns])
+            for _, turns in dialogues
+        ]
+
+    def _turn(self, role: Role, text: str) -> RenderedTurn:
+        header, (said,) = self.header(role), self.tokenizer.encode_pieces([f" {text.strip()}"])
+        return RenderedTurn([*header, *said, self.tokenizer.eos_id], len(header))
+
+    def chat_template(self, task: Task) -> str:
+        turn = "{{ message['role'] + '> ' + message['content'] | trim + eos_token }}"
+        speaker = "user>" if task == "ask" else "assistant>"
+        return (
+            "{{ bos_token }}{% for message in messages %}" + turn + "{% endfor %}"
+            "{% if add_generation_prompt %}{{ '" + speaker + "' }}{% endif %}"
+        )
+
+
+def test_a_format_of_ones_own_trains_and_is_exported(
+    tiny_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import AutoTokenizer
+
+    config = load_config(TrainConfig, tiny_run)
+    config = replace(config, data=replace(config.data, template="lines"))
+    with pytest.raises(UserError, match="data.template is 'lines'; formats are parrot"):
+        train(config)
+    monkeypatch.setitem(TEMPLATES, "lines", Lines)
+    train(replace(config, max_steps=1))
+    folder = RunFolder(config.out)
+    ours = folder.load_template()
+    assert ours.tokenizer.show(ours.prompt("", [("user", "hi"), ("assistant", "yes")])) == (
+        "<s>user> hi</s>assistant> yes</s>user>"
+    )
+    theirs = AutoTokenizer.from_pretrained(folder.tokenizer)
+    messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"}]
+    ids = theirs.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+    assert ids == ours.prompt("", [("user", "hi"), ("assistant", "yes")])
+
+
+def test_the_formats_that_there_are(tiny_tokenizer: Path) -> None:
+    template = make_template("parrot", load_tokenizer(tiny_tokenizer))
+    assert template.tokenizer.show(template.prompt("", [])) == "<s>USER:"
