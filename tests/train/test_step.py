@@ -19,7 +19,7 @@ from parrot_jax.train.forward import Forward, next_tokens
 from parrot_jax.train.objectives import RoleMaskedLoss
 from parrot_jax.train.optim import adamw, learning_rate
 from parrot_jax.train.step import train_step
-from parrot_jax.train.train_state import TrainState
+from parrot_jax.train.train_state import TrainState, split
 
 CONFIG = LlamaConfig(
     vocab_size=61,
@@ -134,6 +134,27 @@ def jitted_step(state: TrainState, batch: dict[str, Any], clip_norm: float) -> A
 
 def run_step(params: Any, batch: dict[str, Any], clip_norm: float = 1.0) -> Any:
     return jitted_step(state_of(params, OPTIMIZER), batch, clip_norm)
+
+
+def test_the_frozen_part_stays_and_meets_no_optimizer(params: Any) -> None:
+    trainable, frozen = split(params, lambda path: path[0] == "layers")
+    assert set(frozen) == {"embed", "norm", "lm_head"}
+    state = TrainState(trainable, OPTIMIZER.init(trainable), jnp.int32(0), frozen)
+    batch = micro(batch_of([A, C], [B]))
+    after, metrics = jitted_step(state, batch, 1.0)
+    for new, old in zip(jax.tree.leaves(after.frozen), jax.tree.leaves(frozen), strict=True):
+        np.testing.assert_array_equal(new, old)
+    moved = [
+        not np.array_equal(new, old)
+        for new, old in zip(*map(jax.tree.leaves, (after.trainable, trainable)), strict=True)
+    ]
+    assert all(moved)
+    # Two moments a trainable weight, and the count of steps.
+    assert len(jax.tree.leaves(after.opt_state)) == 2 * len(moved) + 1
+    _, of_all = run_step(params, batch)
+    np.testing.assert_array_equal(metrics.loss, of_all.loss)
+    assert metrics.grad_norm < of_all.grad_norm
+    assert jax.tree.structure(after.params) == jax.tree.structure(params)
 
 
 def test_accumulation_over_8_steps_equals_one_batch(params: Any) -> None:

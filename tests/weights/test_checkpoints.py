@@ -58,6 +58,24 @@ def assert_equal_and_placed(state: TrainState, restored: TrainState, wanted: Tra
         assert b.sharding.memory_kind == c.sharding.memory_kind
 
 
+def test_only_what_is_trained_is_saved(tmp_path: Path) -> None:
+    parted = abstract_state(
+        LlamaConfig(**SIZES),
+        OPTIMIZER,
+        make_mesh(MeshConfig()),
+        is_trainable=lambda path: path[0] == "layers",
+    )
+    assert set(parted.frozen) == {"embed", "norm", "lm_head"}
+    state = numbered(parted)
+    checkpoints = Checkpoints(tmp_path)
+    save_state(checkpoints, 3, state)
+    checkpoints.close()
+    stored = Checkpoints(tmp_path, read_only=True).stored(3)
+    assert {name.partition(".")[0] for name in stored} == {"layers"}
+    restored = restore_state(Checkpoints(tmp_path, read_only=True), 3, state)
+    assert_equal_and_placed(state, restored, parted)
+
+
 def test_layers_are_apart_on_disk(tmp_path: Path) -> None:
     state = numbered(like(MeshConfig()))
     checkpoints = Checkpoints(tmp_path)
