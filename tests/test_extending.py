@@ -15,7 +15,7 @@ from parrot_jax.core.errors import UserError
 from parrot_jax.data.config import Task
 from parrot_jax.data.templates import TEMPLATES, make_template
 from parrot_jax.data.templates.base import RenderedTurn, Rendering, Template, TurnText
-from parrot_jax.data.tokenizer import load_tokenizer
+from parrot_jax.data.tokenizers import load_tokenizer
 from parrot_jax.dialogue.types import Role
 from parrot_jax.train.config import TrainConfig
 from parrot_jax.train.forward import Batch, Forward, next_tokens

@@ -49,7 +49,7 @@ def run(config: FlaxToHfConfig) -> None:
     from parrot_jax.core.files import atomic_write, require_folder, require_local
     from parrot_jax.core.logs import console
     from parrot_jax.data.templates import make_template
-    from parrot_jax.data.tokenizer import check_rows
+    from parrot_jax.data.tokenizers import check_rows
     from parrot_jax.train.run_folder import RunFolder
     from parrot_jax.weights.flax_to_hf import flax_to_hf, write_hf_config
     from parrot_jax.weights.model_card import model_card

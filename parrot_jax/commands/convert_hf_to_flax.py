@@ -9,7 +9,7 @@ from parrot_jax.distributed import DistributedConfig
 from parrot_jax.weights.dtypes import Dtype
 
 if TYPE_CHECKING:
-    from parrot_jax.data.tokenizer import Tokenizer
+    from parrot_jax.data.tokenizers import Tokenizer
     from parrot_jax.weights.hf_folder import HfFolder
 
 
@@ -86,7 +86,7 @@ def _load_tokenizer(source: "HfFolder") -> "Tokenizer | None":
     """The tokenizer that belongs to the weights; says what of it is not carried, or why none is."""
     from parrot_jax.core.errors import UserError
     from parrot_jax.core.logs import console
-    from parrot_jax.data.tokenizer import check_rows, load_tokenizer
+    from parrot_jax.data.tokenizers import check_rows, load_tokenizer
     from parrot_jax.weights.exports import check_export_tokenizer, read_record
 
     rows, record = source.config.vocab_size, read_record(source.path)

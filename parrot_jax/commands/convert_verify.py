@@ -70,7 +70,7 @@ def _compare_tokenizers(source: "HfFolder", folder: "RunFolder") -> bool:
     """False where they differ; says where they cannot be compared."""
     from parrot_jax.core.errors import UserError
     from parrot_jax.core.logs import console
-    from parrot_jax.data.tokenizer import load_tokenizer
+    from parrot_jax.data.tokenizers import load_tokenizer
 
     try:
         theirs = load_tokenizer(source.path, num_rows=source.config.vocab_size)

@@ -81,7 +81,7 @@ def _show_windows(config: DataShowConfig) -> None:
     from parrot_jax.data.prepare import read_split
     from parrot_jax.data.templates import make_template
     from parrot_jax.data.templates.base import TurnText
-    from parrot_jax.data.tokenizer import load_tokenizer
+    from parrot_jax.data.tokenizers import load_tokenizer
     from parrot_jax.data.windows import Cutter, make_windows
     from parrot_jax.dialogue.report import ReadReport
 

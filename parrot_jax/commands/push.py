@@ -35,7 +35,7 @@ def run(config: PushConfig) -> None:
 
     from parrot_jax.collect.upload import dataset_upload, is_dataset
     from parrot_jax.core.logs import console
-    from parrot_jax.data.tokenizer import load_tokenizer
+    from parrot_jax.data.tokenizers import load_tokenizer
     from parrot_jax.weights.exports import check_export_tokenizer, read_record
     from parrot_jax.weights.hub import model_upload, push
 

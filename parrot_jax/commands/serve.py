@@ -155,7 +155,7 @@ def _serve_with_vllm(config: ServeConfig) -> None:
 
 
 def _finished_export(folder: Path) -> Path:
-    from parrot_jax.data.tokenizer import load_tokenizer
+    from parrot_jax.data.tokenizers import load_tokenizer
     from parrot_jax.weights.exports import (
         check_export_tokenizer,
         check_small_files,
@@ -182,7 +182,7 @@ def _exported(run: Path, place: Path) -> Path:
     from parrot_jax.core.files import hash_json
     from parrot_jax.core.yaml_files import read_yaml
     from parrot_jax.data.templates import make_template
-    from parrot_jax.data.tokenizer import load_tokenizer
+    from parrot_jax.data.tokenizers import load_tokenizer
     from parrot_jax.serve.vllm_server import run_logged
     from parrot_jax.train.config import TrainConfig
     from parrot_jax.weights.exports import checkpoint_identity, is_whole_export, newest_step

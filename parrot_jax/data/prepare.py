@@ -38,7 +38,7 @@ from parrot_jax.data.packing import fill_row, plan_rows, row_dtype
 from parrot_jax.data.read_progress import ReadProgress
 from parrot_jax.data.templates import make_template
 from parrot_jax.data.templates.base import Template, TurnText
-from parrot_jax.data.tokenizer import load_tokenizer
+from parrot_jax.data.tokenizers import load_tokenizer
 from parrot_jax.data.windows import Cutter, make_windows
 from parrot_jax.dialogue.sources import ReadReport, SourceConfig, read_sources
 from parrot_jax.dialogue.types import Dialogue

@@ -51,7 +51,7 @@ class Cutter:
         """Looks up where a text may begin: best at a word, at least with a whole character."""
         self.mark = template.cut_mark
         self._num_system_header = len(template.header("system"))
-        self._ranks = np.array([_rank(piece) for piece in template.tokenizer.pieces()], np.uint8)
+        self._openings = template.tokenizer.openings()
 
     def keep_end(self, turn: RenderedTurn, num_ids: int) -> RenderedTurn:
         """Header, mark and the end of the text: the part nearest to what follows.
@@ -65,7 +65,7 @@ class Cutter:
         end = text[len(text) - (num_ids - len(header) - len(self.mark)) :]
         # The terminator is no place to begin at, unless nothing else is left.
         places = end[: max((len(end) - 1) // 2, 1)]
-        start = int(np.argmax(self._ranks[places]))
+        start = int(np.argmax(self._openings[places]))
         return RenderedTurn([*header, *self.mark, *end[start:]], turn.num_header)
 
     def keep_beginning(self, prefix: list[int], num_ids: int) -> list[int]:
@@ -74,13 +74,6 @@ class Cutter:
         if num_kept <= 1 + self._num_system_header:
             return prefix[:1]
         return [*prefix[:num_kept], *self.mark, prefix[-1]]
-
-
-def _rank(piece: str) -> int:
-    if piece.startswith("\u2581") or piece == "<0x0A>":
-        return 2  # a word or a line
-    is_byte = len(piece) == 6 and piece.startswith("<0x")
-    return 0 if is_byte and 0x80 <= int(piece[3:5], 16) < 0xC0 else 1  # 0 = inside a character
 
 
 def make_windows(

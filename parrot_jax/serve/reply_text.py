@@ -8,7 +8,7 @@ a stop string, and white space that would be trimmed at the end.
 import bisect
 from collections.abc import Sequence
 
-from parrot_jax.data.tokenizer import Tokenizer
+from parrot_jax.data.tokenizers import Tokenizer
 from parrot_jax.serve.speaker import first_stop
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from parrot_jax.core.config import load_config
 from parrot_jax.core.files import require_local_folder, without_folders
 from parrot_jax.core.logs import counting
-from parrot_jax.data.tokenizer import Tokenizer, load_tokenizer
+from parrot_jax.data.tokenizers import Tokenizer, load_tokenizer
 from parrot_jax.stats.config import JudgeConfig
 from parrot_jax.stats.files import measure_file
 from parrot_jax.stats.inputs import labels_of, source_of

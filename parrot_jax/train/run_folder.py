@@ -36,7 +36,7 @@ from parrot_jax.core.files import AnyPath, RemotePath, as_path, read_object, wri
 from parrot_jax.core.logs import MetricsFile, console
 from parrot_jax.data.templates import make_template
 from parrot_jax.data.templates.base import Template
-from parrot_jax.data.tokenizer import Tokenizer, load_tokenizer
+from parrot_jax.data.tokenizers import Tokenizer, load_tokenizer
 from parrot_jax.distributed import DistributedConfig, in_first_process
 from parrot_jax.train.config import TrainConfig
 from parrot_jax.train.run_data import changed_data

@@ -14,7 +14,7 @@ from parrot_jax.data.pipeline import Batches
 from parrot_jax.data.prepare import Prepared, note_shared_files, prepare
 from parrot_jax.data.templates import make_template
 from parrot_jax.data.templates.base import Template
-from parrot_jax.data.tokenizer import Tokenizer, check_rows, load_tokenizer
+from parrot_jax.data.tokenizers import Tokenizer, check_rows, load_tokenizer
 from parrot_jax.distributed import check_same_everywhere
 from parrot_jax.sharding import make_mesh, num_batch_shards
 from parrot_jax.train.chips import chip_of, flops_per_token

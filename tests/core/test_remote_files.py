@@ -22,7 +22,7 @@ from parrot_jax.core.files import (
     write_json,
 )
 from parrot_jax.core.logs import MetricsFile
-from parrot_jax.data.tokenizer import load_tokenizer
+from parrot_jax.data.tokenizers import load_tokenizer
 from parrot_jax.dialogue.json_stream import stream_rows
 from parrot_jax.dialogue.sources import ReadReport, SourceConfig, read_sources, source_files
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from parrot_jax.core.errors import UserError
 from parrot_jax.data.templates.base import clean_text
 from parrot_jax.data.templates.parrot import ParrotTemplate
-from parrot_jax.data.tokenizer import Tokenizer, load_tokenizer
+from parrot_jax.data.tokenizers import Tokenizer, load_tokenizer
 
 # 340 pieces; the rows of the model are one more, as in Vicuna and Alpaca.
 PAD = {"<pad>": 340}

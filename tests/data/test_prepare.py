@@ -26,7 +26,7 @@ from parrot_jax.data.pipeline import Batches
 from parrot_jax.data.prepare import held_out, note_shared_files, prepare, read_split
 from parrot_jax.data.read_progress import ReadProgress
 from parrot_jax.data.templates.parrot import ParrotTemplate
-from parrot_jax.data.tokenizer import load_tokenizer
+from parrot_jax.data.tokenizers import load_tokenizer
 from parrot_jax.dialogue.sources import ReadReport, SourceConfig, read_sources
 
 WriteDialogues = Callable[..., Path]

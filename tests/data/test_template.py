@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from parrot_jax.core.errors import UserError
 from parrot_jax.data.templates.base import TurnText, check_speaker, clean_text
 from parrot_jax.data.templates.parrot import ParrotTemplate
-from parrot_jax.data.tokenizer import Tokenizer, load_tokenizer
+from parrot_jax.data.tokenizers import Tokenizer, load_tokenizer
 from parrot_jax.dialogue.readers import parse_messages, parse_sharegpt
 from parrot_jax.dialogue.sources import ReadReport, SourceConfig, read_sources
 from parrot_jax.dialogue.turns import RowPlace

@@ -12,7 +12,7 @@ from parrot_jax.data.config import MaskConfig
 from parrot_jax.data.masks import MaskedTurn, mask_turns
 from parrot_jax.data.templates.base import RenderedTurn, Rendering
 from parrot_jax.data.templates.parrot import ParrotTemplate
-from parrot_jax.data.tokenizer import Tokenizer, load_tokenizer
+from parrot_jax.data.tokenizers import Tokenizer, load_tokenizer
 from parrot_jax.data.windows import Cutter, Window, make_windows
 from parrot_jax.dialogue.sources import ReadReport, SourceConfig, read_sources
 from parrot_jax.dialogue.types import Dialogue, Turn
@@ -77,7 +77,7 @@ class Numbers(Cutter):
     def __init__(self) -> None:
         self.mark = [MARK]
         self._num_system_header = 1
-        self._ranks = np.ones(1300, np.uint8)
+        self._openings = np.ones(1300, np.uint8)
 
 
 CUTTER = Numbers()

@@ -12,7 +12,7 @@ import openai
 import pytest
 
 from parrot_jax.data.templates.parrot import ParrotTemplate
-from parrot_jax.data.tokenizer import Tokenizer, load_tokenizer
+from parrot_jax.data.tokenizers import Tokenizer, load_tokenizer
 from parrot_jax.serve.app import make_app
 from parrot_jax.serve.background import BackgroundServer
 from parrot_jax.serve.jax_speaker import JaxSpeaker

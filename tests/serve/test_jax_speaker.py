@@ -12,7 +12,7 @@ import tokenizers
 
 from parrot_jax.cli import main
 from parrot_jax.data.templates.parrot import ParrotTemplate
-from parrot_jax.data.tokenizer import Tokenizer
+from parrot_jax.data.tokenizers import Tokenizer
 
 Send = Callable[..., tuple[int, Any]]
 

@@ -14,7 +14,7 @@ from parrot_jax.core.config import load_config
 from parrot_jax.core.errors import RunError, UserError
 from parrot_jax.data.prepare import prepare
 from parrot_jax.data.templates.parrot import ParrotTemplate
-from parrot_jax.data.tokenizer import load_tokenizer
+from parrot_jax.data.tokenizers import load_tokenizer
 from parrot_jax.model import llama
 from parrot_jax.sharding import MeshConfig
 from parrot_jax.train.config import OptimConfig, TrainConfig

@@ -15,7 +15,7 @@ from parrot_jax.core.errors import RunError, UserError
 from parrot_jax.core.files import RemotePath, as_path, write_json
 from parrot_jax.data.prepare import prepare
 from parrot_jax.data.templates.parrot import ParrotTemplate
-from parrot_jax.data.tokenizer import load_tokenizer
+from parrot_jax.data.tokenizers import load_tokenizer
 from parrot_jax.train.config import TrainConfig
 from parrot_jax.train.loop import train
 from parrot_jax.train.run_data import describe_data

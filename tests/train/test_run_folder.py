@@ -13,7 +13,7 @@ from parrot_jax.core.config import load_config
 from parrot_jax.core.errors import UserError
 from parrot_jax.data.prepare import prepare
 from parrot_jax.data.templates.parrot import ParrotTemplate
-from parrot_jax.data.tokenizer import load_tokenizer
+from parrot_jax.data.tokenizers import load_tokenizer
 from parrot_jax.train.config import OptimConfig, TrainConfig
 from parrot_jax.train.run_data import describe_data
 from parrot_jax.train.run_folder import RunFolder

@@ -12,7 +12,7 @@ import sentencepiece
 import yaml
 
 from parrot_jax.cli import main
-from parrot_jax.data.tokenizer import check_rows, load_tokenizer
+from parrot_jax.data.tokenizers import check_rows, load_tokenizer
 from parrot_jax.model.config import LlamaConfig
 from parrot_jax.weights.exports import RECORD
 

@@ -18,7 +18,7 @@ from safetensors.numpy import save_file
 
 from parrot_jax.cli import main
 from parrot_jax.core.errors import UserError
-from parrot_jax.data.tokenizer import load_tokenizer
+from parrot_jax.data.tokenizers import load_tokenizer
 from parrot_jax.model.config import LlamaConfig
 from parrot_jax.weights.checkpoints import Checkpoints
 from parrot_jax.weights.hf_folder import HfFolder

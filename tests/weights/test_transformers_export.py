@@ -9,7 +9,7 @@ import pytest
 
 from parrot_jax.cli import main
 from parrot_jax.data.templates.parrot import ParrotTemplate
-from parrot_jax.data.tokenizer import load_tokenizer
+from parrot_jax.data.tokenizers import load_tokenizer
 from parrot_jax.model.generate import generate
 from parrot_jax.train.run_folder import RunFolder
 from parrot_jax.weights.model_folder import load_params

@@ -3,7 +3,7 @@
 from parrot_jax.core.errors import UserError
 from parrot_jax.data.templates.base import Template
 from parrot_jax.data.templates.parrot import ParrotTemplate
-from parrot_jax.data.tokenizer import Tokenizer
+from parrot_jax.data.tokenizers import Tokenizer
 
 TEMPLATES: dict[str, type[Template]] = {ParrotTemplate.name: ParrotTemplate}
 """By the name that `data.template` gives; add one to use a format of your own."""

@@ -21,7 +21,7 @@ from parrot_jax.data.templates.base import (
     clean_text,
     whole_text,
 )
-from parrot_jax.data.tokenizer import Tokenizer
+from parrot_jax.data.tokenizers import Tokenizer
 from parrot_jax.dialogue.types import Role
 
 HEADERS = {"system": "SYSTEM:", "user": "USER:", "assistant": "ASSISTANT:"}

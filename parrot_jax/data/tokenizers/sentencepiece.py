@@ -1,4 +1,4 @@
-"""The LLaMA tokenizer: built from SentencePiece's `tokenizer.model`, exact to the id.
+"""LLaMA's tokenizer: built from SentencePiece's `tokenizer.model`, exact to the id.
 
 transformers 5 converts a bare `tokenizer.model` wrongly (it orders merges by id and ignores the
 scores), so we build `tokenizer.json` ourselves and write it into every folder we export. Training,
@@ -10,109 +10,45 @@ dummy prefix nor merges across the border, so the pieces' ids, joined, are the i
 
 import json
 import re
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import tokenizers
+from numpy.typing import NDArray
 from tokenizers import decoders, models, pre_tokenizers, processors
 
 from parrot_jax.core.errors import UserError
-from parrot_jax.core.files import (
-    AnyPath,
-    as_path,
-    atomic_write,
-    file_in,
-    hash_json,
-    open_input,
-    read_json,
-    write_json,
-)
-from parrot_jax.data.added_tokens import (
+from parrot_jax.core.files import AnyPath, file_in, open_input, read_json
+from parrot_jax.data.tokenizers.added_tokens import (
     ROLES,
     AddedToken,
     check_breakable,
     check_not_across,
     read_added_tokens,
 )
+from parrot_jax.data.tokenizers.base import Tokenizer
 
 _SPACE = "▁"  # SentencePiece's visible space, U+2581
 _MAX_MODEL_BYTES = 64 * 2**20
 """Of a `tokenizer.model`: those of 256,000 pieces take 5 MB."""
 _MAX_PIECES = 10**6
-_MAX_PADDING = 1024
-"""Rows of an embedding are at most rounded up to a multiple of this."""
 
 _BYTE = re.compile("<0x[0-9A-F]{2}>")
 
 
-class Tokenizer:
-    """A SentencePiece BPE vocabulary behind the `tokenizers` library.
+class SentencePieceTokenizer(Tokenizer):
+    """A SentencePiece BPE vocabulary with byte fallback."""
 
-    Attributes:
-      bos_token: The token that opens a rendering, `<s>` in LLaMA.
-      eos_token: The token that ends a turn, `</s>` in LLaMA.
-      bos_id: Its id.
-      eos_id: Its id.
-      roles: Further tokens with a role, such as `pad_token`, by its name.
-      control_strings: The texts that would become special tokens; the template breaks them.
-      vocab_size: One more than the largest id; every id is in [0, vocab_size).
-      max_piece_chars: Characters of the longest token: a text has at least its length by this many.
-      fingerprint: 64 hex digits of the content, equal for equal tokenizers.
-      left_out: What of the folder it was read from could not be carried, each with its reason.
-    """
-
-    def __init__(
-        self,
-        backend: tokenizers.Tokenizer,
-        *,
-        bos_token: str,
-        eos_token: str,
-        roles: Mapping[str, str] = MappingProxyType({}),
-        left_out: Sequence[str] = (),
-    ) -> None:
-        """Wraps a backend; use `load_tokenizer` to read one from a file."""
-        self._backend = backend
-        self.bos_token, self.eos_token = bos_token, eos_token
-        self.bos_id, self.eos_id = self.id_of(bos_token), self.id_of(eos_token)
-        self.roles, self.left_out = dict(roles), tuple(left_out)
-        added = backend.get_added_tokens_decoder()
-        special = {index: str(token.content) for index, token in added.items() if token.special}
-        self.control_strings = tuple(sorted(set(special.values())))
-        self._special_ids = frozenset(special)
+    def __init__(self, backend: tokenizers.Tokenizer, **settings: Any) -> None:
+        """As `Tokenizer`."""
+        super().__init__(backend, **settings)
         vocab = backend.get_vocab(with_added_tokens=True)
         self._byte_ids = frozenset(i for token, i in vocab.items() if _BYTE.fullmatch(token))
-        self.max_piece_chars = max(map(len, vocab))
-        self.vocab_size = max(vocab.values()) + 1
-        # Of what decides ids, and not of the library's way to write it, which may change.
-        described = json.loads(backend.to_str())
-        merges = [each if isinstance(each, list) else each.split(" ")
-                  for each in described["model"]["merges"]]  # fmt: skip
-        tokens = [[token["content"], token["id"], token["special"], token["lstrip"],
-                   token["rstrip"], token["single_word"]]
-                  for token in described["added_tokens"]]  # fmt: skip
-        self.fingerprint = hash_json(
-            [vocab, merges, tokens, bos_token, eos_token, sorted(self.roles.items())]
-        )
-
-    def encode_pieces(self, pieces: Sequence[str]) -> list[list[int]]:
-        """Encodes each text as if it stood right behind a special token.
-
-        Args:
-          pieces: Texts without control strings; a content piece starts with its space.
-
-        Returns:
-          The ids of each piece, in order. Many pieces in one call use all cores.
-        """
-        texts = [self.eos_token + piece for piece in pieces]
-        encodings = self._backend.encode_batch_fast(texts, add_special_tokens=False)
-        return [encoding.ids[1:] for encoding in encodings]
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """The ids that transformers gives a text on its own, without BOS.
-
-        SentencePiece puts a space before it; behind a special token it lacks that space.
-        """
+        """As in `Tokenizer`."""
+        # On its own, a text opens with a space; behind a special token it does not.
         return self.encode_pieces(
             [
                 text if not text or text.startswith((" ", *self.control_strings)) else f" {text}"
@@ -120,52 +56,14 @@ class Tokenizer:
             ]
         )
 
-    def num_ids_before(self, piece: str, place: int) -> int:
-        """How many ids of a piece begin before a character of it.
-
-        Args:
-          piece: As `encode_pieces` takes it.
-          place: The number of the character, from 0.
-        """
-        encoding = self._backend.encode(self.eos_token + piece, add_special_tokens=False)
-        limit = len(self.eos_token) + place
-        return sum(start < limit for start, _ in encoding.offsets[1:])
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of `ids` without special tokens and without the leading space."""
-        return self._backend.decode(list(ids), skip_special_tokens=True)
-
-    def pieces(self) -> list[str]:
-        """The piece of each id, e.g. `"▁word"`, or `"<0x0A>"` for a byte."""
-        return [self._backend.id_to_token(index) or "" for index in range(self.vocab_size)]
-
     def show(self, ids: Sequence[int]) -> str:
-        """The text of `ids` with special tokens and leading spaces, for people to look at."""
+        """As in `Tokenizer`."""
         # The decoder strips the text's first space; behind a special token nothing is lost.
         text = self._backend.decode([self.eos_id, *ids], skip_special_tokens=False)
         return text.removeprefix(self.eos_token)
 
-    def text_inside(self, ids: Sequence[int], *, special: bool) -> str:
-        """The text of `ids` as it stands inside a longer text, whose parts join without a seam.
-
-        Args:
-          ids: All that there are, or a part that ends where `num_settled` says.
-          special: Whether special tokens are shown or left out.
-        """
-        if not special:
-            ids = [index for index in ids if index not in self._special_ids]
-        return self.show(ids)
-
     def num_settled(self, ids: Sequence[int], *, special: bool) -> int:
-        """How many of the ids have a text that no further id changes.
-
-        Not settled is a run of bytes at the end: the decoder reads a run as a whole, and where it
-        is no UTF-8, each of its bytes becomes U+FFFD.
-
-        Args:
-          ids: Ids of a text so far.
-          special: As in `text_inside`; left out, special tokens do not end a run.
-        """
+        """As in `Tokenizer`."""
         count = len(ids)
         while count and (
             ids[count - 1] in self._byte_ids
@@ -174,111 +72,25 @@ class Tokenizer:
             count -= 1
         return count
 
-    def save(
-        self, folder: AnyPath | str, *, chat_template: str | None = None, max_tokens: int = 10**30
-    ) -> None:
-        """Writes `tokenizer.json`, `tokenizer_config.json` and `chat_template.jinja`.
-
-        Args:
-          folder: Made where it is missing; transformers' `AutoTokenizer` and vLLM load it.
-          chat_template: The Jinja text, see `template.chat_template`; None = the model has none.
-          max_tokens: What the model reads at most, of which transformers warns.
-        """
-        folder = as_path(folder)
-        write_json(folder / "tokenizer.json", json.loads(self._backend.to_str()))
-        config = {
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "bos_token": self.bos_token,
-            "eos_token": self.eos_token,
-            "unk_token": self._unk_token(),
-            **self.roles,
-            "clean_up_tokenization_spaces": False,
-            "model_max_length": max_tokens,
-        }
-        if chat_template is not None:
-            # Once as a file of its own, which people read, and once here, for older readers.
-            config["chat_template"] = chat_template
-            with atomic_write(folder / "chat_template.jinja") as file:
-                file.write(chat_template)
-        write_json(folder / "tokenizer_config.json", config)
-
-    def id_of(self, token: str) -> int:
-        """The id of a token by its text.
-
-        Raises:
-          UserError: There is none.
-        """
-        index = self._backend.token_to_id(token)
-        if index is None:
-            raise UserError(f"the tokenizer has no token {token!r}.")
-        return index
-
-    def _unk_token(self) -> str:
-        return self._backend.model.unk_token  # pyright: ignore[reportAttributeAccessIssue]
+    def openings(self) -> NDArray[np.uint8]:
+        """As in `Tokenizer`."""
+        pieces = [self._backend.id_to_token(index) or "" for index in range(self.vocab_size)]
+        return np.array([_opening(piece) for piece in pieces], np.uint8)
 
 
-def load_tokenizer(path: AnyPath | str, *, num_rows: int | None = None) -> Tokenizer:
-    """Reads a tokenizer.
+def _opening(piece: str) -> int:
+    if piece.startswith(_SPACE) or piece == "<0x0A>":
+        return 2
+    is_byte = _BYTE.fullmatch(piece) is not None
+    return 0 if is_byte and 0x80 <= int(piece[3:5], 16) < 0xC0 else 1
 
-    Args:
-      path: A SentencePiece `tokenizer.model`, a folder that holds one with what it adds to it, or
-        a folder that `Tokenizer.save` wrote. Other people's `tokenizer.json` files are not read:
-        the layouts around do not all give SentencePiece's ids.
-      num_rows: Rows of the model's embedding: added tokens beyond them are left out, and named in
-        `Tokenizer.left_out`. None = not known.
+
+def read_saved(folder: AnyPath) -> Tokenizer:
+    """Reads a folder that `Tokenizer.save` wrote.
 
     Raises:
-      UserError: There is nothing to read, it is damaged, or its kind is not SentencePiece BPE as
-        LLaMA uses it.
+      UserError: It holds none, it is damaged, or another program wrote it.
     """
-    path = as_path(path)
-    if path.is_dir():
-        model = file_in(path, "tokenizer.model")
-        if model.exists():
-            return _from_sentencepiece(model, folder=path, num_rows=num_rows)
-        return _from_saved(path)
-    if not path.is_file():
-        raise UserError(f"there is no tokenizer at {path}; give a tokenizer.model or its folder.")
-    return _from_sentencepiece(path)
-
-
-def check_rows(tokenizer: Tokenizer, num_rows: int, name: str) -> str | None:
-    """Compares the ids of a tokenizer with the rows of an embedding.
-
-    Args:
-      tokenizer: The tokenizer.
-      num_rows: Rows, `model.vocab_size`.
-      name: What the tokenizer is called in errors.
-
-    Returns:
-      A note where rows are padding: some models round their number up. None = there are none.
-
-    Raises:
-      UserError: There are more ids than rows, or so many fewer that the two are of different
-        models.
-    """
-    padding = num_rows - tokenizer.vocab_size
-    if padding < 0:
-        raise UserError(
-            f"the tokenizer {name} has {tokenizer.vocab_size:,} ids, more than the {num_rows:,} "
-            "rows of the model (model.vocab_size); they are of different models, or raise the "
-            "latter."
-        )
-    if padding >= _MAX_PADDING:
-        raise UserError(
-            f"the tokenizer {name} has {tokenizer.vocab_size:,} ids, but the model "
-            f"{num_rows:,} rows (model.vocab_size); they are of different models: give the "
-            "tokenizer of the weights."
-        )
-    return (
-        f"{padding:,} of the {num_rows:,} rows of the embedding are padding, beyond the "
-        f"{tokenizer.vocab_size:,} ids of the tokenizer"
-        if padding
-        else None
-    )
-
-
-def _from_saved(folder: AnyPath) -> Tokenizer:
     for name in ("tokenizer_config.json", "tokenizer.json"):
         if not file_in(folder, name).exists():
             raise UserError(f"{folder} holds no tokenizer: {name} is missing.")
@@ -301,7 +113,7 @@ def _from_saved(folder: AnyPath) -> Tokenizer:
         backend = tokenizers.Tokenizer.from_str(json.dumps(values))
         bos, eos = roles.pop("bos_token"), roles.pop("eos_token")
         del roles["unk_token"]
-        return Tokenizer(
+        return SentencePieceTokenizer(
             backend,
             bos_token=bos,
             eos_token=eos,
@@ -317,11 +129,20 @@ def _from_saved(folder: AnyPath) -> Tokenizer:
         ) from None
 
 
-def _from_sentencepiece(
+def read_model(
     path: AnyPath, *, folder: AnyPath | None = None, num_rows: int | None = None
 ) -> Tokenizer:
-    """The pieces of a model, and what `folder` adds to them; None = nothing."""
-    proto = _read_model(path)
+    """Reads a `tokenizer.model`.
+
+    Args:
+      path: The file.
+      folder: Where files may add tokens to its pieces; None = nothing is added.
+      num_rows: As in `load_tokenizer`.
+
+    Raises:
+      UserError: It is damaged, or no SentencePiece BPE as LLaMA uses it.
+    """
+    proto = _read_proto(path)
     pieces = [piece.piece for piece in proto.pieces]
     kinds = [piece.Type.Name(piece.type) for piece in proto.pieces]
     vocab = {piece: index for index, piece in enumerate(pieces)}
@@ -385,7 +206,9 @@ def _from_sentencepiece(
                 )
             ]
         )
-    return Tokenizer(backend, bos_token=bos, eos_token=eos, roles=roles, left_out=left_out)
+    return SentencePieceTokenizer(
+        backend, bos_token=bos, eos_token=eos, roles=roles, left_out=left_out
+    )
 
 
 def _merges(
@@ -402,7 +225,7 @@ def _merges(
     return [(left, right) for *_, left, right in ranked]
 
 
-def _read_model(path: AnyPath) -> Any:
+def _read_proto(path: AnyPath) -> Any:
     """A SentencePiece model whose settings our `tokenizer.json` honours.
 
     Raises:
