@@ -144,7 +144,7 @@ def token_logprobs(
     """
     num_tokens, width = hidden.shape
     if tile < 1:
-        raise UserError(f"loss.tile={tile} must be 1 or more; 1024 is a good size.")
+        raise UserError(f"loss_tile={tile} must be 1 or more; 1024 is a good size.")
     if live_capacity is not None and live_capacity < 1:
         raise UserError(
             f"live_capacity={live_capacity} must be 1 or more; leave it out to compute every token."

@@ -203,7 +203,7 @@ def test_no_live_token_is_ever_dropped(live: list[bool], capacity: int):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"tile": 0}, r"loss.tile=0 must be 1 or more; 1024 is"),
+        ({"tile": 0}, r"loss_tile=0 must be 1 or more; 1024 is"),
         ({"live_capacity": 0}, r"live_capacity=0 must be 1 or more; leave it out"),
         ({"shards": 2}, r"51 tokens do not divide into 2 shards; make the batch size a multiple"),
     ],
