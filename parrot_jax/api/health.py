@@ -74,7 +74,7 @@ class Health(Generic[Item]):
         return held
 
     def was_useful(self) -> None:
-        """Notes that a reply was of use, in this run or before."""
+        """Notes a useful reply, in this run or before."""
         self._useless_at_first = None
 
     def was_useless(self, why: str) -> bool:

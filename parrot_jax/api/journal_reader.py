@@ -250,7 +250,7 @@ class JournalReader:
         return found
 
     def useful_speakers(self) -> set[str]:
-        """Those of whom a reply was of use."""
+        """The speakers with at least one useful reply."""
         rows = self._read("""
             SELECT DISTINCT speaker FROM requests JOIN replies ON replies.request = id
             JOIN reply_bodies ON reply_bodies.request = id

@@ -307,22 +307,27 @@ def matching_files(pattern: AnyPath) -> list[str]:
     """
     if isinstance(pattern, RemotePath):
         return pattern.matches()
-    parts = pattern.parts
-    for place, part in enumerate(parts):
-        if glob.has_magic(part):
-            # `glob` itself leaves out what it may not read, without a word.
-            inside = "**" if part == "**" else ""
-            for folder in glob.glob(str(Path(*parts[:place], inside)), recursive=True):
-                if Path(folder).is_dir() and not os.access(folder, os.R_OK | os.X_OK):
-                    raise UserError(
-                        f"cannot list the folder {folder}, where files may match {pattern}; check "
-                        "your rights, or name the files otherwise."
-                    )
+    for folder in _listed_folders(pattern):
+        # `glob` itself leaves out what it may not read, without a word.
+        if not os.access(folder, os.R_OK | os.X_OK):
+            raise UserError(
+                f"cannot list the folder {folder}, where files may match {pattern}; check your "
+                "rights, or name the files otherwise."
+            )
     found: dict[str, str] = {}
     for name in sorted(glob.glob(str(pattern), recursive=True), key=lambda n: (len(n), n)):
         if Path(name).is_file():
             found.setdefault(os.path.realpath(name), name)
     return sorted(found.values())
+
+
+def _listed_folders(pattern: Path) -> Iterator[str]:
+    """The folders whose entries `glob` compares with a part of the pattern."""
+    for place, part in enumerate(pattern.parts):
+        if glob.has_magic(part):
+            inside = "**" if part == "**" else ""
+            folders = str(Path(*pattern.parts[:place], inside))
+            yield from filter(os.path.isdir, glob.iglob(folders, recursive=True))
 
 
 @contextlib.contextmanager

@@ -98,7 +98,7 @@ def _row(number: int, batch: Any, max_row_bytes: int) -> JsonRow:
 
 
 def _twice(fields: Any) -> str | None:
-    """A name that two columns, or two fields of a struct, share; None = there is none."""
+    """The first name that two columns, or two fields of one struct, share."""
     seen = set()
     for field in fields:
         if field.name in seen:

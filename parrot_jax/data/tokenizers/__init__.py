@@ -43,10 +43,10 @@ def check_rows(tokenizer: Tokenizer, num_rows: int, name: str) -> str | None:
       name: What the tokenizer is called in errors.
 
     Returns:
-      A note where rows are padding: some models round their number up. None = there are none.
+      A note if rows are padding: some models round their number up; else None.
 
     Raises:
-      UserError: There are more ids than rows, or so many fewer that the two are of different
+      UserError: There are more ids than rows, or over a thousand fewer: they are of different
         models.
     """
     padding = num_rows - tokenizer.vocab_size

@@ -161,7 +161,7 @@ class Tokenizer(abc.ABC):
         """The id of a token by its text.
 
         Raises:
-          UserError: There is none.
+          UserError: The vocabulary lacks it.
         """
         index = self._backend.token_to_id(token)
         if index is None:
