@@ -91,7 +91,7 @@ def test_three_failures_in_a_row_stop_a_job_and_it_resumes(tmp_path: Path) -> No
         assert "the translator fails: nothing more is sent" in shown
         assert isinstance(job.problem, ParrotError)
         assert "times (last error: HTTP 500: out of memory); check the end" in str(job.problem)
-        assert 3 <= len(job.unanswered) <= 4  # of four at once
+        assert len(job.unanswered) >= 3  # more where others were in flight
         assert len(texts) < 24
     with ScriptedServer(say) as server:
         assert len(translate(path, server.url)[0]) == 24
