@@ -9,8 +9,10 @@ attention_xla.py     attention in plain XLA
 attention_gpu.py     kernels for NVIDIA GPUs: Pallas and cuDNN
 attention_pallas.py  our Pallas kernel
 attention_tpu.py     the kernel for TPUs
+einsum.py            the products with weights, as XLA's CPU backend likes them
 llama.py             parameters and the forward pass, over a plain tree of arrays
 sampling.py          how a token is chosen from logits
+cache.py             the key/value cache
 decode.py            one step of generation
 generate.py          batched generation with a key/value cache
 """
