@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from parrot_jax.api.prompts import load_prompt
 from parrot_jax.collect.config import CollectConfig
 from parrot_jax.collect.prices import load_prices
-from parrot_jax.collect.prompts import load_prompt
 from parrot_jax.commands.configs import KINDS
 from parrot_jax.core.config import changed_keys, config_from_dict, load_config
 from parrot_jax.core.config_help import config_help

@@ -108,16 +108,16 @@ class Caller:
 
     async def call(
         self,
-        dialogue: int,
-        turn: int,
+        item: int,
+        step: int,
         body: dict[str, Any],
         judge: Callable[[Reply], str | None] = lambda _: None,
     ) -> Response | None:
         """Sends a request until something comes of it.
 
         Args:
-          dialogue: The dialogue that it is for.
-          turn: The turn of the dialogue that it asks for, from 0.
+          item: The item that it is for.
+          step: Which of its requests it is, from 0.
           body: From `request_body`.
           judge: Says why a reply is of no use; its word is journaled with the reply. It runs in a
             thread of its own, one reply at a time.
@@ -135,7 +135,7 @@ class Caller:
         attempt, response = 1, None
         while not self._stopping.is_set():
             last = response
-            response = await self._send(dialogue, turn, attempt, body, text, judge)
+            response = await self._send(item, step, attempt, body, text, judge)
             if response is None:
                 return last
             if response.reply.outcome is not Outcome.FAILED:
@@ -159,8 +159,8 @@ class Caller:
 
     async def _send(
         self,
-        dialogue: int,
-        turn: int,
+        item: int,
+        step: int,
         attempt: int,
         body: dict[str, Any],
         text: str,
@@ -171,7 +171,7 @@ class Caller:
         if not await self.budget.reserve(worst):
             return None
         try:
-            sent = await self._exchange(dialogue, turn, attempt, body, text, worst)
+            sent = await self._exchange(item, step, attempt, body, text, worst)
         except BaseException:  # what it cost will never be known
             self.budget.settle(worst, known=None, may_be_billed=True)
             raise
@@ -189,7 +189,7 @@ class Caller:
         return response
 
     async def _exchange(
-        self, dialogue: int, turn: int, attempt: int, body: dict[str, Any], text: str, worst: Usage
+        self, item: int, step: int, attempt: int, body: dict[str, Any], text: str, worst: Usage
     ) -> tuple[int, Response] | None:
         """Journals and sends, once it is allowed; the request's id and what came back."""
         ticket = await self.throttle.admit(worst.prompt / _BYTES_A_TOKEN + worst.completion)
@@ -198,7 +198,7 @@ class Caller:
         response = None
         try:
             request = await self._journal.sent(
-                dialogue=dialogue, turn=turn, speaker=self.speaker, attempt=attempt, body=text,
+                item=item, step=step, speaker=self.speaker, attempt=attempt, body=text,
                 worst=worst,
             )  # fmt: skip
             response = await self._endpoint.send(body)

@@ -6,16 +6,11 @@ after a reply it was the request's own fault; after some equal rejections withou
 the run has to stop, and whatever is held stays open.
 """
 
-import asyncio
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
 
+from parrot_jax.api.journal import End
 from parrot_jax.core.logs import visible
-
-GRACE_S = 30
-"""Seconds that replies in flight have when a run stops."""
 
 MAX_FAILURES_IN_A_ROW = 3
 """Requests that an endpoint may fail, with no reply in between, before the run stops."""
@@ -30,25 +25,23 @@ Rejections cost nothing."""
 MAX_USELESS_AT_FIRST = 20
 """Replies of no use, with no better one before, that stop the run. They may cost something."""
 
-Item = TypeVar("Item")
-
 # Servers repeat ids, lengths and values of the request in their sentence.
 _VARYING = re.compile(r"\w*\d\w*")
 
 
 @dataclass(frozen=True, slots=True)
-class Rejected(Generic[Item]):
-    """A request that the endpoint does not take."""
+class Rejected:
+    """A request that the endpoint does not accept."""
 
-    number: int
-    """Of the dialogue that it is about: several requests about one may share its fault."""
-    item: Item
-    """What it was for."""
+    item: int
+    """Its number: several requests about one item may share its fault."""
+    end: End
+    """How the item ends if the request itself is at fault."""
     error: str
     """What the endpoint said."""
 
 
-class Health(Generic[Item]):
+class Health:
     """What came of the requests to one endpoint.
 
     Attributes:
@@ -64,9 +57,9 @@ class Health(Generic[Item]):
         self._useless_at_first: int | None = 0  # None = something was of use
         self.last_error = ""
         self._failures_in_a_row = 0
-        self._held: list[Rejected[Item]] = []
+        self._held: list[Rejected] = []
 
-    def replied(self) -> list[Rejected[Item]]:
+    def replied(self) -> list[Rejected]:
         """Notes a reply; gives the rejections that are now known to be the requests' own fault."""
         self.has_replied = True
         self._failures_in_a_row = 0
@@ -97,20 +90,20 @@ class Health(Generic[Item]):
         self.last_error = visible(error)
         return self._failures_in_a_row >= MAX_FAILURES_IN_A_ROW
 
-    def rejected(self, number: int, item: Item, error: str) -> bool:
+    def rejected(self, item: int, end: End, error: str) -> bool:
         """Holds a rejected request; whether the run has to stop.
 
-        >>> health = Health[None]()
-        >>> [health.rejected(n, None, f"HTTP 422: no seed, got {n}") for n in range(3)]
+        >>> health, end = Health(), End("error")
+        >>> [health.rejected(n, end, f"HTTP 422: no seed, got {n}") for n in range(3)]
         [False, False, True]
         """
         self.last_error = visible(error)
-        self._held.append(Rejected(number, item, error))
-        equal = {held.number for held in self._held if _kind(held.error) == _kind(error)}
+        self._held.append(Rejected(item, end, error))
+        equal = {held.item for held in self._held if _kind(held.error) == _kind(error)}
         is_enough = not self.has_replied and len(equal) >= MAX_REJECTIONS_AT_FIRST
         return is_enough or self.num_held >= MAX_REJECTIONS_IN_A_ROW
 
-    def settle(self) -> list[Rejected[Item]]:
+    def settle(self) -> list[Rejected]:
         """Ends a run that came to its end: the last few rejections are the requests' own fault.
 
         Returns:
@@ -128,39 +121,8 @@ class Health(Generic[Item]):
 
     @property
     def num_held(self) -> int:
-        """Dialogues with a rejected request of which nobody knows whose fault it was."""
-        return len({held.number for held in self._held})
-
-
-async def first_of(task: asyncio.Task[None], event: asyncio.Event) -> None:
-    """Waits until the task is done or the event is set."""
-    waiting = asyncio.create_task(event.wait())
-    try:
-        await asyncio.wait({task, waiting}, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        waiting.cancel()
-
-
-async def wind_down(workers: Sequence[asyncio.Task[None]]) -> None:
-    """Waits for what is in flight, `GRACE_S` at most: it is paid for. Then all workers are done."""
-    if waiting := [worker for worker in workers if not worker.done()]:
-        try:
-            await asyncio.wait(waiting, timeout=GRACE_S)
-        finally:
-            for worker in waiting:
-                worker.cancel()
-            await asyncio.gather(*workers, return_exceptions=True)
-
-
-def raise_first(workers: Sequence[asyncio.Task[None]]) -> None:
-    """Raises what ended the first worker that failed; all are done.
-
-    The others are asked as well: asyncio prints what nobody asks for.
-    """
-    ended = [worker.exception() for worker in workers if not worker.cancelled()]
-    for error in ended:
-        if error is not None:
-            raise error
+        """Items with a rejected request of which nobody knows whose fault it was."""
+        return len({held.item for held in self._held})
 
 
 def _kind(error: str) -> str:

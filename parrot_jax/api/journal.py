@@ -29,7 +29,7 @@ from parrot_jax.api.replies import Response, Usage
 from parrot_jax.core.errors import UserError
 
 _ADD_START = "INSERT INTO starts (started_at, config, prompts) VALUES (?, ?, ?)"
-_ADD_DIALOGUE = "INSERT INTO dialogues (number, beginning) VALUES (?, ?)"
+_ADD_ITEM = "INSERT INTO items (number, input) VALUES (?, ?)"
 _ADD_REQUEST = "INSERT INTO requests VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?)"
 _ADD_REQUEST_BODY = "INSERT INTO request_bodies VALUES (last_insert_rowid(), ?)"
 _ADD_REPLY = "INSERT INTO replies VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
@@ -47,11 +47,11 @@ class Start(NamedTuple):
 
 
 class End(NamedTuple):
-    """Why a dialogue does not go on."""
+    """Why an item is finished, whatever came of it."""
 
     reason: str
-    turns: int
-    """Questions with their answers."""
+    progress: int = 0
+    """How far it came; a collection counts questions with their answers."""
     detail: str | None = None
 
 
@@ -74,7 +74,7 @@ class JournalWriter:
     """
 
     def __init__(self, path: Path | str) -> None:
-        """Opens the journal and takes its lock; `begin` or `go_on` comes next.
+        """Opens the journal and takes its lock; `begin` or `resume` comes next.
 
         Raises:
           UserError: The folder cannot be written, another process writes this journal, or the file
@@ -98,42 +98,42 @@ class JournalWriter:
                 self._inode = os.stat(self.path).st_ino
             stack.pop_all()
 
-    def begin(self, start: Start, beginnings: Iterable[str]) -> None:
+    def begin(self, start: Start, items: Iterable[str]) -> None:
         """Starts a new journal: wholly, or not at all.
 
         Args:
           start: What the run was told.
-          beginnings: What each dialogue begins with.
+          items: The input of each, as JSON.
         """
         with self._transaction():
             for statement in SCHEMA.split(";\n"):
                 self._db.execute(statement)
             self._db.execute(f"PRAGMA user_version = {VERSION}")
             self._add_start(start)
-            self._db.executemany(_ADD_DIALOGUE, enumerate(beginnings))
+            self._db.executemany(_ADD_ITEM, enumerate(items))
         self._thread.start()
 
-    def go_on(self, start: Start, more_beginnings: Iterable[str] = ()) -> None:
-        """Starts once more in a journal that others have begun.
+    def resume(self, start: Start, more_items: Iterable[str] = ()) -> None:
+        """Starts once more in a journal that has items already.
 
         Args:
           start: What the run was told.
-          more_beginnings: Those of dialogues that come after the ones that there are.
+          more_items: Inputs of items to add behind those it has.
         """
         with self._transaction():
             self._add_start(start)
-            ((first,),) = self._db.execute("SELECT count(*) FROM dialogues")
-            self._db.executemany(_ADD_DIALOGUE, enumerate(more_beginnings, first))
+            ((first,),) = self._db.execute("SELECT count(*) FROM items")
+            self._db.executemany(_ADD_ITEM, enumerate(more_items, first))
         self._thread.start()
 
     async def sent(
-        self, *, dialogue: int, turn: int, speaker: str, attempt: int, body: str, worst: Usage
+        self, *, item: int, step: int, speaker: str, attempt: int, body: str, worst: Usage
     ) -> int:
         """Journals a request; when this returns, it survives a power failure.
 
         Args:
-          dialogue: The number of the dialogue.
-          turn: The turn that the request asks for, from 0.
+          item: The number of the item.
+          step: Which of its requests it is, from 0.
           speaker: The name of the endpoint.
           attempt: From 1.
           body: The body of the request, as JSON.
@@ -146,7 +146,7 @@ class JournalWriter:
           UserError: The journal cannot be written, or its folder is not where it was.
         """
         self.check_in_place()
-        values = (self._start, dialogue, turn, speaker, attempt, time.time(), *worst)
+        values = (self._start, item, step, speaker, attempt, time.time(), *worst)
         return await self._written((_ADD_REQUEST, values), (_ADD_REQUEST_BODY, (body,)))
 
     def check_in_place(self) -> None:
@@ -183,13 +183,13 @@ class JournalWriter:
         words = (request, response.reply.text, response.body)
         await self._written((_ADD_REPLY, values), (_ADD_REPLY_BODY, words))
 
-    async def ended(self, dialogue: int, end: End) -> None:
-        """Journals why a dialogue does not go on.
+    async def ended(self, item: int, end: End) -> None:
+        """Journals why an item is finished.
 
         Raises:
           UserError: The journal cannot be written.
         """
-        values = (dialogue, self._start, time.time(), end.reason, end.turns, end.detail)
+        values = (item, self._start, time.time(), end.reason, end.progress, end.detail)
         await self._written((_ADD_END, values))
 
     def __enter__(self) -> "JournalWriter":

@@ -15,10 +15,10 @@ _TOKENS = f"BETWEEN 0 AND {MOST_TOKENS}"
 
 _RULES = {
     ("starts", "id"): {"started_at": _TIME},
-    ("dialogues", "number"): {"number": _SIZE},
+    ("items", "number"): {"number": _SIZE},
     ("requests", "id"): {
-        "dialogue": _SIZE,
-        "turn": "BETWEEN 0 AND 1000000",
+        "item": _SIZE,
+        "step": "BETWEEN 0 AND 1000000",
         "attempt": "BETWEEN 1 AND 1000000",
         "sent_at": _TIME,
         "worst_prompt": _SIZE,
@@ -32,17 +32,17 @@ _RULES = {
         "may_be_billed": "IN (0, 1)",
         "status": "BETWEEN 0 AND 999",
     },
-    ("ends", "dialogue"): {"ended_at": _TIME, "turns": "BETWEEN 0 AND 1000000"},
+    ("ends", "item"): {"ended_at": _TIME, "progress": "BETWEEN 0 AND 1000000"},
 }
 """By table and primary key: what each column must be where it is not null."""
 
 _TEXTS = {
     ("starts", "id"): ("config", "prompts"),
-    ("dialogues", "number"): ("beginning",),
+    ("items", "number"): ("input",),
     ("requests", "id"): ("speaker",),
     ("replies", "request"): ("outcome", "verdict", "model", "error"),
     ("reply_bodies", "request"): ("text",),
-    ("ends", "dialogue"): ("reason", "detail"),
+    ("ends", "item"): ("reason", "detail"),
 }
 """The columns of text that are read."""
 
@@ -61,9 +61,9 @@ def check_rows(db: sqlite3.Connection, path: Path) -> None:
         if row is not None:
             values = ", ".join(f"{n} {v!r}" for n, v in zip(columns, row[1:], strict=True))
             raise damaged_row(db, path, table, row[0], f"it has {values}")
-    count, last = db.execute("SELECT count(*), max(number) FROM dialogues").fetchone()
+    count, last = db.execute("SELECT count(*), max(number) FROM items").fetchone()
     if count and last != count - 1:
-        raise damaged_row(db, path, "dialogues", last, f"there are {count:,}, with gaps")
+        raise damaged_row(db, path, "items", last, f"there are {count:,}, with gaps")
     if not db.execute("SELECT count(*) FROM starts").fetchone()[0]:
         raise damaged_row(db, path, "starts", 1, "it is missing")
 
@@ -109,9 +109,9 @@ def damaged_row(
     """
     way_out = "or move the journal away and begin again"
     if table == "ends":
-        way_out = f'or take the dialogue up again: sqlite3 {path} "{_undo(row, None)}"'
+        way_out = f'or reopen the item: sqlite3 {path} "{_undo(row, None)}"'
     elif table in ("replies", "reply_bodies"):
-        of = db.execute("SELECT dialogue, turn FROM requests WHERE id = ?", (row,)).fetchone()
+        of = db.execute("SELECT item, step FROM requests WHERE id = ?", (row,)).fetchone()
         if of is not None:
             way_out = f'or have it asked again: sqlite3 {path} "{_undo(*of)}"'
     return DamagedJournalError(
@@ -120,17 +120,17 @@ def damaged_row(
     )
 
 
-def _undo(dialogue: int, turn: int | None) -> str:
-    """The SQL that takes a dialogue back to where it goes on with a turn, or at its end."""
+def _undo(item: int, step: int | None) -> str:
+    """The SQL that takes an item back to before a step, or before its end."""
     replies = (
         ""
-        if turn is None
+        if step is None
         else (
             "DELETE FROM replies WHERE request IN (SELECT id FROM requests WHERE "
-            f"dialogue = {dialogue} AND turn >= {turn}); "
+            f"item = {item} AND step >= {step}); "
         )
     )
-    return f"{replies}DELETE FROM ends WHERE dialogue = {dialogue}"
+    return f"{replies}DELETE FROM ends WHERE item = {item}"
 
 
 def _texts(db: sqlite3.Connection) -> Iterator[tuple[str, str, int, bytes]]:

@@ -15,7 +15,7 @@ class DamagedJournalError(UserError):
     """A journal cannot be read, as it is or at a row."""
 
 
-VERSION = 2
+VERSION = 3
 
 SCHEMA = """
 -- Each start of the run that writes this journal.
@@ -27,24 +27,24 @@ CREATE TABLE starts (
 ) STRICT;
 
 -- What the requests are about. Later starts may add some, but never change one.
-CREATE TABLE dialogues (
+CREATE TABLE items (
   number INTEGER PRIMARY KEY,          -- 0, 1, 2, ...
-  beginning TEXT NOT NULL              -- a row of a `messages` file
+  input TEXT NOT NULL                  -- JSON; of a collection, a row of a `messages` file
 ) STRICT;
 
 -- Written before the request is sent. Each attempt is a request of its own.
 CREATE TABLE requests (
   id INTEGER PRIMARY KEY,
   start INTEGER NOT NULL REFERENCES starts,
-  dialogue INTEGER NOT NULL REFERENCES dialogues,
-  turn INTEGER NOT NULL,               -- the turn that it asks for: 0, 1, 2, ... user and assistant
+  item INTEGER NOT NULL REFERENCES items,
+  step INTEGER NOT NULL,               -- which request of the item; of a collection, the message
   speaker TEXT NOT NULL,               -- the endpoint, e.g. asker
   attempt INTEGER NOT NULL,            -- 1, 2, ... within this start; none for "too many requests"
   sent_at REAL NOT NULL,
   worst_prompt INTEGER NOT NULL,       -- tokens that it may cost at most
   worst_completion INTEGER NOT NULL
 ) STRICT;
-CREATE INDEX requests_of_turns ON requests (dialogue, turn);
+CREATE INDEX requests_of_steps ON requests (item, step);
 
 -- Written before the reply is used. No row: none came before the run ended or was killed.
 CREATE TABLE replies (
@@ -71,16 +71,29 @@ CREATE TABLE reply_bodies (
   body TEXT                            -- as received
 ) STRICT;
 
--- Why a dialogue does not go on. A later start may take it up again, and then ends it anew.
+-- Why an item is finished. A later start may take it up again, and then replaces the row.
 CREATE TABLE ends (
-  dialogue INTEGER PRIMARY KEY REFERENCES dialogues,
+  item INTEGER PRIMARY KEY REFERENCES items,
   start INTEGER NOT NULL REFERENCES starts,
   ended_at REAL NOT NULL,
   reason TEXT NOT NULL,
-  turns INTEGER NOT NULL,              -- questions with their answers
+  progress INTEGER NOT NULL,           -- of a collection: questions with their answers
   detail TEXT
 ) STRICT;
 """
+
+_FROM_VERSION_2 = """
+ALTER TABLE dialogues RENAME TO items;
+ALTER TABLE items RENAME COLUMN beginning TO input;
+ALTER TABLE requests RENAME COLUMN dialogue TO item;
+ALTER TABLE requests RENAME COLUMN turn TO step;
+DROP INDEX requests_of_turns;
+CREATE INDEX requests_of_steps ON requests (item, step);
+ALTER TABLE ends RENAME COLUMN dialogue TO item;
+ALTER TABLE ends RENAME COLUMN turns TO progress;
+PRAGMA user_version = 3;
+"""
+"""Version 3 gave the columns the words that all jobs use."""
 
 # fmt: off
 _NETWORK_FILE_SYSTEMS = frozenset({
@@ -153,12 +166,35 @@ def check_version(db: sqlite3.Connection, path: Path) -> int:
     """
     (version,) = db.execute("PRAGMA user_version").fetchone()
     (tables,) = db.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    if version == VERSION - 1:
+        raise DamagedJournalError(
+            f"an older version of parrot wrote the journal {path}; run the command that wrote it, "
+            "e.g. `parrot collect CONFIG`, once more: that brings it up to date."
+        )
     if version not in (0, VERSION) or (version == 0 and tables):
         raise DamagedJournalError(
-            f"{path} is no journal of this version of parrot ({VERSION}): its version is "
+            f"{path} is not a journal of this version of parrot ({VERSION}): its version is "
             f"{version}; use the version that wrote it, or choose another folder."
         )
     return version
+
+
+def upgrade(path: Path) -> None:
+    """Brings a journal of the version before up to date; leaves every other file alone.
+
+    Raises:
+      UserError: Another process writes it, or it cannot be written.
+    """
+    if not path.is_file():
+        return
+    with (
+        sqlite_errors(path, "upgrade"),
+        contextlib.closing(connect(path)) as db,
+    ):
+        if db.execute("PRAGMA user_version").fetchone() != (VERSION - 1,):
+            return
+        with take_lock(path):
+            db.executescript(f"BEGIN IMMEDIATE; {_FROM_VERSION_2} COMMIT;")
 
 
 def is_new(path: Path) -> bool:
@@ -199,7 +235,7 @@ def sqlite_errors(path: Path, doing: str) -> Iterator[None]:
             ) from error
         if code == sqlite3.SQLITE_NOTADB:
             raise DamagedJournalError(
-                f"{path} is no journal; put it back from a copy, or choose another folder."
+                f"{path} is not a journal; put it back from a copy, or choose another folder."
             ) from error
         if code == sqlite3.SQLITE_CORRUPT:
             raise DamagedJournalError(

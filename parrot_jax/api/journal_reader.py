@@ -16,9 +16,9 @@ from parrot_jax.core.errors import UserError
 
 
 class Said(NamedTuple):
-    """A reply that counts, and the turn of the dialogue that it is for."""
+    """A reply that counts, and the step of the item that it is for."""
 
-    turn: int
+    step: int
     reply: Reply
 
 
@@ -42,7 +42,7 @@ class SpeakerCounts(NamedTuple):
 
 
 class MeanCall(NamedTuple):
-    """What the calls for one turn took on average."""
+    """What the calls for one step took on average."""
 
     calls: int
     prompt: float
@@ -91,13 +91,13 @@ class JournalReader:
         """The error for a row that cannot be used; see `damaged_row`."""
         return damaged_row(self._db, self.path, table, row, problem)
 
-    def damaged_reply(self, dialogue: int, problem: str) -> UserError:
-        """The same for the last reply of a dialogue that has a verdict."""
+    def damaged_reply(self, item: int, problem: str) -> UserError:
+        """The same for the last reply of an item that has a verdict."""
         query = """
             SELECT max(request) FROM replies JOIN requests ON id = request
-            WHERE dialogue = ? AND verdict IS NOT NULL
+            WHERE item = ? AND verdict IS NOT NULL
         """
-        ((row,),) = self._read(query, dialogue)
+        ((row,),) = self._read(query, item)
         return self.damaged("replies", row or 0, problem)
 
     def close(self) -> None:
@@ -121,48 +121,48 @@ class JournalReader:
         ((started_at,),) = self._read("SELECT started_at FROM starts ORDER BY id LIMIT 1")
         return started_at
 
-    def num_dialogues(self) -> int:
-        """How many dialogues there are; their numbers start at 0."""
-        ((number,),) = self._read("SELECT count(*) FROM dialogues")
+    def num_items(self) -> int:
+        """How many items there are; their numbers start at 0."""
+        ((number,),) = self._read("SELECT count(*) FROM items")
         return number
 
-    def beginning(self, dialogue: int) -> str:
-        """What a dialogue begins with, as it was given to `JournalWriter.begin`."""
-        ((beginning,),) = self._read("SELECT beginning FROM dialogues WHERE number = ?", dialogue)
-        return beginning
+    def item(self, number: int) -> str:
+        """The input of an item, as it was given to `JournalWriter.begin`."""
+        ((text,),) = self._read("SELECT input FROM items WHERE number = ?", number)
+        return text
 
-    def beginnings(self) -> Iterator[str]:
-        """What all dialogues begin with, by number; one at a time is in memory."""
-        return (text for (text,) in self._stream("SELECT beginning FROM dialogues ORDER BY number"))
+    def items(self) -> Iterator[str]:
+        """The inputs of all items, by number; one at a time is in memory."""
+        return (text for (text,) in self._stream("SELECT input FROM items ORDER BY number"))
 
-    def said(self, dialogue: int) -> list[Said]:
-        """The replies of a dialogue, by turn; without failures and rejections.
+    def said(self, item: int) -> list[Said]:
+        """The replies of an item, by step; without failures and rejections.
 
         Raises:
           UserError: A text is not what the body beside it says.
         """
         rows = self._read(
             """
-            SELECT id, turn, outcome, text, verdict, status, body
+            SELECT id, step, outcome, text, verdict, status, body
             FROM requests JOIN replies ON replies.request = id
             JOIN reply_bodies ON reply_bodies.request = id
-            WHERE dialogue = ? AND outcome NOT IN ('failed', 'rejected') ORDER BY turn, id
+            WHERE item = ? AND outcome NOT IN ('failed', 'rejected') ORDER BY step, id
             """,
-            dialogue,
+            item,
         )
         for row, _, _, text, _, status, body in rows:
             if not follows_from(text, status, body):
                 problem = "its text is not that of the body beside it"
                 raise self.damaged("reply_bodies", row, problem)
-        return [Said(turn, Reply(Outcome(o), text, v)) for _, turn, o, text, v, _, _ in rows]
+        return [Said(step, Reply(Outcome(o), text, v)) for _, step, o, text, v, _, _ in rows]
 
-    def end(self, dialogue: int) -> End | None:
-        """Why a dialogue does not go on; None = it does."""
-        query = "SELECT reason, turns, detail FROM ends WHERE dialogue = ?"
-        return next((End(*row) for row in self._read(query, dialogue)), None)
+    def end(self, item: int) -> End | None:
+        """Why an item is finished; None = it is not."""
+        query = "SELECT reason, progress, detail FROM ends WHERE item = ?"
+        return next((End(*row) for row in self._read(query, item)), None)
 
     def num_ends(self) -> dict[str, int]:
-        """How many dialogues do not go on, by reason."""
+        """How many items are finished, by reason."""
         return dict(self._read("SELECT reason, count(*) FROM ends GROUP BY reason"))
 
     def texts(self, newest: int | None = None) -> Iterator[tuple[str, str]]:
@@ -180,7 +180,7 @@ class JournalReader:
         return ((speaker, text) for speaker, text in rows)
 
     def errors(self, *, most: int) -> dict[str, int]:
-        """How many dialogues ended with an error, by what the endpoint said."""
+        """How many items ended with an error, by what the endpoint said."""
         query = """
             SELECT coalesce(detail, 'unknown'), count(*) FROM ends WHERE reason = 'error'
             GROUP BY detail ORDER BY count(*) DESC, detail LIMIT ?
@@ -188,15 +188,15 @@ class JournalReader:
         return dict(self._read(query, most))
 
     def rejected(self) -> set[int]:
-        """The dialogues of which some request was rejected."""
+        """The items of which some request was rejected."""
         query = """
-            SELECT DISTINCT dialogue FROM replies JOIN requests ON id = request
+            SELECT DISTINCT item FROM replies JOIN requests ON id = request
             WHERE outcome = 'rejected'
         """
-        return {dialogue for (dialogue,) in self._read(query)}
+        return {item for (item,) in self._read(query)}
 
-    def is_at_fault(self, dialogue: int, turn: int) -> bool:
-        """Whether the last request for a turn was rejected for its own sake, not for its settings.
+    def is_at_fault(self, item: int, step: int) -> bool:
+        """Whether the last request for a step was rejected for its own sake, not for its settings.
 
         It was where one that was sent later has a reply; or where the same request was rejected, or
         forbidden (403), in an earlier start as well, and others have had replies since then.
@@ -205,15 +205,15 @@ class JournalReader:
             """
             SELECT id, start, speaker, outcome FROM requests JOIN replies ON replies.request = id
             JOIN request_bodies ON request_bodies.request = id
-            WHERE dialogue = ?1 AND turn = ?2 AND (outcome = 'rejected' OR status = 403)
+            WHERE item = ?1 AND step = ?2 AND (outcome = 'rejected' OR status = 403)
               AND body = (
                 SELECT body FROM requests JOIN request_bodies ON request = id
-                WHERE dialogue = ?1 AND turn = ?2 ORDER BY id DESC LIMIT 1
+                WHERE item = ?1 AND step = ?2 ORDER BY id DESC LIMIT 1
               )
             ORDER BY id
             """,
-            dialogue,
-            turn,
+            item,
+            step,
         )
         if not rejected:
             return False
@@ -229,14 +229,14 @@ class JournalReader:
         return bool(self._read(query, first if is_first_time else start, speaker))
 
     def without_end(self) -> list[int]:
-        """The numbers of the dialogues that go on."""
-        query = "SELECT number FROM dialogues WHERE number NOT IN (SELECT dialogue FROM ends)"
+        """The numbers of the items that are not finished."""
+        query = "SELECT number FROM items WHERE number NOT IN (SELECT item FROM ends)"
         return [number for (number,) in self._read(query)]
 
-    def ended(self, reason: str, *, below_turns: int) -> list[int]:
-        """The numbers of the dialogues that ended for this reason with fewer turns than these."""
-        query = "SELECT dialogue FROM ends WHERE reason = ? AND turns < ?"
-        return [number for (number,) in self._read(query, reason, below_turns)]
+    def ended(self, reason: str, *, below: int) -> list[int]:
+        """The numbers of the items that ended for this reason with less progress."""
+        query = "SELECT item FROM ends WHERE reason = ? AND progress < ?"
+        return [number for (number,) in self._read(query, reason, below)]
 
     def models(self) -> dict[str, list[str]]:
         """The models that answered, as the servers name them, by speaker."""
@@ -258,14 +258,14 @@ class JournalReader:
         """)
         return {speaker for (speaker,) in rows}
 
-    def models_of(self, dialogue: int) -> dict[str, list[str]]:
-        """The models whose replies count in a dialogue, as the servers name them, by speaker."""
+    def models_of(self, item: int) -> dict[str, list[str]]:
+        """The models whose replies count in an item, as the servers name them, by speaker."""
         rows = self._read(
             """
             SELECT speaker, model FROM requests JOIN replies ON request = id
-            WHERE dialogue = ? AND outcome = 'complete' GROUP BY speaker, model ORDER BY min(id)
+            WHERE item = ? AND outcome = 'complete' GROUP BY speaker, model ORDER BY min(id)
             """,
-            dialogue,
+            item,
         )
         found: dict[str, list[str]] = {}
         for speaker, model in rows:
@@ -273,21 +273,21 @@ class JournalReader:
         return found
 
     def means(self) -> dict[tuple[str, int], MeanCall]:
-        """What complete replies took on average, by speaker and turn."""
+        """What complete replies took on average, by speaker and step."""
         rows = self._read("""
-            SELECT speaker, turn, count(*), avg(prompt_tokens), avg(completion_tokens),
+            SELECT speaker, step, count(*), avg(prompt_tokens), avg(completion_tokens),
               avg(received_at - sent_at)
             FROM requests JOIN replies ON request = id
-            WHERE outcome = 'complete' AND prompt_tokens IS NOT NULL GROUP BY speaker, turn
+            WHERE outcome = 'complete' AND prompt_tokens IS NOT NULL GROUP BY speaker, step
         """)
-        return {(speaker, turn): MeanCall(*means) for speaker, turn, *means in rows}
+        return {(speaker, step): MeanCall(*means) for speaker, step, *means in rows}
 
-    def num_turns(self) -> dict[int, int]:
-        """For each open dialogue with replies that count, the last turn that it has."""
+    def last_steps(self) -> dict[int, int]:
+        """For each open item with complete replies, the last step that has one."""
         rows = self._read("""
-            SELECT dialogue, max(turn) FROM requests JOIN replies ON request = id
-            WHERE outcome = 'complete' AND dialogue NOT IN (SELECT dialogue FROM ends)
-            GROUP BY dialogue
+            SELECT item, max(step) FROM requests JOIN replies ON request = id
+            WHERE outcome = 'complete' AND item NOT IN (SELECT item FROM ends)
+            GROUP BY item
         """)
         return dict(rows)
 
@@ -309,12 +309,12 @@ class JournalReader:
               sum(iif(coalesce(may_be_billed, 1) AND prompt_tokens IS NULL, worst_completion, 0))
             FROM requests LEFT JOIN replies ON request = id GROUP BY speaker ORDER BY speaker
         """)
-        # The last request of a turn, where it has no reply, was not sent again yet.
+        # The last request of a step, where it has no reply, was not sent again yet.
         ((repeated,),) = self._read("""
             SELECT count(*) FROM requests AS lost
             WHERE id NOT IN (SELECT request FROM replies) AND EXISTS (
               SELECT 1 FROM requests AS later
-              WHERE later.dialogue = lost.dialogue AND later.turn = lost.turn AND later.id > lost.id
+              WHERE later.item = lost.item AND later.step = lost.step AND later.id > lost.id
             )
         """)
         ((wall_s,),) = self._read("""

@@ -10,20 +10,21 @@ import contextlib
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import NamedTuple
 
 from parrot_jax.api.config import DECIDES_NO_REPLY, RetryConfig
+from parrot_jax.api.jobs import open_journal
 from parrot_jax.api.journal import JournalWriter, Start
-from parrot_jax.api.journal_file import DamagedJournalError, is_new, put_aside
+from parrot_jax.api.journal_file import DamagedJournalError, is_new, put_aside, upgrade
 from parrot_jax.api.journal_reader import JournalReader, SpeakerCounts
+from parrot_jax.api.prompts import Prompt, changed_prompts
 from parrot_jax.api.replies import Outcome, Reply
 from parrot_jax.collect.beginnings import read_beginnings
 from parrot_jax.collect.config import CollectConfig
 from parrot_jax.collect.dialogue_state import DialogueState, Rules, StopReason, replay
-from parrot_jax.collect.prompts import Prompt
 from parrot_jax.core.config import changed_keys, config_from_dict, config_to_dict
 from parrot_jax.core.errors import RunError, UserError
 from parrot_jax.core.files import require_local_folder
@@ -95,7 +96,7 @@ class Collection:
 
     def __len__(self) -> int:
         """How many dialogues were begun, or are to be."""
-        return self.journal.num_dialogues()
+        return self.journal.num_items()
 
     def __iter__(self) -> Iterator[JournaledDialogue]:
         """The dialogues by number; one at a time is in memory."""
@@ -134,13 +135,13 @@ class Collection:
         Raises:
           UserError: Its row in the journal is damaged.
         """
-        text = self.journal.beginning(number)
+        text = self.journal.item(number)
         try:
             (beginning,) = parse_messages(
                 json.loads(text), RowPlace(str(self.journal.path), number)
             )
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
-            raise self.journal.damaged("dialogues", number, f"its beginning: {error}") from None
+            raise self.journal.damaged("items", number, f"its beginning: {error}") from None
         return beginning
 
     def open_numbers(self) -> list[int]:
@@ -151,8 +152,8 @@ class Collection:
         """
         numbers = {
             *self.journal.without_end(),
-            *self.journal.ended(StopReason.MAX_TURNS, below_turns=self.rules.max_turns),
-            *self.journal.ended(StopReason.BUDGET, below_turns=self.rules.max_turns),
+            *self.journal.ended(StopReason.MAX_TURNS, below=self.rules.max_turns),
+            *self.journal.ended(StopReason.BUDGET, below=self.rules.max_turns),
         }
         rejected = self.journal.rejected()
         return sorted(numbers, key=lambda number: (number in rejected, number))
@@ -227,8 +228,8 @@ def rules_of(config: CollectConfig) -> Rules:
     )
 
 
-def open_journal(config: CollectConfig, prompts: Mapping[str, Prompt]) -> JournalWriter:
-    """Begins the journal of a collection, or goes on in it.
+def open_collection_journal(config: CollectConfig, prompts: Mapping[str, Prompt]) -> JournalWriter:
+    """Begins the journal of a collection, or resumes it.
 
     Args:
       config: Of this start.
@@ -239,35 +240,30 @@ def open_journal(config: CollectConfig, prompts: Mapping[str, Prompt]) -> Journa
 
     Raises:
       UserError: The beginnings cannot be read, the folder cannot be written, another process
-        collects there, or the folder holds a collection that this one may not go on with.
+        collects there, or the folder holds a collection that this config may not resume.
     """
+    path = journal_path(config.out)
     if config.if_exists == "restart":
-        put_aside(journal_path(config.out), with_them=(DIALOGUES, SUMMARY))
+        put_aside(path, with_them=(DIALOGUES, SUMMARY))
+    with _naming_what_is_left(Path(config.out)):
+        upgrade(path)
     is_begun(config.out)
-    journal = JournalWriter(journal_path(config.out))
-    start = Start(
-        config_to_dict(config),
-        {
-            speaker: {"path": prompt.path, "sha256": prompt.sha256, "text": prompt.text}
-            for speaker, prompt in prompts.items()
-        },
-    )
-    try:
-        if journal.is_new:
+
+    def beginnings(there: JournalReader | None) -> Iterable[str]:
+        if there is None:
             report = ReadReport()
-            journal.begin(start, map(messages_line, read_beginnings(config, report)))
+            yield from map(messages_line, read_beginnings(config, report))
             console.print(report.summary())
-        else:
-            with contextlib.closing(Collection(config.out)) as collection:
-                more = more_beginnings(config, collection, prompts)
-            journal.go_on(start, more)
-            console.print(f"continuing {config.out}")
-            if more:
-                console.print(f"{len(more):,} more dialogues")
-    except BaseException:
-        journal.close()
-        raise
-    return journal
+            return
+        with contextlib.closing(Collection(config.out)) as collection:
+            more = more_beginnings(config, collection, prompts)
+        console.print(f"continuing {config.out}")
+        if more:
+            console.print(f"{len(more):,} more dialogues")
+        yield from more
+
+    records = {speaker: prompt.record() for speaker, prompt in prompts.items()}
+    return open_journal(path, Start(config_to_dict(config), records), beginnings)
 
 
 def more_beginnings(
@@ -292,7 +288,7 @@ def more_beginnings(
         )
     changes = [
         *changed_keys(collection.config, config),
-        *_changed_prompts(collection.journal.last_start().prompts, prompts),
+        *changed_prompts(collection.journal.last_start().prompts, prompts),
     ]
     counts = collection.journal.counts().speakers
     silent = (name for name in config.speakers() if not counts.get(name, SpeakerCounts()).answered)
@@ -317,16 +313,6 @@ def _may_change(change: str, allowed: tuple[str, ...]) -> bool:
     return key in _FREE_KEYS or any(key == name or key.startswith(f"{name}.") for name in allowed)
 
 
-def _changed_prompts(
-    old: Mapping[str, Mapping[str, str]], new: Mapping[str, Prompt]
-) -> Iterator[str]:
-    for speaker in {**old, **new}:
-        was = old.get(speaker, {}).get("sha256", "none")
-        is_now = new[speaker].sha256 if speaker in new else "none"
-        if was != is_now:
-            yield f"{speaker}.prompt_text: sha256 {was[:8]} -> {is_now[:8]}"
-
-
 def _more_beginnings(config: CollectConfig, collection: Collection) -> list[str]:
     """The beginnings that the journal has not.
 
@@ -334,7 +320,7 @@ def _more_beginnings(config: CollectConfig, collection: Collection) -> list[str]
       UserError: Some that it has are no longer among them.
     """
     digest = lambda line: hashlib.sha256(line.encode()).digest()  # noqa: E731
-    there = Counter(map(digest, collection.journal.beginnings()))
+    there = Counter(map(digest, collection.journal.items()))
     report = ReadReport()
     more = []
     for line in map(messages_line, read_beginnings(config, report)):

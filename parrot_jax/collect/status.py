@@ -137,14 +137,14 @@ def _forecast(
 
 def _num_turns(collection: Collection, open_numbers: list[int]) -> Iterator[int]:
     """How many turns each of these dialogues has."""
-    last = collection.journal.num_turns()
+    last = collection.journal.last_steps()
     for number in open_numbers:
         if (turn := last.get(number)) is not None:
             yield turn + 1
             continue
         end = collection.journal.end(number)
         if end is not None:
-            yield 2 * end.turns
+            yield 2 * end.progress
         else:
             yield len(collection.beginning(number).turns)
 

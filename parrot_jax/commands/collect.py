@@ -7,7 +7,7 @@ Config = CollectConfig
 
 def run(config: CollectConfig) -> None:
     """Collects dialogues into `config.out`, or goes on with them."""
-    from parrot_jax.collect.engine import collect
+    from parrot_jax.collect.run import collect
     from parrot_jax.core.signals import as_ctrl_c
 
     with as_ctrl_c():

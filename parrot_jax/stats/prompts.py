@@ -1,18 +1,16 @@
 """What a judge is asked about a session, and how its replies are read."""
 
-import hashlib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib import resources
 from types import MappingProxyType
 from typing import NamedTuple
 
+from parrot_jax.api.prompts import Prompt, packaged_prompt
 from parrot_jax.api.replies import Outcome, Reply
 from parrot_jax.dialogue.reasoning import split_reasoning
 from parrot_jax.stats.sampling import Session
 
-_SLOT = "{{ questions }}"
 _BRACKETS = re.compile(r"\[\[([^\[\]]*)\]\]")
 _MAX_DIGITS = 6
 
@@ -28,10 +26,9 @@ class JudgedMeasure:
     """The least and the greatest number that can be right."""
     definition: str
 
-    def load(self) -> "Prompt":
+    def load(self) -> Prompt:
         """The prompt of this measure."""
-        file = resources.files("parrot_jax.stats") / "templates" / self.prompt
-        return Prompt(self.prompt, file.read_text(encoding="utf-8"))
+        return packaged_prompt("parrot_jax.stats", self.prompt)
 
 
 JUDGED: Mapping[str, JudgedMeasure] = MappingProxyType(
@@ -57,29 +54,17 @@ JUDGED: Mapping[str, JudgedMeasure] = MappingProxyType(
         ),
     }
 )
-"""By their keys in `stats.json`. A measure's place is the `turn` of its requests in the journal."""
+"""By their keys in `stats.json`. A measure's place is the `step` of its requests in the journal."""
 
 
-class Prompt(NamedTuple):
-    """The text of a prompt."""
+def messages_about(session: Session, prompt: Prompt) -> list[dict[str, str]]:
+    r"""What the judge is sent about a session.
 
-    path: str
-    text: str
-
-    @property
-    def sha256(self) -> str:
-        """Of the text, in hexadecimal."""
-        return hashlib.sha256(self.text.encode()).hexdigest()
-
-    def messages(self, session: Session) -> list[dict[str, str]]:
-        r"""What the judge is sent about a session.
-
-        >>> Prompt("", "Look: {{ questions }}").messages(Session(("Why?", "How?")))
-        [{'role': 'user', 'content': 'Look: [1] Why?\n\n[2] How?'}]
-        """
-        numbered = (f"[{number}] {text}" for number, text in enumerate(session.questions, 1))
-        before, after = self.text.strip().split(_SLOT)
-        return [{"role": "user", "content": before + "\n\n".join(numbered) + after}]
+    >>> messages_about(Session(("Why?", "How?")), Prompt("", "Look: {{ questions }}"))
+    [{'role': 'user', 'content': 'Look: [1] Why?\n\n[2] How?'}]
+    """
+    numbered = (f"[{number}] {text}" for number, text in enumerate(session.questions, 1))
+    return [{"role": "user", "content": prompt.render(questions="\n\n".join(numbered))}]
 
 
 class Judgment(NamedTuple):

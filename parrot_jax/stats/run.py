@@ -11,7 +11,6 @@ from parrot_jax.stats.config import JudgeConfig
 from parrot_jax.stats.files import measure_file
 from parrot_jax.stats.inputs import labels_of, source_of
 from parrot_jax.stats.judging import check_judge, judge_sessions
-from parrot_jax.stats.prompts import JUDGED
 from parrot_jax.stats.sampling import draw_sessions
 from parrot_jax.stats.summary import Statistics, TokenizerName
 
@@ -63,9 +62,7 @@ def compute_statistics(
     judgments = None
     if judge_config is not None and out is not None:
         sessions = [session for drawn in sampled.values() for session in drawn]
-        total = len(set(sessions)) * len(JUDGED)
-        with counting("judgments", total=total) as advance:
-            judgments = judge_sessions(judge_config, sessions, Path(out) / "judge.sqlite", advance)
+        judgments = judge_sessions(judge_config, sessions, Path(out) / "judge.sqlite")
     return Statistics(
         files=files,
         tokenizer=_name(tokenizer, loaded) if tokenizer and loaded else None,

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from parrot_jax.collect.engine import collect
+from parrot_jax.collect.run import collect
 from parrot_jax.core.config import save_config
 from parrot_jax.core.files import write_json
 from parrot_jax.core.logs import console

@@ -249,7 +249,7 @@ def damage(journal: Path, how: str) -> None:
     statement = {
         "usage": "UPDATE replies SET completion_tokens = 9007199254740993 WHERE request % 50 = 0",
         "text": "UPDATE reply_bodies SET text = CAST(x'ff41' AS TEXT) WHERE request % 50 = 0",
-        "row": "UPDATE dialogues SET beginning = '{' WHERE number % 50 = 0",
+        "row": "UPDATE items SET input = '{' WHERE number % 50 = 0",
     }[how]
     with sqlite3.connect(journal) as connection:
         connection.execute(statement)

@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from parrot_jax.collect.config import BeginningsConfig, CollectConfig, SpeakerConfig
-from parrot_jax.collect.engine import collect
+from parrot_jax.collect.run import collect
 from parrot_jax.collect.stops import StopConfig, StopJudge
 from parrot_jax.dialogue.report import ReadReport
 from parrot_jax.dialogue.sources import SourceConfig, read_sources

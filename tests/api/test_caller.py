@@ -47,7 +47,7 @@ def call(
     async def once(url: str) -> Response | None:
         config = EndpointConfig(base_url=url, model="m", **settings)
         with JournalWriter(journal) as writer:
-            writer.go_on(Start({}))
+            writer.resume(Start({}))
             throttle = Throttle(config, retries, most=1)
             wallet = Budget("answerer", config, Spent())
             async with Endpoint(config) as endpoint:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from parrot_jax.api.journal import End, JournalWriter, Start
-from parrot_jax.api.journal_file import put_aside
+from parrot_jax.api.journal_file import put_aside, upgrade
 from parrot_jax.api.journal_reader import JournalReader, Said, SpeakerCounts
 from parrot_jax.api.replies import Outcome, Reply, Usage, read_response
 from parrot_jax.core.errors import DiskFullError, UserError
@@ -48,10 +48,10 @@ def close_readers() -> Iterator[None]:
         _opened.pop().close()
 
 
-async def ask(journal: JournalWriter, turn: int, dialogue: int = 0) -> int:
+async def ask(journal: JournalWriter, step: int, item: int = 0) -> int:
     return await journal.sent(
-        dialogue=dialogue,
-        turn=turn,
+        item=item,
+        step=step,
         speaker="answerer",
         attempt=1,
         body='{"seed": 1}',
@@ -72,8 +72,8 @@ def test_it_is_begun_wholly_or_not_at_all(path: Path) -> None:
         assert journal.is_new
         journal.begin(Start({"seed": 3}), ["first", "second"])
     reader = read(path)
-    assert reader.num_dialogues() == 2
-    assert reader.beginning(1) == "second"
+    assert reader.num_items() == 2
+    assert reader.item(1) == "second"
     assert reader.last_start() == Start({"seed": 3}, {})
 
 
@@ -99,7 +99,7 @@ def test_many_writes_at_once_share_commits_and_keep_their_ids(path: Path) -> Non
 
     ids = asyncio.run(write())
     with contextlib.closing(sqlite3.connect(path)) as db, db:
-        turns = dict(db.execute("SELECT id, turn FROM requests"))
+        turns = dict(db.execute("SELECT id, step FROM requests"))
     assert [turns[id] for id in ids] == list(range(200))
 
 
@@ -110,7 +110,7 @@ def test_a_request_without_a_reply_counts_as_repeated_once_it_was_sent_again(pat
             await ask(journal, 1)  # no reply, sent again below
             await journal.received(await ask(journal, 1), BOOM)
             await journal.received(await ask(journal, 1), HELLO)
-            await ask(journal, 1, dialogue=1)  # no reply, and not sent again yet
+            await ask(journal, 1, item=1)  # no reply, and not sent again yet
 
     asyncio.run(write())
     counts = read(path).counts()
@@ -128,7 +128,7 @@ def test_time_in_which_nothing_ran_is_no_wall_time(path: Path) -> None:
     with JournalWriter(path) as journal:
         journal.begin(Start({}), ["first"])
     with JournalWriter(path) as journal:
-        journal.go_on(Start({}))
+        journal.resume(Start({}))
     with contextlib.closing(sqlite3.connect(path)) as db, db:
         db.execute("UPDATE starts SET started_at = 1000 * id")
         for start, sent_at, received_at in ((1, 1002, 1004), (2, 2001, 2003)):
@@ -160,7 +160,7 @@ def test_files_that_are_no_journal_are_left_alone(tmp_path: Path) -> None:
     for path in (text, other):
         before = path.read_bytes()
         for open_journal in (JournalReader, JournalWriter):
-            with pytest.raises(UserError, match=f"{path.name} is no journal"):
+            with pytest.raises(UserError, match=f"{path.name} is not a journal"):
                 open_journal(path)
         assert path.read_bytes() == before
 
@@ -181,8 +181,8 @@ def test_a_full_disk_reaches_all_who_wait_for_a_write(path: Path) -> None:
             journal._db.execute("PRAGMA max_page_count = 1")
             sends = [
                 journal.sent(
-                    dialogue=0,
-                    turn=n,
+                    item=0,
+                    step=n,
                     speaker="asker",
                     attempt=1,
                     body="x" * 5000,
@@ -211,7 +211,7 @@ def test_why_dialogues_ended_and_which_go_on(path: Path) -> None:
     assert reader.without_end() == [1, 3]
     assert reader.end(2) == End("max_turns", 5)
     assert reader.end(1) is None
-    assert reader.ended("max_turns", below_turns=5) == [0]
+    assert reader.ended("max_turns", below=5) == [0]
     assert reader.num_ends() == {"max_turns": 2}
 
 
@@ -219,8 +219,8 @@ def test_more_dialogues_come_after_those_that_there_are(path: Path) -> None:
     with JournalWriter(path) as journal:
         journal.begin(Start({}), ["first", "second"])
     with JournalWriter(path) as journal:
-        journal.go_on(Start({"sample": 3}), ["third"])
-    assert list(read(path).beginnings()) == ["first", "second", "third"]
+        journal.resume(Start({"sample": 3}), ["third"])
+    assert list(read(path).items()) == ["first", "second", "third"]
 
 
 def test_a_journal_is_put_aside_whole(path: Path) -> None:
@@ -233,7 +233,7 @@ def test_a_journal_is_put_aside_whole(path: Path) -> None:
     put_aside(path, with_them=("summary.json",))
     for number, name in enumerate(("first", "second"), 1):
         folder = path.parent / f"earlier-{number}"
-        assert read(folder / path.name).beginning(0) == name
+        assert read(folder / path.name).item(0) == name
         assert (folder / "summary.json").read_text() == name
     assert sorted(p.name for p in path.parent.iterdir() if not p.name.startswith(".")) == [
         "earlier-1", "earlier-2"
@@ -261,10 +261,10 @@ DAMAGES = [
     ("starts", "config = '{' || config", "row 1 of starts in the journal .* is not JSON"),
     ("starts", "config = '[]'", "row 1 of starts .* is no JSON object"),
     ("starts", "started_at = -5", "row 1 of starts .* started_at -5.0"),
-    ("dialogues", "number = 7", "row 7 of dialogues .* there are 1, with gaps"),
-    ("dialogues", "beginning = CAST(x'ff41' AS TEXT)", "row 0 .* its beginning is no text"),
+    ("items", "number = 7", "row 7 of items .* there are 1, with gaps"),
+    ("items", "input = CAST(x'ff41' AS TEXT)", "row 0 .* its input is no text"),
     ("requests", "worst_prompt = 9000000000000000000", "row 1 of requests .* worst_prompt 90"),
-    ("requests", "turn = -1", "row 1 of requests .* turn -1"),
+    ("requests", "step = -1", "row 1 of requests .* step -1"),
     ("replies", "prompt_tokens = 9007199254740991", "row 1 of replies .* prompt_tokens 90071992"),
     ("replies", "outcome = 'fine'", "row 1 of replies .* outcome 'fine'"),
     ("replies", "status = 1e9", "row 1 of replies .* status 1000000000"),
@@ -274,7 +274,7 @@ DAMAGES = [
         "text = CAST(x'ff41' AS TEXT)",
         "row 1 of reply_bodies .* its text is no text",
     ),
-    ("ends", "turns = -2", "row 0 of ends .* turns -2"),
+    ("ends", "progress = -2", "row 0 of ends .* progress -2"),
 ]
 
 
@@ -297,7 +297,7 @@ def test_a_damaged_row_is_one_line_that_names_it(
         reader.last_start()
         reader.counts()
         reader.models()
-        reader.beginning(0)
+        reader.item(0)
         reader.said(0)
         reader.end(0)
 
@@ -336,7 +336,7 @@ def test_a_file_cut_short_is_one_line(path: Path) -> None:
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(UserError, match="is damaged: .*; put it back from a copy"):
-        list(read(path).beginnings())
+        list(read(path).items())
 
 
 def test_texts_that_sqlite_cannot_take_do_not_reach_it(path: Path) -> None:
@@ -356,3 +356,42 @@ def test_texts_that_sqlite_cannot_take_do_not_reach_it(path: Path) -> None:
         (of_odd,), (of_error,) = db.execute("SELECT error FROM replies ORDER BY request")
     assert "the text is not valid Unicode" in of_odd
     assert of_error == "HTTP 500: a\u2400b?\u241b[2J"
+
+
+def test_a_journal_of_the_version_before_is_brought_up_to_date(path: Path) -> None:
+    older = """
+        PRAGMA user_version = 2;
+        ALTER TABLE items RENAME COLUMN input TO beginning;
+        ALTER TABLE items RENAME TO dialogues;
+        DROP INDEX requests_of_steps;
+        ALTER TABLE requests RENAME COLUMN item TO dialogue;
+        ALTER TABLE requests RENAME COLUMN step TO turn;
+        CREATE INDEX requests_of_turns ON requests (dialogue, turn);
+        ALTER TABLE ends RENAME COLUMN item TO dialogue;
+        ALTER TABLE ends RENAME COLUMN progress TO turns;
+    """
+    columns = "SELECT group_concat(name) FROM pragma_table_info(?)"
+
+    def shape() -> list[str]:
+        with contextlib.closing(sqlite3.connect(path)) as db:
+            return [db.execute(columns, (t,)).fetchone()[0] for t in ("items", "requests", "ends")]
+
+    async def write() -> None:
+        with JournalWriter(path) as journal:
+            journal.begin(Start({}), ["first"])
+            await journal.received(await ask(journal, 1), HELLO)
+            await journal.ended(0, End("max_turns", 1))
+
+    asyncio.run(write())
+    newest = shape()
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.executescript(older)
+    with pytest.raises(UserError, match="once more: that brings it up to date"):
+        read(path)
+    upgrade(path)
+    upgrade(path)
+    assert shape() == newest
+    reader = read(path)
+    assert reader.item(0) == "first"
+    assert reader.said(0) == [Said(1, HELLO.reply)]
+    assert reader.end(0) == End("max_turns", 1)

@@ -12,7 +12,7 @@ import pytest
 
 from parrot_jax.api.scripted_server import Scripted, ScriptedServer
 from parrot_jax.collect.config import CollectConfig
-from parrot_jax.collect.engine import collect
+from parrot_jax.collect.run import collect
 from parrot_jax.core.errors import UserError
 
 MakeConfig = Callable[..., CollectConfig]

@@ -28,7 +28,7 @@ MakeConfig = Callable[..., CollectConfig]
 Fails = Callable[..., str]
 
 COLLECTS = (
-    "parrot_jax.collect.engine",
+    "parrot_jax.collect.run",
     "parrot_jax.api.scripted_server",
     "parrot_jax.commands.collect",
 )

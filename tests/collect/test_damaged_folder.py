@@ -32,7 +32,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no bytes": (lambda path: path.write_bytes(b""), "is empty"),
     "cut": (lambda path: path.write_bytes(path.read_bytes()[:9000]), "is damaged: .* malformed"),
     "its first bytes": (lambda path: path.write_bytes(path.read_bytes()[:100]), "is damaged"),
-    "garbage": (lambda path: path.write_bytes(os.urandom(9000)), "is no journal"),
+    "garbage": (lambda path: path.write_bytes(os.urandom(9000)), "is not a journal"),
     "other version": (run_sql("PRAGMA user_version = 1"), "this version of parrot .* version is 1"),
     "a table is missing": (run_sql("DROP TABLE replies"), "is damaged: no such table: replies"),
     "other keys": (

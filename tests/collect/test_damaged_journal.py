@@ -9,15 +9,15 @@ import pytest
 
 from parrot_jax.api.scripted_server import ScriptedServer
 from parrot_jax.collect.config import BeginningsConfig, CollectConfig, SpeakerConfig
-from parrot_jax.collect.engine import collect
 from parrot_jax.collect.export import export
 from parrot_jax.collect.folder import Collection
+from parrot_jax.collect.run import collect
 from parrot_jax.collect.status import read_status
 from parrot_jax.core.errors import UserError
 
 DAMAGES = [
-    ("UPDATE dialogues SET beginning = '{\"messages\": 5}'", "row 0 of dialogues"),
-    ("UPDATE dialogues SET beginning = '[1, 2'", "row 0 of dialogues"),
+    ("UPDATE items SET input = '{\"messages\": 5}'", "row 0 of items"),
+    ("UPDATE items SET input = '[1, 2'", "row 0 of items"),
     ("UPDATE replies SET verdict = 'no such reason' WHERE request = 1", "row 1 of replies"),
     ("UPDATE replies SET completion_tokens = 1 << 62 WHERE request = 1", "row 1 of replies"),
     # One bit of one letter: "w" is 0x77, "v" is 0x76.

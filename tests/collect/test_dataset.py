@@ -16,10 +16,10 @@ from parrot_jax.api.scripted_server import Scripted, ScriptedServer, converse
 from parrot_jax.cli import main
 from parrot_jax.collect.config import CollectConfig
 from parrot_jax.collect.dataset import DatasetSummary
-from parrot_jax.collect.engine import collect
 from parrot_jax.collect.filters import RepeatsConfig
 from parrot_jax.collect.folder import Collection
 from parrot_jax.collect.publish import export_dataset
+from parrot_jax.collect.run import collect
 from parrot_jax.core.errors import RunError, UserError
 
 MakeConfig = Callable[..., CollectConfig]
@@ -278,7 +278,7 @@ def test_what_the_moderator_does_not_judge_does_not_pass(
         collect(config)
         endpoint = EndpointConfig(base_url=server.url, model="m")
         # One result for six texts tells nothing of any: it is no answer, and asked for again.
-        with pytest.raises(RunError, match="it has 1 results for 6 texts; see to it and run"):
+        with pytest.raises(RunError, match="it has 1 results for 6 texts.; check the endpoint"):
             export(config, out, moderator=endpoint)
         results *= 6
         with pytest.raises(UserError, match="the filters left none of 2 dialogues") as error:
@@ -307,7 +307,9 @@ def test_a_moderator_that_takes_no_request_stops_and_one_that_refuses_a_text_doe
         config = make_config(server.url, rows=8)
         collect(config)
         endpoint = EndpointConfig(base_url=server.url, model="m", concurrency=1)
-        with pytest.raises(RunError, match=r"the moderator at .* takes no request: HTTP 400: no;"):
+        with pytest.raises(
+            RunError, match=r"the moderator at .* rejected requests of 3 of 8 .*HTTP 400: no"
+        ):
             export(config, out, moderator=endpoint)
         assert not out.exists()
         refused[:] = ["What is 3?"]
@@ -323,12 +325,12 @@ def test_a_moderator_that_fails_stops_the_export_and_is_asked_for_the_rest_later
     make_config: MakeConfig, out: Path
 ) -> None:
     moderator = Moderator()
-    fails_at = [3]
+    is_broken, asked_of = [True], list[str]()
 
     def script(body: dict[str, Any]) -> Scripted:
         if "input" in body:
-            fails_at[0] -= 1
-            if fails_at[0] == 0:
+            asked_of.append(body["input"][0])
+            if is_broken and len(asked_of) >= 3:
                 return Scripted(status=401, text="who are you?")
         return moderator(body)
 
@@ -336,11 +338,13 @@ def test_a_moderator_that_fails_stops_the_export_and_is_asked_for_the_rest_later
         config = make_config(server.url, rows=8)
         collect(config)
         endpoint = EndpointConfig(base_url=server.url, model="m", concurrency=1)
-        with pytest.raises(RunError, match=r"the moderator at .* failed: HTTP 401: who are you\?"):
+        with pytest.raises(RunError, match=r"the moderator at .* failed 3 times .*HTTP 401: who"):
             export(config, out, moderator=endpoint)
         assert not out.exists()
         asked = moderator.asked
         assert asked == 12
+        assert len(asked_of) == 5, "three failures in a row stop it"
+        is_broken.clear()
         assert export(config, out, moderator=endpoint).dialogues == 8
     assert moderator.asked == 48, "the texts of the first two dialogues were not sent again"
 

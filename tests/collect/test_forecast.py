@@ -14,9 +14,9 @@ from parrot_jax.api.replies import Usage
 from parrot_jax.api.scripted_server import Scripted, ScriptedServer, converse
 from parrot_jax.cli import main
 from parrot_jax.collect.config import CollectConfig
-from parrot_jax.collect.engine import collect
 from parrot_jax.collect.folder import Collection
 from parrot_jax.collect.forecast import Assumptions, Forecast, forecast
+from parrot_jax.collect.run import collect
 from parrot_jax.collect.status import read_status, status_view
 from parrot_jax.core.config import save_config
 from parrot_jax.core.errors import RunError

@@ -131,8 +131,8 @@ def billed_in(run: Path) -> Counter[str]:
 def check_turns(run: Path) -> None:
     """No turn is lost, doubled or out of order; a rejected request has none, and costs nothing."""
     query = (
-        "SELECT dialogue, turn FROM requests JOIN replies ON request = id "
-        "WHERE outcome NOT IN ('failed', 'rejected') ORDER BY dialogue, replies.request"
+        "SELECT item, step FROM requests JOIN replies ON request = id "
+        "WHERE outcome NOT IN ('failed', 'rejected') ORDER BY item, replies.request"
     )
     assert rows(run, "SELECT 1 FROM replies WHERE outcome = 'rejected' AND may_be_billed") == []
     last: dict[int, int] = {}
@@ -140,7 +140,7 @@ def check_turns(run: Path) -> None:
         first = 2 if dialogue % 2 else 1
         assert turn == last.get(dialogue, first - 1) + 1
         last[dialogue] = turn
-    assert rows(run, "SELECT count(*) FROM ends") == rows(run, "SELECT count(*) FROM dialogues")
+    assert rows(run, "SELECT count(*) FROM ends") == rows(run, "SELECT count(*) FROM items")
 
 
 def check_that_the_key_is_nowhere(run: Path) -> None:

@@ -171,7 +171,10 @@ def test_a_judge_that_takes_no_request_stops_at_once_and_its_settings_can_be_men
         command = ["stats", str(write_sessions(sessions)), "--out", str(out), "--judge"]
         assert main([*command, str(write_judge(server.url))]) == 1
         error = capsys.readouterr().err
-        assert "rejected 3 sessions, the last time with: HTTP 400: no max_tokens, please" in error
+        assert (
+            "rejected requests of 3 of 10 sessions (last error: HTTP 400: no max_tokens, please)"
+            in error
+        )
         # Three measures of three sessions, one after the other, of which the last one stops.
         assert len(server.bodies) == 7
         assert server.most_in_flight == 1
@@ -193,7 +196,7 @@ def test_a_judge_that_fails_is_asked_again_by_the_next_run(
         command = ["stats", str(write_sessions(SESSIONS * 5)), "--out", str(out)]
         command += ["--judge", str(write_judge(server.url))]
         assert main(command) == 1
-        assert "failed in 3 requests, the last time with: HTTP 503" in capsys.readouterr().err
+        assert "failed 3 times (last error: HTTP 503" in capsys.readouterr().err
         # Three requests of two attempts each, and nothing more.
         assert len(server.bodies) == 6
         assert sum(judged(out)["not_judged"]["topics"].values()) == 10

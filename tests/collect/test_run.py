@@ -14,9 +14,9 @@ import pytest
 
 from parrot_jax.api.scripted_server import Scripted, ScriptedServer, converse
 from parrot_jax.collect.config import CollectConfig
-from parrot_jax.collect.engine import collect, collect_async, request_seed
 from parrot_jax.collect.export import CollectionSummary, export
 from parrot_jax.collect.folder import Collection
+from parrot_jax.collect.run import collect, collect_async, request_seed
 from parrot_jax.collect.stops import StopJudge
 from parrot_jax.core.errors import RunError, UserError
 from parrot_jax.dialogue.types import Dialogue, Turn
@@ -248,9 +248,9 @@ def test_settings_that_the_server_does_not_take_stop_the_run_and_can_be_mended(
         with pytest.raises(RunError) as error:
             collect(config)
         assert str(error.value) == (
-            f"the answerer at {server.url} rejected 3 of 20 dialogues, the last time with: HTTP "
-            f"400: {UNKNOWN_FIELD.rstrip('.')}. Unfinished dialogues: 20; change the settings of "
-            "answerer in the config and run the same command again to continue."
+            f"the answerer at {server.url} rejected requests of 3 of 20 dialogues (last error: "
+            f"HTTP 400: {UNKNOWN_FIELD}); change the settings of the answerer and run the same "
+            "command again to continue."
         )
         # Three went out, one after the other, and a question of d1; all dialogues are open.
         assert len(server.bodies) == 4
@@ -275,7 +275,9 @@ def test_what_only_the_asker_refuses_is_known_after_one_answer(make_config: Make
     ]
     with ScriptedServer(refuses_seeds) as server:
         config = make_config(server.url, rows=first_questions, max_turns=2)
-        with pytest.raises(RunError, match="asker at .* rejected 3 of 40 .*inputs are not permitt"):
+        with pytest.raises(
+            RunError, match="asker at .* rejected requests of 3 of 40 .*inputs are not permitt"
+        ):
             collect(config)
         answers = [body for body in server.bodies if not is_question(body)]
     assert len(answers) == 3
@@ -340,7 +342,7 @@ def test_a_server_that_changes_its_mind_in_the_middle_loses_no_dialogue(
 
     with ScriptedServer(changing) as server:
         config = make_config(server.url, concurrency=1)
-        with pytest.raises(RunError, match="answerer at .* rejected 18 of .* dialogues: 36"):
+        with pytest.raises(RunError, match="answerer at .* rejected requests of 18 of "):
             collect(config)
     with ScriptedServer() as server:
         collect(make_config(server.url))
@@ -364,7 +366,7 @@ def test_requests_that_are_bad_for_themselves_cannot_keep_a_collection_from_its_
             except RunError as error:
                 ends.append(str(error).partition(" Unf")[0])
     # At first nobody knows whose fault it is; then the others are taken, and these are not.
-    assert "rejected 3 of 8" in ends[0]
+    assert "rejected requests of 3 of 8" in ends[0]
     assert ends[-1] == {"error": 4, "max_turns": 4}
 
 
@@ -385,7 +387,7 @@ def test_a_speaker_that_says_nothing_of_use_stops_the_run(
 
     with ScriptedServer(script) as server:
         config = make_config(server.url, rows=60, concurrency=1)
-        wanted = f"the answerer at .* said nothing of use in 20 of 60 dialogues, .* with: {why}"
+        wanted = f"the answerer at .* said nothing of use in 20 replies .last error: {why}"
         with pytest.raises(RunError, match=wanted):
             collect(config)
     assert sum(body["model"] == "answerer" for body in server.bodies) == 20
@@ -418,7 +420,9 @@ def test_a_limit_of_tokens_larger_than_the_model_is_no_fault_of_the_dialogues(
 
     with ScriptedServer(script) as server:
         config = make_config(server.url, rows=6, answerer={"max_tokens": 4096})
-        with pytest.raises(RunError, match="rejected 3 of 6 dialogues.* 4096 in the completion"):
+        with pytest.raises(
+            RunError, match="rejected requests of 3 of 6 dialogues.* 4096 in the completion"
+        ):
             collect(config)
         collect(make_config(server.url, rows=6, answerer={"max_tokens": 64}))
     assert [end for (end,) in rows(config, "SELECT DISTINCT reason FROM ends")] == ["max_turns"]
@@ -504,9 +508,8 @@ def test_dialogues_that_fail_do_not_stop_the_others(make_config: MakeConfig) -> 
         with pytest.raises(RunError) as error:
             collect(config)
         assert str(error.value) == (
-            f"the answerer at {server.url} failed in 3 of 8 dialogues, the last time with: "
-            "HTTP 403: this one I may not. Unfinished dialogues: 3; see to the endpoint and run "
-            "the same command again to continue."
+            f"the answerer at {server.url} failed 3 times (last error: HTTP 403: this one I may "
+            "not); check the endpoint and run the same command again to continue."
         )
         assert [row["id"] for row in exported(config)] == ["d0", "d2", "d4", "d6", "d7"]
         broken.clear()
@@ -529,7 +532,7 @@ def test_an_endpoint_that_fails_three_in_a_row_stops_the_run_and_it_goes_on_late
     with ScriptedServer(dying) as server:
         # One at a time: a reply that was in flight would begin the count of failures again.
         config = make_config(server.url, concurrency=1)
-        with pytest.raises(RunError, match=r"3 of 20 .* HTTP 401: key␛\[2J revoked"):
+        with pytest.raises(RunError, match=r"failed 3 times .*HTTP 401: key␛\[2J revoked"):
             collect(config)
         assert rows(config, "SELECT sum(outcome = 'failed') FROM replies") == [(3,)]
     with ScriptedServer() as server:
@@ -563,7 +566,7 @@ def test_replies_that_take_too_long_to_wait_for_are_asked_for_again(
     run_cancelled: Callable[..., None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("parrot_jax.api.health.GRACE_S", 0.01)
+    monkeypatch.setattr("parrot_jax.api.jobs.GRACE_S", 0.01)
     with ScriptedServer(delay_s=0.3) as server:
         config = make_config(server.url, rows=5)
         # The first dialogue has both speakers reply before the others begin.
@@ -703,7 +706,7 @@ def test_a_damaged_journal_is_no_ground_to_go_on_from(make_config: MakeConfig) -
         config = make_config(server.url, rows=1)
         collect(config)
         with contextlib.closing(sqlite3.connect(Path(config.out) / "journal.sqlite")) as db, db:
-            db.execute("UPDATE requests SET turn = 9 WHERE turn = 2")
+            db.execute("UPDATE requests SET step = 9 WHERE step = 2")
         with pytest.raises(
             RunError,
             match=r"turns of dialogue 0 are \[1, 3, 4, 5, 9\], but must be \[1, 2, 3, 4, 5\]",

@@ -1,4 +1,4 @@
-"""What a running collection shows: a view that renews itself, or a line now and then."""
+"""What a running job shows: a view that renews itself, or a line now and then."""
 
 import asyncio
 import contextlib
@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.padding import Padding
 from rich.progress_bar import ProgressBar
@@ -15,41 +15,48 @@ from rich.table import Table
 
 from parrot_jax.api.budget import usd
 from parrot_jax.api.caller import Caller
-from parrot_jax.collect.dialogue_state import StopReason
-from parrot_jax.core.logs import LINE_EVERY_S, console
+from parrot_jax.core.logs import LINE_EVERY_S, Pace
+from parrot_jax.core.logs import console as standard_output
 
 _RENEW_EVERY_S = 1.0
 
 
 @dataclass
 class LiveView:
-    """Counts what happens in this run, and shows it."""
+    """Counts what happens in a run, and shows it."""
 
-    dialogues: int
-    """All of the collection."""
-    ended: int
-    """Those that had ended before this run, and since."""
+    noun: str
+    """What is counted, e.g. `dialogues`."""
+    total: int
+    """All of the job."""
+    finished: int
+    """Those finished before this run, and since."""
     callers: Mapping[str, Caller]
-    """Who is asked; they know what is in flight and what was spent."""
-    stops: Counter[StopReason] = field(default_factory=Counter)
-    """Dialogues that ended in this run."""
+    """The endpoints; they know what is in flight and what was spent."""
+    console: Console = field(default_factory=lambda: standard_output)
+    results: Counter[str] = field(default_factory=Counter)
+    """What became of those that were finished in this run."""
     replies: Counter[str] = field(default_factory=Counter)
     """Replies that came in this run, by speaker."""
     started: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        self._pace = Pace(self.total)
+        self._pace.left(self.finished)
 
     def reply_came(self, speaker: str) -> None:
         """Counts a reply."""
         self.replies[speaker] += 1
 
-    def dialogue_ended(self, reason: StopReason) -> None:
-        """Counts a dialogue."""
-        self.ended += reason is not StopReason.BUDGET
-        self.stops[reason] += 1
+    def item_finished(self, result: str) -> None:
+        """Counts an item."""
+        self.finished += 1
+        self.results[result] += 1
 
     @contextlib.asynccontextmanager
     async def shown(self) -> AsyncIterator[None]:
         """Shows it while the block runs."""
-        work = self._renew() if console.is_terminal else self._print()
+        work = self._renew() if self.console.is_terminal else self._print()
         task = asyncio.create_task(work)
         try:
             yield
@@ -62,13 +69,14 @@ class LiveView:
         """The counts in one line."""
         replies = self.replies.total()
         seconds = max(time.monotonic() - self.started, 1e-9)
+        left = self._pace.left(self.finished)
         return (
-            f"{self.ended:,} of {self.dialogues:,} dialogues ended, {replies:,} replies, "
-            f"{replies / seconds:.1f}/s"
+            f"{self.finished:,} of {self.total:,} {self.noun} finished, {replies:,} replies, "
+            f"{replies / seconds:.1f}/s" + (f", {left}" if left else "")
         )
 
     def view(self) -> RenderableType:
-        """The counts with a bar, a row for each speaker, and why dialogues ended."""
+        """The counts with a bar, a row for each speaker, and what became of the items."""
         speakers = Table(box=None, pad_edge=False)
         speakers.add_column()
         for title in ("replies", "in flight", "at most", "429", "spent, at most"):
@@ -80,13 +88,13 @@ class LiveView:
                 name, f"{self.replies[name]:,}", f"{throttle.in_flight:,}",
                 f"{int(throttle.room):,}{cools}", f"{throttle.num_rate_limited:,}", _spent(caller),
             )  # fmt: skip
-        stops = ", ".join(f"{reason} {count:,}" for reason, count in self.stops.most_common())
+        results = ", ".join(f"{result} {count:,}" for result, count in self.results.most_common())
         # A bar ends no line; what stands around it does.
-        bar = Padding(ProgressBar(total=max(1, self.dialogues), completed=self.ended, width=60), 0)
-        return Group(self.line(), bar, speakers, f"ended for: {stops or 'nothing yet'}")
+        bar = Padding(ProgressBar(total=max(1, self.total), completed=self.finished, width=60), 0)
+        return Group(self.line(), bar, speakers, f"finished in this run: {results or 'none yet'}")
 
     async def _renew(self) -> None:
-        with Live(self.view(), console=console, transient=True, auto_refresh=False) as live:
+        with Live(self.view(), console=self.console, transient=True, auto_refresh=False) as live:
             while True:
                 await asyncio.sleep(_RENEW_EVERY_S)
                 live.update(self.view(), refresh=True)
@@ -94,7 +102,7 @@ class LiveView:
     async def _print(self) -> None:
         while True:
             await asyncio.sleep(LINE_EVERY_S)
-            console.print(self.line())
+            self.console.print(self.line())
 
 
 def _spent(caller: Caller) -> str:

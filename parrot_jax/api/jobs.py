@@ -1,0 +1,365 @@
+"""Runs a job: many items at once, each a few requests, journaled, bounded, resumable.
+
+A collection, a judge and a moderator differ in what they ask and in what they make of a reply. All
+else is here: workers, budgets, an endpoint that fails, one that rejects everything, Ctrl-C, and
+what is shown meanwhile. Nothing is kept between two runs but the journal, so resuming is no case of
+its own: a job looks up what an item has and asks for the rest.
+
+    with open_journal(path, start, inputs) as journal, closing(JournalReader(path)) as reader:
+        job = Job({"judge": Endpoint(config)}, journal, reader, retries=..., concurrency=16)
+        await job.run(items, work, noun="sessions", total=len(items))
+    if job.problem is not None: ...
+
+where `work(item)` awaits `job.ask(...)` as often as the item needs it.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rich.console import Console
+
+from parrot_jax.api.budget import BudgetSpentError
+from parrot_jax.api.caller import Caller
+from parrot_jax.api.config import RetryConfig
+from parrot_jax.api.endpoint import Endpoint
+from parrot_jax.api.health import Health, Rejected
+from parrot_jax.api.journal import End, JournalWriter, Start
+from parrot_jax.api.journal_file import upgrade
+from parrot_jax.api.journal_reader import JournalReader, SpeakerCounts
+from parrot_jax.api.live import LiveView
+from parrot_jax.api.replies import Outcome, Reply, Response
+from parrot_jax.core.errors import ParrotError, RunError
+from parrot_jax.core.logs import console as standard_output
+from parrot_jax.core.open_files import allow_connections
+
+GRACE_S = 30
+"""Seconds that replies in flight have when a run stops."""
+
+ITEMS_AT_FIRST = 3
+"""Most items that go one after the other, until every speaker has replied once."""
+
+_FORBIDDEN = 403
+
+Item = TypeVar("Item")
+
+
+def open_journal(
+    path: Path, start: Start, inputs: Callable[[JournalReader | None], Iterable[str]]
+) -> JournalWriter:
+    """Begins a job's journal, or resumes it.
+
+    Args:
+      path: An SQLite file.
+      start: Config and prompts of this run.
+      inputs: Gives the inputs of the items that the journal lacks: all of them if it is called with
+        None. It raises `UserError` if this run may not resume the journal.
+
+    Raises:
+      UserError: Also if the folder cannot be written or another process writes the journal.
+    """
+    upgrade(path)
+    journal = JournalWriter(path)
+    try:
+        if journal.is_new:
+            journal.begin(start, inputs(None))
+        else:
+            with contextlib.closing(JournalReader(path)) as reader:
+                more = list(inputs(reader))  # a refusal comes before anything is written
+            journal.resume(start, more)
+    except BaseException:
+        journal.close()
+        raise
+    return journal
+
+
+class Job:
+    """The requests of one run.
+
+    Attributes:
+      unanswered: Item and step of each request that got no reply in this run.
+      stopped_by: Why nothing more is sent, in a few words; empty while all is well.
+    """
+
+    def __init__(
+        self,
+        endpoints: Mapping[str, Endpoint],
+        journal: JournalWriter,
+        reader: JournalReader,
+        *,
+        retries: RetryConfig,
+        concurrency: int,
+        console: Console | None = None,
+    ) -> None:
+        """Sends nothing yet.
+
+        Args:
+          endpoints: By speaker, the name under which the journal keeps their requests.
+          journal: Where each request and reply is written.
+          reader: Reads the same file.
+          retries: What is done when a request fails.
+          concurrency: Most items at once, >= 1; also most requests in flight to one endpoint.
+          console: Where progress is shown; None = standard output.
+
+        Raises:
+          UserError: The system does not allow so many connections.
+        """
+        self._endpoints, self._journal, self._reader = endpoints, journal, reader
+        self._concurrency, self._console = concurrency, console or standard_output
+        most = {name: endpoint.config.concurrency for name, endpoint in endpoints.items()}
+        allow_connections(
+            sum(min(concurrency, limit or concurrency) for limit in most.values()),
+            wanted_by=f"concurrency {concurrency:,}",
+        )
+        counts = reader.counts().speakers
+        self._callers = {
+            name: Caller.continuing(
+                name, endpoint, journal, retries, counts.get(name, SpeakerCounts()),
+                most=concurrency,
+            )
+            for name, endpoint in endpoints.items()
+        }  # fmt: skip
+        self._health = {name: Health() for name in endpoints}
+        for name in reader.useful_speakers() & endpoints.keys():
+            self._health[name].was_useful()
+        self._tried = asyncio.Event()
+        """Set once it is known what the endpoints accept, so that all may be paid for at once."""
+        self._num_tried = self._num_asked = 0
+        self._budget_spent: BudgetSpentError | None = None
+        self._is_stopping = False
+        self.stopped_by = ""
+        self.unanswered: set[tuple[int, int]] = set()
+
+    async def run(
+        self,
+        items: Iterable[Item],
+        work: Callable[[Item], Awaitable[str | None]],
+        *,
+        noun: str,
+        total: int,
+        finished: int = 0,
+    ) -> None:
+        """Works through the items until all were visited, an endpoint fails or a budget is spent.
+
+        Args:
+          items: Taken one by one as workers become free.
+          work: Asks for what an item lacks. Returns what became of it, for the progress view; None
+            = it stays open.
+          noun: What the items are, e.g. `dialogues`.
+          total: How many there are, those that need nothing included.
+          finished: How many of them need nothing and are not among `items`.
+
+        Raises:
+          UserError: A key is not set, or the journal cannot be written.
+          KeyboardInterrupt: Ctrl-C, after `GRACE_S` seconds at most; a second one ends it at once.
+        """
+        self._noun = noun
+        self._view = LiveView(noun, total, finished, self._callers, console=self._console)
+        left = iter(items)
+        async with contextlib.AsyncExitStack() as stack:
+            for endpoint in self._endpoints.values():
+                await stack.enter_async_context(endpoint)
+            await stack.enter_async_context(self._view.shown())
+            # The first item goes alone: a request that no server accepts costs nothing, while a
+            # thousand answers cost something if the questions to them can never be asked.
+            workers = [asyncio.create_task(self._work(left, work))]
+            try:
+                await _first_of(workers[0], self._tried)
+                for _ in range(self._concurrency - 1):
+                    workers.append(asyncio.create_task(self._work(left, work)))
+                await asyncio.wait(workers, return_when=asyncio.FIRST_EXCEPTION)
+                came_to_its_end = not self._is_stopping
+            finally:
+                self._stop_sending()
+                if waiting := sum(not worker.done() for worker in workers):
+                    self._console.print(
+                        f"stopping: waiting up to {GRACE_S} s for {waiting:,} replies in flight "
+                        "(Ctrl-C: not at all)"
+                    )
+                await _wind_down(workers)
+        raise_first(workers)
+        if came_to_its_end:
+            for health in self._health.values():
+                await self._finish_rejected(health.settle())
+
+    async def ask(
+        self,
+        item: int,
+        step: int,
+        speaker: str,
+        body: dict[str, Any],
+        *,
+        if_rejected: End,
+        verdict: Callable[[Reply], str | None] = lambda _: None,
+    ) -> Response | None:
+        """Sends a request, again and again where that may help.
+
+        Args:
+          item: The number of the item in the journal.
+          step: Which request of the item it is, from 0.
+          speaker: Whom to ask.
+          body: From `request_body`.
+          if_rejected: How the item ends if its own request is at fault; the endpoint's sentence
+            becomes the detail.
+          verdict: Says why a reply is of no use. The word is journaled with the reply. It runs in
+            a thread, one reply at a time.
+
+        Returns:
+          A response that is neither failed nor rejected. None = there is none, and the item stays
+          open for a later run: the request failed or was rejected, or the run stops.
+
+        Raises:
+          BudgetSpentError: The request might cost more than is left. The run stops; `work` may let
+            this pass.
+        """
+        if self._is_stopping:
+            return None
+        self._num_asked += 1
+        try:
+            response = await self._callers[speaker].call(item, step, body, verdict)
+        except BudgetSpentError as error:
+            self._budget_spent = error
+            self._stop_sending("the budget is spent", str(error))
+            raise
+        if response is None:
+            return None
+        if response.reply.outcome in (Outcome.FAILED, Outcome.REJECTED):
+            self.unanswered.add((item, step))
+            await self._no_reply(item, step, speaker, response, if_rejected)
+            return None
+        await self._finish_rejected(self._health[speaker].replied())
+        self._note_tried()
+        self._view.reply_came(speaker)
+        return response
+
+    async def finish(self, item: int, end: End) -> None:
+        """Journals that an item is finished: no later run asks for more of it."""
+        await self._journal.ended(item, end)
+
+    def note_use(self, speaker: str, why_not: str | None) -> None:
+        """Notes whether a reply was of use; stops the run if none was so far.
+
+        Args:
+          speaker: Who replied.
+          why_not: Why nobody can use it; None = it was of use.
+        """
+        health = self._health[speaker]
+        if why_not is None:
+            health.was_useful()
+        elif health.was_useless(why_not):
+            self._stop_sending(f"the {speaker} says nothing of use")
+
+    @property
+    def problem(self) -> ParrotError | None:
+        """Why some items have no reply; None = all have, or their own requests are at fault."""
+        did, refusing = [], []
+        for name, health in self._health.items():
+            faults = []
+            if health.failures:
+                faults.append(f"failed {_times(health.failures)}")
+            if held := health.num_held:
+                faults.append(f"rejected requests of {held:,} of {self._view.total:,} {self._noun}")
+            if useless := health.num_useless:
+                faults.append(f"said nothing of use in {useless:,} replies")
+            if faults:
+                url = self._endpoints[name].config.base_url
+                did.append(
+                    f"the {name} at {url} {' and '.join(faults)} (last error: {health.last_error})"
+                )
+            if held or useless:
+                refusing.append(f"the {name}")
+        if not did:
+            return self._budget_spent
+        mend = f"change the settings of {' and '.join(refusing)}" if refusing else ""
+        return RunError(
+            f"{'; '.join(did)}; {mend or 'check the endpoint'} and run the same command again to "
+            "continue."
+        )
+
+    async def _work(
+        self, items: Iterator[Item], work: Callable[[Item], Awaitable[str | None]]
+    ) -> None:
+        for item in items:
+            before = self._num_asked
+            with contextlib.suppress(BudgetSpentError):
+                if (result := await work(item)) is not None:
+                    self._view.item_finished(result)
+            await asyncio.sleep(0)  # an item that needs nothing waits for nothing itself
+            self._note_tried(items=self._num_asked > before)
+            if self._is_stopping:
+                return
+
+    async def _no_reply(
+        self, item: int, step: int, speaker: str, response: Response, if_rejected: End
+    ) -> None:
+        """Finishes an item whose request is at fault; else leaves it open, and may stop the run."""
+        health, error = self._health[speaker], response.error or ""
+        was_rejected = response.reply.outcome is Outcome.REJECTED
+        is_final = was_rejected or response.status == _FORBIDDEN
+        if is_final and self._reader.is_at_fault(item, step):
+            await self._finish_rejected([Rejected(item, if_rejected, error)])
+        elif was_rejected:
+            if health.rejected(item, if_rejected, error):
+                self._stop_sending(f"the {speaker} takes no request")
+        elif not self._is_stopping:  # or it might have been tried again
+            self._tried.set()  # what fails costs as little at once
+            if health.failed(error):
+                self._stop_sending(f"the {speaker} fails")
+
+    async def _finish_rejected(self, rejected: Sequence[Rejected]) -> None:
+        for one in rejected:
+            self.unanswered = {asked for asked in self.unanswered if asked[0] != one.item}
+            await self.finish(one.item, one.end._replace(detail=one.error))
+            self._view.item_finished(one.end.reason)
+
+    def _note_tried(self, *, items: int = 0) -> None:
+        self._num_tried += items
+        if self._num_tried >= ITEMS_AT_FIRST or all(
+            health.has_replied for health in self._health.values()
+        ):
+            self._tried.set()
+
+    def _stop_sending(self, why: str = "", message: str = "") -> None:
+        if why and not self._is_stopping:
+            self.stopped_by = why
+            self._console.print(message or f"{why}: nothing more is sent")
+        self._is_stopping = True
+        for caller in self._callers.values():
+            caller.stop()
+
+
+async def _first_of(task: asyncio.Task[None], event: asyncio.Event) -> None:
+    """Waits until the task is done or the event is set."""
+    waiting = asyncio.create_task(event.wait())
+    try:
+        await asyncio.wait({task, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        waiting.cancel()
+
+
+async def _wind_down(workers: Sequence[asyncio.Task[None]]) -> None:
+    """Waits for what is in flight, `GRACE_S` at most: it is paid for. Then all workers are done."""
+    if waiting := [worker for worker in workers if not worker.done()]:
+        try:
+            await asyncio.wait(waiting, timeout=GRACE_S)
+        finally:
+            for worker in waiting:
+                worker.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
+
+
+def raise_first(workers: Sequence[asyncio.Task[None]]) -> None:
+    """Raises what ended the first worker that failed; all are done.
+
+    The others are asked as well: asyncio prints exceptions that nobody retrieves.
+    """
+    ended = [worker.exception() for worker in workers if not worker.cancelled()]
+    for error in ended:
+        if error is not None:
+            raise error
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count:,} times"

@@ -1,0 +1,100 @@
+"""Prompts for models that were not trained for their task: Jinja2 files, strictly filled in."""
+
+import functools
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib import resources
+from typing import TYPE_CHECKING
+
+from parrot_jax.core.errors import UserError
+from parrot_jax.core.files import open_input
+
+if TYPE_CHECKING:
+    import jinja2
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A Jinja2 template.
+
+    >>> Prompt("hello.jinja", "Hello {{ name }}!").render(name="Ada")
+    'Hello Ada!'
+    """
+
+    path: str
+    """Where it was read from; stored beside its text, never read again."""
+    text: str
+
+    @property
+    def sha256(self) -> str:
+        """The hash of the text, in hexadecimal; stored to identify the prompt."""
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+    def record(self) -> dict[str, str]:
+        """What a journal stores of it."""
+        return {"path": self.path, "sha256": self.sha256, "text": self.text}
+
+    def render(self, **slots: object) -> str:
+        """The text with its slots filled in, without white space around it.
+
+        Args:
+          **slots: A value for each name in the template. One that is missing raises jinja2's
+            `UndefinedError`; `load_prompt` finds that before anything is sent.
+        """
+        return self._template.render(**slots).strip()
+
+    @functools.cached_property
+    def _template(self) -> "jinja2.Template":
+        import jinja2
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+        return ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined).from_string(
+            self.text
+        )
+
+
+def load_prompt(path: str, **examples: object) -> Prompt:
+    """Reads a prompt and renders it once, so that nothing is sent before it is known to work.
+
+    Args:
+      path: The file.
+      **examples: Its slots by name, each with a value to try.
+
+    Raises:
+      UserError: The file cannot be read, is empty, is not a template, or has an unknown slot.
+    """
+    import jinja2
+
+    with open_input(path) as file:
+        try:
+            prompt = Prompt(path, file.read())
+        except UnicodeDecodeError as error:
+            raise UserError(f"the prompt {path} is not UTF-8: {error.reason}.") from None
+    try:
+        rendered = prompt.render(**examples)
+    except jinja2.TemplateError as error:
+        raise UserError(
+            f"the prompt {path} cannot be filled in: {error.message}; its slots are "
+            f"{' and '.join(examples)}."
+        ) from None
+    if not rendered:
+        raise UserError(f"the prompt {path} is empty.")
+    return prompt
+
+
+def packaged_prompt(package: str, name: str) -> Prompt:
+    """A prompt that ships in the `templates` folder of a package."""
+    file = resources.files(package) / "templates" / name
+    return Prompt(name, file.read_text(encoding="utf-8"))
+
+
+def changed_prompts(
+    old: Mapping[str, Mapping[str, str]], new: Mapping[str, Prompt]
+) -> Iterator[str]:
+    """The prompts whose text differs, for an error; `old` is what a journal stored of them."""
+    for name in {**old, **new}:
+        was = old.get(name, {}).get("sha256", "none")
+        is_now = new[name].sha256 if name in new else "none"
+        if was != is_now:
+            yield f"{name}.prompt_text: sha256 {was[:8]} -> {is_now[:8]}"

@@ -1,0 +1,171 @@
+"""Runs a collection: a job whose items are dialogues, each step decided by its state machine."""
+
+import asyncio
+import contextlib
+import hashlib
+from collections.abc import Mapping
+from dataclasses import replace
+
+from parrot_jax.api.budget import BudgetSpentError
+from parrot_jax.api.endpoint import Endpoint, request_body
+from parrot_jax.api.jobs import Job
+from parrot_jax.api.journal import End
+from parrot_jax.api.prompts import Prompt
+from parrot_jax.api.replies import Reply
+from parrot_jax.collect.config import CollectConfig
+from parrot_jax.collect.dialogue_state import (
+    USELESS,
+    DialogueState,
+    Done,
+    Speaker,
+    StopReason,
+    after_reply,
+    next_step,
+    said,
+)
+from parrot_jax.collect.export import CollectionSummary, export
+from parrot_jax.collect.folder import Collection, open_collection_journal
+from parrot_jax.collect.prices import with_prices
+from parrot_jax.collect.prompts import load_prompts, messages_for
+from parrot_jax.collect.stops import StopJudge
+from parrot_jax.collect.transcript import parse_transcript
+from parrot_jax.core.errors import RunError
+from parrot_jax.core.logs import console
+
+
+def collect(config: CollectConfig) -> CollectionSummary:
+    """Runs a collection, or resumes it, until all dialogues have ended.
+
+    However it ends, short of a kill, the finished dialogues are exported. It may run in any thread
+    that has no event loop; where there is one, await `collect_async`.
+
+    Returns:
+      The summary, as in `summary.json`.
+
+    Raises:
+      UserError: As in `open_collection_journal` and `with_prices`, a key is not set, a prompt
+        cannot be used, the disk is full, or the system does not allow so many connections.
+      RunError: An endpoint failed, a budget is spent, or no dialogue got a turn.
+      KeyboardInterrupt: Ctrl-C, after `GRACE_S` seconds at most; a second one ends it at once.
+    """
+    return asyncio.run(collect_async(config))
+
+
+async def collect_async(config: CollectConfig) -> CollectionSummary:
+    """As `collect`, in a running event loop; cancelling it stops the run as Ctrl-C does."""
+    config = with_prices(config)
+    speakers = config.speakers()
+    prompts = load_prompts(config)
+    endpoints = {name: Endpoint(speaker) for name, speaker in speakers.items()}
+    with (
+        open_collection_journal(config, prompts) as journal,
+        contextlib.closing(Collection(config.out)) as collection,
+    ):
+        console.print(
+            f"{len(collection):,} dialogues, {config.concurrency:,} at once: "
+            + ", ".join(f"{name} {s.model} at {s.base_url}" for name, s in speakers.items())
+        )
+        job = Job(
+            endpoints, journal, collection.journal,
+            retries=config.retries, concurrency=config.concurrency,
+        )  # fmt: skip
+        dialogues = _Dialogues(config, collection, job, prompts)
+        unfinished = collection.open_numbers()
+        try:
+            await job.run(
+                unfinished, dialogues.carry_on,
+                noun="dialogues", total=len(collection), finished=len(collection) - len(unfinished),
+            )  # fmt: skip
+        finally:
+            journal.check_in_place()  # or a folder would be made that has results and no journal
+            summary = export(collection)
+            console.print("\n".join(summary.lines()))
+    if job.problem is not None:
+        raise job.problem
+    if not summary.exported:
+        stops = ", ".join(f"{reason} {count:,}" for reason, count in summary.stops.items())
+        raise RunError(
+            f"none of the {summary.dialogues:,} dialogues got a turn: they ended with {stops}; "
+            f"the replies are in {collection.journal.path}."
+        )
+    return summary
+
+
+def request_seed(seed: int, beginning: bytes, turn: int, speaker: Speaker) -> int:
+    """The seed of a request, in [0, 2^31): the same in every run, and unlike every other's.
+
+    Args:
+      seed: Of the collection.
+      beginning: The content hash of what the dialogue begins with: a collection that grew gives
+        the same dialogues as one that was large at once.
+      turn: The turn that is asked for, from 0.
+      speaker: Who is asked.
+    """
+    text = f"request {seed} {beginning.hex()} {turn} {speaker}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little") >> 1
+
+
+class _Dialogues:
+    """Carries dialogues on, one step after the other."""
+
+    def __init__(
+        self,
+        config: CollectConfig,
+        collection: Collection,
+        job: Job,
+        prompts: Mapping[str, Prompt],
+    ) -> None:
+        self.config, self.collection, self.job, self.prompts = config, collection, job, prompts
+        self.speakers = config.speakers()
+        self.judge = StopJudge(config.stops)
+
+    async def carry_on(self, number: int) -> str | None:
+        """Takes a dialogue to its end, unless a request gets no reply; the reason of its end."""
+        _, beginning, _, state, _ = self.collection.dialogue(number)
+        seed_of = beginning.content_hash()
+        while not isinstance(step := next_step(beginning, state, self.collection.rules), Done):
+            speaker = step.speaker
+            messages = messages_for(
+                step, speaker, self.prompts.get(speaker), max_turns=self.config.max_turns
+            )
+            seed = request_seed(self.config.seed, seed_of, step.turn, speaker)
+            try:
+                response = await self.job.ask(
+                    number, step.turn, speaker,
+                    request_body(self.speakers[speaker], messages, seed=seed),
+                    verdict=lambda reply, state=state: self._verdict(state, reply),
+                    if_rejected=_end(state, StopReason.ERROR),
+                )  # fmt: skip
+            except BudgetSpentError:
+                await self.job.finish(number, _end(state, StopReason.BUDGET))
+                return None  # a higher budget resumes it
+            if response is None:
+                return None
+            state = after_reply(state, response.reply, self.collection.rules)
+            if state.stop is not None and response.error is not None:
+                state = replace(state, detail=response.error)
+            self.job.note_use(speaker, _why_useless(state))
+        await self.job.finish(number, _end(state, step.reason, step.detail))
+        return step.reason
+
+    def _verdict(self, state: DialogueState, reply: Reply) -> str | None:
+        rules = self.collection.rules
+        if not rules.has_writer:
+            text, _ = said(reply.text, rules)
+            return self.judge(state.turns, text) if text else None
+        try:
+            transcript = parse_transcript(reply.text, keeps_reasoning=rules.reasoning == "keep")
+        except ValueError:
+            return None  # which ends it as well
+        return self.judge.in_transcript(transcript.turns)
+
+
+def _end(state: DialogueState, reason: StopReason, detail: str | None = None) -> End:
+    return End(reason.value, len(state.complete_turns) // 2, detail)
+
+
+def _why_useless(state: DialogueState) -> str | None:
+    """Why the last reply was of no use; None = it was."""
+    if state.stop not in USELESS:
+        return None
+    return f"{state.stop}: {state.detail}" if state.detail else str(state.stop)
