@@ -39,6 +39,31 @@ class ConfigError(UserError):
         self.values, self.has_foreign_keys = values, has_foreign_keys
 
 
+class Named:
+    """In an annotation: a key that takes the name of a ready value as well as a block.
+
+    `model: Annotated[LlamaConfig, Named(PRESETS)]` reads `model: llama2-13b`. The config has the
+    value alone, so what is saved is a block.
+    """
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self.values = values
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        """How pydantic reads such a key, which it asks for here; rooms need not know pydantic."""
+        from pydantic_core import PydanticCustomError, core_schema
+
+        def value_of(given: Any) -> Any:
+            if not isinstance(given, str):
+                return given
+            if given not in self.values:
+                message = f"must be one of {', '.join(self.values)}, or a block of keys"
+                raise PydanticCustomError("unknown_name", message)  # type: ignore[arg-type]
+            return self.values[given]
+
+        return core_schema.no_info_before_validator_function(value_of, handler(source))
+
+
 def load_config(config_type: type[ConfigT], path: AnyPath | str) -> ConfigT:
     """Reads a YAML file into `config_type`.
 
@@ -324,6 +349,19 @@ def _dotted_keys(annotation: Any, prefix: str = "") -> Iterator[str]:
         for name, hint in field_types(annotation).items():
             yield f"{prefix}{name}"
             yield from _dotted_keys(hint, f"{prefix}{name}.")
+
+
+def names_of_values(config_type: type) -> dict[str, tuple[str, ...]]:
+    """The names that each field with a `Named` takes."""
+    hints = typing.get_type_hints(
+        config_type, vars(sys.modules[config_type.__module__]), include_extras=True
+    )
+    return {
+        name: tuple(extra.values)
+        for name, hint in hints.items()
+        for extra in getattr(hint, "__metadata__", ())
+        if isinstance(extra, Named)
+    }
 
 
 def field_types(config_type: type) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import typing
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from parrot_jax.core.config import field_types
+from parrot_jax.core.config import field_types, names_of_values
 
 _NARROWEST, _WIDEST = 60, 100
 
@@ -76,9 +76,12 @@ def _width() -> int:
 def _fields(config_type: type, config: Any, width: int) -> Iterator[list[str]]:
     """The lines of each field: its docstring as comments, and its key."""
     texts = _docstrings(config_type)
-    hints = field_types(config_type)
+    hints, names = field_types(config_type), names_of_values(config_type)
     for field in dataclasses.fields(config_type):
-        text = textwrap.wrap(texts.get(field.name, ""), width - 2)
+        text = texts.get(field.name, "")
+        if field.name in names:
+            text += f" Or one of these names: {', '.join(names[field.name])}."
+        text = textwrap.wrap(text, width - 2)
         value = _default(field) if config is None else getattr(config, field.name)
         key = _key(field.name, hints[field.name], value, width)
         yield [*(f"# {line}" for line in text), *key]

@@ -1,11 +1,18 @@
 """LLaMA in Flax NNX: config, rotary, attention, layers, generation. Knows no data, losses or files.
 
-config.py       LlamaConfig, from and to HF's config.json; loads no jax
-presets.py      published models by name; loads no jax
-frequencies.py  those of rotary position embedding; loads no jax
-rotary.py       rotary position embedding
-attention.py    the registry of attention backends
-llama.py        parameters and the forward pass, over a plain tree of arrays
-sampling.py     how a token is chosen from logits
-generate.py     batched generation with a key/value cache
+config.py            LlamaConfig, from and to HF's config.json; loads no jax
+presets.py           published models by name; loads no jax
+frequencies.py       those of rotary position embedding; loads no jax
+rotary.py            rotary position embedding
+attention.py         the registry of attention backends
+attention_xla.py     attention in plain XLA
+attention_gpu.py     kernels for NVIDIA GPUs: Pallas and cuDNN
+attention_pallas.py  our Pallas kernel
+attention_tpu.py     the kernel for TPUs
+einsum.py            the products with weights, as XLA's CPU backend likes them
+llama.py             parameters and the forward pass, over a plain tree of arrays
+sampling.py          how a token is chosen from logits
+cache.py             the key/value cache
+decode.py            one step of generation
+generate.py          batched generation with a key/value cache
 """

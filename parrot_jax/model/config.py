@@ -3,11 +3,9 @@
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from parrot_jax.core.errors import UserError
-from parrot_jax.core.files import read_json
 
 _SIZES = (
     "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
@@ -34,7 +32,6 @@ _LARGEST = {
     "original_max_position_embeddings": 10**9,
 }
 _OPTIONAL = ("num_key_value_heads", "head_dim", "rope_scaling")
-_MAX_CONFIG_BYTES = 10**7
 
 
 def _check_values(values: Mapping[str, Any], block: str) -> None:
@@ -180,20 +177,18 @@ class LlamaConfig:
         return self.num_hidden_layers * layer + embeddings + d
 
     @classmethod
-    def from_hf(cls, config: Mapping[str, Any] | Path | str) -> "LlamaConfig":
-        """Reads Hugging Face's `config.json`, in the form of transformers 4 or 5.
+    def from_hf(cls, config: Mapping[str, Any], where: str = "config.json") -> "LlamaConfig":
+        """Takes the values of Hugging Face's `config.json`, in the form of transformers 4 or 5.
 
         Args:
-          config: Its path, or its values.
+          config: The values.
+          where: The file that they are from, for errors.
 
         Raises:
-          UserError: The file is none, a size is missing, or it describes what this model is not
-            (another architecture, biases, another activation, quantised weights); the text lists
-            everything that is wrong.
+          UserError: A size is missing, or it describes what this model is not (another
+            architecture, biases, another activation, quantised weights); the text lists everything
+            that is wrong.
         """
-        where = "config.json"
-        if not isinstance(config, Mapping):
-            where, config = str(config), _read_object(config)
         problems = _unlike_llama(config)
         problems += [f"{name} is missing" for name in _SIZES if config.get(name) is None]
         if problems:
@@ -225,13 +220,6 @@ class LlamaConfig:
             "rope_scaling": _rope_scaling_to_hf(self.rope_scaling),
             "use_cache": True,
         }
-
-
-def _read_object(path: Path | str) -> Mapping[str, Any]:
-    values = read_json(path, max_bytes=_MAX_CONFIG_BYTES)
-    if not isinstance(values, dict):
-        raise UserError(f"{path} holds {type(values).__name__}, not an object.")
-    return values
 
 
 def _unlike_llama(config: Mapping[str, Any]) -> list[str]:

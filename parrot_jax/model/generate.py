@@ -23,9 +23,10 @@ from parrot_jax.core.errors import UserError
 from parrot_jax.distributed import on_host
 from parrot_jax.model import attention as attention_backends
 from parrot_jax.model.attention import Backend
+from parrot_jax.model.cache import Cache
 from parrot_jax.model.config import LlamaConfig
-from parrot_jax.model.decode import Cache, decode, prefill
-from parrot_jax.model.llama import Params
+from parrot_jax.model.decode import decode, prefill
+from parrot_jax.model.llama import Params, with_whole_embedding
 from parrot_jax.model.sampling import Sampling, sample
 from parrot_jax.sharding import num_batch_shards
 
@@ -117,12 +118,13 @@ def generate(
     row_seeds = _per_row("seeds", range(len(prompts)) if seeds is None else seeds, len(prompts))
     _check(config, prompts, limits, temperatures, top_ps, row_seeds)
     if num_rows is None:
-        shards = 1 if mesh is None else num_batch_shards(mesh)
-        num_rows = -(-_bucket(len(prompts), 1) // shards) * shards
+        num_rows = _bucket(len(prompts), 1)
     elif num_rows < len(prompts):
         raise UserError(
             f"num_rows is {num_rows}, but there are {len(prompts)} prompts; give at least as many."
         )
+    shards = 1 if mesh is None else num_batch_shards(mesh)
+    num_rows = -(-num_rows // shards) * shards
 
     length, num_steps = padded_shape(config, max(map(len, prompts)), int(max(limits)))
     tokens = np.zeros((num_rows, length), np.int32)
@@ -153,7 +155,7 @@ def generate(
         backend=attention_backends.choose(attention, segments=False),
         mesh=mesh,
     )
-    advance = functools.partial(_advance, config, params)
+    advance = functools.partial(_advance, config, params, mesh=mesh)
     if listen is None:
         state = advance(state, lengths, row_limits, stops, sampling, np.int32(num_steps))
     else:
@@ -238,7 +240,7 @@ def _start(
     num_rows, length = tokens.shape
     logits, cache = prefill(
         config,
-        _cast(params, compute_dtype),
+        _prepare(params, compute_dtype, mesh),
         tokens,
         lengths,
         cache_length=min(length + num_steps, config.max_position_embeddings),
@@ -257,7 +259,7 @@ def _start(
 
 
 # The state is given away: the cache, most of it, is written in place.
-@functools.partial(jax.jit, static_argnames=("config",), donate_argnames=("state",))
+@functools.partial(jax.jit, static_argnames=("config", "mesh"), donate_argnames=("state",))
 def _advance(
     config: LlamaConfig,
     params: Params,
@@ -267,11 +269,13 @@ def _advance(
     stop_ids: Int[Array, " stops"],
     sampling: Sampling,
     most_steps: Int[Array, ""],
+    *,
+    mesh: Mesh | None,
 ) -> _State:
     """Writes until every row has ended, but at most `most_steps` tokens a row."""
     num_rows, num_steps = state.ids.shape
     cache_length = state.cache.keys.shape[2]
-    params = _cast(params, state.cache.keys.dtype)
+    params = _prepare(params, state.cache.keys.dtype, mesh)
     keys = jax.vmap(jax.random.key)(sampling.seeds)
 
     def active(state: _State) -> Bool[Array, " B"]:
@@ -290,7 +294,7 @@ def _advance(
         all_logprobs = state.logprobs.at[rows, place].set(logprobs, mode="drop")
         positions = jnp.minimum(lengths + state.counts, cache_length - 1)
         counts = state.counts + (running & ~is_stop)
-        logits, cache = decode(config, params, chosen, positions, state.cache)
+        logits, cache = decode(config, params, chosen, positions, state.cache, mesh=mesh)
         return _State(cache, logits, ids, all_logprobs, counts, stopped)
 
     def goes_on(carry: tuple[_State, Int[Array, ""]]) -> Bool[Array, ""]:
@@ -302,8 +306,9 @@ def _advance(
     )[0]
 
 
-def _cast(params: Params, dtype: DTypeLike) -> Params:
-    return jax.tree.map(lambda weight: weight.astype(dtype), params)
+def _prepare(params: Params, dtype: DTypeLike, mesh: Mesh | None) -> Params:
+    """What a loop over tokens does once, before it begins."""
+    return with_whole_embedding(jax.tree.map(lambda weight: weight.astype(dtype), params), mesh)
 
 
 # ---- what users may ask for ---------------------------------------------------------------------

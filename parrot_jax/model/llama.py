@@ -14,7 +14,7 @@ them); each is cast to the compute dtype where it is used.
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,7 @@ from parrot_jax.core.errors import UserError
 from parrot_jax.model import attention as attention_backends
 from parrot_jax.model.attention import Backend
 from parrot_jax.model.config import LlamaConfig
+from parrot_jax.model.einsum import einsum
 from parrot_jax.model.rotary import Rotation, rotate, rotation_at
 from parrot_jax.sharding import array_sharding
 
@@ -63,39 +64,8 @@ def _scale(config: LlamaConfig) -> nnx.Param[Array]:
 
 
 def _linear(equation: str, x: Array, weight: nnx.Param[Array]) -> Array:
-    product: Array = _einsum(equation, x, weight[...].astype(x.dtype))
+    product: Array = einsum(equation, x, weight[...].astype(x.dtype))
     return product
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _einsum(equation: str, x: Array, weight: Array) -> Array:
-    """An einsum whose gradient of the weight is asked for with the narrower operand first.
-
-    XLA's CPU backend transposes the first one. JAX's own order makes that the gradient of the MLP's
-    wide inner states, with the derivative of silu fused into the transposition: a fifth of a step.
-    """
-    return jnp.einsum(equation, x, weight)
-
-
-def _einsum_forward(equation: str, x: Array, weight: Array) -> tuple[Array, tuple[Array, Array]]:
-    return jnp.einsum(equation, x, weight), (x, weight)
-
-
-def _einsum_backward(
-    equation: str, saved: tuple[Array, Array], d_output: Array
-) -> tuple[Array, Array]:
-    x, weight = saved
-    operands, output_dims = equation.split("->")
-    x_dims, weight_dims = operands.split(",")
-    d_x = jnp.einsum(f"{output_dims},{weight_dims}->{x_dims}", d_output, weight)
-    if x.size <= d_output.size:
-        d_weight = jnp.einsum(f"{x_dims},{output_dims}->{weight_dims}", x, d_output)
-    else:
-        d_weight = jnp.einsum(f"{output_dims},{x_dims}->{weight_dims}", d_output, x)
-    return d_x, d_weight
-
-
-_einsum.defvjp(_einsum_forward, _einsum_backward)
 
 
 class _Attention(nnx.Module):
@@ -249,13 +219,90 @@ def unembedding(params: Params) -> Float[Array, "D V"]:
 
 # ---- forward ------------------------------------------------------------------------------------
 
+State = TypeVar("State")
+Kept = TypeVar("Kept")
+Attend = Callable[
+    [State, Float[Array, "B T N H"], Float[Array, "B T K H"], Float[Array, "B T K H"]],
+    tuple[Float[Array, "B T N H"], State, Kept],
+]
+"""What a layer does between its halves: takes the state that the layer before left, and its own
+queries, keys and values; returns the weighted values, the state for the next layer, and what is
+kept of this one."""
+
+
+def visit_layers(
+    config: LlamaConfig,
+    params: Params,
+    x: Float[Array, "B T D"],
+    rotation: Rotation,
+    attend: Attend[State, Kept],
+    state: State,
+    *,
+    remat: str = "none",
+    unroll: int = 1,
+    mesh: Mesh | None = None,
+) -> tuple[Float[Array, "B T D"], State, Kept]:
+    """Takes embedded tokens through all layers: the one loop of training and of generation.
+
+    Args:
+      config: The sizes.
+      params: The tree of parameters.
+      x: Embedded tokens.
+      rotation: The rotary angles at their positions.
+      attend: Attention, which training and generation do differently.
+      state: What the first layer's `attend` takes; None where nothing passes between layers.
+      remat: One of `REMAT_POLICIES`: what is kept for the backward pass.
+      unroll: Layers that one turn of the loop takes; must divide their number.
+      mesh: Where the rows are split over, after every layer; None = one device.
+
+    Returns:
+      The states before the final norm, what the last layer's `attend` left, and what each kept,
+      stacked on a first dim L.
+
+    Raises:
+      UserError: An unknown remat policy.
+    """
+    if remat not in REMAT_POLICIES:
+        raise UserError(
+            f"there is no remat policy {remat!r}; choose one of {', '.join(REMAT_POLICIES)}."
+        )
+    definition = _layer_definition(config)
+
+    def pinned(x: Array) -> Array:
+        if mesh is None:
+            return x
+        return jax.lax.with_sharding_constraint(x, array_sharding(mesh, "batch", "seq", None))
+
+    def visit(carry: tuple[Array, State], layer_params: Params) -> tuple[tuple[Array, State], Kept]:
+        x, state = carry
+        layer = nnx.merge(definition, layer_params)
+        attended, state, kept = attend(state, *layer.project(x, rotation))
+        return (pinned(layer.combine(x, attended)), state), kept
+
+    if remat != "none":
+        visit = jax.checkpoint(visit, policy=REMAT_POLICIES[remat], prevent_cse=False)
+    (x, state), kept = jax.lax.scan(visit, (pinned(x), state), params["layers"], unroll=unroll)
+    return x, state, kept
+
 
 @functools.lru_cache
-def layer_definition(config: LlamaConfig) -> nnx.GraphDef[DecoderLayer]:
+def _layer_definition(config: LlamaConfig) -> nnx.GraphDef[DecoderLayer]:
     """What `nnx.merge` needs beside one layer's parameters to make a `DecoderLayer` of them."""
     with nnx.use_eager_sharding(False):
         layer = nnx.eval_shape(lambda: DecoderLayer(config, nnx.Rngs(params=0)))
         return nnx.split(layer)[0]
+
+
+def with_whole_embedding(params: Params, mesh: Mesh | None) -> Params:
+    """The parameters with the embedding whole on every device of a mesh, for `embed_tokens`.
+
+    Every device then looks its own rows up. From a table split by width, XLA must swap width for
+    rows afterwards, and where `data` > 1 it does so by gathering all of them.
+    """
+    if mesh is None:
+        return params
+    whole = jax.lax.with_sharding_constraint(params["embed"], array_sharding(mesh))
+    return {**params, "embed": whole}
 
 
 def embed_tokens(
@@ -306,35 +353,28 @@ def hidden_states(
     Raises:
       UserError: An unknown remat policy or backend, or a backend that cannot honour segments.
     """
-    if remat not in REMAT_POLICIES:
-        raise UserError(
-            f"there is no remat policy {remat!r}; choose one of {', '.join(REMAT_POLICIES)}."
-        )
-    if isinstance(attention, str):
-        attention = attention_backends.choose(attention, segments=segment_ids is not None)
-    definition = layer_definition(config)
-    rotation = rotation_of(config, positions)
+    backend = (
+        attention_backends.choose(attention, segments=segment_ids is not None)
+        if isinstance(attention, str)
+        else attention
+    )
 
-    def pinned(x: Array) -> Array:
-        if mesh is None:
-            return x
-        return jax.lax.with_sharding_constraint(x, array_sharding(mesh, "batch", "seq", None))
-
-    def visit(x: Array, layer_params: Params) -> tuple[Array, None]:
-        layer = nnx.merge(definition, layer_params)
-        query, key, value = layer.project(x, rotation)
+    def attend(state: None, query: Array, key: Array, value: Array) -> tuple[Array, None, None]:
         attended = attention_backends.attend(
-            query, key, value, segment_ids, backend=attention, mesh=mesh
+            query, key, value, segment_ids, backend=backend, mesh=mesh
         )
-        return pinned(layer.combine(x, attended)), None
+        return attended, state, None
 
-    if remat != "none":
-        visit = jax.checkpoint(visit, policy=REMAT_POLICIES[remat], prevent_cse=False)
-    if mesh is not None:
-        # Every device looks its own rows up in a whole table. From a table split by width, XLA must
-        # swap width for rows afterwards, and where `data` > 1 it does so by gathering all of them.
-        whole = jax.lax.with_sharding_constraint(params["embed"], array_sharding(mesh))
-        params = {**params, "embed": whole}
-    x = pinned(embed_tokens(params, tokens, compute_dtype))
-    x, _ = jax.lax.scan(visit, x, params["layers"], unroll=unroll)
+    params = with_whole_embedding(params, mesh)
+    x, _, _ = visit_layers(
+        config,
+        params,
+        embed_tokens(params, tokens, compute_dtype),
+        rotation_of(config, positions),
+        attend,
+        None,
+        remat=remat,
+        unroll=unroll,
+        mesh=mesh,
+    )
     return rms_norm(x, params["norm"], config.rms_norm_eps)

@@ -1,4 +1,4 @@
-"""Published models by name. Loads no jax."""
+"""Published models by name, as `model:` of a config may give it. Loads no jax."""
 
 from dataclasses import replace
 from types import MappingProxyType
@@ -22,6 +22,7 @@ PRESETS = MappingProxyType(
             intermediate_size=13824,
             num_hidden_layers=40,
             num_attention_heads=40,
+            num_key_value_heads=40,
         ),
         "llama2-70b": LlamaConfig(
             hidden_size=8192,
@@ -36,6 +37,7 @@ PRESETS = MappingProxyType(
             intermediate_size=13824,
             num_hidden_layers=40,
             num_attention_heads=40,
+            num_key_value_heads=40,
             rms_norm_eps=1e-6,
             max_position_embeddings=2048,
         ),
@@ -57,4 +59,4 @@ PRESETS = MappingProxyType(
         ),
     }
 )
-"""Published sizes by name."""
+"""Published sizes by name. A run folder keeps the sizes, not the name."""

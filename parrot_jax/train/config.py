@@ -2,12 +2,14 @@
 
 import math
 from dataclasses import dataclass, field, fields
-from typing import Literal
+from typing import Annotated, Literal
 
+from parrot_jax.core.config import Named
 from parrot_jax.core.errors import UserError
 from parrot_jax.data.config import DataConfig, Task
 from parrot_jax.distributed import DistributedConfig
 from parrot_jax.model.config import LlamaConfig
+from parrot_jax.model.presets import PRESETS
 from parrot_jax.sharding import MeshConfig
 
 
@@ -75,7 +77,7 @@ class TrainConfig:
     data: DataConfig
     """The dialogues, and how they become rows."""
 
-    model: LlamaConfig
+    model: Annotated[LlamaConfig, Named(PRESETS)]
     """Sizes of the model."""
 
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -125,11 +127,12 @@ class TrainConfig:
     """Type in which the gradients of micro-batches are summed. bfloat16 takes half the memory; each
     sum is then rounded stochastically."""
 
-    attention: str = "auto"
+    attention: Literal["auto", "block_causal", "cudnn", "dense", "pallas", "splash"] = "auto"
     """Attention backend; auto takes the best one for the platform."""
 
-    remat: str = "none"
-    """What the backward pass recomputes instead of keeping."""
+    remat: Literal["none", "attention", "dots", "full"] = "none"
+    """What the backward pass recomputes instead of keeping: nothing; all but the products with
+    weights and what attention needs; all but those products; all but the layers' inputs."""
 
     unroll_layers: int = 1
     """Layers that the loop over layers takes at a time. 1 compiles fastest; all of them leave no

@@ -10,6 +10,7 @@ import asyncio
 import functools
 import logging
 import math
+import shutil
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ import orbax.checkpoint as ocp
 from jax.sharding import NamedSharding, PartitionSpec, Sharding
 from orbax.checkpoint._src.serialization import tensorstore_utils
 
-from parrot_jax.core.errors import is_disk_full
+from parrot_jax.core.errors import DiskFullError, is_disk_full
 
 
 def _is_news(record: logging.LogRecord) -> bool:
@@ -59,7 +60,7 @@ BATCH_BYTES = 2**30
 """Of one device: what is cut out of leaves, or read to make leaves of, at a time."""
 
 
-class _Uncounted:
+class Uncounted:
     """Lets orbax write any number of bytes at a time.
 
     Its own counter belongs to one event loop, and every call of `serialize` writes in another;
@@ -91,17 +92,20 @@ class Part:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-class _CheckedHandler(ocp.type_handlers.ArrayHandler):
+class CheckedHandler(ocp.type_handlers.ArrayHandler):
     """Reads arrays; where one is damaged, the error comes when nothing is being read any more."""
 
     async def metadata(self, infos: Any) -> Any:
-        return await _until_all_ended(super().metadata(infos))
+        """Shapes and types of arrays."""
+        return await until_all_ended(super().metadata(infos))
 
     async def deserialize(self, infos: Any, args: Any = None) -> Any:
-        return await _until_all_ended(super().deserialize(infos, args))
+        """The arrays."""
+        return await until_all_ended(super().deserialize(infos, args))
 
 
-async def _until_all_ended(work: Awaitable[Any]) -> Any:
+async def until_all_ended(work: Awaitable[Any]) -> Any:
+    """Waits for `work`; where it fails, for all tasks that it started as well."""
     before = asyncio.all_tasks()
     try:
         return await work
@@ -112,7 +116,7 @@ async def _until_all_ended(work: Awaitable[Any]) -> Any:
         raise
 
 
-class _PartHandler(_CheckedHandler):
+class _PartHandler(CheckedHandler):
     """Writes parts as arrays; copies them to the host a batch at a time."""
 
     def __init__(self) -> None:
@@ -132,7 +136,7 @@ class _PartHandler(_CheckedHandler):
             # It returns when they are copied to the host, but what it has started keeps them.
             futures += await super().serialize(
                 cut,
-                [infos[place].replace(byte_limiter=_Uncounted()) for place in places[batch]],
+                [infos[place].replace(byte_limiter=Uncounted()) for place in places[batch]],
                 [args[place] for place in places[batch]],
             )
             for place, array in zip(places[batch], cut, strict=True):
@@ -141,64 +145,14 @@ class _PartHandler(_CheckedHandler):
         return futures
 
 
-class LazyArray:
-    """An array that a save makes when its turn comes, and forgets when it is written."""
-
-    def __init__(self, shape: tuple[int, ...], dtype: Any, make: Callable[[], jax.Array]) -> None:
-        """Describes what `make` will return; it is called once, in a thread."""
-        self.shape, self.dtype, self.make = shape, np.dtype(dtype), make
-
-    @property
-    def nbytes(self) -> int:
-        """Its size."""
-        return math.prod(self.shape) * self.dtype.itemsize
-
-
-_AHEAD = 2
-"""Lazy arrays that are made, each in a thread, while those before them are written."""
-
-_WRITTEN_AT_ONCE = 2
-"""While one is waiting for the disk, the other is copied."""
-
-
-class _LazyHandler(_CheckedHandler):
-    """Writes lazy arrays as arrays, a few of them in memory at a time."""
-
-    async def serialize(self, values: Any, infos: Any, args: Any = None) -> Any:
-        return await _until_all_ended(self._serialize(values, infos, args))
-
-    async def _serialize(self, values: Any, infos: Any, args: Any) -> Any:
-        made = [asyncio.create_task(asyncio.to_thread(value.make)) for value in values[:_AHEAD]]
-        writing: list[Any] = []
-        for number, (info, arg) in enumerate(zip(infos, args, strict=True)):
-            array = await made.pop(0)
-            if len(writing) == _WRITTEN_AT_ONCE:
-                for future in writing.pop(0):
-                    await asyncio.to_thread(future.result)
-            info = info.replace(byte_limiter=_Uncounted())
-            writing.append(await super().serialize([array], [info], [arg]))
-            del array
-            if number + _AHEAD < len(values):
-                make = values[number + _AHEAD].make
-                made.append(asyncio.create_task(asyncio.to_thread(make)))
-        return [future for futures in writing for future in futures]
-
-    def memory_size(self, values: Any) -> Any:
-        return [(value.nbytes, value.nbytes) for value in values]
-
-
 def item_handler() -> ocp.PyTreeCheckpointHandler:
     """Writes trees of `Part`s and reads trees of arrays."""
     handler = _PartHandler()
-    return _handler((Part, handler), (jax.Array, handler))
+    return make_handler((Part, handler), (jax.Array, handler))
 
 
-def lazy_item_handler() -> ocp.PyTreeCheckpointHandler:
-    """Writes trees of `LazyArray`s."""
-    return _handler((LazyArray, _LazyHandler()))
-
-
-def _handler(*types: tuple[Any, Any]) -> ocp.PyTreeCheckpointHandler:
+def make_handler(*types: tuple[Any, Any]) -> ocp.PyTreeCheckpointHandler:
+    """Reads and writes trees of these types, each with the handler of its arrays."""
     return ocp.PyTreeCheckpointHandler(
         type_handler_registry=ocp.type_handlers.create_type_handler_registry(*types),
         use_zarr3=True,
@@ -254,3 +208,19 @@ def batches(sizes: Sequence[int]) -> Iterator[slice]:
         total += size
     if sizes:
         yield slice(start, len(sizes))
+
+
+def check_room(folder: str, needed: int) -> None:
+    """Refuses a save that the disk has no room for.
+
+    Raises:
+      DiskFullError: Fewer bytes are free than are needed.
+    """
+    if "://" in folder:
+        return  # a bucket has room
+    free = shutil.disk_usage(folder).free
+    if jax.process_count() == 1 and free < needed:
+        raise DiskFullError(
+            f"no room left on the disk for a checkpoint in {folder}: it takes {needed:,} bytes "
+            f"and {free:,} are free; free some space and run again."
+        )

@@ -9,61 +9,31 @@ So layers are cut out of their leaves some at a time, copied to the host and for
 are read and stacked some at a time: beside the state, `BATCH_BYTES` of a device are taken, or one
 leaf where that is more. The host takes a copy of what its devices hold, until it is written.
 
-A converter holds no whole model: it saves `LazyArray`s, which are made when their turn comes, and
-reads one array at a time.
+A converter holds no whole model: it saves as `lazy_arrays.py` does, and reads one array at a time.
 
 What is read is what was written (`arrays.py`), or a `DamagedCheckpointError`. Each checkpoint says
 which model and which tokenizer it was made with.
 """
 
-import contextlib
-import errno
-import functools
 import json
-import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
-from jax.sharding import Sharding
-from jax.tree_util import DictKey, tree_flatten_with_path
+from jax.tree_util import tree_flatten_with_path
 from jaxtyping import Shaped
 
-from parrot_jax.core.errors import (
-    DiskFullError,
-    ParrotError,
-    UserError,
-    disk_full_is_a_user_error,
-)
+from parrot_jax.core.errors import UserError, disk_full_is_a_user_error
 from parrot_jax.core.files import AnyPath, as_path
 from parrot_jax.distributed import any_process
 from parrot_jax.weights import arrays as on_disk
-from parrot_jax.weights.arrays import LazyArray, Part
+from parrot_jax.weights.damage import Unreadable, reading
 from parrot_jax.weights.exports import checkpoint_identity
-from parrot_jax.weights.names import layer_key
-
-_STACKED = "layers"
-
-_NOT_DAMAGE = (
-    "PERMISSION_DENIED",
-    "UNAUTHENTICATED",
-    "UNAVAILABLE",
-    "DEADLINE_EXCEEDED",
-    "ABORTED",
-    "CANCELLED",
-    "RESOURCE_EXHAUSTED",
-)
-"""How TensorStore's errors begin that say nothing of what is stored."""
-
-_OF_THIS_PROCESS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.EPERM)
-"""Of the system's errors those that would come with any bytes: its limits and rights."""
-
-_MAX_REASON_CHARS = 300
+from parrot_jax.weights.layers import abstract_parts, join, names_of, parts_of
 
 
 class DamagedCheckpointError(UserError):
@@ -96,7 +66,7 @@ class Checkpoints:
           read_only: Make and remove nothing: another process may be saving here.
           made_of: What belongs to the weights that will be saved, see `made_of`.
         """
-        # A text, as orbax reads it: its own kind of path knows buckets, ours is none to it.
+        # A text, as orbax reads it: it does not accept our path type.
         self._folder = str(folder.absolute())
         self._manager = ocp.CheckpointManager(
             self._folder,
@@ -145,13 +115,15 @@ class Checkpoints:
         self.wait()
         for damaged in self._damaged & set(self._manager.all_steps()):
             self._manager.delete(damaged)  # or it would be kept, and the newest, for good
-        _check_room(self._folder, sum(leaf.nbytes for leaf in jax.tree.leaves((params, optimizer))))
+        on_disk.check_room(
+            self._folder, sum(leaf.nbytes for leaf in jax.tree.leaves((params, optimizer)))
+        )
         with disk_full_is_a_user_error(f"a checkpoint in {self._folder}"):
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
-                    params=ocp.args.PyTreeSave(_parts(params)),
-                    optimizer=ocp.args.PyTreeSave(_parts(optimizer)),
+                    params=ocp.args.PyTreeSave(parts_of(params)),
+                    optimizer=ocp.args.PyTreeSave(parts_of(optimizer)),
                 ),
                 custom_metadata=self._made_of,
             )
@@ -173,7 +145,7 @@ class Checkpoints:
         self._at(step)
         try:
             return self._description(step, "params")
-        except _Unreadable as error:
+        except Unreadable as error:
             raise self._damage(step, str(error)) from None
 
     def read(self, step: int, name: str) -> Shaped[np.ndarray, "..."]:
@@ -189,9 +161,9 @@ class Checkpoints:
         )
         folder = epath.Path(f"{self._folder}/{step}/params")
         try:
-            with _reading():
+            with reading():
                 return ocp.PyTreeCheckpointHandler().restore(folder, args=args)[name]
-        except _Unreadable as error:
+        except Unreadable as error:
             raise self._damage(step, str(error)) from None
 
     def wait(self) -> None:
@@ -220,7 +192,7 @@ class Checkpoints:
         restored, reason = None, None
         try:
             restored = self._restore(step, like)
-        except _Unreadable as error:
+        except Unreadable as error:
             # The error itself is let go of: it holds the arrays that were read before it.
             reason = str(error)
         if any_process(reason is not None):
@@ -234,7 +206,7 @@ class Checkpoints:
         self._manager.close()
 
     def _restore(self, step: int, like: Mapping[str, Any]) -> dict[str, Any]:
-        wanted = {item: _abstract_layers(tree) for item, tree in like.items()}
+        wanted = {item: abstract_parts(tree) for item, tree in like.items()}
         for item, arrays in wanted.items():
             self._check_shapes(step, item, arrays)
         return {
@@ -248,7 +220,7 @@ class Checkpoints:
         handler, folder = on_disk.item_handler(), epath.Path(f"{self._folder}/{step}/{item}")
         joined: list[jax.Array] = []
         for batch in on_disk.batches([on_disk.device_bytes(leaf) for _, leaf in leaves]):
-            names = [name for path, leaf in leaves[batch] for name, _ in _names(path, leaf)]
+            names = [name for path, leaf in leaves[batch] for name, _ in names_of(path, leaf)]
             parts = {name: wanted[name] for name in names}
             args = ocp.args.PyTreeRestore(
                 item=parts,
@@ -256,9 +228,9 @@ class Checkpoints:
                 partial_restore=True,
             )
             # Not through the manager: it waits for all processes, also where one of them fails.
-            with _reading():
+            with reading():
                 arrays = handler.restore(folder, args=args)
-            joined += [_join(arrays, path, leaf) for path, leaf in leaves[batch]]
+            joined += [join(arrays, path, leaf) for path, leaf in leaves[batch]]
         return treedef.unflatten(joined)
 
     def _at(self, step: int) -> str:
@@ -272,13 +244,13 @@ class Checkpoints:
         """The arrays of an item by their names.
 
         Raises:
-          _Unreadable: That cannot be told any more.
+          Unreadable: That cannot be told any more.
         """
         folder = f"{self._folder}/{step}/{item}"
-        with _reading():
+        with reading():
             found: Any = on_disk.item_handler().metadata(epath.Path(folder))
             if not found:
-                raise _Unreadable(f"{folder} does not say which arrays it holds")
+                raise Unreadable(f"{folder} does not say which arrays it holds")
             self._note_checksums(step, folder)
             return {
                 name: StoredArray(tuple(array.shape), np.dtype(array.dtype))
@@ -310,7 +282,7 @@ class Checkpoints:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         found = f"{'; '.join(problems[:3])}{more}"
         if self._made_of and self.made_of(step) == self._made_of:
-            raise _Unreadable(found)  # it says itself that it is of this model
+            raise Unreadable(found)  # it says itself that it is of this model
         raise UserError(
             f"the checkpoint {self._folder}/{step}/{item} is of another model: {found}; give the "
             "model sizes it was trained with."
@@ -330,141 +302,3 @@ class Checkpoints:
         return DamagedCheckpointError(
             f"checkpoint {self._folder}/{step} is damaged: {reason}. {way}"
         )
-
-
-class _Unreadable(Exception):  # noqa: N818
-    """What is stored makes no sense."""
-
-
-@contextlib.contextmanager
-def _reading() -> Iterator[None]:
-    """Nothing but reading stands in this block, so only that can find a checkpoint damaged.
-
-    Raises:
-      _Unreadable: What is stored could not be read; the text says why, in one line.
-    """
-    try:
-        yield
-    except Exception as error:
-        raise _Unreadable(_reason(error)) from None
-
-
-def _reason(error: Exception) -> str:
-    """What a failed read says of the checkpoint, in one line.
-
-    Raises:
-      Exception: `error` itself, where it says nothing of what is stored.
-      UserError: The storage could not be asked.
-    """
-    chain: list[BaseException] = [error]
-    while (cause := chain[-1].__cause__) is not None:
-        chain.append(cause)
-    # A warning comes here where warnings are made errors; none of them is of what was read.
-    others = (ParrotError, MemoryError, Warning, jax.errors.JaxRuntimeError)
-    if any(isinstance(e, others) for e in chain):
-        raise error
-    text = " ".join(str(chain[-1]).split())[:_MAX_REASON_CHARS] or type(chain[-1]).__name__
-    number = chain[-1].errno if isinstance(chain[-1], OSError) else None
-    if number in _OF_THIS_PROCESS or text.startswith(_NOT_DAMAGE):
-        raise UserError(
-            f"cannot read a checkpoint: {text}; check your rights, the network, and how many files "
-            "a process may have open."
-        )
-    return text.rstrip(".")
-
-
-def save_lazily(
-    folder: AnyPath,
-    step: int,
-    arrays: Mapping[str, LazyArray],
-    made_of: Mapping[str, Any] | None = None,
-) -> None:
-    """Saves weights that do not fit into memory; returns when all is on the disk.
-
-    Args:
-      folder: That of the checkpoints; what a killed save left there is removed.
-      step: The number of the checkpoint; one that is there is replaced.
-      arrays: By their names on disk, see `names.tensors`. Four at most stand in memory at once.
-      made_of: What belongs to the weights, see `Checkpoints.made_of`.
-
-    Raises:
-      DiskFullError: There was no room.
-    """
-    at = str(folder.absolute())
-    with disk_full_is_a_user_error(f"a checkpoint in {folder}"):
-        manager = ocp.CheckpointManager(
-            at,
-            item_handlers={"params": on_disk.lazy_item_handler()},
-            options=ocp.CheckpointManagerOptions(
-                cleanup_tmp_directories=True, enable_async_checkpointing=False
-            ),
-        )
-        _check_room(at, sum(array.nbytes for array in arrays.values()))
-        if step in manager.all_steps():
-            manager.delete(step)  # of one that was killed before it could say that it is whole
-        manager.save(
-            step,
-            args=ocp.args.Composite(params=ocp.args.PyTreeSave(dict(arrays))),
-            custom_metadata=dict(made_of or {}),
-        )
-        manager.close()
-
-
-def _check_room(folder: str, needed: int) -> None:
-    if "://" in folder:
-        return  # a bucket has room
-    free = shutil.disk_usage(folder).free
-    if jax.process_count() == 1 and free < needed:
-        raise DiskFullError(
-            f"no room left on the disk for a checkpoint in {folder}: it takes {needed:,} bytes "
-            f"and {free:,} are free; free some space and run again."
-        )
-
-
-def _parts(tree: Any) -> dict[str, Part]:
-    """The tree as `name: array`, stacked leaves as one array a layer."""
-    return {
-        name: Part(leaf, layer)
-        for path, leaf in tree_flatten_with_path(tree)[0]
-        for name, layer in _names(path, leaf)
-    }
-
-
-def _join(arrays: dict[str, jax.Array], path: tuple[Any, ...], like: Any) -> jax.Array:
-    """The inverse of `_cut_out`: takes the parts of a leaf, and puts it where `like` is."""
-    parts = [arrays.pop(name) for name, _ in _names(path, like)]
-    if _is_stacked(path):
-        leaf = _stack(like.sharding)(parts)
-    else:
-        leaf = jax.device_put(parts[0], like.sharding)
-    # Until it is there, the parts are as well.
-    return jax.block_until_ready(leaf)
-
-
-@functools.cache
-def _stack(sharding: Sharding) -> Callable[..., jax.Array]:
-    return jax.jit(jnp.stack, out_shardings=sharding)
-
-
-def _abstract_layers(tree: Any) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes and placements of what `_parts` would give."""
-    return {
-        name: jax.ShapeDtypeStruct(part.shape, part.dtype, sharding=part.sharding)
-        for name, part in _parts(tree).items()
-    }
-
-
-def _names(path: tuple[Any, ...], leaf: Any) -> list[tuple[str, int | None]]:
-    """The names on disk of a leaf, e.g. `layers.07.attention.q`, each with its layer."""
-    keys = [str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path]
-    if not _is_stacked(path):
-        return [(".".join(keys), None)]
-    at = keys.index(_STACKED) + 1
-    return [
-        (".".join([*keys[:at], layer_key(layer), *keys[at:]]), layer)
-        for layer in range(leaf.shape[0])
-    ]
-
-
-def _is_stacked(path: tuple[Any, ...]) -> bool:
-    return DictKey(_STACKED) in path

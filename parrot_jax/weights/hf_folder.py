@@ -32,6 +32,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
 
 INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
+_MAX_CONFIG_BYTES = 10**7
 _MAX_SHOWN = 20
 """Tensors that an error names."""
 
@@ -75,7 +76,7 @@ class HfFolder:
             or of another shape or type; the text lists all of them.
         """
         self.path = Path(path)
-        self.config = LlamaConfig.from_hf(file_in(self.path, "config.json"))
+        self.config = _read_config(file_in(self.path, "config.json"))
         self.bos_token_id, self.eos_token_id = _special_ids(self.path)
         self.tensors = tensors(self.config)
         stored = [stored for file in _files(self.path) for stored in _read_header(file)]
@@ -201,14 +202,24 @@ def cast_finite(
     return array
 
 
+def _read_config(path: Path) -> LlamaConfig:
+    return LlamaConfig.from_hf(
+        _object(path, read_json(path, max_bytes=_MAX_CONFIG_BYTES)), str(path)
+    )
+
+
+def _object(path: Path, values: Any) -> dict[str, Any]:
+    if not isinstance(values, dict):
+        raise UserError(f"{path} holds {type(values).__name__}, not an object.")
+    return values
+
+
 def _special_ids(folder: Path) -> tuple[int | None, tuple[int, ...]]:
     """The ids that open and end a text; what generation is told goes before what the model is."""
     bos, eos = None, ()
     for name in ("config.json", "generation_config.json"):
         path = file_in(folder, name)
-        values = read_json(path) if path.exists() else {}
-        if not isinstance(values, dict):
-            raise UserError(f"{path} holds {type(values).__name__}, not an object.")
+        values = _object(path, read_json(path)) if path.exists() else {}
         bos = _ids(values.get("bos_token_id"), path) or bos
         eos = _ids(values.get("eos_token_id"), path) or eos
     return (bos[0] if bos else None), eos

@@ -11,9 +11,9 @@ from jaxtyping import Shaped
 
 from parrot_jax.core.errors import UserError
 from parrot_jax.core.logs import progress
-from parrot_jax.weights.checkpoints import LazyArray, save_lazily
 from parrot_jax.weights.dtypes import Dtype
 from parrot_jax.weights.hf_folder import DTYPES, HfFolder, cast_finite
+from parrot_jax.weights.lazy_arrays import LazyArray, save_lazily
 from parrot_jax.weights.model_folder import ConvertedConfig, ModelFolder, made_of
 from parrot_jax.weights.names import Tensor
 

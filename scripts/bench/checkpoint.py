@@ -37,7 +37,8 @@ from parrot_jax.train.config import OptimConfig
 from parrot_jax.train.optim import adamw
 from parrot_jax.train.state import abstract_state, restore_state, save_state
 from parrot_jax.train.train_state import TrainState
-from parrot_jax.weights.checkpoints import Checkpoints, _abstract_layers, _names
+from parrot_jax.weights.checkpoints import Checkpoints
+from parrot_jax.weights.layers import abstract_parts, names_of
 
 FORMS = ("plain", "zstd", "ours")
 """`zstd` is ours with orbax's default compression."""
@@ -59,9 +60,7 @@ class Plain:
 
     def restore(self, step: int, like: dict[str, Any]) -> dict[str, Any]:
         """Reads a checkpoint."""
-        args = {
-            item: ocp.args.StandardRestore(_abstract_layers(tree)) for item, tree in like.items()
-        }
+        args = {item: ocp.args.StandardRestore(abstract_parts(tree)) for item, tree in like.items()}
         restored = self._manager.restore(step, args=ocp.args.Composite(**args))
         return {item: self._join(restored[item], tree) for item, tree in like.items()}
 
@@ -79,7 +78,7 @@ class Plain:
             return {
                 name: leaf if layer is None else leaf[layer]
                 for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-                for name, layer in _names(path, leaf)
+                for name, layer in names_of(path, leaf)
             }
 
         return jax.jit(split)(tree)
@@ -88,7 +87,7 @@ class Plain:
     def _join(arrays: dict[str, Any], like: Any) -> Any:
         def join(arrays: dict[str, Any]) -> Any:
             def leaf(path: Any, leaf: Any) -> Any:
-                names = _names(path, leaf)
+                names = names_of(path, leaf)
                 whole = names[0][1] is None
                 return arrays[names[0][0]] if whole else jnp.stack([arrays[n] for n, _ in names])
 

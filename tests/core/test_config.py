@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import pytest
 
 from parrot_jax.core.config import (
+    Named,
     changed_keys,
     config_from_dict,
     load_config,
@@ -170,3 +172,44 @@ def test_changed_keys_are_named() -> None:
     old = Root(name="a", optim=Optim(lr=0.1))
     new = Root(name="a", optim=Optim(lr=0.2), roles=("x",))
     assert changed_keys(old, new) == ["optim.lr: 0.1 -> 0.2", "roles: ['user'] -> ['x']"]
+
+
+# ---- values by name -----------------------------------------------------------------------------
+
+FAST, SLOW = Optim(lr=1.0), Optim(lr=0.01)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    optim: Annotated[Optim, Named({"fast": FAST, "slow": SLOW})]
+    """The optimizer."""
+
+
+def test_a_name_is_read_as_its_value_and_saved_as_a_block(tmp_path: Path) -> None:
+    config = load_config(Run, write(tmp_path, "optim: slow\n"))
+    assert config == Run(optim=SLOW)
+    save_config(config, tmp_path / "saved.yaml")
+    assert (tmp_path / "saved.yaml").read_text() == "optim:\n  lr: 0.01\n"
+    assert load_config(Run, tmp_path / "saved.yaml") == config
+    assert load_config(Run, write(tmp_path, "optim: {lr: 3.0}\n")) == Run(optim=Optim(lr=3.0))
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("Slow", r"`optim`: must be one of fast, slow, or a block of keys, found 'Slow'"),
+        ("7", r"`optim`: .*, found 7"),
+        ("{rate: 1.0}", r"unknown key `optim.rate`; did you mean `optim.lr`"),
+        ("{lr: -1.0}", r"optim.lr is -1.0; it must be above 0"),
+    ],
+)
+def test_what_is_no_name_and_no_block_is_refused(tmp_path: Path, value: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load_config(Run, write(tmp_path, f"optim: {value}\n"))
+
+
+def test_an_option_overrides_a_key_of_a_named_value(tmp_path: Path) -> None:
+    path = write(tmp_path, "optim: slow\n")
+    arguments = [str(path), "--optim.lr", "0.5"]
+    config = parse_arguments(Run, arguments, prog="parrot run", description="Runs.")
+    assert config == Run(optim=Optim(lr=0.5))

@@ -3,12 +3,13 @@
 import importlib
 import re
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import pytest
 import yaml
 
 from parrot_jax.cli import VERBS
-from parrot_jax.core.config import config_from_dict
+from parrot_jax.core.config import Named, config_from_dict
 from parrot_jax.core.config_help import config_help
 
 
@@ -62,6 +63,21 @@ def test_every_key_with_its_text_its_default_and_its_type() -> None:
         "",
         "# Who speaks.",
         'roles: ["user"]  # list of str',
+    ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    source: Annotated[Source, Named({"all": Source(path="a"), "none": Source(path="b", limit=0)})]
+    """What to read."""
+
+
+def test_a_key_that_takes_names_lists_them() -> None:
+    assert config_help(Run).splitlines()[:4] == [
+        "# What to read. Or one of these names: all, none.",
+        "source:",
+        "  # A file.",
+        "  path:  # required, str",
     ]
 
 

@@ -12,8 +12,15 @@ from parrot_jax.model import generate as generation
 from parrot_jax.model.attention import choose
 from parrot_jax.model.decode import decode, prefill
 from parrot_jax.model.generate import PART_STEPS, Generated, generate, padded_shape
-from parrot_jax.model.llama import hidden_states, unembedding
+from parrot_jax.model.llama import (
+    abstract_params,
+    hidden_states,
+    init_params,
+    logical_axes,
+    unembedding,
+)
 from parrot_jax.model.sampling import Sampling, in_top_p, sample
+from parrot_jax.sharding import MeshConfig, make_mesh, param_shardings
 
 PROMPTS = [[1, 5, 9], [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17], [7]]
 
@@ -90,6 +97,23 @@ def test_a_row_draws_the_same_whoever_its_batch_mates_are(run):
     swapped = run(PROMPTS[::-1], seeds=[5, 4, 3], **options)
     assert [row.ids for row in swapped[::-1]] == [row.ids for row in together]
     assert run([PROMPTS[0]], seeds=[6], **options)[0].ids != together[0].ids
+
+
+@pytest.mark.parametrize("sizes", [MeshConfig(data=2, fsdp=2, tensor=2), MeshConfig(fsdp=8)])
+def test_a_mesh_says_what_one_device_says(tiny, run, sizes, capfd):
+    alone = run(PROMPTS)
+    mesh = make_mesh(sizes)
+    shardings = param_shardings(abstract_params(tiny), logical_axes(tiny), mesh)
+    params = init_params(tiny, 0, shardings)
+    for num_rows in (None, 3):  # filled up to the parts that rows are split into
+        split = generate(
+            tiny, params, PROMPTS,
+            max_new_tokens=12, compute_dtype=jnp.float32, mesh=mesh, num_rows=num_rows,
+        )  # fmt: skip
+        assert [row.ids for row in split] == [row.ids for row in alone]
+        for ours, theirs in zip(split, alone, strict=True):
+            np.testing.assert_allclose(ours.logprobs, theirs.logprobs, atol=1e-4)
+    assert "rematerialization" not in capfd.readouterr().err  # XLA's word for needless gathering
 
 
 def test_with_a_fixed_number_of_rows_a_row_keeps_its_bits_in_any_company(tiny, run):

@@ -2,14 +2,16 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from parrot_jax.cli import main
-from parrot_jax.core.config import load_config
+from parrot_jax.core.config import field_types, load_config
 from parrot_jax.core.errors import UserError
 from parrot_jax.data.config import MaskConfig
+from parrot_jax.model.attention import backends
+from parrot_jax.model.llama import REMAT_POLICIES
 from parrot_jax.train.config import TrainConfig
 from parrot_jax.train.run_folder import RunFolder
 
@@ -95,3 +97,11 @@ def test_a_run_of_an_earlier_version_with_such_a_mask_can_be_read(
 
     save_config(with_mask(config, "chat", loss_roles=USER), tmp_path / "old" / "config.yaml")
     assert RunFolder(tmp_path / "old").load_config().task == "chat"
+
+
+def test_the_choices_are_those_that_the_model_has() -> None:
+    hints = field_types(TrainConfig)
+    assert sorted(get_args(hints["attention"])) == sorted(
+        ["auto", *(backend.name for backend in backends())]
+    )
+    assert get_args(hints["remat"]) == tuple(REMAT_POLICIES)

@@ -20,8 +20,9 @@ from parrot_jax.train.config import OptimConfig
 from parrot_jax.train.optim import adamw
 from parrot_jax.train.state import abstract_state, restore_state, save_state
 from parrot_jax.train.train_state import TrainState
-from parrot_jax.weights import arrays, checkpoints
+from parrot_jax.weights import arrays
 from parrot_jax.weights.checkpoints import Checkpoints
+from parrot_jax.weights.layers import names_of
 
 SIZES: dict[str, Any] = {
     "vocab_size": 16,
@@ -129,7 +130,7 @@ def test_a_checkpoint_of_orbax_alone_is_read(tmp_path: Path) -> None:
         item: {
             name: leaf if layer is None else leaf[layer]
             for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-            for name, layer in checkpoints._names(path, leaf)
+            for name, layer in names_of(path, leaf)
         }
         for item, tree in trees.items()
     }

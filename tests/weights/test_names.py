@@ -10,7 +10,7 @@ from parrot_jax.model.config import LlamaConfig
 from parrot_jax.model.llama import abstract_params
 from parrot_jax.model.presets import PRESETS
 from parrot_jax.sharding import MeshConfig, make_mesh
-from parrot_jax.weights.checkpoints import _abstract_layers
+from parrot_jax.weights.layers import abstract_parts
 from parrot_jax.weights.model_folder import abstract_params as placed_params
 from parrot_jax.weights.names import Tensor, tensors
 
@@ -49,7 +49,7 @@ def test_an_output_matrix_by_hand() -> None:
 @pytest.mark.parametrize("name", ["llama2-13b", "llama3.1-8b"])
 def test_the_table_has_every_tensor_of_a_checkpoint_and_no_other(name: str) -> None:
     config = PRESETS[name]
-    stored = _abstract_layers(placed_params(config, make_mesh(MeshConfig())))
+    stored = abstract_parts(placed_params(config, make_mesh(MeshConfig())))
     found = {tensor.ours: tensor.our_shape for tensor in tensors(config)}
     assert found == {key: array.shape for key, array in stored.items()}
     assert len(tensors(config)) == 3 + 9 * config.num_hidden_layers

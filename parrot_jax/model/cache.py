@@ -1,0 +1,67 @@
+"""The key/value cache of generation: what it holds, how it is filled, attention to it.
+
+A row's token at position p sits in place p, whatever its batch mates do. Places that are not filled
+yet hold padding, which no query sees.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+
+class Cache(NamedTuple):
+    """Keys and values of every layer, in the compute dtype."""
+
+    keys: Float[Array, "L B S K H"]
+    values: Float[Array, "L B S K H"]
+
+
+def lengthen(cache: Cache, length: int) -> Cache:
+    """Adds free places behind those that there are, up to `length`."""
+    free = [(0, 0), (0, 0), (0, length - cache.keys.shape[2]), (0, 0), (0, 0)]
+    return jax.tree.map(lambda part: jnp.pad(part, free), cache)
+
+
+def write(
+    cache: Cache,
+    layer: Int[Array, ""],
+    positions: Int[Array, " B"],
+    key: Float[Array, "B 1 K H"],
+    value: Float[Array, "B 1 K H"],
+) -> Cache:
+    """Puts one layer's key and value of one token a row into the place of the row's position."""
+    rows = jnp.arange(key.shape[0])
+    return Cache(
+        cache.keys.at[layer, rows, positions].set(key[:, 0]),
+        cache.values.at[layer, rows, positions].set(value[:, 0]),
+    )
+
+
+def attend_to_cache(
+    query: Float[Array, "B 1 N H"],
+    keys: Float[Array, "B S K H"],
+    values: Float[Array, "B S K H"],
+    positions: Int[Array, " B"],
+) -> Float[Array, "B 1 N H"]:
+    """Attends to the places up to each row's own position, that one included.
+
+    Args:
+      query: The query of one token a row, already rotated.
+      keys: One layer's keys.
+      values: One layer's values.
+      positions: The token's own place.
+
+    Returns:
+      The weighted values, in the dtype of the query. Scores and softmax are float32.
+    """
+    num_rows, _, num_heads, width = query.shape
+    num_kv_heads = keys.shape[2]
+    grouped = query.reshape(num_rows, num_kv_heads, num_heads // num_kv_heads, width) * width**-0.5
+    scores = jnp.einsum("BKGH,BSKH->BKGS", grouped, keys, preferred_element_type=jnp.float32)
+    filled = jnp.arange(keys.shape[1])[None] <= positions[:, None]
+    scores = jnp.where(filled[:, None, None], scores, -1e30)
+    weights = jax.nn.softmax(scores, axis=-1).astype(values.dtype)
+    mixed = jnp.einsum("BKGS,BSKH->BKGH", weights, values, preferred_element_type=jnp.float32)
+    return mixed.reshape(query.shape).astype(query.dtype)

@@ -1,0 +1,64 @@
+"""A tree of weights as it is on the disk: by name, with stacked layers apart."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Sharding
+from jax.tree_util import DictKey, tree_flatten_with_path
+
+from parrot_jax.weights.arrays import Part
+from parrot_jax.weights.names import layer_key
+
+_STACKED = "layers"
+
+
+def parts_of(tree: Any) -> dict[str, Part]:
+    """The tree as `name: array`, stacked leaves as one array a layer."""
+    return {
+        name: Part(leaf, layer)
+        for path, leaf in tree_flatten_with_path(tree)[0]
+        for name, layer in names_of(path, leaf)
+    }
+
+
+def join(arrays: dict[str, jax.Array], path: tuple[Any, ...], like: Any) -> jax.Array:
+    """The inverse of `arrays.cut_out`: takes the parts of a leaf, and puts it where `like` is."""
+    parts = [arrays.pop(name) for name, _ in names_of(path, like)]
+    if _is_stacked(path):
+        leaf = _stack(like.sharding)(parts)
+    else:
+        leaf = jax.device_put(parts[0], like.sharding)
+    # Until it is there, the parts are as well.
+    return jax.block_until_ready(leaf)
+
+
+@functools.cache
+def _stack(sharding: Sharding) -> Callable[..., jax.Array]:
+    return jax.jit(jnp.stack, out_shardings=sharding)
+
+
+def abstract_parts(tree: Any) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and placements of what `parts_of` would give."""
+    return {
+        name: jax.ShapeDtypeStruct(part.shape, part.dtype, sharding=part.sharding)
+        for name, part in parts_of(tree).items()
+    }
+
+
+def names_of(path: tuple[Any, ...], leaf: Any) -> list[tuple[str, int | None]]:
+    """The names on disk of a leaf, e.g. `layers.07.attention.q`, each with its layer."""
+    keys = [str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path]
+    if not _is_stacked(path):
+        return [(".".join(keys), None)]
+    at = keys.index(_STACKED) + 1
+    return [
+        (".".join([*keys[:at], layer_key(layer), *keys[at:]]), layer)
+        for layer in range(leaf.shape[0])
+    ]
+
+
+def _is_stacked(path: tuple[Any, ...]) -> bool:
+    return DictKey(_STACKED) in path
