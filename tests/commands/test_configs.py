@@ -94,13 +94,13 @@ def test_a_shipped_path_is_found_in_any_folder_and_yours_comes_first(
 ) -> None:
     from parrot_jax.collect.config import CollectConfig
     from parrot_jax.collect.prices import load_prices
-    from parrot_jax.collect.prompts import load_prompt
+    from parrot_jax.collect.prompts import load_prompts
 
     config = load_config(CollectConfig, "configs/collect/self_chat.yaml")
     assert config.writer is not None
     # What it names is found as well.
     assert config.writer.model in load_prices(str(config.prices))
-    assert load_prompt(str(config.writer.prompt)).text
+    assert load_prompts(config)["writer"].text
     Path("configs/collect").mkdir(parents=True)
     Path("configs/collect/self_chat.yaml").write_text("mine: 1\n")
     with pytest.raises(UserError, match="unknown key `mine`"):
