@@ -90,9 +90,9 @@ def test_the_prompts_of_the_shipped_collections_can_be_filled_in() -> None:
     assert writer is not None
     assert asker is not None
     rendered = [
-        load_prompt(str(CONFIGS.parent / str(speaker.prompt))).render(
-            first_question="Why is it dark?", max_turns=7
-        )
+        load_prompt(
+            str(CONFIGS.parent / str(speaker.prompt)), first_question="?", max_turns=1
+        ).render(first_question="Why is it dark?", max_turns=7)
         for speaker in (writer, asker)
     ]
     assert "Why is it dark?" in rendered[0]

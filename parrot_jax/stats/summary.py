@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from parrot_jax import __version__
-from parrot_jax.core.files import name_to_publish, without_folders
+from parrot_jax.core.published_names import name_to_publish, without_folders
 from parrot_jax.dialogue.report import ReadReport
 from parrot_jax.report.page import Table
 from parrot_jax.stats.bootstrap import RESAMPLES
