@@ -10,6 +10,7 @@
 #   make test-newest the parts that depend on versions, with Python 3.12 or 3.13 and the newest jax
 #   make test-vllm  the tokens of vLLM on a CPU are ours, and a collection with it; its own environment
 #   make check      format, lint, types, import contracts: what must hold before a commit
+#   make docs       the documentation as a site, in site/; fails at a link that leads nowhere
 #   make ask-real   trains small askers on real dialogues: DATA=wildchat.jsonl TOKENIZER=tokenizer.model
 
 SHELL := /bin/bash
@@ -43,7 +44,7 @@ endef
 
 FAST := not slow and not nightly and not gpu and not tpu and not torch and not vllm and not plan and not network
 
-.PHONY: install quickstart test test-slow test-kill test-faults test-torch test-plan has-newest test-newest test-vllm check format ask-real clean
+.PHONY: install quickstart test test-slow test-kill test-faults test-torch test-plan has-newest test-newest test-vllm check docs format ask-real clean
 
 install: $(VENV)/.installed
 
@@ -107,6 +108,17 @@ $(VENV)-vllm/.installed: constraints-vllm.txt
 check: install
 	BIN=$(BIN) scripts/check.sh
 
+# A warning is an error, but with --quiet it would not be. The variable silences a notice of the
+# theme about its successor.
+docs: $(VENV)-docs/.installed
+	NO_MKDOCS_2_WARNING=1 $(VENV)-docs/bin/mkdocs build --strict
+	@echo "open site/index.html; for the search: python3 -m http.server -d site"
+
+$(VENV)-docs/.installed: constraints-docs.txt
+	$(PYTHON) -m venv $(VENV)-docs
+	$(VENV)-docs/bin/python -m pip install --quiet --no-compile --no-deps -r constraints-docs.txt
+	@touch $@
+
 format: install
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -117,4 +129,4 @@ ask-real: install
 	$(BIN)/python scripts/bench/ask_wildchat.py --data "$(DATA)" --tokenizer "$(TOKENIZER)" --small
 
 clean:
-	rm -rf $(VENV) .parrot_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) site .parrot_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info

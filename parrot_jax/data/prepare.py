@@ -5,8 +5,9 @@ packed on its own and written as one part, so memory does not grow with the data
 continues behind the last whole part. The folder takes its final name when all parts are there.
 
     <cache_dir>/<key>/rows-00000.npy    records of `packing.row_dtype`, one a row
-                      spans-00000.npy   records of `SPAN_DTYPE`, one a live turn
+                      spans-00000.npy   records of `rows.SPAN_DTYPE`, one a live turn
                       counts-00000.json what became of the block's dialogues; written last
+                      histories.json    of the eval split: what the model speaks after
                       prepared.json     the settings behind the key, the counts of all, and the
                                         hashes of the arrays
 
@@ -32,32 +33,19 @@ from parrot_jax.core.errors import UserError, disk_full_is_a_user_error
 from parrot_jax.core.files import hash_file, hash_json, write_array, write_json
 from parrot_jax.core.logs import Pace, console
 from parrot_jax.data.cache_key import row_settings
-from parrot_jax.data.config import DataConfig, MaskConfig
-from parrot_jax.data.masks import mask_turns
-from parrot_jax.data.packing import fill_row, plan_rows, row_dtype
+from parrot_jax.data.config import DataConfig, MaskConfig, Task
+from parrot_jax.data.histories import HISTORIES, Histories, History, read_histories
 from parrot_jax.data.read_progress import ReadProgress
+from parrot_jax.data.rows import make_rows
 from parrot_jax.data.templates import make_template
-from parrot_jax.data.templates.base import Template, TurnText
+from parrot_jax.data.templates.base import Template
 from parrot_jax.data.tokenizers import load_tokenizer
-from parrot_jax.data.windows import Cutter, make_windows
 from parrot_jax.dialogue.sources import ReadReport, SourceConfig, read_sources
 from parrot_jax.dialogue.types import Dialogue
 
 Split = Literal["train", "eval"]
 
 BLOCK_DIALOGUES = 1000
-
-SPAN_DTYPE = np.dtype(
-    [
-        ("row", np.int32),  # within the part
-        ("start", np.int32),
-        ("stop", np.int32),
-        ("dialogue", np.int32),  # running number in the split
-        ("turn", np.int32),  # 0 = the first question
-        ("is_user", np.bool_),
-    ]
-)
-"""A live turn: the positions [start, stop) of its content and terminator in a row."""
 
 
 class Prepared(NamedTuple):
@@ -85,6 +73,10 @@ class Prepared(NamedTuple):
             rows_path = path.with_name(path.name.replace("spans", "rows"))
             first_row += len(np.load(rows_path, mmap_mode="r"))
         return np.concatenate(parts)
+
+    def histories(self, task: Task, *, max_prompt_tokens: int) -> list[History]:
+        """The held-out histories that a model in training speaks after; see `Histories`."""
+        return read_histories(self.folder / HISTORIES, task, max_prompt_tokens=max_prompt_tokens)
 
 
 class RowFiles(Sequence[dict[str, NDArray[Any]]]):
@@ -204,7 +196,8 @@ def _make(
     first, totals, files = 0, Counter[str](), dict[str, str]()
     shared, own = _sources_of(config, split)
     reading, pace = ReadProgress([*shared, *own]), Pace(1.0)
-    dialogues = read_split(config, split, report=report, totals=totals)
+    histories = Histories(template, config.row_tokens)
+    dialogues = histories.watch(read_split(config, split, report=report, totals=totals))
     for number, block in enumerate(_blocks(dialogues, BLOCK_DIALOGUES)):
         part = _read_part(partial, number)
         if part is None:
@@ -223,6 +216,9 @@ def _make(
         first += len(block)
     counts = _summary(totals, first, report, config.row_tokens)
     _check_live(counts, config, split)
+    if split == "eval":
+        write_json(partial / HISTORIES, histories.found)
+        files[HISTORIES] = hash_file(partial / HISTORIES)
     made = {"counts": counts, "files": files, "settings": settings}
     write_json(partial / "prepared.json", made)
     try:
@@ -309,42 +305,9 @@ def _make_part(
     folder: Path,
 ) -> dict[str, Any]:
     """Writes the rows and spans of one block; its counts, and the hash of each file."""
-    counts: Counter[str] = Counter()
-    turns = [mask_turns(dialogue, config.mask) for dialogue in block]
-    texts: list[tuple[str, list[TurnText]]] = [
-        (d.system, [(t.role, t.text, t.context) for t in kept])
-        for d, kept in zip(block, turns, strict=True)
-    ]
-    cutter = Cutter(template)
-    windows, owners = [], []
-    for index, (rendering, kept) in enumerate(zip(template.render(texts), turns, strict=True)):
-        made = list(
-            make_windows(
-                rendering, kept, config.row_tokens, counts,
-                cutter=cutter, trim_dead=config.trim_dead,
-            )
-        )  # fmt: skip
-        counts["sessions" if made else "no_live_token"] += 1
-        windows += made
-        owners += [first + index] * len(made)
-    plan = plan_rows([len(w.tokens) for w in windows], config.row_tokens, packing=config.packing)
-    rows = np.zeros(len(plan), row_dtype(config.row_tokens))
-    spans = []
-    for row_number, members in enumerate(plan):
-        rows[row_number] = fill_row([windows[m] for m in members], config.row_tokens)
-        offset = 0
-        for member in members:
-            for span in windows[member].spans:
-                where = (row_number, offset + span.start, offset + span.stop)
-                spans.append((*where, owners[member], span.turn, span.role == "user"))
-            offset += len(windows[member].tokens)
-    live_a_row = (rows["loss_weights"] > 0).sum(axis=1)
-    counts["rows"] += len(rows)
-    counts["tokens"] += int((rows["segment_ids"] > 0).sum())
-    counts["live_tokens"] += int(live_a_row.sum())
-    counts["live_tokens_squared"] += int((live_a_row.astype(np.int64) ** 2).sum())
+    rows, spans, counts = make_rows(block, first, config, template)
     files = {}
-    for kind, array in (("rows", rows), ("spans", np.array(spans, SPAN_DTYPE))):
+    for kind, array in (("rows", rows), ("spans", spans)):
         name = f"{kind}-{number:05d}.npy"
         write_array(folder / name, array)
         files[name] = hash_file(folder / name)

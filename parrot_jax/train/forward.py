@@ -13,8 +13,8 @@ from parrot_jax.model.config import LlamaConfig
 from parrot_jax.sharding import num_batch_shards
 
 Batch = Mapping[str, Any]
-"""`tokens`, `loss_weights`, `segment_ids`, `positions`: each [rows, T], or [steps, rows, T] where
-micro-batches are accumulated."""
+"""`tokens`, `loss_weights`, `segment_ids`, `positions`: each [rows, T], or
+[micro-batches, rows, T] where gradients are accumulated."""
 
 
 class Forward(NamedTuple):

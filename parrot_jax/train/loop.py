@@ -2,13 +2,16 @@
 
 Killed anywhere and started again, a run reads the same rows and ends with the same bits: batches
 are a function of the step, and whatever was written after the newest checkpoint is written again.
+
+The devices are one step ahead of the host: while they work on a step, the host reports the one
+before and reads the rows of the next. It waits for a step only where somebody looks at the weights.
 """
 
 import contextlib
-import functools
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -18,9 +21,8 @@ from parrot_jax.core.errors import PreemptedError, RunError, disk_full_is_a_user
 from parrot_jax.core.files import atomic_write, write_array, write_json
 from parrot_jax.core.logs import Pace, console, duration, progress_bar
 from parrot_jax.core.paths import AnyPath
-from parrot_jax.data.histories import History, held_out_histories
 from parrot_jax.distributed import any_process, in_first_process, is_first_process
-from parrot_jax.train import evaluate as evaluation
+from parrot_jax.train import perplexity
 from parrot_jax.train.config import TrainConfig
 from parrot_jax.train.objectives import Objective
 from parrot_jax.train.preemption import Preemption, preemption
@@ -31,13 +33,13 @@ from parrot_jax.train.run_folder import RunFolder
 from parrot_jax.train.sample import sample_next_turns
 from parrot_jax.train.setup import Setup, set_up
 from parrot_jax.train.state import frozen_weights, new_state, restore_newest, save_state
+from parrot_jax.train.step import StepMetrics
 from parrot_jax.train.trackers import Trackers, open_trackers
 from parrot_jax.train.train_state import TrainState
 from parrot_jax.train.watchdog import Watchdog
 from parrot_jax.weights.checkpoints import Checkpoints
 from parrot_jax.weights.model_folder import made_of
 
-_NUM_SAMPLES = 5
 _SAMPLE_TOKENS = 64
 _FLUSH_EVERY_S = 60.0
 
@@ -70,14 +72,32 @@ def train(
         _Run(config, folder, setup).run()
 
 
+class _InFlight(NamedTuple):
+    """A step that the devices work on."""
+
+    step: int
+    metrics: StepMetrics
+    started: float
+
+
 class _Run:
-    """One process's part of a run: what stays the same from step to step."""
+    """One process's part of a run."""
 
     def __init__(self, config: TrainConfig, folder: RunFolder, setup: Setup) -> None:
         self.config, self.folder, self.setup = config, folder, setup
-        self.plan, self.program = setup.plan, setup.program
+        self.steps, self.program = setup.steps, setup.program
+        # All at once: asked for one by one, a rate would wait behind the steps on the devices.
+        self.rates = np.asarray(setup.learning_rate(np.arange(self.steps.num_steps)))
+        self.histories = (
+            []
+            if setup.held_out is None
+            else setup.held_out.histories(
+                config.task,
+                max_prompt_tokens=config.model.max_position_embeddings - _SAMPLE_TOKENS,
+            )
+        )
         self.writes = is_first_process()
-        self.token_nlls = evaluation.compile_token_nll(
+        self.token_nlls = perplexity.compile_token_nll(
             self.program.forward, self.program.rows_sharding
         )
         self.checkpoints = Checkpoints(
@@ -91,17 +111,13 @@ class _Run:
     """Of the first process alone."""
     watchdog: Watchdog
     sigterm: Preemption
+    in_flight: _InFlight | None = None
+    """The step that was not reported yet."""
+    last_end: float = 0.0
+    """When the step before it ended."""
+    saved_step: int | None = None
     eval_s: float | None = None
     """How long the last evaluation took, samples included."""
-
-    @functools.cached_property
-    def histories(self) -> list[History]:
-        """The held-out histories behind which the model speaks, the same at each evaluation."""
-        config = self.config
-        return held_out_histories(
-            config.data, config.task, self.setup.template, count=_NUM_SAMPLES,
-            max_prompt_tokens=config.model.max_position_embeddings - _SAMPLE_TOKENS,
-        )  # fmt: skip
 
     def run(self) -> None:
         path = self.folder.path
@@ -115,7 +131,7 @@ class _Run:
         ):
             state = self._start()
             first = int(state.step)
-            self.pace = Pace(self.plan.stop_step)
+            self.pace = Pace(self.steps.stop_step)
             profiler = Profiler(path, self.config.profile_steps)
             held.callback(profiler.close)
             if self.writes:
@@ -127,32 +143,36 @@ class _Run:
                 )
                 held.callback(self.trackers.close)
             # Before the first step where there is none, or after one that ended by a signal.
-            if first in self.plan.eval_steps and not self._result(first).exists():
+            if first in self.steps.eval_steps and not self._result(first).exists():
                 self._evaluate(state, first)
-            if first == 0 and self.plan.stop_step == 0:
+            if first == 0 and self.steps.stop_step == 0:
                 self._save(state, 0)
-            bar = progress.add_task("train", total=self.plan.stop_step, completed=first)
-            for step in range(first, self.plan.stop_step):
+            bar = progress.add_task("train", total=self.steps.stop_step, completed=first)
+            for step in range(first, self.steps.stop_step):
                 done = step + 1
+                is_measured = done in self.steps.eval_steps
+                is_saved = (
+                    done % self.config.checkpoint_every_steps == 0 or done == self.steps.stop_step
+                )
                 with profiler.step(done):
                     state = self._step(state, step)
-                self.watchdog.reset()
-                self.sigterm.catch()  # there is something to save now
+                    if is_measured or is_saved or done in self.config.profile_steps:
+                        self._report()
                 progress.update(bar, completed=done)
-                if any_process(self.sigterm.asked):
-                    self._stop_at_signal(state, done)
-                if done in self.plan.eval_steps:
+                if is_measured:
                     self._evaluate(state, done)
                     self.watchdog.reset()
                 # After the evaluation: a run that continues from here has its results already.
-                if done % self.config.checkpoint_every_steps == 0 or done == self.plan.stop_step:
+                if is_saved:
                     self._save(state, done)
             self.checkpoints.close()
-        console.print(f"done: {self.plan.stop_step} steps in {self.folder.path}")
+        console.print(f"done: {self.steps.stop_step} steps in {self.folder.path}")
 
     def _stop_at_signal(self, state: TrainState, done: int) -> None:
         """Saves at once: whoever sent the signal gives little time."""
-        self._save(state, done)
+        self._report()
+        if self.saved_step != done:
+            self._save(state, done)
         self.checkpoints.close()
         raise PreemptedError(
             f"asked to end by SIGTERM: step {done} is saved in {self.folder.path}; the same "
@@ -178,20 +198,45 @@ class _Run:
         return state
 
     def _step(self, state: TrainState, step: int) -> TrainState:
+        """Starts a step, and reports the one before it."""
+        batch = self.setup.batch(step)
+        # Of several processes, all wait here for the step before, as their devices have to answer.
+        if any_process(self.sigterm.asked):
+            self._stop_at_signal(state, step)
         started = time.perf_counter()
         with too_large_is_a_user_error():
-            state, metrics = self.program.step(state, self.setup.batch(step))
-            finite = bool(metrics.finite)
-        if not finite:
+            state, metrics = self.program.step(state, batch)
+        self._report()
+        self.in_flight = _InFlight(step, metrics, started)
+        return state
+
+    def _report(self) -> None:
+        """Waits for the step in flight, if there is one, and writes down what came of it.
+
+        Raises:
+          RunError: Its loss or norm is not finite. It updated nothing, and a step that was started
+            after it is forgotten with its state.
+        """
+        if self.in_flight is None:
+            return
+        step, metrics, started = self.in_flight
+        self.in_flight = None
+        with too_large_is_a_user_error():
+            metrics = jax.device_get(metrics)
+        if not metrics.finite:
             self._stop_at_bad_batch(step, float(metrics.loss), float(metrics.grad_norm))
-        seconds = time.perf_counter() - started
+        ended = time.perf_counter()
+        seconds = ended - max(started, self.last_end)
+        self.last_end = ended
+        self.watchdog.reset()
+        self.sigterm.catch()  # there is something to save now
         tokens, live = int(metrics.tokens), int(metrics.live_tokens)
         values = {
             "step": step + 1,
-            "epoch": (step + 1) / self.plan.steps_per_epoch,
+            "epoch": (step + 1) / self.steps.steps_per_epoch,
             "loss": float(metrics.loss),
             "grad_norm": float(metrics.grad_norm),
-            "lr": float(np.asarray(self.setup.schedule(step))),
+            "lr": float(self.rates[step]),
             "tokens": tokens,
             "live_tokens": live,
             "step_s": seconds,
@@ -205,16 +250,15 @@ class _Run:
             self.trackers.log(step + 1, {k: v for k, v in values.items() if k != "step"})
             self.folder.flush(every_s=_FLUSH_EVERY_S)
         left = self.pace.left(step + 1)
-        if (step + 1) % self.config.log_every_steps == 0 or step + 1 == self.plan.stop_step:
+        if (step + 1) % self.config.log_every_steps == 0 or step + 1 == self.steps.stop_step:
             console.print(
-                f"step {step + 1}/{self.plan.num_steps}  epoch {values['epoch']:.2f}  "
+                f"step {step + 1}/{self.steps.num_steps}  epoch {values['epoch']:.2f}  "
                 f"loss {values['loss']:.4f}  norm {values['grad_norm']:.2f}  "
                 f"lr {values['lr']:.2e}  {seconds * 1e3:.0f} ms  "
                 f"{tokens / seconds:,.0f} tok/s  {live / seconds:,.0f} live tok/s"
                 + (f"  MFU {mfu:.1%}" if mfu is not None else "")
-                + (f"  {left}" if left and step + 1 < self.plan.stop_step else "")
+                + (f"  {left}" if left and step + 1 < self.steps.stop_step else "")
             )
-        return state
 
     def _stop_at_bad_batch(self, step: int, loss: float, norm: float) -> None:
         path = self.folder.path / f"bad-batch-{step + 1:06d}.npz"
@@ -233,13 +277,14 @@ class _Run:
         if self.writes:
             self.trackers.flush()
         save_state(self.checkpoints, step, state)
+        self.saved_step = step
 
     def _evaluate(self, state: TrainState, step: int) -> None:
         if self.setup.held_out is None:
             return
         rows = len(self.setup.held_out.rows())
         console.print(
-            f"eval at step {step}: {rows:,} rows and {_NUM_SAMPLES} samples"
+            f"eval at step {step}: {rows:,} rows and {len(self.histories)} samples"
             + (f", about {duration(self.eval_s)} as before" if self.eval_s is not None else "")
         )
         pace = Pace(rows)
@@ -252,7 +297,7 @@ class _Run:
             pace.line("eval", done, "rows")
 
         started = time.perf_counter()
-        turns = evaluation.evaluate(
+        turns = perplexity.evaluate(
             self.token_nlls,
             state.params,
             self.setup.held_out,
@@ -260,7 +305,7 @@ class _Run:
             sharding=self.program.rows_sharding,
             advance=advance,
         )
-        summary = evaluation.summarise(turns)
+        summary = perplexity.summarise(turns)
         if self.writes:
             write_array(self.folder.results / f"eval-{step:06d}.npy", turns)
             # Last: a continued run takes it for the sign that all is there.

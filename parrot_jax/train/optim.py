@@ -14,7 +14,7 @@ import optax
 from parrot_jax.train.config import OptimConfig, TrainConfig
 
 
-class Schedule(NamedTuple):
+class Steps(NamedTuple):
     """Steps of a run, derived from epochs."""
 
     steps_per_epoch: float
@@ -26,16 +26,14 @@ class Schedule(NamedTuple):
     """Steps after which the held-out split is measured."""
 
 
-def plan_steps(config: TrainConfig, num_rows: int) -> Schedule:
+def count_steps(config: TrainConfig, num_rows: int) -> Steps:
     """Turns epochs into steps; an epoch is one pass over all rows, and so over all sessions."""
     per_epoch = num_rows / config.batch_rows
     num_steps = max(1, round(config.epochs * per_epoch))
     stop = num_steps if config.max_steps is None else min(config.max_steps, num_steps)
     every = config.eval_every_epochs * per_epoch
     regular = {round(k * every) for k in range(1, math.floor(num_steps / every) + 1)}
-    return Schedule(
-        per_epoch, num_steps, stop, frozenset({s for s in regular if s <= stop} | {stop})
-    )
+    return Steps(per_epoch, num_steps, stop, frozenset({s for s in regular if s <= stop} | {stop}))
 
 
 # The same function for the same rates: it is a part of what decides whether a step is compiled.

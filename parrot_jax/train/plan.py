@@ -18,7 +18,7 @@ from parrot_jax.sharding import make_mesh, num_batch_shards
 from parrot_jax.train.chips import Chip, flops_per_token
 from parrot_jax.train.config import TrainConfig
 from parrot_jax.train.objectives import RoleMaskedLoss
-from parrot_jax.train.optim import learning_rate, plan_steps
+from parrot_jax.train.optim import count_steps, learning_rate
 from parrot_jax.train.program import make_program
 from parrot_jax.train.topologies import Topology
 
@@ -165,7 +165,7 @@ def times(
     found = []
     for mfu in mfus:
         step_s = plan.flops_per_step / (plan.devices * chip.peak_flops * mfu)
-        hours = None if rows is None else step_s * plan_steps(config, rows).stop_step / 3600
+        hours = None if rows is None else step_s * count_steps(config, rows).stop_step / 3600
         found.append(
             Time(
                 mfu=mfu,

@@ -71,12 +71,12 @@ def preflight(config: TrainConfig, *, allow_changes: Sequence[str] = ()) -> None
     found |= _check_host(state, problems)
     found |= _try_checkpoint(config, folder, setup.program, state, problems)
 
-    hours = setup.plan.stop_step * found["step_s"] / 3600
+    hours = setup.steps.stop_step * found["step_s"] / 3600
     found["hours"] = hours
     mfu = "" if found["mfu"] is None else f", MFU {found['mfu']:.1%}"
     console.print(
         f"speed: {found['step_s']:.2f} s a step, {found['tokens_per_s']:,.0f} tokens/s{mfu}; "
-        f"{setup.plan.stop_step:,} steps take {hours:,.1f} hours and "
+        f"{setup.steps.stop_step:,} steps take {hours:,.1f} hours and "
         f"{hours * found['devices']:,.0f} device-hours, evaluations and checkpoints aside"
     )
     found["problems"] = problems

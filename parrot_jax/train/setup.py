@@ -20,7 +20,7 @@ from parrot_jax.sharding import make_mesh, num_batch_shards
 from parrot_jax.train.chips import chip_of, flops_per_token
 from parrot_jax.train.config import TrainConfig
 from parrot_jax.train.objectives import Objective, RoleMaskedLoss
-from parrot_jax.train.optim import Schedule, learning_rate, plan_steps
+from parrot_jax.train.optim import Steps, count_steps, learning_rate
 from parrot_jax.train.program import Program, make_program, put_rows
 from parrot_jax.train.step import Batch
 from parrot_jax.weights.model_folder import ModelFolder, check_same_model
@@ -34,9 +34,9 @@ class Setup(NamedTuple):
     held_out: Prepared | None
     """The split that is measured; None = none."""
     batches: Batches
-    plan: Schedule
-    schedule: optax.Schedule
-    """The learning rate by step."""
+    steps: Steps
+    learning_rate: optax.Schedule
+    """By step."""
     program: Program
     flops_per_step: int
     """Of the formula, over all devices."""
@@ -73,15 +73,15 @@ class Setup(NamedTuple):
         console.print(
             f"{config.model.num_parameters():,} parameters; {counts['sessions']:,} sessions in "
             f"{counts['rows']:,} rows of {config.data.row_tokens} tokens, "
-            f"{counts['padding_share']:.1%} padding; {self.plan.num_steps} steps of "
+            f"{counts['padding_share']:.1%} padding; {self.steps.num_steps} steps of "
             f"{config.batch_rows} rows = {share * counts['sessions']:.1f} sessions and "
             f"{share * counts['live_tokens']:,.0f} live tokens a step"
         )
         data, fsdp, tensor = self.program.mesh.shape.values()
-        steps, rows = self.program.micro_shape
+        num_micro, rows = self.program.micro_shape
         console.print(
             f"{self.program.mesh.size} devices ({jax.devices()[0].device_kind}) as data {data} x "
-            f"fsdp {fsdp} x tensor {tensor}; a step takes {steps} x {rows} rows; attention "
+            f"fsdp {fsdp} x tensor {tensor}; a step takes {num_micro} x {rows} rows; attention "
             f"{self.program.forward.attention.name}, remat {config.remat}"
         )
 
@@ -116,9 +116,9 @@ def set_up(config: TrainConfig, *, is_new: bool, objective: Objective | None = N
     # A continued run need not compile again what it compiled before. Only now: the folder is there.
     jax.config.update("jax_compilation_cache_dir", str(Path(config.data.cache_dir) / "compiled"))
     rows = prepared.rows()
-    plan = plan_steps(config, len(rows))
+    steps = count_steps(config, len(rows))
     schedule = learning_rate(
-        config.optim, steps_per_epoch=plan.steps_per_epoch, num_steps=plan.num_steps
+        config.optim, steps_per_epoch=steps.steps_per_epoch, num_steps=steps.num_steps
     )
     mesh = make_mesh(config.mesh)
     if objective is None:
@@ -129,7 +129,7 @@ def set_up(config: TrainConfig, *, is_new: bool, objective: Objective | None = N
         prepared,
         held_out,
         Batches(rows, batch_rows=config.batch_rows, seed=config.seed),
-        plan,
+        steps,
         schedule,
         make_program(config, mesh, schedule, objective=objective),
         flops_per_token(config.model, config.data.row_tokens) * tokens,

@@ -50,8 +50,8 @@ def train_step(
 
     Args:
       state: Weights and moments before the step.
-      batch: All rows of the step as micro-batches, [steps, rows, T]. Their sums are added before
-        the one division, so the result is that of one large batch.
+      batch: All rows of the step, [micro-batches, rows, T]. The sums of the micro-batches are added
+        before the one division, so the result is that of one large batch.
       forward: How to run the model.
       objective: What is minimised.
       optimizer: AdamW with its schedule.
@@ -104,7 +104,7 @@ def summed_gradients(
 
     Args:
       state: The weights; gradients are those of the trainable ones.
-      batch: [steps, rows, T].
+      batch: [micro-batches, rows, T].
       forward: How to run the model.
       objective: What is minimised.
       accumulator_dtype: In which gradients are summed; those of one micro-batch alone keep the type

@@ -17,11 +17,14 @@ from parrot_jax.data.templates.parrot import ParrotTemplate
 from parrot_jax.data.tokenizers import load_tokenizer
 from parrot_jax.model import llama
 from parrot_jax.sharding import MeshConfig
+from parrot_jax.train import loop
 from parrot_jax.train.config import OptimConfig, TrainConfig
-from parrot_jax.train.evaluate import summarise
 from parrot_jax.train.loop import train
-from parrot_jax.train.optim import plan_steps
+from parrot_jax.train.objectives import RoleMaskedLoss, Sums
+from parrot_jax.train.optim import count_steps
+from parrot_jax.train.perplexity import summarise
 from parrot_jax.train.run_folder import RunFolder
+from parrot_jax.train.setup import Setup, set_up
 from parrot_jax.weights.model_folder import load_params
 
 EIGHT_PARTS = MeshConfig(data=1, fsdp=8, tensor=1)
@@ -143,6 +146,63 @@ def test_a_loss_that_is_not_finite_stops_and_saves_the_batch(
     assert [line["step"] for line in metrics(config)] == list(range(1, step))
 
 
+def test_a_bad_step_in_the_middle_is_named_with_its_batch_and_changes_nothing(
+    config: TrainConfig, tmp_path: Path
+) -> None:
+    config = replace(config, checkpoint_every_steps=2, max_steps=6)
+    batches = set_up(config, is_new=True).batches
+    bad_row = int(batches[3]["tokens"][0].sum())
+
+    def poisoned(params: Any, batch: Any, forward: Any) -> Sums:
+        loss, weight, extras = RoleMaskedLoss(None)(params, batch, forward)
+        is_bad = (batch["tokens"].sum(axis=-1) == bad_row).any()
+        return jnp.where(is_bad, jnp.nan, loss), weight, extras
+
+    with pytest.raises(RunError, match="step 4: loss nan"):
+        train(config, objective=poisoned)
+    with np.load(Path(config.out, "bad-batch-000004.npz")) as saved:
+        np.testing.assert_array_equal(saved["tokens"], batches[3]["tokens"])
+    assert [line["step"] for line in metrics(config)] == [1, 2, 3]
+    assert [path.name for path in Path(config.out, "checkpoints").iterdir()] == ["2"]
+    whole = replace(config, out=str(tmp_path / "whole"))
+    for each in (config, whole):
+        train(each, objective=RoleMaskedLoss(None))
+    assert_same_bits(final_params(config), final_params(whole))
+    assert metrics(config) == metrics(whole)
+
+
+def test_the_next_rows_are_read_while_the_devices_work(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+    batch, report = Setup.batch, loop._Run._report
+
+    def noting_batch(self: Setup, step: int) -> Any:
+        order.append(f"read {step}")
+        return batch(self, step)
+
+    def noting_report(self: Any) -> None:
+        if self.in_flight is not None:
+            order.append(f"wait for {self.in_flight.step}")
+        report(self)
+
+    monkeypatch.setattr(Setup, "batch", noting_batch)
+    monkeypatch.setattr(loop._Run, "_report", noting_report)
+    train(replace(config, max_steps=3))
+    assert order == ["read 0", "read 1", "wait for 0", "read 2", "wait for 1", "wait for 2"]
+
+
+def test_an_evaluation_reads_no_source_again(config: TrainConfig) -> None:
+    train(replace(config, max_steps=1))
+    first = list(RunFolder(config.out).samples.read())
+    held_out = prepare(config.data, "eval")
+    for source in config.data.sources:
+        Path(source.path).unlink()
+    histories = held_out.histories(config.task, max_prompt_tokens=1000)
+    assert [history.dialogue_id for history in histories] == [s["dialogue"] for s in first]
+    assert [history.truth for history in histories] == [s["truth"] for s in first]
+
+
 @pytest.mark.slow
 def test_training_starts_from_another_runs_weights(config: TrainConfig, tmp_path: Path) -> None:
     train(config)
@@ -183,7 +243,7 @@ def test_evaluation_by_turn_equals_scoring_each_window_alone(config: TrainConfig
 
 
 def test_perplexities_by_hand() -> None:
-    from parrot_jax.train.evaluate import TURN_NLL_DTYPE
+    from parrot_jax.train.perplexity import TURN_NLL_DTYPE
 
     two, four = np.log(2.0), np.log(4.0)
     turns = np.array(
@@ -206,10 +266,10 @@ def test_perplexities_by_hand() -> None:
 
 def test_steps_of_a_run(config: TrainConfig) -> None:
     # 29 rows, 8 a step: 3.625 steps an epoch.
-    plan = plan_steps(replace(config, epochs=2.0, eval_every_epochs=0.5), 29)
+    plan = count_steps(replace(config, epochs=2.0, eval_every_epochs=0.5), 29)
     assert (plan.num_steps, plan.stop_step) == (7, 7)
     assert sorted(plan.eval_steps) == [2, 4, 5, 7]
-    assert sorted(plan_steps(replace(config, max_steps=5), 29).eval_steps) == [4, 5]
+    assert sorted(count_steps(replace(config, max_steps=5), 29).eval_steps) == [4, 5]
 
 
 def test_rows_that_devices_cannot_share_are_refused(config: TrainConfig) -> None:

@@ -13,7 +13,7 @@ from parrot_jax.core.config import load_config
 from parrot_jax.data.pipeline import Batches
 from parrot_jax.data.prepare import prepare
 from parrot_jax.train.config import TrainConfig
-from parrot_jax.train.optim import plan_steps
+from parrot_jax.train.optim import count_steps
 
 pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings("default")]
 
@@ -69,7 +69,7 @@ def torch_losses(model: Any, config: TrainConfig) -> list[float]:
     import torch
 
     rows = prepare(config.data, "train").rows()
-    plan = plan_steps(config, len(rows))
+    plan = count_steps(config, len(rows))
     batches = Batches(rows, batch_rows=config.batch_rows, seed=config.seed)
     optim = config.optim
     adamw = torch.optim.AdamW(
