@@ -27,8 +27,8 @@ from parrot_jax.collect.config import CollectConfig
 from parrot_jax.collect.dialogue_state import DialogueState, Rules, StopReason, replay
 from parrot_jax.core.config import changed_keys, config_from_dict, config_to_dict
 from parrot_jax.core.errors import RunError, UserError
-from parrot_jax.core.files import require_local_folder
 from parrot_jax.core.logs import console
+from parrot_jax.core.paths import require_local_folder
 from parrot_jax.dialogue.readers import parse_messages
 from parrot_jax.dialogue.report import ReadReport
 from parrot_jax.dialogue.turns import RowPlace

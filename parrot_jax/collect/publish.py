@@ -18,7 +18,7 @@ from parrot_jax.collect.filters import Filter, RepeatedElsewhere, RepeatsConfig,
 from parrot_jax.collect.folder import Collection, JournaledDialogue
 from parrot_jax.collect.moderation import Moderation, moderate
 from parrot_jax.core.config import config_to_dict
-from parrot_jax.core.files import name_to_publish, without_folders
+from parrot_jax.core.published_names import name_to_publish, without_folders
 
 
 def export_dataset(

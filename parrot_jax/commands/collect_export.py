@@ -6,7 +6,7 @@ from typing import Annotated
 import tyro
 
 from parrot_jax.collect.filters import RepeatsConfig
-from parrot_jax.core.files import require_local_folder
+from parrot_jax.core.paths import require_local_folder
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -44,8 +44,8 @@ def run(config: HfToFlaxConfig) -> None:
 
     keep_freed_memory()  # before jax, for its threads
     from parrot_jax.core.config import save_config
-    from parrot_jax.core.files import require_folder
     from parrot_jax.core.logs import console
+    from parrot_jax.core.paths import require_folder
     from parrot_jax.distributed import in_first_process, join_processes
     from parrot_jax.weights.hf_folder import HfFolder
     from parrot_jax.weights.hf_to_flax import hf_to_flax

@@ -9,8 +9,9 @@ from typing import Annotated, Any
 import tyro
 
 from parrot_jax.core.errors import UserError
-from parrot_jax.core.files import AnyPath, as_path, open_input
+from parrot_jax.core.files import open_input
 from parrot_jax.core.logs import visible
+from parrot_jax.core.paths import AnyPath, as_path
 from parrot_jax.dialogue.types import Role
 from parrot_jax.serve.messages import read_messages, says_nothing, shown, split_turns
 

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from parrot_jax.core.errors import UserError
-from parrot_jax.core.files import AnyPath, open_input
+from parrot_jax.core.files import open_input
+from parrot_jax.core.paths import AnyPath
 from parrot_jax.dialogue.json_stream import BrokenRowError, JsonRow
 
 # Few: a value that many rows share stands once in the file and once for each in memory.

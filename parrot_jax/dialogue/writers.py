@@ -4,7 +4,8 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from parrot_jax.core.files import AnyPath, atomic_write
+from parrot_jax.core.files import atomic_write
+from parrot_jax.core.paths import AnyPath
 from parrot_jax.dialogue.types import Dialogue
 
 _OWN_KEYS = frozenset({"id", "source", "messages"})

@@ -13,7 +13,7 @@ from parrot_jax.dialogue.language import language_of
 from parrot_jax.dialogue.report import ReadReport
 from parrot_jax.dialogue.sources import SourceConfig, read_sources
 from parrot_jax.dialogue.types import Dialogue
-from parrot_jax.stats.bootstrap import ratio_intervals
+from parrot_jax.intervals.bootstrap import ratio_intervals
 from parrot_jax.stats.measures import LANGUAGE_CHARS, MEASURES, Part, measure_session, questions_of
 
 _DIALOGUES_AT_ONCE = 64

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from parrot_jax.core.errors import UserError
-from parrot_jax.core.files import as_path
+from parrot_jax.core.paths import as_path
 from parrot_jax.dialogue.hub import SCHEME
 from parrot_jax.dialogue.json_stream import stream_rows
 from parrot_jax.dialogue.readers import detect_kind

@@ -4,8 +4,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from parrot_jax.core.config import load_config
-from parrot_jax.core.files import require_local_folder, without_folders
 from parrot_jax.core.logs import counting
+from parrot_jax.core.paths import require_local_folder
+from parrot_jax.core.published_names import without_folders
 from parrot_jax.data.tokenizers import Tokenizer, load_tokenizer
 from parrot_jax.stats.config import JudgeConfig
 from parrot_jax.stats.files import measure_file

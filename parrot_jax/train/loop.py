@@ -18,8 +18,9 @@ import numpy as np
 
 from parrot_jax.core.config import config_to_dict
 from parrot_jax.core.errors import PreemptedError, RunError, disk_full_is_a_user_error
-from parrot_jax.core.files import AnyPath, atomic_write, write_array, write_json
+from parrot_jax.core.files import atomic_write, write_array, write_json
 from parrot_jax.core.logs import Pace, console, duration, progress_bar
+from parrot_jax.core.paths import AnyPath
 from parrot_jax.distributed import any_process, in_first_process, is_first_process
 from parrot_jax.train import perplexity
 from parrot_jax.train.config import TrainConfig

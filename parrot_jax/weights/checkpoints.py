@@ -28,7 +28,7 @@ from jax.tree_util import tree_flatten_with_path
 from jaxtyping import Shaped
 
 from parrot_jax.core.errors import UserError, disk_full_is_a_user_error
-from parrot_jax.core.files import AnyPath, as_path
+from parrot_jax.core.paths import AnyPath, as_path
 from parrot_jax.distributed import any_process
 from parrot_jax.weights import arrays as on_disk
 from parrot_jax.weights.damage import Unreadable, reading

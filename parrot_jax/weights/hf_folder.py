@@ -16,7 +16,8 @@ from jaxtyping import Shaped
 from safetensors import SafetensorError, safe_open
 
 from parrot_jax.core.errors import UserError
-from parrot_jax.core.files import file_in, open_input, read_json
+from parrot_jax.core.files import open_input, read_json
+from parrot_jax.core.paths import file_in
 from parrot_jax.model.config import ModelConfig
 from parrot_jax.model.frequencies import frequencies
 from parrot_jax.model.hf_config import from_hf

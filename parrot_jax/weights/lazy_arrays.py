@@ -13,7 +13,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from parrot_jax.core.errors import disk_full_is_a_user_error
-from parrot_jax.core.files import AnyPath
+from parrot_jax.core.paths import AnyPath
 from parrot_jax.weights.arrays import (
     CheckedHandler,
     Uncounted,

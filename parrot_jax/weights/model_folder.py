@@ -15,7 +15,8 @@ from jax.typing import DTypeLike
 
 from parrot_jax.core.config import config_from_dict, config_to_dict
 from parrot_jax.core.errors import UserError
-from parrot_jax.core.files import AnyPath, RemotePath, as_path
+from parrot_jax.core.paths import AnyPath, as_path
+from parrot_jax.core.remote import RemotePath
 from parrot_jax.core.yaml_files import read_yaml
 from parrot_jax.model import decoder
 from parrot_jax.model.config import ModelConfig

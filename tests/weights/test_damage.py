@@ -16,7 +16,7 @@ import pytest
 from parrot_jax.cli import main
 from parrot_jax.core.config import load_config
 from parrot_jax.core.errors import UserError
-from parrot_jax.core.files import RemotePath
+from parrot_jax.core.remote import RemotePath
 from parrot_jax.model.config import ModelConfig
 from parrot_jax.sharding import MeshConfig, make_mesh
 from parrot_jax.train.config import OptimConfig, TrainConfig

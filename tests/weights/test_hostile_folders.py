@@ -398,7 +398,9 @@ def test_out_may_not_be_a_file_or_below_one(
             capsys.readouterr()
             assert main(["convert", verb, str(source), str(out)]) == 2
             error = capsys.readouterr().err
-            assert f"OUT is {out}, but {tmp_path / 'file'} is no folder; name another." in error
+            assert (
+                f"OUT is {out}, but {tmp_path / 'file'} is no folder; choose another one." in error
+            )
     assert (tmp_path / "file").read_text() == "mine"
 
 

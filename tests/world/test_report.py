@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from parrot_jax.cli import _find_verb
-from parrot_jax.core.config import parse_arguments, parse_options
+from parrot_jax.core.arguments import parse_arguments, parse_options
 from parrot_jax.core.errors import UserError
 from parrot_jax.dialogue.types import Dialogue
 from parrot_jax.dialogue.writers import write_messages

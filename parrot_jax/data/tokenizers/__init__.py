@@ -1,7 +1,7 @@
 """Tokenizers: one interface (`base`), and a file for each kind that is read."""
 
 from parrot_jax.core.errors import UserError
-from parrot_jax.core.files import AnyPath, as_path, file_in
+from parrot_jax.core.paths import AnyPath, as_path, file_in
 from parrot_jax.data.tokenizers.base import Tokenizer
 from parrot_jax.data.tokenizers.sentencepiece import read_model, read_saved
 
