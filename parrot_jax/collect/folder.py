@@ -33,7 +33,7 @@ from parrot_jax.dialogue.readers import parse_messages
 from parrot_jax.dialogue.report import ReadReport
 from parrot_jax.dialogue.turns import RowPlace
 from parrot_jax.dialogue.types import Dialogue
-from parrot_jax.dialogue.writers import messages_line
+from parrot_jax.dialogue.writers import DIALOGUES, messages_line
 
 # What may differ when a collection is continued: where it lies, how fast and for how much it asks,
 # and how far the dialogues go. The beginnings are compared by what they are, not by name. All may
@@ -48,7 +48,6 @@ _FREE_KEYS = frozenset(
 _FREE_OF_SPEAKERS = DECIDES_NO_REPLY | {"prompt"}  # a prompt is compared by its text
 
 
-DIALOGUES = "dialogues.jsonl"
 SUMMARY = "summary.json"
 
 

@@ -10,12 +10,13 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
-from parrot_jax.core.errors import UserError
+from parrot_jax.core.errors import DiskFullError, UserError
 from parrot_jax.core.paths import AnyPath, as_path
 from parrot_jax.core.remote import RemotePath
 from parrot_jax.core.shipped import shipped_file
@@ -60,6 +61,27 @@ def atomic_write(path: AnyPath | str, mode: str = "w") -> Iterator[IO[Any]]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_room(path: AnyPath, needed: int, what: str) -> None:
+    """Refuses what the disk has no room for; a bucket has room.
+
+    Args:
+      path: A folder that is there.
+      needed: Bytes.
+      what: What is to be written, e.g. `"a checkpoint"`.
+
+    Raises:
+      DiskFullError: Fewer bytes are free.
+    """
+    if isinstance(path, RemotePath):
+        return
+    free = shutil.disk_usage(path).free
+    if free < needed:
+        raise DiskFullError(
+            f"no room left on the disk for {what} in {path}: it takes {needed:,} bytes and "
+            f"{free:,} are free; free some space and run again."
+        )
 
 
 def write_json(path: AnyPath | str, value: Any) -> None:

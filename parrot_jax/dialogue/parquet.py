@@ -10,7 +10,7 @@ from typing import Any
 from parrot_jax.core.errors import UserError
 from parrot_jax.core.files import open_input
 from parrot_jax.core.paths import AnyPath
-from parrot_jax.dialogue.json_stream import BrokenRowError, JsonRow
+from parrot_jax.dialogue.raw_rows import BrokenRowError, JsonRow
 
 # Few: a value that many rows share stands once in the file and once for each in memory.
 _ROWS_AT_ONCE = 4

@@ -74,6 +74,10 @@ class Dialogue:
         """Questions in the dialogue: what the papers count as its turns."""
         return (len(self.turns) + 1) // 2
 
+    def questions(self) -> list[str]:
+        """The texts of the user's turns."""
+        return [turn.text for turn in self.turns if turn.role == "user"]
+
     def messages(self) -> list[dict[str, str]]:
         """The dialogue as OpenAI-style messages, the system text first where there is one."""
         system = [{"role": "system", "content": self.system}] if self.system else []

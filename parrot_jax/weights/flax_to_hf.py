@@ -7,7 +7,6 @@ whole or not at all, then the index; `config.json`, without which nothing loads,
 import hashlib
 import json
 import os
-import shutil
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,8 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Shaped
 
-from parrot_jax.core.errors import DiskFullError, UserError, disk_full_is_a_user_error
-from parrot_jax.core.files import atomic_write, hash_file, read_json, write_json
+from parrot_jax.core.errors import UserError, disk_full_is_a_user_error
+from parrot_jax.core.files import atomic_write, check_room, hash_file, read_json, write_json
 from parrot_jax.core.logs import console, progress
 from parrot_jax.model.config import ModelConfig
 from parrot_jax.model.hf_config import to_hf
@@ -100,7 +99,8 @@ def flax_to_hf(
                 if shard.name not in hashes or not (out / shard.name).exists()]  # fmt: skip
         if len(left) < len(shards):
             console.print(f"continuing {out}: {len(shards) - len(left)} of {len(shards)} files")
-        _check_room(out, left, DTYPES[dtype])
+        needed = sum(_nbytes(tensor, DTYPES[dtype]) for shard in left for tensor in shard.tensors)
+        check_room(out, needed, "the export")
         names = [tensor for shard in left for tensor in shard.tensors]
 
         def read(tensor: Tensor) -> Shaped[np.ndarray, "..."]:
@@ -201,16 +201,6 @@ def _claim(out: Path, record: Mapping[str, Any]) -> dict[str, str]:
         raise UserError(f"{out} is not empty and no export; choose another folder.")
     write_json(out / RECORD, record)
     return {}
-
-
-def _check_room(out: Path, shards: Sequence[Shard], dtype: np.dtype[Any]) -> None:
-    needed = sum(_nbytes(tensor, dtype) for shard in shards for tensor in shard.tensors)
-    free = shutil.disk_usage(out).free
-    if free < needed:
-        raise DiskFullError(
-            f"no room left on the disk for the export in {out}: it takes {needed:,} bytes and "
-            f"{free:,} are free; free some space and run again."
-        )
 
 
 def _ahead(

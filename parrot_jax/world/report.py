@@ -23,7 +23,7 @@ from parrot_jax.report.page import (
     Transcript,
     write_page,
 )
-from parrot_jax.world.measures import asked_kinds, questions_of
+from parrot_jax.world.measures import asked_kinds
 from parrot_jax.world.pictures import (
     KIND_NAMES,
     accuracy_picture,
@@ -354,14 +354,14 @@ def _kind_examples(files: QuickstartFiles) -> dict[str, str]:
     """A short question of each kind that people asked."""
     language, examples = Language(files.world), {}
     for dialogue in files.people[:_NUM_EXAMPLE_DIALOGUES]:
-        questions = questions_of(dialogue)
+        questions = dialogue.questions()
         for kind, question in zip(_question_kinds(dialogue, language), questions, strict=True):
             examples[kind] = min(examples.get(kind, question), question, key=len)
     return examples
 
 
 def _question_kinds(dialogue: Dialogue, language: Language) -> list[str]:
-    by_turn = asked_kinds(language, [(questions_of(dialogue), 0)]).by_turn
+    by_turn = asked_kinds(language, [(dialogue.questions(), 0)]).by_turn
     return [kind for turn in sorted(by_turn) for kind in by_turn[turn]]
 
 
