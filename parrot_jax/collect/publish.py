@@ -49,6 +49,21 @@ def export_dataset(
     Raises:
       UserError: As of `write_dataset`.
       RunError: The moderator failed.
+
+    >>> from parrot_jax import BeginningsConfig, CollectConfig, SpeakerConfig, collect_dialogues
+    >>> from parrot_jax.api.scripted_server import ScriptedServer
+    >>> folder = getfixture("tmp_path")
+    >>> first = folder / "first.jsonl"
+    >>> _ = first.write_text('{"messages": [{"role": "user", "content": "Why?"}]}')
+    >>> begin = BeginningsConfig(kind="messages", path=str(first))
+    >>> with ScriptedServer() as server:  # doctest: +ELLIPSIS
+    ...     speaker = SpeakerConfig(base_url=server.url, model="m")
+    ...     config = CollectConfig(out=str(folder / "out"), asker=speaker, answerer=speaker,
+    ...                            beginnings=(begin,), max_turns=2)
+    ...     _ = collect_dialogues(config)
+    read 1 rows: ...
+    >>> export_dataset(config.out, folder / "dataset", filters=[lambda dialogue: None]).dialogues
+    1
     """
     out, repeats = Path(out), repeats or RepeatsConfig()
     chain = [leaves_out(own) for own in filters]

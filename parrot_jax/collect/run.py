@@ -52,6 +52,21 @@ def collect(config: CollectConfig, *, filters: Sequence[TurnFilter] = ()) -> Col
         cannot be used, the disk is full, or the system does not allow so many connections.
       RunError: An endpoint failed, a budget is spent, or no dialogue got a turn.
       KeyboardInterrupt: Ctrl-C, after `GRACE_S` seconds at most; a second one ends it at once.
+
+    >>> from parrot_jax import BeginningsConfig, SpeakerConfig
+    >>> from parrot_jax.api.scripted_server import ScriptedServer
+    >>> folder = getfixture("tmp_path")
+    >>> first = folder / "first.jsonl"
+    >>> _ = first.write_text('{"messages": [{"role": "user", "content": "Why?"}]}')
+    >>> begin = BeginningsConfig(kind="messages", path=str(first))
+    >>> with ScriptedServer() as server:  # doctest: +ELLIPSIS
+    ...     speaker = SpeakerConfig(base_url=server.url, model="m")
+    ...     config = CollectConfig(out=str(folder / "out"), asker=speaker, answerer=speaker,
+    ...                            beginnings=(begin,), max_turns=2)
+    ...     summary = collect(config, filters=[lambda turns, text: None])
+    read 1 rows: ...
+    >>> summary.exported, summary.mean_turns
+    (1, 2.0)
     """
     return asyncio.run(collect_async(config, filters=filters))
 

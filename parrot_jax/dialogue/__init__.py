@@ -10,6 +10,7 @@ parquet.py        rows of Parquet files
 hub.py            rows from the Hugging Face hub
 keys.py           what the keys of rows and messages mean: one table
 unread.py         what a row holds besides the turns that were read
+read.py           the dialogues of a file, in one call
 readers.py        one parser for each format
 messages.py       lists of messages to turns
 pairs.py          rows of questions and answers

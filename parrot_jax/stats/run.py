@@ -40,6 +40,12 @@ def compute_statistics(
 
     Raises:
       UserError: A path, the tokenizer or the judge cannot be used; nothing was sent then.
+
+    >>> path = getfixture("tmp_path") / "dialogues.jsonl"
+    >>> _ = path.write_text('{"messages": [{"role": "user", "content": "Why is the sea salt?"}]}')
+    >>> (file,) = compute_statistics([str(path)]).files
+    >>> file.label, file.sessions
+    ('dialogues', 1)
     """
     if out is not None:
         require_local_folder(out, "out")

@@ -60,6 +60,14 @@ def train(
     Raises:
       UserError: The data, the sizes or the run folder do not fit the config.
       RunError: Loss or gradient norm is not finite; the batch is saved and named.
+
+    >>> import dataclasses
+    >>> from parrot_jax import small_example
+    >>> config = dataclasses.replace(small_example(getfixture("tmp_path")), max_steps=0)
+    >>> train(config)  # doctest: +ELLIPSIS
+    139,584 parameters; 300 sessions in 260 rows of 256 tokens, ...
+    >>> Path(config.out, "checkpoints", "0").is_dir()
+    True
     """
     folder = RunFolder(config.out)
     in_first_process(folder.check_writable, f"write to {folder.path}")

@@ -10,7 +10,7 @@ from parrot_jax.model.config import ModelConfig
 from parrot_jax.model.generate import generate
 
 
-class Reply(NamedTuple):
+class Sample(NamedTuple):
     """What the model said."""
 
     text: str
@@ -32,7 +32,7 @@ def sample_next_turns(
     mesh: Mesh | None = None,
     temperature: float = 0.0,
     top_p: float = 1.0,
-) -> list[Reply]:
+) -> list[Sample]:
     """Generates the turn behind each prompt.
 
     Args:
@@ -62,7 +62,7 @@ def sample_next_turns(
         mesh=mesh,
     )
     return [
-        Reply(
+        Sample(
             template.tokenizer.decode(g.ids).strip(),
             g.finish_reason,
             len(g.ids),
