@@ -1,4 +1,4 @@
-"""From a collection to a dataset: its finished dialogues through the filters into the folder."""
+"""Exports a collection: filters its finished dialogues and writes the dataset folder."""
 
 import contextlib
 from collections.abc import Iterator
@@ -32,14 +32,14 @@ def export_dataset(
     """Filters the finished dialogues of a collection and writes them as a dataset.
 
     Args:
-      collection: May be running: what has ended by now is exported.
+      collection: May still be running; the dialogues that have ended are exported.
       out: The folder to write.
-      license: For the card.
-      repeats: What counts as a repeated question.
-      moderator: Asked about every text before anything is written; None = nobody is.
+      license: Licence id for the card.
+      repeats: Settings of the filter for repeated questions.
+      moderator: Judges every text before anything is written; None = no moderation.
 
     Raises:
-      UserError: As of `write_dataset`.
+      UserError: See `write_dataset`.
       RunError: The moderator failed.
     """
     filters: list[Filter] = []
@@ -95,7 +95,7 @@ def _speakers(collection: Collection) -> dict[str, dict[str, Any]]:
 
 
 def _beginning(source: BeginningsConfig) -> dict[str, Any]:
-    """A source without its folder, which says nothing to others."""
+    """A source without its local folder."""
     path = without_folders(source.path)
     return {"kind": source.kind, "path": path, "take": source.take,
             "max_rounds": source.max_rounds, "sample": source.sample}  # fmt: skip
