@@ -1,1 +1,1 @@
-"""Talking to OpenAI-compatible endpoints, with a journal of every request. Loads no jax."""
+"""Client for OpenAI-compatible endpoints, with a journal of every request. Never imports jax."""
