@@ -1,4 +1,4 @@
-"""The `parrot` program: finds the verb, loads only that verb's module, turns errors into one line.
+"""The `parrot` program: finds the command, imports its module only, prints errors as one line.
 
 Nothing slow is imported here, so `parrot --help` answers at once.
 """
@@ -19,7 +19,7 @@ from parrot_jax.core.errors import ParrotError, UserError, is_disk_full
 
 
 class Verb(NamedTuple):
-    """One verb: its words, the module in `commands/` behind it, its argument, what it does."""
+    """One command: its words, its module in `commands/`, its argument and a one-line summary."""
 
     words: str
     module: str
@@ -28,31 +28,29 @@ class Verb(NamedTuple):
 
 
 VERBS = (
-    Verb("quickstart", "quickstart", "", "the whole loop on a little world, in ten minutes"),
-    Verb("configs copy", "configs_copy", "NAME [PATH]", "write a shipped config, to change it"),
+    Verb("quickstart", "quickstart", "", "the whole loop on synthetic data, in ten minutes"),
+    Verb("configs copy", "configs_copy", "NAME [PATH]", "copy a shipped config for editing"),
     Verb("configs", "configs", "", "list the shipped configs: purpose, hardware, command"),
     Verb("data clean", "data_clean", "CONFIG", "clean, de-duplicate and decontaminate dialogues"),
+    Verb("data show", "data_show", "CONFIG", "show a dialogue as the model sees it, or a FILE's"),
+    Verb("data prepare", "data_prepare", "CONFIG", "tokenise and pack dialogues into cached rows"),
     Verb(
-        "data show", "data_show", "CONFIG", "a dialogue as it is trained on, or of a FILE as read"
+        "stats", "stats", "PATH...", "dataset statistics: lengths, turns, diversity, user phrases"
     ),
-    Verb("data prepare", "data_prepare", "CONFIG", "tokenise and pack into cached rows; count"),
-    Verb("stats", "stats", "PATH...", "Table 1 and Figure 3 for any files, and how people ask"),
-    Verb("train", "train", "CONFIG", "train an asker or an answerer; continues where it stopped"),
-    Verb("plan", "plan", "CONFIG", "does a run fit hardware that is not here, and how long is it?"),
+    Verb("train", "train", "CONFIG", "train an asker or an answerer; run again to resume"),
+    Verb("plan", "plan", "CONFIG", "check memory and time of a run on hardware you don't have"),
     Verb("generate", "generate", "RUN", "write the next question (ask) or answer (chat)"),
     Verb("serve", "serve", "RUN", "serve a run over an OpenAI-compatible API"),
-    Verb("collect plan", "collect_plan", "CONFIG", "what a collection will take, and cost"),
-    Verb("collect status", "collect_status", "RUN", "how a collection stands, also while it runs"),
-    Verb("collect export", "collect_export", "RUN", "a collection as a dataset with its card"),
-    Verb("collect", "collect", "CONFIG", "let an asker and an answerer talk; journal every word"),
-    Verb(
-        "convert hf-to-flax", "convert_hf_to_flax", "SRC OUT", "Hugging Face weights to train from"
-    ),
-    Verb("convert flax-to-hf", "convert_flax_to_hf", "RUN OUT", "a run for transformers and vLLM"),
+    Verb("collect plan", "collect_plan", "CONFIG", "forecast calls, tokens, cost and hours"),
+    Verb("collect status", "collect_status", "RUN", "progress and cost, also during the run"),
+    Verb("collect export", "collect_export", "RUN", "write a collection as a dataset with a card"),
+    Verb("collect", "collect", "CONFIG", "collect dialogues between an asker and an answerer"),
+    Verb("convert hf-to-flax", "convert_hf_to_flax", "SRC OUT", "import Hugging Face weights"),
+    Verb("convert flax-to-hf", "convert_flax_to_hf", "RUN OUT", "export to transformers, vLLM"),
     Verb("convert verify", "convert_verify", "HF_DIR RUN", "compare tensors by hash, and logits"),
-    Verb("push", "push", "FOLDER REPO", "send a model or a dataset to the Hugging Face hub"),
-    Verb("world write", "world_write", "", "write the little world: dialogues with ground truth"),
-    Verb("world serve", "world_serve", "WORLD", "serve the little world's answerer"),
+    Verb("push", "push", "FOLDER REPO", "upload a model or a dataset to the Hugging Face hub"),
+    Verb("world write", "world_write", "", "write the synthetic world: dialogues, facts, an exam"),
+    Verb("world serve", "world_serve", "WORLD", "serve the synthetic world's answerer"),
 )
 
 
@@ -64,11 +62,11 @@ _MEND_BY_USER = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one verb.
+    """Runs one command.
 
     Returns:
-      The exit status: 0 done, 1 the run failed, 2 the input is wrong, 130 interrupted, 141 whoever
-      read the output has gone (`| head`).
+      The exit status: 0 done, 1 the run failed, 2 the input is wrong, 130 interrupted, 141 the
+      reader of the output has exited (`| head`).
     """
     _open_streams()
     if arguments is None:
@@ -77,8 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status = _main(list(sys.argv[1:] if arguments is None else arguments))
         sys.stdout.flush()
         if status == _INTERRUPTED and arguments is None:
-            # All that is to be closed has been. jax crashes where Python clears it away after an
-            # interrupt that came while it compiled.
+            # Everything is closed by now. jax crashes in Python's shutdown after an interrupt
+            # during a compilation.
             sys.stderr.flush()
             os._exit(status)
     except BrokenPipeError:
@@ -88,9 +86,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         if is_disk_full(error):
             _discard(sys.stdout)
-            said = f"no room left for what was being written: {error}."
+            said = f"no room left on the disk: {error}; free some space and run it again."
         elif error.filename is not None and error.errno in _MEND_BY_USER:
-            said = f"cannot use {error.filename}: {error.strerror}; check the path and your rights."
+            said = f"cannot use {error.filename}: {error.strerror}; check path and permissions."
         else:
             raise
         print(f"parrot: {said}", file=sys.stderr)
@@ -99,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _open_streams() -> None:
-    """Gives a stream that the shell closed (`>&-`) a place that takes everything."""
+    """Points a stream that the shell closed (`>&-`) at /dev/null."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  # until the end
@@ -121,7 +119,7 @@ def _main(arguments: list[str]) -> int:
 
         print(f"parrot: {visible(str(error))}{_belongs_to(error)}", file=sys.stderr)
         return error.exit_code
-    except SystemExit as end:  # after a help, after a wrong option
+    except SystemExit as end:  # after --help or a wrong option
         if isinstance(end.__context__, BrokenPipeError):  # rich has discarded the stream already
             return 128 + signal.SIGPIPE
         return end.code if isinstance(end.code, int) else int(end.code is not None)
@@ -132,7 +130,7 @@ def _main(arguments: list[str]) -> int:
 
 
 def _belongs_to(error: ParrotError) -> str:
-    """Which command the config is for that an error speaks of, where it is for another."""
+    """Names the command that a config is for, if the error is that it was given to another one."""
     from parrot_jax.core.config import ConfigError
 
     if not isinstance(error, ConfigError) or not error.has_foreign_keys:
@@ -144,14 +142,14 @@ def _belongs_to(error: ParrotError) -> str:
 
 
 def _readers_are_gone() -> bool:
-    """Whether standard output or error has no reader; such a stream is discarded from now on."""
+    """Whether stdout or stderr has lost its reader; such a stream is discarded from now on."""
     gone = False
     for stream in (sys.stdout, sys.stderr):
         try:
             poll = select.poll()
             poll.register(stream.fileno(), 0)
             is_closed = any(event & select.POLLERR for _, event in poll.poll(0))
-        except (AttributeError, OSError, ValueError):  # none, or one of a test
+        except (AttributeError, OSError, ValueError):  # closed, or replaced by a test
             continue
         if is_closed:
             _discard(stream)  # or Python would complain at exit
@@ -164,11 +162,11 @@ def _discard(stream: TextIO) -> None:
 
 
 def parse(arguments: Sequence[str]) -> tuple[Any, Any]:
-    """The module of the verb that is asked for, and its config.
+    """Returns the module of the requested command, and its config.
 
     Raises:
-      UserError: There is no such verb, or its config is wrong.
-      SystemExit: 0 after a help, 2 after a wrong option.
+      UserError: There is no such command, or its config is wrong.
+      SystemExit: 0 after --help, 2 after a wrong option.
     """
     from parrot_jax.core.arguments import parse_arguments, parse_options
 
@@ -181,15 +179,15 @@ def parse(arguments: Sequence[str]) -> tuple[Any, Any]:
 
 
 def _report_thread(problem: threading.ExceptHookArgs) -> None:
-    """Prints what ended a thread, but for a full disk: the main thread is told of that as well."""
+    """Prints a thread's exception, unless the disk is full: the main thread reports that."""
     if problem.exc_value is None or not is_disk_full(problem.exc_value):
         threading.__excepthook__(problem)
 
 
 def _report_unraisable(problem: Any) -> None:
-    """Sends a Ctrl-C again that came inside a callback, such as jax's of the garbage collector.
+    """Repeats a Ctrl-C that arrived inside a callback, such as jax's garbage-collection hook.
 
-    Python drops what is raised there, and the program would go on.
+    Python drops exceptions raised there, so the program would keep running.
     """
     if problem.exc_type is KeyboardInterrupt:
         threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
@@ -212,8 +210,8 @@ def _find_verb(arguments: Sequence[str]) -> tuple[Verb, Sequence[str]]:
     near = difflib.get_close_matches(typed, first, n=1) or difflib.get_close_matches(
         arguments[0], first, n=1
     )
-    hint = f"did you mean `parrot {near[0]}`?" if near else "`parrot --help` lists the verbs."
-    raise UserError(f"there is no verb `{typed or arguments[0]}`; {hint}")
+    hint = f"did you mean `parrot {near[0]}`?" if near else "`parrot --help` lists the commands."
+    raise UserError(f"there is no command `{typed or arguments[0]}`; {hint}")
 
 
 def _check_second_word(verb: Verb, rest: Sequence[str]) -> None:
@@ -223,7 +221,7 @@ def _check_second_word(verb: Verb, rest: Sequence[str]) -> None:
         near = difflib.get_close_matches(f"{verb.words} {rest[0]}", longer, n=1, cutoff=0.8)
         if near:
             raise UserError(
-                f"there is no verb `{verb.words} {rest[0]}`; did you mean `parrot {near[0]}`?"
+                f"there is no command `{verb.words} {rest[0]}`; did you mean `parrot {near[0]}`?"
             )
 
 
@@ -236,15 +234,15 @@ def _help(group: str = "") -> str:
     ]
     return "\n".join(
         [
-            "parrot: models that ask as people do, and chat models that last many turns",
+            "parrot: train user simulators and multi-turn chat models, and collect dialogues",
             "",
-            "usage: parrot VERB CONFIG [--overrides]",
+            "usage: parrot COMMAND CONFIG [--overrides]",
             "",
             *lines,
             "",
-            "CONFIG is a YAML file: one of `parrot configs`, or yours. Any key can be overridden:",
+            "CONFIG is a YAML file: one that `parrot configs` lists, or yours. Override any key:",
             "  parrot train configs/train/ask_wildchat_cpu.yaml --optim.lr 1e-3 --seed 1",
-            "`parrot VERB --help` is a config with every key explained; save it to have your own.",
+            "`parrot COMMAND --help` explains every key; its output is itself a config.",
         ]
     )
 

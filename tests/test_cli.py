@@ -193,5 +193,5 @@ def test_show_and_prepare_print_what_they_found(
     assert "<s>USER:" in shown
     assert main(["data", "prepare", str(tiny_run)]) == 0
     printed = capsys.readouterr().out
-    for name in ("sessions", "windows", "live tokens", "share of padding", "sessions a step of"):
+    for name in ("sessions", "windows", "live tokens", "share of padding", "sessions per step of"):
         assert name in printed

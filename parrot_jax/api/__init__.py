@@ -1,4 +1,4 @@
-"""Talking to OpenAI-compatible endpoints, with a journal of every request. Loads no jax.
+"""Client for OpenAI-compatible endpoints, with a journal of every request. Never imports jax.
 
 config.py           settings of endpoints and of retries
 prompts.py          prompts from Jinja2 files

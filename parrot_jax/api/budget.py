@@ -1,9 +1,9 @@
-"""What an endpoint may cost: every call's worst case is set aside before it is sent.
+"""Budgets of endpoints: the worst case of every call is reserved before it is sent.
 
-A limit holds hard because of three things. A prompt has at most as many tokens as bytes, and a
-reply at most `max_tokens`. What is in flight is counted with its worst case until it has come back.
-And a call that was sent, but of which nobody can say what it cost (its reply was lost, or the
-server counts no tokens), keeps its worst case for ever, in this run and in all that go on with it.
+Budgets are hard limits, for three reasons. A prompt has at most as many tokens as bytes, and a
+reply at most `max_tokens`. Calls in flight count with their worst case until they return. And a
+call of unknown cost (its reply was lost, or the server counts no tokens) counts with its worst case
+forever, also in later runs of the same journal.
 """
 
 import asyncio
@@ -20,11 +20,11 @@ _MILLION = 1_000_000
 _NOTHING = Usage()
 _TEXTS = frozenset({"messages", "input"})
 _TOKENS_A_MESSAGE = 16
-"""Headers and separators of a message at most; the largest in use, Llama 3's, has 5."""
+"""Upper bound on the headers and separators of a message; Llama 3's, the longest in use, has 5."""
 
 
 def usd(usage: Usage, price: Price) -> float:
-    """What tokens cost.
+    """The cost of tokens.
 
     >>> usd(Usage(2_000_000, 1_000_000), Price(prompt=0.5, completion=1.5))
     2.5
@@ -33,7 +33,7 @@ def usd(usage: Usage, price: Price) -> float:
 
 
 class BudgetSpentError(RunError):
-    """The next call might pass the limit, and none in flight can make room for it."""
+    """The next call could exceed the limit, and no call in flight can make room for it."""
 
 
 def worst_usage(body: Mapping[str, Any]) -> Usage:
@@ -43,9 +43,9 @@ def worst_usage(body: Mapping[str, Any]) -> Usage:
     than bytes; a chat template adds a few to each message.
 
     Args:
-      body: As sent: `messages`, each {role, content}, or `input`, a list of texts. Fields that are
-        no single number or word, like schemas and tools, count as if they were in the prompt.
-        Without a limit of tokens the reply counts as 0.
+      body: As sent: `messages`, each {role, content}, or `input`, a list of texts. Lists and
+        objects in other fields, like schemas and tools, count as part of the prompt. Without a
+        token limit the reply counts as 0.
     """
     if "messages" in body:
         texts = [message["content"] for message in body["messages"]]
@@ -59,32 +59,32 @@ def worst_usage(body: Mapping[str, Any]) -> Usage:
 
 @dataclass(slots=True)
 class Spent:
-    """What the calls of an endpoint have cost, as the journal has it."""
+    """The cost of an endpoint's calls so far, from the journal."""
 
     known: Usage = _NOTHING
-    """As the server counts."""
+    """As counted by the server."""
     uncertain: Usage = _NOTHING
-    """The worst case of calls that may have been billed, but whose cost nobody knows."""
+    """The worst case of calls that may have been billed, but whose cost is unknown."""
 
 
 class Budget:
-    """Sets aside and counts what the calls of one endpoint cost.
+    """Reserves and counts the cost of one endpoint's calls.
 
     Attributes:
-      price: Of the model; None = unknown.
-      max_usd: The limit; None = there is none.
-      max_tokens: The limit; None = there is none.
-      spent: What is certain to have been spent, and what may have been.
-      in_flight: The worst case of what is under way.
+      price: The model's price; None = unknown.
+      max_usd: The limit; None = unlimited.
+      max_tokens: The limit; None = unlimited.
+      spent: Known and uncertain cost so far.
+      in_flight: The worst case of the calls in flight.
     """
 
     def __init__(self, speaker: str, config: EndpointConfig, spent: Spent) -> None:
-        """Counts on from what was spent before.
+        """Starts from the cost of earlier runs.
 
         Args:
-          speaker: Who is named in errors, e.g. `asker`.
-          config: Its limits in USD and in tokens, and its price, where there is one in USD.
-          spent: By earlier runs of the same journal.
+          speaker: The name for errors, e.g. `asker`.
+          config: Its limits in USD and in tokens; a limit in USD needs a price.
+          spent: Cost of earlier runs of the same journal.
         """
         self._speaker, self.price = speaker, config.price
         self.max_usd, self.max_tokens = config.budget_usd, config.budget_tokens
@@ -93,13 +93,13 @@ class Budget:
         self._stopped = False
 
     async def reserve(self, worst: Usage) -> bool:
-        """Sets the worst case of a call aside; waits where calls in flight may still make room.
+        """Reserves the worst case of a call; waits if calls in flight may still make room.
 
         Returns:
-          Whether the call may be made; False = nothing is spent any more.
+          Whether the call may be made; False after `stop`.
 
         Raises:
-          BudgetSpentError: The call might pass a limit. It is not to be made.
+          BudgetSpentError: The call could exceed a limit and must not be made.
         """
         while not self._stopped and (reason := self._reason_against(worst)) is not None:
             if self.in_flight == _NOTHING:
@@ -112,12 +112,13 @@ class Budget:
         return not self._stopped
 
     def settle(self, worst: Usage, *, known: Usage | None, may_be_billed: bool) -> None:
-        """Replaces what was set aside for a call by what it cost.
+        """Replaces the reservation of a call by its cost.
 
         Args:
-          worst: What was given to `reserve`.
-          known: What it cost, as the server counts; None = the server does not say.
-          may_be_billed: Whether it may have cost something: then, its worst case.
+          worst: As given to `reserve`.
+          known: Its tokens as counted by the server; None = unknown.
+          may_be_billed: Whether it may have cost something; if `known` is None, the worst case
+            counts.
         """
         self.in_flight = self.in_flight.minus(worst)
         if known is not None:
@@ -127,7 +128,7 @@ class Budget:
         self._wake()
 
     def stop(self) -> None:
-        """Lets nobody spend any more; those who wait are told at once."""
+        """Ends all spending; waiting calls return at once."""
         self._stopped = True
         self._wake()
 
@@ -143,7 +144,7 @@ class Budget:
         if self.max_tokens is not None and after.total > self.max_tokens:
             return (
                 f"the {self._speaker}'s budget of {self.max_tokens:,} tokens is spent: "
-                f"{sums.total:,} were used, and the next call may take {worst.total:,}; raise "
+                f"{sums.total:,} are used, and the next call may take {worst.total:,}; raise "
                 "budget_tokens and run the same command again to continue."
             )
         if self.max_usd is None:
@@ -152,7 +153,7 @@ class Budget:
         if usd(after, self.price) > self.max_usd:
             return (
                 f"the {self._speaker}'s budget of {self.max_usd:.2f} USD is spent: "
-                f"{usd(sums, self.price):.2f} were used, and the next call may cost "
+                f"{usd(sums, self.price):.2f} are used, and the next call may cost "
                 f"{usd(worst, self.price):.4f}; raise budget_usd and run the same command again "
                 "to continue."
             )

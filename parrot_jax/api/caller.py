@@ -1,4 +1,4 @@
-"""Requests that are journaled before they are sent, retried by rule, journaled when answered."""
+"""Sends requests: journals each one before it is sent and when it returns, and retries failures."""
 
 import asyncio
 import contextlib
@@ -20,20 +20,20 @@ from parrot_jax.api.throttle import Throttle
 
 _JUDGING = ThreadPoolExecutor(max_workers=1, thread_name_prefix="judging")
 _BYTES_A_TOKEN = 4
-"""Of ordinary text. Only rates are guessed by it; a budget takes the worst case."""
+"""Of ordinary text. Used only to estimate rates; budgets take the worst case."""
 
 
 def retry_delay_s(
     rules: RetryConfig, response: Response, *, attempt: int, shortening: float = 0.0
 ) -> float | None:
-    """Seconds to wait before the next attempt; None = it is not to be made.
+    """Seconds to wait before the next attempt; None = no further attempt.
 
     Args:
-      rules: How often, and how long.
-      response: What the attempt gave; its outcome is `failed`.
-      attempt: Which attempt it was, from 1.
-      shortening: A random number in [0, 1], so that many requests that failed at once do not come
-        back at once.
+      rules: The retry settings.
+      response: The response of a failed attempt.
+      attempt: The number of the attempt, from 1.
+      shortening: Random jitter in [0, 1], so that requests that failed together are not retried
+        together.
 
     >>> from parrot_jax.api.replies import no_response
     >>> [retry_delay_s(RetryConfig(), no_response("reset"), attempt=n) for n in (1, 2, 3, 8)]
@@ -47,15 +47,15 @@ def retry_delay_s(
 
 
 class Caller:
-    """An endpoint with its place in a journal, its limits and its rules of retry.
+    """An endpoint with its journal, limits and retry settings.
 
-    A failure that is not the end is printed at once, with the server's own sentence; others of its
-    kind now and then.
+    The first failure of a kind that is retried is printed at once, with the server's message; later
+    ones now and then.
 
     Attributes:
       speaker: The name under which the journal keeps its requests.
-      throttle: When a request may be sent.
-      budget: What requests may cost.
+      throttle: Decides when a request may be sent.
+      budget: Its budget.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Caller:
         self._stopping = asyncio.Event()
         self._notices = Notices(f"the {speaker} at {endpoint.config.base_url}")
         self._waits_since: float | None = None
-        """The first "too many requests" since the last reply, in the loop's time."""
+        """Loop time of the first 429 since the last reply."""
 
     @classmethod
     def continuing(
@@ -86,14 +86,14 @@ class Caller:
         *,
         most: int,
     ) -> "Caller":
-        """A caller whose budget knows what earlier starts have spent.
+        """Creates a caller whose budget includes the cost of earlier starts.
 
         Args:
           speaker: The name under which the journal keeps its requests.
-          endpoint: Whom it calls; its config has the limits.
-          journal: Where each request is written.
-          retries: What is done when a request fails.
-          before: From the journal; all zero where nothing was sent.
+          endpoint: The endpoint; its config has the limits.
+          journal: The journal of all requests.
+          retries: The retry settings.
+          before: Counts of earlier starts, from the journal.
           most: Most requests in flight at once, >= 1.
         """
         budget = Budget(speaker, endpoint.config, Spent(before.known, before.uncertain))
@@ -101,7 +101,7 @@ class Caller:
         return cls(speaker, endpoint, journal, retries, throttle, budget)
 
     def stop(self) -> None:
-        """Sends nothing more; what is in flight may come back."""
+        """Sends nothing more; requests in flight may still return."""
         self._stopping.set()
         self.throttle.stop()
         self.budget.stop()
@@ -113,22 +113,22 @@ class Caller:
         body: dict[str, Any],
         judge: Callable[[Reply], str | None] = lambda _: None,
     ) -> Response | None:
-        """Sends a request until something comes of it.
+        """Sends a request, with retries.
 
         Args:
-          item: The item that it is for.
-          step: Which of its requests it is, from 0.
+          item: The number of its item.
+          step: The index of the request within the item, from 0.
           body: From `request_body`.
-          judge: Says why a reply is of no use; its word is journaled with the reply. It runs in a
-            thread of its own, one reply at a time.
+          judge: Returns why a reply is useless, or None; the verdict is journaled with the reply.
+            Runs in a separate thread, one reply at a time.
 
         Returns:
-          The first response whose outcome is not `failed`; else the last one, where attempts are
-          spent or the endpoint has said "too many requests" for too long. It is in the journal like
-          all that came before it. None = the caller was stopped before it sent anything.
+          The first response whose outcome is not `failed`; or the last one, if no attempts are left
+          or the endpoint has replied 429 for too long. All are in the journal. None if the caller
+          was stopped before it sent anything.
 
         Raises:
-          BudgetSpentError: The next attempt might cost more than is left.
+          BudgetSpentError: The next attempt could exceed the budget.
           UserError: The journal cannot be written.
         """
         text = json.dumps(body, ensure_ascii=False)
@@ -143,10 +143,10 @@ class Caller:
                 return response
             if response.is_rate_limited:
                 if self._has_waited_too_long():
-                    told = f"{response.error} (so for {self._retries.max_wait_s:g} s)"
+                    told = f"{response.error} (for {self._retries.max_wait_s:g} s)"
                     return replace(response, error=told)
                 self._notices.failed(response, "all requests to it wait")
-                continue  # all wait for it together, and it is nobody's fault
+                continue  # a 429 is no attempt: all requests wait for the throttle
             delay_s = retry_delay_s(
                 self._retries, response, attempt=attempt, shortening=random.random()
             )
@@ -166,13 +166,13 @@ class Caller:
         text: str,
         judge: Callable[[Reply], str | None],
     ) -> Response | None:
-        """One attempt; None = it was not made, as the caller was stopped."""
+        """Makes one attempt; None if the caller was stopped first."""
         worst = worst_usage(body)
         if not await self.budget.reserve(worst):
             return None
         try:
             sent = await self._exchange(item, step, attempt, body, text, worst)
-        except BaseException:  # what it cost will never be known
+        except BaseException:  # its cost will never be known
             self.budget.settle(worst, known=None, may_be_billed=True)
             raise
         if sent is None:
@@ -182,7 +182,7 @@ class Caller:
         self.budget.settle(worst, known=response.usage, may_be_billed=response.may_be_billed)
         if response.reply.outcome is Outcome.COMPLETE:
             loop = asyncio.get_running_loop()
-            # Beside the loop, which has hundreds of other replies to look after.
+            # In a thread, because the loop serves hundreds of other requests.
             verdict = await loop.run_in_executor(_JUDGING, judge, response.reply)
             response = replace(response, reply=response.reply._replace(verdict=verdict))
         await self._journal.received(request, response)
@@ -191,7 +191,7 @@ class Caller:
     async def _exchange(
         self, item: int, step: int, attempt: int, body: dict[str, Any], text: str, worst: Usage
     ) -> tuple[int, Response] | None:
-        """Journals and sends, once it is allowed; the request's id and what came back."""
+        """Journals and sends a request when the throttle allows; returns its id and response."""
         ticket = await self.throttle.admit(worst.prompt / _BYTES_A_TOKEN + worst.completion)
         if ticket is None:
             return None

@@ -1,4 +1,4 @@
-"""Settings of endpoints and of retries. Loads no client, so help is instant."""
+"""Settings of endpoints and retries. Imports no HTTP client, so `--help` is fast."""
 
 import ipaddress
 import json
@@ -18,9 +18,9 @@ _OWN_FIELDS = {
     "max_tokens": "max_tokens",
     "max_completion_tokens": "max_tokens and max_tokens_field",
 }
-"""Fields of a request that have a setting, and its name."""
+"""Request fields that have a setting, with its name."""
 _FIXED_FIELDS = frozenset({"messages", "input", "stream", "stream_options", "n", "best_of"})
-"""Fields of a request that no setting may change: one whole reply comes for what was said."""
+"""Request fields that may not be set: each request gets exactly one complete reply."""
 
 DECIDES_NO_REPLY = frozenset(
     {
@@ -29,94 +29,95 @@ DECIDES_NO_REPLY = frozenset(
         *("max_tokens_field", "send_seed"),
     }
 )
-"""Settings of an endpoint that may differ when a journal is continued: where, how fast, in which
-fields and for how much the same model is asked. All others decide what it says."""
+"""Settings that may differ when a journal is resumed: address, speed, request fields and cost. All
+others affect the replies."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Price:
-    """What a model's tokens cost.
+    """The price of a model's tokens.
 
     Raises:
       UserError: A price is negative or not finite.
     """
 
     prompt: float
-    """USD for a million tokens of prompts, >= 0."""
+    """USD per million prompt tokens, >= 0."""
 
     completion: float
-    """USD for a million tokens of completions, >= 0."""
+    """USD per million completion tokens, >= 0."""
 
     def __post_init__(self) -> None:
         if not all(0 <= usd < math.inf for usd in (self.prompt, self.completion)):
             raise UserError(
-                f"the price is {self.prompt} USD for a million tokens of prompts and "
-                f"{self.completion} of completions; both must be finite and >= 0."
+                f"the price is {self.prompt} USD per million prompt tokens and "
+                f"{self.completion} per million completion tokens; both must be finite and >= 0."
             )
 
 
 @dataclass(frozen=True, kw_only=True)
 class EndpointConfig:
-    """An OpenAI-compatible endpoint and how its model is to speak.
+    """An OpenAI-compatible endpoint and the sampling of its model.
 
     Raises:
-      UserError: A value is outside its range, or the address holds a secret.
+      UserError: A value is outside its range, or the address contains a secret.
     """
 
     base_url: str
-    """Address of the API with its version, e.g. http://127.0.0.1:8000/v1."""
+    """Address of the API with its version path, e.g. http://127.0.0.1:8000/v1."""
 
     model: str
-    """The model's name, as the server knows it."""
+    """The model's name on the server."""
 
     api_key_env: str | None = None
-    """Environment variable that holds the key; null = the endpoint wants none."""
+    """Environment variable with the API key; null = no key."""
 
     temperature: float | None = None
     """>= 0; null = the server's default."""
 
     top_p: float | None = None
-    """Sample among the likeliest tokens that hold this probability, in (0, 1]; null = the server's
+    """Nucleus sampling: the probability mass to sample from, in (0, 1]; null = the server's
     default."""
 
     max_tokens: int | None = None
-    """Most tokens of a reply, >= 1; a reply that reaches it is cut and not used. Null = the
-    server's limit."""
+    """Most tokens of a reply, >= 1; a reply that reaches it is not used. Null = the server's
+    limit."""
 
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
-    """The field of the request that holds `max_tokens`. OpenAI's reasoning models take only
+    """The request field for `max_tokens`. OpenAI's reasoning models take only
     `max_completion_tokens`."""
 
     send_seed: bool = True
-    """Whether a request has a seed; false for servers that refuse the field."""
+    """Send a seed with each request; false for servers that reject the field."""
 
     extra_body: dict[str, Any] = field(default_factory=dict)
-    """More fields of each request, e.g. `{reasoning_effort: low}`. Fields that have a setting here
-    are refused, and so are `messages`, `stream`, `n` and others that change what a reply is."""
+    """More fields of each request, e.g. `{reasoning_effort: low}`. Fields with their own setting
+    are rejected, and so are `messages`, `stream`, `n` and others that change the form of a
+    reply."""
 
     timeout_s: float = 120.0
-    """Seconds that one request may take in all."""
+    """Total seconds for one request."""
 
     concurrency: int | None = None
-    """Most requests in flight at once, >= 1; null = as many as there are dialogues. After "too many
-    requests" it is fewer for a while."""
+    """Most requests in flight at once, >= 1; null = one per dialogue. Lowered for a while after a
+    429."""
 
     requests_per_minute: float | None = None
-    """> 0; null = what the server says in its headers, or no limit."""
+    """> 0; null = the limit in the server's headers, if any."""
 
     tokens_per_minute: float | None = None
-    """Of prompts and completions together, > 0; null = what the server says in its headers, or no
-    limit."""
+    """Prompts and completions together, > 0; null = the limit in the server's headers, if any."""
 
     price: Price | None = None
-    """What the model's tokens cost; null = as the file of prices says. A server of this machine
-    costs nothing unless it is said here."""
+    """The price of the model's tokens; null = from the file `prices`. Servers on this machine are
+    free unless this is set."""
 
     budget_usd: float | None = None
-    """Nothing is sent that might bring the sum of all runs above it, >= 0; null = no limit."""
+    """Hard limit for the sum of all runs, >= 0: a request is sent only if its largest possible cost
+    fits. Null = no limit."""
 
     budget_tokens: int | None = None
-    """The same in tokens, of prompts and completions together, >= 0."""
+    """The same in tokens, prompts and completions together, >= 0."""
 
     def __post_init__(self) -> None:
         where = f"endpoint {self.model!r}"
@@ -164,17 +165,17 @@ class EndpointConfig:
                 raise UserError(f"{where}: {name} is {value}; it must be finite and >= 0, or null.")
             if value is not None and self.max_tokens is None:
                 raise UserError(
-                    f"{where}: {name} is set, but max_tokens is not: nobody could say what a call "
-                    "may cost; set max_tokens."
+                    f"{where}: {name} is set, but max_tokens is not, so the cost of a call has no "
+                    "bound; set max_tokens."
                 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class RetryConfig:
-    """How often a request that failed in a way that may pass is sent again.
+    """Retries of requests with temporary failures.
 
-    Lost connections, timeouts, HTTP 408, 409, 425 and 5xx, and replies that are no reply may pass.
-    "Too many requests" (429) is no attempt: all requests to that endpoint wait, and it is sent
+    Temporary failures are lost connections, timeouts, HTTP 408, 409, 425 and 5xx, and invalid
+    replies. A 429 does not count as an attempt: all requests to that endpoint wait, then it is sent
     again, until `max_wait_s` have passed without a reply.
 
     Raises:
@@ -182,18 +183,18 @@ class RetryConfig:
     """
 
     max_attempts: int = 8
-    """How often one request is sent at most, the first time included; >= 1."""
+    """Most attempts of a request, including the first; >= 1."""
 
     first_delay_s: float = 0.5
-    """Seconds before the second attempt, >= 0; twice as long before each later one, and shortened
-    at random by up to a half. A server that names a longer time (Retry-After) gets it. So long is
-    also the first wait after a 429 that names no time."""
+    """Seconds before the second attempt, >= 0; doubled for each later one, and shortened at random
+    by up to a half. A longer Retry-After of the server is honoured. Also the first wait after a 429
+    without Retry-After."""
 
     max_delay_s: float = 60.0
-    """The longest wait between two attempts in seconds, whatever the server asks for."""
+    """Longest wait between two attempts in seconds, even if the server asks for more."""
 
     max_wait_s: float = 900.0
-    """Seconds, > 0. An endpoint that has answered every request with 429 for this long fails."""
+    """Seconds, > 0. An endpoint that has sent nothing but 429 for this long has failed."""
 
     def __post_init__(self) -> None:
         if self.max_attempts < 1:
@@ -214,7 +215,7 @@ def _check_extra_body(where: str, fields: dict[str, Any]) -> None:
         if name in _OWN_FIELDS:
             raise UserError(f"{where}: extra_body has {name!r}; set {_OWN_FIELDS[name]} instead.")
         if name in _FIXED_FIELDS:
-            raise UserError(f"{where}: extra_body has {name!r}, which may not be set; remove it.")
+            raise UserError(f"{where}: extra_body has {name!r}, which cannot be set; remove it.")
     try:
         json.dumps(fields, allow_nan=False, ensure_ascii=False).encode()
     except (TypeError, ValueError, RecursionError) as error:
@@ -224,11 +225,11 @@ def _check_extra_body(where: str, fields: dict[str, Any]) -> None:
 def _check_base_url(where: str, url: str) -> None:
     try:
         parts = urlsplit(url)
-        _ = parts.port  # raises where it is no number
+        _ = parts.port  # raises if it is not a number
     except ValueError:
         parts = urlsplit("")
     if "@" in url or "?" in url:
-        # The address stands in the journal and in errors, where no secret may be.
+        # The address appears in the journal and in errors, so it must not contain secrets.
         raise UserError(
             f"{where}: base_url has a user, a password or a query; give the plain address, and the "
             "key through api_key_env."
@@ -238,10 +239,10 @@ def _check_base_url(where: str, url: str) -> None:
 
 
 def changes_of_replies(old: EndpointConfig, new: EndpointConfig) -> list[str]:
-    """The settings in which two configs of one kind differ and that decide what a model says.
+    """The differing settings of two configs that affect the replies.
 
     Returns:
-      Each as `key: old -> new`; empty = a journal of the one may be continued with the other.
+      Each as `key: old -> new`; empty if one may resume the other's journal.
     """
     return [
         change

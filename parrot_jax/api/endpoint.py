@@ -1,7 +1,7 @@
-"""One OpenAI-compatible endpoint: a request in, whatever came back out. Knows no journal.
+"""A client of one OpenAI-compatible endpoint: sends a request, returns a response. No journal.
 
-This is the one place that meets the peer. Whatever it sends, or fails to send, becomes a
-`Response`; what it sends is bounded in size and in time, is read as UTF-8, and has no key in it.
+Whatever the server sends, or fails to send, becomes a `Response`. Responses are limited in size and
+in time, decoded as UTF-8, and the API key is removed from them.
 """
 
 import asyncio
@@ -29,14 +29,14 @@ from parrot_jax.api.replies import Response, no_response, one_line, read_respons
 from parrot_jax.core.errors import UserError
 
 MAX_REPLY_BYTES = 4 * 2**20
-"""Of a body, decompressed; a million tokens of English are as long."""
+"""Of a decompressed body; about a million tokens of English."""
 MAX_ERROR_BYTES = 64 * 2**10
-"""Of the body of an error; what comes behind the piece that passes them is not read."""
+"""Of the body of an error; the rest is not read."""
 _MAX_KEY_CHARS = 4096
-"""Of a key, in any form in which it may be sent back."""
+"""Of a key, in any encoding in which a server may send it back."""
 
-# The throttle limits what is in flight. The client's own limit would let the time of a request run
-# while it waits for a connection. To aiohttp, 0 is no limit, and None is 100.
+# The throttle limits requests in flight. With the client's own limit, a request's timeout would run
+# while it waits for a connection. For aiohttp, 0 is no limit, and None is 100.
 _NO_LIMIT = httpx2.Limits(max_connections=0)
 _CONNECT_S = 15.0
 _NEVER_CONNECTED = (
@@ -49,7 +49,7 @@ _NEVER_CONNECTED = (
 def request_body(
     config: EndpointConfig, messages: list[dict[str, str]], *, seed: int
 ) -> dict[str, Any]:
-    """The body of a request to `/chat/completions`; what the config leaves open is not in it."""
+    """The body of a request to `/chat/completions`; settings that are null are left out."""
     settings = {
         "temperature": config.temperature,
         "top_p": config.top_p,
@@ -63,9 +63,9 @@ def request_body(
 class Endpoint:
     """A client of one endpoint, open while the `async with` block runs.
 
-    It never retries: a request that nobody wrote down would be paid for in secret. It sends what
-    the config says and nothing else: it follows no redirect, and reads no settings of other clients
-    from the environment (`OPENAI_*`, netrc) but proxies and certificates.
+    It never retries, since every request must be journaled. It follows no redirects, and of the
+    environment it reads only proxies and certificates, no settings of other clients (`OPENAI_*`,
+    netrc).
     """
 
     def __init__(
@@ -75,17 +75,17 @@ class Endpoint:
         path: str = "/chat/completions",
         read: Callable[..., Response] = read_response,
     ) -> None:
-        """Connects to nothing yet.
+        """Does not connect yet.
 
         Args:
-          config: Where it is, and what it may be asked.
-          path: Behind the base URL.
-          read: From status, body and the keyword `request` to the response, without what the
-            headers say.
+          config: Address and settings.
+          path: Appended to the base URL.
+          read: Converts status, body and the keyword `request` to a response; headers are read
+            here.
 
         Raises:
-          UserError: The environment variable of the key is not set or holds no key, the key stands
-            in the config, or a proxy or a certificate of the environment cannot be used.
+          UserError: The environment variable of the key is not set or not a key, the key is in the
+            config, or a proxy or a certificate of the environment cannot be used.
         """
         self.config, self._read = config, read
         key = _read_key(config)
@@ -93,7 +93,7 @@ class Endpoint:
         shown = json.dumps([config.base_url, config.model, config.extra_body])
         if self._redactor.body(shown) != shown:
             raise UserError(
-                f"the key of {config.api_key_env} stands in base_url, model or extra_body, which "
+                f"the key of {config.api_key_env} is in base_url, model or extra_body, which "
                 "are journaled; remove it there."
             )
         self._url = config.base_url.rstrip("/") + path
@@ -103,7 +103,7 @@ class Endpoint:
         self._client = _client(config)
 
     async def __aenter__(self) -> "Endpoint":
-        """Nothing is done before the first request."""
+        """Connects at the first request."""
         return self
 
     async def __aexit__(
@@ -119,11 +119,11 @@ class Endpoint:
         """Sends one request once.
 
         Args:
-          body: From `request_body`, or what the path takes.
+          body: From `request_body`, or another body for the path.
 
         Returns:
-          What came back. Whatever goes wrong on the way is a response as well: its outcome is
-          `failed` and its error says why. The key stands nowhere in it.
+          The response, without the key. Any failure is a response with outcome `failed` and an
+          error.
         """
         content = json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
         is_connected = asyncio.Event()
@@ -139,19 +139,19 @@ class Endpoint:
             )
         except TimeoutError:
             within = f"within {self.config.timeout_s:g} s"
-            if not is_connected.is_set():  # an open port behind which nobody speaks TLS
+            if not is_connected.is_set():  # e.g. an open port that does not speak TLS
                 return no_response(f"no connection {within}", was_sent=False)
             return no_response(f"no reply {within}")
         except Exception as error:
-            # Not a list of classes: parsers, decompressors and TLS raise whatever they like at
-            # bytes that are no HTTP, and all of it means the same. The request was made above.
+            # No list of classes: on invalid HTTP, parsers, decompressors and TLS raise all kinds of
+            # exceptions, and all mean the same. The request itself was built above.
             causes = list(_causes(error))
             reason = next((text for cause in causes if (text := str(cause))), type(error).__name__)
             was_sent = not any(isinstance(cause, _NEVER_CONNECTED) for cause in causes)
             return no_response(self._redactor.text(reason), was_sent=was_sent)
 
     async def _exchange(self, content: bytes) -> tuple[int, httpx2.Headers, bytes]:
-        """Status, headers, and as much of the body as there may be."""
+        """Status, headers, and the body up to its limit."""
         async with self._client.stream(
             "POST", self._url, content=content, headers=self._headers
         ) as response:
@@ -164,21 +164,21 @@ class Endpoint:
                     if len(received) > most:
                         break
             if len(received) > most and is_success:
-                raise ValueError(f"the reply is longer than {most:,} bytes; it was not read on")
+                raise ValueError(f"the reply is longer than {most:,} bytes")
             return response.status_code, response.headers, bytes(received)
 
     def _response(
         self, status: int, headers: httpx2.Headers, received: bytes, request: dict[str, Any]
     ) -> Response:
-        # JSON is UTF-8, whatever the headers say; some write a mark before it.
+        # JSON is UTF-8, whatever the headers say; some servers add a byte order mark.
         text = received.decode("utf-8-sig", "replace").replace("\0", "\ufffd")
         body = self._redactor.body(text)
         if not 200 <= status < 300 and len(received) > MAX_ERROR_BYTES:
-            # Nobody reads on, and the last characters may be the beginning of a key.
+            # The rest was not read, and the last characters may be the beginning of the key.
             body = body[:-_MAX_KEY_CHARS]
         response = self._read(status, body, request=request)
-        # A text in parts has the key in one piece only once they are joined. Then its body is not
-        # kept: it has the pieces.
+        # A text in parts may contain the key only after they are joined. Then the body, with the
+        # pieces, is not kept.
         if (said := self._redactor.text(response.reply.text)) != response.reply.text:
             response = replace(response, reply=response.reply._replace(text=said), body=None)
         if 300 <= status < 400:
@@ -186,7 +186,7 @@ class Endpoint:
             return replace(
                 response,
                 error=one_line(
-                    f"HTTP {status}: it redirects to {target}, which is not followed; set base_url "
+                    f"HTTP {status}: redirect to {target}, which is not followed; set base_url "
                     "to the address that answers."
                 ),
             )
@@ -196,30 +196,30 @@ class Endpoint:
 
 
 def _client(config: EndpointConfig) -> httpx2.AsyncClient:
-    """The transport of the `openai` package, without its reading of the environment."""
-    import openai  # takes a second to load, and only those who ask a model need it
+    """The transport of the `openai` package, without its environment settings."""
+    import openai  # slow to import
 
     proxy = _proxy(config)
     try:
-        # The default transport walks over all of its connections at each request.
+        # The default transport scans all of its connections at each request.
         client = openai.DefaultAioHttpClient(
-            # `send` limits the whole request. A server that is down is noticed sooner.
+            # `send` limits the whole request; this notices sooner that a server is down.
             timeout=httpx2.Timeout(None, connect=_CONNECT_S),
             limits=_NO_LIMIT,
             follow_redirects=False,
             trust_env=False,
             verify=_certificates(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")),
             proxy=proxy,
-            # Cookies are nothing that the config says, and a server may set more than it takes.
+            # No cookies: they are not configured, and a server may set more than it accepts.
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
         )
     except OSError as error:
         raise UserError(
-            f"the certificates cannot be read: {error}; see to the environment variables "
+            f"the certificates cannot be read: {error}; check the environment variables "
             "SSL_CERT_FILE and SSL_CERT_DIR."
         ) from None
     for transport in (client._transport, *client._mounts.values()):
-        if transport is not None:  # it makes its session at the first request
+        if transport is not None:  # the session is created at the first request
             transport.client = functools.partial(_session, transport.ssl_context)  # type: ignore[attr-defined]
     return client
 
@@ -231,13 +231,13 @@ def _session(certificates: ssl.SSLContext) -> aiohttp.ClientSession:
 
 
 _CONNECTED: ContextVar[asyncio.Event] = ContextVar("connected")
-"""Set once the connection of a request stands: before, it cannot have been paid for."""
+"""Set when a request is connected; before that it cannot be billed."""
 
 
 class _Connector(aiohttp.TCPConnector):
-    """Uses no connection again on which something came that nobody had asked for.
+    """Never reuses a connection that received unexpected data.
 
-    Otherwise it would be taken for the reply to the next request, of another dialogue.
+    Otherwise that data would be taken for the reply to the next request.
     """
 
     async def connect(self, *args: Any, **named: Any) -> Any:
@@ -256,12 +256,12 @@ class _Connector(aiohttp.TCPConnector):
 
 @functools.lru_cache(maxsize=1)
 def _certificates(file: str | None, folder: str | None) -> ssl.SSLContext:
-    """The certificates of those two variables, which httpx2 reads itself; 0.1 s, so only once."""
+    """The certificates of these variables, which httpx2 reads itself; cached, as it takes 0.1 s."""
     return httpx2.create_ssl_context()
 
 
 def _proxy(config: EndpointConfig) -> httpx2.Proxy | None:
-    """The proxy that the environment names for this endpoint; a server of this machine has none.
+    """The proxy for this endpoint from the environment; none for servers on this machine.
 
     Raises:
       UserError: It cannot be used.
@@ -272,7 +272,7 @@ def _proxy(config: EndpointConfig) -> httpx2.Proxy | None:
     address = proxies.get(name)
     if not address or config.is_local or proxy_bypass(parts.netloc):
         return None
-    # No part of the address but its scheme is shown: it may hold a password.
+    # Only the scheme of the address is shown, because it may contain a password.
     scheme, separator, _ = address.partition("://")
     try:
         if separator and scheme not in ("http", "https"):
@@ -296,18 +296,18 @@ def _read_key(config: EndpointConfig) -> str:
     if not key:
         raise UserError(
             f"endpoint {config.model!r}: the environment variable {config.api_key_env} is not set; "
-            "put the key into it, or set api_key_env to null where none is wanted."
+            "put the key into it, or set api_key_env to null if the server needs none."
         )
     if not (key.isascii() and key.isprintable() and " " not in key):
         raise UserError(
-            f"endpoint {config.model!r}: the environment variable {config.api_key_env} holds "
-            "characters that no key has; set it again."
+            f"endpoint {config.model!r}: the environment variable {config.api_key_env} has "
+            "spaces or non-ASCII characters; set it again."
         )
     return key
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """An error and those behind it."""
+    """An error and its causes."""
     yield error
     if error.__cause__ is not None:
         yield from _causes(error.__cause__)

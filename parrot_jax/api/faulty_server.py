@@ -1,11 +1,10 @@
-"""An OpenAI-compatible server that fails in every way that real ones do, the same way each time.
+"""An OpenAI-compatible test server that reproduces the failures of real ones, deterministically.
 
     python -m parrot_jax.api.faulty_server --seed 1 --rate 0.2 --log server.jsonl
 
-It prints its address, and serves until its standard input is closed. What it answers follows from
-the request alone; whether and how it fails, from the request and from how often it came. Each
-request that it accepted, and might send a bill for, is a line of its log, whether or not its reply
-arrived.
+It prints its address, and serves until its standard input is closed. Replies depend only on the
+request; failures also depend on how often it was sent. Each accepted (billable) request is a line
+of the log, whether or not its reply arrived.
 """
 
 import argparse
@@ -22,13 +21,13 @@ from typing import IO, Any
 from parrot_jax.api.scripted_server import Script, Scripted, ScriptedServer, converse
 
 KEY = "sk-/faulty+0123456789"
-"""What this server takes for the client's key, and sends back where a fault says so."""
+"""The client's key; some faults send it back."""
 LONG_TEXT_CHARS = 100_000
 
 _OK = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
 _ESCAPED_KEY = "".join(f"\\u{ord(char):04x}" for char in KEY[:9]) + KEY[9:]
 
-# The request is refused: nothing was accepted.
+# Refused requests: not billed.
 REFUSALS: Mapping[str, Scripted] = {
     "429": Scripted(status=429, text="slow down"),
     "429 with Retry-After": Scripted(
@@ -45,7 +44,7 @@ REFUSALS: Mapping[str, Scripted] = {
         status=502, body=f"<html>you sent {_ESCAPED_KEY}</html>", headers={"server": KEY}
     ),
 }
-# It was accepted, but its reply is lost on the way.
+# Accepted requests whose reply is lost.
 LOSSES: Mapping[str, Mapping[str, Any]] = {
     "time-out": {"delay_s": 3600.0},
     "a byte now and then": {"body": "{", "endless": b" ", "pause_s": 0.3},
@@ -85,7 +84,7 @@ LOSSES: Mapping[str, Mapping[str, Any]] = {
     "broken off": {"finish_reason": "error"},
     "error with status 200": {"body": '{"error": {"message": "upstream failed", "code": 502}}'},
 }  # fmt: skip
-# Its reply arrives, in an unusual form.
+# Accepted requests with an unusual reply.
 ODDITIES: Mapping[str, Mapping[str, Any]] = {
     "charset utf-7": {"headers": {"content-type": "application/json; charset=utf-7"}},
     "no content type": {"headers": {"content-type": ""}},
@@ -100,7 +99,7 @@ ODDITIES: Mapping[str, Mapping[str, Any]] = {
     },
 }  # fmt: skip
 FAULTS: Sequence[str] = (*REFUSALS, *LOSSES, *ODDITIES)
-# These do not pass: tests send them by themselves.
+# Permanent faults, not part of FAULTS; tests use them directly.
 LASTING: Mapping[str, Scripted] = {
     "quota": Scripted(status=429, text="pay first", code="exceeded_current_quota_error"),
     "moderation": Scripted(status=403, text="Your input was flagged"),
@@ -112,7 +111,7 @@ LASTING: Mapping[str, Scripted] = {
 
 
 def converse_oddly(body: dict[str, Any]) -> Scripted:
-    """As `converse`, but some replies are cut, held back, empty, refused or very long."""
+    """As `converse`, but some replies are cut, filtered, empty, refused or very long."""
     scripted = converse(body)
     odd = int(hashlib.sha256(f"odd {scripted.text}".encode()).hexdigest(), 16) % 400
     if odd == 0:
@@ -131,29 +130,29 @@ def converse_oddly(body: dict[str, Any]) -> Scripted:
 
 
 class FaultyScript:
-    """A script that fails some of the requests of another one.
+    """Wraps a script and makes some of its requests fail.
 
     Attributes:
-      counts: How often which fault was made, and `accepted`: requests that may be billed.
+      counts: Number of requests by fault, and `accepted`: billable requests.
     """
 
     def __init__(
         self, script: Script, *, seed: int, rate: float, log: IO[str] | None = None
     ) -> None:
-        """Fails nothing yet.
+        """Wraps a script.
 
         Args:
-          script: What the server says where nothing fails.
-          seed: Of the faults.
+          script: Gives the replies of requests that do not fail.
+          seed: Seed of the faults.
           rate: The share of requests that fail, in [0, 1).
-          log: Gets a JSON line for each request that was accepted: the `sha256` of its body.
+          log: Gets a JSON line for each accepted request, with the `sha256` of its body.
         """
         self.counts: Counter[str] = Counter()
         self._script, self._seed, self._rate, self._log = script, seed, rate, log
         self._seen: Counter[str] = Counter()
 
     def __call__(self, body: dict[str, Any]) -> Scripted:
-        """What the server does with a request."""
+        """Returns what the server does with a request."""
         key = body_key(body)
         self._seen[key] += 1
         dice = random.Random(f"{self._seed} {key} {self._seen[key]}")
@@ -161,10 +160,10 @@ class FaultyScript:
         scripted = self._script(body)
         is_accepted = fault not in REFUSALS and scripted.status < 400
         if fault in LOSSES and not is_accepted:
-            fault = "none"  # an error in other words would be another error
+            fault = "none"  # keep errors of the script unchanged
         is_plain = is_accepted and scripted.finish_reason == "stop"
         if fault in ODDITIES and not (is_plain and 0 < len(scripted.text) < 100):
-            fault = "none"  # what ends a dialogue is not for a fault to change
+            fault = "none"  # keep replies that end a dialogue
         self.counts[fault] += 1
         if fault in REFUSALS:
             return REFUSALS[fault]
@@ -176,7 +175,7 @@ class FaultyScript:
 
 
 def body_key(body: Mapping[str, Any]) -> str:
-    """The sha256 of a request, whatever the order of its keys."""
+    """The sha256 of a request, independent of the order of its keys."""
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 

@@ -1,9 +1,9 @@
-"""Whether an endpoint takes what it is sent, told from what came back in this run.
+"""Decides from this run's replies whether an endpoint works, and whether to stop the run.
 
 A rejection (HTTP 400, 422, ...) has one of two causes: the settings, so that no request will be
-taken, or that one request. Only the next replies tell. So a rejected request is held until then:
-after a reply it was the request's own fault; after some equal rejections without a reply in between
-the run has to stop, and whatever is held stays open.
+accepted, or that one request. Only later replies can tell. So a rejected request is held: after a
+reply, the request itself was at fault; after several equal rejections without a reply, the run
+stops and the held items stay open.
 """
 
 import re
@@ -13,54 +13,54 @@ from parrot_jax.api.journal import End
 from parrot_jax.core.logs import visible
 
 MAX_FAILURES_IN_A_ROW = 3
-"""Requests that an endpoint may fail, with no reply in between, before the run stops."""
+"""Failed requests in a row that stop the run."""
 
 MAX_REJECTIONS_AT_FIRST = 3
-"""Equal rejections that stop a run in which the endpoint has not replied yet."""
+"""Equal rejections that stop a run before the endpoint's first reply."""
 
 MAX_REJECTIONS_IN_A_ROW = 20
-"""Rejections that stop a run otherwise: of hundreds in flight a few may be bad at once by chance.
-Rejections cost nothing."""
+"""Rejections that stop a run after that: among hundreds in flight a few bad requests may come
+together. Rejections cost nothing."""
 
 MAX_USELESS_AT_FIRST = 20
-"""Replies of no use, with no better one before, that stop the run. They may cost something."""
+"""Useless replies, without a useful one before, that stop the run. They may cost something."""
 
-# Servers repeat ids, lengths and values of the request in their sentence.
+# Server messages repeat ids, lengths and values of the request.
 _VARYING = re.compile(r"\w*\d\w*")
 
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """A request that the endpoint does not accept."""
+    """A request that the endpoint rejected."""
 
     item: int
-    """Its number: several requests about one item may share its fault."""
+    """The number of its item: several requests of one item may share a fault."""
     end: End
     """How the item ends if the request itself is at fault."""
     error: str
-    """What the endpoint said."""
+    """The endpoint's message."""
 
 
 class Health:
-    """What came of the requests to one endpoint.
+    """Counts the results of requests to one endpoint.
 
     Attributes:
-      has_replied: Whether it took a request in this run.
-      failures: How many requests failed for good.
-      last_error: What the endpoint said the last time that it failed or rejected.
+      has_replied: Whether it replied to a request in this run.
+      failures: Number of requests that failed after all retries.
+      last_error: The endpoint's message at the last failure or rejection.
     """
 
     def __init__(self) -> None:
-        """Knows nothing yet."""
+        """Starts with no results."""
         self.has_replied = False
         self.failures = 0
-        self._useless_at_first: int | None = 0  # None = something was of use
+        self._useless_at_first: int | None = 0  # None after a useful reply
         self.last_error = ""
         self._failures_in_a_row = 0
         self._held: list[Rejected] = []
 
     def replied(self) -> list[Rejected]:
-        """Notes a reply; gives the rejections that are now known to be the requests' own fault."""
+        """Notes a reply; returns the held rejections, now known to be the requests' own fault."""
         self.has_replied = True
         self._failures_in_a_row = 0
         held, self._held = self._held, []
@@ -71,10 +71,10 @@ class Health:
         self._useless_at_first = None
 
     def was_useless(self, why: str) -> bool:
-        """Notes a reply that nobody can use; whether the run has to stop.
+        """Notes a useless reply; returns whether the run must stop.
 
-        Settings can be the cause that no server complains of: a limit of tokens that cuts each
-        reply, a model that thinks and says nothing, a filter that holds everything back.
+        The cause may be settings that no server complains about: a token limit that cuts each
+        reply, a model that only reasons, a filter that blocks everything.
         """
         if self._useless_at_first is None:
             return False
@@ -84,14 +84,14 @@ class Health:
         return is_enough
 
     def failed(self, error: str) -> bool:
-        """Notes a request that failed for good; whether the run has to stop."""
+        """Notes a request that failed after all retries; returns whether the run must stop."""
         self.failures += 1
         self._failures_in_a_row += 1
         self.last_error = visible(error)
         return self._failures_in_a_row >= MAX_FAILURES_IN_A_ROW
 
     def rejected(self, item: int, end: End, error: str) -> bool:
-        """Holds a rejected request; whether the run has to stop.
+        """Holds a rejected request; returns whether the run must stop.
 
         >>> health, end = Health(), End("error")
         >>> [health.rejected(n, end, f"HTTP 422: no seed, got {n}") for n in range(3)]
@@ -104,10 +104,11 @@ class Health:
         return is_enough or self.num_held >= MAX_REJECTIONS_IN_A_ROW
 
     def settle(self) -> list[Rejected]:
-        """Ends a run that came to its end: the last few rejections are the requests' own fault.
+        """Settles the held rejections at the end of a run.
 
         Returns:
-          Those; none where they are so many, or the endpoint so silent, that it may be at fault.
+          The held rejections, as the requests' own fault; empty if the endpoint may be at fault,
+          because they are too many or it never replied.
         """
         if self.has_replied and self.num_held < MAX_REJECTIONS_AT_FIRST:
             return self.replied()
@@ -115,13 +116,13 @@ class Health:
 
     @property
     def num_useless(self) -> int:
-        """Replies of no use, where they are so many that the run has to stop; else 0."""
+        """Number of useless replies if the run must stop for them; else 0."""
         found = self._useless_at_first or 0
         return found if found >= MAX_USELESS_AT_FIRST else 0
 
     @property
     def num_held(self) -> int:
-        """Items with a rejected request of which nobody knows whose fault it was."""
+        """Number of items with a held rejection."""
         return len({held.item for held in self._held})
 
 

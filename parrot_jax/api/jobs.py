@@ -1,9 +1,9 @@
-"""Runs a job: many items at once, each a few requests, journaled, bounded, resumable.
+"""Runs a job: many items at once, a few requests each; journaled, limited and resumable.
 
-A collection, a judge and a moderator differ in what they ask and in what they make of a reply. All
-else is here: workers, budgets, an endpoint that fails, one that rejects everything, Ctrl-C, and
-what is shown meanwhile. Nothing is kept between two runs but the journal, so resuming is no case of
-its own: a job looks up what an item has and asks for the rest.
+A collection, a judge and a moderator differ only in their requests and in the use of replies. The
+rest is here: workers, budgets, failing endpoints, endpoints that reject everything, Ctrl-C and
+progress. Only the journal is kept between runs, so resuming is no special case: a job looks up what
+an item has and requests the rest.
 
     with open_journal(path, start, inputs) as journal, closing(JournalReader(path)) as reader:
         job = Job({"judge": Endpoint(config)}, journal, reader, retries=..., concurrency=16)
@@ -36,10 +36,10 @@ from parrot_jax.core.logs import console as standard_output
 from parrot_jax.core.open_files import allow_connections
 
 GRACE_S = 30
-"""Seconds that replies in flight have when a run stops."""
+"""Seconds to wait for replies in flight when a run stops."""
 
 ITEMS_AT_FIRST = 3
-"""Most items that go one after the other, until every speaker has replied once."""
+"""Most items that run one at a time, until every speaker has replied once."""
 
 _FORBIDDEN = 403
 
@@ -49,7 +49,7 @@ Item = TypeVar("Item")
 def open_journal(
     path: Path, start: Start, inputs: Callable[[JournalReader | None], Iterable[str]]
 ) -> JournalWriter:
-    """Begins a job's journal, or resumes it.
+    """Opens a job's journal, new or to resume.
 
     Args:
       path: An SQLite file.
@@ -67,7 +67,7 @@ def open_journal(
             journal.begin(start, inputs(None))
         else:
             with contextlib.closing(JournalReader(path)) as reader:
-                more = list(inputs(reader))  # a refusal comes before anything is written
+                more = list(inputs(reader))  # may refuse before anything is written
             journal.resume(start, more)
     except BaseException:
         journal.close()
@@ -79,8 +79,8 @@ class Job:
     """The requests of one run.
 
     Attributes:
-      unanswered: Item and step of each request that got no reply in this run.
-      stopped_by: Why nothing more is sent, in a few words; empty while all is well.
+      unanswered: Item and step of each request without a reply in this run.
+      stopped_by: Why the run stopped sending, in a few words; empty if it did not.
     """
 
     def __init__(
@@ -96,15 +96,15 @@ class Job:
         """Sends nothing yet.
 
         Args:
-          endpoints: By speaker, the name under which the journal keeps their requests.
+          endpoints: By speaker, their name in the journal.
           journal: Where each request and reply is written.
           reader: Reads the same file.
           retries: What is done when a request fails.
           concurrency: Most items at once, >= 1; also most requests in flight to one endpoint.
-          console: Where progress is shown; None = standard output.
+          console: For progress; None = standard output.
 
         Raises:
-          UserError: The system does not allow so many connections.
+          UserError: The system does not allow enough connections.
         """
         self._endpoints, self._journal, self._reader = endpoints, journal, reader
         self._concurrency, self._console = concurrency, console or standard_output
@@ -125,7 +125,8 @@ class Job:
         for name in reader.useful_speakers() & endpoints.keys():
             self._health[name].was_useful()
         self._tried = asyncio.Event()
-        """Set once it is known what the endpoints accept, so that all may be paid for at once."""
+        """Set when the endpoints are known to accept requests, so that full concurrency may
+        start."""
         self._num_tried = self._num_asked = 0
         self._budget_spent: BudgetSpentError | None = None
         self._is_stopping = False
@@ -141,19 +142,19 @@ class Job:
         total: int,
         finished: int = 0,
     ) -> None:
-        """Works through the items until all were visited, an endpoint fails or a budget is spent.
+        """Works through the items until all are done, an endpoint fails or a budget is spent.
 
         Args:
-          items: Taken one by one as workers become free.
-          work: Asks for what an item lacks. Returns what became of it, for the progress view; None
-            = it stays open.
-          noun: What the items are, e.g. `dialogues`.
-          total: How many there are, those that need nothing included.
-          finished: How many of them need nothing and are not among `items`.
+          items: Consumed one by one as workers become free.
+          work: Sends the missing requests of an item. Returns its result for the progress view;
+            None = it stays open.
+          noun: The name of the items, e.g. `dialogues`.
+          total: Number of items, including finished ones.
+          finished: Number of finished items, which are not in `items`.
 
         Raises:
           UserError: A key is not set, or the journal cannot be written.
-          KeyboardInterrupt: Ctrl-C, after `GRACE_S` seconds at most; a second one ends it at once.
+          KeyboardInterrupt: Ctrl-C, after at most `GRACE_S` seconds; a second one stops at once.
         """
         self._noun = noun
         self._view = LiveView(noun, total, finished, self._callers, console=self._console)
@@ -162,8 +163,8 @@ class Job:
             for endpoint in self._endpoints.values():
                 await stack.enter_async_context(endpoint)
             await stack.enter_async_context(self._view.shown())
-            # The first item goes alone: a request that no server accepts costs nothing, while a
-            # thousand answers cost something if the questions to them can never be asked.
+            # The first item runs alone: if one speaker rejects everything, this costs one reply of
+            # the other speaker, not a thousand.
             workers = [asyncio.create_task(self._work(left, work))]
             try:
                 await _first_of(workers[0], self._tried)
@@ -176,7 +177,7 @@ class Job:
                 if waiting := sum(not worker.done() for worker in workers):
                     self._console.print(
                         f"stopping: waiting up to {GRACE_S} s for {waiting:,} replies in flight "
-                        "(Ctrl-C: not at all)"
+                        "(Ctrl-C: stop now)"
                     )
                 await _wind_down(workers)
         raise_first(workers)
@@ -194,25 +195,25 @@ class Job:
         if_rejected: End,
         verdict: Callable[[Reply], str | None] = lambda _: None,
     ) -> Response | None:
-        """Sends a request, again and again where that may help.
+        """Sends a request, with retries.
 
         Args:
           item: The number of the item in the journal.
-          step: Which request of the item it is, from 0.
-          speaker: Whom to ask.
+          step: The index of the request within the item, from 0.
+          speaker: The endpoint's name.
           body: From `request_body`.
-          if_rejected: How the item ends if its own request is at fault; the endpoint's sentence
+          if_rejected: How the item ends if its own request is at fault; the endpoint's message
             becomes the detail.
-          verdict: Says why a reply is of no use. The word is journaled with the reply. It runs in
-            a thread, one reply at a time.
+          verdict: Returns why a reply is useless, or None; journaled with the reply. Runs in a
+            thread, one reply at a time.
 
         Returns:
-          A response that is neither failed nor rejected. None = there is none, and the item stays
-          open for a later run: the request failed or was rejected, or the run stops.
+          A response that is neither failed nor rejected. None if the request failed, was rejected,
+          or the run stops; the item then stays open for a later run.
 
         Raises:
-          BudgetSpentError: The request might cost more than is left. The run stops; `work` may let
-            this pass.
+          BudgetSpentError: The request could exceed the budget. The run stops; `work` need not
+            catch it.
         """
         if self._is_stopping:
             return None
@@ -235,25 +236,25 @@ class Job:
         return response
 
     async def finish(self, item: int, end: End) -> None:
-        """Journals that an item is finished: no later run asks for more of it."""
+        """Journals that an item is finished, so that later runs skip it."""
         await self._journal.ended(item, end)
 
     def note_use(self, speaker: str, why_not: str | None) -> None:
-        """Notes whether a reply was of use; stops the run if none was so far.
+        """Notes whether a reply was useful; stops the run if none was so far.
 
         Args:
-          speaker: Who replied.
-          why_not: Why nobody can use it; None = it was of use.
+          speaker: The endpoint's name.
+          why_not: Why it is useless; None if it is useful.
         """
         health = self._health[speaker]
         if why_not is None:
             health.was_useful()
         elif health.was_useless(why_not):
-            self._stop_sending(f"the {speaker} says nothing of use")
+            self._stop_sending(f"all replies of the {speaker} are useless")
 
     @property
     def problem(self) -> ParrotError | None:
-        """Why some items have no reply; None = all have, or their own requests are at fault."""
+        """Why items lack replies; None if none do, or only by fault of their own requests."""
         did, refusing = [], []
         for name, health in self._health.items():
             faults = []
@@ -262,7 +263,7 @@ class Job:
             if held := health.num_held:
                 faults.append(f"rejected requests of {held:,} of {self._view.total:,} {self._noun}")
             if useless := health.num_useless:
-                faults.append(f"said nothing of use in {useless:,} replies")
+                faults.append(f"gave {useless:,} useless replies")
             if faults:
                 url = self._endpoints[name].config.base_url
                 did.append(
@@ -286,7 +287,7 @@ class Job:
             with contextlib.suppress(BudgetSpentError):
                 if (result := await work(item)) is not None:
                     self._view.item_finished(result)
-            await asyncio.sleep(0)  # an item that needs nothing waits for nothing itself
+            await asyncio.sleep(0)  # items without requests never yield to the loop
             self._note_tried(items=self._num_asked > before)
             if self._is_stopping:
                 return
@@ -294,7 +295,7 @@ class Job:
     async def _no_reply(
         self, item: int, step: int, speaker: str, response: Response, if_rejected: End
     ) -> None:
-        """Finishes an item whose request is at fault; else leaves it open, and may stop the run."""
+        """Finishes an item whose request is at fault; else leaves it open and may stop the run."""
         health, error = self._health[speaker], response.error or ""
         was_rejected = response.reply.outcome is Outcome.REJECTED
         is_final = was_rejected or response.status == _FORBIDDEN
@@ -302,9 +303,9 @@ class Job:
             await self._finish_rejected([Rejected(item, if_rejected, error)])
         elif was_rejected:
             if health.rejected(item, if_rejected, error):
-                self._stop_sending(f"the {speaker} takes no request")
-        elif not self._is_stopping:  # or it might have been tried again
-            self._tried.set()  # what fails costs as little at once
+                self._stop_sending(f"the {speaker} rejects all requests")
+        elif not self._is_stopping:  # while stopping, retries were cut short
+            self._tried.set()  # failures cost nothing, so concurrency is safe
             if health.failed(error):
                 self._stop_sending(f"the {speaker} fails")
 
@@ -340,7 +341,7 @@ async def _first_of(task: asyncio.Task[None], event: asyncio.Event) -> None:
 
 
 async def _wind_down(workers: Sequence[asyncio.Task[None]]) -> None:
-    """Waits for what is in flight, `GRACE_S` at most: it is paid for. Then all workers are done."""
+    """Waits up to `GRACE_S` for requests in flight, as they are paid for; then ends all workers."""
     if waiting := [worker for worker in workers if not worker.done()]:
         try:
             await asyncio.wait(waiting, timeout=GRACE_S)
@@ -351,9 +352,9 @@ async def _wind_down(workers: Sequence[asyncio.Task[None]]) -> None:
 
 
 def raise_first(workers: Sequence[asyncio.Task[None]]) -> None:
-    """Raises what ended the first worker that failed; all are done.
+    """Raises the exception of the first failed worker, after all are done.
 
-    The others are asked as well: asyncio prints exceptions that nobody retrieves.
+    Retrieves the others too, since asyncio prints exceptions that are never retrieved.
     """
     ended = [worker.exception() for worker in workers if not worker.cancelled()]
     for error in ended:

@@ -1,8 +1,8 @@
-"""The journal: an SQLite file with every request and reply, written before anything is done.
+"""The journal: an SQLite file with every request and reply; a write-ahead log of a job.
 
-A request is in it before it is sent, and a reply before it is used. So whoever was killed reads it
-and goes on: what has a reply is never paid for twice, and what was sent without one is sent again,
-as a new row. Any SQLite program can read it, also while a collection writes.
+A request is written before it is sent, and a reply before it is used. So a killed run resumes from
+it: a request with a reply is never paid for twice, and one without a reply is sent again, as a new
+row. Any SQLite program can read it, also while a job writes.
 """
 
 import asyncio
@@ -38,7 +38,7 @@ _ADD_END = "INSERT OR REPLACE INTO ends VALUES (?, ?, ?, ?, ?, ?)"
 
 
 class Start(NamedTuple):
-    """What a run was told."""
+    """Config and prompts of a start."""
 
     config: Mapping[str, Any]
     """As plain values."""
@@ -47,11 +47,11 @@ class Start(NamedTuple):
 
 
 class End(NamedTuple):
-    """Why an item is finished, whatever came of it."""
+    """Why an item is finished."""
 
     reason: str
     progress: int = 0
-    """How far it came; a collection counts questions with their answers."""
+    """How far it got; a collection counts question-answer turns."""
     detail: str | None = None
 
 
@@ -59,7 +59,7 @@ Statement = tuple[str, tuple[Any, ...]]
 
 
 class _Job(NamedTuple):
-    """Rows to be written together, and who waits for it."""
+    """Rows to write together, and the future that waits for them."""
 
     statements: tuple[Statement, ...]
     loop: asyncio.AbstractEventLoop
@@ -69,16 +69,16 @@ class _Job(NamedTuple):
 class JournalWriter:
     """Writes a journal; one process at a time.
 
-    All rows go through one thread. It commits what has gathered while the commit before ran, so
-    that hundreds of requests in flight share the wait for the disk.
+    All rows go through one thread. It commits together the rows that arrived during the previous
+    commit, so that hundreds of requests share the wait for the disk.
     """
 
     def __init__(self, path: Path | str) -> None:
-        """Opens the journal and takes its lock; `begin` or `resume` comes next.
+        """Opens the journal and takes its lock; call `begin` or `resume` next.
 
         Raises:
           UserError: The folder cannot be written, another process writes this journal, or the file
-            is no journal.
+            is not a journal.
         """
         self.path = Path(path)
         self._start = 0
@@ -90,7 +90,7 @@ class JournalWriter:
             with sqlite_errors(self.path, "open"):
                 self._db = connect(self.path)
                 stack.callback(self._db.close)
-                # First of all, as the next line would change somebody else's file.
+                # First, since the next line would change a file that is not a journal.
                 self.is_new = check_version(self._db, self.path) == 0
                 self._db.execute("PRAGMA journal_mode = WAL")
                 self._db.execute("PRAGMA synchronous = FULL")
@@ -99,7 +99,7 @@ class JournalWriter:
             stack.pop_all()
 
     def begin(self, start: Start, items: Iterable[str]) -> None:
-        """Starts a new journal: wholly, or not at all.
+        """Starts a new journal, in one transaction.
 
         Args:
           start: What the run was told.
@@ -114,11 +114,11 @@ class JournalWriter:
         self._thread.start()
 
     def resume(self, start: Start, more_items: Iterable[str] = ()) -> None:
-        """Starts once more in a journal that has items already.
+        """Adds a start to a journal that already has items.
 
         Args:
           start: What the run was told.
-          more_items: Inputs of items to add behind those it has.
+          more_items: Inputs of items to append.
         """
         with self._transaction():
             self._add_start(start)
@@ -137,23 +137,23 @@ class JournalWriter:
           speaker: The name of the endpoint.
           attempt: From 1.
           body: The body of the request, as JSON.
-          worst: The tokens that it may cost at most.
+          worst: Upper bound on its tokens.
 
         Returns:
           The request's id in the journal.
 
         Raises:
-          UserError: The journal cannot be written, or its folder is not where it was.
+          UserError: The journal cannot be written, or its folder was moved.
         """
         self.check_in_place()
         values = (self._start, item, step, speaker, attempt, time.time(), *worst)
         return await self._written((_ADD_REQUEST, values), (_ADD_REQUEST_BODY, (body,)))
 
     def check_in_place(self) -> None:
-        """Makes sure that the file is still there, for who comes after.
+        """Checks that the file has not been moved or removed.
 
         Raises:
-          UserError: It was moved or removed; what is written now goes with it.
+          UserError: It was; later runs would not find new rows.
         """
         try:
             found = os.stat(self.path).st_ino
@@ -166,11 +166,11 @@ class JournalWriter:
             )
 
     async def received(self, request: int, response: Response) -> None:
-        """Journals what came back; when this returns, it survives a power failure.
+        """Journals a response; when this returns, it survives a power failure.
 
         Args:
           request: From `sent`.
-          response: What came back.
+          response: The response.
 
         Raises:
           UserError: The journal cannot be written.
@@ -193,7 +193,7 @@ class JournalWriter:
         await self._written((_ADD_END, values))
 
     def __enter__(self) -> "JournalWriter":
-        """The journal is open already."""
+        """Returns the open journal."""
         return self
 
     def __exit__(
@@ -206,7 +206,7 @@ class JournalWriter:
         self.close()
 
     def close(self) -> None:
-        """Writes what is still to be written, closes the file and gives the lock back."""
+        """Writes pending rows, closes the file and releases the lock."""
         if self._thread.is_alive():
             self._jobs.put(None)
             self._thread.join()
@@ -219,14 +219,14 @@ class JournalWriter:
         self._start = self._db.execute(_ADD_START, values).lastrowid or 0
 
     async def _written(self, *statements: Statement) -> int:
-        """Writes rows together; the id of the first."""
+        """Writes rows together; returns the id of the first."""
         loop = asyncio.get_running_loop()
         job = _Job(statements, loop, loop.create_future())
         self._jobs.put(job)
         return await job.written
 
     def _write_rows(self) -> None:
-        """The thread: commits the rows that are there, all in one transaction, again and again."""
+        """The thread's loop: commits all pending rows in one transaction."""
         is_open = True
         while is_open:
             gathered = [self._jobs.get()]
@@ -239,7 +239,7 @@ class JournalWriter:
                 jobs[0].loop.call_soon_threadsafe(_tell, jobs, self._commit(jobs))
 
     def _commit(self, jobs: list[_Job]) -> list[int] | Exception:
-        """The id of each job's first row; or why none of them was written."""
+        """Returns the id of each job's first row, or the error if none was written."""
         try:
             with self._transaction():
                 return [self._execute(job) for job in jobs]
@@ -266,7 +266,7 @@ class JournalWriter:
 
 
 def _tell(jobs: list[_Job], outcome: list[int] | Exception) -> None:
-    """Wakes those who wait; in their event loop. Some may have been cancelled meanwhile."""
+    """Wakes the waiting tasks, in their event loop. Some may have been cancelled."""
     for number, job in enumerate(jobs):
         if job.written.done():
             continue

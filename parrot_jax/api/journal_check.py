@@ -1,4 +1,4 @@
-"""Finds the rows of a journal that cannot be true: a disk, a copy or a hand has damaged them."""
+"""Finds invalid rows of a journal: damaged by a disk, a copy or an edit."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -34,7 +34,7 @@ _RULES = {
     },
     ("ends", "item"): {"ended_at": _TIME, "progress": "BETWEEN 0 AND 1000000"},
 }
-"""By table and primary key: what each column must be where it is not null."""
+"""By table and primary key: the valid values of each column, besides null."""
 
 _TEXTS = {
     ("starts", "id"): ("config", "prompts"),
@@ -44,14 +44,14 @@ _TEXTS = {
     ("reply_bodies", "request"): ("text",),
     ("ends", "item"): ("reason", "detail"),
 }
-"""The columns of text that are read."""
+"""The text columns that are read."""
 
 
 def check_rows(db: sqlite3.Connection, path: Path) -> None:
-    """Checks the numbers of every row, in one pass over each table.
+    """Checks the numbers of all rows, in one pass over each table.
 
     Raises:
-      UserError: One is out of its range; the text names the row and the ways out.
+      UserError: A value is out of its range; the message names the row and possible repairs.
     """
     for (table, key), columns in _RULES.items():
         wrong = " OR ".join(f"{column} NOT {rule}" for column, rule in columns.items())
@@ -69,13 +69,13 @@ def check_rows(db: sqlite3.Connection, path: Path) -> None:
 
 
 def follows_from(text: str, status: int | None, body: str | None) -> bool:
-    """Whether the text of a reply is what its body says.
+    """Whether the text of a reply matches its body.
 
     Args:
-      text: Of the reply, as journaled.
-      status: Of HTTP.
-      body: As journaled, which is as received but for the API key. One that holds no chat
-        completion, such as that of a moderation, says nothing.
+      text: The reply's text, as journaled.
+      status: The HTTP status.
+      body: As journaled: as received, without the API key. A body that is not a chat completion,
+        such as a moderation, always matches.
     """
     if status is None or body is None:
         return True
@@ -84,30 +84,30 @@ def follows_from(text: str, status: int | None, body: str | None) -> bool:
 
 
 def find_damaged_text(db: sqlite3.Connection, path: Path) -> UserError:
-    """The error for a text that is not UTF-8, once one was met."""
+    """Returns the error for the first text that is not UTF-8."""
     for table, column, row, text in _texts(db):
         try:
             text.decode()
         except UnicodeDecodeError as error:
-            return damaged_row(db, path, table, row, f"its {column} is no text: {error.reason}")
+            return damaged_row(db, path, table, row, f"its {column} is not text: {error.reason}")
     return DamagedJournalError(
-        f"the journal {path} has a text that is not UTF-8; put it back from a copy."
+        f"the journal {path} has a text that is not UTF-8; restore it from a copy."
     )
 
 
 def damaged_row(
     db: sqlite3.Connection, path: Path, table: str, row: int, problem: str
 ) -> UserError:
-    """The error that names a row which cannot be used, and the ways out.
+    """The error for a row that cannot be used, with possible repairs.
 
     Args:
-      db: The journal.
+      db: The open journal.
       path: Its file.
       table: The table of the row.
       row: Its primary key.
       problem: What is wrong with it.
     """
-    way_out = "or move the journal away and begin again"
+    way_out = "or move the journal away and start over"
     if table == "ends":
         way_out = f'or reopen the item: sqlite3 {path} "{_undo(row, None)}"'
     elif table in ("replies", "reply_bodies"):
@@ -115,13 +115,13 @@ def damaged_row(
         if of is not None:
             way_out = f'or have it asked again: sqlite3 {path} "{_undo(*of)}"'
     return DamagedJournalError(
-        f"row {row} of {table} in the journal {path} is damaged: {problem}; put the file back from "
+        f"row {row} of {table} in the journal {path} is damaged: {problem}; restore the file from "
         f"a copy, {way_out}."
     )
 
 
 def _undo(item: int, step: int | None) -> str:
-    """The SQL that takes an item back to before a step, or before its end."""
+    """The SQL that resets an item to before a step, or to before its end."""
     replies = (
         ""
         if step is None

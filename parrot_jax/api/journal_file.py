@@ -1,4 +1,4 @@
-"""The file of a journal: its tables, its lock, and what is said when SQLite cannot go on."""
+"""The file of a journal: tables, lock, versions, and the errors of SQLite."""
 
 import contextlib
 import fcntl
@@ -12,7 +12,7 @@ from parrot_jax.core.errors import DiskFullError, UserError
 
 
 class DamagedJournalError(UserError):
-    """A journal cannot be read, as it is or at a row."""
+    """A journal, or a row of it, cannot be read."""
 
 
 VERSION = 3
@@ -21,63 +21,63 @@ SCHEMA = """
 -- Each start of the run that writes this journal.
 CREATE TABLE starts (
   id INTEGER PRIMARY KEY,
-  started_at REAL NOT NULL,            -- as all times: seconds since 1970
+  started_at REAL NOT NULL,            -- seconds since 1970, like all times
   config TEXT NOT NULL,                -- JSON
   prompts TEXT NOT NULL                -- JSON: speaker: {path, sha256, text}
 ) STRICT;
 
--- What the requests are about. Later starts may add some, but never change one.
+-- What the requests are about. Later starts may add items, but never change one.
 CREATE TABLE items (
   number INTEGER PRIMARY KEY,          -- 0, 1, 2, ...
-  input TEXT NOT NULL                  -- JSON; of a collection, a row of a `messages` file
+  input TEXT NOT NULL                  -- JSON; in a collection, a row of a `messages` file
 ) STRICT;
 
--- Written before the request is sent. Each attempt is a request of its own.
+-- Written before the request is sent. Each attempt is a separate request.
 CREATE TABLE requests (
   id INTEGER PRIMARY KEY,
   start INTEGER NOT NULL REFERENCES starts,
   item INTEGER NOT NULL REFERENCES items,
-  step INTEGER NOT NULL,               -- which request of the item; of a collection, the message
+  step INTEGER NOT NULL,               -- index of the request; in a collection, of the message
   speaker TEXT NOT NULL,               -- the endpoint, e.g. asker
-  attempt INTEGER NOT NULL,            -- 1, 2, ... within this start; none for "too many requests"
+  attempt INTEGER NOT NULL,            -- 1, 2, ... within this start; a 429 does not count
   sent_at REAL NOT NULL,
-  worst_prompt INTEGER NOT NULL,       -- tokens that it may cost at most
+  worst_prompt INTEGER NOT NULL,       -- upper bound on its tokens
   worst_completion INTEGER NOT NULL
 ) STRICT;
 CREATE INDEX requests_of_steps ON requests (item, step);
 
--- Written before the reply is used. No row: none came before the run ended or was killed.
+-- Written before the reply is used. No row: the run ended or was killed before the reply.
 CREATE TABLE replies (
   request INTEGER PRIMARY KEY REFERENCES requests,
   received_at REAL NOT NULL,
   outcome TEXT NOT NULL,               -- complete, cut, filtered, context_full, rejected or failed
-  verdict TEXT,                        -- why the text is of no use; null where it is
-  prompt_tokens INTEGER,               -- as the server counts
+  verdict TEXT,                        -- why the text is useless; null if it is useful
+  prompt_tokens INTEGER,               -- as counted by the server
   completion_tokens INTEGER,
   may_be_billed INTEGER NOT NULL,      -- 0: it cost nothing
-  status INTEGER,                      -- of HTTP; null where the connection failed
-  model TEXT,                          -- as the server names it
+  status INTEGER,                      -- HTTP status; null if the connection failed
+  model TEXT,                          -- as named by the server
   error TEXT
 ) STRICT;
 
--- The words are apart, so that whoever counts need not read them.
+-- Texts are in separate tables, so that counting does not read them.
 CREATE TABLE request_bodies (
   request INTEGER PRIMARY KEY REFERENCES requests,
   body TEXT NOT NULL                   -- JSON, as sent
 ) STRICT;
 CREATE TABLE reply_bodies (
   request INTEGER PRIMARY KEY REFERENCES requests,
-  text TEXT NOT NULL,                  -- what was said
+  text TEXT NOT NULL,                  -- the reply
   body TEXT                            -- as received
 ) STRICT;
 
--- Why an item is finished. A later start may take it up again, and then replaces the row.
+-- Why an item is finished. A later start may resume the item, and then replaces the row.
 CREATE TABLE ends (
   item INTEGER PRIMARY KEY REFERENCES items,
   start INTEGER NOT NULL REFERENCES starts,
   ended_at REAL NOT NULL,
   reason TEXT NOT NULL,
-  progress INTEGER NOT NULL,           -- of a collection: questions with their answers
+  progress INTEGER NOT NULL,           -- in a collection: question-answer turns
   detail TEXT
 ) STRICT;
 """
@@ -93,7 +93,7 @@ ALTER TABLE ends RENAME COLUMN dialogue TO item;
 ALTER TABLE ends RENAME COLUMN turns TO progress;
 PRAGMA user_version = 3;
 """
-"""Version 3 gave the columns the words that all jobs use."""
+"""Version 3 renamed the columns to words that fit all jobs."""
 
 # fmt: off
 _NETWORK_FILE_SYSTEMS = frozenset({
@@ -106,15 +106,15 @@ _NETWORK_FILE_SYSTEMS = frozenset({
 
 def connect(path: Path) -> sqlite3.Connection:
     """Opens a journal for writing; the caller holds its lock."""
-    # Statements are committed by name: the module's own transactions are switched off.
+    # Autocommit: transactions are explicit statements.
     return sqlite3.connect(path, isolation_level=None, check_same_thread=False)
 
 
 def take_lock(journal: Path) -> IO[str]:
-    """Locks a file beside the journal; SQLite's own locks would keep readers out as well.
+    """Locks a file beside the journal; SQLite's own locks would also block readers.
 
     Returns:
-      The lock; closing it gives it back.
+      The lock; closing it releases it.
 
     Raises:
       UserError: The folder cannot be written or is on a network file system, or another process
@@ -125,26 +125,26 @@ def take_lock(journal: Path) -> IO[str]:
         lock = open(journal.with_name(f".{journal.name}.lock"), "w")  # noqa: SIM115
     except OSError as error:
         raise UserError(
-            f"cannot write into the folder {journal.parent}: {error.strerror}; choose another one."
+            f"cannot write to the folder {journal.parent}: {error.strerror}; choose another one."
         ) from None
     if (kind := _network_file_system(journal.parent)) is not None:
         lock.close()
         raise UserError(
             f"{journal.parent} is on a network file system ({kind}), where two machines could "
-            "write one journal and neither would know; choose a folder on a disk of this machine."
+            "write one journal without noticing; choose a folder on a local disk."
         )
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         lock.close()
         raise UserError(
-            f"another process writes the journal {journal}; wait for it or stop it."
+            f"another process is writing the journal {journal}; wait for it or stop it."
         ) from None
     return lock
 
 
 def _network_file_system(folder: Path) -> str | None:
-    """The type of the file system, where other machines may have it as well; else None."""
+    """The type of the file system if other machines may share it; else None."""
     import psutil
 
     target = folder.resolve()
@@ -153,16 +153,16 @@ def _network_file_system(folder: Path) -> str | None:
         for part in psutil.disk_partitions(all=True)
         if target.is_relative_to(part.mountpoint)
     ]
-    # Of two on one place, the later one covers the earlier.
+    # Of two mounts at one path, the later one covers the earlier.
     kind = max(enumerate(mounts), key=lambda item: (item[1][0], item[0]))[1][1] if mounts else ""
     return kind if kind.removeprefix("fuse.") in _NETWORK_FILE_SYSTEMS else None
 
 
 def check_version(db: sqlite3.Connection, path: Path) -> int:
-    """The journal's version; 0 = nothing is in it yet.
+    """The journal's version; 0 if it is empty.
 
     Raises:
-      UserError: It is the file of another version, or of another program.
+      UserError: Another version, or another program, wrote the file.
     """
     (version,) = db.execute("PRAGMA user_version").fetchone()
     (tables,) = db.execute("SELECT count(*) FROM sqlite_schema").fetchone()
@@ -180,7 +180,7 @@ def check_version(db: sqlite3.Connection, path: Path) -> int:
 
 
 def upgrade(path: Path) -> None:
-    """Brings a journal of the version before up to date; leaves every other file alone.
+    """Upgrades a journal of the previous version; leaves all other files alone.
 
     Raises:
       UserError: Another process writes it, or it cannot be written.
@@ -198,10 +198,10 @@ def upgrade(path: Path) -> None:
 
 
 def is_new(path: Path) -> bool:
-    """Whether nothing is in a journal yet, or it is not there.
+    """Whether a journal is empty or missing.
 
     Raises:
-      UserError: There is a file, but no journal of this version.
+      UserError: The file is not a journal of this version.
     """
     if not path.is_file():
         return True
@@ -214,15 +214,15 @@ def is_new(path: Path) -> bool:
 
 @contextlib.contextmanager
 def sqlite_errors(path: Path, doing: str) -> Iterator[None]:
-    """Turns what SQLite says of the file or the disk into one line.
+    """Converts SQLite's errors about the file or the disk to `UserError`.
 
     Args:
       path: The journal.
-      doing: What is done with it, as a verb.
+      doing: The operation, as a verb.
 
     Raises:
-      UserError: It cannot be done.
-      DiskFullError: There is no room.
+      UserError: The operation failed.
+      DiskFullError: The disk is full.
     """
     try:
         yield
@@ -235,18 +235,18 @@ def sqlite_errors(path: Path, doing: str) -> Iterator[None]:
             ) from error
         if code == sqlite3.SQLITE_NOTADB:
             raise DamagedJournalError(
-                f"{path} is not a journal; put it back from a copy, or choose another folder."
+                f"{path} is not a journal; restore it from a copy, or choose another folder."
             ) from error
         if code == sqlite3.SQLITE_CORRUPT:
             raise DamagedJournalError(
-                f"the journal {path} is damaged: {error}; put it back from a copy, or use what can "
+                f"the journal {path} is damaged: {error}; restore it from a copy, or use what can "
                 f"be read (sqlite3 {path} .recover | sqlite3 NEW)."
             ) from error
         if isinstance(error, sqlite3.IntegrityError | sqlite3.ProgrammingError):
             raise  # a bug
-        if code == sqlite3.SQLITE_ERROR:  # of the words of a query: the tables are other ones
+        if code == sqlite3.SQLITE_ERROR:  # a query failed: other tables or columns
             raise DamagedJournalError(
-                f"the journal {path} is damaged: {error}; put it back from a copy."
+                f"the journal {path} is damaged: {error}; restore it from a copy."
             ) from error
         raise UserError(
             f"cannot {doing} the journal {path}: {error}; check the file, the disk and its quota, "
@@ -259,7 +259,7 @@ def put_aside(journal: Path, *, with_them: Sequence[str] = ()) -> None:
 
     Args:
       journal: Its path.
-      with_them: Names of files of the same folder that go with it, also where it is missing.
+      with_them: Names of files of the same folder to move too, even if the journal is missing.
 
     Raises:
       UserError: Another process writes it.
@@ -270,7 +270,7 @@ def put_aside(journal: Path, *, with_them: Sequence[str] = ()) -> None:
         return
     lock = take_lock(journal)
     try:
-        # Into one file, as the log beside it is nothing by itself; a damaged one goes as it is.
+        # Merge the write-ahead log into the file; a damaged journal is moved unchanged.
         with (
             contextlib.suppress(DamagedJournalError),
             sqlite_errors(journal, "put aside"),
@@ -286,7 +286,7 @@ def put_aside(journal: Path, *, with_them: Sequence[str] = ()) -> None:
             folder for n in numbers if not (folder := journal.parent / f"earlier-{n}").exists()
         )
         target.mkdir()
-        # The journal last: whoever is killed in between puts the rest aside the next time.
+        # The journal last: after a kill in between, the next call moves the rest.
         for name in (*with_them, journal.name):
             if (path := journal.parent / name).exists():
                 path.rename(target / name)

@@ -1,4 +1,4 @@
-"""Reads a journal, also while a collection writes it: what was said, how it ended, what it cost."""
+"""Reads a journal, also while a job writes it: replies, ends, counts and cost."""
 
 import contextlib
 import itertools
@@ -16,33 +16,33 @@ from parrot_jax.core.errors import UserError
 
 
 class Said(NamedTuple):
-    """A reply that counts, and the step of the item that it is for."""
+    """A valid reply, and its step."""
 
     step: int
     reply: Reply
 
 
 class SpeakerCounts(NamedTuple):
-    """What was sent to one endpoint, and what came of it."""
+    """Counts of the requests to one endpoint."""
 
     requests: int = 0
-    """All that were journaled as sent."""
+    """All requests that were sent."""
     answered: int = 0
-    """Those with a reply that counts."""
+    """Requests with a valid reply."""
     failed: int = 0
-    """Attempts that failed, or were rejected."""
+    """Requests that failed or were rejected."""
     rate_limited: int = 0
-    """Of these, the ones that were told "too many"."""
+    """Failed requests with status 429."""
     lost: int = 0
-    """Those without a reply: the run ended before it, or they are in flight."""
+    """Requests without a reply: in flight, or the run ended first."""
     known: Usage = Usage()
-    """Tokens as the server counts them."""
+    """Tokens as counted by the server."""
     uncertain: Usage = Usage()
-    """The worst case of those that may be billed, but of which nobody knows the tokens."""
+    """The worst case of requests that may be billed but have no token counts."""
 
 
 class MeanCall(NamedTuple):
-    """What the calls for one step took on average."""
+    """Means over the calls for one step."""
 
     calls: int
     prompt: float
@@ -54,17 +54,17 @@ class MeanCall(NamedTuple):
 
 
 class Counts(NamedTuple):
-    """What a journal holds, in numbers."""
+    """Counts over a journal."""
 
     speakers: dict[str, SpeakerCounts]
     repeated: int
-    """Requests that were sent again because the run had ended before their reply."""
+    """Requests sent again because an earlier run ended before their reply."""
     wall_s: float
-    """Seconds from each start to its last reply, summed over the starts."""
+    """Seconds from a start to its last reply, summed over all starts."""
 
 
 class JournalReader:
-    """Reads a journal, whoever writes it.
+    """Reads a journal, also while another process writes it.
 
     Raises:
       UserError: There is no journal at the path, or a row of it is damaged.
@@ -80,7 +80,7 @@ class JournalReader:
             stack.callback(self._db.close)
             if check_version(self._db, self.path) == 0:
                 raise DamagedJournalError(
-                    f"the journal {self.path} is empty: its run was killed at once."
+                    f"the journal {self.path} is empty: its run was killed before it started."
                 )
             self._db.text_factory = lambda text: text.decode(errors="backslashreplace")
             check_rows(self._db, self.path)
@@ -92,7 +92,7 @@ class JournalReader:
         return damaged_row(self._db, self.path, table, row, problem)
 
     def damaged_reply(self, item: int, problem: str) -> UserError:
-        """The same for the last reply of an item that has a verdict."""
+        """The error for the last reply of an item that has a verdict."""
         query = """
             SELECT max(request) FROM replies JOIN requests ON id = request
             WHERE item = ? AND verdict IS NOT NULL
@@ -105,7 +105,7 @@ class JournalReader:
         self._db.close()
 
     def last_start(self) -> Start:
-        """What the last start was told."""
+        """Config and prompts of the last start."""
         query = "SELECT id, config, prompts FROM starts ORDER BY id DESC LIMIT 1"
         ((row, *texts),) = self._read(query)
         try:
@@ -113,33 +113,33 @@ class JournalReader:
         except (ValueError, RecursionError) as error:
             raise self.damaged("starts", row, f"it is not JSON: {error}") from None
         if not all(isinstance(value, dict) for value in values):
-            raise self.damaged("starts", row, "config or prompts is no JSON object")
+            raise self.damaged("starts", row, "config or prompts is not a JSON object")
         return Start(*values)
 
     def begun_at(self) -> float:
-        """When the first start was, in seconds since 1970: by it two journals are told apart."""
+        """The time of the first start, in seconds since 1970; identifies the journal."""
         ((started_at,),) = self._read("SELECT started_at FROM starts ORDER BY id LIMIT 1")
         return started_at
 
     def num_items(self) -> int:
-        """How many items there are; their numbers start at 0."""
+        """The number of items; they are numbered from 0."""
         ((number,),) = self._read("SELECT count(*) FROM items")
         return number
 
     def item(self, number: int) -> str:
-        """The input of an item, as it was given to `JournalWriter.begin`."""
+        """The input of an item, as given to `JournalWriter.begin`."""
         ((text,),) = self._read("SELECT input FROM items WHERE number = ?", number)
         return text
 
     def items(self) -> Iterator[str]:
-        """The inputs of all items, by number; one at a time is in memory."""
+        """The inputs of all items in order of their numbers; one at a time is in memory."""
         return (text for (text,) in self._stream("SELECT input FROM items ORDER BY number"))
 
     def said(self, item: int) -> list[Said]:
-        """The replies of an item, by step; without failures and rejections.
+        """The valid replies of an item, in order of the steps.
 
         Raises:
-          UserError: A text is not what the body beside it says.
+          UserError: A text does not match its body.
         """
         rows = self._read(
             """
@@ -152,24 +152,24 @@ class JournalReader:
         )
         for row, _, _, text, _, status, body in rows:
             if not follows_from(text, status, body):
-                problem = "its text is not that of the body beside it"
+                problem = "its text does not match its body"
                 raise self.damaged("reply_bodies", row, problem)
         return [Said(step, Reply(Outcome(o), text, v)) for _, step, o, text, v, _, _ in rows]
 
     def end(self, item: int) -> End | None:
-        """Why an item is finished; None = it is not."""
+        """Why an item is finished; None if it is not."""
         query = "SELECT reason, progress, detail FROM ends WHERE item = ?"
         return next((End(*row) for row in self._read(query, item)), None)
 
     def num_ends(self) -> dict[str, int]:
-        """How many items are finished, by reason."""
+        """Number of finished items by reason."""
         return dict(self._read("SELECT reason, count(*) FROM ends GROUP BY reason"))
 
     def texts(self, newest: int | None = None) -> Iterator[tuple[str, str]]:
-        """The speaker and the text of the complete replies; one at a time is in memory.
+        """Speaker and text of the complete replies, newest first; one at a time is in memory.
 
         Args:
-          newest: So many of them; None = all.
+          newest: Most replies to read; None = all.
         """
         query = """
             SELECT speaker, text FROM replies JOIN reply_bodies USING (request)
@@ -180,7 +180,7 @@ class JournalReader:
         return ((speaker, text) for speaker, text in rows)
 
     def errors(self, *, most: int) -> dict[str, int]:
-        """How many items ended with an error, by what the endpoint said."""
+        """Number of items that ended with an error, by the endpoint's message."""
         query = """
             SELECT coalesce(detail, 'unknown'), count(*) FROM ends WHERE reason = 'error'
             GROUP BY detail ORDER BY count(*) DESC, detail LIMIT ?
@@ -188,7 +188,7 @@ class JournalReader:
         return dict(self._read(query, most))
 
     def rejected(self) -> set[int]:
-        """The items of which some request was rejected."""
+        """The items with a rejected request."""
         query = """
             SELECT DISTINCT item FROM replies JOIN requests ON id = request
             WHERE outcome = 'rejected'
@@ -196,10 +196,10 @@ class JournalReader:
         return {item for (item,) in self._read(query)}
 
     def is_at_fault(self, item: int, step: int) -> bool:
-        """Whether the last request for a step was rejected for its own sake, not for its settings.
+        """Whether a step's last request was rejected for its content, not for the settings.
 
-        It was where one that was sent later has a reply; or where the same request was rejected, or
-        forbidden (403), in an earlier start as well, and others have had replies since then.
+        True if a request sent later has a reply; or if the same request was also rejected, or
+        forbidden (403), in an earlier start, and others have had replies since.
         """
         rejected = self._read(
             """
@@ -229,17 +229,17 @@ class JournalReader:
         return bool(self._read(query, first if is_first_time else start, speaker))
 
     def without_end(self) -> list[int]:
-        """The numbers of the items that are not finished."""
+        """The numbers of unfinished items."""
         query = "SELECT number FROM items WHERE number NOT IN (SELECT item FROM ends)"
         return [number for (number,) in self._read(query)]
 
     def ended(self, reason: str, *, below: int) -> list[int]:
-        """The numbers of the items that ended for this reason with less progress."""
+        """The numbers of items that ended for this reason with progress below a limit."""
         query = "SELECT item FROM ends WHERE reason = ? AND progress < ?"
         return [number for (number,) in self._read(query, reason, below)]
 
     def models(self) -> dict[str, list[str]]:
-        """The models that answered, as the servers name them, by speaker."""
+        """Models that replied, by speaker, as the servers name them."""
         rows = self._read("""
             SELECT DISTINCT speaker, model FROM requests JOIN replies ON request = id
             WHERE model IS NOT NULL ORDER BY speaker, model
@@ -259,7 +259,7 @@ class JournalReader:
         return {speaker for (speaker,) in rows}
 
     def models_of(self, item: int) -> dict[str, list[str]]:
-        """The models whose replies count in an item, as the servers name them, by speaker."""
+        """Models with valid replies in an item, by speaker, as the servers name them."""
         rows = self._read(
             """
             SELECT speaker, model FROM requests JOIN replies ON request = id
@@ -273,7 +273,7 @@ class JournalReader:
         return found
 
     def means(self) -> dict[tuple[str, int], MeanCall]:
-        """What complete replies took on average, by speaker and step."""
+        """Means over complete replies, by speaker and step."""
         rows = self._read("""
             SELECT speaker, step, count(*), avg(prompt_tokens), avg(completion_tokens),
               avg(received_at - sent_at)
@@ -283,7 +283,7 @@ class JournalReader:
         return {(speaker, step): MeanCall(*means) for speaker, step, *means in rows}
 
     def last_steps(self) -> dict[int, int]:
-        """For each open item with complete replies, the last step that has one."""
+        """The last step with a complete reply, for each open item that has one."""
         rows = self._read("""
             SELECT item, max(step) FROM requests JOIN replies ON request = id
             WHERE outcome = 'complete' AND item NOT IN (SELECT item FROM ends)
@@ -292,8 +292,8 @@ class JournalReader:
         return dict(rows)
 
     def replies_since(self, time_s: float) -> int:
-        """How many replies came since then, in seconds since 1970."""
-        # From the newest backwards: a run of days is not read for its last minute.
+        """Number of replies since a time, in seconds since 1970."""
+        # Newest first, so that only the last minute of a long run is read.
         newest = self._stream("SELECT received_at FROM replies ORDER BY request DESC")
         return sum(1 for _ in itertools.takewhile(lambda row: row[0] >= time_s, newest))
 
@@ -309,7 +309,7 @@ class JournalReader:
               sum(iif(coalesce(may_be_billed, 1) AND prompt_tokens IS NULL, worst_completion, 0))
             FROM requests LEFT JOIN replies ON request = id GROUP BY speaker ORDER BY speaker
         """)
-        # The last request of a step, where it has no reply, was not sent again yet.
+        # A step's last request without a reply has not been sent again yet.
         ((repeated,),) = self._read("""
             SELECT count(*) FROM requests AS lost
             WHERE id NOT IN (SELECT request FROM replies) AND EXISTS (

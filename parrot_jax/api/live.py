@@ -1,4 +1,4 @@
-"""What a running job shows: a view that renews itself, or a line now and then."""
+"""Progress of a running job: a live view on a terminal, else a line now and then."""
 
 import asyncio
 import contextlib
@@ -23,21 +23,21 @@ _RENEW_EVERY_S = 1.0
 
 @dataclass
 class LiveView:
-    """Counts what happens in a run, and shows it."""
+    """Counts the progress of a run, and shows it."""
 
     noun: str
-    """What is counted, e.g. `dialogues`."""
+    """The name of the items, e.g. `dialogues`."""
     total: int
-    """All of the job."""
+    """Number of items."""
     finished: int
-    """Those finished before this run, and since."""
+    """Number of finished items, before this run and since."""
     callers: Mapping[str, Caller]
-    """The endpoints; they know what is in flight and what was spent."""
+    """The endpoints, with their requests in flight and their cost."""
     console: Console = field(default_factory=lambda: standard_output)
     results: Counter[str] = field(default_factory=Counter)
-    """What became of those that were finished in this run."""
+    """Results of the items finished in this run."""
     replies: Counter[str] = field(default_factory=Counter)
-    """Replies that came in this run, by speaker."""
+    """Replies in this run, by speaker."""
     started: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
@@ -55,7 +55,7 @@ class LiveView:
 
     @contextlib.asynccontextmanager
     async def shown(self) -> AsyncIterator[None]:
-        """Shows it while the block runs."""
+        """Shows the view while the block runs."""
         work = self._renew() if self.console.is_terminal else self._print()
         task = asyncio.create_task(work)
         try:
@@ -76,7 +76,7 @@ class LiveView:
         )
 
     def view(self) -> RenderableType:
-        """The counts with a bar, a row for each speaker, and what became of the items."""
+        """The counts with a bar, a row for each speaker, and the results."""
         speakers = Table(box=None, pad_edge=False)
         speakers.add_column()
         for title in ("replies", "in flight", "at most", "429", "spent, at most"):
@@ -89,7 +89,7 @@ class LiveView:
                 f"{int(throttle.room):,}{cools}", f"{throttle.num_rate_limited:,}", _spent(caller),
             )  # fmt: skip
         results = ", ".join(f"{result} {count:,}" for result, count in self.results.most_common())
-        # A bar ends no line; what stands around it does.
+        # A bar does not end its line; padding does.
         bar = Padding(ProgressBar(total=max(1, self.total), completed=self.finished, width=60), 0)
         return Group(self.line(), bar, speakers, f"finished in this run: {results or 'none yet'}")
 
@@ -106,7 +106,7 @@ class LiveView:
 
 
 def _spent(caller: Caller) -> str:
-    """What was spent for certain and what may have been, beside the limit."""
+    """Known and possible cost, with the limit."""
     budget = caller.budget
     known, all_of_it = budget.spent.known, budget.spent.known.plus(budget.spent.uncertain)
     if budget.price is not None and budget.max_usd is not None:

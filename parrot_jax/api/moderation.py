@@ -1,4 +1,4 @@
-"""OpenAI's `/moderations`: texts in, the categories that each of them falls under out."""
+"""OpenAI's `/moderations`: sends texts, returns the categories of each."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ def moderation_endpoint(config: EndpointConfig) -> Endpoint:
     """A client of a moderator.
 
     Raises:
-      UserError: As of `Endpoint`.
+      UserError: See `Endpoint`.
     """
     return Endpoint(config, path=PATH, read=read_moderation)
 
@@ -31,8 +31,8 @@ def read_moderation(
 ) -> Response:
     """Reads an HTTP response of `/moderations`.
 
-    The text of the reply is JSON: for each text of the request the names of its categories, none
-    where nothing is found; `read_categories` reads it.
+    The text of the reply is JSON: for each text of the request, the list of its flagged categories;
+    see `read_categories`.
 
     >>> body = '{"results": [{"flagged": true, "categories": {"violence": true, "hate": false}}]}'
     >>> read_moderation(200, body).reply.text
@@ -49,7 +49,7 @@ def read_moderation(
 
 
 def read_categories(reply: Reply) -> list[list[str]]:
-    """The categories of each text, from a complete reply; none where a journal lost its form."""
+    """The categories of each text of a complete reply; empty if the journaled text is damaged."""
     try:
         found = json.loads(reply.text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Says what is wrong with an endpoint while requests to it are sent again."""
+"""Prints the failures of an endpoint while its requests are retried."""
 
 import time
 
@@ -6,28 +6,28 @@ from parrot_jax.api.replies import Response
 from parrot_jax.core.logs import console, visible
 
 FIRST_GAP_S = 60.0
-"""Seconds before the same kind of problem is said again; twice as long after each time."""
+"""Seconds before the same kind of failure is printed again; doubled each time."""
 
 
 class Notices:
-    """Prints the first failure of each kind at once, and later ones ever more rarely."""
+    """Prints the first failure of each kind at once, and later ones more and more rarely."""
 
     def __init__(self, who: str) -> None:
-        """Has said nothing yet.
+        """Starts with no failures.
 
         Args:
           who: The endpoint, e.g. `the asker at http://127.0.0.1:8000/v1`.
         """
         self._who = who
         self._gaps: dict[int | None, tuple[float, float]] = {}
-        """By status: when it may be said again, and how long to wait after that."""
+        """By status: the next time to print, and the gap after that."""
 
     def failed(self, response: Response, what_next: str) -> None:
-        """Takes note of a failure that is not the end.
+        """Notes a failure that is retried.
 
         Args:
-          response: It failed; what has the same status is of the same kind.
-          what_next: What is done about it, e.g. `trying again`.
+          response: The failed response; failures with the same status are of the same kind.
+          what_next: The action, e.g. `trying again`.
         """
         now = time.monotonic()
         again_at, gap_s = self._gaps.get(response.status, (now, FIRST_GAP_S))

@@ -1,4 +1,4 @@
-"""Prompts for models that were not trained for their task: Jinja2 files, strictly filled in."""
+"""Prompts for models that were not trained for their task: Jinja2 templates, rendered strictly."""
 
 import functools
 import hashlib
@@ -32,14 +32,14 @@ class Prompt:
         return hashlib.sha256(self.text.encode()).hexdigest()
 
     def record(self) -> dict[str, str]:
-        """What a journal stores of it."""
+        """The journal's record of the prompt."""
         return {"path": self.path, "sha256": self.sha256, "text": self.text}
 
     def render(self, **slots: object) -> str:
-        """The text with its slots filled in, without white space around it.
+        """The rendered text, stripped.
 
         Args:
-          **slots: A value for each name in the template. One that is missing raises jinja2's
+          **slots: A value for each variable of the template. A missing one raises jinja2's
             `UndefinedError`; `load_prompt` finds that before anything is sent.
         """
         return self._template.render(**slots).strip()
@@ -55,14 +55,14 @@ class Prompt:
 
 
 def load_prompt(path: str, **examples: object) -> Prompt:
-    """Reads a prompt and renders it once, so that nothing is sent before it is known to work.
+    """Reads a prompt and renders it once, to find errors before anything is sent.
 
     Args:
       path: The file.
-      **examples: Its slots by name, each with a value to try.
+      **examples: Its variables by name, each with an example value.
 
     Raises:
-      UserError: The file cannot be read, is empty, is not a template, or has an unknown slot.
+      UserError: The file cannot be read, is empty, is not a template, or has an unknown variable.
     """
     import jinja2
 
@@ -75,7 +75,7 @@ def load_prompt(path: str, **examples: object) -> Prompt:
         rendered = prompt.render(**examples)
     except jinja2.TemplateError as error:
         raise UserError(
-            f"the prompt {path} cannot be filled in: {error.message}; its slots are "
+            f"the prompt {path} cannot be rendered: {error.message}; its variables are "
             f"{' and '.join(examples)}."
         ) from None
     if not rendered:
@@ -92,7 +92,7 @@ def packaged_prompt(package: str, name: str) -> Prompt:
 def changed_prompts(
     old: Mapping[str, Mapping[str, str]], new: Mapping[str, Prompt]
 ) -> Iterator[str]:
-    """The prompts whose text differs, for an error; `old` is what a journal stored of them."""
+    """Yields the prompts whose text differs, for an error; `old` has the journal's records."""
     for name in {**old, **new}:
         was = old.get(name, {}).get("sha256", "none")
         is_now = new[name].sha256 if name in new else "none"

@@ -1,4 +1,4 @@
-"""What a server says of its rate limits in the headers of a reply. Pure functions."""
+"""Parses the rate limits in the headers of a reply. Pure functions."""
 
 import math
 import re
@@ -16,18 +16,18 @@ class RateLimit(NamedTuple):
     """The state of one limit: of requests, or of tokens."""
 
     limit: float
-    """How many there are in all, >= 1."""
+    """The limit, >= 1."""
     remaining: float
-    """How many are left, >= 0."""
+    """What is left of it, >= 0."""
     reset_s: float
-    """Seconds until all of them are there again, >= 0 and at most a month."""
+    """Seconds until it is fully restored, >= 0 and at most a month."""
 
 
 def read_rate_limit(headers: Mapping[str, str], unit: str) -> RateLimit | None:
-    """The limit of one unit as OpenAI, Azure, Groq and others send it; None = not sent whole.
+    """The limit of one unit as OpenAI, Azure, Groq and others send it; None if incomplete.
 
     Args:
-      headers: Of the reply; the names in lower case, or a mapping that ignores case.
+      headers: Headers of the reply, with names in lower case or in a case-insensitive mapping.
       unit: `requests` or `tokens`.
 
     >>> read_rate_limit({
@@ -38,14 +38,14 @@ def read_rate_limit(headers: Mapping[str, str], unit: str) -> RateLimit | None:
     values = [headers.get(f"x-ratelimit-{part}-{unit}", "") for part in ("limit", "remaining")]
     limit, remaining = map(_number, values)
     reset_s = parse_duration_s(headers.get(f"x-ratelimit-reset-{unit}", ""))
-    # A negative limit is how some say that there is none.
+    # Some servers send a negative limit for "unlimited".
     if limit is None or remaining is None or reset_s is None or limit < 1:
         return None
     return RateLimit(limit, min(remaining, limit), min(reset_s, _MAX_RESET_S))
 
 
 def parse_duration_s(text: str) -> float | None:
-    """Seconds of a duration like `6m0s`, `1h2m3.5s`, `120ms` or `2.5`; None = it is none.
+    """Seconds of a duration like `6m0s`, `1h2m3.5s`, `120ms` or `2.5`; None if it is invalid.
 
     >>> [parse_duration_s(text) for text in ("6m0s", "1h0m2.5s", "120ms", "7", "soon")]
     [360.0, 3602.5, 0.12, 7.0, None]
@@ -63,11 +63,11 @@ def parse_duration_s(text: str) -> float | None:
 
 
 def read_retry_after_s(headers: Mapping[str, str], *, now: datetime | None = None) -> float | None:
-    """Seconds that a server asks to wait, in whichever form it says it; None = it does not.
+    """Seconds that a server asks to wait, in any of the usual headers; None if it does not.
 
     Args:
       headers: As in `read_rate_limit`.
-      now: The time that a date is compared with; None = now.
+      now: The current time, for dates; None = the clock.
 
     >>> read_retry_after_s({"retry-after-ms": "250", "retry-after": "1"})
     0.25

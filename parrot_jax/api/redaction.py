@@ -1,4 +1,4 @@
-"""Takes a key out of what a server sends, in every form in which servers send it back."""
+"""Removes the API key from server replies, in all encodings in which servers send it back."""
 
 import base64
 import json
@@ -6,19 +6,19 @@ import re
 from typing import Any
 
 PLACEHOLDER = "[api key]"
-# What is shorter ("none", "EMPTY") is no secret, but may be a word of a reply.
+# Shorter keys ("none", "EMPTY") are not secret, but may be words of a reply.
 _MIN_SECRET_CHARS = 8
 
 
 class Redactor:
-    r"""Replaces one key in texts; a key that is empty or shorter than eight characters stays.
+    r"""Replaces one key in texts; a key shorter than eight characters is left alone.
 
-    It is found as it is, broken over lines, with characters escaped as in JSON (`\/`, `\u0073`;
-    also in JSON inside JSON), in URLs and in HTML, and inside Base64.
+    Finds it verbatim, split over lines, escaped as in JSON (`\/`, `\u0073`; also JSON inside JSON),
+    URLs and HTML, and inside Base64.
     """
 
     def __init__(self, key: str) -> None:
-        """Prepares the search.
+        """Compiles the patterns.
 
         Args:
           key: ASCII without spaces.
@@ -38,7 +38,7 @@ class Redactor:
     def body(self, text: str) -> str:
         """The body of a reply without the key.
 
-        JSON is decoded first, and written again only where the key was in it.
+        JSON is decoded first, and re-encoded only if it contains the key.
         """
         if not self._patterns:
             return text
@@ -47,7 +47,7 @@ class Redactor:
             cleaned = self._in_value(value)
         except (ValueError, RecursionError):
             return self.text(text)
-        # The text may have what the value has not: of two equal names, JSON keeps the last.
+        # The text may contain more than the value: of duplicate names, JSON keeps the last.
         if cleaned == value and self.text(text) == text:
             return text
         return json.dumps(cleaned)
@@ -63,10 +63,10 @@ class Redactor:
 
 
 def _patterns(key: str) -> list[re.Pattern[str]]:
-    # Repeats are bounded, and each alternative starts with a literal: a search is linear and fast.
+    # Repeats are bounded and each alternative starts with a literal, so the search is linear.
     plain = r"\s{0,4}".join(map(_any_form, key))
-    # Base64 has three forms of a text, by the bytes before it; the outer characters of each depend
-    # on what stands around the key.
+    # Base64 encodes a text in three ways, by its offset; the outer characters of each depend on the
+    # bytes around the key.
     encoded = {
         base64.b64encode(b"\0" * shift + key.encode())[(0, 2, 3)[shift] :].rstrip(b"=")[:-1]
         for shift in range(3)

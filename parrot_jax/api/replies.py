@@ -1,4 +1,4 @@
-"""What came back from an endpoint, and what it is worth. Pure functions of status and body."""
+"""Parses the responses of an endpoint. Pure functions of status and body."""
 
 import json
 import re
@@ -15,31 +15,31 @@ _MAX_ERROR_CHARS = 300
 _MAX_NAME_CHARS = 200
 _WINDOW = re.compile(r"maximum (?:context|model) length (?:is|of) (\d{1,9})\b", re.IGNORECASE)
 MOST_TOKENS = 2**31
-"""No call has as many; the sums of a journal stay far below what SQLite can hold."""
+"""More than any call has; keeps the sums of a journal within SQLite's integers."""
 _HIDDEN_PROMPT = 16_384
-"""Tokens that a server may put before a prompt: instructions of its own."""
+"""Tokens that a server may put before a prompt: its own instructions."""
 _HIDDEN_REASONING = 131_072
-"""Tokens that a model may write besides its reply."""
+"""Reasoning tokens that a model may write besides its reply."""
 
 
 class Outcome(StrEnum):
-    """What a request led to. All but `failed` are the endpoint's last word on it."""
+    """The result of a request. All but `failed` are final."""
 
     COMPLETE = "complete"
-    """The speaker ended its turn; the text may be empty."""
+    """The model ended its turn; the text may be empty."""
     CUT = "cut"
-    """The reply reached the limit of tokens: it stops in mid-sentence."""
+    """The reply reached the token limit: it stops in mid-sentence."""
     FILTERED = "filtered"
-    """The endpoint held the reply, or a part of it, back."""
+    """The endpoint filtered the reply, or a part of it."""
     CONTEXT_FULL = "context_full"
-    """The dialogue is longer than what the model can read; there is no text."""
+    """The dialogue exceeds the model's context; there is no text."""
     REJECTED = "rejected"
-    """The endpoint does not take this request, and will not take it later; there is no text."""
+    """The endpoint rejected this request permanently; there is no text."""
     FAILED = "failed"
-    """No reply: a lost connection, an HTTP error, or a body that holds none; there is no text."""
+    """A lost connection, an HTTP error, or an invalid body; there is no text."""
 
 
-# The names that servers give to how a reply ended, in lower case and with underscores.
+# Finish reasons of different servers, in lower case and with underscores.
 _FINISHES = {
     Outcome.COMPLETE: (
         "stop eos eos_token end_turn stop_sequence stop_token stop_word complete completed finish "
@@ -53,9 +53,9 @@ _FINISHES = {
         "content_filter content_filtered safety recitation blocklist prohibited_content spii "
         "sensitive refusal moderation guardrail_intervened"
     ),
-    # No tool was offered: the same request would give the same again.
+    # No tool was offered, so the same request would fail again.
     Outcome.REJECTED: "tool_calls tool_call tool_use function_call malformed_function_call",
-    # The server broke off.
+    # The server aborted the reply.
     Outcome.FAILED: (
         "error abort aborted cancelled canceled timeout network_error insufficient_system_resource"
     ),
@@ -72,14 +72,14 @@ _OF_PROBLEMS = {
 
 
 class Usage(NamedTuple):
-    """Tokens of a prompt and of its completion, or sums of them."""
+    """Tokens of prompts and completions."""
 
     prompt: int = 0
     completion: int = 0
 
     @property
     def total(self) -> int:
-        """Both together."""
+        """The sum of both."""
         return self.prompt + self.completion
 
     def plus(self, other: "Usage") -> "Usage":
@@ -92,55 +92,55 @@ class Usage(NamedTuple):
 
 
 class Reply(NamedTuple):
-    """What was said: all that a dialogue needs to know."""
+    """The part of a response that a dialogue uses."""
 
     outcome: Outcome
     text: str
-    """Without white space around it: models start with a space that would pile up turn by turn."""
+    """Stripped: models start with a space, which would add up turn by turn."""
     verdict: str | None = None
-    """Why the text is of no use, as whoever asked for it judges; None = it is. Of a whole dialogue
-    its detail begins with `turn N`: the first turn that is of no use, from 1."""
+    """Why the caller's judge finds the text useless; None if it is useful. For a whole dialogue the
+    detail begins with `turn N`, the first useless turn, from 1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Response:
-    """Everything that came back for one request."""
+    """The response to one request."""
 
     reply: Reply
     status: int | None = None
-    """The HTTP status; None = the connection gave none."""
+    """The HTTP status; None if the connection failed."""
     body: str | None = None
     """The body as received."""
     error: str | None = None
-    """Why there is no reply, in one line; None where there is one."""
+    """Why there is no reply, in one line; None if there is one."""
     usage: Usage | None = None
-    """Tokens as the server counts them; None where it does not say."""
+    """Tokens as counted by the server; None if unknown."""
     may_be_billed: bool = True
     """Whether it may have cost something."""
     model: str | None = None
-    """The model that answered, as the server names it."""
+    """The model's name in the response."""
     may_pass: bool = False
     """Whether the same request may succeed later."""
     retry_after_s: float | None = None
-    """How long the server asks to wait."""
+    """Seconds that the server asks to wait."""
     request_limit: RateLimit | None = None
-    """What the server says of its limit of requests; None = nothing."""
+    """The server's limit of requests; None if not sent."""
     token_limit: RateLimit | None = None
-    """The same of tokens."""
+    """The server's limit of tokens; None if not sent."""
 
     @property
     def is_rate_limited(self) -> bool:
-        """Whether the server says that there are too many requests at present."""
+        """Whether the status is 429 and temporary."""
         return self.status == 429 and self.may_pass
 
 
 class NoReplyError(Exception):
-    """The body of a success holds no reply; the text says why."""
+    """The body of a success has no valid reply; the message says why."""
 
     def __init__(
         self, problem: str, *, outcome: Outcome = Outcome.FAILED, may_pass: bool = True
     ) -> None:
-        """As in `Response`."""
+        """See `Response`."""
         super().__init__(problem)
         self.outcome, self.may_pass = outcome, may_pass
 
@@ -152,14 +152,14 @@ def read_response(
     *,
     request: Mapping[str, Any] | None = None,
 ) -> Response:
-    """Reads an HTTP response; what its headers say is left open.
+    """Parses an HTTP response, without its headers.
 
     Args:
-      status: Of HTTP.
+      status: The HTTP status.
       body: As received.
-      read_reply: Finds the reply in the body of a success, or raises `NoReplyError`; None = that of
+      read_reply: Parses the body of a success, or raises `NoReplyError`; None =
         `/chat/completions`.
-      request: What was sent. It tells which counts of tokens are possible; None = all are.
+      request: The request's body, to reject impossible token counts; None = no check.
 
     >>> message = '{"choices": [{"finish_reason": "stop", "message": {"content": " Hi! "}}]}'
     >>> read_response(200, message).reply.text
@@ -184,7 +184,7 @@ def read_response(
             error=one_line(f"HTTP {status}, but {problem}: {body}"), may_pass=problem.may_pass,
         )  # fmt: skip
     if reply.text and usage is not None and not usage.completion:
-        usage = None  # a text of no tokens: the server does not count
+        usage = None  # a text with 0 tokens: the server does not count
     model = value.get("model")
     is_name = isinstance(model, str) and model.isprintable() and len(model) <= _MAX_NAME_CHARS
     return Response(
@@ -193,7 +193,7 @@ def read_response(
 
 
 def no_response(error: str, *, was_sent: bool = True) -> Response:
-    """What stands for a response where the connection gave none."""
+    """The response of a failed connection."""
     return Response(
         reply=Reply(Outcome.FAILED, ""),
         error=one_line(error),
@@ -203,27 +203,27 @@ def no_response(error: str, *, was_sent: bool = True) -> Response:
 
 
 def completion_limit(request: Mapping[str, Any]) -> int | None:
-    """The most tokens that a request asks for; None = it does not say."""
+    """The token limit of a request; None if it has none."""
     return request.get("max_completion_tokens") or request.get("max_tokens")
 
 
 def read_chat_reply(value: Any, *, usage: Usage | None = None, limit: int | None = None) -> Reply:
-    """The reply in a body of `/chat/completions`.
+    """Parses the reply in a body of `/chat/completions`.
 
     Args:
       value: The body.
       usage: Its tokens; None = unknown.
-      limit: The most tokens that were asked for; None = it was left open.
+      limit: The request's token limit; None = none.
 
     Raises:
-      NoReplyError: There is none in it, or nothing says whether it is whole.
+      NoReplyError: It has no reply, or it is unclear whether the reply is complete.
     """
     try:
         choice = value["choices"][0]
         reason, message = choice.get("finish_reason"), choice["message"]
         content, refusal = message.get("content"), message.get("refusal")
     except (TypeError, LookupError, AttributeError):
-        # What was paid for once would be paid for again.
+        # A retry would be paid for again.
         was_paid = usage is not None and usage.completion > 0
         raise NoReplyError(
             "the body has no choices[0] with a message", may_pass=not was_paid
@@ -244,10 +244,9 @@ def read_chat_reply(value: Any, *, usage: Usage | None = None, limit: int | None
     if outcome is Outcome.FAILED:
         raise NoReplyError(f"finish_reason is {reason!r}")
     if outcome is None:
-        # The next reply would end in the same way, and cost as much.
+        # A retry would probably end the same way, and cost as much.
         raise NoReplyError(
-            f"finish_reason is {reason!r}, which is not known: whether the reply is whole cannot "
-            "be told",
+            f"finish_reason is {reason!r}, which is unknown: the reply may be incomplete",
             may_pass=False,
         )
     return Reply(outcome, text)
@@ -259,7 +258,7 @@ def _finish_name(reason: str) -> str:
 
 
 def _unsaid_finish(text: str, usage: Usage | None, limit: int | None) -> Outcome | None:
-    """How a reply ended of which the server does not say it; None = nobody knows."""
+    """The outcome of a reply without finish_reason; None if it cannot be determined."""
     if not text:
         raise NoReplyError("the body has no finish_reason and no text")
     if limit is None or len(text.encode()) < limit:
@@ -274,22 +273,22 @@ def _text(content: Any) -> str:
     if isinstance(content, list):
         content = "".join(_texts(content))
     if not isinstance(content, str | None):
-        raise NoReplyError("choices[0].message.content is no text", may_pass=False)
+        raise NoReplyError("choices[0].message.content is not text", may_pass=False)
     text = (content or "").strip()
-    # Half of a surrogate pair can be stored nowhere, and what comes behind a NUL is lost to many.
+    # A lone surrogate cannot be stored, and many programs cut a text at a NUL.
     if "\0" in text or not _is_unicode(text):
         raise NoReplyError("the text is not valid Unicode")
     return text
 
 
 def _texts(parts: list[Any]) -> Iterator[str]:
-    """The parts that are text; a model's reasoning is left out."""
+    """The text parts; reasoning is left out."""
     for part in parts:
         kind = part.get("type") if isinstance(part, dict) else None
         if kind in ("text", "output_text") and isinstance(part.get("text"), str):
             yield part["text"]
         elif kind not in ("thinking", "reasoning"):
-            raise NoReplyError("a part of choices[0].message.content is no text", may_pass=False)
+            raise NoReplyError("a part of choices[0].message.content is not text", may_pass=False)
 
 
 def _is_unicode(text: str) -> bool:
@@ -305,7 +304,7 @@ def _error_response(status: int, value: Any, body: str, limit: int | None) -> Re
     problem = error.problem
     window = _WINDOW.search(error.message)
     if problem is Problem.CONTEXT and window and limit and limit >= int(window[1]):
-        # Not this dialogue is too long: what may be written leaves no room for any.
+        # max_tokens fills the whole context, so no dialogue would fit.
         problem = Problem.REQUEST
     return Response(
         reply=Reply(_OF_PROBLEMS[problem], ""),
@@ -320,12 +319,12 @@ def _error_response(status: int, value: Any, body: str, limit: int | None) -> Re
 def _error_in_success(
     status: int, value: Mapping[str, Any], body: str, usage: Usage | None
 ) -> Response:
-    """An error that comes with the status of a success: a gateway had begun its reply."""
+    """An error with the status of a success, e.g. from a gateway that had begun its reply."""
     error = value["error"]
     code = error.get("code") if isinstance(error, dict) else None
     told_status = code if type(code) is int and 400 <= code < 600 else None
     told = read_error(told_status or 400, value, body)
-    # What has neither a status nor a known word may be anything; it is asked again.
+    # An error without status and known code may be anything, so it is retried.
     is_unclear = told.problem is Problem.REQUEST and told_status is None
     may_pass = told.problem is Problem.PASSING or is_unclear
     outcome = Outcome.FAILED if may_pass else _OF_PROBLEMS[told.problem]
@@ -343,7 +342,7 @@ def _json(body: str) -> Any:
 
 
 def _usage(value: Any, body: str, request: Mapping[str, Any] | None) -> Usage | None:
-    """The tokens as the server counts them; None = it does not, or no such call can have them."""
+    """The tokens as counted by the server; None if missing or impossible."""
     usage = value.get("usage") if isinstance(value, dict) else None
     if not isinstance(usage, dict):
         return None
@@ -351,7 +350,7 @@ def _usage(value: Any, body: str, request: Mapping[str, Any] | None) -> Usage | 
     if not (_is_count(prompt) and _is_count(completion)):
         return None
     if request is not None:
-        # No text has more tokens than bytes; it is written only where that could matter.
+        # No text has more tokens than bytes; the request is serialised only if that could matter.
         hidden = prompt - _HIDDEN_PROMPT
         if hidden > 0 and hidden > len(json.dumps(request)):
             return None
@@ -365,8 +364,8 @@ def _is_count(value: Any) -> TypeGuard[int]:
 
 
 def one_line(text: str) -> str:
-    """The start of a text in one line that any file and any terminal takes."""
+    """The start of a text as one printable line."""
     line = " ".join(text[: 4 * _MAX_ERROR_CHARS].split())
-    # A JSON text can hold half of a surrogate pair.
+    # A JSON text can contain lone surrogates.
     line = visible(line.encode("utf-8", "replace").decode("utf-8"))
     return line if len(line) <= _MAX_ERROR_CHARS else f"{line[:_MAX_ERROR_CHARS]}..."

@@ -1,8 +1,7 @@
-"""An OpenAI-compatible server that says what a script says, and fails when the script says so.
+"""An OpenAI-compatible test server whose replies and failures come from a script.
 
-It listens on a free port of this machine, so whatever talks to it is tested with the real client.
-It writes to its sockets itself, since no server of a library can be made to break HTTP.
-Temperature, top-p and limits mean nothing to it.
+It listens on a free local port, so tests use the real client. It writes to its sockets directly,
+since library servers cannot produce invalid HTTP. It ignores temperature, top-p and token limits.
 """
 
 import asyncio
@@ -17,8 +16,8 @@ from types import TracebackType
 from typing import Any
 
 Script = Callable[[dict[str, Any]], "Scripted"]
-"""From the body of a request to what the server does. It runs in the server's thread, for one
-request at a time, and may keep a memory of its own."""
+"""Maps the body of a request to what the server does. It runs in the server's thread, one request
+at a time, and may keep state."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,31 +25,31 @@ class Scripted:
     """What the server does with one request."""
 
     text: Any = ""
-    """What the model says, or the message of the error."""
+    """The reply's text, or the error's message."""
     finish_reason: str | None = "stop"
     status: int = 200
     """From 400 on, the body is an error."""
     code: str | None = None
     """OpenAI's word for the error."""
     usage: Mapping[str, Any] | None = None
-    """The counts of tokens; None = the words of the text."""
+    """The token counts; None = the number of words."""
     body: str | bytes | None = None
-    """The whole body, in place of what is made of the fields above."""
+    """The whole body, instead of the fields above."""
     headers: Mapping[str, str] = field(default_factory=dict)
     delay_s: float = 0.0
     """Seconds until the reply."""
     hangs_up: bool = False
     """Breaks the connection within the reply."""
     endless: bytes | None = None
-    """Comes behind the body again and again, until the client leaves."""
+    """Sent repeatedly after the body, until the client disconnects."""
     pause_s: float = 0.0
     """Seconds before each `endless`."""
     raw: bytes | None = None
-    """All that is sent, in place of a reply of HTTP; then the connection ends."""
+    """Raw bytes to send instead of an HTTP reply; then the connection is closed."""
 
 
 def converse(body: dict[str, Any]) -> Scripted:
-    """A text that follows from messages and seed alone: the same request has the same reply.
+    """A reply that depends only on messages and seed.
 
     >>> converse({"messages": [{"role": "user", "content": "Hi"}], "seed": 1}).text
     'answer 1: 3cae8ad6'
@@ -68,10 +67,10 @@ class ScriptedServer:
     """Serves while the `with` block runs.
 
     Attributes:
-      url: What clients take for `base_url`.
+      url: The `base_url` for clients.
       bodies: The body of every request, in the order of arrival.
       heads: The request line and the headers of every request, in the order of arrival.
-      most_in_flight: How many requests waited for their reply at once, at most.
+      most_in_flight: Largest number of requests that waited for a reply at once.
     """
 
     def __init__(
@@ -82,14 +81,13 @@ class ScriptedServer:
         key: str | None = None,
         keeps_bodies: bool = True,
     ) -> None:
-        """Serves nothing yet.
+        """Opens the port; serving starts with the `with` block.
 
         Args:
-          script: Says what to do with a request.
-          delay_s: Seconds that every reply takes besides what the script says.
-          key: Who has another one is sent away, and told which one it was; None = all are let in.
-          keeps_bodies: Whether `bodies` and `heads` get every request; a long run would fill the
-            memory.
+          script: Decides the reply to each request.
+          delay_s: Seconds added to every reply's delay.
+          key: Other keys get 401, with the key in the message; None = all are accepted.
+          keeps_bodies: Whether to record requests in `bodies` and `heads`; false for long runs.
         """
         self.bodies: list[dict[str, Any]] = []
         self.heads: list[str] = []
@@ -104,7 +102,7 @@ class ScriptedServer:
         self._thread = threading.Thread(target=self._run, name="scripted server", daemon=True)
 
     def __enter__(self) -> "ScriptedServer":
-        """The socket listens already: a client that comes before the thread waits a moment."""
+        """The socket already listens, so early clients wait for the thread."""
         self._thread.start()
         return self
 
@@ -114,7 +112,7 @@ class ScriptedServer:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Stops at once; replies that are still to come are lost."""
+        """Stops at once; pending replies are lost."""
         self._loop.call_soon_threadsafe(self._stopped.set)
         self._thread.join()
         self._listener.close()
@@ -137,7 +135,7 @@ class ScriptedServer:
         assert task is not None
         self._connections.add(task)
         try:
-            # A client that leaves, or speaks no HTTP, ends its connection and nothing else.
+            # A client that disconnects, or sends no HTTP, ends only its own connection.
             with contextlib.suppress(ConnectionError, EOFError, ValueError, asyncio.CancelledError):
                 while await self._answer(reader, writer):
                     pass
@@ -146,7 +144,7 @@ class ScriptedServer:
             writer.close()
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        """One request; whether the connection stays open."""
+        """Handles one request; returns whether the connection stays open."""
         head = await reader.readuntil(b"\r\n\r\n")
         line, *fields = head.split(b"\r\n")
         headers = {

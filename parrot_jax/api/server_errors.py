@@ -1,8 +1,8 @@
-"""What the error of a server means. One table for all servers; pure functions of status and body.
+"""Classifies server errors, with one table for all servers. Pure functions of status and body.
 
-The status alone does not say it: a quota that is used up comes with 400, 402, 403 or 429, and a
-prompt that a moderator holds back with 400, 403, 422 or 451. So the words that servers use come
-first, then the status. Each entry was seen at a server.
+The status is not enough: an exhausted quota comes with 400, 402, 403 or 429, and a moderated prompt
+with 400, 403, 422 or 451. So codes and messages are checked first, then the status. Each entry was
+observed at a server.
 """
 
 import re
@@ -12,32 +12,32 @@ from typing import Any, NamedTuple
 
 
 class Problem(Enum):
-    """What an error speaks of."""
+    """The cause of an error."""
 
     CONTENT = "content"
-    """The words of this request: a moderator or a content policy holds them back."""
+    """The content of this request: rejected by a moderator or a content policy."""
     CONTEXT = "context"
-    """The length of this request: the model cannot read it."""
+    """The length of this request: it exceeds the model's context."""
     REQUEST = "request"
-    """This request in another way. The server will not take it later either."""
+    """Something else about this request; permanent."""
     ENDPOINT = "endpoint"
-    """The key, the account, its money, the address or the model: no request is taken."""
+    """The key, the account, its credit, the address or the model: no request is accepted."""
     PASSING = "passing"
-    """The moment: the same request may succeed later."""
+    """A temporary condition: the same request may succeed later."""
 
 
 class ServerError(NamedTuple):
-    """An error as the server tells it."""
+    """A classified server error."""
 
     problem: Problem
     message: str
-    """The server's sentence; the whole body where none is found in it."""
+    """The server's message; the whole body if none is found."""
 
 
 _NOT_WORDS = re.compile(r"[^a-z0-9]+")
 
-# Codes and types, in lower case and with underscores; a number is Zhipu's. Where one names the
-# account and another one the request, the account it is.
+# Codes and types, in lower case and with underscores; the numbers are Zhipu's. Codes about the
+# account take precedence over codes about the request.
 _CODES = (
     (
         Problem.ENDPOINT,
@@ -53,9 +53,9 @@ _CODES = (
     (Problem.CONTEXT, r"context_length_exceeded|exceed_context_size|string_above_max_length"),
 )
 
-# Sentences, where no code says it. A rate limit says how to get a higher one ("add a payment
-# method at .../billing"), and Gemini's says "exceeded your current quota": such words alone mean
-# no empty account.
+# Messages, for errors without a known code. Rate limits mention how to raise them ("add a payment
+# method at .../billing"), and Gemini's says "exceeded your current quota", so such words alone do
+# not mean an empty account.
 _SENTENCES = (
     (
         Problem.ENDPOINT,
@@ -89,10 +89,10 @@ _CODE_TABLE, _SENTENCE_TABLE = (
 )
 _CONTENT_CODES = [words for problem, words in _CODE_TABLE if problem is Problem.CONTENT]
 _MAX_CHARS = 2000
-"""Of a message that are searched: a body may be a page of megabytes."""
+"""Searched characters of a message: a body may be a page of megabytes."""
 _EMPTY_QUOTA = re.compile(r"exceeded[ _](your[ _])?current[ _]quota|quota exceeded", re.I)
 _HAS_END = re.compile(r"(retry|try again) (in|after) \d|per[ _]?(min|sec|hour|day)", re.I)
-# A moderator speaks of a request. Who speaks of the account means all of them.
+# A moderator's message is about one request. One about the account concerns all requests.
 _ACCOUNT = re.compile(r"\b(account|organi[sz]ation|workspace|your access|api[ _-]?key)\b", re.I)
 
 _STATUSES_OF_ENDPOINT = frozenset({401, 402, 403, 404, 405, 407})
@@ -100,11 +100,11 @@ _STATUSES_THAT_PASS = frozenset({408, 409, 425, 429})
 
 
 def read_error(status: int, value: Any, body: str) -> ServerError:
-    """What a server complains of.
+    """Classifies an error response.
 
     Args:
-      status: Of HTTP, not that of a success.
-      value: The body as JSON; None = it is none.
+      status: The HTTP status, not of a success.
+      value: The body as JSON; None if it is not JSON.
       body: The body as text.
 
     >>> read_error(403, {"error": {"message": "Your input was flagged", "code": 403}}, "").problem
@@ -120,7 +120,7 @@ def read_error(status: int, value: Any, body: str) -> ServerError:
 
 def _problem(status: int, codes: set[str], message: str) -> Problem:
     if status >= 500:
-        # A gateway that is down repeats anything; but some give what a moderator held back a 500.
+        # A failing gateway may send any text; but some servers send 500 for moderated content.
         is_content = any(words.search(code) for words in _CONTENT_CODES for code in codes)
         return Problem.CONTENT if status == 500 and is_content else Problem.PASSING
     if 400 <= status < 500 and status != 401:
@@ -146,12 +146,12 @@ def _may_mean(problem: Problem, status: int, message: str) -> bool:
         return status not in (404, 405, 407, 429) and _ACCOUNT.search(message) is None
     if problem is Problem.CONTEXT:
         return status not in _STATUSES_OF_ENDPOINT | _STATUSES_THAT_PASS
-    # "Rate limit reached ... Please try again in 6ms" may name credits as well.
+    # "Rate limit reached ... Please try again in 6ms" may also mention credits.
     return status != 429 or _HAS_END.search(message) is None
 
 
 def _error_object(value: Any) -> Any:
-    """The part of a body that tells of the error."""
+    """The part of a body that describes the error."""
     if isinstance(value, list) and value:
         value = value[0]  # Google
     if isinstance(value, dict):
@@ -160,7 +160,7 @@ def _error_object(value: Any) -> Any:
             if isinstance(inner, list) and inner:
                 inner = inner[0]
             if isinstance(inner, dict | str) and inner:
-                # Some say the code beside it.
+                # Some put the code beside it.
                 beside = {k: v for k, v in value.items() if k in ("code", "type", "status")}
                 return {**beside, **({"message": inner} if isinstance(inner, str) else inner)}
     return value
@@ -172,7 +172,7 @@ def _message(error: Any) -> str | None:
     if not isinstance(error, dict):
         return None
     messages = [error.get(name) for name in ("message", "msg", "detail", "error_description")]
-    # Of OpenRouter: what the server behind it says.
+    # OpenRouter: the message of the server behind it.
     metadata = error.get("metadata")
     if isinstance(metadata, dict):
         reasons = metadata.get("reasons")
@@ -184,7 +184,7 @@ def _codes(error: Any) -> Iterator[str]:
     if not isinstance(error, dict):
         return
     for name in ("code", "type", "status", "error_code"):
-        # A number in `code` is the HTTP status once more, or one of a server's own.
+        # A number in `code` is the HTTP status, or a server's own code.
         if isinstance(code := error.get(name), str | int):
             yield _NOT_WORDS.sub("_", str(code).lower()).strip("_")
     inner = error.get("innererror")

@@ -1,13 +1,13 @@
-"""When a request may go to an endpoint: so many at once, so many a minute, none while it cools.
+"""Limits the requests to an endpoint: concurrency, rate per minute, and cool-down after a 429.
 
-There is one for each endpoint, shared by all who send to it, and it learns from every response:
+Each endpoint has one throttle, which adapts to every response:
 
-at once       each 429 takes half a place, so a round of nothing else halves them and a stray one
-              hardly shows; each round of successes gives one more, up to what the config allows
-a minute      as the config says; else as the server says in its headers, but after the longest
-              delay between two attempts one is sent whatever they say
-cool-down     after a 429 nobody sends for as long as the server asks, and ever longer if it goes
-              on; never longer than the longest delay between two attempts
+concurrency   each 429 lowers the limit by 0.5, so a round of 429s halves it and a single one
+              hardly matters; each round of successes raises it by 1, up to the config's limit
+rate          from the config, else from the server's headers; but at least one request is sent
+              per `max_delay_s`, whatever the headers say
+cool-down     after a 429 nothing is sent for as long as the server asks, and longer each time;
+              at most `max_delay_s`
 """
 
 import asyncio
@@ -25,63 +25,63 @@ _MINUTE_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """Leave to send one request; it is handed back with the response."""
+    """Permission to send one request; returned with the response."""
 
     number: int
-    """Counts the requests that were let through, from 1."""
+    """The number of the admitted request, from 1."""
     tokens: float
-    """How many tokens it was expected to cost."""
+    """Its expected tokens."""
     tokens_so_far: float
-    """The same of all that were let through, this one included."""
+    """Expected tokens of all requests admitted so far, including this one."""
 
 
 class _Bucket:
-    """Requests or tokens that may still be sent; it refills with time.
+    """A token bucket for requests or for tokens; it refills with time.
 
-    Whoever is let through while something is left may take more than that: a request larger than
-    the whole bucket must pass as well. The next one waits until the debt is paid.
+    A request is admitted while the level is above 0 and may take more than that, since even a
+    request larger than the whole bucket must pass. The next one waits until the level is positive
+    again.
     """
 
     def __init__(self, a_minute: float | None, now: float, most_wait_s: float) -> None:
         """Starts full.
 
         Args:
-          a_minute: The limit; None = without limit, until `sync` names one.
+          a_minute: The limit; None = unlimited until `sync` sets one.
           now: The time.
-          most_wait_s: Seconds after which one is let through whatever a server said.
+          most_wait_s: Longest wait for a limit that comes from the server.
         """
         self.most_wait_s = math.inf if a_minute is not None else most_wait_s
         self.waits_since: float | None = None
         self.rate = math.inf if a_minute is None else a_minute / _MINUTE_S
-        # A second's worth: a bucket of a whole minute would let twice the limit through in the
-        # first one.
+        # One second's worth: a bucket of a whole minute would admit twice the limit in the first
+        # minute.
         self.capacity = math.inf if a_minute is None else max(1.0, self.rate)
         self.level, self.time = self.capacity, now
 
     def wait_s(self, now: float) -> float:
-        """Seconds until something is left; 0 = now."""
+        """Seconds until the level is positive; 0 = now."""
         self._refill(now)
         if self.level > 0:
             self.waits_since = None
             return 0.0
         self.waits_since = now if self.waits_since is None else self.waits_since
         left_s = self.waits_since + self.most_wait_s - now
-        # Its first drop and no less, or rounding would wake too early and wait again.
+        # Wait for a whole unit, or rounding would wake it too early.
         return max(0.0, min((min(1.0, self.capacity / 2) - self.level) / self.rate, left_s))
 
     def take(self, amount: float, now: float) -> None:
-        """Takes some out, or with a negative amount puts some back."""
+        """Takes an amount out; a negative amount is put back."""
         self._refill(now)
         self.waits_since = None
         self.level = min(self.capacity, self.level - amount)
 
     def sync(self, seen: RateLimit, under_way: float, now: float) -> None:
-        """Takes over what the server says.
+        """Takes over the server's state.
 
         Args:
-          seen: Its state when it sent the response.
-          under_way: What was let through after the request of that response, and may not be in its
-            count yet.
+          seen: The server's limit when it sent the response.
+          under_way: Amount admitted after that request, which the server may not have counted yet.
           now: The time.
         """
         used = seen.limit - seen.remaining
@@ -96,21 +96,21 @@ class _Bucket:
 
 
 class Throttle:
-    """Lets requests through to one endpoint, first come, first served.
+    """Admits requests to one endpoint, first come, first served.
 
     Attributes:
-      in_flight: Requests that were let through and have not come back.
-      room: How many may be in flight at present.
-      num_rate_limited: Responses so far that said "too many".
+      in_flight: Admitted requests that have not returned.
+      room: The current concurrency limit.
+      num_rate_limited: Number of 429 responses.
     """
 
     def __init__(self, config: EndpointConfig, retries: RetryConfig, *, most: int) -> None:
-        """Lets everybody through at first.
+        """Starts at full concurrency.
 
         Args:
-          config: Of the endpoint: its own limits.
-          retries: How long to cool down where the server does not say.
-          most: In flight at once where the config has no limit of its own, >= 1.
+          config: The endpoint's settings.
+          retries: Cool-down times if the server sends none.
+          most: Concurrency if the config sets none, >= 1.
         """
         self._retries = retries
         self._most = min(most, config.concurrency or most)
@@ -129,10 +129,10 @@ class Throttle:
         """Waits until a request may be sent.
 
         Args:
-          tokens: How many it will cost, as well as one can know.
+          tokens: Its expected tokens.
 
         Returns:
-          The ticket to be given to `leave`; None = nothing is sent any more.
+          The ticket for `leave`; None after `stop`.
         """
         if self._stopped:
             return None
@@ -147,11 +147,11 @@ class Throttle:
             raise
 
     def leave(self, ticket: Ticket, response: Response | None) -> None:
-        """Says that a request has come back.
+        """Notes that a request has returned.
 
         Args:
           ticket: From `admit`.
-          response: What came back; None = it was not sent, or nobody waited for it.
+          response: The response; None if it was not sent or was cancelled.
         """
         self.in_flight -= 1
         if response is not None:
@@ -159,7 +159,7 @@ class Throttle:
         self._let_in()
 
     def stop(self) -> None:
-        """Lets nobody through any more; those who wait are told at once."""
+        """Admits nothing more; waiting calls return at once."""
         self._stopped = True
         if self._timer is not None:
             self._timer.cancel()
@@ -170,11 +170,11 @@ class Throttle:
 
     @property
     def cools_s(self) -> float:
-        """Seconds until the cool-down is over; 0 = there is none. In the loop's thread only."""
+        """Seconds until the cool-down is over; 0 if there is none. In the loop's thread only."""
         return max(0.0, self._cool_until - asyncio.get_running_loop().time())
 
     def _let_in(self) -> None:
-        """Lets in whoever may go; those left are looked at again when something changes."""
+        """Admits waiting requests as far as the limits allow; runs again when something changes."""
         loop = asyncio.get_running_loop()
         now = loop.time()
         requests, tokens = self._buckets(now)
@@ -217,13 +217,13 @@ class Throttle:
         self.num_rate_limited += 1
         self.room = max(1.0, self.room - 0.5)
         asked_s = min(response.retry_after_s or 0.0, self._retries.max_delay_s)
-        # Many in flight are told at once: they are one sign, and the wait grows once.
+        # Many requests in flight get a 429 together; this counts once.
         if ticket.number > self._last_cooled:
             self._last_cooled = self._requests_so_far
             self._cool_downs += 1
             own_s = self._retries.first_delay_s * 2.0 ** min(self._cool_downs - 1, 60)
             own_s = min(own_s, self._retries.max_delay_s) * random.uniform(0.5, 1)
-            # A server that names a moment again and again would be asked as often.
+            # Otherwise a server that always sends a short wait would be asked again at once.
             asked_s = max(asked_s, own_s) if self._cool_downs > 1 else asked_s or own_s
         self._cool_until = max(self._cool_until, now + asked_s)
 

@@ -1,4 +1,4 @@
-"""The collection loop: an asker and an answerer talk, and a journal keeps every word.
+"""The collection loop: dialogues between an asker and an answerer, recorded in a journal.
 
 config.py          settings
 beginnings.py      what the dialogues begin with

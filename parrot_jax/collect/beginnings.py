@@ -1,4 +1,4 @@
-"""What the dialogues of a collection begin with: read, chosen, drawn."""
+"""Reads, filters and samples the beginnings of a collection's dialogues."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,14 +11,14 @@ from parrot_jax.dialogue.types import Dialogue
 
 
 def read_beginnings(config: CollectConfig, report: ReadReport) -> Iterator[Dialogue]:
-    """Reads and draws the beginnings, source by source.
+    """Reads and samples the beginnings, source by source.
 
     Args:
       config: Names the sources and the seed.
       report: Filled while the result is consumed.
 
     Raises:
-      UserError: A source cannot be read, or has fewer dialogues than are to be drawn.
+      UserError: A source cannot be read, or has fewer dialogues than its `sample`.
     """
     for source in config.beginnings:
         candidates = _candidates(source, config.seed, report)

@@ -1,4 +1,4 @@
-"""The card of a dataset: the README that the hub shows, with the header that it reads."""
+"""The dataset card: the README that the hub shows, with its YAML header."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,10 +15,10 @@ _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000
 
 
 def dataset_card(summary: "DatasetSummary") -> str:
-    """The text of `README.md`.
+    """Returns the text of `README.md`.
 
     Args:
-      summary: Everything that it says.
+      summary: The numbers and settings for the card.
     """
     size = next((name for limit, name in _SIZES if summary.dialogues < limit), "n>1M")
     everything = [{"split": "train", "path": "data/*.parquet"}]

@@ -1,4 +1,4 @@
-"""Settings of a collection. Loads no client, so help is instant."""
+"""Settings of a collection. Imports no HTTP client, so `--help` is fast."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -13,29 +13,29 @@ from parrot_jax.dialogue.sources import SourceKind
 
 @dataclass(frozen=True, kw_only=True)
 class BeginningsConfig:
-    """A source of what dialogues begin with.
+    """A source of beginnings: first questions, or dialogues to extend.
 
     Raises:
       UserError: A number is outside its range.
     """
 
     kind: SourceKind
-    """The format of the rows, as in the configs of training; docs/data_formats.md shows each."""
+    """The format of the rows, as in training configs; docs/data_formats.md shows each."""
 
     path: str
     """A file or a glob, or `hf://owner/name` for huggingface."""
 
     take: Literal["dialogue", "first_question"] = "dialogue"
-    """`dialogue` extends it: one that ends with a question is answered first, one that ends with an
-    answer is asked on. `first_question` begins anew from its first question."""
+    """`dialogue` extends the dialogue: if it ends with a question, the answerer is next, else the
+    asker. `first_question` keeps only its first question."""
 
     max_rounds: int | None = None
-    """Only dialogues of at most so many questions are taken, >= 1; null = all. The paper extends
-    those of fewer than 3."""
+    """Largest number of questions of a dialogue, >= 1; longer ones are skipped; null = no limit.
+    The paper extends dialogues with fewer than 3."""
 
     sample: int | None = None
-    """So many are drawn at random, >= 1; null = all. The seed and the dialogues alone decide which,
-    so a larger sample contains the smaller one, and a collection goes on if it is raised."""
+    """Number of dialogues to draw at random, >= 1; null = all. The draw depends only on the seed
+    and the dialogues: a larger sample contains the smaller one, so you can raise it and resume."""
 
     def __post_init__(self) -> None:
         for name in ("max_rounds", "sample"):
@@ -51,14 +51,14 @@ class SpeakerConfig(EndpointConfig):
     """An endpoint that speaks in a collection."""
 
     prompt: str | None = None
-    """A file with an instruction for a model that was not trained for its part, as a Jinja2
-    template. An asker gets it behind the dialogue, as a user's message; an answerer before it, as
-    the system's; a writer gets nothing else. It may use `first_question` and `max_turns`."""
+    """A Jinja2 template with an instruction, for a model that was not trained for this role. An
+    asker gets it after the dialogue, as a user message; an answerer before it, as the system
+    message; a writer gets only the prompt. It may use `first_question` and `max_turns`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CollectConfig:
-    """One collection: beginnings and endpoints in, a folder with journal and dialogues out.
+    """A collection: reads beginnings, calls endpoints, writes a folder with journal and dialogues.
 
     Either `asker` and `answerer` talk with each other, or `writer` writes whole dialogues.
 
@@ -67,66 +67,62 @@ class CollectConfig:
     """
 
     out: str
-    """The folder, on a disk of this machine. Where it holds this collection already, it goes on
-    from its journal."""
+    """The folder, on a local disk. If it already holds this collection, it is resumed."""
 
     asker: SpeakerConfig | None = None
-    """Asks the next question: gets the dialogue as it is, ending with an answer. A Parrot-Ask
-    behind `parrot serve` or vLLM; or, with `prompt`, any model that plays a user (iterative
-    self-chat)."""
+    """Asks the next question; gets the dialogue, which ends with an answer. A Parrot-Ask behind
+    `parrot serve` or vLLM; or, with `prompt`, any model that plays a user (iterative self-chat)."""
 
     answerer: SpeakerConfig | None = None
-    """Answers: gets the dialogue as it is, ending with a question."""
+    """Answers; gets the dialogue, which ends with a question."""
 
     writer: SpeakerConfig | None = None
-    """Writes a whole dialogue in one reply, as its prompt says (self-chat); instead of the other
-    two."""
+    """Writes a whole dialogue in one reply, as its prompt says (self-chat). Replaces asker and
+    answerer."""
 
     beginnings: tuple[BeginningsConfig, ...]
-    """What the dialogues begin with. The files are read once, into the journal."""
+    """Sources of the beginnings. The files are read once, into the journal."""
 
     max_turns: int = 10
-    """A dialogue ends with so many questions and answers, its beginning included; >= 1. A finished
-    collection goes on if it is raised."""
+    """Most question-answer turns of a dialogue, including its beginning; >= 1. Raise it to extend a
+    finished collection."""
 
     when_context_is_full: Literal["stop", "truncate"] = "stop"
-    """`stop` ends a dialogue that is longer than a speaker can read. `truncate` shows that speaker
-    the first question and answer and the latest ones; the dialogue is then marked
-    `truncated_context`."""
+    """`stop` ends a dialogue that exceeds a speaker's context. `truncate` shows that speaker only
+    the first turn and the latest ones, and marks the dialogue `truncated_context`."""
 
     reasoning: OnReasoning = "strip"
-    """What is done where a model writes its reasoning into its reply, as `<think>...</think>` or
-    in another usual form: `strip` leaves it out, `end` ends the dialogue before that reply, `keep`
-    takes it for a part of the reply. It is counted in each case."""
+    """What to do with reasoning in a reply (`<think>...</think>` or another common form): `strip`
+    removes it, `end` ends the dialogue before that reply, `keep` leaves it in. It is always
+    counted."""
 
     stops: StopConfig = field(default_factory=StopConfig)
-    """Which questions and answers end a dialogue."""
+    """Rules for questions and answers that end a dialogue."""
 
     concurrency: int = 64
-    """Dialogues that go on at once, >= 1; each has one request in flight."""
+    """Number of dialogues in progress at the same time, >= 1; each has one request in flight."""
 
     retries: RetryConfig = field(default_factory=RetryConfig)
-    """What is done when a request fails."""
+    """Retries of failed requests."""
 
     prices: str | None = None
-    """A YAML file of prices: the model's name, then `prompt` and `completion` in USD for a million
+    """A YAML file with prices: for each model, `prompt` and `completion` in USD per million
     tokens."""
 
     budget: bool = True
-    """Whether a speaker that costs something must have a price and a limit; `--no-budget` asks for
-    neither."""
+    """Require a price and a limit for each paid speaker; `--no-budget` requires neither."""
 
     if_exists: Literal["continue", "refuse", "restart"] = "continue"
-    """What to do where the folder holds a collection. `restart` puts its files aside under other
-    names and begins anew."""
+    """What to do if the folder already holds a collection. `restart` renames the old files and
+    starts over."""
 
     allow_changes: tuple[str, ...] = ()
     """Keys, or groups of keys, that may differ from the last start of the collection, e.g. `stops`
-    or `answerer.temperature`. What was collected before stays as it is."""
+    or `answerer.temperature`. Turns collected before stay as they are."""
 
     seed: int = 0
-    """Decides the seed of every request, and which beginnings are drawn. Servers that keep to seeds
-    give the same dialogues again."""
+    """Seed of every request and of the sampling of beginnings. Servers that honour seeds give the
+    same dialogues again."""
 
     def __post_init__(self) -> None:
         require_local(self.out, "out")
@@ -142,9 +138,11 @@ class CollectConfig:
                 "or writer alone."
             )
         if self.writer is not None and self.writer.prompt is None:
-            raise UserError("writer has no prompt; name the file that tells it what to write.")
+            raise UserError(
+                "writer has no prompt; set writer.prompt to a file with its instruction."
+            )
 
     def speakers(self) -> dict[str, SpeakerConfig]:
-        """The endpoints by their names."""
+        """The configured endpoints by name."""
         named = {"asker": self.asker, "answerer": self.answerer, "writer": self.writer}
         return {name: config for name, config in named.items() if config is not None}

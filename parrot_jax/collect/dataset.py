@@ -1,11 +1,11 @@
-"""A collection as others use it: a Hugging Face dataset folder, with its files for other programs.
+"""Writes a collection as a Hugging Face dataset folder, with files for other programs.
 
 README.md              the card: counts, models, prompts, filters, licence
-data/*.parquet         what `datasets.load_dataset` reads: all, or the parts by name
+data/*.parquet         for `datasets.load_dataset`: all, or a part by name
 messages/*.jsonl       the same dialogues for `parrot train`
-sharegpt/*.json        the same for programs that read ShareGPT's files
-left_out.jsonl         what the filters cut, and why
-export.json            the numbers, and the hashes of the files
+sharegpt/*.json        the same in ShareGPT format
+left_out.jsonl         texts that the filters cut, with the reasons
+export.json            counts, and hashes of the files
 """
 
 import contextlib
@@ -28,66 +28,66 @@ RECORD = "export.json"
 CARD = "README.md"
 LEFT_OUT = "left_out.jsonl"
 PARTS = ("sessions", "questions")
-"""Dialogues that began with a session (the paper's part S), and with a first question (part U)."""
+"""Dialogues that began with a session (part S of the paper) or a first question (part U)."""
 
 FORMS = ("data/{}.parquet", "messages/{}.jsonl", "sharegpt/{}.json")
-"""What the files of a part are called."""
+"""File names of a part."""
 
 SPEAKERS = ("asker", "answerer", "writer")
-"""Columns of the rows: the models that spoke, as their servers name them."""
+"""Columns with the models, as their servers name them."""
 
 _ROWS_AT_ONCE = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
 class PartCounts:
-    """A part in numbers."""
+    """Counts of a part."""
 
     dialogues: int
     turns: int
-    """Questions with their answers, those of the beginnings included."""
+    """Question-answer turns, including those of the beginnings."""
     collected_turns: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class About:
-    """Where a dataset comes from."""
+    """The origin of a dataset."""
 
     name: str
     license: str | None
-    """A name of the hub's list, such as `cc-by-nc-4.0`; None = not stated."""
+    """Licence id of the hub, such as `cc-by-nc-4.0`; None = not stated."""
     speakers: Mapping[str, Mapping[str, Any]]
-    """By name: `model` as it was asked for, `reported` by its server, sampling, `prompt` (path and
-    sha256, where there is one)."""
+    """By name: the requested `model`, the names `reported` by its server, sampling, and `prompt`
+    (path and sha256) if it has one."""
     beginnings: tuple[Mapping[str, Any], ...]
     filters: Mapping[str, Any]
-    """Settings of the filters and of what ended dialogues."""
+    """Settings of the filters and of the stop rules."""
     begun: int
-    """Dialogues of the collection, finished or not."""
+    """Number of dialogues of the collection, finished or not."""
     version: str
-    """Of parrot_jax."""
+    """The version of parrot_jax."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetSummary:
-    """What was written."""
+    """Counts of a written dataset."""
 
     dialogues: int
     parts: Mapping[str, PartCounts]
     stops: Mapping[str, int]
-    """Dialogues by the reason of their end, the most frequent first."""
+    """Number of dialogues by stop reason, most frequent first."""
     cut: Mapping[str, int]
-    """Dialogues that a filter made shorter, by reason."""
+    """Number of dialogues that a filter shortened, by reason."""
     left_out: Mapping[str, int]
-    """Dialogues of which a filter left nothing, by reason."""
+    """Number of dialogues that a filter removed, by reason."""
     turns_with_reasoning: int
-    """Turns that came with reasoning; the filters say what was done with it."""
+    """Turns that came with reasoning; `about.filters` has what was done with it."""
     unfinished: int
-    """Dialogues of the collection that go on, or have no collected turn."""
+    """Dialogues of the collection that have not ended, or have no collected turn."""
     about: About
 
     def lines(self) -> list[str]:
-        """The summary for a person."""
+        """The summary as text."""
 
         def listed(counts: Mapping[str, int]) -> str:
             return ", ".join(f"{reason} {count:,}" for reason, count in counts.items()) or "none"
@@ -113,23 +113,23 @@ class DatasetSummary:
 
 
 def write_dataset(out: Path, kept: Iterable[Kept], about: About) -> DatasetSummary:
-    """Writes the folder: whole, or not at all. One that an earlier export wrote is replaced.
+    """Writes the folder atomically. An earlier export in it is replaced.
 
     Args:
       out: The folder.
-      kept: The dialogues, by number; one at a time is in memory.
-      about: What the card says.
+      kept: The dialogues in order of their numbers; one at a time is in memory.
+      about: The origin, for the card.
 
     Returns:
-      What was written.
+      Counts of what was written.
 
     Raises:
-      UserError: The folder holds something else, pyarrow is missing, or nothing is left to be
-        written: then what was left out stands in a folder beside it.
-      DiskFullError: There is no room.
+      UserError: The folder holds something else, pyarrow is missing, or the filters left nothing;
+        then a folder beside it lists what they removed.
+      DiskFullError: The disk is full.
     """
     if out.exists() and not (out / RECORD).exists() and any(out.iterdir()):
-        raise UserError(f"{out} is not empty and no export; choose another folder.")
+        raise UserError(f"{out} is not empty and not an earlier export; choose another folder.")
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     with disk_full_is_a_user_error(f"the dataset {out}"):
@@ -187,7 +187,7 @@ def _write(folder: Path, kept: Iterable[Kept], about: About) -> DatasetSummary:
 
 
 def published_files(parts: Iterable[str]) -> list[str]:
-    """The names of the files that a dataset with these parts is made of."""
+    """The file names of a dataset with these parts."""
     return [CARD, *(form.format(part) for part in parts for form in FORMS)]
 
 
@@ -234,7 +234,7 @@ class _PartFiles:
 
 @contextlib.contextmanager
 def _parquet(path: Path) -> Iterator[Any]:
-    """Writes rows, a row group at each call."""
+    """Yields a function that writes rows as one row group."""
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -285,10 +285,10 @@ def _why_it_ends(dialogue: Dialogue) -> str:
 
 
 def _nothing_left(out: Path, partial: Path, summary: DatasetSummary) -> str:
-    """What is said where the filters left nothing; why is kept beside the folder."""
+    """The error text if the filters left nothing; the reasons are kept in a folder beside `out`."""
     num_left_out = sum(summary.left_out.values())
     text = (
-        f"there is nothing to export: the filters left none of {num_left_out:,} dialogues, and "
+        f"nothing to export: the filters removed all {num_left_out:,} finished dialogues, and "
         f"{summary.unfinished:,} are not finished or have no collected turn"
     )
     if not num_left_out:
@@ -297,7 +297,7 @@ def _nothing_left(out: Path, partial: Path, summary: DatasetSummary) -> str:
     report.mkdir(parents=True, exist_ok=True)
     for name in (RECORD, LEFT_OUT):
         (partial / name).replace(report / name)
-    return f"{text}; {report / LEFT_OUT} says what was left out of each, and why."
+    return f"{text}; {report / LEFT_OUT} lists each removed dialogue and the reason."
 
 
 def _cut_line(number: int, whole: Dialogue, cut: Cut) -> str:
@@ -307,7 +307,7 @@ def _cut_line(number: int, whole: Dialogue, cut: Cut) -> str:
 
 
 def _replace(out: Path, partial: Path) -> None:
-    """Puts the new folder in place of the old one."""
+    """Replaces the old folder with the new one."""
     old = out.with_name(f".{out.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if out.exists():

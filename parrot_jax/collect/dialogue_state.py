@@ -1,7 +1,7 @@
-"""One dialogue as a small state machine: what comes next follows from what was said, and no more.
+"""A dialogue as a state machine: the next step depends only on the replies so far.
 
-No clock, no network, no journal: the same replies always lead to the same step, whether they came
-a second ago or before a kill.
+There is no clock, network or journal here: the same replies lead to the same step, also after a
+kill.
 
     question?  ──asker──▶  question  ──answerer──▶  answer  ──▶  question?  ...  until a stop
     question   ──writer──▶  a whole dialogue
@@ -24,57 +24,57 @@ OnReasoning = Literal["strip", "end", "keep"]
 
 
 class StopReason(StrEnum):
-    """Why a dialogue ended. Each ends with exactly one."""
+    """Why a dialogue ended; each has exactly one reason."""
 
     MAX_TURNS = "max_turns"
-    """It has as many turns as it may have."""
+    """It has reached `max_turns`."""
     ASKER_LEFT = "asker_left"
-    """The asker said nothing: it has no more to ask."""
+    """The asker's reply was empty: it has no more questions."""
     EMPTY_ANSWER = "empty_answer"
-    """The answerer said nothing."""
+    """The answerer's reply was empty."""
     CUT_QUESTION = "cut_question"
-    """The question reached the limit of tokens; half a question is not answered."""
+    """The question reached the token limit; half a question is not answered."""
     CUT_ANSWER = "cut_answer"
-    """The answer reached the limit of tokens; who learned from it would stop in mid-sentence."""
+    """The answer reached the token limit; a model trained on it would stop in mid-sentence."""
     FILTERED_QUESTION = "filtered_question"
-    """The asker's endpoint held the question back."""
+    """The asker's endpoint filtered the question."""
     FILTERED_ANSWER = "filtered_answer"
-    """The answerer's endpoint held the answer back."""
+    """The answerer's endpoint filtered the answer."""
     CONTEXT_FULL = "context_full"
-    """It is longer than one of the two can read."""
+    """It exceeds the context of a speaker."""
     ERROR = "error"
-    """An endpoint does not take the request, and will not take it later. It follows from no reply:
-    the journal says it."""
+    """An endpoint rejected the request permanently. Recorded in the journal, since no reply implies
+    it."""
     BUDGET = "budget"
-    """The next call might have cost more than is left. A higher budget goes on with it."""
+    """The next call might have exceeded the budget. A higher budget resumes it."""
     WRITER_ENDED = "writer_ended"
-    """The writer ended it before it had as many turns as it may have."""
+    """The writer ended it before `max_turns`."""
     REASONING = "reasoning"
-    """A speaker wrote its reasoning into its reply, and that ends it."""
+    """A reply had reasoning, and `reasoning` is `end`."""
     NO_TRANSCRIPT = "no_transcript"
-    """What the writer wrote is no dialogue in the form that it was told."""
+    """The writer's reply is not a dialogue in the expected form."""
 
-    # What the text itself says; `stops.py` finds these.
+    # Found in the text by `stops.py`.
     MEANINGLESS_ANSWER = "meaningless_answer"
-    """The answer says nothing."""
+    """The answer matches a pattern of `meaningless_answers`."""
     REFUSAL = "refusal"
-    """The answer says that it will not be given."""
+    """The answer is a refusal."""
     THANKS = "thanks"
-    """The question does nothing but thank or say good-bye."""
+    """The question only thanks or says good-bye."""
     REPEATED_QUESTION = "repeated_question"
-    """The question was asked before in the dialogue, in these words or nearly."""
+    """The question repeats an earlier one of the dialogue, exactly or nearly."""
     SHORT_QUESTION = "short_question"
-    """There is too little in it to be a question."""
+    """The question has too few letters."""
     ASKER_ANSWERS = "asker_answers"
-    """The asker speaks as the answerer does, or says what that has said."""
+    """The asker writes like the answerer, or repeats an answer."""
     ANSWERER_ASKS = "answerer_asks"
-    """The answerer asks back again and again."""
+    """The answerer asks back too many times in a row."""
     LANGUAGE_SWITCH = "language_switch"
     """The question is in another language than the first one."""
     FILTER = "filter"
     """A function that was given to `collect` says so; its words are the detail."""
     SENSITIVE = "sensitive"
-    """It holds an address, a number or a key that belongs to somebody."""
+    """It contains personal data: an address, a number or a key."""
 
 
 USELESS = frozenset(
@@ -83,7 +83,7 @@ USELESS = frozenset(
         StopReason.FILTERED_QUESTION, StopReason.FILTERED_ANSWER, StopReason.CONTEXT_FULL,
     }
 )  # fmt: skip
-"""Ends by a reply that holds nothing. Where all do, the settings may be at fault."""
+"""Stops by a reply without content. If all dialogues stop so, the settings may be wrong."""
 
 _BAD_QUESTIONS = {
     Outcome.CUT: StopReason.CUT_QUESTION,
@@ -100,16 +100,16 @@ _ONLY_REASONING = "nothing but reasoning"
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """How a dialogue goes."""
+    """Settings of the state machine."""
 
     max_turns: int
-    """Questions with their answers at most, >= 1."""
+    """Most question-answer turns, >= 1."""
     truncates: bool = False
-    """Whether a speaker that cannot read all of it is shown less."""
+    """Whether a speaker with a full context is shown fewer turns."""
     has_writer: bool = False
-    """Whether one speaker writes all of it."""
+    """Whether a writer writes the whole dialogue."""
     reasoning: OnReasoning = "strip"
-    """What is done where a reply, or an answer of the beginning, has reasoning in it."""
+    """What to do with reasoning in a reply, or in an answer of the beginning."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,30 +117,30 @@ class DialogueState:
     """A dialogue after some replies."""
 
     turns: tuple[Turn, ...]
-    """What was said; a reply that ended the dialogue is not in it."""
+    """The turns so far, without a reply that ended the dialogue."""
     stop: StopReason | None = None
-    """Why it ended; None = it goes on."""
+    """Why it ended; None = it has not."""
     detail: str | None = None
-    """What more is known about it."""
+    """More about the stop."""
     hidden: Mapping[Speaker, int] = field(default_factory=lambda: MappingProxyType({}))
-    """How many turns behind the first answer a speaker is not shown; even: a question goes with its
-    answer."""
+    """By speaker, the number of messages after the first answer that it is not shown. Even, because
+    questions and answers are hidden together."""
     reasoning: int = 0
-    """Turns that came with reasoning, which is left out of them unless it is to be kept."""
+    """Number of messages that came with reasoning (removed unless it is to be kept)."""
 
     @property
     def complete_turns(self) -> tuple[Turn, ...]:
-        """The turns through the last answer: a question that got none is left out."""
+        """The turns through the last answer, without an unanswered question."""
         return self.turns if self.turns[-1].role == "assistant" else self.turns[:-1]
 
     @property
     def is_truncated(self) -> bool:
-        """Whether a speaker was shown less than all."""
+        """Whether a speaker was not shown all turns."""
         return any(self.hidden.values())
 
     @property
     def next_speaker(self) -> Speaker:
-        """Who speaks next, where it goes on and nobody writes all of it."""
+        """Who speaks next; valid while the dialogue goes on, and without a writer."""
         return "asker" if self.turns[-1].role == "assistant" else "answerer"
 
 
@@ -150,9 +150,9 @@ class Speak:
 
     speaker: Speaker
     shown: Dialogue
-    """What the speaker is shown: the roles are as they are, so who asks writes the user's turn."""
+    """What the speaker is shown, with unchanged roles: the asker writes the user's message."""
     turn: int
-    """The turn that is asked for, from 0."""
+    """Index of the requested message, from 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +164,7 @@ class Done:
 
 
 def next_step(beginning: Dialogue, state: DialogueState, rules: Rules) -> Speak | Done:
-    """What is to be done in this state; the arguments are those of `replay`.
+    """The next step in a state; takes the arguments of `replay`.
 
     >>> hello, rules = Dialogue(turns=(Turn("user", "Hi"),)), Rules(max_turns=1)
     >>> next_step(hello, replay(hello, [], rules), rules).speaker
@@ -187,12 +187,12 @@ def replay(beginning: Dialogue, replies: Sequence[Reply], rules: Rules) -> Dialo
 
     Args:
       beginning: Ends with a question, or with an answer.
-      replies: In the order of the turns; none has failed or was rejected. Those behind a stop
-        change nothing.
+      replies: In the order of the turns, without failed or rejected ones. Replies after a stop are
+        ignored.
       rules: When to end.
 
     Raises:
-      ValueError: One of the replies has failed or was rejected: it is no part of a dialogue.
+      ValueError: A reply failed or was rejected, so it cannot be part of a dialogue.
     """
     state = _begun(beginning.turns, rules)
     for reply in replies:
@@ -206,15 +206,15 @@ def after_reply(state: DialogueState, reply: Reply, rules: Rules) -> DialogueSta
     """The state after one more reply.
 
     Args:
-      state: It goes on.
-      reply: To what `next_step` asks for.
+      state: A state without a stop.
+      reply: The reply to the request of `next_step`.
       rules: When to end.
 
     Raises:
-      ValueError: The reply has failed or was rejected.
+      ValueError: The reply failed or was rejected.
     """
     if reply.outcome in (Outcome.FAILED, Outcome.REJECTED):
-        raise ValueError("a failed request has no reply that could stand in a dialogue")
+        raise ValueError("a failed request has no reply to add to a dialogue")
     if rules.has_writer:
         return _after_transcript(state, reply, rules)
     if reply.outcome is Outcome.CONTEXT_FULL and rules.truncates:
@@ -223,7 +223,7 @@ def after_reply(state: DialogueState, reply: Reply, rules: Rules) -> DialogueSta
     stop = (_BAD_QUESTIONS if is_question else _BAD_ANSWERS).get(reply.outcome)
     text, has_reasoning = said(reply.text, rules)
     if stop is not None:
-        # Where `max_tokens` is too low for the reasoning alone, every dialogue ends so.
+        # If `max_tokens` is too low for the reasoning alone, every dialogue ends here.
         is_within = reply.outcome is Outcome.CUT and has_reasoning and not text
         return replace(state, stop=stop, detail="within its reasoning" if is_within else None)
     state = replace(state, reasoning=state.reasoning + has_reasoning)
@@ -239,7 +239,7 @@ def after_reply(state: DialogueState, reply: Reply, rules: Rules) -> DialogueSta
 
 
 def said(text: str, rules: Rules) -> tuple[str, bool]:
-    """What a reply says, and whether there was reasoning in it.
+    """The text of a reply, and whether it had reasoning.
 
     >>> said("<think>A capital.</think> Paris.", Rules(max_turns=1))
     ('Paris.', True)
@@ -249,7 +249,7 @@ def said(text: str, rules: Rules) -> tuple[str, bool]:
 
 
 def _begun(turns: tuple[Turn, ...], rules: Rules) -> DialogueState:
-    """The state before the first reply; answers of the beginning are read as replies are."""
+    """The state before the first reply; answers of the beginning are treated like replies."""
     read = [(turn.text, False) if turn.role == "user" else said(turn.text, rules) for turn in turns]
     state = DialogueState(turns, reasoning=sum(has_reasoning for _, has_reasoning in read))
     if state.reasoning and rules.reasoning == "end":
@@ -262,10 +262,10 @@ def _begun(turns: tuple[Turn, ...], rules: Rules) -> DialogueState:
 
 
 def _after_full_context(state: DialogueState) -> DialogueState:
-    """Hides one more question with its answer from the speaker; the first and the last stay."""
+    """Hides one more turn from the speaker; the first and the last stay."""
     speaker = state.next_speaker
     hidden = state.hidden.get(speaker, 0) + 2
-    # What was said last stays, or the next question would be asked of nothing.
+    # The last messages must stay: they are what the speaker replies to.
     num_shown = len(state.turns) - hidden
     if num_shown < (4 if speaker == "asker" else 5):
         return replace(state, stop=StopReason.CONTEXT_FULL)
@@ -306,6 +306,6 @@ def _stopped(state: DialogueState, verdict: str) -> DialogueState:
 
 
 def _limited(state: DialogueState, rules: Rules) -> DialogueState:
-    """The state, ended where its turns are as many as there may be."""
+    """The state, ended if it has reached `max_turns`."""
     is_full = len(state.turns) // 2 >= rules.max_turns
     return replace(state, stop=StopReason.MAX_TURNS) if is_full else state

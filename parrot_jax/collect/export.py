@@ -1,4 +1,4 @@
-"""From the journal to what people use: a file of dialogues and a summary.
+"""Writes `dialogues.jsonl` and `summary.json` from the journal.
 
 Both are functions of the journal: the same journal gives the same bytes.
 """
@@ -25,35 +25,35 @@ from parrot_jax.dialogue.types import Dialogue
 from parrot_jax.dialogue.writers import DIALOGUES, write_messages
 
 MOST_ERRORS = 10
-"""Different errors that a summary names."""
+"""Number of different errors listed in a summary."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SpeakerSummary:
-    """What was sent to an endpoint, and what it cost."""
+    """Requests to an endpoint, and their cost."""
 
     requests: int
-    """All that were sent; the next three add up to it."""
+    """All requests sent: the sum of the next three."""
     answered: int
-    """Those whose reply counts."""
+    """Requests with a valid reply."""
     failed: int
-    """Attempts that failed, or were rejected."""
+    """Requests that failed or were rejected."""
     lost: int
-    """Those without a reply, as the run ended before it."""
+    """Requests without a reply, because the run ended first."""
     rate_limited: int
-    """Of the failed ones, those that were told "too many requests"."""
+    """Failed requests with status 429."""
     prompt_tokens: int
-    """As the server counts them."""
+    """As counted by the server."""
     completion_tokens: int
     uncertain_tokens: int
-    """What those may have cost at most that may be billed, but of which nobody knows the tokens."""
+    """Upper bound on the tokens of requests that may be billed but have no token counts."""
     usd: float | None
-    """The cost of the tokens that the server counts; None = the price is not known."""
+    """Cost of the tokens that the server counted; None = the price is unknown."""
     uncertain_usd: float | None
-    """That of the others, at most."""
+    """Upper bound on the cost of the uncertain tokens."""
 
     def line(self) -> str:
-        """The numbers for a person."""
+        """The numbers as text."""
         cost = "unknown" if self.usd is None else f"{self.usd:,.2f} USD"
         if self.uncertain_usd:
             cost += f" and up to {self.uncertain_usd:,.2f} more"
@@ -66,38 +66,38 @@ class SpeakerSummary:
 
 @dataclass(frozen=True, kw_only=True)
 class CollectionSummary:
-    """A collection in numbers."""
+    """Counts of a collection."""
 
     dialogues: int
-    """All of them; the next three add up to it."""
+    """All dialogues: the sum of the next three."""
     exported: int
     """Finished, with at least one collected turn: those in `dialogues.jsonl`."""
     empty: int
-    """Finished without one: the first question, or the first answer, was of no use."""
+    """Finished without a collected turn: the first question or answer was unusable."""
     unfinished: int
-    """Not ended yet: the same command goes on with them."""
+    """Not ended yet; running the same command resumes them."""
     mean_turns: float | None
-    """Questions with their answers in an exported dialogue, its beginning included; None where
-    there is none."""
+    """Mean question-answer turns of an exported dialogue, including its beginning; None if there
+    are none."""
     stops: Mapping[str, int]
-    """Finished dialogues by the reason of their end, the most frequent first."""
+    """Number of finished dialogues by stop reason, most frequent first."""
     errors: Mapping[str, int]
-    """Of those that ended with an error, how many with which; the ten most frequent."""
+    """Number of dialogues by the error that ended them; the ten most frequent."""
     reasoning: Mapping[str, int]
-    """By speaker, how many of its replies came with reasoning."""
+    """Number of replies with reasoning, by speaker."""
     on_reasoning: OnReasoning
-    """What was done with it."""
+    """What was done with reasoning."""
     speakers: Mapping[str, SpeakerSummary]
-    """What was sent to each, and what it cost."""
+    """Requests and cost of each endpoint."""
     repeated: int
-    """Requests that were sent again because the run had ended before their reply."""
+    """Requests sent again because an earlier run ended before their reply."""
     models: Mapping[str, Sequence[str]]
-    """The models that answered, as the servers name them, by speaker."""
+    """Models that replied, by speaker, as the servers name them."""
     wall_s: float
-    """Seconds from each start to its last reply, summed over the starts."""
+    """Seconds from a start to its last reply, summed over all starts."""
 
     def lines(self) -> list[str]:
-        """The summary for a person."""
+        """The summary as text."""
         stops = ", ".join(f"{reason} {count:,}" for reason, count in self.stops.items())
         mean = f"{self.mean_turns:.2f} turns each" if self.mean_turns is not None else "no turns"
         return [
@@ -112,7 +112,7 @@ class CollectionSummary:
 
 
 def reasoning_lines(replies: Mapping[str, int], on_reasoning: OnReasoning) -> list[str]:
-    """What is said of reasoning, where there was some."""
+    """The summary's line on reasoning, if there was any."""
     if not replies:
         return []
     done = {"strip": "it was left out", "end": "it ended the dialogue", "keep": "it was kept"}
@@ -121,16 +121,16 @@ def reasoning_lines(replies: Mapping[str, int], on_reasoning: OnReasoning) -> li
 
 
 def export(collection: Collection) -> CollectionSummary:
-    """Writes the finished dialogues, by number, and the summary; each whole or not at all.
+    """Writes the finished dialogues, in order of their numbers, and the summary; each atomically.
 
     Args:
-      collection: What it holds decides every byte.
+      collection: Its journal determines every byte of the output.
 
     Returns:
-      What was written to `summary.json`.
+      The summary, as in `summary.json`.
 
     Raises:
-      DiskFullError: There is no room.
+      DiskFullError: The disk is full.
     """
     stops: Counter[str] = Counter()
     turns: list[int] = []
@@ -152,7 +152,7 @@ def export(collection: Collection) -> CollectionSummary:
             empty=stops.total() - exported,
             unfinished=len(collection) - stops.total(),
             mean_turns=sum(turns) / len(turns) if turns else None,
-            # By name where the numbers are equal, so that no order of dialogues shows through.
+            # Ties are sorted by name, so that the order of dialogues does not matter.
             stops=dict(sorted(stops.items(), key=lambda item: (-item[1], item[0]))),
             **_counted(collection),
         )
@@ -161,7 +161,7 @@ def export(collection: Collection) -> CollectionSummary:
 
 
 def finished_dialogues(collection: Collection) -> Iterator[JournaledDialogue]:
-    """The dialogues that have ended, by number; one at a time is in memory."""
+    """The dialogues that have ended, in order of their numbers; one at a time is in memory."""
     for journaled in collection:
         journaled = _with_end(collection, journaled)
         if journaled.state.stop is not None:
@@ -171,7 +171,7 @@ def finished_dialogues(collection: Collection) -> Iterator[JournaledDialogue]:
 def summarise_speakers(
     counts: Mapping[str, SpeakerCounts], config: CollectConfig
 ) -> dict[str, SpeakerSummary]:
-    """What was sent to each endpoint, and what it cost."""
+    """Requests to each endpoint, and their cost."""
     prices = {name: speaker.price for name, speaker in config.speakers().items()}
     return {
         name: SpeakerSummary(
@@ -206,11 +206,10 @@ def _counted(collection: Collection) -> dict[str, Any]:
 def collected_dialogue(journaled: JournaledDialogue) -> Dialogue:
     """The dialogue as it is exported, through its last answer.
 
-    Its metadata has `collection`: the number of the dialogue, why it ended, whether it began with a
-    `question` or with a `session`, how many turns were collected, and the models that spoke. What
-    the source said of the beginning, its model among it, is not true of the whole: it stands under
-    `beginning`. Of paths of this machine, in its id, its source and there, only the last part is
-    exported.
+    Its metadata has `collection`: number, stop reason, whether it began with a `question` or a
+    `session`, number of collected turns, and models. Metadata of the source, such as its model,
+    describes only the beginning, so it is kept under `beginning`. Local paths, in id, source and
+    metadata, are reduced to their last part.
     """
     beginning, state = journaled.beginning, journaled.state
     is_session = beginning.turns[-1].role == "assistant"
@@ -232,7 +231,7 @@ def collected_dialogue(journaled: JournaledDialogue) -> Dialogue:
     name = name_to_publish(beginning.id)
     return replace(
         beginning,
-        # Files of one name in two folders may have given one id.
+        # Files with the same name in different folders could give the same id.
         id=name if name == beginning.id else f"{name}-{journaled.number}",
         turns=state.complete_turns,
         source=name_to_publish(beginning.source),
@@ -250,7 +249,7 @@ def _has_reasoning(speaker: str, text: str) -> bool:
 
 
 def _with_end(collection: Collection, journaled: JournaledDialogue) -> JournaledDialogue:
-    """A dialogue that a budget or an error ended, as ended: such an end follows from no reply."""
+    """Adds the end of a dialogue stopped by a budget or an error, which no reply implies."""
     if journaled.state.stop is None:
         end = collection.journal.end(journaled.number)
         if end is not None and end.reason in (StopReason.BUDGET, StopReason.ERROR):
@@ -260,7 +259,7 @@ def _with_end(collection: Collection, journaled: JournaledDialogue) -> Journaled
 
 
 def count_reasoning(collection: Collection, newest: int | None = None) -> dict[str, int]:
-    """How many replies of each speaker came with reasoning, of all or of so many newest ones."""
+    """Counts replies with reasoning by speaker, in all replies or in the `newest` ones."""
     found: Counter[str] = Counter()
     for speaker, text in collection.journal.texts(newest):
         found[speaker] += _has_reasoning(speaker, text)
@@ -268,5 +267,5 @@ def count_reasoning(collection: Collection, newest: int | None = None) -> dict[s
 
 
 def num_collected_turns(journaled: JournaledDialogue) -> int:
-    """Answers that were collected, each with its question."""
+    """Number of collected question-answer turns."""
     return len(journaled.state.complete_turns) // 2 - len(journaled.beginning.turns) // 2

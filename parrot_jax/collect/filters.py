@@ -1,7 +1,7 @@
-"""What an export leaves out: a dialogue ends before the first question that should not be in it.
+"""Filters of an export: a dialogue is cut before its first unwanted question.
 
-These filters look at many dialogues, or ask somebody, so they come after the collection: what
-they say may depend on the order of the dialogues, but never on the order of the replies.
+These filters compare dialogues, or call an endpoint, so they run at export. Their results may
+depend on the order of the dialogues, but never on the order of the replies.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,18 +19,18 @@ from parrot_jax.dialogue.words import normal_words
 
 @dataclass(frozen=True, kw_only=True)
 class RepeatsConfig:
-    """Questions that were asked before in another dialogue.
+    """Filter for questions that another dialogue has already asked.
 
     Raises:
       UserError: A number is outside its range.
     """
 
     threshold: float | None = 0.9
-    """Share of common word pairs (Jaccard, by MinHash) from which a question is a repeated one, in
-    (0, 1]. Null = it may be."""
+    """Jaccard similarity of word pairs (by MinHash) from which a question counts as repeated, in
+    (0, 1]. Null = off."""
 
     fewest_words: int = 8
-    """Shorter questions ("Can you give an example?") may be repeated; >= 1."""
+    """Questions with fewer words ("Can you give an example?") may repeat; >= 1."""
 
     def __post_init__(self) -> None:
         if self.threshold is not None and not 0 < self.threshold <= 1:
@@ -45,7 +45,7 @@ class Cut(NamedTuple):
     """Where a dialogue is cut, and why."""
 
     turn: int
-    """The question that is left out, with all behind it; from 0."""
+    """Index of the first removed question, from 0; everything after it is removed too."""
     reason: str
 
 
@@ -56,21 +56,22 @@ class Kept(NamedTuple):
     whole: Dialogue
     """As it was collected."""
     dialogue: Dialogue | None
-    """What is left of it; None = no collected turn is."""
+    """What is left; None if no collected turn is."""
     cut: Cut | None
-    """None = all of it is left."""
+    """None if nothing was cut."""
 
 
 Filter = Callable[[int, Dialogue, int], Cut | None]
-"""From number, dialogue and the number of its beginning's turns to the first cut."""
+"""Takes the dialogue's number, the dialogue and the number of messages of its beginning; returns
+the first cut."""
 
 
 DialogueFilter = Callable[[Dialogue], str | None]
-"""A filter of one's own: why a dialogue is left out, whole; None = it is not."""
+"""Your own filter: why a dialogue is left out, whole; None = it is not."""
 
 
 def leaves_out(why: DialogueFilter) -> Filter:
-    """A filter of one's own as one of these.
+    """Turns your own filter into a `Filter`.
 
     >>> short = leaves_out(lambda dialogue: "too short" if dialogue.num_rounds < 3 else None)
     >>> short(0, Dialogue(turns=(Turn("user", "Hi"), Turn("assistant", "Hello"))), 0)
@@ -85,21 +86,21 @@ def leaves_out(why: DialogueFilter) -> Filter:
 
 
 class RepeatedElsewhere:
-    """A filter against questions that a dialogue of a smaller number has asked already.
+    """Cuts questions that a dialogue with a smaller number has already asked.
 
-    Only what is left of those is remembered. It holds about 3 KB for each question.
+    Questions that were cut are not remembered. Needs about 3 KB per question.
     """
 
     REASON = "repeated_elsewhere"
 
     def __init__(self, config: RepeatsConfig, threshold: float, *, seed: int) -> None:
-        """Has seen nothing yet."""
+        """Starts with no questions."""
         self._fewest_words = config.fewest_words
         shingles = NearDuplicatesConfig(threshold=threshold, shingle_words=2, num_permutations=64)
         self._seen = NearTexts(shingles, seed=seed)
 
     def __call__(self, number: int, dialogue: Dialogue, num_begun: int) -> Cut | None:
-        """Where to cut, if anywhere. Questions of the beginning are nobody's repeats."""
+        """Returns where to cut, if anywhere. Questions of the beginning are never cut."""
         sketches = []
         found = None
         for turn, text in _questions(dialogue):
@@ -110,7 +111,7 @@ class RepeatedElsewhere:
                 found = Cut(turn, self.REASON)
                 break
             sketches.append(sketch)
-        # Now only: that it repeats itself, the collection has seen to.
+        # Added last; repeats within a dialogue were handled at collection.
         for sketch in sketches:
             self._seen.remember(sketch)
         return found
@@ -119,11 +120,11 @@ class RepeatedElsewhere:
 def apply_filters(
     dialogues: Iterable[JournaledDialogue], filters: Sequence[Filter]
 ) -> Iterator[Kept]:
-    """Cuts dialogues; each filter sees what the ones before it have left.
+    """Cuts dialogues; each filter sees the output of the one before it.
 
     Args:
-      dialogues: Finished ones, with a collected turn, by number.
-      filters: In their order.
+      dialogues: Finished dialogues with a collected turn, in order of their numbers.
+      filters: Applied in this order.
     """
     for journaled in dialogues:
         number, num_begun = journaled.number, len(journaled.beginning.turns)
@@ -134,7 +135,7 @@ def apply_filters(
             if found is None:
                 continue
             cut = found
-            # In front of the question, so that it ends with an answer.
+            # Before the question, so that the dialogue ends with an answer.
             turns = left.turns[: found.turn // 2 * 2]
             if len(turns) // 2 <= num_begun // 2:
                 left = None

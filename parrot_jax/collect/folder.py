@@ -1,9 +1,9 @@
-"""The folder of a collection: who may write into it, and its dialogues as the journal has them.
+"""The folder of a collection: resuming it, and reading its dialogues from the journal.
 
-journal.sqlite     every request and reply; the truth, from which all else is made
+journal.sqlite     every request and reply; the other files are made from it
 dialogues.jsonl    the finished dialogues, to train on
-summary.json       their numbers
-earlier-1/         an earlier collection, where this one was begun anew
+summary.json       counts and cost
+earlier-1/         an earlier collection, if this one was restarted
 """
 
 import contextlib
@@ -35,9 +35,9 @@ from parrot_jax.dialogue.turns import RowPlace
 from parrot_jax.dialogue.types import Dialogue
 from parrot_jax.dialogue.writers import DIALOGUES, messages_line
 
-# What may differ when a collection is continued: where it lies, how fast and for how much it asks,
-# and how far the dialogues go. The beginnings are compared by what they are, not by name. All may
-# differ of a speaker that has said nothing yet.
+# Keys that may differ when a collection is resumed: its location, speed, cost and the number of
+# turns. Beginnings are compared by content, not by path. All keys of a speaker may differ if it has
+# no reply yet.
 _FREE_KEYS = frozenset(
     {
         *("out", "beginnings", "max_turns", "concurrency", "prices", "budget"),
@@ -52,24 +52,24 @@ SUMMARY = "summary.json"
 
 
 class JournaledDialogue(NamedTuple):
-    """A dialogue as the journal has it."""
+    """A dialogue as read from the journal."""
 
     number: int
     beginning: Dialogue
     replies: list[Reply]
-    """Those that count, in the order of the turns; what ended the dialogue is among them, unless
-    it was an error or the budget."""
+    """Valid replies in the order of the turns, including the one that ended the dialogue (an error
+    or the budget has none)."""
     state: DialogueState
     models: Mapping[str, Sequence[str]]
-    """Who spoke in it, by speaker: as the servers name the models, else as they were asked for."""
+    """The models by speaker: as the servers name them, else as requested."""
 
 
 class Collection:
     """Reads the dialogues of a collection, also while it is running.
 
     Attributes:
-      config: That of the last start.
-      rules: How its dialogues go.
+      config: The config of the last start.
+      rules: The settings of its dialogues.
     """
 
     def __init__(self, out: Path | str) -> None:
@@ -87,26 +87,26 @@ class Collection:
                 self.config = config_from_dict(CollectConfig, start.config, where="its config")
             except UserError as error:
                 raise DamagedJournalError(
-                    f"the journal {self.journal.path} cannot be gone on with: {error}; use the "
+                    f"the journal {self.journal.path} cannot be resumed: {error}; use the "
                     "version of parrot that wrote it."
                 ) from None
             stack.pop_all()
         self.rules = rules_of(self.config)
 
     def __len__(self) -> int:
-        """How many dialogues were begun, or are to be."""
+        """Number of dialogues, started or not."""
         return self.journal.num_items()
 
     def __iter__(self) -> Iterator[JournaledDialogue]:
-        """The dialogues by number; one at a time is in memory."""
+        """The dialogues in order of their numbers; one at a time is in memory."""
         return map(self.dialogue, range(len(self)))
 
     def dialogue(self, number: int) -> JournaledDialogue:
         """A dialogue by its number, from 0.
 
         Raises:
-          UserError: What the journal has of it is damaged.
-          RunError: The journal lacks a turn of it, or has one twice.
+          UserError: Its rows in the journal are damaged.
+          RunError: The journal lacks a turn of it, or has a turn twice.
         """
         beginning = self.beginning(number)
         said = self.journal.said(number)
@@ -129,7 +129,7 @@ class Collection:
         return JournaledDialogue(number, beginning, replies, state, models)
 
     def beginning(self, number: int) -> Dialogue:
-        """What a dialogue begins with.
+        """The beginning of a dialogue.
 
         Raises:
           UserError: Its row in the journal is damaged.
@@ -144,10 +144,10 @@ class Collection:
         return beginning
 
     def open_numbers(self) -> list[int]:
-        """The dialogues that can go on: without an end, or with one that a higher limit undoes.
+        """The dialogues that can continue: not ended, or ended by a limit that is now higher.
 
-        Those whose requests were rejected before come last: what the others are told says whose
-        fault it was.
+        Dialogues with rejected requests come last: the replies to the others show whether the
+        dialogue or the endpoint was at fault.
         """
         numbers = {
             *self.journal.without_end(),
@@ -164,7 +164,7 @@ class Collection:
 
 @contextlib.contextmanager
 def _naming_what_is_left(folder: Path) -> Iterator[None]:
-    """Adds to what is said of a damaged journal what can be done without it."""
+    """Adds what is left to the error about a damaged journal."""
     try:
         yield
     except DamagedJournalError as error:
@@ -172,16 +172,16 @@ def _naming_what_is_left(folder: Path) -> Iterator[None]:
             raise
         raise DamagedJournalError(
             f"{error} The dialogues that had ended are in {folder / DIALOGUES}; `parrot collect "
-            "... --if-exists restart` puts everything aside and begins again."
+            "... --if-exists restart` renames the old files and starts over."
         ) from None
 
 
 def is_begun(out: Path | str) -> bool:
-    """Whether a folder holds a collection that can go on.
+    """Whether a folder holds a collection to resume.
 
     Raises:
-      UserError: The folder cannot be one, its journal cannot be read, or its other files know of
-        more than the journal.
+      UserError: The folder is not usable, its journal cannot be read, or its other files have more
+        requests than the journal.
     """
     require_local_folder(str(out), "out")
     with _naming_what_is_left(Path(out)):
@@ -193,32 +193,32 @@ def _is_begun(folder: Path, journal: Path) -> bool:
         if (folder / DIALOGUES).exists() or (folder / SUMMARY).exists():
             raise DamagedJournalError(
                 f"the journal {journal} is empty or missing, but {folder} holds the results of a "
-                "collection; put it back from a copy."
+                "collection; restore it from a copy."
             )
         return False
     try:
         known = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
         known = sum(speaker["requests"] for speaker in known["speakers"].values())
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
-        return True  # it is written again at the end
+        return True  # it is rewritten at the end
     with contextlib.closing(JournalReader(journal)) as reader:
         there = sum(speaker.requests for speaker in reader.counts().speakers.values())
     if known > there:
         raise DamagedJournalError(
             f"the journal {journal} has {there:,} requests, but {folder / SUMMARY} counted "
             f"{known:,}: it is an older copy, or its file {journal.name}-wal was lost; put the "
-            f"newest copy back, or delete {SUMMARY} to go on from this one."
+            f"newest copy back, or delete {SUMMARY} to resume from this one."
         )
     return True
 
 
 def journal_path(out: Path | str) -> Path:
-    """Where the journal of a collection is."""
+    """The path of a collection's journal."""
     return Path(out) / "journal.sqlite"
 
 
 def rules_of(config: CollectConfig) -> Rules:
-    """How the dialogues of a collection go."""
+    """The dialogue settings of a collection."""
     return Rules(
         config.max_turns,
         truncates=config.when_context_is_full == "truncate",
@@ -228,11 +228,11 @@ def rules_of(config: CollectConfig) -> Rules:
 
 
 def open_collection_journal(config: CollectConfig, prompts: Mapping[str, Prompt]) -> JournalWriter:
-    """Begins the journal of a collection, or resumes it.
+    """Opens the journal of a new collection, or of one to resume.
 
     Args:
-      config: Of this start.
-      prompts: Of the speakers that have one.
+      config: The config of this start.
+      prompts: Prompts by speaker.
 
     Returns:
       The open journal. While it is open, no other process collects into the folder.
@@ -268,18 +268,18 @@ def open_collection_journal(config: CollectConfig, prompts: Mapping[str, Prompt]
 def more_beginnings(
     config: CollectConfig, collection: Collection, prompts: Mapping[str, Prompt]
 ) -> list[str]:
-    """Whether a collection may go on with a config, and what with.
+    """Checks that a config may resume a collection, and finds its new beginnings.
 
     Args:
-      config: Of the new start.
-      collection: What there is.
-      prompts: Of the speakers that have one.
+      config: The config of the new start.
+      collection: The existing collection.
+      prompts: Prompts by speaker.
 
     Returns:
-      The beginnings that it did not have, as rows of its journal.
+      The beginnings that it does not have yet, as rows of its journal.
 
     Raises:
-      UserError: It may not: it has to be left alone, or the config decides other dialogues.
+      UserError: `if_exists` forbids it, or the config would give other dialogues.
     """
     if config.if_exists == "refuse":
         raise UserError(
@@ -296,8 +296,8 @@ def more_beginnings(
     if changes:
         raise UserError(
             f"{config.out} holds a collection with another config ({'; '.join(changes)}); "
-            "choose another --out, or the old values to continue it, or say what may differ "
-            "with --allow-changes."
+            "choose another --out, restore the old values, or allow the changes with "
+            "--allow-changes."
         )
     if collection.config.beginnings == config.beginnings:
         return []
@@ -313,10 +313,10 @@ def _may_change(change: str, allowed: tuple[str, ...]) -> bool:
 
 
 def _more_beginnings(config: CollectConfig, collection: Collection) -> list[str]:
-    """The beginnings that the journal has not.
+    """The beginnings that the journal does not have.
 
     Raises:
-      UserError: Some that it has are no longer among them.
+      UserError: Beginnings of the journal are missing from the sources.
     """
     digest = lambda line: hashlib.sha256(line.encode()).digest()  # noqa: E731
     there = Counter(map(digest, collection.journal.items()))
@@ -330,14 +330,14 @@ def _more_beginnings(config: CollectConfig, collection: Collection) -> list[str]
     if missing := there.total():
         raise UserError(
             f"{missing:,} of the {len(collection):,} dialogues of {config.out} are not among the "
-            "beginnings any more; a collection can grow, but not choose anew: give the old sources "
+            "beginnings any more; a collection can only grow: give the old sources "
             "and at least the old sample, or choose another --out."
         )
     return more
 
 
 def _turns_asked_for(first: int, replies: list[Reply]) -> Iterator[int]:
-    """The turn that each reply is for: the next one, but for a context that was full."""
+    """The turn of each reply: the next one, unless the context was full."""
     turn = first
     for reply in replies:
         yield turn

@@ -1,7 +1,7 @@
-"""What a collection will take: calls, tokens, money, hours and disk, before it and during it.
+"""Forecasts calls, tokens, cost, hours and disk of a collection, before it and during it.
 
 A prompt holds the whole dialogue so far, so prompts grow with each turn, and their sum with the
-square of the turns. What was seen during the run replaces what was assumed, turn by turn.
+square of the turns. Measured calls replace the assumptions, turn by turn.
 """
 
 from collections import Counter
@@ -17,12 +17,12 @@ from parrot_jax.api.replies import Usage
 
 _BYTES_A_TOKEN = 4.4
 _REQUEST_BYTES = 200
-"""Of a request or a reply beside its texts: settings, counts, indices."""
+"""Bytes of a request or a reply besides its texts: settings, counts, indices."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Assumptions:
-    """What is not known before a run."""
+    """Assumptions about calls, used until they are measured."""
 
     question_tokens: float = 45.0
     """Mean tokens of a question."""
@@ -35,33 +35,33 @@ class Assumptions:
 
 
 Seen = Mapping[tuple[str, int], MeanCall]
-"""What calls took so far, by speaker and turn, the turn from 0."""
+"""Mean calls so far, by speaker and turn (from 0)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SpeakerForecast:
-    """What is still to be asked of one endpoint."""
+    """The remaining calls to an endpoint."""
 
     calls: int
     usage: Usage
     usd: float | None
-    """None = the price is not known."""
+    """None = the price is unknown."""
     hours: float
-    """What its limits of requests and tokens a minute alone make it take."""
+    """Hours that its limits on requests and tokens per minute imply."""
     beyond_budget: str | None = None
-    """The budget that will not do, e.g. `budget_usd 5.00`; None = there is none."""
+    """The budget that is too low, e.g. `budget_usd 5.00`; None if none is."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Forecast:
-    """What is still to be done, if every dialogue goes on to the limit of turns."""
+    """The remaining work, if every dialogue reaches `max_turns`."""
 
     dialogues: int
     speakers: Mapping[str, SpeakerForecast]
     hours: float
-    """If all dialogues that may go on at once do, within each endpoint's own limits."""
+    """At full concurrency, within each endpoint's limits."""
     disk_bytes: float
-    """What the journal grows by."""
+    """Growth of the journal."""
 
 
 def forecast(
@@ -74,16 +74,16 @@ def forecast(
     seen: Seen,
     spent: Mapping[str, Usage] = MappingProxyType({}),
 ) -> Forecast:
-    """Adds up the calls that are left.
+    """Adds up the remaining calls.
 
     Args:
-      turns: For each dialogue that goes on, how many turns (questions and answers) it has.
-      max_turns: Questions with their answers at most.
+      turns: For each unfinished dialogue, its number of messages.
+      max_turns: Most question-answer turns of a dialogue.
       speakers: The endpoints by name, with their prices.
-      concurrency: Dialogues that go on at once.
-      assumed: What calls take that were not seen yet.
-      seen: What calls took so far.
-      spent: What counts against the budgets already.
+      concurrency: Dialogues in progress at the same time.
+      assumed: For calls that were not measured yet.
+      seen: Measured calls.
+      spent: Tokens already counted against the budgets.
     """
     lengths = _Lengths.of(assumed, speakers, max_turns)
     at_turn = Counter(turns)
@@ -129,12 +129,12 @@ def _speaker_of(turn: int) -> str:
 
 
 class _Lengths(NamedTuple):
-    """Tokens that are assumed of a text, at most what the config lets a speaker write."""
+    """Assumed tokens of a text, limited by the speaker's `max_tokens`."""
 
     question: float
     answer: float
     dialogue: float
-    """What a writer writes in one reply."""
+    """A writer's reply."""
     turns: int
 
     @classmethod
@@ -167,7 +167,7 @@ def _beyond_budget(speaker: EndpointConfig, usage: Usage) -> str | None:
 def _call(
     name: str, turn: int, assumed: _Lengths, latency_s: float, seen: Seen
 ) -> tuple[float, float, float]:
-    """Tokens of prompt and completion, and seconds, of a call for this turn."""
+    """Prompt tokens, completion tokens and seconds of a call for this turn."""
     if (found := seen.get((name, turn))) is not None:
         return found.prompt, found.completion, found.seconds
     lengths = (assumed.question, assumed.answer)
@@ -175,7 +175,7 @@ def _call(
     if name == "writer":
         return assumed.question, assumed.dialogue, latency_s * assumed.turns
     prompt = turn // 2 * round_tokens + turn % 2 * assumed.question
-    # Where earlier turns were seen, the prompt goes on from the last of them.
+    # The prompt grows from the last measured turn, if there is one.
     before = max((t for speaker, t in seen if speaker == name and t < turn), default=None)
     completion, seconds = lengths[turn % 2], latency_s
     if before is not None:
@@ -186,9 +186,9 @@ def _call(
 
 
 def forecast_lines(left: Forecast) -> list[str]:
-    """The forecast for a person."""
+    """The forecast as text."""
     lines = [
-        f"{left.dialogues:,} dialogues to go on with, all to their last turn: {left.hours:,.1f} h, "
+        f"{left.dialogues:,} dialogues left, each to its last turn: {left.hours:,.1f} h, "
         f"{left.disk_bytes / 1e9:,.2f} GB of journal"
     ]
     for name, speaker in left.speakers.items():
@@ -198,7 +198,5 @@ def forecast_lines(left: Forecast) -> list[str]:
             f"{speaker.usage.completion:,} written: {cost}"
         )
         if speaker.beyond_budget is not None:
-            lines.append(
-                f"  {name:9} {speaker.beyond_budget} will be spent before that, and stops the run"
-            )
+            lines.append(f"  {name:9} {speaker.beyond_budget} is too low and will stop the run")
     return lines

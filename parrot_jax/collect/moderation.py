@@ -1,8 +1,8 @@
-"""Asks a moderator about what was said: a job whose items are dialogues.
+"""Sends the texts of a collection to a moderator: a job whose items are dialogues.
 
-Each text is sent once, however often a collection is exported: a request has those texts of a
-dialogue that no earlier one had, and its step is the last turn among them. A text that the
-moderator did not judge never passes.
+Each text is sent once, however often a collection is exported: a request has the texts of a
+dialogue that were not sent yet, and its step is the last turn among them. Texts that the moderator
+did not judge never pass.
 """
 
 import asyncio
@@ -29,9 +29,9 @@ _CONCURRENCY = 16
 
 
 class Moderation:
-    """A filter: what the moderator said of the dialogues of a collection.
+    """A filter that applies the moderator's results to a collection's dialogues.
 
-    It expects them as they were when the moderator was asked, so it is the first of the filters.
+    It must be the first filter, because it expects the dialogues as they were sent.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -43,7 +43,7 @@ class Moderation:
         self._journal = JournalReader(_path(folder))
 
     def __call__(self, number: int, dialogue: Dialogue, num_begun: int) -> Cut | None:
-        """The first turn that may not pass; a `Filter`. Also checks beginnings."""
+        """Cuts at the first flagged turn; a `Filter`. Also checks beginnings."""
         turn = -1
         for first, last, problem, flags in _answers(self._journal.said(number)):
             for turn, names in zip(range(first, last + 1), flags, strict=True):
@@ -62,16 +62,16 @@ class Moderation:
 def moderate(
     collection: Collection, dialogues: Iterable[tuple[int, Dialogue]], config: EndpointConfig
 ) -> None:
-    """Asks about every text that was not asked about before; can be killed and run again.
+    """Sends every text that was not sent before; can be killed and run again.
 
     Args:
       collection: Its folder gets the journal `moderation.sqlite`.
-      dialogues: Numbers in the collection, with what is to be exported of them; taken one by one.
-      config: The moderator. If its model is another one than before, or the collection was
-        restarted, everything is asked again.
+      dialogues: Numbers in the collection with the dialogues to export; consumed one by one.
+      config: The moderator. If its model has changed, or the collection was restarted, everything
+        is sent again.
 
     Raises:
-      RunError: The moderator failed; what it said so far is kept.
+      RunError: The moderator failed; its results so far are kept.
       UserError: The key is not set, or the journal cannot be written.
     """
     asyncio.run(_moderate(collection, dialogues, config))
@@ -111,7 +111,7 @@ async def _moderate(
 def _open_journal(collection: Collection, config: EndpointConfig) -> JournalWriter:
     path = _path(collection.folder)
     upgrade(path)
-    # A collection that was restarted has other dialogues under the same numbers.
+    # A restarted collection has other dialogues under the same numbers.
     begun_at = {"collection_begun_at": collection.journal.begun_at()}
     if path.exists():
         with contextlib.closing(JournalReader(path)) as reader:
@@ -119,7 +119,9 @@ def _open_journal(collection: Collection, config: EndpointConfig) -> JournalWrit
         of = {key: before.pop(key, None) for key in begun_at}
         asked = config_from_dict(type(config), before, where=f"the moderator of {path}")
         if of != begun_at or changes_of_replies(asked, config):
-            console.print("another moderator, or another collection: everything is asked again")
+            console.print(
+                "the moderator or the collection has changed: moderating everything again"
+            )
             put_aside(path)
 
     def inputs(there: JournalReader | None) -> Iterable[str]:
@@ -130,7 +132,7 @@ def _open_journal(collection: Collection, config: EndpointConfig) -> JournalWrit
 
 
 def _answers(said: Sequence[Said]) -> Iterator[tuple[int, int, str, list[list[str]]]]:
-    """First and last turn of each request, why all of it is out, and the categories of each."""
+    """For each request: first and last turn, why it is rejected, and categories of each turn."""
     first = 0
     for last, reply in said:
         num_texts = last + 1 - first

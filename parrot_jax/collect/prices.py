@@ -1,4 +1,4 @@
-"""What the speakers of a collection cost: from the config, from a file of prices, or nothing."""
+"""Prices of a collection's speakers: from the config, from a price file, or free."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -12,13 +12,13 @@ FREE = Price(prompt=0.0, completion=0.0)
 
 
 def with_prices(config: CollectConfig) -> CollectConfig:
-    """The config with the price of each speaker's model in it, as the journal keeps it.
+    """Adds the price of each speaker's model to the config.
 
-    It stays null where nobody knows it and the config wants no budget.
+    An unknown price stays null with `budget: false`.
 
     Raises:
-      UserError: The file cannot be read; or, unless the config wants no budget, a model has no
-        price, or a speaker that costs something has no limit.
+      UserError: The file cannot be read; or, unless `budget` is false, a model has no price, or a
+        paid speaker has no limit.
     """
     table = load_prices(config.prices) if config.prices else {}
     priced = {}
@@ -26,13 +26,13 @@ def with_prices(config: CollectConfig) -> CollectConfig:
         price = speaker.price or table.get(speaker.model) or (FREE if speaker.is_local else None)
         if price is None and (config.budget or speaker.budget_usd is not None):
             raise UserError(
-                f"{name}: the price of {speaker.model!r} is not known: set {name}.price, or add "
-                f"the model to {config.prices or 'a file named by `prices`'}; --no-budget goes on "
+                f"{name}: the price of {speaker.model!r} is unknown: set {name}.price, or add "
+                f"the model to {config.prices or 'a file named by `prices`'}; --no-budget runs "
                 "without prices and limits."
             )
         if config.budget and price != FREE and not _is_limited(speaker):
             raise UserError(
-                f"{name}: {speaker.model!r} costs something and has no limit; set "
+                f"{name}: {speaker.model!r} is paid and has no limit; set "
                 f"{name}.budget_usd or {name}.budget_tokens, or --no-budget."
             )
         priced[name] = replace(speaker, price=price)
@@ -40,10 +40,10 @@ def with_prices(config: CollectConfig) -> CollectConfig:
 
 
 def load_prices(path: str) -> dict[str, Price]:
-    """Reads a file of prices: the model's name, then `prompt` and `completion`.
+    """Reads a price file: for each model, `prompt` and `completion`.
 
     Raises:
-      UserError: The file cannot be read, or a price is none.
+      UserError: The file cannot be read, or a price is invalid.
     """
     from parrot_jax.core.yaml_files import read_yaml  # loads a library
 

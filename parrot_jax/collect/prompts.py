@@ -1,4 +1,4 @@
-"""The prompts of a collection's speakers, and where a prompt stands among the messages."""
+"""The prompts of a collection's speakers, and their place among the messages."""
 
 from parrot_jax.api.prompts import Prompt, load_prompt
 from parrot_jax.collect.config import CollectConfig
@@ -6,10 +6,10 @@ from parrot_jax.collect.dialogue_state import Speak, Speaker
 
 
 def load_prompts(config: CollectConfig) -> dict[str, Prompt]:
-    """The prompts of the speakers that have one.
+    """Loads the prompts of the speakers that have one.
 
     Raises:
-      UserError: As in `load_prompt`; the slots are `first_question` and `max_turns`.
+      UserError: See `load_prompt`; the variables are `first_question` and `max_turns`.
     """
     return {
         name: load_prompt(speaker.prompt, first_question="?", max_turns=1)
@@ -21,10 +21,10 @@ def load_prompts(config: CollectConfig) -> dict[str, Prompt]:
 def messages_for(
     step: Speak, speaker: Speaker, prompt: Prompt | None, *, max_turns: int
 ) -> list[dict[str, str]]:
-    """The messages of a request: what the speaker is shown, with its instruction.
+    """The messages of a request: the visible dialogue and the speaker's instruction.
 
-    The instruction of an asker comes last, as a user's message: in front, a chat model soon forgets
-    that it plays the user, and answers. That of an answerer is the system's.
+    An asker's instruction comes last, as a user message: if it came first, a chat model would soon
+    forget that it plays the user, and answer. An answerer's instruction is the system message.
     """
     messages = step.shown.messages()
     if prompt is None:

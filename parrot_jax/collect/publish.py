@@ -1,4 +1,4 @@
-"""From a collection to a dataset: its finished dialogues through the filters into the folder."""
+"""Exports a collection: filters its finished dialogues and writes the dataset folder."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -39,15 +39,16 @@ def export_dataset(
     """Filters the finished dialogues of a collection and writes them as a dataset.
 
     Args:
-      folder: Of the collection. It may be running: what has ended by now is exported.
+      folder: Folder of the collection. It may still be running; the dialogues that have ended are
+        exported.
       out: The folder to write.
-      license: For the card.
-      repeats: What counts as a repeated question; None = the defaults.
-      moderator: Asked about every text before anything is written; None = nobody is.
-      filters: Filters of one's own, each called with a dialogue as it was collected.
+      license: Licence id for the card.
+      repeats: Settings of the filter for repeated questions; None = the defaults.
+      moderator: Judges every text before anything is written; None = no moderation.
+      filters: Your own filters, each called with a dialogue as it was collected.
 
     Raises:
-      UserError: As of `write_dataset`.
+      UserError: See `write_dataset`.
       RunError: The moderator failed.
 
     >>> from parrot_jax import BeginningsConfig, CollectConfig, SpeakerConfig, collect_dialogues
@@ -121,7 +122,7 @@ def _speakers(collection: Collection) -> dict[str, dict[str, Any]]:
 
 
 def _beginning(source: BeginningsConfig) -> dict[str, Any]:
-    """A source without its folder, which says nothing to others."""
+    """A source without its local folder."""
     path = without_folders(source.path)
     return {"kind": source.kind, "path": path, "take": source.take,
             "max_rounds": source.max_rounds, "sample": source.sample}  # fmt: skip

@@ -1,4 +1,4 @@
-"""Runs a collection: a job whose items are dialogues, each step decided by its state machine."""
+"""Runs a collection: a job whose items are dialogues, driven by their state machines."""
 
 import asyncio
 import contextlib
@@ -36,22 +36,22 @@ from parrot_jax.core.logs import console
 def collect(config: CollectConfig, *, filters: Sequence[TurnFilter] = ()) -> CollectionSummary:
     """Runs a collection, or resumes it, until all dialogues have ended.
 
-    However it ends, short of a kill, the finished dialogues are exported. It may run in any thread
-    that has no event loop; where there is one, await `collect_async`.
+    The finished dialogues are always exported, unless the process is killed. Call it in a thread
+    without an event loop; inside a loop, await `collect_async`.
 
     Args:
       config: The collection.
-      filters: Stop rules of one's own, after those of `config.stops`. What they said is in the
-        journal: a resumed collection does not ask them about the same text again.
+      filters: Your own stop rules, applied after those of `config.stops`. Their verdicts are in the
+        journal, so a resumed collection does not call them again for the same text.
 
     Returns:
       The summary, as in `summary.json`.
 
     Raises:
-      UserError: As in `open_collection_journal` and `with_prices`, a key is not set, a prompt
-        cannot be used, the disk is full, or the system does not allow so many connections.
+      UserError: See `open_collection_journal` and `with_prices`; or a key is not set, a prompt is
+        invalid, the disk is full, or the system allows too few connections.
       RunError: An endpoint failed, a budget is spent, or no dialogue got a turn.
-      KeyboardInterrupt: Ctrl-C, after `GRACE_S` seconds at most; a second one ends it at once.
+      KeyboardInterrupt: Ctrl-C, after at most `GRACE_S` seconds; a second one stops at once.
 
     >>> from parrot_jax import BeginningsConfig, SpeakerConfig
     >>> from parrot_jax.api.scripted_server import ScriptedServer
@@ -99,7 +99,7 @@ async def collect_async(
                 noun="dialogues", total=len(collection), finished=len(collection) - len(unfinished),
             )  # fmt: skip
         finally:
-            journal.check_in_place()  # or a folder would be made that has results and no journal
+            journal.check_in_place()  # never write results without a journal
             summary = export(collection)
             console.print("\n".join(summary.lines()))
     if job.problem is not None:
@@ -107,28 +107,28 @@ async def collect_async(
     if not summary.exported:
         stops = ", ".join(f"{reason} {count:,}" for reason, count in summary.stops.items())
         raise RunError(
-            f"none of the {summary.dialogues:,} dialogues got a turn: they ended with {stops}; "
+            f"none of the {summary.dialogues:,} dialogues got a turn; they ended with {stops}; "
             f"the replies are in {collection.journal.path}."
         )
     return summary
 
 
 def request_seed(seed: int, beginning: bytes, turn: int, speaker: Speaker) -> int:
-    """The seed of a request, in [0, 2^31): the same in every run, and unlike every other's.
+    """The seed of a request, in [0, 2^31): the same in every run, different for each request.
 
     Args:
-      seed: Of the collection.
-      beginning: The content hash of what the dialogue begins with: a collection that grew gives
-        the same dialogues as one that was large at once.
-      turn: The turn that is asked for, from 0.
-      speaker: Who is asked.
+      seed: The seed of the collection.
+      beginning: The content hash of the beginning, so that an enlarged collection gives the same
+        dialogues as one that was large from the start.
+      turn: Index of the requested message, from 0.
+      speaker: The speaker that is called.
     """
     text = f"request {seed} {beginning.hex()} {turn} {speaker}"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little") >> 1
 
 
 class _Dialogues:
-    """Carries dialogues on, one step after the other."""
+    """Runs dialogues step by step."""
 
     def __init__(
         self,
@@ -143,7 +143,7 @@ class _Dialogues:
         self.judge = StopJudge(config.stops, filters)
 
     async def carry_on(self, number: int) -> str | None:
-        """Takes a dialogue to its end, unless a request gets no reply; the reason of its end."""
+        """Runs a dialogue to its end, unless a request gets no reply; returns the stop reason."""
         _, beginning, _, state, _ = self.collection.dialogue(number)
         seed_of = beginning.content_hash()
         while not isinstance(step := next_step(beginning, state, self.collection.rules), Done):
@@ -179,7 +179,7 @@ class _Dialogues:
         try:
             transcript = parse_transcript(reply.text, keeps_reasoning=rules.reasoning == "keep")
         except ValueError:
-            return None  # which ends it as well
+            return None  # ends the dialogue anyway
         return self.judge.in_transcript(transcript.turns)
 
 
@@ -188,7 +188,7 @@ def _end(state: DialogueState, reason: StopReason, detail: str | None = None) ->
 
 
 def _why_useless(state: DialogueState) -> str | None:
-    """Why the last reply was of no use; None = it was."""
+    """Why the last reply was useless; None if it was not."""
     if state.stop not in USELESS:
         return None
     return f"{state.stop}: {state.detail}" if state.detail else str(state.stop)

@@ -1,4 +1,4 @@
-"""How a collection stands: read from its journal, while it runs or when it does not."""
+"""The state of a collection, read from its journal, also while it runs."""
 
 import contextlib
 import itertools
@@ -33,36 +33,36 @@ from parrot_jax.dialogue.report import ReadReport
 REPLIES_LOOKED_AT = 10_000
 
 RATE_OVER_S = 60
-"""Seconds over which calls a second are counted."""
+"""Time window for calls per second."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Status:
-    """A collection in numbers, at one moment."""
+    """Counts of a collection at one moment."""
 
     dialogues: int
     open: int
-    """Those that go on, or can."""
+    """Dialogues that have not ended, or that a changed config resumes."""
     stops: Mapping[str, int]
-    """The others by the reason of their end."""
+    """Number of ended dialogues by stop reason."""
     errors: Mapping[str, int]
-    """Of those that ended with an error, how many with which."""
+    """Number of dialogues by the error that ended them."""
     reasoning: Mapping[str, int]
-    """By speaker, how many of the newest `REPLIES_LOOKED_AT` replies came with reasoning; the words
-    of all are not read while a collection runs."""
+    """Number of replies with reasoning, by speaker, among the newest `REPLIES_LOOKED_AT`: reading
+    all would be too slow during a run."""
     on_reasoning: OnReasoning
-    """What is done with it."""
+    """What is done with reasoning."""
     speakers: Mapping[str, SpeakerSummary]
     calls_per_s: float
-    """Replies of the last minute, a second."""
+    """Replies per second over the last minute."""
     left: Forecast
-    """What is still to be done."""
+    """Forecast of the remaining work."""
     hours_left: float | None
-    """At the rate of the last minute; None = nothing came in it."""
+    """At the rate of the last minute; None if it had no reply."""
 
 
 def read_status(collection: Collection) -> Status:
-    """Reads how a collection stands."""
+    """Reads the state of a collection."""
     config, journal = collection.config, collection.journal
     counts = journal.counts()
     open_numbers = collection.open_numbers()
@@ -84,11 +84,11 @@ def read_status(collection: Collection) -> Status:
 
 
 def forecast_collection(config: CollectConfig, assumed: Assumptions) -> Forecast:
-    """What a collection will take: what is left of it, where there is one; else all of it.
+    """Forecasts a collection: the rest if it was started, else all of it.
 
     Raises:
       UserError: The beginnings cannot be read, a price is missing, the journal cannot be read, or
-        the folder holds a collection with which this config may not go on.
+        the folder holds a collection that this config may not resume.
     """
     config = with_prices(config)
     prompts = load_prompts(config)
@@ -110,7 +110,7 @@ def forecast_rest(
     assumed: Assumptions,
     more: Iterable[Mapping[str, Any]] = (),
 ) -> Forecast:
-    """What is left of a collection, and of more beginnings, from what was seen of it."""
+    """Forecasts the rest of a collection, with more beginnings, from its measured calls."""
     turns = itertools.chain(
         _num_turns(collection, open_numbers), (len(row["messages"]) for row in more)
     )
@@ -136,7 +136,7 @@ def _forecast(
 
 
 def _num_turns(collection: Collection, open_numbers: list[int]) -> Iterator[int]:
-    """How many turns each of these dialogues has."""
+    """Number of messages of each of these dialogues."""
     last = collection.journal.last_steps()
     for number in open_numbers:
         if (turn := last.get(number)) is not None:
@@ -150,19 +150,19 @@ def _num_turns(collection: Collection, open_numbers: list[int]) -> Iterator[int]
 
 
 def status_view(status: Status) -> RenderableType:
-    """The status for a person."""
+    """The status as a table for the console."""
     ended = status.dialogues - status.open
     head = (
         f"{ended:,} of {status.dialogues:,} dialogues ended; {status.calls_per_s:.1f} replies/s"
         + (f", about {status.hours_left:,.1f} h left" if status.hours_left is not None else "")
     )
-    # A column for each speaker: the figures of 40,000 dialogues fit side by side on any terminal.
+    # One column per speaker fits on any terminal.
     speakers = Table(box=None, pad_edge=False)
     speakers.add_column()
     columns = []
     for name, speaker in status.speakers.items():
         speakers.add_column(name, justify="right")
-        # A damaged journal may name others than the config.
+        # A damaged journal may have speakers that the config lacks.
         left = status.left.speakers.get(name)
         rest = None if left is None else left.usd
         counts = (
@@ -180,7 +180,7 @@ def status_view(status: Status) -> RenderableType:
     stops.add_column("ended for")
     stops.add_column("dialogues", justify="right")
     for reason, count in status.stops.items():
-        again = " (a higher budget goes on)" if reason == StopReason.BUDGET else ""
+        again = " (a higher budget resumes)" if reason == StopReason.BUDGET else ""
         stops.add_row(reason + again, f"{count:,}")
     notes = [
         *(f"  error {count:,}: {visible(error)}" for error, count in status.errors.items()),

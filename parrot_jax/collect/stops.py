@@ -1,6 +1,6 @@
-"""Which texts end a dialogue: each rule a setting of its own, each with a reason of its own.
+"""Rules for texts that end a dialogue; each has its own setting and its own stop reason.
 
-docs/collecting.md has, for each rule, the share of real people's turns that it would wrongly end.
+docs/collecting.md has the rate of wrong stops of each rule on people's dialogues.
 """
 
 import re
@@ -13,11 +13,11 @@ from parrot_jax.core.errors import UserError
 from parrot_jax.dialogue.types import Turn
 
 JUDGED_CHARS = 20_000
-"""More than answers have: a server may send megabytes."""
+"""Longer than any real answer; a server may send megabytes."""
 _OVERLAP = 512
 
 TurnFilter = Callable[[Sequence[Turn], str], str | None]
-"""A stop rule of one's own: from the dialogue before a text, and the text, to why it ends the
+"""Your own stop rule: from the dialogue before a text, and the text, to why it ends the
 dialogue; None = it does not. An answer follows an odd number of turns, a question an even one."""
 
 SensitiveKind = Literal["e-mail", "phone", "card", "iban", "secret"]
@@ -25,48 +25,48 @@ SensitiveKind = Literal["e-mail", "phone", "card", "iban", "secret"]
 
 @dataclass(frozen=True, kw_only=True)
 class StopConfig:
-    """Texts that end a dialogue; what ends it is left out.
+    """Rules for texts that end a dialogue. The text that ends it is left out.
 
     Raises:
-      UserError: A value is outside its range, or a pattern is none.
+      UserError: A value is outside its range, or a pattern is invalid.
     """
 
     meaningless_answers: tuple[str, ...] = ()
-    """Regular expressions. An answer in which one is found says nothing: it ends the dialogue, and
-    is left out together with its question."""
+    """Regular expressions. An answer that contains a match ends the dialogue and is left out with
+    its question."""
 
     refusals: bool = True
-    """Ends at an answer that begins by saying that it will not be given."""
+    """End at an answer that begins with a refusal."""
 
     most_thanks: int | None = 0
-    """How many questions may do nothing but thank or say good-bye; the next one ends the dialogue.
-    Null = all may."""
+    """Number of questions that may only thank or say good-bye; the next one ends the dialogue. Null
+    = no limit."""
 
     repeated_question: float | None = 95.0
-    """Ends at a question that is this similar to an earlier one of its dialogue, in (0, 100]: 100 =
-    the same words, below that by edit distance. Null = it may be."""
+    """End at a question with at least this similarity to an earlier one of its dialogue, in (0,
+    100]: 100 = the same words, below that by edit distance. Null = off."""
 
     fewest_question_letters: int = 2
-    """Ends at a question with fewer letters and digits, >= 0."""
+    """End at a question with fewer letters and digits, >= 0."""
 
     asker_answers: bool = True
-    """Ends at a question that begins as a chat model's answers do: it plays the other part."""
+    """End at a question that begins like a chat model's answer: the asker has changed roles."""
 
     repeated_answer: float | None = 100.0
-    """Ends at a question of 4 words or more that is this similar to an earlier answer, measured as
-    for `repeated_question`: the asker plays the other part. Null = it may be."""
+    """End at a question of 4 words or more with at least this similarity to an earlier answer,
+    measured as for `repeated_question`: the asker has changed roles. Null = off."""
 
     most_counter_questions: int | None = 2
-    """How many answers in a row may be short questions; the next one ends the dialogue. Null = all
-    may."""
+    """Number of answers in a row that may be short questions; the next one ends the dialogue. Null
+    = no limit."""
 
     language_switch: float | None = 0.95
-    """Ends at a question that is with this probability in another language than the first one, in
-    (0, 1]; texts of fewer than 20 letters are never judged. Null = it may be."""
+    """End at a question that is in another language than the first one with at least this
+    probability, in (0, 1]. Texts with fewer than 20 letters are skipped. Null = off."""
 
     sensitive: tuple[SensitiveKind, ...] = ("e-mail", "phone", "card", "iban", "secret")
-    """Ends at a question or an answer with one of these; one that stood in the beginning already
-    may be said again."""
+    """End at a question or an answer with one of these kinds of data, unless an earlier message of
+    the dialogue has that kind too."""
 
     def __post_init__(self) -> None:
         for pattern in self.meaningless_answers:
@@ -74,7 +74,7 @@ class StopConfig:
                 re.compile(pattern)
             except re.error as error:
                 raise UserError(
-                    f"meaningless_answers: {pattern!r} is no regular expression: {error}."
+                    f"meaningless_answers: {pattern!r} is not a valid regular expression: {error}."
                 ) from None
         for name in ("most_thanks", "most_counter_questions", "fewest_question_letters"):
             value = getattr(self, name)
@@ -87,10 +87,10 @@ class StopConfig:
 
 
 class StopJudge:
-    """Says why a text ends its dialogue, if it does."""
+    """Decides whether a text ends its dialogue, and why."""
 
     def __init__(self, config: StopConfig, filters: Sequence[TurnFilter] = ()) -> None:
-        """Prepares the patterns."""
+        """Compiles the patterns."""
         self._config, self._filters = config, filters
         self._meaningless = tuple(map(re.compile, config.meaningless_answers))
         self._language: Callable[[str], tuple[str, float] | None] | None = None
@@ -100,12 +100,12 @@ class StopJudge:
             self._language = language_of()
 
     def __call__(self, turns: Sequence[Turn], text: str) -> str | None:
-        """The verdict: a `StopReason`, with `: ` and a detail where there is more to say; or None.
+        """Returns the verdict: a `StopReason`, optionally with `: ` and a detail; or None.
 
         Args:
-          turns: The dialogue before the text. Where an answer is the last one, it is a question.
-          text: What was said, not empty. All of it is searched for what is sensitive; the other
-            rules look at its first `JUDGED_CHARS` characters.
+          turns: The dialogue before the text. After an answer, the text is a question.
+          text: The reply, not empty. All of it is searched for sensitive data; the other rules read
+            its first `JUDGED_CHARS` characters.
         """
         is_question = turns[-1].role == "assistant"
         opening = text[:JUDGED_CHARS]
@@ -113,13 +113,13 @@ class StopJudge:
         return reason or self._sensitive(turns, text) or self._own(turns, text)
 
     def in_transcript(self, turns: Sequence[Turn]) -> str | None:
-        """The verdict on the first bad turn of a dialogue that one model wrote.
+        """Returns the verdict on the first bad turn of a writer's dialogue.
 
         Args:
-          turns: All of it; the first question is not judged.
+          turns: The whole dialogue; the first question is not judged.
 
         Returns:
-          As of `__call__`, with `turn N` and a comma in front of the detail, N from 1; or None.
+          As `__call__`, with `turn N` and a comma before the detail, N from 1; or None.
         """
         for place in range(1, len(turns)):
             if verdict := self(turns[:place], turns[place].text):
@@ -147,7 +147,7 @@ class StopJudge:
             return None
         if config.asker_answers and answers_like_an_assistant(text):
             return StopReason.ASKER_ANSWERS
-        # In fewer words people agree, or wonder: "Oria?"
+        # Shorter questions may repeat words of an answer to agree or to wonder: "Oria?"
         answers = answers if len(text.split()) >= _FEWEST_WORDS_OF_AN_ANSWER else []
         for said, threshold, reason in (
             (answers, config.repeated_answer, StopReason.ASKER_ANSWERS),
@@ -199,7 +199,7 @@ class StopJudge:
 
 
 def _pieces(text: str) -> Iterator[str]:
-    """All of a text in pieces that overlap, cut at white space where there is some."""
+    """Splits a text into overlapping pieces, at white space if possible."""
     start = 0
     while len(text) - start > JUDGED_CHARS:
         end = start + JUDGED_CHARS

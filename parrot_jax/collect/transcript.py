@@ -1,4 +1,4 @@
-"""A dialogue that one model wrote in one reply, read strictly: what is not in its form is none."""
+"""Parses a dialogue that a writer wrote in one reply; anything else is rejected."""
 
 import re
 from typing import NamedTuple
@@ -11,33 +11,33 @@ _ROLES: dict[str, Role] = {"Human": "user", "AI": "assistant"}
 
 
 class Transcript(NamedTuple):
-    """What was read."""
+    """A parsed dialogue."""
 
     turns: tuple[Turn, ...]
     reasoning: int
-    """How often the writer reasoned: before the dialogue, or in a turn."""
+    """Number of pieces of reasoning, before the dialogue and in its turns."""
 
 
 def parse_transcript(text: str, *, keeps_reasoning: bool = False) -> Transcript:
-    r"""Reads `[|Human|]` and `[|AI|]` paragraphs, Baize's form, into turns.
+    r"""Parses `[|Human|]` and `[|AI|]` paragraphs, the format of Baize, into turns.
 
-    A question without an answer at the end is left out: Baize's form ends with an empty or open
-    turn of the human.
+    An unanswered question at the end is dropped: Baize's format ends with an empty or open turn of
+    the human.
 
     Args:
-      text: The reply.
-      keeps_reasoning: Whether reasoning in a turn stays; what stands before the first turn never
-        does.
+      text: The writer's reply.
+      keeps_reasoning: Whether to keep reasoning in turns; reasoning before the first turn is always
+        removed.
 
     Raises:
-      ValueError: There is text before the first mark, a speaker speaks twice in a row or says
-        nothing, the human does not begin, or no question is answered.
+      ValueError: There is text before the first mark, a speaker speaks twice in a row or has an
+        empty turn, the human is not first, or no question is answered.
 
     >>> text = "<think>Short.</think>\n[|Human|] Hi\n[|AI|] Hello.\n[|Human|]"
     >>> [turn.text for turn in parse_transcript(text).turns]
     ['Hi', 'Hello.']
     """
-    # Drafts within the reasoning have marks of their own; a closing mark of a turn is that turn's.
+    # Drafts in the reasoning have marks too; a closing mark inside a turn belongs to that turn.
     whole = split_reasoning(text.strip(), closing_mark_alone=False)
     before, *pieces = _MARK.split(whole.text)
     opening = split_reasoning(before)

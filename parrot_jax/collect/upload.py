@@ -1,7 +1,7 @@
-"""What of an exported collection goes to others: the dialogues in their three forms, and the card.
+"""Selects the files of an export to upload: the dialogues in three forms, and the card.
 
-What stays here: the texts that the filters cut, the numbers, and every file that is not of an
-export. A collection itself, with its journal, is never sent.
+Texts that the filters cut, the counts, and all files that are not part of an export stay local. A
+collection itself, with its journal, is never uploaded.
 """
 
 import json
@@ -20,7 +20,7 @@ from parrot_jax.core.published_names import name_to_publish
 from parrot_jax.weights.hub import Upload
 
 _ENDS = dict(zip(FORMS, (b"PAR1", b"\n", b"]\n"), strict=True))
-"""What a whole file of each form ends with."""
+"""The last bytes of a complete file of each form."""
 _AGAIN = "run `parrot collect export` again."
 
 
@@ -30,17 +30,17 @@ def is_dataset(folder: Path | str) -> bool:
 
 
 def dataset_upload(folder: Path | str) -> Upload:
-    """The files of a dataset that `parrot collect export` made.
+    """The files to upload of a dataset made by `parrot collect export`.
 
     Raises:
-      UserError: It is a collection and no export, a file is missing, broken or was changed, or a
-        row names a path of a machine.
+      UserError: It is a collection, not an export; a file is missing, damaged or was changed; or a
+        row contains a local path.
     """
     folder = Path(folder)
     if journal_path(folder).exists():
         raise UserError(
-            f"{folder} is a collection with its journal, which is not for others; make a dataset "
-            f"of it: parrot collect export {folder} --out FOLDER."
+            f"{folder} is a collection with its journal, which must not be shared; export "
+            f"it first: parrot collect export {folder} --out FOLDER."
         )
     licenses = sorted(file.name for file in folder.glob("LICENSE*") if file.is_file())
     try:
@@ -51,7 +51,7 @@ def dataset_upload(folder: Path | str) -> Upload:
         files = published_files(record["parts"])
         _check_hashes(folder, files, record)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{folder} is no whole export ({error}): {_AGAIN}") from None
+        raise UserError(f"{folder} is not a complete export ({error}): {_AGAIN}") from None
     sent = [*files, *licenses]
     names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
     return Upload(
@@ -63,16 +63,16 @@ def dataset_upload(folder: Path | str) -> Upload:
 
 
 def _check_hashes(folder: Path, files: list[str], record: dict[str, Any]) -> None:
-    """Compares the files with the hashes that the export wrote.
+    """Compares the files with the hashes recorded by the export.
 
     Raises:
       ValueError: The hashes are damaged.
-      UserError: A file was changed, and it is not the card, which people edit.
+      UserError: A file other than the card was changed.
     """
     if "sha256" not in record:
         console.print(
-            f"{folder / RECORD} is of an earlier version and has no hashes: whether the files were "
-            "changed since is not known"
+            f"{folder / RECORD} is from an earlier version and has no hashes: cannot check whether "
+            "the files were changed"
         )
         return
     hashes = record["sha256"]
@@ -81,16 +81,16 @@ def _check_hashes(folder: Path, files: list[str], record: dict[str, Any]) -> Non
             continue
         if name != CARD:
             raise UserError(f"{folder / name} was changed after it was exported; {_AGAIN}")
-        console.print(f"{folder / name} was changed after it was exported; it is sent as it is")
+        console.print(f"{folder / name} was changed after it was exported; uploading it as it is")
 
 
 def _check_part(folder: Path, part: str, dialogues: int) -> None:
-    """Checks that the files of a part are whole.
+    """Checks that the files of a part are complete.
 
     Raises:
-      ValueError: One is broken.
-      OSError: One is missing.
-      UserError: A row names a path of a machine.
+      ValueError: A file is damaged.
+      OSError: A file is missing.
+      UserError: A row contains a local path.
     """
     if part not in PARTS:
         raise ValueError(f"there is no part {part!r}")
@@ -107,14 +107,14 @@ def _check_part(folder: Path, part: str, dialogues: int) -> None:
             for key, value in _named(json.loads(line)):
                 if name_to_publish(value) != value:
                     raise UserError(
-                        f"{messages}:{number}: `{key}` is {value}, a path of a machine; {_AGAIN}"
+                        f"{messages}:{number}: `{key}` is {value}, a local path; {_AGAIN}"
                     )
     if number != dialogues:
         raise ValueError(f"{messages} has {number:,} rows, not {dialogues:,}")
 
 
 def _named(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """The texts of a row with their keys, outside of what was said."""
+    """The strings of a row with their keys, except the messages."""
     if isinstance(value, str):
         yield key, value
     elif isinstance(value, dict):

@@ -1,1 +1,1 @@
-"""One verb of `parrot` a file: a `Config` and `run(config)`; imported only when chosen."""
+"""The commands of `parrot`, one file each, with `Config` and `run(config)`; imported on use."""

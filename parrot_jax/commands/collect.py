@@ -1,4 +1,4 @@
-"""Let an asker and an answerer talk, and journal every word; run it again to continue."""
+"""Collect dialogues between an asker and an answerer into a journal; run it again to resume."""
 
 from parrot_jax.collect.config import CollectConfig
 
@@ -6,7 +6,7 @@ Config = CollectConfig
 
 
 def run(config: CollectConfig) -> None:
-    """Collects dialogues into `config.out`, or goes on with them."""
+    """Starts or resumes the collection in `config.out`."""
     from parrot_jax.collect.run import collect
     from parrot_jax.core.signals import as_ctrl_c
 

@@ -1,4 +1,4 @@
-"""A collection as a dataset for others: filtered, with a card, in the forms that programs read."""
+"""Write a collection as a dataset: filtered, with a card, as Parquet, `messages` and ShareGPT."""
 
 from dataclasses import dataclass, field
 from typing import Annotated
@@ -11,23 +11,23 @@ from parrot_jax.core.paths import require_local_folder
 
 @dataclass(frozen=True, kw_only=True)
 class ExportConfig:
-    """What to export, where to, and what to leave out."""
+    """What to export, the output folder and the filters."""
 
     run: Annotated[str, tyro.conf.Positional]
     """The folder of the collection; it may still be running."""
 
     out: str
-    """The folder to write; an earlier export in it is replaced."""
+    """The output folder; an earlier export in it is replaced."""
 
     license: str | None = None
-    """A name of the hub's list for the card, e.g. cc-by-nc-4.0; null = not stated."""
+    """Licence id of the hub for the card, e.g. cc-by-nc-4.0; null = not stated."""
 
     repeats: RepeatsConfig = field(default_factory=RepeatsConfig)
-    """Questions that were asked before in another dialogue."""
+    """Filter for questions that another dialogue has already asked."""
 
     moderation: str | None = None
-    """The config of an endpoint with /moderations; a dialogue ends before what it flags. Null = not
-    asked. configs/moderation/openai.yaml is one."""
+    """Config of an endpoint with /moderations, e.g. configs/moderation/openai.yaml; a dialogue is
+    cut before the first flagged text. Null = no moderation."""
 
     def __post_init__(self) -> None:
         require_local_folder(self.out, "out")
@@ -37,7 +37,7 @@ Config = ExportConfig
 
 
 def run(config: ExportConfig) -> None:
-    """Writes the dataset and prints what is in it."""
+    """Writes the dataset and prints its counts."""
     from parrot_jax.api.config import EndpointConfig
     from parrot_jax.collect.publish import export_dataset
     from parrot_jax.core.config import load_config
@@ -55,4 +55,4 @@ def run(config: ExportConfig) -> None:
             repeats=config.repeats,
             moderator=moderator,
         )
-    console.print("\n".join(summary.lines()), f"{config.out} is written", sep="\n")
+    console.print("\n".join(summary.lines()), f"wrote {config.out}", sep="\n")

@@ -1,4 +1,4 @@
-"""What a collection will take: calls, tokens, cost, hours and disk, before the first call."""
+"""Forecast a collection: calls, tokens, cost, hours and disk, before the first call."""
 
 from dataclasses import dataclass
 
@@ -8,10 +8,10 @@ from parrot_jax.core.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class CollectPlanConfig(CollectConfig):
-    """A collection, and what is assumed of it."""
+    """A collection and the assumptions of its forecast."""
 
     question_tokens: float = 45.0
-    """Mean tokens of a question, > 0. People's are an eighth of what is said."""
+    """Mean tokens of a question, > 0. People's questions are about an eighth of a dialogue."""
 
     answer_tokens: float = 310.0
     """Mean tokens of an answer, > 0. A speaker's `max_tokens` limits it."""
@@ -33,7 +33,7 @@ Config = CollectPlanConfig
 
 
 def run(config: CollectPlanConfig) -> None:
-    """Prints what is to be done; where the folder holds the collection, what is left of it."""
+    """Prints the forecast: of the whole collection, or of the rest if it was started."""
     import json
     from dataclasses import asdict, fields
 

@@ -1,4 +1,4 @@
-"""How a collection stands: counts, rates, stops, cost and forecast, also while it runs."""
+"""Show the state of a collection, also while it runs: counts, rates, stops, cost, forecast."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -8,10 +8,10 @@ import tyro
 
 @dataclass(frozen=True, kw_only=True)
 class StatusConfig:
-    """A collection to look at."""
+    """The collection to show."""
 
     run: Annotated[str, tyro.conf.Positional]
-    """Its folder."""
+    """The folder of the collection."""
 
     json: bool = False
     """Print one JSON object and nothing else."""

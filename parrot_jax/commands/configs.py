@@ -1,4 +1,4 @@
-"""List the shipped configs: what each is for, on which hardware, and the command that takes it."""
+"""List the shipped configs with their purpose, hardware and command."""
 
 import re
 from collections.abc import Mapping
@@ -8,21 +8,21 @@ from typing import Any, NamedTuple
 
 @dataclass(frozen=True, kw_only=True)
 class ConfigsConfig:
-    """Nothing to choose; `parrot configs copy NAME` writes one of the list."""
+    """No options; `parrot configs copy NAME` copies a listed config."""
 
 
 Config = ConfigsConfig
 
 
 class Kind(NamedTuple):
-    """What the configs of a folder are: the class of their values, and where they are given."""
+    """The kind of configs in a folder: their dataclass and the command that reads them."""
 
     module: str
     name: str
     command: str
 
     def type(self) -> type:
-        """The class, loaded."""
+        """Imports the class."""
         import importlib
 
         return getattr(importlib.import_module(f"parrot_jax.{self.module}"), self.name)
@@ -35,7 +35,7 @@ KINDS = {
     "stats": Kind("stats.config", "JudgeConfig", "parrot stats --judge"),
     "moderation": Kind("api.config", "EndpointConfig", "parrot collect export --moderation"),
 }
-"""By the folder of the shipped configs."""
+"""By folder of the shipped configs."""
 
 
 def run(config: ConfigsConfig) -> None:
@@ -57,16 +57,16 @@ def run(config: ConfigsConfig) -> None:
             for part in ("Purpose", "Hardware"):
                 console.print(f"      {part.lower():8}  {header[part]}")
     console.print(
-        "\nA command takes these paths as they are, in any folder; a file of yours with the same "
-        "path comes first.\n`parrot configs copy NAME [PATH]` writes one for you to change."
+        "\nThese paths work in any folder; a file of yours with the same "
+        "path takes precedence.\n`parrot configs copy NAME [PATH]` copies one for editing."
     )
 
 
 def read_header(path: str) -> dict[str, str]:
-    """The named parts of a shipped config's header, such as `Purpose`, each as one line.
+    """Reads the named parts of a shipped config's header, such as `Purpose`, each as one line.
 
     Args:
-      path: As in `shipped_configs`.
+      path: A path that `shipped_configs` lists.
     """
     from parrot_jax.core.files import open_input
 
@@ -89,7 +89,7 @@ def read_header(path: str) -> dict[str, str]:
 
 
 def commands_for(values: Mapping[str, Any]) -> str:
-    """The commands whose configs have all of these keys, for a person; empty = there is none."""
+    """The commands whose configs have all of these keys, as text; empty if there are none."""
     from parrot_jax.core.config import field_types
 
     kinds = KINDS.values() if values else ()

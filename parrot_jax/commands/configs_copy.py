@@ -1,4 +1,4 @@
-"""Write a shipped config to a file of your own, to change it."""
+"""Copy a shipped config to a file that you can edit."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -10,21 +10,21 @@ from parrot_jax.core.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class ConfigsCopyConfig:
-    """Which one, and where to."""
+    """The config to copy, and the target."""
 
     name: Annotated[str, tyro.conf.Positional]
     """As `parrot configs` lists it, e.g. configs/train/chat_cpu.yaml; chat_cpu is enough."""
 
     path: Annotated[str | None, tyro.conf.Positional] = None
-    """The file to write, or a folder for it; without it, a file of the same name here. A file that
-    is there already is never replaced."""
+    """The file to write, or its folder; default: the same name in the current folder. An existing
+    file is never replaced."""
 
 
 Config = ConfigsCopyConfig
 
 
 def run(config: ConfigsCopyConfig) -> None:
-    """Writes the file and says how to use it."""
+    """Copies the file and prints the command that uses it."""
     from pathlib import Path
 
     from parrot_jax.commands.configs import KINDS
@@ -41,17 +41,17 @@ def run(config: ConfigsCopyConfig) -> None:
     if target.is_dir() or (config.path or "").endswith("/"):
         target /= source.name
     if target.exists():
-        raise UserError(f"{target} is there already; name another PATH.")
+        raise UserError(f"{target} already exists; choose another PATH.")
     with atomic_write(target, "wb") as file:
         file.write(source.read_bytes())
     console.print(f"wrote {target}: {KINDS[name.split('/')[1]].command} {target}")
 
 
 def find_config(name: str) -> str:
-    """The path of a shipped config, by that path or by a part of it that is enough.
+    """The path of a shipped config, from its path or an unambiguous end of it.
 
     Raises:
-      UserError: There is none, or more than one.
+      UserError: No config matches, or more than one.
     """
     import difflib
 
@@ -63,7 +63,7 @@ def find_config(name: str) -> str:
     if len(found) == 1:
         return found[0]
     if found:
-        raise UserError(f"{name} may be {' or '.join(found)}; name one of them.")
+        raise UserError(f"{name} matches {' and '.join(found)}; give more of the path.")
     stems = {path.rpartition("/")[2].removesuffix(".yaml"): path for path in paths}
     near = difflib.get_close_matches(wanted.rpartition("/")[2].removesuffix(".yaml"), stems, n=1)
     hint = f"did you mean {stems[near[0]]}?" if near else "`parrot configs` lists them."

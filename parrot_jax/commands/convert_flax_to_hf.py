@@ -1,4 +1,4 @@
-"""Make a folder for transformers and vLLM out of a run's newest checkpoint."""
+"""Export a run's newest checkpoint to a folder for transformers and vLLM."""
 
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -11,25 +11,25 @@ from parrot_jax.weights.dtypes import Dtype
 
 @dataclass(frozen=True, kw_only=True)
 class FlaxToHfConfig:
-    """What to export, and how."""
+    """What to export, and in which form."""
 
     run: Annotated[str, tyro.conf.Positional]
-    """A run folder, or what `convert hf-to-flax` made."""
+    """A run folder, or a folder made by `convert hf-to-flax`."""
 
     out: Annotated[str, tyro.conf.Positional]
-    """The folder to make; where an export of the same was killed, it goes on."""
+    """The output folder; an interrupted export of the same checkpoint is resumed."""
 
     dtype: Dtype | None = None
-    """Type to write. Null = that of the checkpoint, which for a run is float32."""
+    """Type of the written weights. Null = that of the checkpoint (float32 for a run)."""
 
     step: int | None = None
     """Which checkpoint. Null = the newest."""
 
     shard_gb: float = 4.0
-    """Most 10^9 bytes of weights in a file."""
+    """Largest size of a weights file, in 10^9 bytes."""
 
     license: str | None = None
-    """For the model card: a name of the hub's list, such as llama2. Null = not stated."""
+    """Licence id of the hub for the model card, e.g. llama2. Null = not stated."""
 
     def __post_init__(self) -> None:
         if not 0 < self.shard_gb <= 4:
@@ -40,10 +40,10 @@ Config = FlaxToHfConfig
 
 
 def run(config: FlaxToHfConfig) -> None:
-    """Writes weights, tokenizer, chat template, model card and, last, config.json."""
+    """Writes weights, tokenizer, chat template and model card; config.json comes last."""
     from parrot_jax.core.memory import keep_freed_memory
 
-    keep_freed_memory()  # before jax, for its threads
+    keep_freed_memory()  # before jax starts its threads
     from pathlib import Path
 
     from parrot_jax.core.files import atomic_write
@@ -62,7 +62,7 @@ def run(config: FlaxToHfConfig) -> None:
     trained = None if folder.is_converted() else folder.load_config()
     step = folder.latest_step() if config.step is None else config.step
     tokenizer = folder.load_tokenizer() if folder.tokenizer.exists() else None
-    # One that was trained with few ids on purpose is exported so.
+    # A run may have fewer token ids than rows on purpose.
     if tokenizer is not None and not (trained and trained.new_tokenizer):
         note = check_rows(tokenizer, model.vocab_size, str(folder.tokenizer))
         if note:
@@ -95,6 +95,6 @@ def run(config: FlaxToHfConfig) -> None:
         file.write(card)
     write_hf_config(out, model, dtype, ids)
     console.print(
-        f"done: {out}. Serve it with `parrot serve {out} --backend vllm`, share "
+        f"done: {out}. Serve it with `parrot serve {out} --backend vllm`; upload "
         "it with `parrot push`."
     )

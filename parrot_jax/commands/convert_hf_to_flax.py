@@ -1,4 +1,4 @@
-"""Make a folder to train from out of a LLaMA of Hugging Face: `parrot train --init-from`."""
+"""Convert a LLaMA from Hugging Face to a folder for `parrot train --init-from`."""
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated
@@ -16,33 +16,33 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class HfToFlaxConfig:
-    """What to convert, and into what."""
+    """What to convert, and the output folder."""
 
     source: Annotated[str, tyro.conf.Positional]
     """A folder with config.json and safetensors, or a name on the Hugging Face hub."""
 
     out: Annotated[str, tyro.conf.Positional]
-    """The folder to make."""
+    """The output folder."""
 
     dtype: Dtype | None = None
-    """Type to store. Null = that of the source; float16 must be told float32 or bfloat16."""
+    """Type of the stored weights. Null = that of the source; float16 sources need an explicit
+    float32 or bfloat16."""
 
     revision: str | None = None
-    """On the hub: branch, tag or commit. Null = main."""
+    """Branch, tag or commit on the hub. Null = main."""
 
     distributed: DistributedConfig = field(default_factory=DistributedConfig)
-    """Where the other processes of the job are; each converts its share. OUT must be on a disk that
-    all share."""
+    """The processes of the job; each converts its share. OUT must be on a shared disk."""
 
 
 Config = HfToFlaxConfig
 
 
 def run(config: HfToFlaxConfig) -> None:
-    """Converts the weights; the tokenizer goes with them where it is SentencePiece's."""
+    """Converts the weights, and the tokenizer if it can be read."""
     from parrot_jax.core.memory import keep_freed_memory
 
-    keep_freed_memory()  # before jax, for its threads
+    keep_freed_memory()  # before jax starts its threads
     from parrot_jax.core.config import save_config
     from parrot_jax.core.logs import console
     from parrot_jax.core.paths import require_folder
@@ -84,7 +84,7 @@ def run(config: HfToFlaxConfig) -> None:
 
 
 def _load_tokenizer(source: "HfFolder") -> "Tokenizer | None":
-    """The tokenizer that belongs to the weights; says what of it is not carried, or why none is."""
+    """Loads the tokenizer of the weights; prints what is not converted, or why none is."""
     from parrot_jax.core.errors import UserError
     from parrot_jax.core.logs import console
     from parrot_jax.data.tokenizers import check_rows, load_tokenizer
@@ -94,7 +94,7 @@ def _load_tokenizer(source: "HfFolder") -> "Tokenizer | None":
     belongs = record["tokenizer"] if record else None
     try:
         tokenizer = load_tokenizer(source.path, num_rows=rows)
-        # An export says itself what belongs to it, be it few ids.
+        # An export records its tokenizer, so fewer ids than rows are no surprise.
         note = check_rows(tokenizer, rows, str(source.path)) if belongs is None else None
     except UserError as error:
         if belongs is not None:
@@ -102,23 +102,23 @@ def _load_tokenizer(source: "HfFolder") -> "Tokenizer | None":
                 f"{source.path} was exported with the tokenizer {belongs[:12]}, which cannot be "
                 f"read: {error} Export the run again into a new folder."
             ) from None
-        console.print(f"without a tokenizer: {error}")
+        console.print(f"no tokenizer converted: {error}")
         return None
     check_export_tokenizer(source.path, tokenizer.fingerprint)
     for line in [
         *([note] if note else []),
-        *(f"not carried: {each}" for each in tokenizer.left_out),
+        *(f"not converted: {each}" for each in tokenizer.left_out),
     ]:
         console.print(line)
     ends = source.eos_token_id
     if ends and tokenizer.eos_id not in ends:
         console.print(
-            f"config.json ends texts with {', '.join(map(str, ends))}, the tokenizer with "
-            f"{tokenizer.eos_id} ({tokenizer.eos_token}): training ends turns with the latter"
+            f"config.json has eos_token_id {', '.join(map(str, ends))}, the tokenizer has "
+            f"{tokenizer.eos_id} ({tokenizer.eos_token}): training uses the latter"
         )
     if source.bos_token_id not in (None, tokenizer.bos_id):
         console.print(
-            f"config.json opens texts with {source.bos_token_id}, the tokenizer with "
-            f"{tokenizer.bos_id} ({tokenizer.bos_token}): training opens texts with the latter"
+            f"config.json has bos_token_id {source.bos_token_id}, the tokenizer has "
+            f"{tokenizer.bos_id} ({tokenizer.bos_token}): training uses the latter"
         )
     return tokenizer

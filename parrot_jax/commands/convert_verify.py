@@ -1,4 +1,4 @@
-"""Compare a Hugging Face folder with a run: all tensors by hash, and logits on a text."""
+"""Compare a Hugging Face folder with a run: all tensors by hash; optionally logits on a text."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
@@ -18,11 +18,11 @@ class VerifyConfig:
     """A folder with config.json and safetensors, or a name on the Hugging Face hub."""
 
     run: Annotated[str, tyro.conf.Positional]
-    """A run folder, or what `convert hf-to-flax` made."""
+    """A run folder, or a folder made by `convert hf-to-flax`."""
 
     text: str | None = None
-    """Compare the logits of this text as well: transformers' of the folder, in float32, beside ours
-    of the run. Needs the torch extra, a tokenizer in the run, and both models in memory."""
+    """Also compare the logits on this text, in float32: transformers on the folder, parrot_jax on
+    the run. Needs the torch extra, a tokenizer in the run, and memory for both models."""
 
     step: int | None = None
     """Which checkpoint. Null = the newest."""
@@ -31,11 +31,11 @@ class VerifyConfig:
 Config = VerifyConfig
 
 MAX_LOGIT_DIFFERENCE = 1e-3
-"""What float32 leaves between two orders of the same sums, on logits of ordinary size."""
+"""Float32 rounding difference between two summation orders, for logits of ordinary size."""
 
 
 def run(config: VerifyConfig) -> None:
-    """Prints what was found; fails where anything differs."""
+    """Prints the comparison; fails if anything differs."""
     from parrot_jax.core.errors import RunError
     from parrot_jax.core.logs import console
     from parrot_jax.train.run_folder import RunFolder
@@ -53,13 +53,13 @@ def run(config: VerifyConfig) -> None:
         difference, same_best = _compare_logits(source, folder, config.text, config.step)
         console.print(
             f"logits differ by at most {difference:.2e}; the likeliest next token is the same at "
-            f"{same_best:.1%} of the places"
+            f"{same_best:.1%} of the positions"
         )
     if found.different:
         raise RunError(f"{len(found.different):,} tensors of {config.run} differ.")
     if not same_tokenizer:
         raise RunError(f"the tokenizers of {config.source} and {config.run} differ.")
-    # Rounded weights give rounded logits: how far off is shown, and for the reader to judge.
+    # Rounded weights give rounded logits: the difference is printed, not judged.
     if difference > MAX_LOGIT_DIFFERENCE and not found.rounded:
         raise RunError(
             f"the logits differ by {difference:.2e}, more than {MAX_LOGIT_DIFFERENCE:g}."
@@ -67,7 +67,7 @@ def run(config: VerifyConfig) -> None:
 
 
 def _compare_tokenizers(source: "HfFolder", folder: "RunFolder") -> bool:
-    """False where they differ; says where they cannot be compared."""
+    """Returns False if they differ; prints a note if they cannot be compared."""
     from parrot_jax.core.errors import UserError
     from parrot_jax.core.logs import console
     from parrot_jax.data.tokenizers import load_tokenizer
@@ -88,7 +88,7 @@ def _compare_tokenizers(source: "HfFolder", folder: "RunFolder") -> bool:
 def _compare_logits(
     source: "HfFolder", folder: "RunFolder", text: str, step: int | None
 ) -> tuple[float, float]:
-    """The largest difference of a logit, and the share of places with the same likeliest token."""
+    """Largest logit difference, and the share of positions with the same most likely token."""
     import jax.numpy as jnp
     import numpy as np
 

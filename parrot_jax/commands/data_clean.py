@@ -1,10 +1,10 @@
-"""Raw dialogue files to one clean `messages` file and a report of what was dropped and why.
+"""Clean raw dialogue files into one `messages` file, with a report of what was dropped and why.
 
-The steps run from cheap to dear, and each where it does no harm to the next: HTML first, since all
-others read text; language and exact duplicates early, as they spare the rest their work;
-decontamination on whole dialogues and before the search for near duplicates, because there a
-contaminated dialogue could push out its clean twin and then be dropped itself; splitting late, so
-that whole dialogues are compared; the limit on rounds last, because splitting makes short ones.
+Cheap steps run first, and the order matters: HTML first, since all other steps read text; language
+and exact duplicates early, to save work; decontamination on whole dialogues and before near
+duplicates, because there a contaminated dialogue could replace its clean twin and then be dropped
+itself; splitting late, so that whole dialogues are compared; the limit on rounds last, because
+splitting makes short ones.
 """
 
 import contextlib
@@ -39,28 +39,28 @@ from parrot_jax.dialogue.writers import write_messages
 
 @dataclass(frozen=True, kw_only=True)
 class DataCleanConfig:
-    """What to read, which steps to run and where to write. A step that is null is off."""
+    """Input, steps and output. A step that is null is off."""
 
     sources: tuple[SourceConfig, ...]
-    """The dialogues to clean; weights above 1 belong to training and are refused here."""
+    """The dialogues to clean; weights above 1 are for training and are rejected here."""
     out: str
     """The `messages` JSON-lines file to write; the report goes to `<out>.report.json`."""
     seed: int = 0
-    """Decides what a fractional weight keeps and how near duplicates are hashed; in [0, 2**32)."""
+    """Seed for fractional weights and for near-duplicate hashing; in [0, 2**32)."""
     html: HtmlConfig | None = None
     """HTML to Markdown."""
     language: LanguageConfig | None = None
-    """A filter by language."""
+    """Keep dialogues in some languages."""
     exact_duplicates: ExactDuplicatesConfig | None = None
-    """One of each group of equal dialogues."""
+    """Keep one of each group of equal dialogues."""
     decontaminate: DecontaminateConfig | None = None
-    """A search for benchmark questions."""
+    """Drop or report dialogues with benchmark questions."""
     near_duplicates: NearDuplicatesConfig | None = None
-    """One of each group of nearly equal dialogues."""
+    """Keep one of each group of nearly equal dialogues."""
     split: SplitConfig | None = None
-    """Pieces of at most so many tokens."""
+    """Split long dialogues into pieces with a limited number of tokens."""
     rounds: RoundsConfig | None = None
-    """A filter by the number of questions."""
+    """Keep dialogues by their number of questions."""
 
     def __post_init__(self) -> None:
         require(0 <= self.seed < 2**32, "seed", self.seed, "in [0, 2**32)")
@@ -70,17 +70,17 @@ Config = DataCleanConfig
 
 
 def run(config: DataCleanConfig) -> None:
-    """Cleans the sources of `config` and writes the result, whole or not at all, and the report.
+    """Cleans the sources of `config`; writes the result atomically, and a report.
 
     Dialogues are streamed; memory holds the indexes of the duplicate steps only. The same input and
     config give the same bytes.
 
     Args:
-      config: Everything.
+      config: Sources, steps and output.
 
     Raises:
       UserError: A path, a number or a row makes the run impossible, or the output would replace an
-        input; nothing is written then. Or no dialogue is left; only the report is written then.
+      input; nothing is written. Or no dialogue is left; only the report is written.
     """
     _check(config)
     steps = _build_steps(config)
@@ -114,12 +114,12 @@ def run(config: DataCleanConfig) -> None:
         )
         raise UserError(
             f"no dialogue is left after cleaning: {dropped or 'the weights kept none'}; "
-            f"{config.out} is not written, {config.out}.report.json says more."
+            f"{config.out} is not written; see {config.out}.report.json."
         )
 
 
 class _NothingLeftError(Exception):
-    """Keeps an empty file from being written."""
+    """Prevents writing an empty file."""
 
 
 def _check(config: DataCleanConfig) -> None:
@@ -132,13 +132,13 @@ def _check(config: DataCleanConfig) -> None:
             )
         if any(as_path(file).resolve() == out for file in source_files(source)):
             raise UserError(
-                f"out is {config.out}, which the source path {source.path} names as well; write to "
+                f"out is {config.out}, which the source path {source.path} also matches; write to "
                 "another file, or the input would be lost."
             )
 
 
 def _build_steps(config: DataCleanConfig) -> dict[str, Step]:
-    """The steps that are on, by name, in the order in which they run."""
+    """The enabled steps by name, in the order in which they run."""
     steps: dict[str, Step] = {}
     if config.html is not None:
         steps["html"] = partial(convert_html, config=config.html)
@@ -172,7 +172,7 @@ def _split_step(config: SplitConfig) -> Step:
         tokenizer = sentencepiece.SentencePieceProcessor(model_proto=path.read_bytes())
     except (RuntimeError, OSError) as error:
         raise UserError(
-            f"split.tokenizer: {config.tokenizer} is no SentencePiece model; give the path of a "
+            f"split.tokenizer: {config.tokenizer} is not a SentencePiece model; give the path of a "
             "tokenizer.model."
         ) from error
     return lambda dialogue: split_dialogue(
@@ -210,7 +210,7 @@ def _print_summary(
             f"{reason} {number:,}" for reason, number in step.dropped.most_common(4)
         )
         numbers = (step.seen, step.changed, step.dropped.total(), step.kept)
-        # Text, as a reason may hold brackets, which rich would take for its own markup.
+        # Text, because rich would read brackets in a reason as markup.
         table.add_row(step.name, *(f"{number:,}" for number in numbers), Text(reasons))
     if counts:
         console.print(table)

@@ -1,4 +1,4 @@
-"""Tokenise and pack the dialogues of a training config into cached rows, and count them."""
+"""Tokenise and pack the dialogues of a training config into cached rows, and print the counts."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ Config = TrainConfig
 
 
 def run(config: TrainConfig) -> None:
-    """Prepares the splits of `config.data`, or finds them in the cache, and prints the counts."""
+    """Prepares the splits of `config.data`, or reuses cached ones, and prints their counts."""
     from parrot_jax.core.logs import console
     from parrot_jax.data.prepare import note_shared_files, prepare
 
@@ -27,14 +27,14 @@ def _lines(counts: dict[str, Any], batch_rows: int | None) -> list[tuple[str, st
     read = counts["read"]
     lines = [
         ("rows read", f"{read['rows']:,}"),
-        *((f"  broken: {reason}", f"{n:,}") for reason, n in read["broken"].items()),
+        *((f"  rejected: {reason}", f"{n:,}") for reason, n in read["broken"].items()),
         *((f"  repaired: {reason}", f"{n:,}") for reason, n in read["repairs"].items()),
-        *((f"  key passed over: {key}", f"{n:,}") for key, n in read["passed_over"].items()),
+        *((f"  key ignored: {key}", f"{n:,}") for key, n in read["passed_over"].items()),
         ("dialogues", f"{counts['dialogues']:,}"),
         *((f"  dropped: {reason}", f"{n:,}") for reason, n in counts["dropped"].items()),
         ("sessions", f"{counts['sessions']:,}"),
         ("windows", f"{counts['windows']:,}"),
-        ("cut turns", f"{counts['cut_turns']:,}"),
+        ("truncated turns", f"{counts['cut_turns']:,}"),
         ("live turns dropped, too long", f"{counts['dropped_live_turns']:,}"),
         ("rows", f"{counts['rows']:,}"),
         ("tokens", f"{counts['tokens']:,}"),
@@ -47,7 +47,7 @@ def _lines(counts: dict[str, Any], batch_rows: int | None) -> list[tuple[str, st
     if batch_rows:
         share = batch_rows / counts["rows"]
         lines += [
-            (f"sessions a step of {batch_rows} rows", f"{share * counts['sessions']:.1f}"),
-            ("live tokens a step", f"{share * counts['live_tokens']:,.0f}"),
+            (f"sessions per step of {batch_rows} rows", f"{share * counts['sessions']:.1f}"),
+            ("live tokens per step", f"{share * counts['live_tokens']:,.0f}"),
         ]
-    return lines + [("broken row", example) for example in read["examples"]]
+    return lines + [("rejected row", example) for example in read["examples"]]

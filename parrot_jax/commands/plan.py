@@ -1,4 +1,4 @@
-"""Compile a run's train step for hardware that is not here: does it fit, what will it take?"""
+"""Compile a run's train step for hardware you don't have; print its memory and time."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -9,22 +9,22 @@ from parrot_jax.train.config import TrainConfig
 
 @dataclass(frozen=True, kw_only=True)
 class PlanConfig(TrainConfig):
-    """A training run, and the hardware to plan it for."""
+    """A training run, and the hardware to compile it for."""
 
     topology: str | None = None
-    """What to compile for: chip, colon, shape. `v5p:2x2x4` are 16 chips of a slice, `a100-80g:2x8`
-    two hosts of 8 GPUs; an unknown name lists the others."""
+    """Hardware to compile for, as chip:shape. `v5p:2x2x4` is a slice of 16 chips, `a100-80g:2x8` is
+    two hosts of 8 GPUs; an unknown name lists the valid ones."""
 
     rows: int | None = None
-    """Rows of the data, as `parrot data prepare` counts them, for the hours of the run."""
+    """Number of rows of the data, as `parrot data prepare` prints it; gives the hours of the
+    run."""
 
     mfu: tuple[float, ...] = (0.3, 0.4, 0.5)
-    """Utilisations to give times for, each in (0, 1]: the share of the chips' peak that the formula
-    FLOPs make up."""
+    """Model FLOPs utilisations to give times for, each in (0, 1]."""
 
     search: bool = False
-    """Find the largest `micro_rows`, and with it the cheapest `remat`, that fit; 8 compiles at
-    most."""
+    """Find the largest `micro_rows` that fits, and the cheapest `remat` for it; at most 8
+    compiles."""
 
     json: bool = False
     """Print one JSON object and nothing else."""
@@ -41,7 +41,7 @@ Config = PlanConfig
 
 
 def run(config: PlanConfig) -> None:
-    """Prints the plan; a run that does not fit is said so, and is no error."""
+    """Prints the plan; a run that does not fit is reported, not an error."""
     from parrot_jax.train.topologies import (
         TOPOLOGIES,
         parse_topology,
@@ -53,7 +53,7 @@ def run(config: PlanConfig) -> None:
     if config.topology is None:
         raise UserError(f"--topology is missing; choose one of {', '.join(TOPOLOGIES)}.")
     topology = parse_topology(config.topology)
-    # Before jax is loaded: it reads the environment then.
+    # jax reads the environment when it is imported.
     prepare_environment(topology, config.xla_flags)
 
     import json
@@ -68,7 +68,8 @@ def run(config: PlanConfig) -> None:
         compiled.append((candidate, plan))
         if config.search and not config.json:
             console.print(planning.describe_briefly(plan))
-    # The last that fits is the answer of a search; where none does, the last shows by how much.
+    # A search returns the last candidate that fits; if none does, the last one, to show by how
+    # much.
     train, plan = next((pair for pair in reversed(compiled) if pair[1].fits), compiled[-1])
     compiles = len(compiled)
     times = planning.times(plan, train, topology.chip, config.mfu, config.rows)

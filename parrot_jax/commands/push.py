@@ -1,4 +1,4 @@
-"""Send a model or a dataset to the Hugging Face hub: private, and nothing replaced unasked."""
+"""Upload a model or a dataset to the Hugging Face hub; private, and asks before replacing."""
 
 import sys
 from dataclasses import dataclass
@@ -11,26 +11,26 @@ from parrot_jax.core.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class PushConfig:
-    """What to send, and where. The token is that of HF_TOKEN or of `hf auth login`."""
+    """What to upload, and where. Uses the token of HF_TOKEN or of `hf auth login`."""
 
     folder: Annotated[str, tyro.conf.Positional]
-    """A model that `convert flax-to-hf` made, or a dataset that `collect export` made."""
+    """A model made by `convert flax-to-hf`, or a dataset made by `collect export`."""
 
     repo: Annotated[str, tyro.conf.Positional]
-    """The repository, org/name; made where it is not there yet."""
+    """The repository, org/name; created if it does not exist."""
 
     public: bool = False
-    """Everybody sees it. Otherwise only its owners do."""
+    """Create a public repository instead of a private one."""
 
     yes: bool = False
-    """Replace the files of a repository without asking."""
+    """Replace files of the repository without asking."""
 
 
 Config = PushConfig
 
 
 def run(config: PushConfig) -> None:
-    """Prints what is sent and, at the end, where it is."""
+    """Uploads the folder and prints its address."""
     from pathlib import Path
 
     from parrot_jax.collect.upload import dataset_upload, is_dataset
@@ -54,7 +54,7 @@ def _agree(question: str) -> bool:
 
 def _ask(question: str) -> bool:
     if not sys.stdin.isatty():
-        raise UserError(f"{question} There is no terminal to answer on: say --yes.")
+        raise UserError(f"{question} There is no terminal to ask on; pass --yes.")
     try:
         return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
     except EOFError:

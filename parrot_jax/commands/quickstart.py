@@ -1,17 +1,17 @@
-"""Run the whole loop, small and true: ask, collect, chat, measure, report. No key, no network."""
+"""Run the whole loop on synthetic data: ask, collect, chat, measure, report. No key, no network."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
 class QuickstartConfig:
-    """Where, and with which dice."""
+    """Output folder and seed."""
 
     out: str = "runs/quickstart"
-    """Folder of everything; the same command continues what was stopped."""
+    """Output folder; run the same command again to resume."""
 
     seed: int = 0
-    """Of the world, its people, the weights and the sampling."""
+    """Seed of the world, its people, the weights and the sampling."""
 
 
 Config = QuickstartConfig

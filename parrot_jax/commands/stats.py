@@ -1,4 +1,4 @@
-"""Table 1 and Figure 3 of the papers, and how people ask, for any files of dialogues."""
+"""Dataset statistics: Table 1 and Figure 3 of the papers, and user phrases, for any files."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -10,35 +10,35 @@ from parrot_jax.core.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class StatsConfig:
-    """What to measure, and what with.
+    """Files to measure, and options.
 
     Raises:
       UserError: A value is outside its range, or --judge has no --out.
     """
 
     paths: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PATH...")]
-    """Files of dialogues, a column each: a file, a glob, the folder of a collection, or
-    hf://owner/name. The format is told by the rows, or by you: kind:PATH, e.g. sharegpt:a.json."""
+    """Dialogue files, one column each: a file, a glob, the folder of a collection, or
+    hf://owner/name. The format is detected; kind:PATH sets it, e.g. sharegpt:a.json."""
 
     tokenizer: str | None = None
-    """A LLaMA tokenizer.model, or a folder that has one; without it, tokens are not counted."""
+    """A LLaMA tokenizer.model, or a folder with one; without it, tokens are not counted."""
 
     judge: str | None = None
-    """A YAML file with the endpoint that counts topics, references and context-dependent
-    questions; see configs/stats."""
+    """Config of the endpoint that judges topics, references and context-dependent questions; see
+    configs/stats."""
 
     sample: int = 200
-    """So many sessions of each file are judged, >= 1; drawn by seed and content."""
+    """Number of sessions to judge in each file, >= 1; drawn by seed and content."""
 
     out: str | None = None
-    """A folder for stats.json, stats.md, stats.html, the picture and the judge's journal; the same
-    command goes on where it stopped."""
+    """Folder for stats.json, stats.md, stats.html, the figure and the judge's journal; run the same
+    command again to resume."""
 
     json: bool = False
     """Print one JSON object and nothing else."""
 
     seed: int = 0
-    """Decides which sessions are judged, and the intervals; >= 0."""
+    """Seed for the judged sessions and the bootstrap intervals; >= 0."""
 
     def __post_init__(self) -> None:
         for name, least in (("sample", 1), ("seed", 0)):
@@ -48,7 +48,7 @@ class StatsConfig:
             raise UserError("no path was given; name at least one file of dialogues.")
         if self.judge is not None and self.out is None:
             raise UserError(
-                "--judge needs --out: what the judge says is paid for, and is kept in that folder."
+                "--judge needs --out, the folder that keeps the judge's (paid) replies."
             )
 
 
@@ -56,7 +56,7 @@ Config = StatsConfig
 
 
 def run(config: StatsConfig) -> None:
-    """Measures, judges where that is asked for, prints and writes."""
+    """Measures the files, judges them if a judge is given, prints and writes the results."""
     import json
     from pathlib import Path
 
@@ -82,6 +82,6 @@ def run(config: StatsConfig) -> None:
         print(json.dumps(statistics.to_json(), ensure_ascii=False))
     else:
         print_statistics(statistics, written)
-    # At the end, as what was measured and judged so far is not lost by it.
+    # Raised last, so that the results so far are written.
     if statistics.judgments is not None and statistics.judgments.problem is not None:
         raise statistics.judgments.problem

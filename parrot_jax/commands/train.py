@@ -1,4 +1,4 @@
-"""Train an asker or an answerer on dialogues; run again to continue where it stopped."""
+"""Train an asker or an answerer on dialogues; run it again to resume."""
 
 from dataclasses import dataclass
 
@@ -7,22 +7,22 @@ from parrot_jax.train.config import TrainConfig
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions(TrainConfig):
-    """A training run, and whether to try it first."""
+    """A training run, and whether to only test it."""
 
     preflight: bool = False
-    """Try everything that the run needs on this machine, at full size, and train nothing: data,
-    steps, a whole checkpoint there and back, disk, memory, network; refuse what cannot end well."""
+    """Test everything that the run needs on this machine, at full size, without training: data,
+    steps, a checkpoint round trip, disk, memory, network. Fails if the run could not finish."""
 
     allow_changes: tuple[str, ...] = ()
-    """Keys, or groups of keys, that may differ from the run that is continued, e.g. `optim.lr`;
-    `data.rows` = other rows under the same config. The run's `changes.jsonl` keeps what changed."""
+    """Keys, or groups of keys, that may differ from the run to resume, e.g. `optim.lr`; `data.rows`
+    allows other rows under the same config. Changes are recorded in `changes.jsonl`."""
 
 
 Config = TrainOptions
 
 
 def run(options: TrainOptions) -> None:
-    """Trains, or continues, the run in `options.out`."""
+    """Starts or resumes the run in `options.out`."""
     from parrot_jax.core.xla_flags import set_xla_flags
     from parrot_jax.distributed import join_processes
 

@@ -1,4 +1,4 @@
-"""Serve the little world's answerer over an OpenAI-compatible API."""
+"""Serve the synthetic world's answerer over an OpenAI-compatible API."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -10,16 +10,16 @@ from parrot_jax.core.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class WorldServeConfig:
-    """Which world's answerer to serve, and where."""
+    """The world to serve, and the port."""
 
     world: Annotated[str, tyro.conf.Positional]
-    """Folder that `parrot world write` made."""
+    """A folder made by `parrot world write`."""
 
     port: int = 8001
-    """0 = one that is free; the first line says which."""
+    """0 = any free port; the first line prints it."""
 
     mistake_rate: float = 0.0
-    """Share of answers, in [0, 1], that are wrong as real answerers are wrong."""
+    """Share of answers, in [0, 1], with mistakes like those of real answerers."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.port < 2**16:

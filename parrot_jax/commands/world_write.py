@@ -1,4 +1,4 @@
-"""Write the little world's files: people's dialogues, first questions, a tokenizer, an exam."""
+"""Write the synthetic world: dialogues, first questions, a tokenizer and an exam."""
 
 from dataclasses import dataclass
 
@@ -7,13 +7,13 @@ from parrot_jax.world.facts import Difficulty
 
 @dataclass(frozen=True, kw_only=True)
 class WorldWriteConfig:
-    """Which world, and where to."""
+    """The world to write, and the output folder."""
 
     out: str = "runs/world"
-    """Folder of the files."""
+    """The output folder."""
 
     difficulty: Difficulty = "easy"
-    """`hard` has more facts, and people who refer farther back and correct themselves more."""
+    """`hard` has more facts, and users who refer farther back and correct themselves more often."""
 
     seed: int = 0
     """The same seed gives the same world."""

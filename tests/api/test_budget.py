@@ -51,7 +51,7 @@ def test_the_call_that_might_pass_the_limit_is_not_made() -> None:
         await wallet.reserve(Usage(91, 10))
 
     text = (
-        "answerer's budget of 1,000 tokens is spent: 900 were used, and the next call may take 101"
+        "answerer's budget of 1,000 tokens is spent: 900 are used, and the next call may take 101"
     )
     with pytest.raises(BudgetSpentError, match=text):
         asyncio.run(run(budget(tokens=1000)))

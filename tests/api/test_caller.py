@@ -106,7 +106,7 @@ def test_too_many_requests_for_too_long_are_a_failure(journal: Path) -> None:
     retries = RetryConfig(first_delay_s=0.001, max_delay_s=0.01, max_wait_s=0.05)
     response = last(call(journal, lambda _: busy, retries=retries))
     assert response.reply.outcome is Outcome.FAILED
-    assert response.error == "HTTP 429: slow down (so for 0.05 s)"
+    assert response.error == "HTTP 429: slow down (for 0.05 s)"
     # It was asked again meanwhile, and nothing came of it.
     outcomes = rows(journal, "SELECT DISTINCT outcome, status, attempt FROM replies, requests")
     assert outcomes == [("failed", 429, 1)]

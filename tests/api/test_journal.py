@@ -146,7 +146,7 @@ def test_a_second_process_is_told_to_wait(path: Path) -> None:
     code = f"from parrot_jax.api.journal import JournalWriter; JournalWriter({str(path)!r})"
     with JournalWriter(path):
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    line = f"another process writes the journal {path}; wait for it or stop it."
+    line = f"another process is writing the journal {path}; wait for it or stop it."
     assert done.stderr.splitlines()[-1].endswith(line)
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
@@ -167,7 +167,7 @@ def test_files_that_are_no_journal_are_left_alone(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot write into the folder .*: Not a directory"):
+    with pytest.raises(UserError, match="cannot write to the folder .*: Not a directory"):
         JournalWriter(tmp_path / "file" / "run" / "journal.sqlite")
     with pytest.raises(UserError, match="there is no journal"):
         read(tmp_path / "none.sqlite")
@@ -259,20 +259,20 @@ def test_a_network_file_system_is_refused(
 
 DAMAGES = [
     ("starts", "config = '{' || config", "row 1 of starts in the journal .* is not JSON"),
-    ("starts", "config = '[]'", "row 1 of starts .* is no JSON object"),
+    ("starts", "config = '[]'", "row 1 of starts .* is not a JSON object"),
     ("starts", "started_at = -5", "row 1 of starts .* started_at -5.0"),
     ("items", "number = 7", "row 7 of items .* there are 1, with gaps"),
-    ("items", "input = CAST(x'ff41' AS TEXT)", "row 0 .* its input is no text"),
+    ("items", "input = CAST(x'ff41' AS TEXT)", "row 0 .* its input is not text"),
     ("requests", "worst_prompt = 9000000000000000000", "row 1 of requests .* worst_prompt 90"),
     ("requests", "step = -1", "row 1 of requests .* step -1"),
     ("replies", "prompt_tokens = 9007199254740991", "row 1 of replies .* prompt_tokens 90071992"),
     ("replies", "outcome = 'fine'", "row 1 of replies .* outcome 'fine'"),
     ("replies", "status = 1e9", "row 1 of replies .* status 1000000000"),
-    ("replies", "model = CAST(x'ff41' AS TEXT)", "row 1 of replies .* its model is no text"),
+    ("replies", "model = CAST(x'ff41' AS TEXT)", "row 1 of replies .* its model is not text"),
     (
         "reply_bodies",
         "text = CAST(x'ff41' AS TEXT)",
-        "row 1 of reply_bodies .* its text is no text",
+        "row 1 of reply_bodies .* its text is not text",
     ),
     ("ends", "progress = -2", "row 0 of ends .* progress -2"),
 ]
@@ -303,7 +303,7 @@ def test_a_damaged_row_is_one_line_that_names_it(
 
     with pytest.raises(UserError, match=message) as error:
         read_all()
-    assert "put the file back from a copy, or " in str(error.value)
+    assert "restore the file from a copy, or " in str(error.value)
     assert "\n" not in str(error.value)
 
 
@@ -335,7 +335,7 @@ def test_a_file_cut_short_is_one_line(path: Path) -> None:
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(UserError, match="is damaged: .*; put it back from a copy"):
+    with pytest.raises(UserError, match="is damaged: .*; restore it from a copy"):
         list(read(path).items())
 
 

@@ -70,7 +70,7 @@ def test_an_unknown_end_is_not_paid_for_again(reason: Any) -> None:
     response = read_response(200, success("Hello.", reason))
     assert response.reply == (Outcome.FAILED, "", None)
     assert not response.may_pass
-    assert f"finish_reason is {reason!r}, which is not known" in (response.error or "")
+    assert f"finish_reason is {reason!r}, which is unknown" in (response.error or "")
 
 
 def test_where_no_end_is_said_the_limit_decides() -> None:
@@ -99,7 +99,7 @@ def test_text_in_parts_is_joined_and_other_parts_are_not_paid_for_again() -> Non
     assert read_response(200, success(parts)).reply == (Outcome.COMPLETE, "Hello.", None)
     for content in (["x"], [text, {"type": "image_url", "image_url": "x"}], {"a": 1}, 5):
         response = read_response(200, success(content))
-        assert "content is no text" in (response.error or "")
+        assert "content is not text" in (response.error or "")
         assert not response.may_pass
 
 

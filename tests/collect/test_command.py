@@ -108,7 +108,7 @@ def test_a_second_process_on_one_journal(
 ) -> None:
     config = make_config(server.url)
     with JournalWriter(journal_path(config.out)):
-        assert "another process writes the journal" in fails(config)
+        assert "another process is writing the journal" in fails(config)
 
 
 def test_a_key_that_is_not_set_is_known_before_anything_is_made(
@@ -125,7 +125,10 @@ def test_a_key_that_is_not_set_is_known_before_anything_is_made(
     [
         ({"max_turns": 0}, "max_turns is 0; it must be at least 1"),
         ({"concurrency": 0}, "concurrency is 0; it must be at least 1"),
-        ({"stops": {"meaningless_answers": ["("]}}, "meaningless_answers: '(' is no regular"),
+        (
+            {"stops": {"meaningless_answers": ["("]}},
+            "meaningless_answers: '(' is not a valid regular",
+        ),
         ({"beginnings": []}, "beginnings is empty; name at least one"),
         ({"answerer": None}, "the speakers are asker; give asker and answerer, or writer alone"),
         (

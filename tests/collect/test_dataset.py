@@ -279,12 +279,14 @@ def test_what_the_moderator_does_not_judge_does_not_pass(
         with pytest.raises(RunError, match="it has 1 results for 6 texts.; check the endpoint"):
             export(config, out, moderator=endpoint)
         results *= 6
-        with pytest.raises(UserError, match="the filters left none of 2 dialogues") as error:
+        with pytest.raises(
+            UserError, match="the filters removed all 2 finished dialogues"
+        ) as error:
             export(config, out, moderator=endpoint)
     assert not out.exists()
     # Why nothing is left is kept, and said where.
     report = out.with_name("parrot-left-out")
-    assert f"{report / 'left_out.jsonl'} says what was left out" in str(error.value)
+    assert f"{report / 'left_out.jsonl'} lists each removed dialogue" in str(error.value)
     reasons = [line["reason"] for line in rows(report / "left_out.jsonl")]
     assert reasons == ["moderation: hate"] * 2
     assert json.loads((report / "export.json").read_text())["dialogues"] == 0
@@ -365,7 +367,7 @@ def test_an_export_is_whole_or_not_there_and_replaces_only_an_export(
     other.mkdir()
     (other / "thesis.tex").write_text("all of it")
     assert main(["collect", "export", config.out, "--out", str(other)]) == 2
-    assert f"{other} is not empty and no export" in capsys.readouterr().err
+    assert f"{other} is not empty and not an earlier export" in capsys.readouterr().err
     assert [p.name for p in other.iterdir()] == ["thesis.tex"]
 
 

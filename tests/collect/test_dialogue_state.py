@@ -180,7 +180,7 @@ def test_what_is_no_transcript_is_no_dialogue(text: str, problem: str) -> None:
 
 @pytest.mark.parametrize("outcome", [Outcome.FAILED, Outcome.REJECTED])
 def test_a_failure_never_becomes_a_turn(outcome: Outcome) -> None:
-    with pytest.raises(ValueError, match="no reply that could stand in a dialogue"):
+    with pytest.raises(ValueError, match="no reply to add to a dialogue"):
         step_after(SESSION, [Reply(outcome, "")], RULES)
 
 

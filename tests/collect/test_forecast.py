@@ -188,7 +188,7 @@ def test_a_spent_budget_is_an_end_that_a_higher_one_undoes(make_config: MakeConf
             status = read_status(collection)
         assert status.stops["budget"] == 1
         assert status.open > 0
-        assert "a higher budget goes on" in rendered(status)
+        assert "a higher budget resumes" in rendered(status)
         used = status.speakers["answerer"]
         assert used.prompt_tokens + used.completion_tokens + used.uncertain_tokens <= 200
         config = make_config(server.url, concurrency=1, answerer={"max_tokens": 100})

@@ -46,18 +46,18 @@ def test_the_config_goes_before_the_file_and_this_machine_is_free(
 
 def test_an_unknown_price_is_refused_or_stays_unknown(tmp_path: Path, prices: str) -> None:
     unknown = {"model": "small", "max_tokens": 100}
-    with pytest.raises(UserError, match="the price of 'small' is not known: set answerer.price"):
+    with pytest.raises(UserError, match="the price of 'small' is unknown: set answerer.price"):
         with_prices(config(tmp_path, answerer=unknown | LIMITED, prices=prices))
     free = with_prices(config(tmp_path, answerer=unknown, prices=prices, budget=False))
     assert free.answerer is not None
     assert free.answerer.price is None
     # A limit in dollars means nothing without a price.
-    with pytest.raises(UserError, match="not known"):
+    with pytest.raises(UserError, match="is unknown"):
         with_prices(config(tmp_path, answerer=unknown | LIMITED, budget=False))
 
 
 def test_what_costs_something_has_a_limit(tmp_path: Path, prices: str) -> None:
-    with pytest.raises(UserError, match="'large' costs something and has no limit"):
+    with pytest.raises(UserError, match="'large' is paid and has no limit"):
         with_prices(config(tmp_path, answerer={}, prices=prices))
     with_prices(config(tmp_path, answerer={}, prices=prices, budget=False))
 

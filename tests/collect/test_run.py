@@ -387,7 +387,7 @@ def test_a_speaker_that_says_nothing_of_use_stops_the_run(
 
     with ScriptedServer(script) as server:
         config = make_config(server.url, rows=60, concurrency=1)
-        wanted = f"the answerer at .* said nothing of use in 20 replies .last error: {why}"
+        wanted = f"the answerer at .* gave 20 useless replies .last error: {why}"
         with pytest.raises(RunError, match=wanted):
             collect(config)
     assert sum(body["model"] == "answerer" for body in server.bodies) == 20

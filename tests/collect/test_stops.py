@@ -158,7 +158,10 @@ def test_every_rule_can_be_switched_off(text: str) -> None:
         ({"repeated_question": 0.0}, r"stops.repeated_question is 0.0; it must be in \(0, 100\]"),
         ({"language_switch": 1.5}, r"stops.language_switch is 1.5; it must be in \(0, 1\]"),
         ({"most_thanks": -1}, "stops.most_thanks is -1; it must be at least 0"),
-        ({"meaningless_answers": ("(",)}, r"meaningless_answers: '\(' is no regular expression"),
+        (
+            {"meaningless_answers": ("(",)},
+            r"meaningless_answers: '\(' is not a valid regular expression",
+        ),
     ],
 )
 def test_settings_that_cannot_be(settings: dict[str, Any], message: str) -> None:

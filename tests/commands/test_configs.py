@@ -81,7 +81,7 @@ def test_a_copy_is_the_shipped_file(name: str, said: Said, elsewhere: Path) -> N
 def test_a_copy_replaces_nothing_and_names_the_near_one(said: Said, elsewhere: Path) -> None:
     mine = Path("a.yaml")
     mine.write_text("mine")
-    assert "a.yaml is there already" in said("configs", "copy", "self_chat", "a.yaml", status=2)
+    assert "a.yaml already exists" in said("configs", "copy", "self_chat", "a.yaml", status=2)
     assert mine.read_text() == "mine"
     assert "did you mean configs/train/ask_wildchat_cpu.yaml?" in said(
         "configs", "copy", "ask_wildcaht_cpu", status=2

@@ -184,7 +184,7 @@ def test_where_nothing_is_left_the_report_says_why(raw, capsys):
 
 def test_a_file_that_is_no_tokenizer_is_a_user_error(raw):
     config = full_config(raw, split=SplitConfig(tokenizer=str(raw / "raw.json")))
-    with pytest.raises(UserError, match="is no SentencePiece model"):
+    with pytest.raises(UserError, match="is not a SentencePiece model"):
         run(config)
 
 

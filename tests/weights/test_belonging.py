@@ -94,7 +94,7 @@ def test_weights_whose_tokenizer_cannot_be_read_ask_whether_it_is_theirs(
     source = write_hf(tmp_path / "hf", model)
     (source / "tokenizer.json").write_text('{"model": {"type": "BPE"}}')
     (source / "tokenizer_config.json").write_text("{}")
-    assert "without a tokenizer: " in parrot("convert", "hf-to-flax", source, tmp_path / "flax")
+    assert "no tokenizer converted: " in parrot("convert", "hf-to-flax", source, tmp_path / "flax")
     start = ["train", tiny_run, "--init-from", tmp_path / "flax", *NO_EVAL]
     error = parrot(*start, code=2)
     assert "does not know the tokenizer of its weights" in error
@@ -107,7 +107,7 @@ def test_many_more_rows_than_ids_are_of_another_model_and_some_are_padding(
 ) -> None:  # fmt: skip
     for rows, said in (
         (404, "64 of the 404 rows of the embedding are padding, beyond the 340 ids"),
-        (1400, "without a tokenizer: the tokenizer"),
+        (1400, "no tokenizer converted: the tokenizer"),
     ):
         source = write_hf(tmp_path / f"hf{rows}", replace(model, vocab_size=rows))
         shutil.copy(tiny_tokenizer, source)
@@ -183,7 +183,7 @@ def test_an_added_token_and_the_ids_that_end_a_text_come_back(
     shutil.copy(tiny_tokenizer, source)
     (source / "added_tokens.json").write_text('{"<|im_end|>": 340, "<late>": 341}')
     said = parrot("convert", "hf-to-flax", source, tmp_path / "flax")
-    assert "not carried: '<late>' has the id 341, but the model has 341 rows" in said
+    assert "not converted: '<late>' has the id 341, but the model has 341 rows" in said
     parrot("convert", "flax-to-hf", tmp_path / "flax", tmp_path / "out")
     library = json.loads((tmp_path / "out" / "tokenizer.json").read_text())
     assert [t["id"] for t in library["added_tokens"] if t["content"] == "<|im_end|>"] == [340]
@@ -198,8 +198,8 @@ def test_ids_that_the_tokenizer_does_not_have_are_said(
     source = write_hf(tmp_path / "hf", model, bos_token_id=0, eos_token_id=1)
     shutil.copy(tiny_tokenizer, source)
     said = parrot("convert", "hf-to-flax", source, tmp_path / "flax")
-    assert "config.json ends texts with 1, the tokenizer with 2 (</s>)" in said
-    assert "config.json opens texts with 0, the tokenizer with 1 (<s>)" in said
+    assert "config.json has eos_token_id 1, the tokenizer has 2 (</s>)" in said
+    assert "config.json has bos_token_id 0, the tokenizer has 1 (<s>)" in said
 
 
 def takers(out: Path) -> list[tuple[object, ...]]:

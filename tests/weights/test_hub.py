@@ -126,7 +126,7 @@ def test_files_are_replaced_only_after_a_yes(
     assert main(args) == 2  # no terminal
     said = capsys.readouterr().err
     assert said.startswith("parrot: owl/asker holds 3 files already. Replace them")
-    assert "say --yes" in said
+    assert "pass --yes" in said
 
     monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: True))
     asked: list[str] = []

@@ -131,20 +131,20 @@ def test_a_collection_with_its_journal_is_never_sent(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("rm messages/questions.jsonl", "no whole export .*No such file"),
+        ("rm messages/questions.jsonl", "not a complete export .*No such file"),
         ("truncate -s -4 data/questions.parquet", "data/questions.parquet is cut off"),
         ("truncate -s -4 sharegpt/questions.json", "sharegpt/questions.json is cut off"),
-        ("truncate -s 0 data/questions.parquet", "no whole export"),
+        ("truncate -s 0 data/questions.parquet", "not a complete export"),
         ("sed -i 1d messages/questions.jsonl", "messages/questions.jsonl has 2 rows, not 3"),
-        ("rm README.md", "no whole export .*README.md"),
+        ("rm README.md", "not a complete export .*README.md"),
         ("echo '{\"parts\": {\"../private\": {\"dialogues\": 1}}}' > export.json", "no part"),
-        ("echo '[' > export.json", "is no whole export"),
+        ("echo '[' > export.json", "is not a complete export"),
         ("sed -i '2s#begin.jsonl:2#/home/owl/begin.jsonl:2#' messages/questions.jsonl",
-         "messages/questions.jsonl:2: `id` is /home/owl/begin.jsonl:2, a path of a machine"),
+         "messages/questions.jsonl:2: `id` is /home/owl/begin.jsonl:2, a local path"),
         ("sed -i '2s#begin.jsonl#/home/owl/begin.jsonl#2' messages/questions.jsonl",
-         "messages/questions.jsonl:2: `source` is /home/owl/begin.jsonl, a path of a machine"),
+         "messages/questions.jsonl:2: `source` is /home/owl/begin.jsonl, a local path"),
         ("sed -i '2s#\"stop\"#\"file\": \"~/owl/x\", \"stop\"#' messages/questions.jsonl",
-         "messages/questions.jsonl:2: `file` is ~/owl/x, a path of a machine"),
+         "messages/questions.jsonl:2: `file` is ~/owl/x, a local path"),
     ],
 )  # fmt: skip
 def test_an_export_that_is_broken_or_names_a_path_is_refused(
@@ -180,7 +180,7 @@ def test_an_export_that_was_changed_by_hand_is_refused(
     capsys.readouterr()
     dataset_upload(export)
     said = " ".join(capsys.readouterr().out.split())
-    assert "is of an earlier version and has no hashes" in said
+    assert "is from an earlier version and has no hashes" in said
 
 
 def test_a_card_that_was_edited_is_sent_and_this_is_said(
@@ -191,12 +191,12 @@ def test_a_card_that_was_edited_is_sent_and_this_is_said(
     capsys.readouterr()
     assert "README.md" in dataset_upload(export).files
     said = " ".join(capsys.readouterr().out.split())
-    assert "README.md was changed after it was exported; it is sent as it is" in said
+    assert "README.md was changed after it was exported; uploading it as it is" in said
 
 
 @pytest.mark.parametrize("hashes", [None, {}, [], 5, {"README.md": 7}])
 def test_an_export_whose_hashes_are_damaged_is_refused(hashes: object, export: Path) -> None:
     record = json.loads((export / "export.json").read_text())
     (export / "export.json").write_text(json.dumps(record | {"sha256": hashes}))
-    with pytest.raises(UserError, match="is no whole export|was changed"):
+    with pytest.raises(UserError, match="is not a complete export|was changed"):
         dataset_upload(export)
