@@ -11,6 +11,7 @@ from parrot_jax.collect.prices import load_prices
 from parrot_jax.commands.configs import KINDS
 from parrot_jax.core.config import changed_keys, config_from_dict, load_config
 from parrot_jax.core.config_help import config_help
+from parrot_jax.model.families import num_parameters
 from parrot_jax.train.config import TrainConfig
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -53,7 +54,7 @@ PAPER = {
 def test_the_papers_runs_are_the_papers(name: str) -> None:
     devices, rows, micro_batches = PAPER[name]
     config = load_config(TrainConfig, CONFIGS / "train" / f"parrot_{name}.yaml")
-    assert config.model.num_parameters() == 13_015_864_320
+    assert num_parameters(config.model) == 13_015_864_320
     assert (config.epochs, config.batch_rows) == (3, rows)
     data, fsdp, _ = config.mesh.sizes(devices)
     assert config.accumulation_steps(data * fsdp) == micro_batches

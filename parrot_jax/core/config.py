@@ -43,7 +43,7 @@ class ConfigError(UserError):
 class Named:
     """In an annotation: a key that takes the name of a ready value as well as a block.
 
-    `model: Annotated[LlamaConfig, Named(PRESETS)]` reads `model: llama2-13b`. The config has the
+    `model: Annotated[ModelConfig, Named(PRESETS)]` reads `model: llama2-13b`. The config has the
     value alone, so what is saved is a block.
     """
 

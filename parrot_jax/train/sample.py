@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from jax.sharding import Mesh
 
 from parrot_jax.data.templates.base import Template
-from parrot_jax.model.config import LlamaConfig
+from parrot_jax.model.config import ModelConfig
 from parrot_jax.model.generate import generate
 
 
@@ -21,7 +21,7 @@ class Reply(NamedTuple):
 
 
 def sample_next_turns(
-    config: LlamaConfig,
+    config: ModelConfig,
     params: Any,
     template: Template,
     prompts: Sequence[Sequence[int]],

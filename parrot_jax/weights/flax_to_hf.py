@@ -19,7 +19,8 @@ from jaxtyping import Shaped
 from parrot_jax.core.errors import UserError, disk_full_is_a_user_error
 from parrot_jax.core.files import atomic_write, check_room, hash_file, read_json, write_json
 from parrot_jax.core.logs import console, progress
-from parrot_jax.model.config import LlamaConfig
+from parrot_jax.model.config import ModelConfig
+from parrot_jax.model.hf_config import to_hf
 from parrot_jax.weights.dtypes import SAFETENSORS_NAMES, Dtype
 from parrot_jax.weights.exports import RECORD, read_record
 from parrot_jax.weights.hf_folder import DTYPES, INDEX, cast_finite
@@ -121,7 +122,7 @@ def flax_to_hf(
 
 
 def write_hf_config(
-    out: Path | str, config: LlamaConfig, dtype: Dtype, ids: Mapping[str, int | list[int] | None]
+    out: Path | str, config: ModelConfig, dtype: Dtype, ids: Mapping[str, int | list[int] | None]
 ) -> None:
     """Writes `generation_config.json` and, last of all files of an export, `config.json`.
 
@@ -138,7 +139,7 @@ def write_hf_config(
     out = Path(out)
     write_json(out / "generation_config.json", dict(ids))
     # The name that transformers 4 knows; 5 calls it dtype and reads this one as well.
-    values = config.to_hf() | dict(ids) | {"torch_dtype": dtype}
+    values = to_hf(config) | dict(ids) | {"torch_dtype": dtype}
     text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
     hashes = {name: hash_file(out / name) for name in _HASHED if (out / name).exists()}
     hashes["config.json"] = hashlib.sha256(text.encode()).hexdigest()
