@@ -71,6 +71,8 @@ class StopReason(StrEnum):
     """The answerer asks back again and again."""
     LANGUAGE_SWITCH = "language_switch"
     """The question is in another language than the first one."""
+    FILTER = "filter"
+    """A function that was given to `collect` says so; its words are the detail."""
     SENSITIVE = "sensitive"
     """It holds an address, a number or a key that belongs to somebody."""
 

@@ -65,6 +65,25 @@ Filter = Callable[[int, Dialogue, int], Cut | None]
 """From number, dialogue and the number of its beginning's turns to the first cut."""
 
 
+DialogueFilter = Callable[[Dialogue], str | None]
+"""A filter of one's own: why a dialogue is left out, whole; None = it is not."""
+
+
+def leaves_out(why: DialogueFilter) -> Filter:
+    """A filter of one's own as one of these.
+
+    >>> short = leaves_out(lambda dialogue: "too short" if dialogue.num_rounds < 3 else None)
+    >>> short(0, Dialogue(turns=(Turn("user", "Hi"), Turn("assistant", "Hello"))), 0)
+    Cut(turn=0, reason='too short')
+    """
+
+    def cut(number: int, dialogue: Dialogue, num_begun: int) -> Cut | None:
+        reason = why(dialogue)
+        return Cut(0, reason) if reason else None
+
+    return cut
+
+
 class RepeatedElsewhere:
     """A filter against questions that a dialogue of a smaller number has asked already.
 

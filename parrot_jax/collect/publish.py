@@ -1,7 +1,7 @@
 """From a collection to a dataset: its finished dialogues through the filters into the folder."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,13 @@ from parrot_jax.collect.export import (
     finished_dialogues,
     num_collected_turns,
 )
-from parrot_jax.collect.filters import Filter, RepeatedElsewhere, RepeatsConfig, apply_filters
+from parrot_jax.collect.filters import (
+    DialogueFilter,
+    RepeatedElsewhere,
+    RepeatsConfig,
+    apply_filters,
+    leaves_out,
+)
 from parrot_jax.collect.folder import Collection, JournaledDialogue
 from parrot_jax.collect.moderation import Moderation, moderate
 from parrot_jax.core.config import config_to_dict
@@ -22,37 +28,42 @@ from parrot_jax.core.published_names import name_to_publish, without_folders
 
 
 def export_dataset(
-    collection: Collection,
-    out: Path,
+    folder: Path | str,
+    out: Path | str,
     *,
     license: str | None = None,
-    repeats: RepeatsConfig,
+    repeats: RepeatsConfig | None = None,
     moderator: EndpointConfig | None = None,
+    filters: Sequence[DialogueFilter] = (),
 ) -> DatasetSummary:
     """Filters the finished dialogues of a collection and writes them as a dataset.
 
     Args:
-      collection: May be running: what has ended by now is exported.
+      folder: Of the collection. It may be running: what has ended by now is exported.
       out: The folder to write.
       license: For the card.
-      repeats: What counts as a repeated question.
+      repeats: What counts as a repeated question; None = the defaults.
       moderator: Asked about every text before anything is written; None = nobody is.
+      filters: Filters of one's own, each called with a dialogue as it was collected.
 
     Raises:
       UserError: As of `write_dataset`.
       RunError: The moderator failed.
     """
-    filters: list[Filter] = []
+    out, repeats = Path(out), repeats or RepeatsConfig()
+    chain = [leaves_out(own) for own in filters]
     with contextlib.ExitStack() as stack:
+        collection = stack.enter_context(contextlib.closing(Collection(folder)))
         if moderator is not None:
             asked_about = ((j.number, collected_dialogue(j)) for j in _exportable(collection))
             moderate(collection, asked_about, moderator)
             moderation = Moderation(collection.folder)
             stack.callback(moderation.close)
-            filters.append(moderation)
+            # Before all others: it expects the dialogues as the moderator saw them.
+            chain.insert(0, moderation)
         if repeats.threshold is not None:
-            filters.append(RepeatedElsewhere(repeats, repeats.threshold, seed=0))
-        kept = apply_filters(_exportable(collection), filters)
+            chain.append(RepeatedElsewhere(repeats, repeats.threshold, seed=0))
+        kept = apply_filters(_exportable(collection), chain)
         about = About(
             name=out.name,
             license=license,

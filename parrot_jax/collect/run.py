@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from parrot_jax.api.budget import BudgetSpentError
@@ -27,17 +27,22 @@ from parrot_jax.collect.export import CollectionSummary, export
 from parrot_jax.collect.folder import Collection, open_collection_journal
 from parrot_jax.collect.prices import with_prices
 from parrot_jax.collect.prompts import load_prompts, messages_for
-from parrot_jax.collect.stops import StopJudge
+from parrot_jax.collect.stops import StopJudge, TurnFilter
 from parrot_jax.collect.transcript import parse_transcript
 from parrot_jax.core.errors import RunError
 from parrot_jax.core.logs import console
 
 
-def collect(config: CollectConfig) -> CollectionSummary:
+def collect(config: CollectConfig, *, filters: Sequence[TurnFilter] = ()) -> CollectionSummary:
     """Runs a collection, or resumes it, until all dialogues have ended.
 
     However it ends, short of a kill, the finished dialogues are exported. It may run in any thread
     that has no event loop; where there is one, await `collect_async`.
+
+    Args:
+      config: The collection.
+      filters: Stop rules of one's own, after those of `config.stops`. What they said is in the
+        journal: a resumed collection does not ask them about the same text again.
 
     Returns:
       The summary, as in `summary.json`.
@@ -48,10 +53,12 @@ def collect(config: CollectConfig) -> CollectionSummary:
       RunError: An endpoint failed, a budget is spent, or no dialogue got a turn.
       KeyboardInterrupt: Ctrl-C, after `GRACE_S` seconds at most; a second one ends it at once.
     """
-    return asyncio.run(collect_async(config))
+    return asyncio.run(collect_async(config, filters=filters))
 
 
-async def collect_async(config: CollectConfig) -> CollectionSummary:
+async def collect_async(
+    config: CollectConfig, *, filters: Sequence[TurnFilter] = ()
+) -> CollectionSummary:
     """As `collect`, in a running event loop; cancelling it stops the run as Ctrl-C does."""
     config = with_prices(config)
     speakers = config.speakers()
@@ -69,7 +76,7 @@ async def collect_async(config: CollectConfig) -> CollectionSummary:
             endpoints, journal, collection.journal,
             retries=config.retries, concurrency=config.concurrency,
         )  # fmt: skip
-        dialogues = _Dialogues(config, collection, job, prompts)
+        dialogues = _Dialogues(config, collection, job, prompts, filters)
         unfinished = collection.open_numbers()
         try:
             await job.run(
@@ -114,10 +121,11 @@ class _Dialogues:
         collection: Collection,
         job: Job,
         prompts: Mapping[str, Prompt],
+        filters: Sequence[TurnFilter],
     ) -> None:
         self.config, self.collection, self.job, self.prompts = config, collection, job, prompts
         self.speakers = config.speakers()
-        self.judge = StopJudge(config.stops)
+        self.judge = StopJudge(config.stops, filters)
 
     async def carry_on(self, number: int) -> str | None:
         """Takes a dialogue to its end, unless a request gets no reply; the reason of its end."""

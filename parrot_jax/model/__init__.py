@@ -12,7 +12,7 @@ attention_gpu.py     attention on NVIDIA GPUs: which rows Pallas and cuDNN take
 attention_pallas.py  our Pallas kernel
 attention_tpu.py     JAX's kernel for TPUs
 einsum.py            products with weights, written for XLA's CPU backend
-blocks.py            what layers are built of
+blocks.py            what the layers of families are built of
 decoder.py           parameters, the loop over layers, the forward pass, over plain arrays
 cache.py             the key/value cache of generation
 decode.py            one step of generation
