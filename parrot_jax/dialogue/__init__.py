@@ -17,6 +17,7 @@ pairs.py          rows of questions and answers
 oasst.py          message trees
 turns.py          turns to a Dialogue: repairs, the system text
 reasoning.py      reasoning told apart from the reply
+read.py           dialogues of a file, in one call
 report.py         what reading met: rows, broken, repaired
 writers.py        dialogues out
 clean.py          how cleaning steps are chained
