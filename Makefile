@@ -28,7 +28,7 @@ NEWEST_PYTHON ?= $(shell for python in python3.13 python3.12 $$(ls -d ~/.pyenv/v
 # What depends most on the versions of Python, jax, flax, orbax, transformers and scipy.
 NEWEST_TESTS := tests/core tests/report tests/model tests/losses tests/test_sharding.py \
   tests/train/test_step.py tests/train/test_loop.py tests/weights/test_checkpoints.py \
-  tests/weights/test_convert.py tests/serve/test_jax_speaker.py
+  tests/weights/test_convert.py tests/serve/test_jax_engine.py
 
 comma := ,
 

@@ -14,8 +14,8 @@ import threading
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TextIO
 
-from parrot_jax import __version__
 from parrot_jax.core.errors import ParrotError, UserError, is_disk_full
+from parrot_jax.version import __version__
 
 
 class Verb(NamedTuple):

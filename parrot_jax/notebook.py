@@ -11,17 +11,17 @@ from typing import Any
 import jax.numpy as jnp
 
 from parrot_jax.core.paths import AnyPath
-from parrot_jax.data.config import DataConfig, MaskConfig
+from parrot_jax.data.data_config import DataConfig, MaskConfig
 from parrot_jax.data.templates.base import check_speaker
 from parrot_jax.dialogue.sources import SourceConfig
-from parrot_jax.model.config import ModelConfig
+from parrot_jax.model.model_config import ModelConfig
 from parrot_jax.serve.messages import read_messages, split_turns
-from parrot_jax.train.config import OptimConfig, TrainConfig
 from parrot_jax.train.run_folder import RunFolder
 from parrot_jax.train.sample import Sample, sample_next_turns
+from parrot_jax.train.train_config import OptimConfig, TrainConfig
 from parrot_jax.weights.model_folder import load_params
 from parrot_jax.world.facts import make_world
-from parrot_jax.world.files import VOCAB_SIZE, Sizes, write_world
+from parrot_jax.world.world_files import VOCAB_SIZE, Sizes, write_world
 
 Messages = Sequence[Mapping[str, Any]]
 """A history as clients of OpenAI send it: {role, content} each."""

@@ -223,8 +223,8 @@ def trained_run(
 ) -> Path:
     """The run folder of a small trained asker, trained once for all workers; only read."""
     from parrot_jax.core.config import config_from_dict
-    from parrot_jax.train.config import TrainConfig
     from parrot_jax.train.loop import train
+    from parrot_jax.train.train_config import TrainConfig
 
     parent = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:

@@ -6,13 +6,13 @@ import pytest
 import yaml
 
 from parrot_jax.api.prompts import load_prompt
-from parrot_jax.collect.config import CollectConfig
+from parrot_jax.collect.collect_config import CollectConfig
 from parrot_jax.collect.prices import load_prices
 from parrot_jax.commands.configs import KINDS
 from parrot_jax.core.config import changed_keys, config_from_dict, load_config
 from parrot_jax.core.config_help import config_help
 from parrot_jax.model.families import num_parameters
-from parrot_jax.train.config import TrainConfig
+from parrot_jax.train.train_config import TrainConfig
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 FILES = sorted(CONFIGS.glob("*/*.yaml"))

@@ -15,22 +15,22 @@ from flax import nnx
 from parrot_jax.cli import main
 from parrot_jax.core.config import load_config
 from parrot_jax.core.errors import UserError
-from parrot_jax.data.config import Task
+from parrot_jax.data.data_config import Task
 from parrot_jax.data.templates import TEMPLATES, make_template
 from parrot_jax.data.templates.base import RenderedTurn, Rendering, Template, TurnText
 from parrot_jax.data.tokenizers import load_tokenizer
 from parrot_jax.dialogue.types import Role
 from parrot_jax.model.blocks import Attention, DecoderLayer, linear, rms_norm, scale, weight
-from parrot_jax.model.config import ModelConfig
 from parrot_jax.model.families import FAMILIES
 from parrot_jax.model.families.family import Family
 from parrot_jax.model.hf_config import from_hf
+from parrot_jax.model.model_config import ModelConfig
 from parrot_jax.model.rotary import Rotation, rotate
-from parrot_jax.train.config import TrainConfig
 from parrot_jax.train.forward import Batch, Forward, next_tokens
 from parrot_jax.train.loop import train
 from parrot_jax.train.objectives import Sums
 from parrot_jax.train.run_folder import RunFolder
+from parrot_jax.train.train_config import TrainConfig
 from parrot_jax.weights.model_folder import load_params
 
 # ---- an objective ------------------------------------------------------------------------------

@@ -6,13 +6,13 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from parrot_jax.core.errors import UserError
-from parrot_jax.model.config import ModelConfig
 from parrot_jax.model.decoder import (
     abstract_params,
     init_params,
     logical_axes,
 )
 from parrot_jax.model.families import num_parameters
+from parrot_jax.model.model_config import ModelConfig
 from parrot_jax.model.presets import PRESETS
 from parrot_jax.sharding import (
     MeshConfig,

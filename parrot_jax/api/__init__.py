@@ -1,6 +1,6 @@
 """Client for OpenAI-compatible endpoints, with a journal of every request. Never imports jax.
 
-config.py           settings of endpoints and of retries
+endpoint_config.py  settings of endpoints and of retries
 prompts.py          prompts from Jinja2 files
 endpoint.py         a request in, whatever came back out
 replies.py          what came back, and what it is worth

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from parrot_jax.api.config import EndpointConfig, Price
+from parrot_jax.api.endpoint_config import EndpointConfig, Price
 from parrot_jax.api.replies import Usage, completion_limit
 from parrot_jax.core.errors import RunError
 

@@ -10,8 +10,8 @@ from dataclasses import replace
 from typing import Any
 
 from parrot_jax.api.budget import Budget, Spent, worst_usage
-from parrot_jax.api.config import RetryConfig
 from parrot_jax.api.endpoint import Endpoint
+from parrot_jax.api.endpoint_config import RetryConfig
 from parrot_jax.api.journal import JournalWriter
 from parrot_jax.api.journal_reader import SpeakerCounts
 from parrot_jax.api.notices import Notices

@@ -22,7 +22,7 @@ from urllib.request import getproxies, proxy_bypass
 import aiohttp
 import httpx2
 
-from parrot_jax.api.config import EndpointConfig
+from parrot_jax.api.endpoint_config import EndpointConfig
 from parrot_jax.api.rate_headers import read_rate_limit, read_retry_after_s
 from parrot_jax.api.redaction import Redactor
 from parrot_jax.api.replies import Response, no_response, one_line, read_response

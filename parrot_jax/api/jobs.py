@@ -23,8 +23,8 @@ from rich.console import Console
 
 from parrot_jax.api.budget import BudgetSpentError
 from parrot_jax.api.caller import Caller
-from parrot_jax.api.config import RetryConfig
 from parrot_jax.api.endpoint import Endpoint
+from parrot_jax.api.endpoint_config import RetryConfig
 from parrot_jax.api.health import Health, Rejected
 from parrot_jax.api.journal import End, JournalWriter, Start
 from parrot_jax.api.journal_file import upgrade

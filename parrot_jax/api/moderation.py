@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from parrot_jax.api.config import EndpointConfig
 from parrot_jax.api.endpoint import Endpoint
+from parrot_jax.api.endpoint_config import EndpointConfig
 from parrot_jax.api.replies import NoReplyError, Outcome, Reply, Response, read_response
 
 PATH = "/moderations"

@@ -16,7 +16,7 @@ import random
 from collections import deque
 from dataclasses import dataclass
 
-from parrot_jax.api.config import EndpointConfig, RetryConfig
+from parrot_jax.api.endpoint_config import EndpointConfig, RetryConfig
 from parrot_jax.api.rate_headers import RateLimit
 from parrot_jax.api.replies import Response
 

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
-from parrot_jax.collect.config import BeginningsConfig, CollectConfig
+from parrot_jax.collect.collect_config import BeginningsConfig, CollectConfig
+from parrot_jax.dialogue.draw import draw
 from parrot_jax.dialogue.report import ReadReport
-from parrot_jax.dialogue.sampling import draw
 from parrot_jax.dialogue.sources import SourceConfig, read_sources
 from parrot_jax.dialogue.types import Dialogue
 

@@ -1,20 +1,17 @@
 """The dataset card: the README that the hub shows, with its YAML header."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import yaml
 
+from parrot_jax.collect.dataset_summary import DatasetSummary
 from parrot_jax.core import markdown
-
-if TYPE_CHECKING:
-    from parrot_jax.collect.dataset import DatasetSummary
 
 _TEMPLATE = Path(__file__).parent / "templates" / "dataset_card.md.jinja"
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 
 
-def dataset_card(summary: "DatasetSummary") -> str:
+def dataset_card(summary: DatasetSummary) -> str:
     """Returns the text of `README.md`.
 
     Args:

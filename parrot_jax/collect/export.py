@@ -12,7 +12,7 @@ from typing import Any
 
 from parrot_jax.api.budget import usd
 from parrot_jax.api.journal_reader import SpeakerCounts
-from parrot_jax.collect.config import CollectConfig
+from parrot_jax.collect.collect_config import CollectConfig
 from parrot_jax.collect.dialogue_state import OnReasoning, StopReason
 from parrot_jax.collect.folder import SUMMARY, Collection, JournaledDialogue
 from parrot_jax.collect.transcript import parse_transcript

@@ -15,7 +15,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import NamedTuple
 
-from parrot_jax.api.config import DECIDES_NO_REPLY, RetryConfig
+from parrot_jax.api.endpoint_config import DECIDES_NO_REPLY, RetryConfig
 from parrot_jax.api.jobs import open_journal
 from parrot_jax.api.journal import JournalWriter, Start
 from parrot_jax.api.journal_file import DamagedJournalError, is_new, put_aside, upgrade
@@ -23,7 +23,7 @@ from parrot_jax.api.journal_reader import JournalReader, SpeakerCounts
 from parrot_jax.api.prompts import Prompt, changed_prompts
 from parrot_jax.api.replies import Outcome, Reply
 from parrot_jax.collect.beginnings import read_beginnings
-from parrot_jax.collect.config import CollectConfig
+from parrot_jax.collect.collect_config import CollectConfig
 from parrot_jax.collect.dialogue_state import DialogueState, Rules, StopReason, replay
 from parrot_jax.core.config import changed_keys, config_from_dict, config_to_dict
 from parrot_jax.core.errors import RunError, UserError

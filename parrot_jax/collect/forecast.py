@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from parrot_jax.api.budget import usd
-from parrot_jax.api.config import EndpointConfig
+from parrot_jax.api.endpoint_config import EndpointConfig
 from parrot_jax.api.journal_reader import MeanCall
 from parrot_jax.api.replies import Usage
 

@@ -3,8 +3,8 @@
 from dataclasses import replace
 from pathlib import Path
 
-from parrot_jax.api.config import Price
-from parrot_jax.collect.config import CollectConfig, SpeakerConfig
+from parrot_jax.api.endpoint_config import Price
+from parrot_jax.collect.collect_config import CollectConfig, SpeakerConfig
 from parrot_jax.core.config import config_from_dict
 from parrot_jax.core.errors import UserError
 

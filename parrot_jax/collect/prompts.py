@@ -1,7 +1,7 @@
 """The prompts of a collection's speakers, and their place among the messages."""
 
 from parrot_jax.api.prompts import Prompt, load_prompt
-from parrot_jax.collect.config import CollectConfig
+from parrot_jax.collect.collect_config import CollectConfig
 from parrot_jax.collect.dialogue_state import Speak, Speaker
 
 

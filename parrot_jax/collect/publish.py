@@ -5,9 +5,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import parrot_jax
-from parrot_jax.api.config import EndpointConfig
-from parrot_jax.collect.config import BeginningsConfig
+from parrot_jax.api.endpoint_config import EndpointConfig
+from parrot_jax.collect.collect_config import BeginningsConfig
 from parrot_jax.collect.dataset import About, DatasetSummary, write_dataset
 from parrot_jax.collect.export import (
     collected_dialogue,
@@ -25,6 +24,7 @@ from parrot_jax.collect.folder import Collection, JournaledDialogue
 from parrot_jax.collect.moderation import Moderation, moderate
 from parrot_jax.core.config import config_to_dict
 from parrot_jax.core.published_names import name_to_publish, without_folders
+from parrot_jax.version import __version__
 
 
 def export_dataset(
@@ -93,7 +93,7 @@ def export_dataset(
                 "moderation": moderator and name_to_publish(moderator.model),
             },
             begun=len(collection),
-            version=parrot_jax.__version__,
+            version=__version__,
         )
         return write_dataset(out, kept, about)
 

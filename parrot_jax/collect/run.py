@@ -12,7 +12,7 @@ from parrot_jax.api.jobs import Job
 from parrot_jax.api.journal import End
 from parrot_jax.api.prompts import Prompt
 from parrot_jax.api.replies import Reply
-from parrot_jax.collect.config import CollectConfig
+from parrot_jax.collect.collect_config import CollectConfig
 from parrot_jax.collect.dialogue_state import (
     USELESS,
     DialogueState,

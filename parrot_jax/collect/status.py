@@ -14,7 +14,7 @@ from rich.text import Text
 
 from parrot_jax.api.journal_reader import JournalReader
 from parrot_jax.collect.beginnings import read_beginnings
-from parrot_jax.collect.config import CollectConfig
+from parrot_jax.collect.collect_config import CollectConfig
 from parrot_jax.collect.dialogue_state import OnReasoning, StopReason
 from parrot_jax.collect.export import (
     MOST_ERRORS,

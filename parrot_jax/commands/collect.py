@@ -1,6 +1,6 @@
 """Collect dialogues between an asker and an answerer into a journal; run it again to resume."""
 
-from parrot_jax.collect.config import CollectConfig
+from parrot_jax.collect.collect_config import CollectConfig
 
 Config = CollectConfig
 

@@ -38,7 +38,7 @@ Config = ExportConfig
 
 def run(config: ExportConfig) -> None:
     """Writes the dataset and prints its counts."""
-    from parrot_jax.api.config import EndpointConfig
+    from parrot_jax.api.endpoint_config import EndpointConfig
     from parrot_jax.collect.publish import export_dataset
     from parrot_jax.core.config import load_config
     from parrot_jax.core.logs import console

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from parrot_jax.collect.config import CollectConfig
+from parrot_jax.collect.collect_config import CollectConfig
 from parrot_jax.core.errors import UserError
 
 

@@ -29,11 +29,13 @@ class Kind(NamedTuple):
 
 
 KINDS = {
-    "train": Kind("train.config", "TrainConfig", "parrot train"),
-    "collect": Kind("collect.config", "CollectConfig", "parrot collect"),
+    "train": Kind("train.train_config", "TrainConfig", "parrot train"),
+    "collect": Kind("collect.collect_config", "CollectConfig", "parrot collect"),
     "data": Kind("commands.data_clean", "DataCleanConfig", "parrot data clean"),
-    "stats": Kind("stats.config", "JudgeConfig", "parrot stats --judge"),
-    "moderation": Kind("api.config", "EndpointConfig", "parrot collect export --moderation"),
+    "stats": Kind("stats.judge_config", "JudgeConfig", "parrot stats --judge"),
+    "moderation": Kind(
+        "api.endpoint_config", "EndpointConfig", "parrot collect export --moderation"
+    ),
 }
 """By folder of the shipped configs."""
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from parrot_jax.train.config import TrainConfig
+from parrot_jax.train.train_config import TrainConfig
 
 Config = TrainConfig
 

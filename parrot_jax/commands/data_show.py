@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from parrot_jax.core.errors import UserError
-from parrot_jax.data.config import DataConfig
+from parrot_jax.data.data_config import DataConfig
 
 if TYPE_CHECKING:
     from parrot_jax.dialogue.types import Dialogue
@@ -66,7 +66,7 @@ def parse(
     """Reads the arguments of the command: a YAML file is a config, all else names dialogues."""
     from parrot_jax.core.arguments import parse_arguments, parse_options
     from parrot_jax.core.config import field_types
-    from parrot_jax.train.config import TrainConfig
+    from parrot_jax.train.train_config import TrainConfig
 
     first = arguments[0] if arguments else ""
     if not first or first.startswith("-") or first.endswith((".yaml", ".yml")):

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from parrot_jax.core.errors import UserError
-from parrot_jax.train.config import TrainConfig
+from parrot_jax.train.train_config import TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)

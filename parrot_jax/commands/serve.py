@@ -10,7 +10,7 @@ from parrot_jax.core.errors import UserError
 from parrot_jax.serve.vllm import VllmConfig
 
 if TYPE_CHECKING:
-    from parrot_jax.serve.jax_speaker import JaxSpeaker
+    from parrot_jax.serve.jax_engine import JaxSpeaker
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +102,7 @@ def _load(config: ServeConfig) -> "JaxSpeaker":
     import jax.numpy as jnp
 
     from parrot_jax.core.memory import keep_freed_memory
-    from parrot_jax.serve.jax_speaker import JaxSpeaker
+    from parrot_jax.serve.jax_engine import JaxSpeaker
     from parrot_jax.train.run_folder import RunFolder
     from parrot_jax.weights.model_folder import load_params
 
@@ -184,7 +184,7 @@ def _exported(run: Path, place: Path) -> Path:
     from parrot_jax.data.templates import make_template
     from parrot_jax.data.tokenizers import load_tokenizer
     from parrot_jax.serve.vllm_server import run_logged
-    from parrot_jax.train.config import TrainConfig
+    from parrot_jax.train.train_config import TrainConfig
     from parrot_jax.weights.exports import checkpoint_identity, is_whole_export, newest_step
 
     if "converted_from" in (read_yaml(run / "config.yaml") or ()):

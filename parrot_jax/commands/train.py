@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from parrot_jax.train.config import TrainConfig
+from parrot_jax.train.train_config import TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)

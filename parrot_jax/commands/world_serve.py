@@ -39,7 +39,7 @@ def run(config: WorldServeConfig) -> None:
     from parrot_jax.serve.background import BackgroundServer, open_port, serve_until_stopped
     from parrot_jax.world.answerer import Answerer
     from parrot_jax.world.facts import read_world
-    from parrot_jax.world.speaker import answerer_speaker
+    from parrot_jax.world.world_engine import answerer_speaker
 
     with open_port("127.0.0.1", config.port) as listener:
         world = read_world(Path(config.world))

@@ -29,7 +29,7 @@ def run(config: WorldWriteConfig) -> None:
     from parrot_jax.core.logs import console
     from parrot_jax.core.paths import require_local
     from parrot_jax.world.facts import make_world
-    from parrot_jax.world.files import Sizes, write_world
+    from parrot_jax.world.world_files import Sizes, write_world
 
     require_local(config.out, "--out")
     write_world(Path(config.out), make_world(config.difficulty, config.seed), Sizes())

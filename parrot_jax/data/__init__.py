@@ -1,6 +1,6 @@
 """From dialogues to training rows: tokenizer, template, masks, windows, packing, cached arrays.
 
-config.py         settings; loads no jax
+data_config.py    settings; loads no jax
 tokenizers/       text to ids: the interface, and a file for each kind
 templates/        chat formats: the interface, and a file for each
 masks.py          which turns bear loss

@@ -17,7 +17,7 @@ from parrot_jax import data, dialogue
 from parrot_jax.core.config import config_to_dict
 from parrot_jax.core.files import hash_file, hash_json, write_json
 from parrot_jax.core.logs import console
-from parrot_jax.data.config import DataConfig
+from parrot_jax.data.data_config import DataConfig
 from parrot_jax.data.templates.base import Template
 from parrot_jax.dialogue.hub import SCHEME, local_files, parse_hub_path
 from parrot_jax.dialogue.sources import SourceConfig, source_files

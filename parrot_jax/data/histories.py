@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from parrot_jax.data.config import Task
+from parrot_jax.data.data_config import Task
 from parrot_jax.data.templates.base import Template
 from parrot_jax.dialogue.types import Dialogue, Role
 

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from parrot_jax.data.config import MaskConfig
+from parrot_jax.data.data_config import MaskConfig
 from parrot_jax.dialogue.types import Dialogue, Role
 
 

@@ -33,7 +33,7 @@ from parrot_jax.core.errors import UserError, disk_full_is_a_user_error
 from parrot_jax.core.files import hash_file, hash_json, write_array, write_json
 from parrot_jax.core.logs import Pace, console
 from parrot_jax.data.cache_key import row_settings
-from parrot_jax.data.config import DataConfig, MaskConfig, Task
+from parrot_jax.data.data_config import DataConfig, MaskConfig, Task
 from parrot_jax.data.histories import HISTORIES, Histories, History, read_histories
 from parrot_jax.data.read_progress import ReadProgress
 from parrot_jax.data.rows import make_rows

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from parrot_jax.data.config import DataConfig
+from parrot_jax.data.data_config import DataConfig
 from parrot_jax.data.masks import mask_turns
 from parrot_jax.data.packing import fill_row, plan_rows, row_dtype
 from parrot_jax.data.templates.base import Template, TurnText

@@ -3,7 +3,7 @@
 types.py          Dialogue and Turn
 sources.py        which files to read, and one stream out of all of them
 unpack.py         files as bytes, unpacked
-raw_rows.py      a row of a file, or why it cannot be used
+raw_rows.py       a row of a file, or why it cannot be used
 json_list.py      where the elements of one big JSON list are
 json_stream.py    rows of JSON files, each with its line
 parquet.py        rows of Parquet files
@@ -11,6 +11,7 @@ hub.py            rows from the Hugging Face hub
 keys.py           what the keys of rows and messages mean: one table
 unread.py         what a row holds besides the turns that were read
 read.py           the dialogues of a file, in one call
+read.py          the dialogues of a file, in one call
 readers.py        one parser for each format
 messages.py       lists of messages to turns
 pairs.py          rows of questions and answers
@@ -31,5 +32,5 @@ repeats.py        questions that were asked before
 dedup.py          duplicate dialogues
 contamination.py  benchmark questions in training data
 sensitive.py      addresses, numbers and keys of persons
-sampling.py       samples that contain smaller ones
+draw.py           samples that contain smaller ones
 """

@@ -15,10 +15,10 @@ from typing import Literal
 from parrot_jax.core.errors import UserError
 from parrot_jax.core.paths import as_path, matching_files
 from parrot_jax.core.remote import RemotePath
+from parrot_jax.dialogue.draw import draw
 from parrot_jax.dialogue.hub import parse_hub_path, read_hub
 from parrot_jax.dialogue.readers import ReadRow, WrongKindError, read_json_file
 from parrot_jax.dialogue.report import ReadReport, SourceCounts
-from parrot_jax.dialogue.sampling import draw
 from parrot_jax.dialogue.types import Dialogue
 
 __all__ = ["READERS", "ReadReport", "SourceConfig", "SourceKind", "read_sources", "source_files"]

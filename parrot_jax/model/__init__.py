@@ -1,6 +1,6 @@
 """The decoder in Flax NNX: families, attention, layers, generation. Knows no data, losses or files.
 
-config.py            ModelConfig, the sizes of a model; loads no jax
+model_config.py      ModelConfig, the sizes of a model; loads no jax
 families/            a folder a family: its layer, its tensors, what it refuses; loads no jax
 hf_config.py         from and to HF's config.json; loads no jax
 presets.py           published models by name; loads no jax

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from parrot_jax.model.config import ModelConfig
 from parrot_jax.model.einsum import einsum
+from parrot_jax.model.model_config import ModelConfig
 from parrot_jax.model.rotary import Rotation
 
 

@@ -8,7 +8,6 @@ from jaxtyping import Array, Float, Int
 from parrot_jax.model import attention as attention_backends
 from parrot_jax.model.attention import Backend
 from parrot_jax.model.cache import Cache, attend_to_cache, lengthen, write
-from parrot_jax.model.config import ModelConfig
 from parrot_jax.model.decoder import (
     Params,
     embed_tokens,
@@ -17,6 +16,7 @@ from parrot_jax.model.decoder import (
     unembedding,
     visit_layers,
 )
+from parrot_jax.model.model_config import ModelConfig
 
 
 def prefill(

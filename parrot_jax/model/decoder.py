@@ -27,8 +27,8 @@ from parrot_jax.core.errors import UserError
 from parrot_jax.model import attention as attention_backends
 from parrot_jax.model.attention import Backend
 from parrot_jax.model.blocks import DecoderLayer, rms_norm, scale, weight
-from parrot_jax.model.config import ModelConfig
 from parrot_jax.model.families import family_of
+from parrot_jax.model.model_config import ModelConfig
 from parrot_jax.model.rotary import Rotation, rotation_at
 from parrot_jax.sharding import array_sharding
 

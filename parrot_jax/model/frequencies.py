@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from parrot_jax.model.config import RopeScaling
+from parrot_jax.model.model_config import RopeScaling
 
 
 def frequencies(head_width: int, theta: float, scaling: RopeScaling | None = None) -> np.ndarray:

@@ -24,9 +24,9 @@ from parrot_jax.distributed import on_host
 from parrot_jax.model import attention as attention_backends
 from parrot_jax.model.attention import Backend
 from parrot_jax.model.cache import Cache
-from parrot_jax.model.config import ModelConfig
 from parrot_jax.model.decode import decode, prefill
 from parrot_jax.model.decoder import Params, with_whole_embedding
+from parrot_jax.model.model_config import ModelConfig
 from parrot_jax.model.sampling import Sampling, sample
 from parrot_jax.sharding import num_batch_shards
 

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from parrot_jax.core.errors import UserError
-from parrot_jax.model.config import ModelConfig, RopeScaling, check_values, shown
 from parrot_jax.model.families import FAMILIES, family_of
 from parrot_jax.model.families.family import Family
+from parrot_jax.model.model_config import ModelConfig, RopeScaling, check_values, shown
 
 _SIZES = (
     "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from types import MappingProxyType
 
-from parrot_jax.model.config import ModelConfig, RopeScaling
+from parrot_jax.model.model_config import ModelConfig, RopeScaling
 
 _LLAMA_3_8B = ModelConfig(
     vocab_size=128256,

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from parrot_jax.model.config import RopeScaling
 from parrot_jax.model.frequencies import frequencies
+from parrot_jax.model.model_config import RopeScaling
 
 
 class Rotation(NamedTuple):

@@ -26,8 +26,8 @@ from parrot_jax.core.errors import UserError
 from parrot_jax.core.logs import visible
 from parrot_jax.serve import protocol
 from parrot_jax.serve.callers.known_callers import KnownCallers
+from parrot_jax.serve.engine import Completion, RequestError, Say, Speaker, say_nothing
 from parrot_jax.serve.replies import Reply, error_response, model_card
-from parrot_jax.serve.speaker import Completion, RequestError, Say, Speaker, say_nothing
 from parrot_jax.serve.streams import Speaking, Stream, unless_hung_up
 
 Endpoint = Callable[[Request], Awaitable[Response]]

@@ -49,7 +49,7 @@ class BackgroundServer:
     """Serves an application while the `with` block runs.
 
     >>> from parrot_jax.serve.app import make_app
-    >>> from parrot_jax.serve.speaker import FunctionSpeaker
+    >>> from parrot_jax.serve.engine import FunctionSpeaker
     >>> import urllib.request
     >>> app = make_app(FunctionSpeaker("echo", lambda messages: messages[-1]["content"]))
     >>> with BackgroundServer(app) as server:

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Callable, Collection, Hashable, Sequ
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from parrot_jax.serve.speaker import RequestError
+from parrot_jax.serve.engine import RequestError
 
 WorkT = TypeVar("WorkT")
 PartT = TypeVar("PartT")

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from parrot_jax.dialogue.types import Role
-from parrot_jax.serve.speaker import Messages, RequestError
+from parrot_jax.serve.engine import Messages, RequestError
 
 # The newer of OpenAI's names is for the same thing.
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}

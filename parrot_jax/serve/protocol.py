@@ -16,8 +16,8 @@ import pydantic_core
 from pydantic import BaseModel, ConfigDict, Field
 
 from parrot_jax.dialogue.json_stream import parse_json
+from parrot_jax.serve.engine import Messages, RequestError, Settings
 from parrot_jax.serve.messages import read_messages, says_nothing, shown
-from parrot_jax.serve.speaker import Messages, RequestError, Settings
 
 _MAX_STOP_STRINGS = 4
 

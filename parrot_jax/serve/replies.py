@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from parrot_jax.serve.speaker import Completion
+from parrot_jax.serve.engine import Completion
 
 _ERROR_CHARS, _PARAM_CHARS = 600, 100
 

@@ -9,7 +9,7 @@ import bisect
 from collections.abc import Sequence
 
 from parrot_jax.data.tokenizers import Tokenizer
-from parrot_jax.serve.speaker import first_stop
+from parrot_jax.serve.engine import first_stop
 
 
 class ReplyText:

@@ -9,8 +9,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from parrot_jax.serve.engine import Completion, Say
 from parrot_jax.serve.replies import Reply, event
-from parrot_jax.serve.speaker import Completion, Say
 
 ResultT = TypeVar("ResultT")
 

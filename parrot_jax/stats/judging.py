@@ -18,8 +18,8 @@ from pathlib import Path
 from rich.console import Console
 
 from parrot_jax.api.budget import usd
-from parrot_jax.api.config import changes_of_replies
 from parrot_jax.api.endpoint import Endpoint, request_body
+from parrot_jax.api.endpoint_config import changes_of_replies
 from parrot_jax.api.jobs import Job, open_journal
 from parrot_jax.api.journal import End, Start
 from parrot_jax.api.journal_reader import JournalReader, SpeakerCounts
@@ -28,9 +28,9 @@ from parrot_jax.api.replies import Outcome
 from parrot_jax.core.config import config_from_dict, config_to_dict
 from parrot_jax.core.errors import ParrotError, UserError
 from parrot_jax.core.logs import visible
-from parrot_jax.stats.config import JudgeConfig
-from parrot_jax.stats.prompts import JUDGED, Judgment, messages_about, read_reply
-from parrot_jax.stats.sampling import Session
+from parrot_jax.stats.judge_config import JudgeConfig
+from parrot_jax.stats.judge_prompts import JUDGED, Judgment, messages_about, read_reply
+from parrot_jax.stats.sessions import Session
 
 _SPEAKER = "judge"
 

@@ -8,11 +8,11 @@ from parrot_jax.core.logs import counting
 from parrot_jax.core.paths import require_local_folder
 from parrot_jax.core.published_names import without_folders
 from parrot_jax.data.tokenizers import Tokenizer, load_tokenizer
-from parrot_jax.stats.config import JudgeConfig
-from parrot_jax.stats.files import measure_file
 from parrot_jax.stats.inputs import labels_of, source_of
+from parrot_jax.stats.judge_config import JudgeConfig
 from parrot_jax.stats.judging import check_judge, judge_sessions
-from parrot_jax.stats.sampling import draw_sessions
+from parrot_jax.stats.measure_file import measure_file
+from parrot_jax.stats.sessions import draw_sessions
 from parrot_jax.stats.summary import Statistics, TokenizerName
 
 

@@ -6,18 +6,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from parrot_jax import __version__
 from parrot_jax.core.published_names import name_to_publish, without_folders
 from parrot_jax.dialogue.report import ReadReport
 from parrot_jax.intervals.bootstrap import RESAMPLES
 from parrot_jax.report.page import Table
-from parrot_jax.stats.config import JudgeConfig
-from parrot_jax.stats.files import Estimate, FileStats, estimates_of
+from parrot_jax.stats.judge_config import JudgeConfig
+from parrot_jax.stats.judge_prompts import JUDGED
 from parrot_jax.stats.judging import Judgments
+from parrot_jax.stats.measure_file import Estimate, FileStats, estimates_of
 from parrot_jax.stats.measures import MEASURES, Measure, Part
-from parrot_jax.stats.prompts import JUDGED
 from parrot_jax.stats.published import PUBLISHED
-from parrot_jax.stats.sampling import Session
+from parrot_jax.stats.sessions import Session
+from parrot_jax.version import __version__
 
 NOTHING = "–"
 _PLACE = re.compile(r"(.*?):\d+: ", re.S)

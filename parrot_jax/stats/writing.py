@@ -8,7 +8,7 @@ from parrot_jax.core.errors import disk_full_is_a_user_error
 from parrot_jax.core.files import atomic_write, write_json
 from parrot_jax.report.charts import Bars, column_chart
 from parrot_jax.report.page import Chart, Hue, Page, Picture, Section, Table, Tile, write_page
-from parrot_jax.stats.files import FileStats
+from parrot_jax.stats.measure_file import FileStats
 from parrot_jax.stats.summary import (
     Statistics,
     definitions_table,

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from parrot_jax.model.config import ModelConfig
 from parrot_jax.model.families import num_parameters
+from parrot_jax.model.model_config import ModelConfig
 
 _MIB = 2**20
 

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from parrot_jax.model import decoder
 from parrot_jax.model.attention import Backend
-from parrot_jax.model.config import ModelConfig
+from parrot_jax.model.model_config import ModelConfig
 from parrot_jax.sharding import num_batch_shards
 
 Batch = Mapping[str, Any]

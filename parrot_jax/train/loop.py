@@ -23,7 +23,6 @@ from parrot_jax.core.logs import Pace, console, duration, progress_bar
 from parrot_jax.core.paths import AnyPath
 from parrot_jax.distributed import any_process, in_first_process, is_first_process
 from parrot_jax.train import perplexity
-from parrot_jax.train.config import TrainConfig
 from parrot_jax.train.objectives import Objective
 from parrot_jax.train.preemption import Preemption, preemption
 from parrot_jax.train.profile import Profiler
@@ -35,6 +34,7 @@ from parrot_jax.train.setup import Setup, set_up
 from parrot_jax.train.state import frozen_weights, new_state, restore_newest, save_state
 from parrot_jax.train.step import StepMetrics
 from parrot_jax.train.trackers import Trackers, open_trackers
+from parrot_jax.train.train_config import TrainConfig
 from parrot_jax.train.train_state import TrainState
 from parrot_jax.train.watchdog import Watchdog
 from parrot_jax.weights.checkpoints import Checkpoints

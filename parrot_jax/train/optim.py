@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from parrot_jax.train.config import OptimConfig, TrainConfig
+from parrot_jax.train.train_config import OptimConfig, TrainConfig
 
 
 class Steps(NamedTuple):

@@ -16,11 +16,11 @@ import jax
 from parrot_jax.model.decoder import REMAT_POLICIES
 from parrot_jax.sharding import make_mesh, num_batch_shards
 from parrot_jax.train.chips import Chip, flops_per_token
-from parrot_jax.train.config import TrainConfig
 from parrot_jax.train.objectives import RoleMaskedLoss
 from parrot_jax.train.optim import count_steps, learning_rate
 from parrot_jax.train.program import make_program
 from parrot_jax.train.topologies import Topology
+from parrot_jax.train.train_config import TrainConfig
 
 MARGIN = 0.08
 """Share of a device's memory that a step must leave free to be said to fit."""

@@ -21,12 +21,12 @@ from parrot_jax.core.files import write_json
 from parrot_jax.core.logs import console
 from parrot_jax.data.prepare import RowFiles
 from parrot_jax.distributed import any_process, in_first_process
-from parrot_jax.train.config import TrainConfig
 from parrot_jax.train.program import Program, put_rows, too_large_is_a_user_error
 from parrot_jax.train.run_data import describe_data
 from parrot_jax.train.run_folder import RunFolder
 from parrot_jax.train.setup import Setup, set_up
 from parrot_jax.train.state import new_state, restore_state, save_state
+from parrot_jax.train.train_config import TrainConfig
 from parrot_jax.train.train_state import TrainState
 from parrot_jax.weights.checkpoints import Checkpoints
 

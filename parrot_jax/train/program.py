@@ -19,12 +19,12 @@ from parrot_jax.core.errors import UserError
 from parrot_jax.data.packing import row_dtype
 from parrot_jax.model.attention import choose, resolve
 from parrot_jax.sharding import array_sharding, num_batch_shards
-from parrot_jax.train.config import OptimConfig, TrainConfig
 from parrot_jax.train.forward import Batch, Forward
 from parrot_jax.train.objectives import Objective
 from parrot_jax.train.optim import adamw
 from parrot_jax.train.state import abstract_state, shardings_of
 from parrot_jax.train.step import compile_step
+from parrot_jax.train.train_config import OptimConfig, TrainConfig
 from parrot_jax.train.train_state import TrainState
 
 KEPT_PROGRAMS = 8

@@ -6,7 +6,7 @@ decide: other bytes in a source that give the same rows are no change.
 
 from typing import Any
 
-from parrot_jax.data.config import DataConfig
+from parrot_jax.data.data_config import DataConfig
 from parrot_jax.data.prepare import Prepared
 
 

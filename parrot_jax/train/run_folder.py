@@ -29,7 +29,6 @@ from typing import Any
 
 import jax
 
-import parrot_jax
 from parrot_jax.core.config import changed_keys, config_to_dict, load_config, save_config
 from parrot_jax.core.errors import RunError, UserError, disk_full_is_a_user_error
 from parrot_jax.core.files import read_object, write_json
@@ -40,8 +39,9 @@ from parrot_jax.data.templates import make_template
 from parrot_jax.data.templates.base import Template
 from parrot_jax.data.tokenizers import Tokenizer, load_tokenizer
 from parrot_jax.distributed import DistributedConfig, in_first_process
-from parrot_jax.train.config import TrainConfig
 from parrot_jax.train.run_data import changed_data
+from parrot_jax.train.train_config import TrainConfig
+from parrot_jax.version import __version__
 from parrot_jax.weights.model_card import Training
 from parrot_jax.weights.model_folder import ModelFolder
 
@@ -343,14 +343,14 @@ class RunFolder(ModelFolder):
 
 def versions() -> dict[str, str | None]:
     """The git commit of this program, and the packages that decide what it computes."""
-    root = Path(parrot_jax.__file__).parents[1]
+    root = Path(__file__).parents[2]
     commit = subprocess.run(
         ["git", "-C", root, "describe", "--always", "--dirty", "--abbrev=40"],
         capture_output=True, text=True, check=False,
     ).stdout.strip() if (root / ".git").exists() else ""  # fmt: skip
     versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
     return {
-        "parrot_jax": parrot_jax.__version__,
+        "parrot_jax": __version__,
         "commit": commit or None,
         "python": platform.python_version(),
         **versions,

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 from jax.sharding import Mesh
 
 from parrot_jax.data.templates.base import Template
-from parrot_jax.model.config import ModelConfig
 from parrot_jax.model.generate import generate
+from parrot_jax.model.model_config import ModelConfig
 
 
 class Sample(NamedTuple):

@@ -19,11 +19,11 @@ from parrot_jax.distributed import check_same_everywhere
 from parrot_jax.model.families import num_parameters
 from parrot_jax.sharding import make_mesh, num_batch_shards
 from parrot_jax.train.chips import chip_of, flops_per_token
-from parrot_jax.train.config import TrainConfig
 from parrot_jax.train.objectives import Objective, RoleMaskedLoss
 from parrot_jax.train.optim import Steps, count_steps, learning_rate
 from parrot_jax.train.program import Program, make_program, put_rows
 from parrot_jax.train.step import Batch
+from parrot_jax.train.train_config import TrainConfig
 from parrot_jax.weights.model_folder import ModelFolder, check_same_model
 
 

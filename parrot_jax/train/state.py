@@ -11,9 +11,9 @@ from jax.typing import DTypeLike
 from parrot_jax.core.errors import UserError
 from parrot_jax.core.logs import console
 from parrot_jax.model import decoder
-from parrot_jax.model.config import ModelConfig
+from parrot_jax.model.model_config import ModelConfig
 from parrot_jax.sharding import array_sharding
-from parrot_jax.train.config import TrainConfig
+from parrot_jax.train.train_config import TrainConfig
 from parrot_jax.train.train_state import IsTrainable, TrainState, all_trainable, split
 from parrot_jax.weights.checkpoints import Checkpoints, DamagedCheckpointError
 from parrot_jax.weights.model_folder import abstract_params, load_params

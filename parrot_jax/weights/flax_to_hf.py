@@ -19,8 +19,8 @@ from jaxtyping import Shaped
 from parrot_jax.core.errors import UserError, disk_full_is_a_user_error
 from parrot_jax.core.files import atomic_write, check_room, hash_file, read_json, write_json
 from parrot_jax.core.logs import console, progress
-from parrot_jax.model.config import ModelConfig
 from parrot_jax.model.hf_config import to_hf
+from parrot_jax.model.model_config import ModelConfig
 from parrot_jax.weights.dtypes import SAFETENSORS_NAMES, Dtype
 from parrot_jax.weights.exports import RECORD, read_record
 from parrot_jax.weights.hf_folder import DTYPES, INDEX, cast_finite

@@ -18,9 +18,9 @@ from safetensors import SafetensorError, safe_open
 from parrot_jax.core.errors import UserError
 from parrot_jax.core.files import open_input, read_json
 from parrot_jax.core.paths import file_in
-from parrot_jax.model.config import ModelConfig
 from parrot_jax.model.frequencies import frequencies
 from parrot_jax.model.hf_config import from_hf
+from parrot_jax.model.model_config import ModelConfig
 from parrot_jax.weights.dtypes import SAFETENSORS_NAMES
 from parrot_jax.weights.exports import check_hash, known_hashes
 from parrot_jax.weights.names import Tensor, tensors

@@ -7,8 +7,8 @@ from typing import Any, Literal, NamedTuple
 import yaml
 
 from parrot_jax.core import markdown
-from parrot_jax.model.config import ModelConfig
 from parrot_jax.model.families import num_parameters
+from parrot_jax.model.model_config import ModelConfig
 
 _TEMPLATE = Path(__file__).parent / "templates" / "model_card.md.jinja"
 

@@ -19,7 +19,7 @@ from parrot_jax.core.paths import AnyPath, as_path
 from parrot_jax.core.remote import RemotePath
 from parrot_jax.core.yaml_files import read_yaml
 from parrot_jax.model import decoder
-from parrot_jax.model.config import ModelConfig
+from parrot_jax.model.model_config import ModelConfig
 from parrot_jax.sharding import MeshConfig, make_mesh, param_shardings
 from parrot_jax.weights.checkpoints import Checkpoints, DamagedCheckpointError
 

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Shaped
 
-from parrot_jax.model.config import ModelConfig
 from parrot_jax.model.families import tensor_names
+from parrot_jax.model.model_config import ModelConfig
 
 _BAND = 256
 """Rows that are transposed at a time: they stay in the cache."""

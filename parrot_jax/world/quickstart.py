@@ -25,20 +25,20 @@ from parrot_jax.data.prepare import prepare
 from parrot_jax.dialogue.writers import DIALOGUES
 from parrot_jax.serve.app import make_app
 from parrot_jax.serve.background import BackgroundServer
-from parrot_jax.serve.jax_speaker import JaxSpeaker
-from parrot_jax.train.config import TrainConfig
+from parrot_jax.serve.jax_engine import JaxSpeaker
 from parrot_jax.train.loop import train
 from parrot_jax.train.run_folder import RunFolder
+from parrot_jax.train.train_config import TrainConfig
 from parrot_jax.weights.model_folder import load_params
 from parrot_jax.world.answerer import Answerer
 from parrot_jax.world.exam import take_exam
 from parrot_jax.world.facts import make_world
-from parrot_jax.world.files import Sizes, write_world
 from parrot_jax.world.progress import Progress
 from parrot_jax.world.recipes import ASKER, ask_config, chat_config, collect_config
 from parrot_jax.world.report import write_report
-from parrot_jax.world.speaker import answerer_speaker
 from parrot_jax.world.summary import summarise, write_kinds
+from parrot_jax.world.world_engine import answerer_speaker
+from parrot_jax.world.world_files import Sizes, write_world
 
 _SERVED_ROWS = 8
 

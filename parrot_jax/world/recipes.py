@@ -8,15 +8,15 @@ and all in 1,300 of 2.
 import re
 from pathlib import Path
 
-from parrot_jax.collect.config import BeginningsConfig, CollectConfig, SpeakerConfig
+from parrot_jax.collect.collect_config import BeginningsConfig, CollectConfig, SpeakerConfig
 from parrot_jax.collect.stops import StopConfig
-from parrot_jax.data.config import DataConfig, MaskConfig, Task
+from parrot_jax.data.data_config import DataConfig, MaskConfig, Task
 from parrot_jax.dialogue.sources import SourceConfig
-from parrot_jax.model.config import ModelConfig
-from parrot_jax.train.config import OptimConfig, TrainConfig
+from parrot_jax.model.model_config import ModelConfig
+from parrot_jax.train.train_config import OptimConfig, TrainConfig
 from parrot_jax.world.answerer import NO_ANSWER
-from parrot_jax.world.files import VOCAB_SIZE
-from parrot_jax.world.speaker import MODEL as ANSWERER
+from parrot_jax.world.world_engine import MODEL as ANSWERER
+from parrot_jax.world.world_files import VOCAB_SIZE
 
 ASKER = "ask"
 """The name under which Parrot-Ask is served."""

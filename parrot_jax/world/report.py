@@ -23,7 +23,7 @@ from parrot_jax.report.page import (
     Transcript,
     write_page,
 )
-from parrot_jax.world.measures import asked_kinds
+from parrot_jax.world.exam_measures import asked_kinds
 from parrot_jax.world.pictures import (
     KIND_NAMES,
     accuracy_picture,

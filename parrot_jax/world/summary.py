@@ -11,8 +11,8 @@ from typing import Any
 from parrot_jax.collect.folder import Collection
 from parrot_jax.core.files import open_input, write_json
 from parrot_jax.world.exam import accuracy_by_turn
+from parrot_jax.world.exam_measures import AskedKinds, asked_kinds, kind_distance
 from parrot_jax.world.facts import World
-from parrot_jax.world.measures import AskedKinds, asked_kinds, kind_distance
 from parrot_jax.world.people import people_dialogues
 from parrot_jax.world.questions import Language
 

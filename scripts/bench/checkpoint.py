@@ -31,11 +31,11 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from parrot_jax.model.config import ModelConfig
+from parrot_jax.model.model_config import ModelConfig
 from parrot_jax.sharding import MeshConfig, make_mesh
-from parrot_jax.train.config import OptimConfig
 from parrot_jax.train.optim import adamw
 from parrot_jax.train.state import abstract_state, restore_state, save_state
+from parrot_jax.train.train_config import OptimConfig
 from parrot_jax.train.train_state import TrainState
 from parrot_jax.weights.checkpoints import Checkpoints
 from parrot_jax.weights.layers import abstract_parts, names_of

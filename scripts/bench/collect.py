@@ -26,10 +26,10 @@ from typing import Any
 
 import openai
 
-from parrot_jax.api.config import EndpointConfig
 from parrot_jax.api.endpoint import Endpoint
+from parrot_jax.api.endpoint_config import EndpointConfig
 from parrot_jax.api.scripted_server import ScriptedServer
-from parrot_jax.collect.config import BeginningsConfig, CollectConfig, SpeakerConfig
+from parrot_jax.collect.collect_config import BeginningsConfig, CollectConfig, SpeakerConfig
 from parrot_jax.collect.run import collect
 from parrot_jax.collect.stops import StopConfig
 from parrot_jax.core.logs import console

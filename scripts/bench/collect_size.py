@@ -22,7 +22,7 @@ from typing import Any
 from parrot_jax.api import scripted_server
 from parrot_jax.api.endpoint import Endpoint
 from parrot_jax.api.replies import Response, read_response
-from parrot_jax.collect.config import BeginningsConfig, CollectConfig, SpeakerConfig
+from parrot_jax.collect.collect_config import BeginningsConfig, CollectConfig, SpeakerConfig
 from parrot_jax.collect.run import collect
 from parrot_jax.collect.stops import StopConfig
 from parrot_jax.core.logs import console

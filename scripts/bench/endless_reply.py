@@ -17,8 +17,8 @@ from typing import Any
 
 import openai
 
-from parrot_jax.api.config import EndpointConfig
 from parrot_jax.api.endpoint import Endpoint
+from parrot_jax.api.endpoint_config import EndpointConfig
 
 PART = b" " * 2**20
 

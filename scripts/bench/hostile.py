@@ -28,7 +28,7 @@ from typing import Any
 
 import yaml
 
-from parrot_jax.world.files import VOCAB_SIZE
+from parrot_jax.world.world_files import VOCAB_SIZE
 
 HERE = Path(__file__).resolve().parents[2]
 
@@ -51,7 +51,7 @@ print(seconds, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1
 
 SEND = """
 import asyncio, resource, sys, time
-from parrot_jax.api.config import EndpointConfig
+from parrot_jax.api.endpoint_config import EndpointConfig
 from parrot_jax.api.endpoint import Endpoint
 async def send():
     async with Endpoint(EndpointConfig(base_url=sys.argv[1], model="m", timeout_s=600)) as endpoint:

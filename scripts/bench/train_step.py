@@ -22,8 +22,8 @@ from jaxtyping import Array
 
 from parrot_jax.model import attention, decoder
 from parrot_jax.model.attention import choose
-from parrot_jax.model.config import ModelConfig
 from parrot_jax.model.families import num_parameters
+from parrot_jax.model.model_config import ModelConfig
 from parrot_jax.train.forward import Batch, Forward, next_tokens
 from parrot_jax.train.objectives import RoleMaskedLoss
 from parrot_jax.train.step import train_step

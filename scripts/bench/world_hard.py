@@ -18,10 +18,10 @@ from parrot_jax.dialogue.writers import write_messages
 from parrot_jax.train.loop import train
 from parrot_jax.world.exam import take_exam
 from parrot_jax.world.facts import Difficulty, make_world
-from parrot_jax.world.files import Sizes, write_world
 from parrot_jax.world.people import people_dialogues
 from parrot_jax.world.quickstart import Scale
 from parrot_jax.world.recipes import chat_config
+from parrot_jax.world.world_files import Sizes, write_world
 
 NUM_ROUNDS = 10
 

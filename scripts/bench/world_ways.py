@@ -30,7 +30,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from parrot_jax.collect.config import BeginningsConfig, CollectConfig, SpeakerConfig
+from parrot_jax.collect.collect_config import BeginningsConfig, CollectConfig, SpeakerConfig
 from parrot_jax.collect.run import collect
 from parrot_jax.collect.stops import StopConfig, StopJudge
 from parrot_jax.dialogue.report import ReadReport
@@ -42,16 +42,16 @@ from parrot_jax.serve.app import make_app
 from parrot_jax.serve.background import BackgroundServer
 from parrot_jax.stats.run import compute_statistics
 from parrot_jax.stats.writing import write_statistics
-from parrot_jax.train.config import TrainConfig
 from parrot_jax.train.loop import train
+from parrot_jax.train.train_config import TrainConfig
 from parrot_jax.world.answerer import NO_ANSWER, Answerer
-from parrot_jax.world.measures import asked_kinds
+from parrot_jax.world.exam_measures import asked_kinds
 from parrot_jax.world.people import next_question
 from parrot_jax.world.questions import Context, Invalid, Language, Question, true_answer
 from parrot_jax.world.quickstart import Loop, Scale, trained_speaker
 from parrot_jax.world.recipes import ASKER, chat_config
-from parrot_jax.world.speaker import MODEL as ANSWERER
-from parrot_jax.world.speaker import answerer_speaker
+from parrot_jax.world.world_engine import MODEL as ANSWERER
+from parrot_jax.world.world_engine import answerer_speaker
 
 USER_PROMPT = "What would you ask next?"
 UNKNOWN_PROMPT = "Go on."

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parrot_jax.api.budget import Budget, BudgetSpentError, Spent, worst_usage
-from parrot_jax.api.config import EndpointConfig, Price
+from parrot_jax.api.endpoint_config import EndpointConfig, Price
 from parrot_jax.api.replies import Usage
 
 PRICE = Price(prompt=1.0, completion=10.0)

@@ -12,8 +12,8 @@ import pytest
 
 from parrot_jax.api.budget import Budget, BudgetSpentError, Spent
 from parrot_jax.api.caller import Caller, retry_delay_s
-from parrot_jax.api.config import EndpointConfig, RetryConfig
 from parrot_jax.api.endpoint import Endpoint, request_body
+from parrot_jax.api.endpoint_config import EndpointConfig, RetryConfig
 from parrot_jax.api.faulty_server import KEY, LASTING, REFUSALS
 from parrot_jax.api.journal import JournalWriter, Start
 from parrot_jax.api.replies import Outcome, Reply, Response, Usage, no_response, read_response

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from parrot_jax.api import endpoint, faulty_server
-from parrot_jax.api.config import EndpointConfig
 from parrot_jax.api.endpoint import Endpoint, request_body
+from parrot_jax.api.endpoint_config import EndpointConfig
 from parrot_jax.api.faulty_server import LOSSES, ODDITIES, REFUSALS
 from parrot_jax.api.replies import Outcome, Response, Usage
 from parrot_jax.api.scripted_server import Scripted, ScriptedServer, converse

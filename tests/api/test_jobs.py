@@ -12,8 +12,8 @@ import pytest
 from rich.console import Console
 
 from parrot_jax.api import live
-from parrot_jax.api.config import EndpointConfig, RetryConfig
 from parrot_jax.api.endpoint import Endpoint, request_body
+from parrot_jax.api.endpoint_config import EndpointConfig, RetryConfig
 from parrot_jax.api.jobs import Job, open_journal, raise_first
 from parrot_jax.api.journal import End, Start
 from parrot_jax.api.journal_reader import JournalReader

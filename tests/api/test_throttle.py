@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from parrot_jax.api.config import EndpointConfig, RetryConfig
+from parrot_jax.api.endpoint_config import EndpointConfig, RetryConfig
 from parrot_jax.api.rate_headers import RateLimit, read_rate_limit
 from parrot_jax.api.replies import Outcome, Reply, Response, Usage
 from parrot_jax.api.throttle import Throttle

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from parrot_jax.collect.config import CollectConfig
+from parrot_jax.collect.collect_config import CollectConfig
 from parrot_jax.core.config import config_from_dict
 
 MakeConfig = Callable[..., CollectConfig]

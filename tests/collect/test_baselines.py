@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from parrot_jax.api.scripted_server import Scripted, ScriptedServer
-from parrot_jax.collect.config import CollectConfig
+from parrot_jax.collect.collect_config import CollectConfig
 from parrot_jax.collect.run import collect
 from parrot_jax.core.errors import UserError
 

@@ -20,7 +20,7 @@ from parrot_jax.api.journal import JournalWriter
 from parrot_jax.api.journal_reader import JournalReader
 from parrot_jax.api.scripted_server import Scripted, ScriptedServer, converse
 from parrot_jax.cli import main
-from parrot_jax.collect.config import CollectConfig
+from parrot_jax.collect.collect_config import CollectConfig
 from parrot_jax.collect.folder import journal_path
 from parrot_jax.core.config import config_to_dict, load_config, save_config
 

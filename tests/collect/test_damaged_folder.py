@@ -12,7 +12,7 @@ import pytest
 
 from parrot_jax.api.scripted_server import ScriptedServer
 from parrot_jax.cli import main
-from parrot_jax.collect.config import CollectConfig
+from parrot_jax.collect.collect_config import CollectConfig
 from parrot_jax.core.config import save_config
 
 MakeConfig = Callable[..., CollectConfig]

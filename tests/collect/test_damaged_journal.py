@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from parrot_jax.api.scripted_server import ScriptedServer
-from parrot_jax.collect.config import BeginningsConfig, CollectConfig, SpeakerConfig
+from parrot_jax.collect.collect_config import BeginningsConfig, CollectConfig, SpeakerConfig
 from parrot_jax.collect.export import export
 from parrot_jax.collect.folder import Collection
 from parrot_jax.collect.run import collect

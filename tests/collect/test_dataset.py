@@ -11,10 +11,10 @@ import datasets
 import pytest
 import yaml
 
-from parrot_jax.api.config import EndpointConfig
+from parrot_jax.api.endpoint_config import EndpointConfig
 from parrot_jax.api.scripted_server import Scripted, ScriptedServer, converse
 from parrot_jax.cli import main
-from parrot_jax.collect.config import CollectConfig
+from parrot_jax.collect.collect_config import CollectConfig
 from parrot_jax.collect.dataset import DatasetSummary
 from parrot_jax.collect.filters import RepeatsConfig
 from parrot_jax.collect.publish import export_dataset

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from parrot_jax.api.config import EndpointConfig, Price
+from parrot_jax.api.endpoint_config import EndpointConfig, Price
 from parrot_jax.api.journal_reader import MeanCall
 from parrot_jax.api.replies import Usage
 from parrot_jax.api.scripted_server import Scripted, ScriptedServer, converse
 from parrot_jax.cli import main
-from parrot_jax.collect.config import CollectConfig
+from parrot_jax.collect.collect_config import CollectConfig
 from parrot_jax.collect.folder import Collection
 from parrot_jax.collect.forecast import Assumptions, Forecast, forecast
 from parrot_jax.collect.run import collect

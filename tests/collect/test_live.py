@@ -9,7 +9,7 @@ from rich.console import Console
 
 from parrot_jax.api import jobs, live
 from parrot_jax.api.scripted_server import ScriptedServer
-from parrot_jax.collect.config import CollectConfig
+from parrot_jax.collect.collect_config import CollectConfig
 from parrot_jax.collect.run import collect
 from parrot_jax.core.errors import RunError
 

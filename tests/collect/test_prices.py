@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from parrot_jax.api.config import Price
-from parrot_jax.collect.config import CollectConfig
+from parrot_jax.api.endpoint_config import Price
+from parrot_jax.collect.collect_config import CollectConfig
 from parrot_jax.collect.prices import FREE, load_prices, with_prices
 from parrot_jax.core.config import config_from_dict
 from parrot_jax.core.errors import UserError

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from parrot_jax.api.scripted_server import Scripted, ScriptedServer, converse
-from parrot_jax.collect.config import CollectConfig
+from parrot_jax.collect.collect_config import CollectConfig
 from parrot_jax.collect.export import CollectionSummary, export
 from parrot_jax.collect.folder import Collection
 from parrot_jax.collect.run import collect, collect_async, request_seed

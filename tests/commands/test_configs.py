@@ -92,7 +92,7 @@ def test_a_copy_replaces_nothing_and_names_the_near_one(said: Said, elsewhere: P
 def test_a_shipped_path_is_found_in_any_folder_and_yours_comes_first(
     elsewhere: Path, said: Said
 ) -> None:
-    from parrot_jax.collect.config import CollectConfig
+    from parrot_jax.collect.collect_config import CollectConfig
     from parrot_jax.collect.prices import load_prices
     from parrot_jax.collect.prompts import load_prompts
 

@@ -3,7 +3,7 @@
 import pytest
 
 from parrot_jax.core.errors import UserError
-from parrot_jax.data.config import MaskConfig
+from parrot_jax.data.data_config import MaskConfig
 from parrot_jax.data.masks import mask_turns
 from parrot_jax.dialogue.types import Dialogue, Turn
 

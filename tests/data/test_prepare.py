@@ -21,7 +21,7 @@ from parrot_jax.core.errors import UserError
 from parrot_jax.core.files import hash_json
 from parrot_jax.data import prepare as prepare_module
 from parrot_jax.data.cache_key import row_settings
-from parrot_jax.data.config import DataConfig, MaskConfig
+from parrot_jax.data.data_config import DataConfig, MaskConfig
 from parrot_jax.data.pipeline import Batches
 from parrot_jax.data.prepare import held_out, note_shared_files, prepare, read_split
 from parrot_jax.data.read_progress import ReadProgress

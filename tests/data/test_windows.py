@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parrot_jax.data.config import MaskConfig
+from parrot_jax.data.data_config import MaskConfig
 from parrot_jax.data.masks import MaskedTurn, mask_turns
 from parrot_jax.data.templates.base import RenderedTurn, Rendering
 from parrot_jax.data.templates.parrot import ParrotTemplate

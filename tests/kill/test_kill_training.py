@@ -81,9 +81,9 @@ def final_state(run: Path) -> tuple[list[Any], list[dict[str, Any]], list[str]]:
     """The last weights and moments, the metrics without durations, the evaluations."""
     from parrot_jax.core.config import load_config
     from parrot_jax.sharding import make_mesh
-    from parrot_jax.train.config import TrainConfig
     from parrot_jax.train.optim import adamw
     from parrot_jax.train.state import abstract_state, restore_state
+    from parrot_jax.train.train_config import TrainConfig
     from parrot_jax.weights.checkpoints import Checkpoints
 
     config = load_config(TrainConfig, run / "config.yaml")

@@ -13,7 +13,7 @@ import yaml
 
 from parrot_jax.core.arguments import parse_arguments
 from parrot_jax.core.errors import PreemptedError, RunError, UserError
-from parrot_jax.train.config import TrainConfig
+from parrot_jax.train.train_config import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 LAUNCH = ROOT / "scripts" / "launch"

@@ -2,8 +2,8 @@
 
 import pytest
 
-from parrot_jax.model.config import ModelConfig
 from parrot_jax.model.decoder import Params, init_params
+from parrot_jax.model.model_config import ModelConfig
 
 
 @pytest.fixture(scope="session")

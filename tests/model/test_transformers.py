@@ -10,8 +10,8 @@ import pytest
 
 from parrot_jax.cli import main
 from parrot_jax.losses.token_loss import role_weighted_nll
-from parrot_jax.model.config import ModelConfig
 from parrot_jax.model.decoder import hidden_states, unembedding
+from parrot_jax.model.model_config import ModelConfig
 from parrot_jax.weights.model_folder import ModelFolder, load_params
 from parrot_jax.weights.names import Tensor, tensors
 

@@ -15,7 +15,7 @@ from parrot_jax.data.templates.parrot import ParrotTemplate
 from parrot_jax.data.tokenizers import Tokenizer, load_tokenizer
 from parrot_jax.serve.app import make_app
 from parrot_jax.serve.background import BackgroundServer
-from parrot_jax.serve.jax_speaker import JaxSpeaker
+from parrot_jax.serve.jax_engine import JaxSpeaker
 from parrot_jax.train.run_folder import RunFolder
 from parrot_jax.weights.model_folder import load_params
 

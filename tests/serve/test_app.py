@@ -17,7 +17,7 @@ from parrot_jax.core.errors import RunError, UserError
 from parrot_jax.serve import background
 from parrot_jax.serve.app import MAX_BODY_BYTES, make_app
 from parrot_jax.serve.background import BackgroundServer, open_port
-from parrot_jax.serve.speaker import (
+from parrot_jax.serve.engine import (
     Completion,
     FunctionSpeaker,
     Messages,

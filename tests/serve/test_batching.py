@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from parrot_jax.serve.batching import Batcher, Deliver
-from parrot_jax.serve.speaker import RequestError
+from parrot_jax.serve.engine import RequestError
 
 
 class Device:

@@ -9,7 +9,7 @@ import pytest
 
 from parrot_jax.serve.app import make_app
 from parrot_jax.serve.background import BackgroundServer
-from parrot_jax.serve.speaker import FunctionSpeaker
+from parrot_jax.serve.engine import FunctionSpeaker
 
 BODY = json.dumps({"messages": [{"role": "user", "content": "hi"}]})
 

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from parrot_jax.serve import app, connections
 from parrot_jax.serve.app import MAX_BODY_BYTES, make_app
 from parrot_jax.serve.background import BackgroundServer
-from parrot_jax.serve.speaker import FunctionSpeaker
+from parrot_jax.serve.engine import FunctionSpeaker
 
 HEAD = (
     b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from openai.types.chat import ChatCompletion
 
+from parrot_jax.serve.engine import Completion, RequestError, Settings
 from parrot_jax.serve.protocol import read_chat_request, read_completion_request
 from parrot_jax.serve.replies import Reply, error_response
-from parrot_jax.serve.speaker import Completion, RequestError, Settings
 
 HELLO = [{"role": "user", "content": "hello"}]
 

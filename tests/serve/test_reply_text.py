@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parrot_jax.data.tokenizers import Tokenizer, load_tokenizer
+from parrot_jax.serve.engine import first_stop
 from parrot_jax.serve.reply_text import ReplyText
-from parrot_jax.serve.speaker import first_stop
 
 
 @pytest.fixture(scope="module")

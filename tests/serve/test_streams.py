@@ -18,7 +18,7 @@ from parrot_jax.model.generate import PART_STEPS
 from parrot_jax.serve import app
 from parrot_jax.serve.app import make_app
 from parrot_jax.serve.background import BackgroundServer
-from parrot_jax.serve.speaker import (
+from parrot_jax.serve.engine import (
     Completion,
     FunctionSpeaker,
     Messages,

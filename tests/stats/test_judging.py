@@ -22,10 +22,10 @@ from parrot_jax.core.errors import UserError
 from parrot_jax.report.charts import column_chart
 from parrot_jax.report.page import Chart
 from parrot_jax.stats import writing
-from parrot_jax.stats.config import JudgeConfig
 from parrot_jax.stats.inputs import source_of
-from parrot_jax.stats.prompts import JUDGED, read_reply
-from parrot_jax.stats.sampling import draw_sessions
+from parrot_jax.stats.judge_config import JudgeConfig
+from parrot_jax.stats.judge_prompts import JUDGED, read_reply
+from parrot_jax.stats.sessions import draw_sessions
 
 WriteSessions = Callable[..., Path]
 WriteJudge = Callable[..., Path]

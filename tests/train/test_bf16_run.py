@@ -17,9 +17,8 @@ from parrot_jax import sharding
 from parrot_jax.core.config import load_config
 from parrot_jax.model import decoder
 from parrot_jax.model.attention import choose
-from parrot_jax.model.config import ModelConfig
+from parrot_jax.model.model_config import ModelConfig
 from parrot_jax.sharding import MeshConfig
-from parrot_jax.train.config import TrainConfig
 from parrot_jax.train.forward import Forward
 from parrot_jax.train.loop import train
 from parrot_jax.train.objectives import RoleMaskedLoss
@@ -27,6 +26,7 @@ from parrot_jax.train.optim import adamw
 from parrot_jax.train.run_folder import RunFolder
 from parrot_jax.train.state import abstract_state, restore_state
 from parrot_jax.train.step import add_rounded, summed_gradients
+from parrot_jax.train.train_config import TrainConfig
 from parrot_jax.train.train_state import TrainState
 from parrot_jax.weights.checkpoints import Checkpoints
 

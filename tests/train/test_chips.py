@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 
-from parrot_jax.model.config import ModelConfig
 from parrot_jax.model.families import num_parameters
+from parrot_jax.model.model_config import ModelConfig
 from parrot_jax.model.presets import PRESETS
 from parrot_jax.train.chips import CHIPS, chip_of, flops_per_token
 

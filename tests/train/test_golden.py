@@ -19,9 +19,9 @@ import numpy as np
 import pytest
 
 from parrot_jax.core.config import load_config
-from parrot_jax.data.config import MaskConfig
-from parrot_jax.train.config import TrainConfig
+from parrot_jax.data.data_config import MaskConfig
 from parrot_jax.train.loop import train
+from parrot_jax.train.train_config import TrainConfig
 
 GOLDEN = Path(__file__).with_name("golden_losses.json")
 NUM_STEPS = 20

@@ -18,13 +18,13 @@ from parrot_jax.data.tokenizers import load_tokenizer
 from parrot_jax.model import decoder
 from parrot_jax.sharding import MeshConfig
 from parrot_jax.train import loop
-from parrot_jax.train.config import OptimConfig, TrainConfig
 from parrot_jax.train.loop import train
 from parrot_jax.train.objectives import RoleMaskedLoss, Sums
 from parrot_jax.train.optim import count_steps
 from parrot_jax.train.perplexity import summarise
 from parrot_jax.train.run_folder import RunFolder
 from parrot_jax.train.setup import Setup, set_up
+from parrot_jax.train.train_config import OptimConfig, TrainConfig
 from parrot_jax.weights.model_folder import load_params
 
 EIGHT_PARTS = MeshConfig(data=1, fsdp=8, tensor=1)

@@ -23,15 +23,14 @@ from hypothesis import strategies as st
 from parrot_jax.cli import main
 from parrot_jax.core.config import load_config
 from parrot_jax.core.errors import UserError
-from parrot_jax.data.config import DataConfig, MaskConfig
+from parrot_jax.data.data_config import DataConfig, MaskConfig
 from parrot_jax.dialogue.sources import SourceConfig
-from parrot_jax.model.config import ModelConfig
 from parrot_jax.model.decoder import REMAT_POLICIES
+from parrot_jax.model.model_config import ModelConfig
 from parrot_jax.sharding import MeshConfig
 from parrot_jax.train import plan as planning
 from parrot_jax.train import topologies
 from parrot_jax.train.chips import CHIPS
-from parrot_jax.train.config import OptimConfig, TrainConfig
 from parrot_jax.train.plan import (
     MARGIN,
     MAX_COMPILES,
@@ -44,6 +43,7 @@ from parrot_jax.train.plan import (
     times,
 )
 from parrot_jax.train.topologies import parse_topology
+from parrot_jax.train.train_config import OptimConfig, TrainConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 GIB = 2**30

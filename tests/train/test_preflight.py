@@ -11,9 +11,9 @@ from parrot_jax.core.config import load_config
 from parrot_jax.core.errors import UserError
 from parrot_jax.model.families import num_parameters
 from parrot_jax.sharding import MeshConfig
-from parrot_jax.train.config import OptimConfig, TrainConfig
 from parrot_jax.train.loop import train
 from parrot_jax.train.preflight import preflight
+from parrot_jax.train.train_config import OptimConfig, TrainConfig
 from parrot_jax.weights import checkpoints
 
 

@@ -18,10 +18,10 @@ from parrot_jax.core.remote import RemotePath
 from parrot_jax.data.prepare import prepare
 from parrot_jax.data.templates.parrot import ParrotTemplate
 from parrot_jax.data.tokenizers import load_tokenizer
-from parrot_jax.train.config import TrainConfig
 from parrot_jax.train.loop import train
 from parrot_jax.train.run_data import describe_data
 from parrot_jax.train.run_folder import RunFolder
+from parrot_jax.train.train_config import TrainConfig
 from parrot_jax.weights.checkpoints import Checkpoints
 from parrot_jax.weights.model_folder import load_params
 

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 
 from parrot_jax.model import decoder
 from parrot_jax.model.attention import choose
-from parrot_jax.model.config import ModelConfig
-from parrot_jax.train.config import OptimConfig
+from parrot_jax.model.model_config import ModelConfig
 from parrot_jax.train.forward import Forward
 from parrot_jax.train.objectives import RoleMaskedLoss
 from parrot_jax.train.optim import adamw
 from parrot_jax.train.rounding import round_stochastically
 from parrot_jax.train.step import train_step
+from parrot_jax.train.train_config import OptimConfig
 from parrot_jax.train.train_state import TrainState
 
 KEY = jax.random.key(0)

@@ -14,9 +14,9 @@ from parrot_jax.core.errors import UserError
 from parrot_jax.data.prepare import prepare
 from parrot_jax.data.templates.parrot import ParrotTemplate
 from parrot_jax.data.tokenizers import load_tokenizer
-from parrot_jax.train.config import OptimConfig, TrainConfig
 from parrot_jax.train.run_data import describe_data
 from parrot_jax.train.run_folder import RunFolder
+from parrot_jax.train.train_config import OptimConfig, TrainConfig
 
 
 @pytest.fixture

@@ -13,17 +13,17 @@ import numpy as np
 import pytest
 
 from parrot_jax.core.errors import UserError
-from parrot_jax.data.config import DataConfig, MaskConfig
+from parrot_jax.data.data_config import DataConfig, MaskConfig
 from parrot_jax.dialogue.sources import SourceConfig
-from parrot_jax.model.config import ModelConfig
 from parrot_jax.model.decoder import REMAT_POLICIES, init_params
 from parrot_jax.model.families import num_parameters
+from parrot_jax.model.model_config import ModelConfig
 from parrot_jax.sharding import MeshConfig, make_mesh
-from parrot_jax.train.config import OptimConfig, TrainConfig
 from parrot_jax.train.objectives import RoleMaskedLoss
 from parrot_jax.train.program import Program, make_program, put_rows
 from parrot_jax.train.state import new_state
 from parrot_jax.train.step import summed_gradients
+from parrot_jax.train.train_config import OptimConfig, TrainConfig
 from parrot_jax.train.train_state import TrainState
 
 MODEL = ModelConfig(

@@ -13,12 +13,12 @@ from parrot_jax.data.packing import fill_row
 from parrot_jax.data.windows import Window
 from parrot_jax.model import decoder
 from parrot_jax.model.attention import choose
-from parrot_jax.model.config import ModelConfig
-from parrot_jax.train.config import OptimConfig
+from parrot_jax.model.model_config import ModelConfig
 from parrot_jax.train.forward import Forward, next_tokens
 from parrot_jax.train.objectives import RoleMaskedLoss
 from parrot_jax.train.optim import adamw, learning_rate
 from parrot_jax.train.step import train_step
+from parrot_jax.train.train_config import OptimConfig
 from parrot_jax.train.train_state import TrainState, split
 
 CONFIG = ModelConfig(

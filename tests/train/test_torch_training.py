@@ -12,8 +12,8 @@ from parrot_jax.cli import main
 from parrot_jax.core.config import load_config
 from parrot_jax.data.pipeline import Batches
 from parrot_jax.data.prepare import prepare
-from parrot_jax.train.config import TrainConfig
 from parrot_jax.train.optim import count_steps
+from parrot_jax.train.train_config import TrainConfig
 
 pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings("default")]
 

@@ -19,9 +19,9 @@ import pytest
 from parrot_jax.collect.dialogue_state import StopReason
 from parrot_jax.core.config import save_config
 from parrot_jax.world.facts import make_world
-from parrot_jax.world.files import Sizes, write_world
 from parrot_jax.world.recipes import ASKER, ask_config, collect_config
-from parrot_jax.world.speaker import MODEL as ANSWERER
+from parrot_jax.world.world_engine import MODEL as ANSWERER
+from parrot_jax.world.world_files import Sizes, write_world
 
 from .servers import ENVIRONMENT, PARROT, parrot, served
 

@@ -12,8 +12,8 @@ from huggingface_hub import constants
 from huggingface_hub.utils import _http
 from safetensors.numpy import save_file
 
-from parrot_jax.model.config import ModelConfig
 from parrot_jax.model.hf_config import to_hf
+from parrot_jax.model.model_config import ModelConfig
 from parrot_jax.serve.background import BackgroundServer
 from parrot_jax.weights.hf_folder import DTYPES
 from parrot_jax.weights.names import tensors

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-from parrot_jax.model.config import ModelConfig
 from parrot_jax.model.hf_config import to_hf
+from parrot_jax.model.model_config import ModelConfig
 
 
 def llama2c_to_hf(model: Path, folder: Path) -> ModelConfig:

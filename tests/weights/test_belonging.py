@@ -13,7 +13,7 @@ import yaml
 
 from parrot_jax.cli import main
 from parrot_jax.data.tokenizers import check_rows, load_tokenizer
-from parrot_jax.model.config import ModelConfig
+from parrot_jax.model.model_config import ModelConfig
 from parrot_jax.weights.exports import RECORD
 
 WriteHf = Callable[..., Path]

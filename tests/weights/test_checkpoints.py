@@ -14,11 +14,11 @@ import orbax.checkpoint as ocp
 import pytest
 
 from parrot_jax.core.errors import UserError
-from parrot_jax.model.config import ModelConfig
+from parrot_jax.model.model_config import ModelConfig
 from parrot_jax.sharding import MeshConfig, make_mesh
-from parrot_jax.train.config import OptimConfig
 from parrot_jax.train.optim import adamw
 from parrot_jax.train.state import abstract_state, restore_state, save_state
+from parrot_jax.train.train_config import OptimConfig
 from parrot_jax.train.train_state import TrainState
 from parrot_jax.weights import arrays
 from parrot_jax.weights.checkpoints import Checkpoints

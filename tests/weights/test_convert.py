@@ -18,9 +18,9 @@ from safetensors.numpy import load_file
 
 from parrot_jax.cli import main
 from parrot_jax.core.errors import UserError
-from parrot_jax.model.config import ModelConfig
 from parrot_jax.model.families import num_parameters
 from parrot_jax.model.frequencies import frequencies
+from parrot_jax.model.model_config import ModelConfig
 from parrot_jax.weights.exports import RECORD
 from parrot_jax.weights.hf_folder import HfFolder
 from parrot_jax.weights.model_folder import load_params

@@ -17,12 +17,12 @@ from parrot_jax.cli import main
 from parrot_jax.core.config import load_config
 from parrot_jax.core.errors import UserError
 from parrot_jax.core.remote import RemotePath
-from parrot_jax.model.config import ModelConfig
+from parrot_jax.model.model_config import ModelConfig
 from parrot_jax.sharding import MeshConfig, make_mesh
-from parrot_jax.train.config import OptimConfig, TrainConfig
 from parrot_jax.train.loop import train
 from parrot_jax.train.optim import adamw
 from parrot_jax.train.state import abstract_state, restore_newest, restore_state, save_state
+from parrot_jax.train.train_config import OptimConfig, TrainConfig
 from parrot_jax.train.train_state import TrainState
 from parrot_jax.weights.checkpoints import Checkpoints, DamagedCheckpointError
 from parrot_jax.weights.model_folder import load_params

@@ -19,7 +19,7 @@ from safetensors.numpy import save_file
 from parrot_jax.cli import main
 from parrot_jax.core.errors import UserError
 from parrot_jax.data.tokenizers import load_tokenizer
-from parrot_jax.model.config import ModelConfig
+from parrot_jax.model.model_config import ModelConfig
 from parrot_jax.weights.checkpoints import Checkpoints
 from parrot_jax.weights.hf_folder import HfFolder
 from parrot_jax.weights.model_folder import load_params

@@ -19,8 +19,8 @@ from safetensors.numpy import save_file
 from parrot_jax.cli import main
 from parrot_jax.core.errors import DiskFullError, UserError
 from parrot_jax.core.files import write_json
-from parrot_jax.model.config import ModelConfig
 from parrot_jax.model.hf_config import to_hf
+from parrot_jax.model.model_config import ModelConfig
 from parrot_jax.weights.flax_to_hf import RECORD
 from parrot_jax.weights.hf_folder import HfFolder
 from parrot_jax.weights.hub import local_folder, model_upload, push

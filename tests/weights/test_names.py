@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parrot_jax.model.config import ModelConfig
 from parrot_jax.model.decoder import abstract_params
+from parrot_jax.model.model_config import ModelConfig
 from parrot_jax.model.presets import PRESETS
 from parrot_jax.sharding import MeshConfig, make_mesh
 from parrot_jax.weights.layers import abstract_parts

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from parrot_jax.cli import main
-from parrot_jax.model.config import ModelConfig
 from parrot_jax.model.decoder import hidden_states, unembedding
 from parrot_jax.model.generate import generate
+from parrot_jax.model.model_config import ModelConfig
 from parrot_jax.weights.model_folder import ModelFolder, load_params
 
 

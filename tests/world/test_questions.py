@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from parrot_jax.world.answerer import NO_ANSWER, Answerer, wrong_answers
 from parrot_jax.world.facts import Difficulty, World, make_world, read_world
-from parrot_jax.world.files import Sizes, write_world
 from parrot_jax.world.people import people_dialogues
 from parrot_jax.world.questions import Context, Invalid, Language, Question, true_answer
+from parrot_jax.world.world_files import Sizes, write_world
 
 EASY = make_world("easy", 0)
 HARD = make_world("hard", 0)

@@ -19,8 +19,8 @@ from parrot_jax.core.errors import UserError
 from parrot_jax.dialogue.types import Dialogue
 from parrot_jax.dialogue.writers import write_messages
 from parrot_jax.world import report
+from parrot_jax.world.exam_measures import asked_kinds, kind_distance
 from parrot_jax.world.facts import make_world
-from parrot_jax.world.measures import asked_kinds, kind_distance
 from parrot_jax.world.people import people_dialogues
 from parrot_jax.world.questions import Language
 from parrot_jax.world.report import write_report

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 from parrot_jax.core.errors import UserError
 from parrot_jax.core.paths import AnyPath
-from parrot_jax.data.config import Task
+from parrot_jax.data.data_config import Task
 from parrot_jax.data.tokenizers import Tokenizer
 from parrot_jax.dialogue.types import Role
 

@@ -11,7 +11,7 @@ which, sent back, would make every later turn differ from training.
 from collections.abc import Sequence
 from pathlib import Path
 
-from parrot_jax.data.config import Task
+from parrot_jax.data.data_config import Task
 from parrot_jax.data.templates.base import (
     RenderedTurn,
     Rendering,

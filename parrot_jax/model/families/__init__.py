@@ -4,9 +4,9 @@ import math
 from collections.abc import Iterator
 
 from parrot_jax.core.errors import UserError
-from parrot_jax.model.config import ModelConfig
 from parrot_jax.model.families.family import Family, TensorNames
 from parrot_jax.model.families.llama import LLAMA
+from parrot_jax.model.model_config import ModelConfig
 
 FAMILIES: dict[str, Family] = {LLAMA.name: LLAMA}
 """Families by `ModelConfig.family`."""

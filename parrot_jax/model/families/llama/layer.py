@@ -8,7 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from parrot_jax.model.blocks import Attention, DecoderLayer, Mlp, linear, rms_norm, scale
-from parrot_jax.model.config import ModelConfig
+from parrot_jax.model.model_config import ModelConfig
 from parrot_jax.model.rotary import Rotation, rotate
 
 

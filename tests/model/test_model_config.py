@@ -6,8 +6,8 @@ import sys
 import pytest
 
 from parrot_jax.core.errors import UserError
-from parrot_jax.model.config import ModelConfig
 from parrot_jax.model.families import num_parameters
+from parrot_jax.model.model_config import ModelConfig
 from parrot_jax.model.presets import PRESETS
 
 
@@ -45,7 +45,7 @@ def test_impossible_sizes_are_refused(sizes: dict[str, float], message: str):
         ModelConfig(**sizes)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("module", ["parrot_jax.model.config", "parrot_jax.sharding"])
+@pytest.mark.parametrize("module", ["parrot_jax.model.model_config", "parrot_jax.sharding"])
 def test_configs_are_imported_without_jax(module: str):
     code = f"import sys, {module}; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

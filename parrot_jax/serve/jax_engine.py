@@ -17,14 +17,12 @@ from typing import Any
 
 import jax
 
-from parrot_jax.data.config import Task
+from parrot_jax.data.data_config import Task
 from parrot_jax.data.templates.base import Template, check_speaker
-from parrot_jax.model.config import ModelConfig
 from parrot_jax.model.generate import Part, generate, padded_shape
+from parrot_jax.model.model_config import ModelConfig
 from parrot_jax.serve.batching import Batcher, Deliver
-from parrot_jax.serve.messages import split_turns
-from parrot_jax.serve.reply_text import ReplyText
-from parrot_jax.serve.speaker import (
+from parrot_jax.serve.engine import (
     Completion,
     Messages,
     RequestError,
@@ -34,6 +32,8 @@ from parrot_jax.serve.speaker import (
     context_error,
     say_nothing,
 )
+from parrot_jax.serve.messages import split_turns
+from parrot_jax.serve.reply_text import ReplyText
 
 _MOST_COUNTED = 16_384
 """Tokens of a prompt up to which an error has their exact number."""

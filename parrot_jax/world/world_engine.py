@@ -1,7 +1,7 @@
 """The little world's answerer behind an OpenAI-compatible server, as a model would be."""
 
 from parrot_jax.core.errors import UserError
-from parrot_jax.serve.speaker import FunctionSpeaker, Messages
+from parrot_jax.serve.engine import FunctionSpeaker, Messages
 from parrot_jax.world.answerer import Answerer
 
 MODEL = "answerer"

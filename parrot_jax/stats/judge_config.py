@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from parrot_jax.api.config import EndpointConfig, RetryConfig
+from parrot_jax.api.endpoint_config import EndpointConfig, RetryConfig
 from parrot_jax.core.errors import UserError
 
 

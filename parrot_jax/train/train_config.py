@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 
 from parrot_jax.core.config import Named
 from parrot_jax.core.errors import UserError
-from parrot_jax.data.config import DataConfig, Task
+from parrot_jax.data.data_config import DataConfig, Task
 from parrot_jax.distributed import DistributedConfig
-from parrot_jax.model.config import ModelConfig
+from parrot_jax.model.model_config import ModelConfig
 from parrot_jax.model.presets import PRESETS
 from parrot_jax.sharding import MeshConfig
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from parrot_jax.api.config import DECIDES_NO_REPLY, EndpointConfig, RetryConfig
+from parrot_jax.api.endpoint_config import DECIDES_NO_REPLY, EndpointConfig, RetryConfig
 from parrot_jax.core.errors import UserError
-from parrot_jax.stats.config import JudgeConfig
+from parrot_jax.stats.judge_config import JudgeConfig
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,8 @@
 
 from typing import NamedTuple
 
+from parrot_jax.dialogue.draw import draw
 from parrot_jax.dialogue.report import ReadReport
-from parrot_jax.dialogue.sampling import draw
 from parrot_jax.dialogue.sources import SourceConfig, read_sources
 
 

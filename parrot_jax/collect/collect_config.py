@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from parrot_jax.api.config import EndpointConfig, RetryConfig
+from parrot_jax.api.endpoint_config import EndpointConfig, RetryConfig
 from parrot_jax.collect.dialogue_state import OnReasoning
 from parrot_jax.collect.stops import StopConfig
 from parrot_jax.core.errors import UserError

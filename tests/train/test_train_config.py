@@ -9,11 +9,11 @@ import pytest
 from parrot_jax.cli import main
 from parrot_jax.core.config import field_types, load_config
 from parrot_jax.core.errors import UserError
-from parrot_jax.data.config import MaskConfig
+from parrot_jax.data.data_config import MaskConfig
 from parrot_jax.model.attention import backends
 from parrot_jax.model.decoder import REMAT_POLICIES
-from parrot_jax.train.config import TrainConfig
 from parrot_jax.train.run_folder import RunFolder
+from parrot_jax.train.train_config import TrainConfig
 
 
 @pytest.fixture

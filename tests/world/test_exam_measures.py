@@ -7,8 +7,8 @@ from collections import Counter
 
 import pytest
 
+from parrot_jax.world.exam_measures import asked_kinds, kind_distance
 from parrot_jax.world.facts import make_world
-from parrot_jax.world.measures import asked_kinds, kind_distance
 from parrot_jax.world.questions import Language
 
 WORLD = make_world("easy", 0)
@@ -51,7 +51,8 @@ def test_without_a_common_turn_there_is_no_distance() -> None:
 def test_the_distance_is_the_same_number_in_every_process() -> None:
     # A sum over a set of words has another order, and other last digits, in each process.
     program = (
-        "from collections import Counter; from parrot_jax.world.measures import kind_distance; "
+        "from collections import Counter; "
+        "from parrot_jax.world.exam_measures import kind_distance; "
         "words = 'full shift anaphora ellipsis back comparison correction'.split(); "
         "a = {1: Counter(dict(zip(words, [4, 6, 6, 24, 11, 20, 17])))}; "
         "b = {1: Counter(dict(zip(words, [39, 14, 39, 3, 38, 11, 28])))}; "

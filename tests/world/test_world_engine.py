@@ -7,7 +7,7 @@ from parrot_jax.serve.app import make_app
 from parrot_jax.serve.background import BackgroundServer
 from parrot_jax.world.answerer import Answerer
 from parrot_jax.world.facts import make_world
-from parrot_jax.world.speaker import MODEL, answerer_speaker
+from parrot_jax.world.world_engine import MODEL, answerer_speaker
 
 from ..stock_client import stock_client
 

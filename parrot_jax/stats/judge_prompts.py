@@ -9,7 +9,7 @@ from typing import NamedTuple
 from parrot_jax.api.prompts import Prompt, packaged_prompt
 from parrot_jax.api.replies import Outcome, Reply
 from parrot_jax.dialogue.reasoning import split_reasoning
-from parrot_jax.stats.sampling import Session
+from parrot_jax.stats.sessions import Session
 
 _BRACKETS = re.compile(r"\[\[([^\[\]]*)\]\]")
 _MAX_DIGITS = 6
