@@ -1,1 +1,1 @@
-"""Dialogues without tokens: types, readers, cleaning, duplicates, benchmarks. Loads no jax."""
+"""Dialogues as text: types, readers, cleaning, deduplication, decontamination. No jax."""
