@@ -1,1 +1,1 @@
-"""From dialogues to training rows: tokenizer, template, masks, windows, packing, cached arrays."""
+"""Converts dialogues to training rows: tokenizer, template, masks, windows, packing, cache."""
