@@ -1,1 +1,1 @@
-"""What dialogue files are like, in numbers: the papers' Table 1 and Figure 3 for any file."""
+"""Statistics of dialogue files: the papers' Table 1 and Figure 3, and more, for any file."""
