@@ -53,7 +53,7 @@ class ExactDuplicates:
     White space around turns and Unicode normalisation are ignored.
 
     Args:
-      config: What counts as equal.
+      config: The settings.
     """
 
     def __init__(self, config: ExactDuplicatesConfig) -> None:

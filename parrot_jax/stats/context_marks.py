@@ -62,7 +62,7 @@ def has_pronoun(words: Sequence[str]) -> bool:
     (True, False)
 
     Args:
-      words: Of the question, from `normal_words`.
+      words: The words of the question, from `normal_words`.
     """
     return not _PRONOUNS.isdisjoint(words)
 
@@ -78,7 +78,7 @@ def is_elliptical(words: Sequence[str]) -> bool:
     [True, True, False]
 
     Args:
-      words: Of the question, from `normal_words`.
+      words: The words of the question, from `normal_words`.
     """
     if not 1 <= len(words) <= MOST_WORDS_OF_ELLIPSIS:
         return False

@@ -252,7 +252,7 @@ CHOICES = [{"index": 0, "message": {"role": "assistant", "content": "5"}}]
     [
         (
             {"response": "5"},
-            "'response' has an answer that is not in the dialogue: which was read from",
+            "'response' has an answer that is not in the dialogue: it was read from",
         ),
         ({"completion": [{"role": "assistant", "content": "5"}]}, "'completion' has an answer"),
         ({"choices": CHOICES}, "'choices' has an answer"),

@@ -112,11 +112,11 @@ def test_the_wrong_kind_names_the_right_one(tmp_path, kind):
         ({"prompt": "a", "output": "b", "response": "c"}, "two answers, under 'output' and 'resp"),
         (
             {"prompt": "a", "output": "b", "messages": [{"role": "user", "content": "c"}]},
-            "'messages' has turns that are not in the dialogue: it was read from 'output', 'prompt'",
+            "'messages' has turns that are not in the dialogue: it was read from 'output'",
         ),
         (
             {"conversation": [{"human": "a", "assistant": "b"}], "history": [["c", "d"]]},
-            "'history' has turns that are not in the dialogue: which was read from 'conversation'",
+            "'history' has turns that are not in the dialogue: it was read from 'conversation'",
         ),
     ],
 )

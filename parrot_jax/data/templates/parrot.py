@@ -45,7 +45,7 @@ class ParrotTemplate(Template):
         return self._headers[role]
 
     def render(self, dialogues: Sequence[tuple[str, Sequence[TurnText]]]) -> list[Rendering]:
-        """As in `Template`."""
+        """See `Template`."""
         pieces: list[str] = []
         for system, turns in dialogues:
             pieces += [self._content_piece(text) for text in (system, *map(whole_text, turns))]
@@ -68,10 +68,10 @@ class ParrotTemplate(Template):
         return renderings
 
     def chat_template(self, task: Task) -> str:
-        """As in `Template`."""
+        """See `Template`."""
         breaks = "".join(f" | replace({c!r}, {broken(c)!r})" for c in self.control_strings)
         if task == "ask":
-            # An asker may open a dialogue: without turns, its prompt is the user header.
+            # Without turns, an asker's prompt is the user header: it opens the dialogue.
             out_of_turn, speaker = "turns.last == 'user'", "user"
             wrong = (
                 "this model asks the next question, so the last message must be an assistant "

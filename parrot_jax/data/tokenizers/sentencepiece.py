@@ -47,7 +47,7 @@ class SentencePieceTokenizer(Tokenizer):
         self._byte_ids = frozenset(i for token, i in vocab.items() if _BYTE.fullmatch(token))
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """As in `Tokenizer`."""
+        """See `Tokenizer`."""
         # A separate text begins with a space; one after a special token does not.
         return self.encode_pieces(
             [
@@ -57,13 +57,13 @@ class SentencePieceTokenizer(Tokenizer):
         )
 
     def show(self, ids: Sequence[int]) -> str:
-        """As in `Tokenizer`."""
+        """See `Tokenizer`."""
         # The decoder strips the first space of a text, but not after a special token.
         text = self._backend.decode([self.eos_id, *ids], skip_special_tokens=False)
         return text.removeprefix(self.eos_token)
 
     def num_settled(self, ids: Sequence[int], *, special: bool) -> int:
-        """As in `Tokenizer`."""
+        """See `Tokenizer`."""
         count = len(ids)
         while count and (
             ids[count - 1] in self._byte_ids
@@ -73,7 +73,7 @@ class SentencePieceTokenizer(Tokenizer):
         return count
 
     def openings(self) -> NDArray[np.uint8]:
-        """As in `Tokenizer`."""
+        """See `Tokenizer`."""
         pieces = [self._backend.id_to_token(index) or "" for index in range(self.vocab_size)]
         return np.array([_opening(piece) for piece in pieces], np.uint8)
 
@@ -137,7 +137,7 @@ def read_model(
     Args:
       path: The file.
       folder: The folder with files of added tokens; None = no added tokens.
-      num_rows: As in `load_tokenizer`.
+      num_rows: See `load_tokenizer`.
 
     Raises:
       UserError: It is damaged, or not SentencePiece BPE as in LLaMA.
