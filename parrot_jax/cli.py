@@ -166,7 +166,7 @@ def parse(arguments: Sequence[str]) -> tuple[Any, Any]:
       UserError: There is no such command, or its config is wrong.
       SystemExit: 0 after --help, 2 after a wrong option.
     """
-    from parrot_jax.core.config import parse_arguments, parse_options
+    from parrot_jax.core.arguments import parse_arguments, parse_options
 
     verb, rest = _find_verb(arguments)
     command = importlib.import_module(f"parrot_jax.commands.{verb.module}")

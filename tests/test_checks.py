@@ -7,8 +7,8 @@ import pytest
 from beartype.roar import BeartypeCallHintViolation
 from jaxtyping import TypeCheckError
 
+from parrot_jax.intervals.wilson import share_interval
 from parrot_jax.losses.token_loss import role_weighted_nll
-from parrot_jax.report.intervals import share_interval
 
 
 def test_a_value_of_another_type_is_refused() -> None:

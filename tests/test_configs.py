@@ -11,6 +11,7 @@ from parrot_jax.collect.prices import load_prices
 from parrot_jax.commands.configs import KINDS
 from parrot_jax.core.config import changed_keys, config_from_dict, load_config
 from parrot_jax.core.config_help import config_help
+from parrot_jax.model.families import num_parameters
 from parrot_jax.train.config import TrainConfig
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -53,7 +54,7 @@ PAPER = {
 def test_the_papers_runs_are_the_papers(name: str) -> None:
     devices, rows, micro_batches = PAPER[name]
     config = load_config(TrainConfig, CONFIGS / "train" / f"parrot_{name}.yaml")
-    assert config.model.num_parameters() == 13_015_864_320
+    assert num_parameters(config.model) == 13_015_864_320
     assert (config.epochs, config.batch_rows) == (3, rows)
     data, fsdp, _ = config.mesh.sizes(devices)
     assert config.accumulation_steps(data * fsdp) == micro_batches
@@ -90,9 +91,9 @@ def test_the_prompts_of_the_shipped_collections_can_be_filled_in() -> None:
     assert writer is not None
     assert asker is not None
     rendered = [
-        load_prompt(str(CONFIGS.parent / str(speaker.prompt))).render(
-            first_question="Why is it dark?", max_turns=7
-        )
+        load_prompt(
+            str(CONFIGS.parent / str(speaker.prompt)), first_question="?", max_turns=1
+        ).render(first_question="Why is it dark?", max_turns=7)
         for speaker in (writer, asker)
     ]
     assert "Why is it dark?" in rendered[0]

@@ -1,4 +1,4 @@
-"""What a user adds from outside the package: an objective and a chat format, each a screenful."""
+"""What a user adds from outside the package: objective, chat format, family, each a screenful."""
 
 import json
 from collections.abc import Sequence
@@ -8,8 +8,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
+from flax import nnx
 
+from parrot_jax.cli import main
 from parrot_jax.core.config import load_config
 from parrot_jax.core.errors import UserError
 from parrot_jax.data.config import Task
@@ -17,11 +20,18 @@ from parrot_jax.data.templates import TEMPLATES, make_template
 from parrot_jax.data.templates.base import RenderedTurn, Rendering, Template, TurnText
 from parrot_jax.data.tokenizers import load_tokenizer
 from parrot_jax.dialogue.types import Role
+from parrot_jax.model.blocks import Attention, DecoderLayer, linear, rms_norm, scale, weight
+from parrot_jax.model.config import ModelConfig
+from parrot_jax.model.families import FAMILIES
+from parrot_jax.model.families.family import Family
+from parrot_jax.model.hf_config import from_hf
+from parrot_jax.model.rotary import Rotation, rotate
 from parrot_jax.train.config import TrainConfig
 from parrot_jax.train.forward import Batch, Forward, next_tokens
 from parrot_jax.train.loop import train
 from parrot_jax.train.objectives import Sums
 from parrot_jax.train.run_folder import RunFolder
+from parrot_jax.weights.model_folder import load_params
 
 # ---- an objective ------------------------------------------------------------------------------
 
@@ -102,6 +112,76 @@ def test_a_format_of_ones_own_trains_and_is_exported(
     messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"}]
     ids = theirs.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
     assert ids == ours.prompt("", [("user", "hi"), ("assistant", "yes")])
+
+
+# ---- a model family ----------------------------------------------------------------------------
+
+
+class ParallelLayer(DecoderLayer):
+    """Attention and MLP read the same norm and are added together, as in GPT-J and Phi."""
+
+    def __init__(self, config: ModelConfig, rngs: nnx.Rngs) -> None:
+        self.config = config
+        self.norm = scale(config)
+        self.attention = Attention(config, rngs)
+        d, f = config.hidden_size, config.intermediate_size
+        self.up = weight(rngs, config, (d, f), ("embed", "mlp"))
+        self.down = weight(rngs, config, (f, d), ("mlp", "embed"))
+
+    def project(self, x: Any, rotation: Rotation) -> tuple[Any, Any, Any]:
+        normed = rms_norm(x, self.norm[...], self.config.rms_norm_eps)
+        query = linear("BTD,DNH->BTNH", normed, self.attention.q)
+        key = linear("BTD,DKH->BTKH", normed, self.attention.k)
+        value = linear("BTD,DKH->BTKH", normed, self.attention.v)
+        return rotate(query, rotation), rotate(key, rotation), value
+
+    def combine(self, x: Any, attended: Any) -> Any:
+        normed = rms_norm(x, self.norm[...], self.config.rms_norm_eps)
+        mlp = jax.nn.gelu(linear("BTD,DF->BTF", normed, self.up))
+        return (
+            x
+            + linear("BTNH,NHD->BTD", attended, self.attention.o)
+            + linear("BTF,FD->BTD", mlp, self.down)
+        )
+
+
+PARALLEL = Family(
+    name="parallel",
+    architecture="ParallelForCausalLM",
+    layer=lambda: ParallelLayer,
+    layer_tensors=(
+        ("norm", "ln.weight", "D", "D"),
+        ("attention.q", "attn.q.weight", "NH D", "D N H"),
+        ("attention.k", "attn.k.weight", "KH D", "D K H"),
+        ("attention.v", "attn.v.weight", "KH D", "D K H"),
+        ("attention.o", "attn.o.weight", "D NH", "N H D"),
+        ("up", "mlp.up.weight", "F D", "D F"),
+        ("down", "mlp.down.weight", "D F", "F D"),
+    ),
+    allowed={"parallel_residual": (True, None)},
+)
+
+
+def test_a_family_of_ones_own_trains_and_is_exported(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = load_config(TrainConfig, tiny_run)
+    sizes = replace(config.model, family="parallel", intermediate_size=4 * config.model.hidden_size)
+    config = replace(config, model=sizes, max_steps=6)
+    with pytest.raises(UserError, match="model.family is 'parallel'; it must be llama"):
+        train(config)
+    monkeypatch.setitem(FAMILIES, "parallel", PARALLEL)
+    train(config)
+    first, *_, last = map(json.loads, Path(config.out, "metrics.jsonl").read_text().splitlines())
+    assert last["loss"] < first["loss"]
+    # Into a Hugging Face folder and back, to the bit.
+    assert main(["convert", "flax-to-hf", config.out, str(tmp_path / "hf")]) == 0
+    assert main(["convert", "hf-to-flax", str(tmp_path / "hf"), str(tmp_path / "back")]) == 0
+    ours, back = load_params(config.out), load_params(tmp_path / "back")
+    jax.tree.map(np.testing.assert_array_equal, back, ours)
+    values = json.loads((tmp_path / "hf" / "config.json").read_text())
+    with pytest.raises(UserError, match="parallel_residual is False, not True"):
+        from_hf(values | {"parallel_residual": False})
 
 
 def test_the_formats_that_there_are(tiny_tokenizer: Path) -> None:

@@ -6,12 +6,13 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from parrot_jax.core.errors import UserError
-from parrot_jax.model.config import LlamaConfig
-from parrot_jax.model.llama import (
+from parrot_jax.model.config import ModelConfig
+from parrot_jax.model.decoder import (
     abstract_params,
     init_params,
     logical_axes,
 )
+from parrot_jax.model.families import num_parameters
 from parrot_jax.model.presets import PRESETS
 from parrot_jax.sharding import (
     MeshConfig,
@@ -21,7 +22,7 @@ from parrot_jax.sharding import (
     param_shardings,
 )
 
-CONFIG = LlamaConfig(
+CONFIG = ModelConfig(
     vocab_size=64,
     hidden_size=32,
     intermediate_size=48,
@@ -85,7 +86,7 @@ def test_the_13b_model_is_spread_evenly_over_devices():
     num_bytes = jax.tree.map(
         lambda leaf, sharding: 4 * np.prod(sharding.shard_shape(leaf.shape)), shapes, shardings
     )
-    whole = 4 * config.num_parameters()
+    whole = 4 * num_parameters(config)
     assert sum(jax.tree.leaves(num_bytes)) == pytest.approx(whole / 8, rel=1e-3)
 
 

@@ -1,1 +1,21 @@
-"""The collection loop: dialogues between an asker and an answerer, recorded in a journal."""
+"""The collection loop: dialogues between an asker and an answerer, recorded in a journal.
+
+config.py          settings
+beginnings.py      reads and samples the beginnings
+prompts.py         the prompts of the speakers
+prices.py          the prices of the speakers
+stops.py           rules for texts that end a dialogue
+dialogue_state.py  a dialogue as a state machine
+transcript.py      parses a dialogue written by one model
+folder.py          resuming, and reading dialogues from the journal
+run.py             runs a collection as a job
+forecast.py        calls, tokens, cost, hours, disk
+status.py          the state of a collection
+export.py          dialogues.jsonl and summary.json
+filters.py         filters of an export
+moderation.py      moderation of all texts
+publish.py         exports a collection as a dataset
+dataset.py         writes the dataset folder
+card.py            the dataset card
+upload.py          the files to upload to the hub
+"""

@@ -7,7 +7,7 @@ from parrot_jax.api.config import EndpointConfig, RetryConfig
 from parrot_jax.collect.dialogue_state import OnReasoning
 from parrot_jax.collect.stops import StopConfig
 from parrot_jax.core.errors import UserError
-from parrot_jax.core.files import require_local
+from parrot_jax.core.paths import require_local
 from parrot_jax.dialogue.sources import SourceKind
 
 

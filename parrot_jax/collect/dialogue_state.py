@@ -71,6 +71,8 @@ class StopReason(StrEnum):
     """The answerer asks back too many times in a row."""
     LANGUAGE_SWITCH = "language_switch"
     """The question is in another language than the first one."""
+    FILTER = "filter"
+    """A custom filter of `collect` ended it; its text is the detail."""
     SENSITIVE = "sensitive"
     """It contains personal data: an address, a number or a key."""
 

@@ -14,14 +14,15 @@ from parrot_jax.api.budget import usd
 from parrot_jax.api.journal_reader import SpeakerCounts
 from parrot_jax.collect.config import CollectConfig
 from parrot_jax.collect.dialogue_state import OnReasoning, StopReason
-from parrot_jax.collect.folder import DIALOGUES, SUMMARY, Collection, JournaledDialogue
+from parrot_jax.collect.folder import SUMMARY, Collection, JournaledDialogue
 from parrot_jax.collect.transcript import parse_transcript
 from parrot_jax.core.errors import disk_full_is_a_user_error
-from parrot_jax.core.files import name_to_publish, value_to_publish, write_json
+from parrot_jax.core.files import write_json
 from parrot_jax.core.logs import visible
+from parrot_jax.core.published_names import name_to_publish, value_to_publish
 from parrot_jax.dialogue.reasoning import split_reasoning
 from parrot_jax.dialogue.types import Dialogue
-from parrot_jax.dialogue.writers import write_messages
+from parrot_jax.dialogue.writers import DIALOGUES, write_messages
 
 MOST_ERRORS = 10
 """Number of different errors listed in a summary."""

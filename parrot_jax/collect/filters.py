@@ -66,6 +66,25 @@ Filter = Callable[[int, Dialogue, int], Cut | None]
 the first cut."""
 
 
+DialogueFilter = Callable[[Dialogue], str | None]
+"""A custom filter: returns why a whole dialogue is left out, or None."""
+
+
+def leaves_out(why: DialogueFilter) -> Filter:
+    """Converts a custom filter to a `Filter`.
+
+    >>> short = leaves_out(lambda dialogue: "too short" if dialogue.num_rounds < 3 else None)
+    >>> short(0, Dialogue(turns=(Turn("user", "Hi"), Turn("assistant", "Hello"))), 0)
+    Cut(turn=0, reason='too short')
+    """
+
+    def cut(number: int, dialogue: Dialogue, num_begun: int) -> Cut | None:
+        reason = why(dialogue)
+        return Cut(0, reason) if reason else None
+
+    return cut
+
+
 class RepeatedElsewhere:
     """Cuts questions that a dialogue with a smaller number has already asked.
 

@@ -27,13 +27,13 @@ from parrot_jax.collect.config import CollectConfig
 from parrot_jax.collect.dialogue_state import DialogueState, Rules, StopReason, replay
 from parrot_jax.core.config import changed_keys, config_from_dict, config_to_dict
 from parrot_jax.core.errors import RunError, UserError
-from parrot_jax.core.files import require_local_folder
 from parrot_jax.core.logs import console
+from parrot_jax.core.paths import require_local_folder
 from parrot_jax.dialogue.readers import parse_messages
 from parrot_jax.dialogue.report import ReadReport
 from parrot_jax.dialogue.turns import RowPlace
 from parrot_jax.dialogue.types import Dialogue
-from parrot_jax.dialogue.writers import messages_line
+from parrot_jax.dialogue.writers import DIALOGUES, messages_line
 
 # Keys that may differ when a collection is resumed: its location, speed, cost and the number of
 # turns. Beginnings are compared by content, not by path. All keys of a speaker may differ if it has
@@ -48,7 +48,6 @@ _FREE_KEYS = frozenset(
 _FREE_OF_SPEAKERS = DECIDES_NO_REPLY | {"prompt"}  # a prompt is compared by its text
 
 
-DIALOGUES = "dialogues.jsonl"
 SUMMARY = "summary.json"
 
 

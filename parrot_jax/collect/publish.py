@@ -1,7 +1,7 @@
 """Exports a collection: filters its finished dialogues and writes the dataset folder."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,45 +14,72 @@ from parrot_jax.collect.export import (
     finished_dialogues,
     num_collected_turns,
 )
-from parrot_jax.collect.filters import Filter, RepeatedElsewhere, RepeatsConfig, apply_filters
+from parrot_jax.collect.filters import (
+    DialogueFilter,
+    RepeatedElsewhere,
+    RepeatsConfig,
+    apply_filters,
+    leaves_out,
+)
 from parrot_jax.collect.folder import Collection, JournaledDialogue
 from parrot_jax.collect.moderation import Moderation, moderate
 from parrot_jax.core.config import config_to_dict
-from parrot_jax.core.files import name_to_publish, without_folders
+from parrot_jax.core.published_names import name_to_publish, without_folders
 
 
 def export_dataset(
-    collection: Collection,
-    out: Path,
+    folder: Path | str,
+    out: Path | str,
     *,
     license: str | None = None,
-    repeats: RepeatsConfig,
+    repeats: RepeatsConfig | None = None,
     moderator: EndpointConfig | None = None,
+    filters: Sequence[DialogueFilter] = (),
 ) -> DatasetSummary:
     """Filters the finished dialogues of a collection and writes them as a dataset.
 
     Args:
-      collection: May still be running; the dialogues that have ended are exported.
+      folder: Folder of the collection. It may still be running; the dialogues that have ended are
+        exported.
       out: The folder to write.
       license: Licence id for the card.
-      repeats: Settings of the filter for repeated questions.
+      repeats: Settings of the filter for repeated questions; None = the defaults.
       moderator: Judges every text before anything is written; None = no moderation.
+      filters: Custom filters, called with each dialogue as collected.
 
     Raises:
       UserError: See `write_dataset`.
       RunError: The moderator failed.
+
+    >>> from parrot_jax import BeginningsConfig, CollectConfig, SpeakerConfig, collect_dialogues
+    >>> from parrot_jax.api.scripted_server import ScriptedServer
+    >>> folder = getfixture("tmp_path")
+    >>> first = folder / "first.jsonl"
+    >>> _ = first.write_text('{"messages": [{"role": "user", "content": "Why?"}]}')
+    >>> begin = BeginningsConfig(kind="messages", path=str(first))
+    >>> with ScriptedServer() as server:  # doctest: +ELLIPSIS
+    ...     speaker = SpeakerConfig(base_url=server.url, model="m")
+    ...     config = CollectConfig(out=str(folder / "out"), asker=speaker, answerer=speaker,
+    ...                            beginnings=(begin,), max_turns=2)
+    ...     _ = collect_dialogues(config)
+    read 1 rows: ...
+    >>> export_dataset(config.out, folder / "dataset", filters=[lambda dialogue: None]).dialogues
+    1
     """
-    filters: list[Filter] = []
+    out, repeats = Path(out), repeats or RepeatsConfig()
+    chain = [leaves_out(own) for own in filters]
     with contextlib.ExitStack() as stack:
+        collection = stack.enter_context(contextlib.closing(Collection(folder)))
         if moderator is not None:
             asked_about = ((j.number, collected_dialogue(j)) for j in _exportable(collection))
             moderate(collection, asked_about, moderator)
             moderation = Moderation(collection.folder)
             stack.callback(moderation.close)
-            filters.append(moderation)
+            # First, because it expects the dialogues as they were sent to the moderator.
+            chain.insert(0, moderation)
         if repeats.threshold is not None:
-            filters.append(RepeatedElsewhere(repeats, repeats.threshold, seed=0))
-        kept = apply_filters(_exportable(collection), filters)
+            chain.append(RepeatedElsewhere(repeats, repeats.threshold, seed=0))
+        kept = apply_filters(_exportable(collection), chain)
         about = About(
             name=out.name,
             license=license,

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from parrot_jax.api.budget import BudgetSpentError
@@ -27,17 +27,22 @@ from parrot_jax.collect.export import CollectionSummary, export
 from parrot_jax.collect.folder import Collection, open_collection_journal
 from parrot_jax.collect.prices import with_prices
 from parrot_jax.collect.prompts import load_prompts, messages_for
-from parrot_jax.collect.stops import StopJudge
+from parrot_jax.collect.stops import StopJudge, TurnFilter
 from parrot_jax.collect.transcript import parse_transcript
 from parrot_jax.core.errors import RunError
 from parrot_jax.core.logs import console
 
 
-def collect(config: CollectConfig) -> CollectionSummary:
+def collect(config: CollectConfig, *, filters: Sequence[TurnFilter] = ()) -> CollectionSummary:
     """Runs a collection, or resumes it, until all dialogues have ended.
 
     The finished dialogues are always exported, unless the process is killed. Call it in a thread
     without an event loop; inside a loop, await `collect_async`.
+
+    Args:
+      config: The collection.
+      filters: Custom stop rules, applied after those of `config.stops`. Their verdicts are in the
+        journal, so resuming does not call them again for the same text.
 
     Returns:
       The summary, as in `summary.json`.
@@ -47,11 +52,28 @@ def collect(config: CollectConfig) -> CollectionSummary:
         invalid, the disk is full, or the system allows too few connections.
       RunError: An endpoint failed, a budget is spent, or no dialogue got a turn.
       KeyboardInterrupt: Ctrl-C, after at most `GRACE_S` seconds; a second one stops at once.
+
+    >>> from parrot_jax import BeginningsConfig, SpeakerConfig
+    >>> from parrot_jax.api.scripted_server import ScriptedServer
+    >>> folder = getfixture("tmp_path")
+    >>> first = folder / "first.jsonl"
+    >>> _ = first.write_text('{"messages": [{"role": "user", "content": "Why?"}]}')
+    >>> begin = BeginningsConfig(kind="messages", path=str(first))
+    >>> with ScriptedServer() as server:  # doctest: +ELLIPSIS
+    ...     speaker = SpeakerConfig(base_url=server.url, model="m")
+    ...     config = CollectConfig(out=str(folder / "out"), asker=speaker, answerer=speaker,
+    ...                            beginnings=(begin,), max_turns=2)
+    ...     summary = collect(config, filters=[lambda turns, text: None])
+    read 1 rows: ...
+    >>> summary.exported, summary.mean_turns
+    (1, 2.0)
     """
-    return asyncio.run(collect_async(config))
+    return asyncio.run(collect_async(config, filters=filters))
 
 
-async def collect_async(config: CollectConfig) -> CollectionSummary:
+async def collect_async(
+    config: CollectConfig, *, filters: Sequence[TurnFilter] = ()
+) -> CollectionSummary:
     """As `collect`, in a running event loop; cancelling it stops the run as Ctrl-C does."""
     config = with_prices(config)
     speakers = config.speakers()
@@ -69,7 +91,7 @@ async def collect_async(config: CollectConfig) -> CollectionSummary:
             endpoints, journal, collection.journal,
             retries=config.retries, concurrency=config.concurrency,
         )  # fmt: skip
-        dialogues = _Dialogues(config, collection, job, prompts)
+        dialogues = _Dialogues(config, collection, job, prompts, filters)
         unfinished = collection.open_numbers()
         try:
             await job.run(
@@ -114,10 +136,11 @@ class _Dialogues:
         collection: Collection,
         job: Job,
         prompts: Mapping[str, Prompt],
+        filters: Sequence[TurnFilter],
     ) -> None:
         self.config, self.collection, self.job, self.prompts = config, collection, job, prompts
         self.speakers = config.speakers()
-        self.judge = StopJudge(config.stops)
+        self.judge = StopJudge(config.stops, filters)
 
     async def carry_on(self, number: int) -> str | None:
         """Runs a dialogue to its end, unless a request gets no reply; returns the stop reason."""

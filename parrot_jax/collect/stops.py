@@ -6,17 +6,19 @@ docs/collecting.md has the rate of wrong stops of each rule on people's dialogue
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from parrot_jax.collect.dialogue_state import StopReason
 from parrot_jax.core.errors import UserError
-
-if TYPE_CHECKING:
-    from parrot_jax.dialogue.types import Turn
+from parrot_jax.dialogue.types import Turn
 
 JUDGED_CHARS = 20_000
 """Longer than any real answer; a server may send megabytes."""
 _OVERLAP = 512
+
+TurnFilter = Callable[[Sequence[Turn], str], str | None]
+"""A custom stop rule: takes the turns before a text, and the text; returns why it ends the
+dialogue, or None. An answer follows an odd number of turns, a question an even one."""
 
 SensitiveKind = Literal["e-mail", "phone", "card", "iban", "secret"]
 
@@ -87,9 +89,9 @@ class StopConfig:
 class StopJudge:
     """Decides whether a text ends its dialogue, and why."""
 
-    def __init__(self, config: StopConfig) -> None:
+    def __init__(self, config: StopConfig, filters: Sequence[TurnFilter] = ()) -> None:
         """Compiles the patterns."""
-        self._config = config
+        self._config, self._filters = config, filters
         self._meaningless = tuple(map(re.compile, config.meaningless_answers))
         self._language: Callable[[str], tuple[str, float] | None] | None = None
         if config.language_switch is not None:
@@ -97,7 +99,7 @@ class StopJudge:
 
             self._language = language_of()
 
-    def __call__(self, turns: Sequence["Turn"], text: str) -> str | None:
+    def __call__(self, turns: Sequence[Turn], text: str) -> str | None:
         """Returns the verdict: a `StopReason`, optionally with `: ` and a detail; or None.
 
         Args:
@@ -108,9 +110,9 @@ class StopJudge:
         is_question = turns[-1].role == "assistant"
         opening = text[:JUDGED_CHARS]
         reason = (self._question if is_question else self._answer)(turns, opening)
-        return reason or self._sensitive(turns, text)
+        return reason or self._sensitive(turns, text) or self._own(turns, text)
 
-    def in_transcript(self, turns: Sequence["Turn"]) -> str | None:
+    def in_transcript(self, turns: Sequence[Turn]) -> str | None:
         """Returns the verdict on the first bad turn of a writer's dialogue.
 
         Args:
@@ -125,7 +127,13 @@ class StopJudge:
                 return f"{reason}: turn {place + 1}" + (f", {detail}" if detail else "")
         return None
 
-    def _question(self, turns: Sequence["Turn"], text: str) -> str | None:
+    def _own(self, turns: Sequence[Turn], text: str) -> str | None:
+        for own in self._filters:
+            if why := own(turns, text):
+                return f"{StopReason.FILTER}: {why}"
+        return None
+
+    def _question(self, turns: Sequence[Turn], text: str) -> str | None:
         from parrot_jax.dialogue.phrases import answers_like_an_assistant, only_thanks
         from parrot_jax.dialogue.repeats import comparable, most_similar
 
@@ -151,7 +159,7 @@ class StopJudge:
                 return f"{reason}: similarity {near:.0f}"
         return self._switched_language(earlier[0], text)
 
-    def _answer(self, turns: Sequence["Turn"], text: str) -> str | None:
+    def _answer(self, turns: Sequence[Turn], text: str) -> str | None:
         from parrot_jax.dialogue.phrases import asks_back, refuses
 
         config = self._config
@@ -178,7 +186,7 @@ class StopJudge:
             return None
         return f"{StopReason.LANGUAGE_SWITCH}: {was[0]} to {is_now[0]}"
 
-    def _sensitive(self, turns: Sequence["Turn"], text: str) -> str | None:
+    def _sensitive(self, turns: Sequence[Turn], text: str) -> str | None:
         from parrot_jax.dialogue.sensitive import SENSITIVE
 
         for kind in self._config.sensitive:

@@ -14,8 +14,9 @@ from typing import Any
 from parrot_jax.collect.dataset import CARD, FORMS, PARTS, RECORD, published_files
 from parrot_jax.collect.folder import journal_path
 from parrot_jax.core.errors import UserError
-from parrot_jax.core.files import hash_file, name_to_publish
+from parrot_jax.core.files import hash_file
 from parrot_jax.core.logs import console
+from parrot_jax.core.published_names import name_to_publish
 from parrot_jax.weights.hub import Upload
 
 _ENDS = dict(zip(FORMS, (b"PAR1", b"\n", b"]\n"), strict=True))

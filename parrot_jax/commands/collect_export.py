@@ -6,7 +6,7 @@ from typing import Annotated
 import tyro
 
 from parrot_jax.collect.filters import RepeatsConfig
-from parrot_jax.core.files import require_local_folder
+from parrot_jax.core.paths import require_local_folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,11 +38,7 @@ Config = ExportConfig
 
 def run(config: ExportConfig) -> None:
     """Writes the dataset and prints its counts."""
-    import contextlib
-    from pathlib import Path
-
     from parrot_jax.api.config import EndpointConfig
-    from parrot_jax.collect.folder import Collection
     from parrot_jax.collect.publish import export_dataset
     from parrot_jax.core.config import load_config
     from parrot_jax.core.logs import console
@@ -51,10 +47,10 @@ def run(config: ExportConfig) -> None:
     moderator = (
         None if config.moderation is None else load_config(EndpointConfig, config.moderation)
     )
-    with as_ctrl_c(), contextlib.closing(Collection(config.run)) as collection:
+    with as_ctrl_c():
         summary = export_dataset(
-            collection,
-            Path(config.out),
+            config.run,
+            config.out,
             license=config.license,
             repeats=config.repeats,
             moderator=moderator,

@@ -28,8 +28,9 @@ def run(config: ConfigsCopyConfig) -> None:
     from pathlib import Path
 
     from parrot_jax.commands.configs import KINDS
-    from parrot_jax.core.files import atomic_write, require_local
+    from parrot_jax.core.files import atomic_write
     from parrot_jax.core.logs import console
+    from parrot_jax.core.paths import require_local
     from parrot_jax.core.shipped import shipped_file
 
     name = find_config(config.name)

@@ -46,8 +46,9 @@ def run(config: FlaxToHfConfig) -> None:
     keep_freed_memory()  # before jax starts its threads
     from pathlib import Path
 
-    from parrot_jax.core.files import atomic_write, require_folder, require_local
+    from parrot_jax.core.files import atomic_write
     from parrot_jax.core.logs import console
+    from parrot_jax.core.paths import require_folder, require_local
     from parrot_jax.data.templates import make_template
     from parrot_jax.data.tokenizers import check_rows
     from parrot_jax.train.run_folder import RunFolder

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from parrot_jax.distributed import DistributedConfig
+from parrot_jax.model.families import num_parameters
 from parrot_jax.weights.dtypes import Dtype
 
 if TYPE_CHECKING:
@@ -43,8 +44,8 @@ def run(config: HfToFlaxConfig) -> None:
 
     keep_freed_memory()  # before jax starts its threads
     from parrot_jax.core.config import save_config
-    from parrot_jax.core.files import require_folder
     from parrot_jax.core.logs import console
+    from parrot_jax.core.paths import require_folder
     from parrot_jax.distributed import in_first_process, join_processes
     from parrot_jax.weights.hf_folder import HfFolder
     from parrot_jax.weights.hf_to_flax import hf_to_flax
@@ -55,7 +56,7 @@ def run(config: HfToFlaxConfig) -> None:
     join_processes(config.distributed)
     source = HfFolder(local_folder(config.source, revision=config.revision))
     in_first_process(source.check_files, f"read {source.path}")
-    console.print(f"{source.config.num_parameters():,} parameters in {source.path}")
+    console.print(f"{num_parameters(source.config):,} parameters in {source.path}")
     folder = ModelFolder(config.out)
     tokenizer = _load_tokenizer(source)
     origin = f"{config.source}@{config.revision}" if config.revision else config.source

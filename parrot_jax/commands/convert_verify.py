@@ -93,7 +93,7 @@ def _compare_logits(
     import numpy as np
 
     from parrot_jax.core.errors import UserError
-    from parrot_jax.model.llama import hidden_states, unembedding
+    from parrot_jax.model.decoder import hidden_states, unembedding
     from parrot_jax.weights.model_folder import load_params
 
     try:

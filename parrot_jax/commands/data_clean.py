@@ -18,8 +18,9 @@ from rich.table import Table
 from rich.text import Text
 
 from parrot_jax.core.errors import UserError, disk_full_is_a_user_error
-from parrot_jax.core.files import as_path, write_json
+from parrot_jax.core.files import write_json
 from parrot_jax.core.logs import counting
+from parrot_jax.core.paths import as_path
 from parrot_jax.dialogue.clean import Step, StepCounts, keep_unless, require, run_step
 from parrot_jax.dialogue.contamination import DecontaminateConfig, Decontamination
 from parrot_jax.dialogue.dedup import (

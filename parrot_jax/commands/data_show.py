@@ -15,14 +15,23 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from parrot_jax.core.errors import UserError
-from parrot_jax.train.config import TrainConfig
+from parrot_jax.data.config import DataConfig
 
 if TYPE_CHECKING:
     from parrot_jax.dialogue.types import Dialogue
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataShowConfig(TrainConfig):
+class DataOnly:
+    """What is read of a training config."""
+
+    data: DataConfig
+    """The dialogues, and how they become rows: the `data` of a training config, whose other keys
+    are passed over."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataShowConfig(DataOnly):
     """A training config, and which of its dialogues to print."""
 
     index: int = 0
@@ -55,11 +64,19 @@ def parse(
     config_type: type[DataShowConfig], arguments: Sequence[str], *, prog: str, description: str
 ) -> DataShowConfig | FileShowConfig:
     """Reads the arguments of the command: a YAML file is a config, all else names dialogues."""
-    from parrot_jax.core.config import parse_arguments, parse_options
+    from parrot_jax.core.arguments import parse_arguments, parse_options
+    from parrot_jax.core.config import field_types
+    from parrot_jax.train.config import TrainConfig
 
     first = arguments[0] if arguments else ""
     if not first or first.startswith("-") or first.endswith((".yaml", ".yml")):
-        return parse_arguments(config_type, arguments, prog=prog, description=description)
+        return parse_arguments(
+            config_type,
+            arguments,
+            prog=prog,
+            description=description,
+            passed_over=field_types(TrainConfig).keys() - {"data"},
+        )
     return parse_options(FileShowConfig, arguments, prog=prog, description=description)
 
 

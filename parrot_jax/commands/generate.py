@@ -9,10 +9,10 @@ from typing import Annotated, Any
 import tyro
 
 from parrot_jax.core.errors import UserError
-from parrot_jax.core.files import AnyPath, as_path, open_input
+from parrot_jax.core.files import open_input
 from parrot_jax.core.logs import visible
-from parrot_jax.dialogue.types import Role
-from parrot_jax.serve.messages import read_messages, says_nothing, shown, split_turns
+from parrot_jax.core.paths import AnyPath, as_path
+from parrot_jax.serve.messages import says_nothing, shown
 
 # Keys of a row beside `messages` without which its prompt would be another one.
 _CHANGE_THE_PROMPT = ("system", "tools", "functions", "documents")
@@ -55,36 +55,21 @@ Config = GenerateConfig
 
 def run(config: GenerateConfig) -> None:
     """Prints one reply a history: plain for a `.json` file, one JSON object a line for `.jsonl`."""
-    from parrot_jax.data.templates.base import check_speaker
-    from parrot_jax.train.run_folder import RunFolder
+    from parrot_jax.notebook import load_run
 
     histories = _read_histories(as_path(config.messages))
-    folder = RunFolder(config.run)
-    trained = folder.load_config()
-    template = folder.load_template()
-    prompts = []
-    for where, system, turns in histories:
+    run = load_run(config.run)
+    for where, messages in histories:
         try:
-            check_speaker(trained.task, [role for role, _ in turns])
+            run.prompt(messages)
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
-        prompts.append(template.prompt(system, turns))
-
-    import jax.numpy as jnp
-
-    from parrot_jax.train.sample import sample_next_turns
-    from parrot_jax.weights.model_folder import load_params
-
-    replies = sample_next_turns(
-        trained.model,
-        load_params(config.run),
-        template,
-        prompts,
-        max_new_tokens=config.max_tokens,
-        seed=config.seed,
-        compute_dtype=jnp.dtype(trained.compute_dtype),
+    replies = run.generate(
+        [messages for _, messages in histories],
+        max_tokens=config.max_tokens,
         temperature=config.temperature,
         top_p=config.top_p,
+        seed=config.seed,
     )
     for reply in replies:
         if config.messages.endswith(".jsonl"):
@@ -93,8 +78,8 @@ def run(config: GenerateConfig) -> None:
             print(visible(reply.text) if sys.stdout.isatty() else reply.text)
 
 
-def _read_histories(path: AnyPath) -> list[tuple[str, str, list[tuple[Role, str]]]]:
-    """(place in the file, system text, turns) of each history.
+def _read_histories(path: AnyPath) -> list[tuple[str, list[Any]]]:
+    """Place in the file and messages of each history.
 
     Raises:
       UserError: A history is not a list of messages; the text names file and line.
@@ -111,14 +96,14 @@ def _read_histories(path: AnyPath) -> list[tuple[str, str, list[tuple[Role, str]
             value = json.loads(line)
         except json.JSONDecodeError as error:
             raise UserError(f"{where} is not valid JSON: {error}") from None
-        histories.append((where, *_history(value, where)))
+        histories.append((where, _messages_of(value, where)))
     if not histories:
         raise UserError(f"{path} holds no messages.")
     return histories
 
 
-def _history(value: Any, where: str) -> tuple[str, list[tuple[Role, str]]]:
-    """System text and turns, read as the server reads them."""
+def _messages_of(value: Any, where: str) -> list[Any]:
+    """The messages of a file's value."""
     row = value if isinstance(value, dict) else {"messages": value}
     if not isinstance(row.get("messages"), list):
         raise UserError(f'{where}: expected a list of messages, or {{"messages": [...]}}.')
@@ -128,7 +113,4 @@ def _history(value: Any, where: str) -> tuple[str, list[tuple[Role, str]]]:
                 f"{where}: `{key}` is {shown(row[key])}, which is not supported beside `messages`; "
                 "put a system text into a message, and leave others out."
             )
-    try:
-        return split_turns(read_messages(row["messages"]))
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from None
+    return row["messages"]

@@ -21,8 +21,8 @@ def run(config: QuickstartConfig) -> None:
     """Runs the loop and prints the figures."""
     from pathlib import Path
 
-    from parrot_jax.core.files import require_local
     from parrot_jax.core.logs import console
+    from parrot_jax.core.paths import require_local
     from parrot_jax.world.quickstart import quickstart
     from parrot_jax.world.summary import as_text
 

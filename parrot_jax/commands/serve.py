@@ -128,7 +128,7 @@ def _serve_with_vllm(config: ServeConfig) -> None:
     import os
     import signal
 
-    from parrot_jax.core.files import require_local
+    from parrot_jax.core.paths import require_local
     from parrot_jax.serve.background import open_port
     from parrot_jax.serve.vllm import Served, find_environment
     from parrot_jax.serve.vllm_server import check_nobody_serves, serve_vllm

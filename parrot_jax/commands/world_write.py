@@ -26,8 +26,8 @@ def run(config: WorldWriteConfig) -> None:
     """Writes the files."""
     from pathlib import Path
 
-    from parrot_jax.core.files import require_local
     from parrot_jax.core.logs import console
+    from parrot_jax.core.paths import require_local
     from parrot_jax.world.facts import make_world
     from parrot_jax.world.files import Sizes, write_world
 

@@ -18,7 +18,9 @@ from rich.progress import (
 )
 
 from parrot_jax.core.errors import UserError, disk_full_is_a_user_error
-from parrot_jax.core.files import AnyPath, RemotePath, atomic_write, open_input
+from parrot_jax.core.files import atomic_write, open_input
+from parrot_jax.core.paths import AnyPath
+from parrot_jax.core.remote import RemotePath
 
 LINE_EVERY_S = 30
 """Seconds between the lines that say how far a run is, where there is no bar."""

@@ -4,6 +4,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from parrot_jax.core.logs import visible
+
 
 def render(template: Path, **values: Any) -> str:
     """Fills in a Jinja2 template; a slot without a value is an error.
@@ -23,6 +25,16 @@ def render(template: Path, **values: Any) -> str:
     )
     environment.filters.update(code=code, cell=cell)
     return environment.get_template(template.name).render(**values)
+
+
+def escape(text: str) -> str:
+    r"""Text of any origin as one line or cell of a table, in which nothing is markup.
+
+    >>> print(escape("a *b* | c"))
+    a \*b\* \| c
+    """
+    line = " ".join(visible(text).split())
+    return "".join(f"\\{char}" if char in "\\`*_[]<>|#" else char for char in line)
 
 
 def code(text: Any) -> str:

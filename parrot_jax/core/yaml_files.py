@@ -12,7 +12,8 @@ import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from parrot_jax.core.errors import UserError
-from parrot_jax.core.files import AnyPath, open_input
+from parrot_jax.core.files import open_input
+from parrot_jax.core.paths import AnyPath
 
 MAX_BYTES = 1 << 18
 """Largest file. The reader takes about a second for it."""

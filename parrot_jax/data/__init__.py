@@ -1,1 +1,15 @@
-"""Converts dialogues to training rows: tokenizer, template, masks, windows, packing, cache."""
+"""Converts dialogues to training rows: tokenizer, template, masks, windows, packing, cache.
+
+config.py         settings; does not import jax
+tokenizers/       text to ids: the interface, and one file per kind
+templates/        chat templates: the interface, and one file per template
+masks.py          the loss mask, per turn
+windows.py        cuts dialogues into windows of at most T tokens
+packing.py        packs windows into rows
+rows.py           dialogues to packed rows, in memory
+cache_key.py      hash of everything that determines the rows
+read_progress.py  how much of the files has been read
+prepare.py        packed rows on disk, cached
+pipeline.py       batches by step; the only file that imports grain
+histories.py      held-out histories for sample texts
+"""

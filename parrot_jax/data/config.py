@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from parrot_jax.core.errors import UserError
-from parrot_jax.core.files import require_local
+from parrot_jax.core.paths import require_local
 from parrot_jax.dialogue.keys import WEIGHTS
 from parrot_jax.dialogue.sources import SourceConfig
 

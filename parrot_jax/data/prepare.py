@@ -116,6 +116,11 @@ def prepare(config: DataConfig, split: Split) -> Prepared:
     Raises:
       UserError: There is no usable dialogue, no live token, or only live tokens.
       DiskFullError: The cache folder is full.
+
+    >>> from parrot_jax import small_example
+    >>> prepared = prepare(small_example(getfixture("tmp_path")).data, "train")
+    >>> prepared.counts["sessions"], len(prepared.rows()), len(prepared.rows()[0]["tokens"])
+    (300, 260, 256)
     """
     template = make_template(config.template, load_tokenizer(config.tokenizer))
     if split == "eval":

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from parrot_jax.core.files import RemotePath, as_path
+from parrot_jax.core.paths import as_path
+from parrot_jax.core.remote import RemotePath
 from parrot_jax.dialogue.report import ReadReport
 from parrot_jax.dialogue.sources import SourceConfig, source_files
 

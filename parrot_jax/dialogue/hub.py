@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from parrot_jax.core.errors import UserError
-from parrot_jax.dialogue.json_stream import JsonRow
 from parrot_jax.dialogue.parquet import plain_row
+from parrot_jax.dialogue.raw_rows import JsonRow
 from parrot_jax.dialogue.readers import ReadRow, parse_any, parse_row
 
 SCHEME = "hf://"

@@ -7,11 +7,12 @@ that invalid UTF-8 affects only its own row.
 import json
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
 from parrot_jax.dialogue.json_list import list_pieces
+from parrot_jax.dialogue.parquet import parquet_rows
+from parrot_jax.dialogue.raw_rows import BrokenRowError, JsonRow, printable
 from parrot_jax.dialogue.unpack import PARQUET, DamagedFileError, first_bytes, open_unpacked
 
 CHUNK_BYTES = 1 << 18
@@ -23,42 +24,6 @@ NOT_JSON = "not valid JSON"
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"')
 _UTF8_MARK = b"\xef\xbb\xbf"
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
-
-
-class BrokenRowError(ValueError):
-    """A row that is rejected.
-
-    Args:
-      reason: A short phrase by which rejected rows are counted, e.g. `"not valid JSON"`.
-      detail: Details of this row.
-    """
-
-    def __init__(self, reason: str, detail: str = "") -> None:
-        super().__init__(f"{reason}: {detail}" if detail else reason)
-        self.reason = printable(reason)
-        self.detail = printable(detail)
-
-
-@dataclass(frozen=True, slots=True)
-class JsonRow:
-    """One row of a file: its JSON value, or the problem."""
-
-    line: int
-    """The line where the row starts, from 1."""
-    value: Any = None
-    problem: BrokenRowError | None = None
-    repair: str = ""
-    """What was repaired in the bytes; empty = nothing."""
-
-
-def printable(text: str, limit: int = 200) -> str:
-    r"""Shortens `text` for a message and escapes unprintable characters.
-
-    >>> printable("caf\ud800 \x1b[2J")
-    'caf\\ud800 \\x1b[2J'
-    """
-    short = text if len(text) <= limit else text[: limit - 1] + "…"
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in short)
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -121,8 +86,6 @@ def stream_rows(
       UserError: The file cannot be opened.
     """
     if first_bytes(path).startswith(PARQUET):
-        from parrot_jax.dialogue.parquet import parquet_rows
-
         yield from parquet_rows(path, max_row_bytes=max_row_bytes)
         return
     line = 0

@@ -17,7 +17,7 @@ from enum import Enum
 from types import MappingProxyType
 from typing import Any, TypeGuard
 
-from parrot_jax.dialogue.json_stream import BrokenRowError
+from parrot_jax.dialogue.raw_rows import BrokenRowError
 
 SYSTEM_KEYS = ("system", "system_prompt", "system_message", "meta_instruction", "instruction")
 """Columns with the system text of a row, unless they are its question."""

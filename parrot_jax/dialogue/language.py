@@ -69,7 +69,7 @@ def language_filter(config: LanguageConfig) -> Callable[[Dialogue], str | None]:
         raise UserError(f"language codes {unknown} are unknown; choose from {known}.")
 
     def reason_against(dialogue: Dialogue) -> str | None:
-        asked = [turn.text for turn in dialogue.turns if turn.role == "user"]
+        asked = dialogue.questions()
         against = None
         for texts in (asked, [turn.text for turn in dialogue.turns]):
             text = _prose_of(texts, config.max_chars)

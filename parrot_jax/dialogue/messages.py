@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
-from parrot_jax.dialogue.json_stream import BrokenRowError
 from parrot_jax.dialogue.keys import MESSAGE_KEYS, PART_KEYS, is_empty, plain_word, read_keys
+from parrot_jax.dialogue.raw_rows import BrokenRowError
 from parrot_jax.dialogue.turns import KEPT_AS_CONTEXT, RowPlace
 from parrot_jax.dialogue.types import Turn
 

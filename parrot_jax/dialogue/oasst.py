@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from parrot_jax.dialogue.json_stream import BrokenRowError
 from parrot_jax.dialogue.messages import read_messages
+from parrot_jax.dialogue.raw_rows import BrokenRowError
 from parrot_jax.dialogue.turns import RowPlace, build_dialogue
 from parrot_jax.dialogue.types import Dialogue
 

@@ -11,9 +11,9 @@ The two keys are found by their names, in any combination.
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from parrot_jax.dialogue.json_stream import BrokenRowError
 from parrot_jax.dialogue.keys import MESSAGE_KEYS, is_empty, plain_key, read_keys
 from parrot_jax.dialogue.messages import is_message, read_messages
+from parrot_jax.dialogue.raw_rows import BrokenRowError
 from parrot_jax.dialogue.turns import RowPlace, build_dialogue
 from parrot_jax.dialogue.types import Dialogue, Role, Turn
 from parrot_jax.dialogue.unread import ANSWERS

@@ -8,8 +8,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from parrot_jax.core.errors import UserError
-from parrot_jax.core.files import AnyPath, open_input
-from parrot_jax.dialogue.json_stream import BrokenRowError, JsonRow
+from parrot_jax.core.files import open_input
+from parrot_jax.core.paths import AnyPath
+from parrot_jax.dialogue.raw_rows import BrokenRowError, JsonRow
 
 # Few, since a value that many rows share is stored once in the file but per row in memory.
 _ROWS_AT_ONCE = 4

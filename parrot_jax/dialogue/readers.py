@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from parrot_jax.dialogue.json_stream import BrokenRowError, JsonRow, stream_rows
+from parrot_jax.dialogue.json_stream import stream_rows
 from parrot_jax.dialogue.messages import is_message, read_messages
 from parrot_jax.dialogue.oasst import parse_oasst_tree
 from parrot_jax.dialogue.pairs import QUESTION_KEYS, holds_pairs, parse_pairs
+from parrot_jax.dialogue.raw_rows import BrokenRowError, JsonRow
 from parrot_jax.dialogue.turns import RowPlace, build_dialogue
 from parrot_jax.dialogue.types import Dialogue, Turn
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from parrot_jax.dialogue.json_stream import printable
+from parrot_jax.dialogue.raw_rows import printable
 from parrot_jax.dialogue.readers import ReadRow
 from parrot_jax.dialogue.turns import RowPlace
 

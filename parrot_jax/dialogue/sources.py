@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Literal
 
 from parrot_jax.core.errors import UserError
-from parrot_jax.core.files import RemotePath, as_path, matching_files
+from parrot_jax.core.paths import as_path, matching_files
+from parrot_jax.core.remote import RemotePath
 from parrot_jax.dialogue.hub import parse_hub_path, read_hub
 from parrot_jax.dialogue.readers import ReadRow, WrongKindError, read_json_file
 from parrot_jax.dialogue.report import ReadReport, SourceCounts

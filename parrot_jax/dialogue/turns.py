@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
-from parrot_jax.dialogue.json_stream import BrokenRowError
 from parrot_jax.dialogue.keys import ROW_KEYS, SYSTEM_KEYS, checked_weight, plain_key, read_keys
+from parrot_jax.dialogue.raw_rows import BrokenRowError
 from parrot_jax.dialogue.types import Dialogue, Turn
 from parrot_jax.dialogue.unread import refuse_media, repeated_keys
 

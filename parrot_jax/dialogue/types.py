@@ -74,6 +74,10 @@ class Dialogue:
         """Number of questions; the papers call these turns."""
         return (len(self.turns) + 1) // 2
 
+    def questions(self) -> list[str]:
+        """The texts of the user turns."""
+        return [turn.text for turn in self.turns if turn.role == "user"]
+
     def messages(self) -> list[dict[str, str]]:
         """The dialogue as OpenAI-style messages, with the system text first if there is one."""
         system = [{"role": "system", "content": self.system}] if self.system else []

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from parrot_jax.core.errors import UserError
-from parrot_jax.core.files import AnyPath, as_path, open_input
+from parrot_jax.core.files import open_input
+from parrot_jax.core.paths import AnyPath, as_path
 
 PARQUET = b"PAR1"
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"

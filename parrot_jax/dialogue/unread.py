@@ -8,8 +8,8 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from parrot_jax.dialogue.json_stream import BrokenRowError
 from parrot_jax.dialogue.keys import plain_key
+from parrot_jax.dialogue.raw_rows import BrokenRowError
 from parrot_jax.dialogue.types import Turn
 
 ANSWERS = frozenset(

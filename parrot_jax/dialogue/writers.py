@@ -4,8 +4,12 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from parrot_jax.core.files import AnyPath, atomic_write
+from parrot_jax.core.files import atomic_write
+from parrot_jax.core.paths import AnyPath
 from parrot_jax.dialogue.types import Dialogue
+
+DIALOGUES = "dialogues.jsonl"
+"""The finished dialogues in the folder of a collection."""
 
 _OWN_KEYS = frozenset({"id", "source", "messages"})
 

@@ -8,8 +8,8 @@ from jaxtyping import Array, Float, Int
 from parrot_jax.model import attention as attention_backends
 from parrot_jax.model.attention import Backend
 from parrot_jax.model.cache import Cache, attend_to_cache, lengthen, write
-from parrot_jax.model.config import LlamaConfig
-from parrot_jax.model.llama import (
+from parrot_jax.model.config import ModelConfig
+from parrot_jax.model.decoder import (
     Params,
     embed_tokens,
     rms_norm,
@@ -20,7 +20,7 @@ from parrot_jax.model.llama import (
 
 
 def prefill(
-    config: LlamaConfig,
+    config: ModelConfig,
     params: Params,
     tokens: Int[Array, "B T"],
     lengths: Int[Array, " B"],
@@ -62,7 +62,7 @@ def prefill(
 
 
 def decode(
-    config: LlamaConfig,
+    config: ModelConfig,
     params: Params,
     tokens: Int[Array, " B"],
     positions: Int[Array, " B"],
@@ -100,7 +100,7 @@ def decode(
     return _logits(config, params, x), cache
 
 
-def _logits(config: LlamaConfig, params: Params, x: Float[Array, "B 1 D"]) -> Float[Array, "B V"]:
+def _logits(config: ModelConfig, params: Params, x: Float[Array, "B 1 D"]) -> Float[Array, "B V"]:
     normed = rms_norm(x[:, 0], params["norm"], config.rms_norm_eps)
     head = unembedding(params).astype(x.dtype)
     return jnp.einsum("BD,DV->BV", normed, head, preferred_element_type=jnp.float32)

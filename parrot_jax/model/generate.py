@@ -24,9 +24,9 @@ from parrot_jax.distributed import on_host
 from parrot_jax.model import attention as attention_backends
 from parrot_jax.model.attention import Backend
 from parrot_jax.model.cache import Cache
-from parrot_jax.model.config import LlamaConfig
+from parrot_jax.model.config import ModelConfig
 from parrot_jax.model.decode import decode, prefill
-from parrot_jax.model.llama import Params, with_whole_embedding
+from parrot_jax.model.decoder import Params, with_whole_embedding
 from parrot_jax.model.sampling import Sampling, sample
 from parrot_jax.sharding import num_batch_shards
 
@@ -64,7 +64,7 @@ Listen = Callable[[Sequence[Part]], Collection[int]]
 
 
 def generate(
-    config: LlamaConfig,
+    config: ModelConfig,
     params: Params,
     prompts: Sequence[Sequence[int]],
     *,
@@ -190,7 +190,7 @@ def generate(
 
 
 def padded_shape(
-    config: LlamaConfig, num_prompt_tokens: int, max_new_tokens: int
+    config: ModelConfig, num_prompt_tokens: int, max_new_tokens: int
 ) -> tuple[int, int]:
     """The lengths to which `generate` pads the longest prompt and the largest limit of a batch.
 
@@ -226,7 +226,7 @@ class _State(NamedTuple):
     jax.jit, static_argnames=("config", "num_steps", "compute_dtype", "backend", "mesh")
 )
 def _start(
-    config: LlamaConfig,
+    config: ModelConfig,
     params: Params,
     tokens: Int[Array, "B T"],
     lengths: Int[Array, " B"],
@@ -261,7 +261,7 @@ def _start(
 # The state is given away: the cache, most of it, is written in place.
 @functools.partial(jax.jit, static_argnames=("config", "mesh"), donate_argnames=("state",))
 def _advance(
-    config: LlamaConfig,
+    config: ModelConfig,
     params: Params,
     state: _State,
     lengths: Int[Array, " B"],
@@ -327,7 +327,7 @@ def _per_row(name: str, value: Number | Sequence[Number], num_rows: int) -> list
 
 
 def _check(
-    config: LlamaConfig,
+    config: ModelConfig,
     prompts: Sequence[Sequence[int]],
     limits: Sequence[Number],
     temperatures: Sequence[Number],

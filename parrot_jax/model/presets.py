@@ -3,9 +3,9 @@
 from dataclasses import replace
 from types import MappingProxyType
 
-from parrot_jax.model.config import LlamaConfig, RopeScaling
+from parrot_jax.model.config import ModelConfig, RopeScaling
 
-_LLAMA_3_8B = LlamaConfig(
+_LLAMA_3_8B = ModelConfig(
     vocab_size=128256,
     intermediate_size=14336,
     num_key_value_heads=8,
@@ -16,15 +16,15 @@ _LLAMA_3_8B = LlamaConfig(
 PRESETS = MappingProxyType(
     {
         # arXiv:2307.09288 and the config.json files of the published folders.
-        "llama2-7b": LlamaConfig(),
-        "llama2-13b": LlamaConfig(
+        "llama2-7b": ModelConfig(),
+        "llama2-13b": ModelConfig(
             hidden_size=5120,
             intermediate_size=13824,
             num_hidden_layers=40,
             num_attention_heads=40,
             num_key_value_heads=40,
         ),
-        "llama2-70b": LlamaConfig(
+        "llama2-70b": ModelConfig(
             hidden_size=8192,
             intermediate_size=28672,
             num_hidden_layers=80,
@@ -32,7 +32,7 @@ PRESETS = MappingProxyType(
             num_key_value_heads=8,
         ),
         # arXiv:2302.13971, the base of the papers' first askers.
-        "llama-13b": LlamaConfig(
+        "llama-13b": ModelConfig(
             hidden_size=5120,
             intermediate_size=13824,
             num_hidden_layers=40,
@@ -49,7 +49,7 @@ PRESETS = MappingProxyType(
             rope_scaling=RopeScaling(rope_type="llama3", factor=8.0),
         ),
         # arXiv:2401.02385.
-        "tinyllama-1.1b": LlamaConfig(
+        "tinyllama-1.1b": ModelConfig(
             hidden_size=2048,
             intermediate_size=5632,
             num_hidden_layers=22,

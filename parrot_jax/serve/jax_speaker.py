@@ -19,7 +19,7 @@ import jax
 
 from parrot_jax.data.config import Task
 from parrot_jax.data.templates.base import Template, check_speaker
-from parrot_jax.model.config import LlamaConfig
+from parrot_jax.model.config import ModelConfig
 from parrot_jax.model.generate import Part, generate, padded_shape
 from parrot_jax.serve.batching import Batcher, Deliver
 from parrot_jax.serve.messages import split_turns
@@ -57,7 +57,7 @@ class JaxSpeaker(Speaker):
         self,
         model: str,
         task: Task,
-        config: LlamaConfig,
+        config: ModelConfig,
         params: Any,
         template: Template,
         *,

@@ -1,1 +1,17 @@
-"""Statistics of dialogue files: the papers' Table 1 and Figure 3, and more, for any file."""
+"""Statistics of dialogue files: the papers' Table 1 and Figure 3, and more, for any file.
+
+config.py         settings of a judge
+inputs.py         paths to sources, with format and label
+context_marks.py  pronouns and ellipsis
+diversity.py      Self-ROUGE and MTLD
+measures.py       measures of a session
+files.py          measures of a file
+sampling.py       samples the sessions to judge
+prompts.py        the judge's prompts, and parsing of its replies
+judging.py        runs the judge
+run.py            all files, then the judge
+published.py      Table 1 of the papers
+summary.py        tables and JSON
+console.py        prints statistics
+writing.py        writes statistics to files
+"""

@@ -13,8 +13,8 @@ from parrot_jax.dialogue.language import language_of
 from parrot_jax.dialogue.report import ReadReport
 from parrot_jax.dialogue.sources import SourceConfig, read_sources
 from parrot_jax.dialogue.types import Dialogue
-from parrot_jax.stats.bootstrap import ratio_intervals
-from parrot_jax.stats.measures import LANGUAGE_CHARS, MEASURES, Part, measure_session, questions_of
+from parrot_jax.intervals.bootstrap import ratio_intervals
+from parrot_jax.stats.measures import LANGUAGE_CHARS, MEASURES, Part, measure_session
 
 _DIALOGUES_AT_ONCE = 64
 
@@ -90,7 +90,7 @@ def measure_file(
     for dialogues in _batched(stream, _DIALOGUES_AT_ONCE):
         tokens = _tokens_of(dialogues, count_tokens) if count_tokens else []
         for place, dialogue in enumerate(dialogues):
-            questions = questions_of(dialogue)
+            questions = dialogue.questions()
             # More than needed, since code blocks are ignored.
             opening = "\n".join(q[: 4 * LANGUAGE_CHARS] for q in questions)[: 4 * LANGUAGE_CHARS]
             language = name_language(opening)

@@ -5,14 +5,14 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from parrot_jax.core.errors import UserError
-from parrot_jax.core.files import as_path
+from parrot_jax.core.paths import as_path
 from parrot_jax.dialogue.hub import SCHEME
 from parrot_jax.dialogue.json_stream import stream_rows
 from parrot_jax.dialogue.readers import detect_kind
 from parrot_jax.dialogue.sources import READERS, SourceConfig, SourceKind, source_files
+from parrot_jax.dialogue.writers import DIALOGUES
 
 _ROWS_LOOKED_AT = 100
-_OF_COLLECTIONS = "dialogues.jsonl"
 
 
 def source_of(path: str) -> SourceConfig:
@@ -76,16 +76,16 @@ def _kind_of(path: str) -> str:
 
 
 def _of_collection(path: str) -> str:
-    dialogues = as_path(path).expanduser() / _OF_COLLECTIONS
+    dialogues = as_path(path).expanduser() / DIALOGUES
     if dialogues.exists():
         return str(dialogues)
     if (as_path(path).expanduser() / "journal.sqlite").exists():
         raise UserError(
-            f"{path} is a collection without finished dialogues yet: {_OF_COLLECTIONS} is missing; "
+            f"{path} is a collection without finished dialogues yet: {DIALOGUES} is missing; "
             "resume it with `parrot collect`."
         )
     raise UserError(
-        f"{path} is not a collection folder ({_OF_COLLECTIONS} is missing); name its "
+        f"{path} is not a collection folder ({DIALOGUES} is missing); name its "
         f"files, e.g. {path.rstrip('/')}/**/*.jsonl, or huggingface:{path} for a data set."
     )
 

@@ -4,7 +4,7 @@ A file's value is the sum over its sessions divided by the total count: a mean o
 counts 1, or a mean or share of questions if each counts its questions.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal, NamedTuple
@@ -126,7 +126,7 @@ def measure_session(dialogue: Dialogue, language: str | None) -> SessionMeasures
       dialogue: The session.
       language: The language of its questions; see `SessionMeasures`.
     """
-    questions = questions_of(dialogue)
+    questions = dialogue.questions()
     words = [normal_words(question) for question in questions]
     lengths = [len(question.split()) for question in questions]
     diversities = [value for value in map(mtld, words) if value is not None]
@@ -152,8 +152,3 @@ def measure_session(dialogue: Dialogue, language: str | None) -> SessionMeasures
         "question_marks": Part(sum("?" in text or "？" in text for text in questions[1:]), later),
     }
     return SessionMeasures(len(questions), parts, lengths[1:], language)
-
-
-def questions_of(dialogue: Dialogue) -> Sequence[str]:
-    """The texts of the user turns."""
-    return [turn.text for turn in dialogue.turns if turn.role == "user"]

@@ -4,8 +4,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from parrot_jax.core.config import load_config
-from parrot_jax.core.files import require_local_folder, without_folders
 from parrot_jax.core.logs import counting
+from parrot_jax.core.paths import require_local_folder
+from parrot_jax.core.published_names import without_folders
 from parrot_jax.data.tokenizers import Tokenizer, load_tokenizer
 from parrot_jax.stats.config import JudgeConfig
 from parrot_jax.stats.files import measure_file
@@ -39,6 +40,12 @@ def compute_statistics(
 
     Raises:
       UserError: A path, the tokenizer or the judge cannot be used; nothing was sent.
+
+    >>> path = getfixture("tmp_path") / "dialogues.jsonl"
+    >>> _ = path.write_text('{"messages": [{"role": "user", "content": "Why is the sea salt?"}]}')
+    >>> (file,) = compute_statistics([str(path)]).files
+    >>> file.label, file.sessions
+    ('dialogues', 1)
     """
     if out is not None:
         require_local_folder(out, "out")

@@ -5,7 +5,6 @@ from typing import NamedTuple
 from parrot_jax.dialogue.report import ReadReport
 from parrot_jax.dialogue.sampling import draw
 from parrot_jax.dialogue.sources import SourceConfig, read_sources
-from parrot_jax.stats.measures import questions_of
 
 
 class Session(NamedTuple):
@@ -27,4 +26,4 @@ def draw_sessions(source: SourceConfig, count: int, *, seed: int) -> list[Sessio
     """
     dialogues = read_sources([source], seed=0, report=ReadReport())
     drawn = draw(dialogues, count, seed=seed, where=source.path)
-    return [Session(tuple(questions_of(dialogue))) for dialogue in drawn]
+    return [Session(tuple(dialogue.questions())) for dialogue in drawn]

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from parrot_jax import __version__
-from parrot_jax.core.files import name_to_publish, without_folders
+from parrot_jax.core.published_names import name_to_publish, without_folders
 from parrot_jax.dialogue.report import ReadReport
+from parrot_jax.intervals.bootstrap import RESAMPLES
 from parrot_jax.report.page import Table
-from parrot_jax.stats.bootstrap import RESAMPLES
 from parrot_jax.stats.config import JudgeConfig
 from parrot_jax.stats.files import Estimate, FileStats, estimates_of
 from parrot_jax.stats.judging import Judgments

@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from parrot_jax.core import markdown
 from parrot_jax.core.errors import disk_full_is_a_user_error
 from parrot_jax.core.files import atomic_write, write_json
-from parrot_jax.core.logs import visible
 from parrot_jax.report.charts import Bars, column_chart
 from parrot_jax.report.page import Chart, Hue, Page, Picture, Section, Table, Tile, write_page
 from parrot_jax.stats.files import FileStats
@@ -114,7 +114,7 @@ def _markdown(statistics: Statistics, pictures: Sequence[str]) -> str:
         *(["## Judged sessions", *_table_lines(judged)] if judged else []),
         "## Input files",
         *_table_lines(reading_table(statistics.files)),
-        *(f"Rejected: {_escape(e)}" for f in statistics.files for e in examples(f.report)),
+        *(f"Rejected: {markdown.escape(e)}" for f in statistics.files for e in examples(f.report)),
         "## Definitions",
         *_table_lines(definitions_table()),
     ]
@@ -124,12 +124,6 @@ def _markdown(statistics: Statistics, pictures: Sequence[str]) -> str:
 def _table_lines(table: Table) -> Iterator[str]:
     rules = ["---" if n < table.text_columns else "---:" for n in range(len(table.columns))]
     rows = [table.columns, *table.rows]
-    lines = ["| " + " | ".join(map(_escape, row)) + " |" for row in rows]
+    lines = ["| " + " | ".join(map(markdown.escape, row)) + " |" for row in rows]
     lines.insert(1, "| " + " | ".join(rules) + " |")
     yield "\n".join(lines)
-
-
-def _escape(text: str) -> str:
-    """Escapes any text to one cell or line of Markdown."""
-    line = " ".join(visible(text).split())
-    return "".join(f"\\{char}" if char in "\\`*_[]<>|#" else char for char in line)

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from parrot_jax.model.config import LlamaConfig
+from parrot_jax.model.config import ModelConfig
+from parrot_jax.model.families import num_parameters
 
 _MIB = 2**20
 
@@ -42,7 +43,7 @@ def chip_of(device_kind: str) -> Chip | None:
     return kinds[max(kinds, key=len)] if kinds else None
 
 
-def flops_per_token(config: LlamaConfig, row_tokens: int) -> int:
+def flops_per_token(config: ModelConfig, row_tokens: int) -> int:
     """Floating point operations that training needs for a token; nothing recomputed is counted.
 
     Six for each weight but the embedding, which is looked up: two forward, four backward. In each
@@ -56,6 +57,6 @@ def flops_per_token(config: LlamaConfig, row_tokens: int) -> int:
     Source: PaLM, arXiv:2204.02311, appendix B, with the causal half of attention.
     """
     embedding = config.vocab_size * config.hidden_size
-    weights = config.num_parameters() - (0 if config.tie_word_embeddings else embedding)
+    weights = num_parameters(config) - (0 if config.tie_word_embeddings else embedding)
     attention_width = config.num_attention_heads * config.head_width
     return 6 * weights + 6 * config.num_hidden_layers * attention_width * row_tokens

@@ -8,7 +8,7 @@ from parrot_jax.core.config import Named
 from parrot_jax.core.errors import UserError
 from parrot_jax.data.config import DataConfig, Task
 from parrot_jax.distributed import DistributedConfig
-from parrot_jax.model.config import LlamaConfig
+from parrot_jax.model.config import ModelConfig
 from parrot_jax.model.presets import PRESETS
 from parrot_jax.sharding import MeshConfig
 
@@ -77,7 +77,7 @@ class TrainConfig:
     data: DataConfig
     """The dialogues, and how they become rows."""
 
-    model: Annotated[LlamaConfig, Named(PRESETS)]
+    model: Annotated[ModelConfig, Named(PRESETS)]
     """Sizes of the model."""
 
     optim: OptimConfig = field(default_factory=OptimConfig)

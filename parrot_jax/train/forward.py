@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
-from parrot_jax.model import llama
+from parrot_jax.model import decoder
 from parrot_jax.model.attention import Backend
-from parrot_jax.model.config import LlamaConfig
+from parrot_jax.model.config import ModelConfig
 from parrot_jax.sharding import num_batch_shards
 
 Batch = Mapping[str, Any]
@@ -20,7 +20,7 @@ Batch = Mapping[str, Any]
 class Forward(NamedTuple):
     """How to run the model; everything here is static to jit."""
 
-    model: LlamaConfig
+    model: ModelConfig
     compute_dtype: Any
     attention: Backend
     remat: str
@@ -37,7 +37,7 @@ class Forward(NamedTuple):
 
     def hidden(self, params: Any, batch: Batch) -> Float[Array, "B T D"]:
         """Output of the final norm for each position."""
-        return llama.hidden_states(
+        return decoder.hidden_states(
             self.model,
             params,
             batch["tokens"],
@@ -53,7 +53,7 @@ class Forward(NamedTuple):
 
     def unembedding(self, params: Any) -> Float[Array, "D V"]:
         """The matrix from hidden states to logits."""
-        return llama.unembedding(params)
+        return decoder.unembedding(params)
 
 
 def next_tokens(batch: Batch) -> tuple[Int[Array, "B T"], Float[Array, "B T"]]:

@@ -18,8 +18,9 @@ import numpy as np
 
 from parrot_jax.core.config import config_to_dict
 from parrot_jax.core.errors import PreemptedError, RunError, disk_full_is_a_user_error
-from parrot_jax.core.files import AnyPath, atomic_write, write_array, write_json
+from parrot_jax.core.files import atomic_write, write_array, write_json
 from parrot_jax.core.logs import Pace, console, duration, progress_bar
+from parrot_jax.core.paths import AnyPath
 from parrot_jax.distributed import any_process, in_first_process, is_first_process
 from parrot_jax.train import perplexity
 from parrot_jax.train.config import TrainConfig
@@ -59,6 +60,14 @@ def train(
     Raises:
       UserError: The data, the sizes or the run folder do not fit the config.
       RunError: Loss or gradient norm is not finite; the batch is saved and named.
+
+    >>> import dataclasses
+    >>> from parrot_jax import small_example
+    >>> config = dataclasses.replace(small_example(getfixture("tmp_path")), max_steps=0)
+    >>> train(config)  # doctest: +ELLIPSIS
+    139,584 parameters; 300 sessions in 260 rows of 256 tokens, ...
+    >>> Path(config.out, "checkpoints", "0").is_dir()
+    True
     """
     folder = RunFolder(config.out)
     in_first_process(folder.check_writable, f"write to {folder.path}")

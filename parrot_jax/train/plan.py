@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from parrot_jax.model.llama import REMAT_POLICIES
+from parrot_jax.model.decoder import REMAT_POLICIES
 from parrot_jax.sharding import make_mesh, num_batch_shards
 from parrot_jax.train.chips import Chip, flops_per_token
 from parrot_jax.train.config import TrainConfig

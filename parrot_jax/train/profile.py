@@ -8,8 +8,8 @@ from pathlib import Path
 import jax
 
 from parrot_jax.core.errors import disk_full_is_a_user_error
-from parrot_jax.core.files import AnyPath
 from parrot_jax.core.logs import console
+from parrot_jax.core.paths import AnyPath
 
 
 class Profiler:

@@ -32,8 +32,10 @@ import jax
 import parrot_jax
 from parrot_jax.core.config import changed_keys, config_to_dict, load_config, save_config
 from parrot_jax.core.errors import RunError, UserError, disk_full_is_a_user_error
-from parrot_jax.core.files import AnyPath, RemotePath, as_path, read_object, write_json
+from parrot_jax.core.files import read_object, write_json
 from parrot_jax.core.logs import MetricsFile, console
+from parrot_jax.core.paths import AnyPath, as_path
+from parrot_jax.core.remote import RemotePath
 from parrot_jax.data.templates import make_template
 from parrot_jax.data.templates.base import Template
 from parrot_jax.data.tokenizers import Tokenizer, load_tokenizer

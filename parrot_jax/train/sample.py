@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 from jax.sharding import Mesh
 
 from parrot_jax.data.templates.base import Template
-from parrot_jax.model.config import LlamaConfig
+from parrot_jax.model.config import ModelConfig
 from parrot_jax.model.generate import generate
 
 
-class Reply(NamedTuple):
+class Sample(NamedTuple):
     """What the model said."""
 
     text: str
@@ -21,7 +21,7 @@ class Reply(NamedTuple):
 
 
 def sample_next_turns(
-    config: LlamaConfig,
+    config: ModelConfig,
     params: Any,
     template: Template,
     prompts: Sequence[Sequence[int]],
@@ -32,7 +32,7 @@ def sample_next_turns(
     mesh: Mesh | None = None,
     temperature: float = 0.0,
     top_p: float = 1.0,
-) -> list[Reply]:
+) -> list[Sample]:
     """Generates the turn behind each prompt.
 
     Args:
@@ -62,7 +62,7 @@ def sample_next_turns(
         mesh=mesh,
     )
     return [
-        Reply(
+        Sample(
             template.tokenizer.decode(g.ids).strip(),
             g.finish_reason,
             len(g.ids),

@@ -16,6 +16,7 @@ from parrot_jax.data.templates import make_template
 from parrot_jax.data.templates.base import Template
 from parrot_jax.data.tokenizers import Tokenizer, check_rows, load_tokenizer
 from parrot_jax.distributed import check_same_everywhere
+from parrot_jax.model.families import num_parameters
 from parrot_jax.sharding import make_mesh, num_batch_shards
 from parrot_jax.train.chips import chip_of, flops_per_token
 from parrot_jax.train.config import TrainConfig
@@ -71,7 +72,7 @@ class Setup(NamedTuple):
             )
         share = config.batch_rows / counts["rows"]
         console.print(
-            f"{config.model.num_parameters():,} parameters; {counts['sessions']:,} sessions in "
+            f"{num_parameters(config.model):,} parameters; {counts['sessions']:,} sessions in "
             f"{counts['rows']:,} rows of {config.data.row_tokens} tokens, "
             f"{counts['padding_share']:.1%} padding; {self.steps.num_steps} steps of "
             f"{config.batch_rows} rows = {share * counts['sessions']:.1f} sessions and "

@@ -10,8 +10,8 @@ from jax.typing import DTypeLike
 
 from parrot_jax.core.errors import UserError
 from parrot_jax.core.logs import console
-from parrot_jax.model import llama
-from parrot_jax.model.config import LlamaConfig
+from parrot_jax.model import decoder
+from parrot_jax.model.config import ModelConfig
 from parrot_jax.sharding import array_sharding
 from parrot_jax.train.config import TrainConfig
 from parrot_jax.train.train_state import IsTrainable, TrainState, all_trainable, split
@@ -33,7 +33,7 @@ def new_state(
       UserError: `config.init_from` has no checkpoint, or one of another model.
     """
     if config.init_from is None:
-        params = llama.init_params(
+        params = decoder.init_params(
             config.model, config.seed, shardings_of(like.params), dtype=config.param_dtype
         )
     else:
@@ -59,7 +59,7 @@ def _parted(params: Any, like: TrainState) -> tuple[Any, Any]:
 
 
 def abstract_state(
-    config: LlamaConfig,
+    config: ModelConfig,
     optimizer: optax.GradientTransformation,
     mesh: Mesh,
     param_dtype: DTypeLike = "float32",

@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from parrot_jax.core.errors import UserError, disk_full_is_a_user_error
-from parrot_jax.core.files import AnyPath, RemotePath, atomic_write
+from parrot_jax.core.files import atomic_write
 from parrot_jax.core.logs import console
+from parrot_jax.core.paths import AnyPath
+from parrot_jax.core.remote import RemotePath
 
 TrackerName = Literal["tensorboard", "wandb"]
 

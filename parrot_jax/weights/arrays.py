@@ -10,7 +10,6 @@ import asyncio
 import functools
 import logging
 import math
-import shutil
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any
 
@@ -20,7 +19,7 @@ import orbax.checkpoint as ocp
 from jax.sharding import NamedSharding, PartitionSpec, Sharding
 from orbax.checkpoint._src.serialization import tensorstore_utils
 
-from parrot_jax.core.errors import DiskFullError, is_disk_full
+from parrot_jax.core.errors import is_disk_full
 
 
 def _is_news(record: logging.LogRecord) -> bool:
@@ -208,19 +207,3 @@ def batches(sizes: Sequence[int]) -> Iterator[slice]:
         total += size
     if sizes:
         yield slice(start, len(sizes))
-
-
-def check_room(folder: str, needed: int) -> None:
-    """Refuses a save that the disk has no room for.
-
-    Raises:
-      DiskFullError: Fewer bytes are free than are needed.
-    """
-    if "://" in folder:
-        return  # a bucket has room
-    free = shutil.disk_usage(folder).free
-    if jax.process_count() == 1 and free < needed:
-        raise DiskFullError(
-            f"no room left on the disk for a checkpoint in {folder}: it takes {needed:,} bytes "
-            f"and {free:,} are free; free some space and run again."
-        )

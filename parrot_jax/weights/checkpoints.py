@@ -28,7 +28,8 @@ from jax.tree_util import tree_flatten_with_path
 from jaxtyping import Shaped
 
 from parrot_jax.core.errors import UserError, disk_full_is_a_user_error
-from parrot_jax.core.files import AnyPath, as_path
+from parrot_jax.core.files import check_room
+from parrot_jax.core.paths import AnyPath, as_path
 from parrot_jax.distributed import any_process
 from parrot_jax.weights import arrays as on_disk
 from parrot_jax.weights.damage import Unreadable, reading
@@ -115,9 +116,9 @@ class Checkpoints:
         self.wait()
         for damaged in self._damaged & set(self._manager.all_steps()):
             self._manager.delete(damaged)  # or it would be kept, and the newest, for good
-        on_disk.check_room(
-            self._folder, sum(leaf.nbytes for leaf in jax.tree.leaves((params, optimizer)))
-        )
+        if jax.process_count() == 1:
+            needed = sum(leaf.nbytes for leaf in jax.tree.leaves((params, optimizer)))
+            check_room(as_path(self._folder), needed, "a checkpoint")
         with disk_full_is_a_user_error(f"a checkpoint in {self._folder}"):
             self._manager.save(
                 step,

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any, get_args
 
 from parrot_jax.core.errors import UserError
-from parrot_jax.core.files import AnyPath, as_path, file_in, hash_file, hash_json, read_json
+from parrot_jax.core.files import hash_file, hash_json, read_json
+from parrot_jax.core.paths import AnyPath, as_path, file_in
 from parrot_jax.weights.dtypes import Dtype
 
 RECORD = "parrot_export.json"

@@ -7,7 +7,6 @@ whole or not at all, then the index; `config.json`, without which nothing loads,
 import hashlib
 import json
 import os
-import shutil
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,10 +16,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Shaped
 
-from parrot_jax.core.errors import DiskFullError, UserError, disk_full_is_a_user_error
-from parrot_jax.core.files import atomic_write, hash_file, read_json, write_json
+from parrot_jax.core.errors import UserError, disk_full_is_a_user_error
+from parrot_jax.core.files import atomic_write, check_room, hash_file, read_json, write_json
 from parrot_jax.core.logs import console, progress
-from parrot_jax.model.config import LlamaConfig
+from parrot_jax.model.config import ModelConfig
+from parrot_jax.model.hf_config import to_hf
 from parrot_jax.weights.dtypes import SAFETENSORS_NAMES, Dtype
 from parrot_jax.weights.exports import RECORD, read_record
 from parrot_jax.weights.hf_folder import DTYPES, INDEX, cast_finite
@@ -99,7 +99,8 @@ def flax_to_hf(
                 if shard.name not in hashes or not (out / shard.name).exists()]  # fmt: skip
         if len(left) < len(shards):
             console.print(f"continuing {out}: {len(shards) - len(left)} of {len(shards)} files")
-        _check_room(out, left, DTYPES[dtype])
+        needed = sum(_nbytes(tensor, DTYPES[dtype]) for shard in left for tensor in shard.tensors)
+        check_room(out, needed, "the export")
         names = [tensor for shard in left for tensor in shard.tensors]
 
         def read(tensor: Tensor) -> Shaped[np.ndarray, "..."]:
@@ -121,7 +122,7 @@ def flax_to_hf(
 
 
 def write_hf_config(
-    out: Path | str, config: LlamaConfig, dtype: Dtype, ids: Mapping[str, int | list[int] | None]
+    out: Path | str, config: ModelConfig, dtype: Dtype, ids: Mapping[str, int | list[int] | None]
 ) -> None:
     """Writes `generation_config.json` and, last of all files of an export, `config.json`.
 
@@ -138,7 +139,7 @@ def write_hf_config(
     out = Path(out)
     write_json(out / "generation_config.json", dict(ids))
     # The name that transformers 4 knows; 5 calls it dtype and reads this one as well.
-    values = config.to_hf() | dict(ids) | {"torch_dtype": dtype}
+    values = to_hf(config) | dict(ids) | {"torch_dtype": dtype}
     text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
     hashes = {name: hash_file(out / name) for name in _HASHED if (out / name).exists()}
     hashes["config.json"] = hashlib.sha256(text.encode()).hexdigest()
@@ -200,16 +201,6 @@ def _claim(out: Path, record: Mapping[str, Any]) -> dict[str, str]:
         raise UserError(f"{out} is not empty and no export; choose another folder.")
     write_json(out / RECORD, record)
     return {}
-
-
-def _check_room(out: Path, shards: Sequence[Shard], dtype: np.dtype[Any]) -> None:
-    needed = sum(_nbytes(tensor, dtype) for shard in shards for tensor in shard.tensors)
-    free = shutil.disk_usage(out).free
-    if free < needed:
-        raise DiskFullError(
-            f"no room left on the disk for the export in {out}: it takes {needed:,} bytes and "
-            f"{free:,} are free; free some space and run again."
-        )
 
 
 def _ahead(

@@ -16,9 +16,11 @@ from jaxtyping import Shaped
 from safetensors import SafetensorError, safe_open
 
 from parrot_jax.core.errors import UserError
-from parrot_jax.core.files import file_in, open_input, read_json
-from parrot_jax.model.config import LlamaConfig
+from parrot_jax.core.files import open_input, read_json
+from parrot_jax.core.paths import file_in
+from parrot_jax.model.config import ModelConfig
 from parrot_jax.model.frequencies import frequencies
+from parrot_jax.model.hf_config import from_hf
 from parrot_jax.weights.dtypes import SAFETENSORS_NAMES
 from parrot_jax.weights.exports import check_hash, known_hashes
 from parrot_jax.weights.names import Tensor, tensors
@@ -202,10 +204,8 @@ def cast_finite(
     return array
 
 
-def _read_config(path: Path) -> LlamaConfig:
-    return LlamaConfig.from_hf(
-        _object(path, read_json(path, max_bytes=_MAX_CONFIG_BYTES)), str(path)
-    )
+def _read_config(path: Path) -> ModelConfig:
+    return from_hf(_object(path, read_json(path, max_bytes=_MAX_CONFIG_BYTES)), str(path))
 
 
 def _object(path: Path, values: Any) -> dict[str, Any]:

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from parrot_jax.core.errors import ParrotError, UserError, disk_full_is_a_user_error
-from parrot_jax.core.files import file_in
 from parrot_jax.core.logs import console
+from parrot_jax.core.paths import file_in
 from parrot_jax.weights.hf_folder import HfFolder
 
 if TYPE_CHECKING:

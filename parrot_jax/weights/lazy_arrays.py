@@ -13,11 +13,11 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from parrot_jax.core.errors import disk_full_is_a_user_error
-from parrot_jax.core.files import AnyPath
+from parrot_jax.core.files import check_room
+from parrot_jax.core.paths import AnyPath
 from parrot_jax.weights.arrays import (
     CheckedHandler,
     Uncounted,
-    check_room,
     make_handler,
     until_all_ended,
 )
@@ -100,7 +100,8 @@ def save_lazily(
                 cleanup_tmp_directories=True, enable_async_checkpointing=False
             ),
         )
-        check_room(at, sum(array.nbytes for array in arrays.values()))
+        needed = sum(array.nbytes for array in arrays.values())
+        check_room(folder.absolute(), needed, "a checkpoint")
         if step in manager.all_steps():
             manager.delete(step)  # left by an interrupted save
         manager.save(

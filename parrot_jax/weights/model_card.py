@@ -7,7 +7,8 @@ from typing import Any, Literal, NamedTuple
 import yaml
 
 from parrot_jax.core import markdown
-from parrot_jax.model.config import LlamaConfig
+from parrot_jax.model.config import ModelConfig
+from parrot_jax.model.families import num_parameters
 
 _TEMPLATE = Path(__file__).parent / "templates" / "model_card.md.jinja"
 
@@ -28,7 +29,7 @@ class Training(NamedTuple):
 
 def model_card(
     name: str,
-    config: LlamaConfig,
+    config: ModelConfig,
     training: Training | None,
     *,
     step: int,
@@ -56,6 +57,7 @@ def model_card(
         header=yaml.safe_dump(header, sort_keys=False).strip(),
         name=name,
         config=config,
+        num_parameters=num_parameters(config),
         training=training,
         settings=yaml.safe_dump(dict(training.settings), sort_keys=False) if training else "",
         step=step,

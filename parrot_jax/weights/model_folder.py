@@ -15,10 +15,11 @@ from jax.typing import DTypeLike
 
 from parrot_jax.core.config import config_from_dict, config_to_dict
 from parrot_jax.core.errors import UserError
-from parrot_jax.core.files import AnyPath, RemotePath, as_path
+from parrot_jax.core.paths import AnyPath, as_path
+from parrot_jax.core.remote import RemotePath
 from parrot_jax.core.yaml_files import read_yaml
-from parrot_jax.model import llama
-from parrot_jax.model.config import LlamaConfig
+from parrot_jax.model import decoder
+from parrot_jax.model.config import ModelConfig
 from parrot_jax.sharding import MeshConfig, make_mesh, param_shardings
 from parrot_jax.weights.checkpoints import Checkpoints, DamagedCheckpointError
 
@@ -41,7 +42,7 @@ class ConvertedConfig:
     """What the source says opens a text."""
     eos_token_id: tuple[int, ...] = ()
     """What the source says ends a text."""
-    model: LlamaConfig
+    model: ModelConfig
     """Sizes of the model."""
 
 
@@ -94,14 +95,14 @@ class ModelFolder:
             found["eos_token_id"] = eos[0] if len(eos) == 1 else eos
         return found
 
-    def load_model(self) -> LlamaConfig:
+    def load_model(self) -> ModelConfig:
         """The sizes of the model.
 
         Raises:
           UserError: As in `read_config`, or the sizes are wrong.
         """
         values = self.read_config()["model"]
-        return config_from_dict(LlamaConfig, values, where=f"{self.config_path}: model")
+        return config_from_dict(ModelConfig, values, where=f"{self.config_path}: model")
 
     def has_checkpoint(self) -> bool:
         """Whether there are weights; a folder that does not exist has none."""
@@ -133,7 +134,7 @@ class ModelFolder:
         made = checkpoints.made_of(step).get("model")
         if made is not None:
             where = f"{self.checkpoints}/{step}"
-            stored = config_from_dict(LlamaConfig, made, where=where)
+            stored = config_from_dict(ModelConfig, made, where=where)
             wrong = _differences(there=stored, here=self.load_model())
             if wrong:
                 raise UserError(
@@ -172,15 +173,15 @@ def load_params(
     return checkpoints.restore(step, {"params": like})["params"]
 
 
-def made_of(model: LlamaConfig, tokenizer: str | None) -> dict[str, Any]:
+def made_of(model: ModelConfig, tokenizer: str | None) -> dict[str, Any]:
     """What a checkpoint says belongs to it; `tokenizer` is a fingerprint, None = not known."""
     return {"model": config_to_dict(model), "tokenizer": tokenizer}
 
 
-def abstract_params(config: LlamaConfig, mesh: Mesh, dtype: DTypeLike = "float32") -> Any:
+def abstract_params(config: ModelConfig, mesh: Mesh, dtype: DTypeLike = "float32") -> Any:
     """Shapes, types and placements of the weights; allocates nothing."""
-    shapes = llama.abstract_params(config)
-    shardings = param_shardings(shapes, llama.logical_axes(config), mesh)
+    shapes = decoder.abstract_params(config)
+    shardings = param_shardings(shapes, decoder.logical_axes(config), mesh)
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=sharding),
         shapes,
@@ -188,7 +189,7 @@ def abstract_params(config: LlamaConfig, mesh: Mesh, dtype: DTypeLike = "float32
     )
 
 
-def check_same_model(folder: AnyPath | str, config: LlamaConfig) -> None:
+def check_same_model(folder: AnyPath | str, config: ModelConfig) -> None:
     """Refuses weights that fit in shape but mean another model: another theta, another epsilon.
 
     Raises:
@@ -202,15 +203,15 @@ def check_same_model(folder: AnyPath | str, config: LlamaConfig) -> None:
         )
 
 
-def _differences(*, there: LlamaConfig, here: LlamaConfig) -> list[str]:
+def _differences(*, there: ModelConfig, here: ModelConfig) -> list[str]:
     """In what two models differ that may not differ."""
-    names = [field.name for field in fields(LlamaConfig) if field.name not in _FREE_SIZES]
+    names = [field.name for field in fields(ModelConfig) if field.name not in _FREE_SIZES]
     pairs = {name: (_filled(there, name), _filled(here, name)) for name in names}
     return [f"model.{name} is {ours!r}, there {theirs!r}" for name, (theirs, ours) in pairs.items()
             if ours != theirs]  # fmt: skip
 
 
-def _filled(config: LlamaConfig, name: str) -> Any:
+def _filled(config: ModelConfig, name: str) -> Any:
     """A size with its default filled in."""
     derived = {"num_key_value_heads": config.num_kv_heads, "head_dim": config.head_width}
     return derived.get(name, getattr(config, name))

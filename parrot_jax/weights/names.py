@@ -1,4 +1,4 @@
-"""The one table between our tensors and those of a Hugging Face LLaMA, read both ways.
+"""Our tensors and those of a Hugging Face folder: the table of a family, read both ways.
 
 Every tensor is there once on either side. What differs is its name, the order of its dims, and that
 we keep the heads apart (`D N H`) where Hugging Face joins them with their width (`NH D`).
@@ -11,23 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Shaped
 
-from parrot_jax.model.config import LlamaConfig
-
-# Our name, theirs, their dims, our dims. `#` is the number of the layer.
-_TABLE = (
-    ("embed", "model.embed_tokens.weight", "V D", "V D"),
-    ("layers.#.attention_norm", "model.layers.#.input_layernorm.weight", "D", "D"),
-    ("layers.#.attention.q", "model.layers.#.self_attn.q_proj.weight", "NH D", "D N H"),
-    ("layers.#.attention.k", "model.layers.#.self_attn.k_proj.weight", "KH D", "D K H"),
-    ("layers.#.attention.v", "model.layers.#.self_attn.v_proj.weight", "KH D", "D K H"),
-    ("layers.#.attention.o", "model.layers.#.self_attn.o_proj.weight", "D NH", "N H D"),
-    ("layers.#.mlp_norm", "model.layers.#.post_attention_layernorm.weight", "D", "D"),
-    ("layers.#.mlp.gate", "model.layers.#.mlp.gate_proj.weight", "F D", "D F"),
-    ("layers.#.mlp.up", "model.layers.#.mlp.up_proj.weight", "F D", "D F"),
-    ("layers.#.mlp.down", "model.layers.#.mlp.down_proj.weight", "D F", "F D"),
-    ("norm", "model.norm.weight", "D", "D"),
-    ("lm_head", "lm_head.weight", "V D", "D V"),
-)
+from parrot_jax.model.config import ModelConfig
+from parrot_jax.model.families import tensor_names
 
 _BAND = 256
 """Rows that are transposed at a time: they stay in the cache."""
@@ -97,50 +82,24 @@ class Tensor(NamedTuple):
         return self._replace(our_shape=our_shape, their_shape=theirs, split_shape=tuple(split))
 
 
-def tensors(config: LlamaConfig) -> list[Tensor]:
+def tensors(config: ModelConfig) -> list[Tensor]:
     """All tensors of a model, layer by layer, in the order in which a forward pass reads them.
 
-    >>> tiny = LlamaConfig(vocab_size=7, hidden_size=8, intermediate_size=3, num_hidden_layers=1,
+    >>> tiny = ModelConfig(vocab_size=7, hidden_size=8, intermediate_size=3, num_hidden_layers=1,
     ...                    num_attention_heads=4, num_key_value_heads=2)
     >>> q = tensors(tiny)[2]
     >>> q.ours, q.our_shape, q.theirs, q.their_shape
     ('layers.00.attention.q', (8, 4, 2), 'model.layers.0.self_attn.q_proj.weight', (8, 8))
     """
-    sizes = {
-        "V": config.vocab_size,
-        "D": config.hidden_size,
-        "F": config.intermediate_size,
-        "N": config.num_attention_heads,
-        "K": config.num_kv_heads,
-        "H": config.head_width,
-    }
-    layers = range(config.num_hidden_layers)
-    found = []
-    for ours, theirs, their_dims, our_dims in _TABLE:
-        if ours == "lm_head" and config.tie_word_embeddings:
-            continue
-        shapes = _shapes(their_dims.split(), our_dims.split(), sizes)
-        if "#" not in ours:
-            found.append(Tensor(ours, theirs, *shapes))
-            continue
-        found += [
-            Tensor(ours.replace("#", layer_key(layer)), theirs.replace("#", str(layer)), *shapes)
-            for layer in layers
-        ]
-    return sorted(found, key=_place)
+    return [
+        Tensor(ours, theirs, *_shapes(their_dims.split(), our_dims.split(), config.sizes))
+        for ours, theirs, their_dims, our_dims in tensor_names(config)
+    ]
 
 
 def layer_key(layer: int) -> str:
     """How a layer is written in the names of a checkpoint."""
     return f"{layer:02d}"
-
-
-def _place(tensor: Tensor) -> tuple[int, int]:
-    """Embedding, then the layers, then norm and head."""
-    keys = tensor.ours.split(".")
-    if keys[0] == "layers":
-        return 1, int(keys[1])
-    return (0, 0) if keys[0] == "embed" else (2, 0)
 
 
 def _shapes(

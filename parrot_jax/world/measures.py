@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from parrot_jax.dialogue.types import Dialogue
 from parrot_jax.world.questions import Context, Invalid, Language
 
 Kinds = Mapping[int, Counter[str]]
@@ -78,8 +77,3 @@ def kind_distance(first: Kinds, second: Kinds) -> float:
         variation = sum(abs(a[kind] / num_a - b[kind] / num_b) for kind in kinds) / 2
         distance += variation * num_a / total
     return distance
-
-
-def questions_of(dialogue: Dialogue) -> list[str]:
-    """The texts of the user's turns."""
-    return [turn.text for turn in dialogue.turns if turn.role == "user"]

@@ -22,6 +22,7 @@ from parrot_jax.core.files import write_json
 from parrot_jax.core.logs import console
 from parrot_jax.core.memory import keep_freed_memory
 from parrot_jax.data.prepare import prepare
+from parrot_jax.dialogue.writers import DIALOGUES
 from parrot_jax.serve.app import make_app
 from parrot_jax.serve.background import BackgroundServer
 from parrot_jax.serve.jax_speaker import JaxSpeaker
@@ -191,7 +192,7 @@ class Loop:
         return summarise(self.folder, self.seed, stages, wall_s)
 
     def _chat_config(self, name: str, epochs: float, max_turns: int | None) -> TrainConfig:
-        dialogues = self.folder / "collect" / "dialogues.jsonl"
+        dialogues = self.folder / "collect" / DIALOGUES
         return chat_config(
             self.files,
             dialogues,

@@ -12,7 +12,7 @@ from parrot_jax.collect.config import BeginningsConfig, CollectConfig, SpeakerCo
 from parrot_jax.collect.stops import StopConfig
 from parrot_jax.data.config import DataConfig, MaskConfig, Task
 from parrot_jax.dialogue.sources import SourceConfig
-from parrot_jax.model.config import LlamaConfig
+from parrot_jax.model.config import ModelConfig
 from parrot_jax.train.config import OptimConfig, TrainConfig
 from parrot_jax.world.answerer import NO_ANSWER
 from parrot_jax.world.files import VOCAB_SIZE
@@ -21,7 +21,7 @@ from parrot_jax.world.speaker import MODEL as ANSWERER
 ASKER = "ask"
 """The name under which Parrot-Ask is served."""
 
-_MODEL = LlamaConfig(
+_MODEL = ModelConfig(
     vocab_size=VOCAB_SIZE,
     hidden_size=128,
     intermediate_size=256,

@@ -1,23 +1,21 @@
 """The quickstart's page: what was done on the little world, and what came out, for a newcomer.
 
-It tells what `report_files` read; how a page looks is left to the room `report`.
+It tells what `report_files` read. `pictures` draws it; how a page looks is left to the room
+`report`.
 """
 
 import itertools
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from parrot_jax.dialogue.types import Dialogue
-from parrot_jax.report.charts import Bars, Line, column_chart, line_chart, percent, row_chart
-from parrot_jax.report.intervals import share_interval
+from parrot_jax.intervals.wilson import share_interval
+from parrot_jax.report.charts import percent
 from parrot_jax.report.page import (
     Answer,
-    Hue,
     Link,
     Listing,
     Page,
-    Picture,
     Round,
     Section,
     Table,
@@ -25,8 +23,16 @@ from parrot_jax.report.page import (
     Transcript,
     write_page,
 )
-from parrot_jax.world.measures import asked_kinds, questions_of
-from parrot_jax.world.questions import KINDS, Language
+from parrot_jax.world.measures import asked_kinds
+from parrot_jax.world.pictures import (
+    KIND_NAMES,
+    accuracy_picture,
+    kinds_picture,
+    lengths_picture,
+    losses_picture,
+    with_interval,
+)
+from parrot_jax.world.questions import Language
 from parrot_jax.world.report_files import (
     Collected,
     Count,
@@ -35,8 +41,6 @@ from parrot_jax.world.report_files import (
     read_quickstart,
 )
 
-_ALL, _FIRST = "Parrot-Chat, trained on all turns", "Parrot-Chat, trained on first turns only"
-_KIND_NAMES = {"shift": "topic shift", "back": "back-reference", "invalid": "makes no sense"}
 _STOP_REASONS = {
     "max_turns": "it had as many questions as it may have",
     "meaningless_answer": "the answerer did not understand a question",
@@ -47,7 +51,6 @@ _STOP_REASONS = {
     "context_full": "it was longer than a model can read",
 }
 _PARTS = {"question": "a first question", "session": "a short session"}
-_MOST_LOSS_POINTS = 40
 _NUM_EXAM_DIALOGUES = 2
 _NUM_EXAMPLE_DIALOGUES = 100
 
@@ -195,8 +198,8 @@ def _accuracy(files: QuickstartFiles) -> Section:
         text=[
             f"Both chat models answer the same {last.answers:,} dialogues, and each goes on from "
             "its own answers. At the last question the model trained on all turns is right in "
-            f"{_with_interval(last)}, the one trained on first turns only in "
-            f"{_with_interval(other_last)}. The intervals in brackets "
+            f"{with_interval(last)}, the one trained on first turns only in "
+            f"{with_interval(other_last)}. The intervals in brackets "
             f"{'overlap' if _overlap(last, other_last) else 'do not overlap'}.",
             "Questions that say all they mean are answered right in "
             f"{alone[0]} by the first and in {alone[1]} by the second; questions that lean on what "
@@ -205,37 +208,7 @@ def _accuracy(files: QuickstartFiles) -> Section:
             "The paper’s Figure 5 makes this comparison with LLaMA2-13B. On MT-Bench++, the score "
             "is 5.90 with one turn trained, 6.14 with three, 6.32 with five and 6.56 with all.",
         ],
-        blocks=[_accuracy_picture(files.exam.by_turn(), files.exam_first_turn.by_turn())],
-    )
-
-
-def _accuracy_picture(all_turns: Sequence[Count], first_turns: Sequence[Count]) -> Picture:
-    def line(name: str, hue: Hue, counts: Sequence[Count]) -> Line:
-        return Line(
-            name=name,
-            hue=hue,
-            points=[(turn, count.share) for turn, count in enumerate(counts, start=1)],
-            intervals=[share_interval(*count) for count in counts],
-        )
-
-    return Picture(
-        chart=line_chart(
-            [line(_ALL, "accent", all_turns), line(_FIRST, "contrast", first_turns)],
-            label="Share of right answers at each question of the exam, for both chat models",
-            x_label="question of the dialogue",
-            y_label="right answers",
-            y_scale="share",
-        ),
-        caption=f"Each dot is a share of {all_turns[0].answers:,} answers; the bar through it is "
-        "its 95\N{NO-BREAK SPACE}% interval (Wilson), as are the numbers in brackets. It covers "
-        "the luck of which questions are drawn, not that of the training.",
-        numbers=Table(
-            columns=("Question", "All turns", "First turns only"),
-            rows=[
-                (str(turn), *map(_with_interval, pair))
-                for turn, pair in enumerate(zip(all_turns, first_turns, strict=True), start=1)
-            ],
-        ),
+        blocks=[accuracy_picture(files.exam.by_turn(), files.exam_first_turn.by_turn())],
     )
 
 
@@ -253,41 +226,7 @@ def _kinds(files: QuickstartFiles) -> Section:
             "theirs it is as unsure as among so many equally likely ones. Before training it was "
             f"{ask.user_ppl_untrained:,.0f}.",
         ],
-        blocks=[_kinds_picture(*files.kinds.shares(), _kind_examples(files))],
-    )
-
-
-def _kinds_picture(
-    asker: Mapping[str, float], people: Mapping[str, float], examples: Mapping[str, str]
-) -> Picture:
-    # In the order of the world's kinds; what is none of them comes behind.
-    kinds = [kind for kind in KINDS if kind in asker or kind in people]
-    kinds += sorted((asker.keys() | people.keys()) - set(KINDS))
-    names = [_KIND_NAMES.get(kind, kind) for kind in kinds]
-    notes = [examples.get(kind, "") for kind in kinds]
-    shares, people_shares = ([found.get(kind, 0.0) for kind in kinds] for found in (asker, people))
-    return Picture(
-        chart=row_chart(
-            list(zip(names, notes, strict=True)),
-            [
-                Bars(name="Parrot-Ask", hue="accent", values=shares),
-                Bars(name="People", hue="plain", values=people_shares),
-            ],
-            label="Share of each kind of question, of Parrot-Ask and of people",
-        ),
-        caption="Share of each kind among the questions after the first, with an example. Which "
-        "kinds make sense depends on how far a dialogue has come, so the questions of people are "
-        "weighted as if they stood where Parrot-Ask’s do.",
-        numbers=Table(
-            columns=("Kind", "Example", "Parrot-Ask", "People"),
-            rows=[
-                (name, note, percent(share, 1), percent(people_share, 1))
-                for name, note, share, people_share in zip(
-                    names, notes, shares, people_shares, strict=True
-                )
-            ],
-            text_columns=2,
-        ),
+        blocks=[kinds_picture(*files.kinds.shares(), _kind_examples(files))],
     )
 
 
@@ -305,7 +244,7 @@ def _lengths(files: QuickstartFiles) -> Section:
             "where ShareGPT has 6.67.",
         ],
         blocks=[
-            _lengths_picture([dialogue for dialogue, _ in files.collected], files.people),
+            lengths_picture([dialogue for dialogue, _ in files.collected], files.people),
             Table(
                 columns=("Why a dialogue ended", "Dialogues", "Share"),
                 rows=[
@@ -317,42 +256,7 @@ def _lengths(files: QuickstartFiles) -> Section:
     )
 
 
-def _lengths_picture(collected: Sequence[Dialogue], people: Sequence[Dialogue]) -> Picture:
-    lengths = range(1, max(dialogue.num_rounds for dialogue in (*collected, *people)) + 1)
-
-    def bars(name: str, hue: Hue, dialogues: Sequence[Dialogue]) -> Bars:
-        counts = Counter(dialogue.num_rounds for dialogue in dialogues)
-        return Bars(name=name, hue=hue, values=[counts[n] / len(dialogues) for n in lengths])
-
-    return Picture(
-        chart=column_chart(
-            [str(length) for length in lengths],
-            [bars("Collected", "accent", collected), bars("People", "plain", people)],
-            label="Distribution of the number of questions in a dialogue, collected and of people",
-            x_label="questions in the dialogue",
-            y_label="dialogues",
-        ),
-        caption=f"Share of the dialogues that have so many questions: {len(collected):,} "
-        f"collected, {len(people):,} of people.",
-    )
-
-
 def _learning(files: QuickstartFiles) -> Section:
-    chart = line_chart(
-        [
-            Line(name="Parrot-Ask", hue="plain", points=files.ask.mean_losses(_MOST_LOSS_POINTS)),
-            Line(name=_ALL, hue="accent", points=files.chat.mean_losses(_MOST_LOSS_POINTS)),
-            Line(
-                name=_FIRST,
-                hue="contrast",
-                points=files.chat_first_turn.mean_losses(_MOST_LOSS_POINTS),
-            ),
-        ],
-        label="Training loss of the three models by step",
-        x_label="step",
-        y_label="loss, in nats a token",
-        y_scale="log",
-    )
     return Section(
         heading="Learning",
         text=[
@@ -360,13 +264,7 @@ def _learning(files: QuickstartFiles) -> Section:
             "The three learn different tokens (questions, all answers, first answers), so the "
             "curves tell that each of them learned, not which one is best.",
         ],
-        blocks=[
-            Picture(
-                chart=chart,
-                caption="Log scale. Each line joins means over equal stretches of steps, at most "
-                f"{_MOST_LOSS_POINTS} a run.",
-            )
-        ],
+        blocks=[losses_picture(files.ask, files.chat, files.chat_first_turn)],
     )
 
 
@@ -399,7 +297,7 @@ def _exam_transcript(number: int, pair: tuple[ExamRow, ExamRow]) -> Transcript:
         rounds=[
             Round(
                 question,
-                _KIND_NAMES.get(kind, kind),
+                KIND_NAMES.get(kind, kind),
                 [Answer(row.answers[turn], row.right[turn], row.truths[turn]) for row in pair],
             )
             for turn, (question, kind) in enumerate(zip(exam.questions, exam.kinds, strict=True))
@@ -420,7 +318,7 @@ def _collected_transcript(dialogue: Dialogue, about: Collected, language: Langua
         asker="Parrot-Ask",
         answerers=("Answerer",),
         rounds=[
-            Round(question, _KIND_NAMES.get(kind, kind), [Answer(answer)])
+            Round(question, KIND_NAMES.get(kind, kind), [Answer(answer)])
             for question, kind, answer in zip(questions, kinds, answers, strict=True)
         ],
     )
@@ -447,12 +345,6 @@ def _versions(files: QuickstartFiles) -> str:
     return ", ".join(f"{name} {' and '.join(versions)}" for name, versions in found.items())
 
 
-def _with_interval(count: Count) -> str:
-    low, high = share_interval(*count)
-    numbers = f"{percent(count.share)} [{100 * low:.0f}, {100 * high:.0f}]"
-    return numbers.replace(" ", "\N{NO-BREAK SPACE}")
-
-
 def _overlap(first: Count, second: Count) -> bool:
     (low, high), (other_low, other_high) = share_interval(*first), share_interval(*second)
     return low <= other_high and other_low <= high
@@ -462,14 +354,14 @@ def _kind_examples(files: QuickstartFiles) -> dict[str, str]:
     """A short question of each kind that people asked."""
     language, examples = Language(files.world), {}
     for dialogue in files.people[:_NUM_EXAMPLE_DIALOGUES]:
-        questions = questions_of(dialogue)
+        questions = dialogue.questions()
         for kind, question in zip(_question_kinds(dialogue, language), questions, strict=True):
             examples[kind] = min(examples.get(kind, question), question, key=len)
     return examples
 
 
 def _question_kinds(dialogue: Dialogue, language: Language) -> list[str]:
-    by_turn = asked_kinds(language, [(questions_of(dialogue), 0)]).by_turn
+    by_turn = asked_kinds(language, [(dialogue.questions(), 0)]).by_turn
     return [kind for turn in sorted(by_turn) for kind in by_turn[turn]]
 
 

@@ -13,6 +13,7 @@ from parrot_jax.core.errors import UserError
 from parrot_jax.core.files import open_input
 from parrot_jax.dialogue.readers import read_json_file
 from parrot_jax.dialogue.types import Dialogue
+from parrot_jax.dialogue.writers import DIALOGUES
 from parrot_jax.world.facts import Difficulty, World, make_world
 
 T = TypeVar("T")
@@ -210,7 +211,7 @@ def read_quickstart(folder: Path) -> QuickstartFiles:
         world=make_world(described.difficulty, described.seed),
         people=_read_dialogues(folder / "world" / "people.jsonl"),
         kinds=_read(folder / "kinds.json", TypeAdapter(Kinds).validate_python),
-        collected=_read_collected(folder / "collect" / "dialogues.jsonl"),
+        collected=_read_collected(folder / "collect" / DIALOGUES),
         ask=_read_run(folder / "ask"),
         chat=_read_run(folder / "chat"),
         chat_first_turn=_read_run(folder / "chat_first_turn"),

@@ -12,7 +12,7 @@ from parrot_jax.collect.folder import Collection
 from parrot_jax.core.files import open_input, write_json
 from parrot_jax.world.exam import accuracy_by_turn
 from parrot_jax.world.facts import World
-from parrot_jax.world.measures import AskedKinds, asked_kinds, kind_distance, questions_of
+from parrot_jax.world.measures import AskedKinds, asked_kinds, kind_distance
 from parrot_jax.world.people import people_dialogues
 from parrot_jax.world.questions import Language
 
@@ -30,7 +30,7 @@ def write_kinds(folder: Path, world: World) -> None:
 
     def people(name: str) -> AskedKinds:
         crowd = people_dialogues(world, name, num_people, num_rounds=_NUM_ROUNDS)
-        return asked_kinds(language, ((questions_of(dialogue), 1) for dialogue in crowd))
+        return asked_kinds(language, ((dialogue.questions(), 1) for dialogue in crowd))
 
     write_json(
         folder / "kinds.json",

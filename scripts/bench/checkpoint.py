@@ -31,7 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from parrot_jax.model.config import LlamaConfig
+from parrot_jax.model.config import ModelConfig
 from parrot_jax.sharding import MeshConfig, make_mesh
 from parrot_jax.train.config import OptimConfig
 from parrot_jax.train.optim import adamw
@@ -162,7 +162,7 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
     """One form, once: what is printed."""
     folder = Path(options.folder, "checkpoints")
     shutil.rmtree(folder, ignore_errors=True)
-    config = LlamaConfig(
+    config = ModelConfig(
         vocab_size=options.vocab,
         hidden_size=options.hidden,
         intermediate_size=options.hidden * 11 // 4,

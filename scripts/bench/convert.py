@@ -26,6 +26,8 @@ from typing import Any
 import numpy as np
 from safetensors import safe_open
 
+from parrot_jax.model.families import num_parameters
+from parrot_jax.model.hf_config import to_hf
 from parrot_jax.model.presets import PRESETS
 from parrot_jax.weights.flax_to_hf import MAX_SHARD_BYTES, plan_shards
 from parrot_jax.weights.hf_folder import DTYPES
@@ -44,7 +46,7 @@ def main() -> None:
     folder = Path(options.folder)
     folder.mkdir(parents=True, exist_ok=True)
     config = dataclasses.replace(PRESETS["llama2-13b"], num_hidden_layers=options.layers)
-    nbytes = 2 * config.num_parameters()
+    nbytes = 2 * num_parameters(config)
     free = shutil.disk_usage(folder).free
     if free < 2.1 * nbytes:
         sys.exit(f"{folder} has {free / 1e9:.1f} GB free; two copies take {2.1 * nbytes / 1e9:.1f}")
@@ -118,7 +120,7 @@ def make(folder: Path, config: Any) -> dict[str, str]:
                 bits = (bits & 0x807F) | ((117 + (bits >> 7 & 7)) << 7).astype(np.uint16)
                 hashes[tensor.theirs] = hashlib.sha256(bits.data).hexdigest()
                 file.write(bits.data)
-    (folder / "config.json").write_text(json.dumps(config.to_hf()))
+    (folder / "config.json").write_text(json.dumps(to_hf(config)))
     index = {"metadata": {}, "weight_map": places}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     subprocess.run(["sync"], check=True)

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import openai
 
 from parrot_jax.data.templates.parrot import ParrotTemplate
+from parrot_jax.model.families import num_parameters
 from parrot_jax.model.generate import generate
 from parrot_jax.serve.app import make_app
 from parrot_jax.serve.background import BackgroundServer
@@ -120,7 +121,7 @@ def main() -> None:
                 many, among_many = timed(url, requests, options.in_flight)
                 rates[rows].append((alone, many, direct(rows)))
                 same[rows] = sum(map(list.__eq__, replies, among_many))
-    print(f"{config.model.num_parameters():,} parameters, {config.compute_dtype}; requests/s")
+    print(f"{num_parameters(config.model):,} parameters, {config.compute_dtype}; requests/s")
     print(f"rows   alone  {options.in_flight:3} in flight   direct   same of {NUM_ALONE}")
     for rows, seen in rates.items():
         alone, many, straight = (statistics.median(rate) for rate in zip(*seen, strict=True))

@@ -20,15 +20,16 @@ import numpy as np
 import optax
 from jaxtyping import Array
 
-from parrot_jax.model import attention, llama
+from parrot_jax.model import attention, decoder
 from parrot_jax.model.attention import choose
-from parrot_jax.model.config import LlamaConfig
+from parrot_jax.model.config import ModelConfig
+from parrot_jax.model.families import num_parameters
 from parrot_jax.train.forward import Batch, Forward, next_tokens
 from parrot_jax.train.objectives import RoleMaskedLoss
 from parrot_jax.train.step import train_step
 from parrot_jax.train.train_state import TrainState
 
-CONFIG = LlamaConfig(
+CONFIG = ModelConfig(
     vocab_size=32000,
     hidden_size=256,
     intermediate_size=688,
@@ -55,11 +56,11 @@ def plain_step(state: TrainState, batch: Batch, optimizer: optax.GradientTransfo
     rows = {name: array[0] for name, array in batch.items()}
 
     def loss(params: Any) -> Array:
-        hidden = llama.hidden_states(
+        hidden = decoder.hidden_states(
             CONFIG, params, rows["tokens"], rows["segment_ids"], rows["positions"],
             compute_dtype=jnp.float32, attention=PLAIN, remat="none",
         )  # fmt: skip
-        logits = hidden @ llama.unembedding(params)
+        logits = hidden @ decoder.unembedding(params)
         targets, weights = next_tokens(rows)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
         return (losses * weights).sum() / weights.sum()
@@ -130,7 +131,7 @@ def main() -> None:
     }
     states, losses = {}, {}
     for name, step in steps.items():
-        params = llama.init_params(CONFIG, 0)
+        params = decoder.init_params(CONFIG, 0)
         state = TrainState(params, optimizer.init(params), jnp.int32(0))
         states[name], losses[name] = step(state, batch)
         losses[name] = float(losses[name])
@@ -141,7 +142,7 @@ def main() -> None:
             states[name], _ = jax.block_until_ready(step(states[name], batch))
             seconds[name].append(time.perf_counter() - started)
     count = options.rows * options.tokens
-    print(f"{CONFIG.num_parameters():,} parameters, {count:,} tokens a step, {live:.1%} live")
+    print(f"{num_parameters(CONFIG):,} parameters, {count:,} tokens a step, {live:.1%} live")
     print(f"first loss: ours {losses['ours']:.5f}, plain {losses['plain']:.5f}")
     medians = {name: statistics.median(times) for name, times in seconds.items()}
     for name, median in medians.items():

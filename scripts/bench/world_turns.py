@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from parrot_jax.report.intervals import share_interval
+from parrot_jax.intervals.wilson import share_interval
 from parrot_jax.world.quickstart import Loop, Scale, quickstart
 
 RUNS = {"1": "chat_first_turn", "3": "chat_3_turns", "5": "chat_5_turns", "all": "chat"}

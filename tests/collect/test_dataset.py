@@ -17,7 +17,6 @@ from parrot_jax.cli import main
 from parrot_jax.collect.config import CollectConfig
 from parrot_jax.collect.dataset import DatasetSummary
 from parrot_jax.collect.filters import RepeatsConfig
-from parrot_jax.collect.folder import Collection
 from parrot_jax.collect.publish import export_dataset
 from parrot_jax.collect.run import collect
 from parrot_jax.core.errors import RunError, UserError
@@ -27,8 +26,7 @@ LONG = "Could you tell me a little more about that number, please?"
 
 
 def export(config: CollectConfig, out: Path, **more: Any) -> DatasetSummary:
-    with contextlib.closing(Collection(config.out)) as collection:
-        return export_dataset(collection, out, **{"repeats": RepeatsConfig(), **more})
+    return export_dataset(config.out, out, **more)
 
 
 def rows(path: Path) -> list[dict[str, Any]]:

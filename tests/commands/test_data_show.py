@@ -5,6 +5,7 @@ import json
 import re
 
 import pytest
+import yaml
 from rich.console import Console
 
 from parrot_jax.cli import main
@@ -239,6 +240,16 @@ def test_live_text_is_marked_where_there_are_no_colours(tiny_run, capsys):
     assert "USER: what [ [live]]</s>ASSISTANT: ␛[2J</s>USER:[[live]] word [ [live]]</s>" in out
     assert out.count("[[live]]") == out.count("[[/live]]") == 1
     assert "up to this dialogue: read 1 rows: 1 dialogues, 0 rejected" in out
+
+
+def test_a_config_needs_no_more_than_its_data(tiny_run, tmp_path, capsys):
+    whole = show_config(tiny_run, capsys)
+    values = yaml.safe_load(tiny_run.read_text())
+    (tmp_path / "data.yaml").write_text(yaml.safe_dump({"data": values["data"]}))
+    assert show_config(tmp_path / "data.yaml", capsys) == whole
+    (tmp_path / "typo.yaml").write_text(yaml.safe_dump(values | {"epoch": 3}))
+    assert main(["data", "show", str(tmp_path / "typo.yaml")]) == 2
+    assert "unknown key `epoch`; the keys are data" in capsys.readouterr().err
 
 
 def test_ids_of_live_text_are_marked_too(tiny_run, capsys):

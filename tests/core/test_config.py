@@ -6,14 +6,7 @@ from typing import Annotated
 
 import pytest
 
-from parrot_jax.core.config import (
-    Named,
-    changed_keys,
-    config_from_dict,
-    load_config,
-    parse_arguments,
-    save_config,
-)
+from parrot_jax.core.config import Named, changed_keys, config_from_dict, load_config, save_config
 from parrot_jax.core.errors import UserError
 
 
@@ -101,73 +94,6 @@ def test_files_that_are_missing_or_no_yaml_are_one_line(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_options_override_the_file(tmp_path: Path) -> None:
-    path = write(tmp_path, "name: a\nsources: [{path: x}, {path: y}]\n")
-    arguments = [str(path), "--optim.lr", "0.5", "--sources.1.limit", "7", "--roles", "b", "c"]
-    config = parse_arguments(Root, arguments, prog="parrot test", description="")
-    assert config.optim.lr == 0.5
-    assert [source.limit for source in config.sources] == [None, 7]
-    assert config.roles == ("b", "c")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Optional:
-    sources: tuple[Source, ...] = ()
-    """The sources."""
-    name: str | None = "a"
-    """A name."""
-    rates: tuple[float, ...] | None = (1.0,)
-    """Rates."""
-    block: Optim | None = None
-    """A block."""
-    steps: int = 5
-    """Steps."""
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        ("--sources.0.limit", "null"),
-        ("--sources.0.limit", "None"),
-        ("--sources.0.limit=null",),
-        ("--sources.0.limit", "null", "--name", "null", "--rates", "null", "--block", "null"),
-        ("--block=null", "--steps", "5", "--name=null"),
-    ],
-)
-def test_null_switches_every_optional_key_off(options: tuple[str, ...], tmp_path: Path) -> None:
-    path = write(tmp_path, "sources: [{path: x, limit: 3}]\nblock: {lr: 0.5}\n")
-    config = parse_arguments(Optional, [str(path), *options], prog="parrot test", description="")
-    given = " ".join(options)
-    expected = Optional(
-        sources=(Source(path="x", limit=None if "limit" in given else 3),),
-        name=None if "--name" in given else "a",
-        rates=None if "--rates" in given else (1.0,),
-        block=None if "--block" in given else Optim(lr=0.5),
-    )
-    assert config == expected
-
-
-def test_null_is_refused_where_a_key_is_not_optional(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = write(tmp_path, "sources: [{path: x}]\nblock: {lr: 0.5}\n")
-    for option in ("--steps", "--block.lr", "--sources.0"):
-        with pytest.raises(SystemExit) as caught:
-            parse_arguments(Optional, [str(path), option, "null"], prog="p", description="")
-        assert caught.value.code == 2
-        assert option in capsys.readouterr().err
-
-
-def test_an_unknown_option_exits_with_2_and_a_hint(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = write(tmp_path, "name: a\n")
-    with pytest.raises(SystemExit) as caught:
-        parse_arguments(Root, [str(path), "--optim.lrr", "1"], prog="parrot test", description="")
-    assert caught.value.code == 2
-    assert "--optim.lr" in capsys.readouterr().err
-
-
 def test_changed_keys_are_named() -> None:
     old = Root(name="a", optim=Optim(lr=0.1))
     new = Root(name="a", optim=Optim(lr=0.2), roles=("x",))
@@ -206,10 +132,3 @@ def test_a_name_is_read_as_its_value_and_saved_as_a_block(tmp_path: Path) -> Non
 def test_what_is_no_name_and_no_block_is_refused(tmp_path: Path, value: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         load_config(Run, write(tmp_path, f"optim: {value}\n"))
-
-
-def test_an_option_overrides_a_key_of_a_named_value(tmp_path: Path) -> None:
-    path = write(tmp_path, "optim: slow\n")
-    arguments = [str(path), "--optim.lr", "0.5"]
-    config = parse_arguments(Run, arguments, prog="parrot run", description="Runs.")
-    assert config == Run(optim=Optim(lr=0.5))

@@ -12,16 +12,10 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from parrot_jax.cli import main
 from parrot_jax.core.errors import UserError
-from parrot_jax.core.files import (
-    RemotePath,
-    as_path,
-    atomic_write,
-    hash_file,
-    open_input,
-    require_local,
-    write_json,
-)
+from parrot_jax.core.files import atomic_write, hash_file, open_input, write_json
 from parrot_jax.core.logs import MetricsFile
+from parrot_jax.core.paths import as_path, require_local
+from parrot_jax.core.remote import RemotePath
 from parrot_jax.data.tokenizers import load_tokenizer
 from parrot_jax.dialogue.json_stream import stream_rows
 from parrot_jax.dialogue.sources import ReadReport, SourceConfig, read_sources, source_files

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parrot_jax.core.errors import UserError
-from parrot_jax.dialogue.json_stream import BrokenRowError, parse_json, stream_rows
+from parrot_jax.dialogue.json_stream import parse_json, stream_rows
+from parrot_jax.dialogue.raw_rows import BrokenRowError
 
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-999, 999) | st.text(),

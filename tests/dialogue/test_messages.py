@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from parrot_jax.dialogue.json_stream import BrokenRowError
+from parrot_jax.dialogue.raw_rows import BrokenRowError
 from parrot_jax.dialogue.readers import parse_messages, parse_sharegpt
 from parrot_jax.dialogue.turns import RowPlace, repair_turns
 from parrot_jax.dialogue.types import Dialogue, Turn

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parrot_jax.dialogue.json_stream import BrokenRowError
+from parrot_jax.dialogue.raw_rows import BrokenRowError
 from parrot_jax.dialogue.readers import parse_messages
 from parrot_jax.dialogue.turns import RowPlace, repair_turns
 from parrot_jax.dialogue.types import Dialogue, Turn

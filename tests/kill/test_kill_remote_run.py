@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import yaml
 
-from parrot_jax.core.files import RemotePath
+from parrot_jax.core.remote import RemotePath
 from parrot_jax.weights.model_folder import load_params
 
 pytestmark = [pytest.mark.slow, pytest.mark.nightly]

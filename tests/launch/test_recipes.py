@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from parrot_jax.core.config import parse_arguments
+from parrot_jax.core.arguments import parse_arguments
 from parrot_jax.core.errors import PreemptedError, RunError, UserError
 from parrot_jax.train.config import TrainConfig
 

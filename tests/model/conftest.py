@@ -2,14 +2,14 @@
 
 import pytest
 
-from parrot_jax.model.config import LlamaConfig
-from parrot_jax.model.llama import Params, init_params
+from parrot_jax.model.config import ModelConfig
+from parrot_jax.model.decoder import Params, init_params
 
 
 @pytest.fixture(scope="session")
-def tiny() -> LlamaConfig:
+def tiny() -> ModelConfig:
     # A large initializer makes logits differ enough for a wrong token to show.
-    return LlamaConfig(
+    return ModelConfig(
         vocab_size=48,
         hidden_size=32,
         intermediate_size=40,
@@ -22,5 +22,5 @@ def tiny() -> LlamaConfig:
 
 
 @pytest.fixture(scope="session")
-def tiny_params(tiny: LlamaConfig) -> Params:
+def tiny_params(tiny: ModelConfig) -> Params:
     return init_params(tiny, seed=0)

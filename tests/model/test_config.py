@@ -6,12 +6,13 @@ import sys
 import pytest
 
 from parrot_jax.core.errors import UserError
-from parrot_jax.model.config import LlamaConfig
+from parrot_jax.model.config import ModelConfig
+from parrot_jax.model.families import num_parameters
 from parrot_jax.model.presets import PRESETS
 
 
 @pytest.mark.parametrize(
-    ("name", "num_parameters"),
+    ("name", "published"),
     [
         ("llama2-7b", 6_738_415_616),
         ("llama2-13b", 13_015_864_320),
@@ -20,12 +21,12 @@ from parrot_jax.model.presets import PRESETS
         ("tinyllama-1.1b", 1_100_048_384),
     ],
 )
-def test_presets_have_the_published_number_of_parameters(name: str, num_parameters: int):
-    assert PRESETS[name].num_parameters() == num_parameters
+def test_presets_have_the_published_number_of_parameters(name: str, published: int):
+    assert num_parameters(PRESETS[name]) == published
 
 
 def test_defaults_of_heads_are_filled_in():
-    config = LlamaConfig(hidden_size=64, num_attention_heads=4)
+    config = ModelConfig(hidden_size=64, num_attention_heads=4)
     assert (config.head_width, config.num_kv_heads) == (16, 4)
 
 
@@ -41,7 +42,7 @@ def test_defaults_of_heads_are_filled_in():
 )
 def test_impossible_sizes_are_refused(sizes: dict[str, float], message: str):
     with pytest.raises(UserError, match=message):
-        LlamaConfig(**sizes)  # type: ignore[arg-type]
+        ModelConfig(**sizes)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("module", ["parrot_jax.model.config", "parrot_jax.sharding"])

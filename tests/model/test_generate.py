@@ -11,14 +11,14 @@ from parrot_jax.core.errors import UserError
 from parrot_jax.model import generate as generation
 from parrot_jax.model.attention import choose
 from parrot_jax.model.decode import decode, prefill
-from parrot_jax.model.generate import PART_STEPS, Generated, generate, padded_shape
-from parrot_jax.model.llama import (
+from parrot_jax.model.decoder import (
     abstract_params,
     hidden_states,
     init_params,
     logical_axes,
     unembedding,
 )
+from parrot_jax.model.generate import PART_STEPS, Generated, generate, padded_shape
 from parrot_jax.model.sampling import Sampling, in_top_p, sample
 from parrot_jax.sharding import MeshConfig, make_mesh, param_shardings
 

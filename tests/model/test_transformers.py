@@ -10,8 +10,8 @@ import pytest
 
 from parrot_jax.cli import main
 from parrot_jax.losses.token_loss import role_weighted_nll
-from parrot_jax.model.config import LlamaConfig
-from parrot_jax.model.llama import hidden_states, unembedding
+from parrot_jax.model.config import ModelConfig
+from parrot_jax.model.decoder import hidden_states, unembedding
 from parrot_jax.weights.model_folder import ModelFolder, load_params
 from parrot_jax.weights.names import Tensor, tensors
 
@@ -54,8 +54,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
 def random_model(folder: Path, **changes: Any) -> Any:
     """A transformers model whose logits have a standard deviation of about 1, saved in a folder."""
     import torch
-    from transformers import LlamaConfig as HfConfig
     from transformers import LlamaForCausalLM
+    from transformers import ModelConfig as HfConfig
 
     torch.manual_seed(0)
     model = LlamaForCausalLM(HfConfig(**(SIZES | changes))).eval()
@@ -70,13 +70,13 @@ def random_model(folder: Path, **changes: Any) -> Any:
     return model
 
 
-def converted(folder: Path) -> tuple[LlamaConfig, Any]:
+def converted(folder: Path) -> tuple[ModelConfig, Any]:
     assert main(["convert", "hf-to-flax", f"{folder}/hf", f"{folder}/flax"]) == 0
     model = ModelFolder(folder / "flax")
     return model.load_model(), load_params(model)
 
 
-def our_states(config: LlamaConfig, params: Any, ids: np.ndarray) -> jax.Array:
+def our_states(config: ModelConfig, params: Any, ids: np.ndarray) -> jax.Array:
     positions = jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape)
     return hidden_states(
         config, params, jnp.asarray(ids), None, positions, compute_dtype=jnp.float32, remat="none"

@@ -15,9 +15,9 @@ import pytest
 
 from parrot_jax import sharding
 from parrot_jax.core.config import load_config
-from parrot_jax.model import llama
+from parrot_jax.model import decoder
 from parrot_jax.model.attention import choose
-from parrot_jax.model.config import LlamaConfig
+from parrot_jax.model.config import ModelConfig
 from parrot_jax.sharding import MeshConfig
 from parrot_jax.train.config import TrainConfig
 from parrot_jax.train.forward import Forward
@@ -129,7 +129,7 @@ def test_rounded_to_the_nearest_they_are_nothing(monkeypatch: pytest.MonkeyPatch
     assert (add_256_times(jnp.ones(10, jnp.bfloat16), 2.0**-9) == 1.0).all()
 
 
-MODEL = LlamaConfig(
+MODEL = ModelConfig(
     vocab_size=32,
     hidden_size=16,
     intermediate_size=32,
@@ -157,7 +157,7 @@ def test_the_mean_of_bfloat16_sums_is_the_float32_sum() -> None:
         "segment_ids": ones,
         "positions": jnp.broadcast_to(jnp.arange(8), tokens.shape),
     }
-    params = llama.init_params(MODEL, 0, dtype="bfloat16")
+    params = decoder.init_params(MODEL, 0, dtype="bfloat16")
 
     def gradient(batch: Any, dtype: str, key: Any) -> Any:
         _, grads = summed_gradients(

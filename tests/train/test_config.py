@@ -11,7 +11,7 @@ from parrot_jax.core.config import field_types, load_config
 from parrot_jax.core.errors import UserError
 from parrot_jax.data.config import MaskConfig
 from parrot_jax.model.attention import backends
-from parrot_jax.model.llama import REMAT_POLICIES
+from parrot_jax.model.decoder import REMAT_POLICIES
 from parrot_jax.train.config import TrainConfig
 from parrot_jax.train.run_folder import RunFolder
 

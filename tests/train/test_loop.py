@@ -15,7 +15,7 @@ from parrot_jax.core.errors import RunError, UserError
 from parrot_jax.data.prepare import prepare
 from parrot_jax.data.templates.parrot import ParrotTemplate
 from parrot_jax.data.tokenizers import load_tokenizer
-from parrot_jax.model import llama
+from parrot_jax.model import decoder
 from parrot_jax.sharding import MeshConfig
 from parrot_jax.train import loop
 from parrot_jax.train.config import OptimConfig, TrainConfig
@@ -221,11 +221,11 @@ def test_evaluation_by_turn_equals_scoring_each_window_alone(config: TrainConfig
 
     @jax.jit
     def logprobs_of(tokens: jax.Array) -> jax.Array:
-        hidden = llama.hidden_states(
+        hidden = decoder.hidden_states(
             config.model, params, tokens[None], None, jnp.arange(len(tokens))[None],
             compute_dtype="float32", remat="none",
         )  # fmt: skip
-        return jax.nn.log_softmax(hidden[0] @ llama.unembedding(params), axis=-1)
+        return jax.nn.log_softmax(hidden[0] @ decoder.unembedding(params), axis=-1)
 
     for span, turn in list(zip(spans, turns, strict=True))[::7]:
         row = rows[int(span["row"])]

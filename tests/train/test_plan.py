@@ -25,8 +25,8 @@ from parrot_jax.core.config import load_config
 from parrot_jax.core.errors import UserError
 from parrot_jax.data.config import DataConfig, MaskConfig
 from parrot_jax.dialogue.sources import SourceConfig
-from parrot_jax.model.config import LlamaConfig
-from parrot_jax.model.llama import REMAT_POLICIES
+from parrot_jax.model.config import ModelConfig
+from parrot_jax.model.decoder import REMAT_POLICIES
 from parrot_jax.sharding import MeshConfig
 from parrot_jax.train import plan as planning
 from parrot_jax.train import topologies
@@ -59,7 +59,7 @@ CONFIG = TrainConfig(
         mask=MaskConfig(loss_roles=("user",)),
         row_tokens=128,
     ),
-    model=LlamaConfig(
+    model=ModelConfig(
         vocab_size=256,
         hidden_size=32,
         intermediate_size=64,

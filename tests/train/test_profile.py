@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from parrot_jax.core.files import RemotePath
+from parrot_jax.core.remote import RemotePath
 from parrot_jax.train.profile import Profiler
 
 double = jax.jit(lambda x: x * 2)

@@ -12,7 +12,9 @@ import pytest
 
 from parrot_jax.core.config import load_config
 from parrot_jax.core.errors import RunError, UserError
-from parrot_jax.core.files import RemotePath, as_path, write_json
+from parrot_jax.core.files import write_json
+from parrot_jax.core.paths import as_path
+from parrot_jax.core.remote import RemotePath
 from parrot_jax.data.prepare import prepare
 from parrot_jax.data.templates.parrot import ParrotTemplate
 from parrot_jax.data.tokenizers import load_tokenizer

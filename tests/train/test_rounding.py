@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parrot_jax.model import llama
+from parrot_jax.model import decoder
 from parrot_jax.model.attention import choose
-from parrot_jax.model.config import LlamaConfig
+from parrot_jax.model.config import ModelConfig
 from parrot_jax.train.config import OptimConfig
 from parrot_jax.train.forward import Forward
 from parrot_jax.train.objectives import RoleMaskedLoss
@@ -56,7 +56,7 @@ def test_what_is_no_number_stays_so() -> None:
 
 # ---- training ------------------------------------------------------------------------------------
 
-MODEL = LlamaConfig(
+MODEL = ModelConfig(
     vocab_size=64,
     hidden_size=64,
     intermediate_size=128,
@@ -87,7 +87,7 @@ def decrease(param_dtype: str, moments_dtype: str = "float32") -> float:
     optimizer = adamw(OptimConfig(moments_dtype=moments_dtype), lambda _: 3e-5)  # type: ignore[arg-type]
     # All begin with weights that bfloat16 can hold.
     params = jax.tree.map(
-        lambda leaf: leaf.astype(param_dtype), llama.init_params(MODEL, 0, dtype="bfloat16")
+        lambda leaf: leaf.astype(param_dtype), decoder.init_params(MODEL, 0, dtype="bfloat16")
     )
 
     def step(state: TrainState, _: Any) -> Any:

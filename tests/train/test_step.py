@@ -11,9 +11,9 @@ import pytest
 
 from parrot_jax.data.packing import fill_row
 from parrot_jax.data.windows import Window
-from parrot_jax.model import llama
+from parrot_jax.model import decoder
 from parrot_jax.model.attention import choose
-from parrot_jax.model.config import LlamaConfig
+from parrot_jax.model.config import ModelConfig
 from parrot_jax.train.config import OptimConfig
 from parrot_jax.train.forward import Forward, next_tokens
 from parrot_jax.train.objectives import RoleMaskedLoss
@@ -21,7 +21,7 @@ from parrot_jax.train.optim import adamw, learning_rate
 from parrot_jax.train.step import train_step
 from parrot_jax.train.train_state import TrainState, split
 
-CONFIG = LlamaConfig(
+CONFIG = ModelConfig(
     vocab_size=61,
     hidden_size=16,
     intermediate_size=32,
@@ -62,7 +62,7 @@ def micro(batch: dict[str, Any], steps: int = 1) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def params() -> Any:
-    return llama.init_params(CONFIG, 0)
+    return decoder.init_params(CONFIG, 0)
 
 
 @functools.partial(jax.jit, static_argnums=2)

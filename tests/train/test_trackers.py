@@ -9,7 +9,7 @@ import fsspec
 import pytest
 
 from parrot_jax.core.errors import DiskFullError, UserError
-from parrot_jax.core.files import RemotePath
+from parrot_jax.core.remote import RemotePath
 from parrot_jax.train import trackers
 from parrot_jax.train.trackers import TrackerName, open_trackers
 

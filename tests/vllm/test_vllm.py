@@ -16,7 +16,7 @@ import pytest
 
 from parrot_jax.data.templates.parrot import HEADERS, ParrotTemplate
 from parrot_jax.data.tokenizers import load_tokenizer
-from parrot_jax.model.llama import hidden_states, unembedding
+from parrot_jax.model.decoder import hidden_states, unembedding
 from parrot_jax.train.run_folder import RunFolder
 from parrot_jax.weights.model_folder import load_params
 

@@ -12,7 +12,8 @@ from huggingface_hub import constants
 from huggingface_hub.utils import _http
 from safetensors.numpy import save_file
 
-from parrot_jax.model.config import LlamaConfig
+from parrot_jax.model.config import ModelConfig
+from parrot_jax.model.hf_config import to_hf
 from parrot_jax.serve.background import BackgroundServer
 from parrot_jax.weights.hf_folder import DTYPES
 from parrot_jax.weights.names import tensors
@@ -23,7 +24,7 @@ Arrays = dict[str, np.ndarray]
 RandomTensors = Callable[..., Arrays]
 WriteHf = Callable[..., Path]
 
-_SMALL = LlamaConfig(
+_SMALL = ModelConfig(
     vocab_size=340,
     hidden_size=32,
     intermediate_size=48,
@@ -34,7 +35,7 @@ _SMALL = LlamaConfig(
 )
 
 
-def _random_tensors(config: LlamaConfig, dtype: str = "bfloat16") -> Arrays:
+def _random_tensors(config: ModelConfig, dtype: str = "bfloat16") -> Arrays:
     random = np.random.default_rng(0)
     return {
         tensor.theirs: (random.standard_normal(tensor.their_shape) * 0.1).astype(DTYPES[dtype])
@@ -44,7 +45,7 @@ def _random_tensors(config: LlamaConfig, dtype: str = "bfloat16") -> Arrays:
 
 def _write_hf(
     folder: Path,
-    config: LlamaConfig = _SMALL,
+    config: ModelConfig = _SMALL,
     *,
     arrays: Mapping[str, np.ndarray] | None = None,
     num_files: int = 1,
@@ -53,7 +54,7 @@ def _write_hf(
     """Writes a folder; `changes` go into its config.json."""
     folder.mkdir(parents=True, exist_ok=True)
     arrays = dict(_random_tensors(config) if arrays is None else arrays)
-    (folder / "config.json").write_text(json.dumps(config.to_hf() | changes))
+    (folder / "config.json").write_text(json.dumps(to_hf(config) | changes))
     if num_files == 1:
         save_file(arrays, folder / "model.safetensors", metadata={"format": "pt"})
         return folder
@@ -69,7 +70,7 @@ def _write_hf(
 
 
 @pytest.fixture(scope="session")
-def small() -> LlamaConfig:
+def small() -> ModelConfig:
     """The sizes of the folders that are written when nothing else is said."""
     return _SMALL
 

@@ -10,14 +10,15 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-from parrot_jax.model.config import LlamaConfig
+from parrot_jax.model.config import ModelConfig
+from parrot_jax.model.hf_config import to_hf
 
 
-def llama2c_to_hf(model: Path, folder: Path) -> LlamaConfig:
+def llama2c_to_hf(model: Path, folder: Path) -> ModelConfig:
     """Converts a `.bin` file; returns its sizes."""
     data = model.read_bytes()
     dim, hidden, layers, heads, kv_heads, vocab, length = np.frombuffer(data, "<i4", 7).tolist()
-    config = LlamaConfig(
+    config = ModelConfig(
         vocab_size=abs(vocab), hidden_size=dim, intermediate_size=hidden, num_hidden_layers=layers,
         num_attention_heads=heads, num_key_value_heads=kv_heads, max_position_embeddings=length,
         tie_word_embeddings=vocab > 0,
@@ -48,7 +49,7 @@ def llama2c_to_hf(model: Path, folder: Path) -> LlamaConfig:
     folder.mkdir(parents=True)
     save_file({name: np.ascontiguousarray(t) for name, t in tensors.items()},
               folder / "model.safetensors", metadata={"format": "pt"})  # fmt: skip
-    (folder / "config.json").write_text(json.dumps(config.to_hf()))
+    (folder / "config.json").write_text(json.dumps(to_hf(config)))
     return config
 
 

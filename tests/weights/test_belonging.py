@@ -13,7 +13,7 @@ import yaml
 
 from parrot_jax.cli import main
 from parrot_jax.data.tokenizers import check_rows, load_tokenizer
-from parrot_jax.model.config import LlamaConfig
+from parrot_jax.model.config import ModelConfig
 from parrot_jax.weights.exports import RECORD
 
 WriteHf = Callable[..., Path]
@@ -51,12 +51,12 @@ def other_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def model(tiny_run: Path) -> LlamaConfig:
-    return LlamaConfig(**yaml.safe_load(tiny_run.read_text())["model"])
+def model(tiny_run: Path) -> ModelConfig:
+    return ModelConfig(**yaml.safe_load(tiny_run.read_text())["model"])
 
 
 @pytest.fixture
-def imported(write_hf: WriteHf, model: LlamaConfig, tiny_tokenizer: Path, parrot: Run,
+def imported(write_hf: WriteHf, model: ModelConfig, tiny_tokenizer: Path, parrot: Run,
              tmp_path: Path) -> Path:  # fmt: skip
     source = write_hf(tmp_path / "hf", model)
     shutil.copy(tiny_tokenizer, source)
@@ -89,7 +89,7 @@ def test_training_with_another_tokenizer_is_refused_unless_it_is_meant(
 
 
 def test_weights_whose_tokenizer_cannot_be_read_ask_whether_it_is_theirs(
-    write_hf: WriteHf, model: LlamaConfig, tiny_run: Path, parrot: Run, tmp_path: Path
+    write_hf: WriteHf, model: ModelConfig, tiny_run: Path, parrot: Run, tmp_path: Path
 ) -> None:
     source = write_hf(tmp_path / "hf", model)
     (source / "tokenizer.json").write_text('{"model": {"type": "BPE"}}')
@@ -102,7 +102,7 @@ def test_weights_whose_tokenizer_cannot_be_read_ask_whether_it_is_theirs(
 
 
 def test_many_more_rows_than_ids_are_of_another_model_and_some_are_padding(
-    write_hf: WriteHf, model: LlamaConfig, tiny_tokenizer: Path, parrot: Run, tmp_path: Path,
+    write_hf: WriteHf, model: ModelConfig, tiny_tokenizer: Path, parrot: Run, tmp_path: Path,
     tiny_run: Path,
 ) -> None:  # fmt: skip
     for rows, said in (
@@ -176,7 +176,7 @@ def test_verify_compares_the_tokenizers(
 
 
 def test_an_added_token_and_the_ids_that_end_a_text_come_back(
-    write_hf: WriteHf, model: LlamaConfig, tiny_tokenizer: Path, parrot: Run, tmp_path: Path
+    write_hf: WriteHf, model: ModelConfig, tiny_tokenizer: Path, parrot: Run, tmp_path: Path
 ) -> None:
     ids: dict[str, Any] = {"bos_token_id": 1, "eos_token_id": [2, 340]}
     source = write_hf(tmp_path / "hf", replace(model, vocab_size=341), **ids)
@@ -193,7 +193,7 @@ def test_an_added_token_and_the_ids_that_end_a_text_come_back(
 
 
 def test_ids_that_the_tokenizer_does_not_have_are_said(
-    write_hf: WriteHf, model: LlamaConfig, tiny_tokenizer: Path, parrot: Run, tmp_path: Path
+    write_hf: WriteHf, model: ModelConfig, tiny_tokenizer: Path, parrot: Run, tmp_path: Path
 ) -> None:
     source = write_hf(tmp_path / "hf", model, bos_token_id=0, eos_token_id=1)
     shutil.copy(tiny_tokenizer, source)

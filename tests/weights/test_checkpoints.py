@@ -14,7 +14,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from parrot_jax.core.errors import UserError
-from parrot_jax.model.config import LlamaConfig
+from parrot_jax.model.config import ModelConfig
 from parrot_jax.sharding import MeshConfig, make_mesh
 from parrot_jax.train.config import OptimConfig
 from parrot_jax.train.optim import adamw
@@ -37,7 +37,7 @@ OPTIMIZER = adamw(OptimConfig(), lambda _: 1e-3)
 
 
 def like(mesh: MeshConfig, *, offload: bool = False, **changes: Any) -> TrainState:
-    config = LlamaConfig(**{**SIZES, **changes})
+    config = ModelConfig(**{**SIZES, **changes})
     return abstract_state(config, OPTIMIZER, make_mesh(mesh), offload=offload)
 
 
@@ -61,7 +61,7 @@ def assert_equal_and_placed(state: TrainState, restored: TrainState, wanted: Tra
 
 def test_only_what_is_trained_is_saved(tmp_path: Path) -> None:
     parted = abstract_state(
-        LlamaConfig(**SIZES),
+        ModelConfig(**SIZES),
         OPTIMIZER,
         make_mesh(MeshConfig()),
         is_trainable=lambda path: path[0] == "layers",

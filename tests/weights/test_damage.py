@@ -16,8 +16,8 @@ import pytest
 from parrot_jax.cli import main
 from parrot_jax.core.config import load_config
 from parrot_jax.core.errors import UserError
-from parrot_jax.core.files import RemotePath
-from parrot_jax.model.config import LlamaConfig
+from parrot_jax.core.remote import RemotePath
+from parrot_jax.model.config import ModelConfig
 from parrot_jax.sharding import MeshConfig, make_mesh
 from parrot_jax.train.config import OptimConfig, TrainConfig
 from parrot_jax.train.loop import train
@@ -27,7 +27,7 @@ from parrot_jax.train.train_state import TrainState
 from parrot_jax.weights.checkpoints import Checkpoints, DamagedCheckpointError
 from parrot_jax.weights.model_folder import load_params
 
-SIZES = LlamaConfig(
+SIZES = ModelConfig(
     vocab_size=64,
     hidden_size=16,
     intermediate_size=32,

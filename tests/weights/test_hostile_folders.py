@@ -19,7 +19,7 @@ from safetensors.numpy import save_file
 from parrot_jax.cli import main
 from parrot_jax.core.errors import UserError
 from parrot_jax.data.tokenizers import load_tokenizer
-from parrot_jax.model.config import LlamaConfig
+from parrot_jax.model.config import ModelConfig
 from parrot_jax.weights.checkpoints import Checkpoints
 from parrot_jax.weights.hf_folder import HfFolder
 from parrot_jax.weights.model_folder import load_params
@@ -265,7 +265,7 @@ def test_a_bad_header_is_one_line(
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_numbers_that_are_not_finite_are_named(
-    dtype: str, value: float, write_hf: WriteHf, small: LlamaConfig, tmp_path: Path,
+    dtype: str, value: float, write_hf: WriteHf, small: ModelConfig, tmp_path: Path,
     refused: Refused, random_tensors: Callable[..., dict[str, np.ndarray]],
 ) -> None:  # fmt: skip
     arrays = random_tensors(small, dtype)
@@ -278,7 +278,7 @@ def test_numbers_that_are_not_finite_are_named(
 
 
 def test_numbers_that_a_type_does_not_hold_are_not_exported(
-    write_hf: WriteHf, small: LlamaConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    write_hf: WriteHf, small: ModelConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str],
     random_tensors: Callable[..., dict[str, np.ndarray]],
 ) -> None:  # fmt: skip
     arrays = random_tensors(small, "float32")
@@ -398,7 +398,9 @@ def test_out_may_not_be_a_file_or_below_one(
             capsys.readouterr()
             assert main(["convert", verb, str(source), str(out)]) == 2
             error = capsys.readouterr().err
-            assert f"OUT is {out}, but {tmp_path / 'file'} is no folder; name another." in error
+            assert (
+                f"OUT is {out}, but {tmp_path / 'file'} is no folder; choose another one." in error
+            )
     assert (tmp_path / "file").read_text() == "mine"
 
 

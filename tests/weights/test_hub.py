@@ -19,7 +19,8 @@ from safetensors.numpy import save_file
 from parrot_jax.cli import main
 from parrot_jax.core.errors import DiskFullError, UserError
 from parrot_jax.core.files import write_json
-from parrot_jax.model.config import LlamaConfig
+from parrot_jax.model.config import ModelConfig
+from parrot_jax.model.hf_config import to_hf
 from parrot_jax.weights.flax_to_hf import RECORD
 from parrot_jax.weights.hf_folder import HfFolder
 from parrot_jax.weights.hub import local_folder, model_upload, push
@@ -30,7 +31,7 @@ from .hub_server import TOKEN, Hub, HubError, Repository
 # The client sends large files in a form that its HTTP library no longer likes.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
-TINY = LlamaConfig(
+TINY = ModelConfig(
     vocab_size=7, hidden_size=8, intermediate_size=3, num_hidden_layers=1, num_attention_heads=2
 )
 SHARDS = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
@@ -64,7 +65,7 @@ def export(tmp_path: Path) -> Path:
     (folder / "tokenizer.model").write_bytes(b"\0pieces\xff")
     (folder / "README.md").write_text("---\nlicense: other\n---\n# An asker\n")
     (folder / f"{SHARDS[0]}.tmp-17").write_bytes(b"what a kill left")
-    write_json(folder / "config.json", TINY.to_hf())
+    write_json(folder / "config.json", to_hf(TINY))
     return folder
 
 

@@ -6,15 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parrot_jax.model.config import LlamaConfig
-from parrot_jax.model.llama import abstract_params
+from parrot_jax.model.config import ModelConfig
+from parrot_jax.model.decoder import abstract_params
 from parrot_jax.model.presets import PRESETS
 from parrot_jax.sharding import MeshConfig, make_mesh
 from parrot_jax.weights.layers import abstract_parts
 from parrot_jax.weights.model_folder import abstract_params as placed_params
 from parrot_jax.weights.names import Tensor, tensors
 
-TINY = LlamaConfig(
+TINY = ModelConfig(
     vocab_size=7,
     hidden_size=6,
     intermediate_size=5,
@@ -56,12 +56,12 @@ def test_the_table_has_every_tensor_of_a_checkpoint_and_no_other(name: str) -> N
 
 
 def test_a_tied_head_is_no_tensor() -> None:
-    tied = LlamaConfig(**{**vars_of(TINY), "tie_word_embeddings": True})
+    tied = ModelConfig(**{**vars_of(TINY), "tie_word_embeddings": True})
     assert "lm_head" not in abstract_params(tied)
     assert "lm_head" not in {tensor.ours for tensor in tensors(tied)}
 
 
-def vars_of(config: LlamaConfig) -> dict[str, object]:
+def vars_of(config: ModelConfig) -> dict[str, object]:
     return {name: getattr(config, name) for name in config.__dataclass_fields__}
 
 

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from parrot_jax.cli import main
-from parrot_jax.model.config import LlamaConfig
+from parrot_jax.model.config import ModelConfig
+from parrot_jax.model.decoder import hidden_states, unembedding
 from parrot_jax.model.generate import generate
-from parrot_jax.model.llama import hidden_states, unembedding
 from parrot_jax.weights.model_folder import ModelFolder, load_params
 
 
@@ -30,7 +30,7 @@ def llama2c() -> ModuleType:
 @pytest.fixture(scope="module")
 def stories(
     shared_data: Path, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[LlamaConfig, Any, list[int]]:
+) -> tuple[ModelConfig, Any, list[int]]:
     """Sizes and weights, by way of the converter, and the 256 ids that follow BOS."""
     folder = tmp_path_factory.mktemp("stories")
     llama2c().llama2c_to_hf(shared_data / "stories260K" / "stories260K.bin", folder / "hf")
@@ -40,7 +40,7 @@ def stories(
     return model.load_model(), load_params(model), golden["greedy_ids"]
 
 
-def test_with_the_cache(stories: tuple[LlamaConfig, Any, list[int]]) -> None:
+def test_with_the_cache(stories: tuple[ModelConfig, Any, list[int]]) -> None:
     config, params, golden = stories
     (said,) = generate(config, params, [[1]], max_new_tokens=256, compute_dtype=jnp.float32)
     assert len(golden) == 256
@@ -48,7 +48,7 @@ def test_with_the_cache(stories: tuple[LlamaConfig, Any, list[int]]) -> None:
 
 
 @pytest.mark.slow
-def test_without_the_cache(stories: tuple[LlamaConfig, Any, list[int]]) -> None:
+def test_without_the_cache(stories: tuple[ModelConfig, Any, list[int]]) -> None:
     config, params, golden = stories
     positions = jnp.arange(257)[None]
 

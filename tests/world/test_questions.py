@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from parrot_jax.world.answerer import NO_ANSWER, Answerer, wrong_answers
 from parrot_jax.world.facts import Difficulty, World, make_world, read_world
 from parrot_jax.world.files import Sizes, write_world
-from parrot_jax.world.measures import questions_of
 from parrot_jax.world.people import people_dialogues
 from parrot_jax.world.questions import Context, Invalid, Language, Question, true_answer
 
@@ -88,7 +87,7 @@ def test_people_are_understood_as_they_meant_it(difficulty: Difficulty) -> None:
     for dialogue in people_dialogues(language.world, "test", 200):
         context = Context()
         for question, answer, kind in zip(
-            questions_of(dialogue), dialogue.turns[1::2], dialogue.metadata["kinds"], strict=True
+            dialogue.questions(), dialogue.turns[1::2], dialogue.metadata["kinds"], strict=True
         ):
             meant = language.understand(question, context)
             assert isinstance(meant, Question)
@@ -125,7 +124,7 @@ def test_the_answerer_errs_as_often_as_it_was_told_to() -> None:
         answerer = Answerer(EASY, mistake_rate=rate)
         wrong = 0
         for dialogue in dialogues:
-            questions = questions_of(dialogue)
+            questions = dialogue.questions()
             for turn, truth in enumerate(dialogue.turns[1::2]):
                 wrong += answerer.answer(questions[: turn + 1]) != truth.text
         assert low <= wrong <= high

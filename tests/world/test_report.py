@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 
 from parrot_jax.cli import _find_verb
-from parrot_jax.core.config import parse_arguments, parse_options
+from parrot_jax.core.arguments import parse_arguments, parse_options
 from parrot_jax.core.errors import UserError
 from parrot_jax.dialogue.types import Dialogue
 from parrot_jax.dialogue.writers import write_messages
 from parrot_jax.world import report
 from parrot_jax.world.facts import make_world
-from parrot_jax.world.measures import asked_kinds, kind_distance, questions_of
+from parrot_jax.world.measures import asked_kinds, kind_distance
 from parrot_jax.world.people import people_dialogues
 from parrot_jax.world.questions import Language
 from parrot_jax.world.report import write_report
@@ -73,7 +73,7 @@ def write_exam(path: Path, dialogues: list[Dialogue], *, rights: list[float]) ->
             for truth, is_right in zip(truths, right, strict=True)
         ]
         rows.append({
-            "id": dialogue.id, "kinds": list(kinds), "questions": questions_of(dialogue),
+            "id": dialogue.id, "kinds": list(kinds), "questions": dialogue.questions(),
             "truths": truths, "answers": answers, "right": right,
         })  # fmt: skip
     write_lines(path, rows)
@@ -118,7 +118,7 @@ def write_quickstart(folder: Path, *, size: int = 30) -> None:
     write_run(folder / "chat_first_turn", num_steps=4 * size, floor=0.02)
     language = Language(WORLD)
     asker, crowd, others = (
-        asked_kinds(language, ((questions_of(d), 1) for d in dialogues)).by_turn
+        asked_kinds(language, ((d.questions(), 1) for d in dialogues)).by_turn
         for dialogues in (
             collected,
             *(people_dialogues(WORLD, name, size, num_rounds=10) for name in ("a", "b")),

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 from parrot_jax.core.errors import UserError
-from parrot_jax.core.files import AnyPath
+from parrot_jax.core.paths import AnyPath
 from parrot_jax.data.config import Task
 from parrot_jax.data.tokenizers import Tokenizer
 from parrot_jax.dialogue.types import Role

@@ -1,7 +1,7 @@
 """Tokenizers: the interface (`base`), and one file per supported kind."""
 
 from parrot_jax.core.errors import UserError
-from parrot_jax.core.files import AnyPath, as_path, file_in
+from parrot_jax.core.paths import AnyPath, as_path, file_in
 from parrot_jax.data.tokenizers.base import Tokenizer
 from parrot_jax.data.tokenizers.sentencepiece import read_model, read_saved
 

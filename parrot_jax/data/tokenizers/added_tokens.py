@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from parrot_jax.core.errors import UserError
-from parrot_jax.core.files import AnyPath, file_in, read_json
+from parrot_jax.core.files import read_json
+from parrot_jax.core.paths import AnyPath, file_in
 
 ROLES = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
 

@@ -10,7 +10,8 @@ import tokenizers
 from numpy.typing import NDArray
 
 from parrot_jax.core.errors import UserError
-from parrot_jax.core.files import AnyPath, as_path, atomic_write, hash_json, write_json
+from parrot_jax.core.files import atomic_write, hash_json, write_json
+from parrot_jax.core.paths import AnyPath, as_path
 
 
 class Tokenizer(abc.ABC):

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from tokenizers import decoders, models, pre_tokenizers, processors
 
 from parrot_jax.core.errors import UserError
-from parrot_jax.core.files import AnyPath, file_in, open_input, read_json
+from parrot_jax.core.files import open_input, read_json
+from parrot_jax.core.paths import AnyPath, file_in
 from parrot_jax.data.tokenizers.added_tokens import (
     ROLES,
     AddedToken,

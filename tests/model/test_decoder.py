@@ -11,7 +11,7 @@ import pytest
 
 from parrot_jax.core.errors import UserError
 from parrot_jax.model.attention import backends
-from parrot_jax.model.llama import (
+from parrot_jax.model.decoder import (
     abstract_params,
     embed_tokens,
     hidden_states,
@@ -20,6 +20,7 @@ from parrot_jax.model.llama import (
     rms_norm,
     unembedding,
 )
+from parrot_jax.model.families import num_parameters
 from parrot_jax.model.presets import PRESETS
 
 HERE = [backend.name for backend in backends() if backend.runs_on(jax.default_backend())]
@@ -163,7 +164,7 @@ def test_a_tied_head_is_the_embedding(tiny):
     assert "lm_head" not in params
     np.testing.assert_array_equal(unembedding(params), params["embed"].T)
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
-    assert count == config.num_parameters() == tiny.num_parameters() - 48 * 32
+    assert count == num_parameters(config) == num_parameters(tiny) - 48 * 32
 
 
 def test_bfloat16_compute_is_close_and_leaves_float32_gradients(tiny, tiny_params):

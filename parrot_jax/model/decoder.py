@@ -1,7 +1,7 @@
-"""LLaMA: its parameters as a plain tree of arrays, and the forward pass over that tree.
+"""The decoder of all families: parameters as a plain tree of arrays, and the forward pass over it.
 
 The layers are Flax NNX modules, which give every parameter a name, an initializer and logical axes.
-No NNX object leaves this file: what others hold is a nested dict,
+No NNX object leaves this file: what others hold is a nested dict, of LLaMA
 
     embed [V, D]    norm [D]    lm_head [D, V] (absent when tied)
     layers: attention_norm [L, D]   attention: q [L, D, N, H]  k, v [L, D, K, H]  o [L, N, H, D]
@@ -26,9 +26,10 @@ from jaxtyping import Array, Float, Int
 from parrot_jax.core.errors import UserError
 from parrot_jax.model import attention as attention_backends
 from parrot_jax.model.attention import Backend
-from parrot_jax.model.config import LlamaConfig
-from parrot_jax.model.einsum import einsum
-from parrot_jax.model.rotary import Rotation, rotate, rotation_at
+from parrot_jax.model.blocks import DecoderLayer, rms_norm, scale, weight
+from parrot_jax.model.config import ModelConfig
+from parrot_jax.model.families import family_of
+from parrot_jax.model.rotary import Rotation, rotation_at
 from parrot_jax.sharding import array_sharding
 
 Params = dict[str, Any]
@@ -52,127 +53,46 @@ everything; the products with weights and what attention needs; those products; 
 # ---- modules ------------------------------------------------------------------------------------
 
 
-def _weight(
-    rngs: nnx.Rngs, config: LlamaConfig, shape: tuple[int, ...], axes: tuple[str, ...]
-) -> nnx.Param[Array]:
-    init = nnx.initializers.normal(config.initializer_range)
-    return nnx.Param(init(rngs.params(), shape, jnp.float32), out_sharding=axes)
-
-
-def _scale(config: LlamaConfig) -> nnx.Param[Array]:
-    return nnx.Param(jnp.ones(config.hidden_size, jnp.float32), out_sharding=("norm",))
-
-
-def _linear(equation: str, x: Array, weight: nnx.Param[Array]) -> Array:
-    product: Array = einsum(equation, x, weight[...].astype(x.dtype))
-    return product
-
-
-class _Attention(nnx.Module):
-    def __init__(self, config: LlamaConfig, rngs: nnx.Rngs) -> None:
-        d, n = config.hidden_size, config.num_attention_heads
-        k, h = config.num_kv_heads, config.head_width
-        self.q = _weight(rngs, config, (d, n, h), ("embed", "heads", "head_dim"))
-        self.k = _weight(rngs, config, (d, k, h), ("embed", "kv_heads", "head_dim"))
-        self.v = _weight(rngs, config, (d, k, h), ("embed", "kv_heads", "head_dim"))
-        self.o = _weight(rngs, config, (n, h, d), ("heads", "head_dim", "embed"))
-
-
-class _Mlp(nnx.Module):
-    def __init__(self, config: LlamaConfig, rngs: nnx.Rngs) -> None:
-        d, f = config.hidden_size, config.intermediate_size
-        self.gate = _weight(rngs, config, (d, f), ("embed", "mlp"))
-        self.up = _weight(rngs, config, (d, f), ("embed", "mlp"))
-        self.down = _weight(rngs, config, (f, d), ("mlp", "embed"))
-
-
-class DecoderLayer(nnx.Module):
-    """One layer in two halves, with attention between them left to the caller.
-
-    Training attends inside segments, generation attends to a cache; both call the same halves.
-    """
-
-    def __init__(self, config: LlamaConfig, rngs: nnx.Rngs) -> None:
-        self.config = config
-        self.attention_norm = _scale(config)
-        self.attention = _Attention(config, rngs)
-        self.mlp_norm = _scale(config)
-        self.mlp = _Mlp(config, rngs)
-
-    def project(
-        self, x: Float[Array, "B T D"], rotation: Rotation
-    ) -> tuple[Float[Array, "B T N H"], Float[Array, "B T K H"], Float[Array, "B T K H"]]:
-        """Norm, then queries, keys and values; queries and keys are rotated."""
-        normed = rms_norm(x, self.attention_norm[...], self.config.rms_norm_eps)
-        query = _linear("BTD,DNH->BTNH", normed, self.attention.q)
-        key = _linear("BTD,DKH->BTKH", normed, self.attention.k)
-        value = _linear("BTD,DKH->BTKH", normed, self.attention.v)
-        return rotate(query, rotation), rotate(key, rotation), value
-
-    def combine(
-        self, x: Float[Array, "B T D"], attended: Float[Array, "B T N H"]
-    ) -> Float[Array, "B T D"]:
-        """Adds what attention found, then the MLP (SwiGLU), to the residual stream."""
-        x = x + _linear("BTNH,NHD->BTD", attended, self.attention.o)
-        normed = rms_norm(x, self.mlp_norm[...], self.config.rms_norm_eps)
-        gate = _linear("BTD,DF->BTF", normed, self.mlp.gate)
-        up = _linear("BTD,DF->BTF", normed, self.mlp.up)
-        return x + _linear("BTF,FD->BTD", jax.nn.silu(gate) * up, self.mlp.down)
-
-
-class _Llama(nnx.Module):
-    def __init__(self, config: LlamaConfig, rngs: nnx.Rngs) -> None:
+class _Decoder(nnx.Module):
+    def __init__(self, config: ModelConfig, rngs: nnx.Rngs) -> None:
         d, v = config.hidden_size, config.vocab_size
-        self.embed = _weight(rngs, config, (v, d), ("vocab", "embed"))
+        self.embed = weight(rngs, config, (v, d), ("vocab", "embed"))
         self.layers = _stacked_layers(config, rngs)
-        self.norm = _scale(config)
+        self.norm = scale(config)
         if not config.tie_word_embeddings:
-            self.lm_head = _weight(rngs, config, (d, v), ("embed", "vocab"))
+            self.lm_head = weight(rngs, config, (d, v), ("embed", "vocab"))
 
 
-def _stacked_layers(config: LlamaConfig, rngs: nnx.Rngs) -> DecoderLayer:
+def _stacked_layers(config: ModelConfig, rngs: nnx.Rngs) -> DecoderLayer:
     @nnx.split_rngs(splits=config.num_hidden_layers)
     @nnx.vmap(in_axes=(0,), out_axes=0, transform_metadata={nnx.PARTITION_NAME: "layers"})
     def stack(rngs: nnx.Rngs) -> DecoderLayer:
-        return DecoderLayer(config, rngs)
+        return family_of(config).layer()(config, rngs)
 
     return stack(rngs)
-
-
-def rms_norm(
-    x: Float[Array, "*rows D"], scale: Float[Array, " D"], eps: float
-) -> Float[Array, "*rows D"]:
-    """Divides by the root mean square and multiplies by `scale`; float32 inside, x's dtype out.
-
-    Source: arXiv:1910.07467.
-    """
-    x32 = x.astype(jnp.float32)
-    mean_square = jnp.mean(jnp.square(x32), axis=-1, keepdims=True)
-    scale = scale.astype(jnp.float32).reshape((1,) * (x.ndim - 1) + scale.shape)
-    return (x32 * jax.lax.rsqrt(mean_square + eps) * scale).astype(x.dtype)
 
 
 # ---- parameters ---------------------------------------------------------------------------------
 
 
-def _build(config: LlamaConfig, key: Array) -> Any:  # nnx.State
+def _build(config: ModelConfig, key: Array) -> Any:  # nnx.State
     # Eager sharding would look up the logical names in a mesh, and there is none here.
     with nnx.use_eager_sharding(False):
-        return nnx.state(_Llama(config, nnx.Rngs(params=key)), nnx.Param)
+        return nnx.state(_Decoder(config, nnx.Rngs(params=key)), nnx.Param)
 
 
 @functools.lru_cache
-def _abstract(config: LlamaConfig) -> Any:  # nnx.State
+def _abstract(config: ModelConfig) -> Any:  # nnx.State
     with nnx.use_eager_sharding(False):
         return nnx.eval_shape(lambda: _build(config, jax.random.key(0)))
 
 
-def abstract_params(config: LlamaConfig) -> Params:
+def abstract_params(config: ModelConfig) -> Params:
     """The tree of parameters as shapes and dtypes; costs no memory at any size."""
     return nnx.to_pure_dict(_abstract(config))
 
 
-def logical_axes(config: LlamaConfig) -> Params:
+def logical_axes(config: ModelConfig) -> Params:
     """The tree of parameters with a tuple of logical axis names, one per dim, at each leaf."""
 
     def axes(variable: nnx.Variable[Any]) -> tuple[str, ...]:
@@ -183,7 +103,7 @@ def logical_axes(config: LlamaConfig) -> Params:
 
 
 def init_params(
-    config: LlamaConfig,
+    config: ModelConfig,
     seed: int,
     shardings: Params | None = None,
     *,
@@ -207,7 +127,7 @@ def init_params(
     return init(config, jax.random.key(seed), dtype)
 
 
-def _init(config: LlamaConfig, key: Array, dtype: DTypeLike) -> Params:
+def _init(config: ModelConfig, key: Array, dtype: DTypeLike) -> Params:
     params = nnx.to_pure_dict(_build(config, key))
     return jax.tree.map(lambda param: param.astype(dtype), params)
 
@@ -231,7 +151,7 @@ kept of this one."""
 
 
 def visit_layers(
-    config: LlamaConfig,
+    config: ModelConfig,
     params: Params,
     x: Float[Array, "B T D"],
     rotation: Rotation,
@@ -286,10 +206,10 @@ def visit_layers(
 
 
 @functools.lru_cache
-def _layer_definition(config: LlamaConfig) -> nnx.GraphDef[DecoderLayer]:
+def _layer_definition(config: ModelConfig) -> nnx.GraphDef[DecoderLayer]:
     """What `nnx.merge` needs beside one layer's parameters to make a `DecoderLayer` of them."""
     with nnx.use_eager_sharding(False):
-        layer = nnx.eval_shape(lambda: DecoderLayer(config, nnx.Rngs(params=0)))
+        layer = nnx.eval_shape(lambda: family_of(config).layer()(config, nnx.Rngs(params=0)))
         return nnx.split(layer)[0]
 
 
@@ -312,13 +232,13 @@ def embed_tokens(
     return jnp.take(params["embed"], tokens, axis=0, mode="fill").astype(compute_dtype)
 
 
-def rotation_of(config: LlamaConfig, positions: Int[Array, "B T"]) -> Rotation:
+def rotation_of(config: ModelConfig, positions: Int[Array, "B T"]) -> Rotation:
     """The rotary angles of this model at these positions."""
     return rotation_at(positions, config.head_width, config.rope_theta, config.rope_scaling)
 
 
 def hidden_states(
-    config: LlamaConfig,
+    config: ModelConfig,
     params: Params,
     tokens: Int[Array, "B T"],
     segment_ids: Int[Array, "B T"] | None,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from parrot_jax.report.intervals import share_interval
+from parrot_jax.intervals.wilson import share_interval
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,158 @@
+"""The arguments of a verb: `CONFIG [--overrides]`, or options alone, and `--help`."""
+
+import dataclasses
+import textwrap
+import types
+import typing
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from parrot_jax.core.config import (
+    ConfigT,
+    config_from_dict,
+    config_to_dict,
+    field_types,
+    load_config,
+)
+from parrot_jax.core.config_help import config_help, options_help
+from parrot_jax.core.errors import UserError
+
+
+def parse_arguments(
+    config_type: type[ConfigT],
+    arguments: Sequence[str],
+    *,
+    prog: str,
+    description: str,
+    passed_over: Collection[str] = (),
+) -> ConfigT:
+    """Builds a config from `CONFIG [--overrides]`, or prints help or an error and exits.
+
+    Args:
+      config_type: The root config of the verb.
+      arguments: What follows the verb; the first may be a YAML file.
+      prog: The command as typed, for the usage line.
+      description: One sentence on what the verb does.
+      passed_over: As of `load_config`.
+
+    Raises:
+      UserError: The YAML file is wrong, or none was given and help was not asked for.
+      SystemExit: 0 after help, 2 after a wrong option.
+    """
+    overrides = [argument for argument in arguments if argument not in ("-h", "--help")]
+    wants_help = len(overrides) < len(arguments)
+    config = None
+    if overrides and not overrides[0].startswith("-"):
+        config = load_config(config_type, overrides.pop(0), passed_over=passed_over)
+        if overrides:
+            config = parse_options(
+                config_type,
+                overrides,
+                prog=f"{prog} CONFIG",
+                description=description,
+                default=config,
+            )
+    if wants_help:
+        about = (
+            f"usage: {prog} CONFIG [--overrides]\n\n{description.strip()}\n\n"
+            "This text is a config: save it, fill in what is required, and give the file as CONFIG."
+            "\nAn option overrides a key: --a.b VALUE."
+        )
+        print(textwrap.indent(about, "# ", lambda line: True).replace("# \n", "#\n"), end="\n\n")
+        print(config_help(config_type, config))
+        if options := options_help(config_type, config):
+            print(f"\n# Options of this command that the file does not have:\n{options}")
+        raise SystemExit(0)
+    if config is None:
+        where = " before its options" if overrides else ""
+        raise UserError(
+            f"{prog} needs a config file{where}: `{prog} CONFIG [--overrides]`; `parrot configs` "
+            f"lists examples, `{prog} --help` explains the keys."
+        )
+    return config
+
+
+def parse_options(
+    config_type: type[ConfigT],
+    arguments: Sequence[str],
+    *,
+    prog: str,
+    description: str,
+    default: ConfigT | None = None,
+) -> ConfigT:
+    """Overrides `default` by options, or prints help or an error and exits.
+
+    `null` is what it is in a file: it switches an optional key off.
+
+    Raises:
+      UserError: The config without a block that was switched off is wrong.
+    """
+    import tyro
+
+    rest = list(arguments)
+    if default is not None:
+        default, rest = _without_blocks(config_type, default, rest)
+    registry = tyro.constructors.ConstructorRegistry()
+
+    @registry.primitive_rule
+    def null(info: Any) -> Any:
+        if info.type is not types.NoneType:
+            return None
+        return tyro.constructors.PrimitiveConstructorSpec(
+            nargs=1, metavar="null", choices=("null", "None"), instance_from_str=lambda _: None,
+            is_instance=lambda value: value is None, str_from_instance=lambda _: ["null"],
+        )  # fmt: skip
+
+    # tyro takes None for "no default", which its types do not say.
+    parse: Any = tyro.cli
+    return parse(
+        config_type,
+        args=rest,
+        registry=registry,
+        prog=prog,
+        description=description,
+        default=default,
+        config=(tyro.conf.AvoidSubcommands, tyro.conf.PositionalMetavarFromFieldName),
+    )
+
+
+def _without_blocks(
+    config_type: type[ConfigT], config: ConfigT, arguments: Sequence[str]
+) -> tuple[ConfigT, list[str]]:
+    """Carries out `--block null`, for which tyro has no option, and takes it out of the arguments.
+
+    Raises:
+      UserError: The config without the block is wrong.
+    """
+    values, rest, left = config_to_dict(config), [], list(arguments)
+    while left:
+        option, equals, value = left.pop(0).partition("=")
+        if not equals and left:
+            value = left[0]
+        path = option.removeprefix("--").replace("-", "_").split(".")
+        is_block = option.startswith("--") and _is_optional_block(config, path)
+        if value not in ("null", "None") or not is_block:
+            rest.append(f"{option}{equals}{value}" if equals else option)
+            continue
+        if not equals:
+            left.pop(0)
+        inner = typing.cast(Any, values)
+        for part in path[:-1]:
+            inner = inner[int(part) if isinstance(inner, list) else part]
+        inner[path[-1]] = None
+    if len(rest) < len(arguments):
+        config = config_from_dict(config_type, values, where="the options")
+    return config, rest
+
+
+def _is_optional_block(config: Any, path: Sequence[str]) -> bool:
+    """Whether a path leads to a key that holds a config or null."""
+    for part in path[:-1]:
+        if isinstance(config, tuple):
+            config = config[int(part)] if part.isdecimal() and int(part) < len(config) else None
+        else:
+            config = getattr(config, part, None)
+    if not dataclasses.is_dataclass(config):
+        return False
+    options = typing.get_args(field_types(type(config)).get(path[-1]))
+    return types.NoneType in options and any(map(dataclasses.is_dataclass, options))

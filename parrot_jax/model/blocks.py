@@ -1,0 +1,91 @@
+"""What the layers of the families are built of: weights with logical axes, norms, the interface."""
+
+import abc
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from parrot_jax.model.config import ModelConfig
+from parrot_jax.model.einsum import einsum
+from parrot_jax.model.rotary import Rotation
+
+
+def weight(
+    rngs: nnx.Rngs, config: ModelConfig, shape: tuple[int, ...], axes: tuple[str, ...]
+) -> nnx.Param[Array]:
+    """A matrix of normal values with std `initializer_range`; `axes` are its logical axes."""
+    init = nnx.initializers.normal(config.initializer_range)
+    return nnx.Param(init(rngs.params(), shape, jnp.float32), out_sharding=axes)
+
+
+def scale(config: ModelConfig) -> nnx.Param[Array]:
+    """The scale of a norm over the residual stream [D], all ones."""
+    return nnx.Param(jnp.ones(config.hidden_size, jnp.float32), out_sharding=("norm",))
+
+
+def linear(equation: str, x: Array, weight: nnx.Param[Array]) -> Array:
+    """An einsum with a weight, which is cast to the dtype of `x`."""
+    product: Array = einsum(equation, x, weight[...].astype(x.dtype))
+    return product
+
+
+class Attention(nnx.Module):
+    """The weights of attention: q [D, N, H], k and v [D, K, H], o [N, H, D]."""
+
+    def __init__(self, config: ModelConfig, rngs: nnx.Rngs) -> None:
+        """Makes random weights."""
+        d, n = config.hidden_size, config.num_attention_heads
+        k, h = config.num_kv_heads, config.head_width
+        self.q = weight(rngs, config, (d, n, h), ("embed", "heads", "head_dim"))
+        self.k = weight(rngs, config, (d, k, h), ("embed", "kv_heads", "head_dim"))
+        self.v = weight(rngs, config, (d, k, h), ("embed", "kv_heads", "head_dim"))
+        self.o = weight(rngs, config, (n, h, d), ("heads", "head_dim", "embed"))
+
+
+class Mlp(nnx.Module):
+    """The weights of SwiGLU: gate and up [D, F], down [F, D]."""
+
+    def __init__(self, config: ModelConfig, rngs: nnx.Rngs) -> None:
+        """Makes random weights."""
+        d, f = config.hidden_size, config.intermediate_size
+        self.gate = weight(rngs, config, (d, f), ("embed", "mlp"))
+        self.up = weight(rngs, config, (d, f), ("embed", "mlp"))
+        self.down = weight(rngs, config, (f, d), ("mlp", "embed"))
+
+
+def rms_norm(
+    x: Float[Array, "*rows D"], scale: Float[Array, " D"], eps: float
+) -> Float[Array, "*rows D"]:
+    """Divides by the root mean square and multiplies by `scale`; float32 inside, x's dtype out.
+
+    Source: arXiv:1910.07467.
+    """
+    x32 = x.astype(jnp.float32)
+    mean_square = jnp.mean(jnp.square(x32), axis=-1, keepdims=True)
+    scale = scale.astype(jnp.float32).reshape((1,) * (x.ndim - 1) + scale.shape)
+    return (x32 * jax.lax.rsqrt(mean_square + eps) * scale).astype(x.dtype)
+
+
+class DecoderLayer(nnx.Module):
+    """One layer in two halves, with attention between them left to the caller.
+
+    Training attends inside segments, generation attends to a cache; both call the same halves.
+    """
+
+    @abc.abstractmethod
+    def __init__(self, config: ModelConfig, rngs: nnx.Rngs) -> None:
+        """Makes random weights, under the names of the family's `layer_tensors`."""
+
+    @abc.abstractmethod
+    def project(
+        self, x: Float[Array, "B T D"], rotation: Rotation
+    ) -> tuple[Float[Array, "B T N H"], Float[Array, "B T K H"], Float[Array, "B T K H"]]:
+        """Queries, keys and values of the residual stream; queries and keys are rotated."""
+
+    @abc.abstractmethod
+    def combine(
+        self, x: Float[Array, "B T D"], attended: Float[Array, "B T N H"]
+    ) -> Float[Array, "B T D"]:
+        """The residual stream after attention and MLP."""

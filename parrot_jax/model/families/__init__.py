@@ -1,0 +1,54 @@
+"""The model families by name. To add one: its layer, its tensors, what it refuses. Loads no jax."""
+
+import math
+from collections.abc import Iterator
+
+from parrot_jax.core.errors import UserError
+from parrot_jax.model.config import ModelConfig
+from parrot_jax.model.families.family import Family, TensorNames
+from parrot_jax.model.families.llama import LLAMA
+
+FAMILIES: dict[str, Family] = {LLAMA.name: LLAMA}
+"""Families by `ModelConfig.family`."""
+
+_BEFORE: tuple[TensorNames, ...] = (("embed", "model.embed_tokens.weight", "V D", "V D"),)
+_BEHIND: tuple[TensorNames, ...] = (
+    ("norm", "model.norm.weight", "D", "D"),
+    ("lm_head", "lm_head.weight", "V D", "D V"),
+)
+
+
+def family_of(config: ModelConfig) -> Family:
+    """The family of a model.
+
+    Raises:
+      UserError: There is no such family.
+    """
+    if config.family not in FAMILIES:
+        raise UserError(f"model.family is {config.family!r}; it must be {', '.join(FAMILIES)}.")
+    return FAMILIES[config.family]
+
+
+def tensor_names(config: ModelConfig) -> Iterator[TensorNames]:
+    """All tensors of a model, in the order in which a forward pass reads them.
+
+    Our names number the layers with two digits, so that they sort.
+    """
+    yield from _BEFORE
+    for layer in range(config.num_hidden_layers):
+        for ours, theirs, their_dims, our_dims in family_of(config).layer_tensors:
+            names = f"layers.{layer:02d}.{ours}", f"model.layers.{layer}.{theirs}"
+            yield (*names, their_dims, our_dims)
+    yield from _BEHIND[: 1 if config.tie_word_embeddings else 2]
+
+
+def num_parameters(config: ModelConfig) -> int:
+    """Counts every weight, the embedding and the head included.
+
+    >>> num_parameters(ModelConfig())  # LLaMA-2 7B
+    6738415616
+    """
+    return sum(
+        math.prod(config.sizes[letter] for letter in our_dims.split())
+        for *_, our_dims in tensor_names(config)
+    )

@@ -1,0 +1,131 @@
+"""A model's sizes from and to Hugging Face's `config.json`. Loads no jax."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from parrot_jax.core.errors import UserError
+from parrot_jax.model.config import ModelConfig, RopeScaling, check_values, shown
+from parrot_jax.model.families import FAMILIES, family_of
+from parrot_jax.model.families.family import Family
+
+_SIZES = (
+    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+)  # fmt: skip
+# What a `config.json` means by leaving a key out; not always our own default.
+_HF_DEFAULTS = {
+    "num_key_value_heads": None,
+    "head_dim": None,
+    "rms_norm_eps": 1e-6,
+    "tie_word_embeddings": False,
+    "max_position_embeddings": 2048,
+    "initializer_range": 0.02,
+}
+# Keys that would change the mathematics of any family, and the values that do not.
+_ALLOWED = {
+    "hidden_act": ("silu", "swish", None),
+    "quantization_config": (None,),
+    "partial_rotary_factor": (1, None),
+    "rope_interleaved": (False, None),
+}
+
+
+def from_hf(config: Mapping[str, Any], where: str = "config.json") -> ModelConfig:
+    """Takes the values of a `config.json`, in the form of transformers 4 or 5.
+
+    Args:
+      config: The values.
+      where: The file that they are from, for errors.
+
+    Raises:
+      UserError: The family is not supported, a size is missing, or a key asks for something that
+        the family does not have (biases, another activation, quantised weights); the text lists
+        everything that is wrong.
+    """
+    name = config.get("model_type") or "llama"
+    family = FAMILIES.get(name) if isinstance(name, str) else None
+    if family is None:
+        problems = [f"model_type is {shown(name)}, not one of {', '.join(FAMILIES)}"]
+    else:
+        problems = _unlike(family, config)
+    problems += [f"{name} is missing" for name in _SIZES if config.get(name) is None]
+    if family is None or problems:
+        raise UserError(f"{where} describes a model that is not supported: {'; '.join(problems)}.")
+    known = {name: config[name] for name in _SIZES}
+    for name, default in _HF_DEFAULTS.items():
+        known[name] = default if config.get(name) is None else config[name]
+    try:
+        known |= _rope_from_hf(config)
+        check_values(known, "model")
+        return ModelConfig(family=family.name, **known)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+
+
+def to_hf(config: ModelConfig) -> dict[str, Any]:
+    """The values of a `config.json` as transformers 4 has it; 5 and vLLM read it too."""
+    family = family_of(config)
+    sizes = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    del sizes["family"]
+    return sizes | {
+        "architectures": [family.architecture],
+        "model_type": family.name,
+        "num_key_value_heads": config.num_kv_heads,
+        "head_dim": config.head_width,
+        "hidden_act": "silu",
+        **family.hf_values,
+        "attention_dropout": 0.0,
+        "rope_scaling": _rope_scaling_to_hf(config.rope_scaling),
+        "use_cache": True,
+    }
+
+
+def _unlike(family: Family, config: Mapping[str, Any]) -> list[str]:
+    """What in a `config.json` changes the mathematics to something else than the family's."""
+    problems = [
+        f"{key} is {shown(config[key])}, not {values[0]!r}"
+        for key, values in {**_ALLOWED, **family.allowed}.items()
+        if config.get(key) not in values
+    ]
+    architectures = config.get("architectures")
+    is_list = isinstance(architectures, list) and family.architecture in architectures
+    if architectures and not is_list:
+        problems.append(f"architectures is {shown(architectures)}, not [{family.architecture!r}]")
+    return problems
+
+
+def _rope_from_hf(config: Mapping[str, Any]) -> dict[str, Any]:
+    """`rope_theta` and `rope_scaling`, which transformers 5 keeps together."""
+    newer, older = config.get("rope_parameters"), config.get("rope_scaling")
+    for rope in (newer, older):
+        if rope is not None and not isinstance(rope, dict):
+            raise UserError(f"the rope scaling is {shown(rope)}; it must be an object, or null.")
+    if newer and older and newer | older != newer:
+        raise UserError("rope_parameters and rope_scaling differ; remove the one that is wrong.")
+    rope = newer or older or {}
+    theta = rope.get("rope_theta", config.get("rope_theta"))
+    theta = 10000.0 if theta is None else theta
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if rope.get("partial_rotary_factor") not in (None, 1):
+        raise UserError("partial_rotary_factor is not 1; this model turns whole heads.")
+    if kind == "default":
+        return {"rope_theta": theta, "rope_scaling": None}
+    if kind not in ("llama3", "linear"):
+        raise UserError(f"rope_type is {shown(kind)}; this model knows default, linear and llama3.")
+    names = {field.name for field in dataclasses.fields(RopeScaling)} - {"rope_type"}
+    if kind == "linear":
+        names = {"factor"}
+    missing = sorted(names - rope.keys())
+    if missing:
+        raise UserError(f"the {kind} rope scaling lacks {', '.join(missing)}.")
+    given = {name: rope[name] for name in names}
+    check_values(given, "rope_scaling")
+    return {"rope_theta": theta, "rope_scaling": RopeScaling(rope_type=kind, **given)}
+
+
+def _rope_scaling_to_hf(scaling: RopeScaling | None) -> dict[str, Any] | None:
+    if scaling is None:
+        return None
+    if scaling.rope_type == "linear":
+        return {"rope_type": "linear", "factor": scaling.factor}
+    return dataclasses.asdict(scaling)

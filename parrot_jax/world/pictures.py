@@ -1,0 +1,137 @@
+"""The pictures of the quickstart's page, each with its caption and its numbers as a table."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from parrot_jax.dialogue.types import Dialogue
+from parrot_jax.intervals.wilson import share_interval
+from parrot_jax.report.charts import Bars, Line, column_chart, line_chart, percent, row_chart
+from parrot_jax.report.page import Hue, Picture, Table
+from parrot_jax.world.questions import KINDS
+from parrot_jax.world.report_files import Count, RunFiles
+
+_ALL, _FIRST = "Parrot-Chat, trained on all turns", "Parrot-Chat, trained on first turns only"
+
+KIND_NAMES = {"shift": "topic shift", "back": "back-reference", "invalid": "makes no sense"}
+"""What a reader calls the kinds whose own names say too little."""
+
+_MOST_LOSS_POINTS = 40
+
+
+def accuracy_picture(all_turns: Sequence[Count], first_turns: Sequence[Count]) -> Picture:
+    """The share of right answers at each question of the exam, for both chat models."""
+
+    def line(name: str, hue: Hue, counts: Sequence[Count]) -> Line:
+        return Line(
+            name=name,
+            hue=hue,
+            points=[(turn, count.share) for turn, count in enumerate(counts, start=1)],
+            intervals=[share_interval(*count) for count in counts],
+        )
+
+    return Picture(
+        chart=line_chart(
+            [line(_ALL, "accent", all_turns), line(_FIRST, "contrast", first_turns)],
+            label="Share of right answers at each question of the exam, for both chat models",
+            x_label="question of the dialogue",
+            y_label="right answers",
+            y_scale="share",
+        ),
+        caption=f"Each dot is a share of {all_turns[0].answers:,} answers; the bar through it is "
+        "its 95\N{NO-BREAK SPACE}% interval (Wilson), as are the numbers in brackets. It covers "
+        "the luck of which questions are drawn, not that of the training.",
+        numbers=Table(
+            columns=("Question", "All turns", "First turns only"),
+            rows=[
+                (str(turn), *map(with_interval, pair))
+                for turn, pair in enumerate(zip(all_turns, first_turns, strict=True), start=1)
+            ],
+        ),
+    )
+
+
+def kinds_picture(
+    asker: Mapping[str, float], people: Mapping[str, float], examples: Mapping[str, str]
+) -> Picture:
+    """The share of each kind of question, with an example of each."""
+    # In the order of the world's kinds; what is none of them comes behind.
+    kinds = [kind for kind in KINDS if kind in asker or kind in people]
+    kinds += sorted((asker.keys() | people.keys()) - set(KINDS))
+    names = [KIND_NAMES.get(kind, kind) for kind in kinds]
+    notes = [examples.get(kind, "") for kind in kinds]
+    shares, people_shares = ([found.get(kind, 0.0) for kind in kinds] for found in (asker, people))
+    return Picture(
+        chart=row_chart(
+            list(zip(names, notes, strict=True)),
+            [
+                Bars(name="Parrot-Ask", hue="accent", values=shares),
+                Bars(name="People", hue="plain", values=people_shares),
+            ],
+            label="Share of each kind of question, of Parrot-Ask and of people",
+        ),
+        caption="Share of each kind among the questions after the first, with an example. Which "
+        "kinds make sense depends on how far a dialogue has come, so the questions of people are "
+        "weighted as if they stood where Parrot-Ask’s do.",
+        numbers=Table(
+            columns=("Kind", "Example", "Parrot-Ask", "People"),
+            rows=[
+                (name, note, percent(share, 1), percent(people_share, 1))
+                for name, note, share, people_share in zip(
+                    names, notes, shares, people_shares, strict=True
+                )
+            ],
+            text_columns=2,
+        ),
+    )
+
+
+def lengths_picture(collected: Sequence[Dialogue], people: Sequence[Dialogue]) -> Picture:
+    """How many questions dialogues have."""
+    lengths = range(1, max(dialogue.num_rounds for dialogue in (*collected, *people)) + 1)
+
+    def bars(name: str, hue: Hue, dialogues: Sequence[Dialogue]) -> Bars:
+        counts = Counter(dialogue.num_rounds for dialogue in dialogues)
+        return Bars(name=name, hue=hue, values=[counts[n] / len(dialogues) for n in lengths])
+
+    return Picture(
+        chart=column_chart(
+            [str(length) for length in lengths],
+            [bars("Collected", "accent", collected), bars("People", "plain", people)],
+            label="Distribution of the number of questions in a dialogue, collected and of people",
+            x_label="questions in the dialogue",
+            y_label="dialogues",
+        ),
+        caption=f"Share of the dialogues that have so many questions: {len(collected):,} "
+        f"collected, {len(people):,} of people.",
+    )
+
+
+def losses_picture(ask: RunFiles, chat: RunFiles, chat_first_turn: RunFiles) -> Picture:
+    """The training loss of the three models."""
+    chart = line_chart(
+        [
+            Line(name="Parrot-Ask", hue="plain", points=ask.mean_losses(_MOST_LOSS_POINTS)),
+            Line(name=_ALL, hue="accent", points=chat.mean_losses(_MOST_LOSS_POINTS)),
+            Line(
+                name=_FIRST,
+                hue="contrast",
+                points=chat_first_turn.mean_losses(_MOST_LOSS_POINTS),
+            ),
+        ],
+        label="Training loss of the three models by step",
+        x_label="step",
+        y_label="loss, in nats a token",
+        y_scale="log",
+    )
+    return Picture(
+        chart=chart,
+        caption="Log scale. Each line joins means over equal stretches of steps, at most "
+        f"{_MOST_LOSS_POINTS} a run.",
+    )
+
+
+def with_interval(count: Count) -> str:
+    """A share with its interval, in percent."""
+    low, high = share_interval(*count)
+    numbers = f"{percent(count.share)} [{100 * low:.0f}, {100 * high:.0f}]"
+    return numbers.replace(" ", "\N{NO-BREAK SPACE}")

@@ -1,0 +1,45 @@
+"""The Python API: what `dir` shows, lazily, and the page of the docs, run from top to bottom."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import parrot_jax
+
+PAGE = Path(__file__).parents[1] / "docs" / "python.md"
+
+
+def test_dir_shows_what_a_notebook_needs_and_every_name_loads() -> None:
+    assert {"read_dialogues", "prepare", "train_model", "load_run", "collect_dialogues",
+            "export_dataset", "compute_statistics"} <= set(dir(parrot_jax))  # fmt: skip
+    for name in parrot_jax.__all__:
+        assert getattr(parrot_jax, name).__doc__, name
+    with pytest.raises(AttributeError, match="no attribute 'trian'"):
+        parrot_jax.trian  # noqa: B018
+
+
+def test_the_package_alone_loads_nothing_heavy() -> None:
+    heavy = "{'jax', 'numpy', 'pydantic'} & set(sys.modules)"
+    code = f"import sys, parrot_jax; dir(parrot_jax); print({heavy})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
+def test_the_page_of_the_docs_runs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    blocks = re.findall(r"^```python\n(.*?)^```", PAGE.read_text("utf-8"), re.M | re.S)
+    assert len(blocks) >= 8
+    names: dict[str, object] = {}
+    for number, block in enumerate(blocks, 1):
+        exec(compile(block, f"{PAGE.name}, block {number}", "exec"), names)
+    shown = capsys.readouterr().out
+    assert "20 3.0 {'max_turns': 20}" in shown
+    assert "20 {}" in shown
+    assert os.listdir(tmp_path)
