@@ -34,9 +34,7 @@ VERBS = (
     Verb("data clean", "data_clean", "CONFIG", "clean, de-duplicate and decontaminate dialogues"),
     Verb("data show", "data_show", "CONFIG", "show a dialogue as the model sees it, or a FILE's"),
     Verb("data prepare", "data_prepare", "CONFIG", "tokenise and pack dialogues into cached rows"),
-    Verb(
-        "stats", "stats", "PATH...", "dataset statistics: lengths, turns, diversity, user phrases"
-    ),
+    Verb("stats", "stats", "PATH...", "dataset statistics: lengths, turns, diversity, repeats"),
     Verb("train", "train", "CONFIG", "train an asker or an answerer; run again to resume"),
     Verb("plan", "plan", "CONFIG", "check memory and time of a run on hardware you don't have"),
     Verb("generate", "generate", "RUN", "write the next question (ask) or answer (chat)"),

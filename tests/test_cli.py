@@ -80,7 +80,7 @@ def test_data_that_cannot_train(fails: Run, tiny_run: Path, tmp_path: Path) -> N
     messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
     single.write_text(json.dumps({"messages": messages}) + "\n")
     dead = fails("train", tiny_run, "--data.sources.0.path", single, "--data.eval-fraction", "0")
-    assert "no live token" in dead
+    assert "no live tokens" in dead
 
 
 def test_a_tokenizer_larger_than_the_models_vocabulary(fails: Run, tiny_run: Path) -> None:
@@ -153,7 +153,7 @@ def test_a_file_that_may_not_grow(limit: int, tiny_run: Path) -> None:
         ('{"messages": 1}', "expected a list of messages"),
         ('[{"role": "user"}]', "message 1 has no text"),
         ('[{"role": "assistant", "content": "x"}]', "message 1 has role 'assistant'"),
-        ('[{"role": "user", "content": [{"type": "image_url"}]}]', "a part that is no text"),
+        ('[{"role": "user", "content": [{"type": "image_url"}]}]', "a part that is not text"),
         ('{"messages": [], "system": "be brief"}', '`system` is "be brief", which is not'),
         ('[{"role": "user", "content": "x"}]', "end the messages with an assistant message"),
     ],

@@ -99,7 +99,7 @@ def test_a_format_of_ones_own_trains_and_is_exported(
 
     config = load_config(TrainConfig, tiny_run)
     config = replace(config, data=replace(config.data, template="lines"))
-    with pytest.raises(UserError, match="data.template is 'lines'; formats are parrot"):
+    with pytest.raises(UserError, match="data.template is 'lines'; the templates are parrot"):
         train(config)
     monkeypatch.setitem(TEMPLATES, "lines", Lines)
     train(replace(config, max_steps=1))

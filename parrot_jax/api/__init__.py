@@ -1,24 +1,24 @@
 """Client for OpenAI-compatible endpoints, with a journal of every request. Never imports jax.
 
-endpoint_config.py  settings of endpoints and of retries
-prompts.py          prompts from Jinja2 files
-endpoint.py         a request in, whatever came back out
-replies.py          what came back, and what it is worth
-server_errors.py    what an error of a server means
-rate_headers.py     rate limits in the headers of a reply
-redaction.py        takes a key out of what a server sends
-journal_file.py     the file of a journal: tables, lock
-journal.py          every request and reply, written first
-journal_reader.py   what was said, how it ended, what it cost
-journal_check.py    rows that cannot be true
-budget.py           hard limits of money and tokens
-throttle.py         when a request may be sent
-health.py           does an endpoint take what it is sent?
-caller.py           requests journaled, retried, journaled
-jobs.py             many items at once, bounded, resumable
-live.py             what a running job shows
-notices.py          what is wrong with an endpoint
-moderation.py       texts to categories
-scripted_server.py  a server for tests that follows a script
-faulty_server.py    a server for tests that fails as real ones do
+endpoint_config.py  settings of endpoints and retries
+prompts.py          prompts from Jinja2 templates
+endpoint.py         client of one endpoint
+replies.py          parsing of responses
+server_errors.py    classification of server errors
+rate_headers.py     rate limits in response headers
+redaction.py        removes the API key from responses
+journal_file.py     the journal's file: tables, lock, versions
+journal.py          writes requests and replies to the journal
+journal_reader.py   reads replies, ends, counts and cost
+journal_check.py    finds invalid rows of a journal
+budget.py           hard limits in USD and tokens
+throttle.py         concurrency, rate limits and cool-down
+health.py           decides whether an endpoint works
+caller.py           sends requests: journal, budget, throttle, retries
+jobs.py             many items at once, resumable
+live.py             progress of a running job
+notices.py          prints failures that are retried
+moderation.py       OpenAI's /moderations
+scripted_server.py  a test server that follows a script
+faulty_server.py    a test server with the failures of real ones
 """

@@ -53,9 +53,9 @@ def open_journal(
 
     Args:
       path: An SQLite file.
-      start: Config and prompts of this run.
-      inputs: Gives the inputs of the items that the journal lacks: all of them if it is called with
-        None. It raises `UserError` if this run may not resume the journal.
+      start: The config and prompts of this run.
+      inputs: Returns the inputs of items that the journal lacks; all of them if called with None.
+        Raises `UserError` if this run may not resume the journal.
 
     Raises:
       UserError: Also if the folder cannot be written or another process writes the journal.
@@ -97,9 +97,9 @@ class Job:
 
         Args:
           endpoints: By speaker, their name in the journal.
-          journal: Where each request and reply is written.
-          reader: Reads the same file.
-          retries: What is done when a request fails.
+          journal: The open journal.
+          reader: A reader of the same journal.
+          retries: The retry settings.
           concurrency: Most items at once, >= 1; also most requests in flight to one endpoint.
           console: For progress; None = standard output.
 

@@ -102,7 +102,7 @@ class JournalWriter:
         """Starts a new journal, in one transaction.
 
         Args:
-          start: What the run was told.
+          start: Config and prompts of the run.
           items: The input of each, as JSON.
         """
         with self._transaction():
@@ -117,7 +117,7 @@ class JournalWriter:
         """Adds a start to a journal that already has items.
 
         Args:
-          start: What the run was told.
+          start: Config and prompts of the run.
           more_items: Inputs of items to append.
         """
         with self._transaction():

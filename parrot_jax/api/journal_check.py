@@ -105,7 +105,7 @@ def damaged_row(
       path: Its file.
       table: The table of the row.
       row: Its primary key.
-      problem: What is wrong with it.
+      problem: The problem, as text.
     """
     way_out = "or move the journal away and start over"
     if table == "ends":

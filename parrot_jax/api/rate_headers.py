@@ -66,7 +66,7 @@ def read_retry_after_s(headers: Mapping[str, str], *, now: datetime | None = Non
     """Seconds that a server asks to wait, in any of the usual headers; None if it does not.
 
     Args:
-      headers: As in `read_rate_limit`.
+      headers: See `read_rate_limit`.
       now: The current time, for dates; None = the clock.
 
     >>> read_retry_after_s({"retry-after-ms": "250", "retry-after": "1"})

@@ -1,22 +1,22 @@
 """The collection loop: dialogues between an asker and an answerer, recorded in a journal.
 
 collect_config.py   settings
-beginnings.py       what the dialogues begin with
+beginnings.py       reads and samples the beginnings
 prompts.py          the prompts of the speakers
-prices.py           what they cost
-stops.py            which texts end a dialogue
-dialogue_state.py   one dialogue as a state machine
-transcript.py       a dialogue that one model wrote in one reply
-folder.py           who may write, and the dialogues of the journal
-run.py              a collection, run as a job
-forecast.py         calls, tokens, money, hours, disk
-status.py           how a collection stands
-export.py           a file of dialogues and a summary
-filters.py          what an export leaves out
-moderation.py       asks a moderator about what was said
-publish.py          from a collection to a dataset
+prices.py           the prices of the speakers
+stops.py            rules for texts that end a dialogue
+dialogue_state.py   a dialogue as a state machine
+transcript.py       parses a dialogue written by one model
+folder.py           resuming, and reading dialogues from the journal
+run.py              runs a collection as a job
+forecast.py         calls, tokens, cost, hours, disk
+status.py           the state of a collection
+export.py           dialogues.jsonl and summary.json
+filters.py          filters of an export
+moderation.py       moderation of all texts
+publish.py          exports a collection as a dataset
 dataset_summary.py  a dataset in numbers
-dataset.py          the dataset folder, in three forms
-card.py             its README
-upload.py           to the hub
+dataset.py          writes the dataset folder
+card.py             the dataset card
+upload.py           the files to upload to the hub
 """

@@ -72,7 +72,7 @@ class StopReason(StrEnum):
     LANGUAGE_SWITCH = "language_switch"
     """The question is in another language than the first one."""
     FILTER = "filter"
-    """A function that was given to `collect` says so; its words are the detail."""
+    """A custom filter of `collect` ended it; its text is the detail."""
     SENSITIVE = "sensitive"
     """It contains personal data: an address, a number or a key."""
 

@@ -67,11 +67,11 @@ the first cut."""
 
 
 DialogueFilter = Callable[[Dialogue], str | None]
-"""Your own filter: why a dialogue is left out, whole; None = it is not."""
+"""A custom filter: returns why a whole dialogue is left out, or None."""
 
 
 def leaves_out(why: DialogueFilter) -> Filter:
-    """Turns your own filter into a `Filter`.
+    """Converts a custom filter to a `Filter`.
 
     >>> short = leaves_out(lambda dialogue: "too short" if dialogue.num_rounds < 3 else None)
     >>> short(0, Dialogue(turns=(Turn("user", "Hi"), Turn("assistant", "Hello"))), 0)

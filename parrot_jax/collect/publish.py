@@ -45,7 +45,7 @@ def export_dataset(
       license: Licence id for the card.
       repeats: Settings of the filter for repeated questions; None = the defaults.
       moderator: Judges every text before anything is written; None = no moderation.
-      filters: Your own filters, each called with a dialogue as it was collected.
+      filters: Custom filters, called with each dialogue as collected.
 
     Raises:
       UserError: See `write_dataset`.
@@ -75,7 +75,7 @@ def export_dataset(
             moderate(collection, asked_about, moderator)
             moderation = Moderation(collection.folder)
             stack.callback(moderation.close)
-            # Before all others: it expects the dialogues as the moderator saw them.
+            # First, because it expects the dialogues as they were sent to the moderator.
             chain.insert(0, moderation)
         if repeats.threshold is not None:
             chain.append(RepeatedElsewhere(repeats, repeats.threshold, seed=0))

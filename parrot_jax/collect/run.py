@@ -41,8 +41,8 @@ def collect(config: CollectConfig, *, filters: Sequence[TurnFilter] = ()) -> Col
 
     Args:
       config: The collection.
-      filters: Your own stop rules, applied after those of `config.stops`. Their verdicts are in the
-        journal, so a resumed collection does not call them again for the same text.
+      filters: Custom stop rules, applied after those of `config.stops`. Their verdicts are in the
+        journal, so resuming does not call them again for the same text.
 
     Returns:
       The summary, as in `summary.json`.

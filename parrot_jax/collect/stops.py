@@ -17,8 +17,8 @@ JUDGED_CHARS = 20_000
 _OVERLAP = 512
 
 TurnFilter = Callable[[Sequence[Turn], str], str | None]
-"""Your own stop rule: from the dialogue before a text, and the text, to why it ends the
-dialogue; None = it does not. An answer follows an odd number of turns, a question an even one."""
+"""A custom stop rule: takes the turns before a text, and the text; returns why it ends the
+dialogue, or None. An answer follows an odd number of turns, a question an even one."""
 
 SensitiveKind = Literal["e-mail", "phone", "card", "iban", "secret"]
 

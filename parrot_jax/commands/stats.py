@@ -1,4 +1,4 @@
-"""Dataset statistics: Table 1 and Figure 3 of the papers, and user phrases, for any files."""
+"""Dataset statistics for any files: Table 1 and Figure 3 of the papers, and how users ask."""
 
 from dataclasses import dataclass
 from typing import Annotated

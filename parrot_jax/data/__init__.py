@@ -1,15 +1,15 @@
-"""From dialogues to training rows: tokenizer, template, masks, windows, packing, cached arrays.
+"""Converts dialogues to training rows: tokenizer, template, masks, windows, packing, cache.
 
-data_config.py    settings; loads no jax
-tokenizers/       text to ids: the interface, and a file for each kind
-templates/        chat formats: the interface, and a file for each
-masks.py          which turns bear loss
-windows.py        dialogues of any length to windows of at most T tokens
-packing.py        windows to rows
-rows.py           from dialogues to packed rows; writes no file
-cache_key.py      all that decides the rows of a split, as a hash
+data_config.py    settings; does not import jax
+tokenizers/       text to ids: the interface, and one file per kind
+templates/        chat templates: the interface, and one file per template
+masks.py          the loss mask, per turn
+windows.py        cuts dialogues into windows of at most T tokens
+packing.py        packs windows into rows
+rows.py           dialogues to packed rows, in memory
+cache_key.py      hash of everything that determines the rows
 read_progress.py  how much of the files has been read
-prepare.py        packed rows on disk, once
+prepare.py        packed rows on disk, cached
 pipeline.py       batches by step; the only file that imports grain
-histories.py      held-out histories to sample replies to
+histories.py      held-out histories for sample texts
 """

@@ -1,8 +1,7 @@
-"""All that decides the prepared rows of a split: the cache is named by a hash of it.
+"""The cache key of prepared rows: a hash of everything that determines them.
 
-The key starts from the whole config and takes out what names a place; so a new setting is in the
-key unless this file says that it is not. Files stand in it with their bytes, and the program with
-the bytes of the rooms that make rows.
+The key covers the whole config except paths, so a new setting is part of the key unless it is
+removed here. Files are hashed by content, and so is the code that makes rows.
 """
 
 import importlib.metadata
@@ -22,21 +21,21 @@ from parrot_jax.data.templates.base import Template
 from parrot_jax.dialogue.hub import SCHEME, local_files, parse_hub_path
 from parrot_jax.dialogue.sources import SourceConfig, source_files
 
-# They read files and make tokens; the same rows from another version are taken for others.
+# These libraries read files and make tokens, so their versions are part of the key.
 _LIBRARIES = ("tokenizers", "sentencepiece", "datasets", "pyarrow")
 _HUB_TIMEOUT_S = 30
 
 
 def row_settings(config: DataConfig, split: str, template: Template) -> dict[str, Any]:
-    """All that decides the rows of a split, as plain values.
+    """Everything that determines the rows of a split, as plain values.
 
     Args:
-      config: The settings; for the eval split with the mask that it is given.
+      config: The settings; for the eval split with its own mask.
       split: `train` or `eval`.
-      template: The one that `config.template` names, over `config.tokenizer`.
+      template: The template of `config.template` and `config.tokenizer`.
 
     Raises:
-      UserError: A source names nothing that can be read.
+      UserError: A source cannot be read.
     """
     settings = config_to_dict(config)
     del settings["cache_dir"]
@@ -53,13 +52,13 @@ def row_settings(config: DataConfig, split: str, template: Template) -> dict[str
 
 
 def _source(source: SourceConfig, cache: Path) -> dict[str, Any]:
-    """A source with what its path holds in place of the path."""
+    """A source with the hashes of its files instead of its path."""
     settings = config_to_dict(source)
     del settings["path"]
     if source.kind == "huggingface":
         return settings | {"data set": _data_set(source.path, cache)}
     return settings | {
-        # The end of a name may tell how the bytes are read.
+        # The suffix may decide how the bytes are read.
         "files": [["".join(Path(f).suffixes[-2:]), hash_file(f)] for f in source_files(source)]
     }
 
@@ -70,14 +69,14 @@ def _data_set(path: str, cache: Path) -> dict[str, Any]:
     if path.startswith(SCHEME):
         return known | {"name": address.name, "revision": _revision(address.name, cache)}
     folder = Path(address.name)
-    # The names of what lies elsewhere count as well: they decide the order of the rows.
+    # File names count too, since they determine the order of the rows.
     return known | {
         "files": [[os.path.relpath(file, folder), hash_file(file)] for file in local_files(path)]
     }
 
 
 def _revision(name: str, cache: Path) -> str | None:
-    """The commit of a data set on the hub, or the last one that was seen; None = unknown."""
+    """The commit of a data set on the hub, or the last known one; None = unknown."""
     from huggingface_hub import HfApi
 
     seen_path = cache / "hub_revisions.json"
@@ -87,11 +86,11 @@ def _revision(name: str, cache: Path) -> str | None:
         seen = {}
     try:
         revision = HfApi().dataset_info(name, timeout=_HUB_TIMEOUT_S).sha
-    except Exception as error:  # what a lost network raises differs between versions
+    except Exception as error:  # network errors differ between versions
         revision = seen.get(name)
-        taken = f"the rows of commit {revision} are taken" if revision else "it may have changed"
+        taken = f"using the rows of commit {revision}" if revision else "it may have changed"
         console.print(
-            f"the hub does not say the commit of {name} ({type(error).__name__}): {taken}"
+            f"cannot get the commit of {name} from the hub ({type(error).__name__}): {taken}"
         )
         return revision
     write_json(seen_path, seen | {name: revision})
@@ -99,11 +98,11 @@ def _revision(name: str, cache: Path) -> str | None:
 
 
 def _program() -> dict[str, Any]:
-    """The code and the libraries that make rows out of files."""
+    """The code and the libraries that make rows."""
     code = [hash_file(file) for room in (data, dialogue) for file in _files(room)]
     return {
         "code": hash_json(code),
-        "python": ".".join(platform.python_version_tuple()[:2]),  # decides the table of Unicode
+        "python": ".".join(platform.python_version_tuple()[:2]),  # determines the Unicode tables
         **{name: _version(name) for name in _LIBRARIES},
     }
 

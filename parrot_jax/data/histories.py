@@ -1,7 +1,7 @@
-"""Held-out histories after which a model in training speaks, so that people can read along.
+"""Held-out histories from which a model in training generates sample texts.
 
-They are chosen while the eval split is prepared and stored with its rows: an evaluation reads no
-source again.
+They are chosen when the eval split is prepared and stored with its rows, so that an evaluation need
+not read the sources again.
 """
 
 import json
@@ -16,41 +16,41 @@ from parrot_jax.dialogue.types import Dialogue, Role
 HISTORIES = "histories.json"
 
 _MOST = 5
-"""Histories a task."""
+"""Histories per task."""
 
 _NEXT_TURN: dict[Task, int] = {"ask": 2, "chat": 3}
-"""The turn that the model gives: the second question, or the answer to it."""
+"""The turn that the model generates: the second question, or its answer."""
 
 
 class History(NamedTuple):
-    """The beginning of a held-out dialogue, and what a person said next."""
+    """The beginning of a held-out dialogue, and its next turn."""
 
     dialogue_id: str
     prompt: list[int]
-    """The ids of the history and of the next speaker's header."""
+    """Token ids of the history and of the next speaker's header."""
     truth: str
-    """The text that followed."""
+    """The text of the next turn."""
 
 
 class Histories:
-    """Picks the first few dialogues that are long enough, each cut where the model would speak.
+    """Picks the first few dialogues that are long enough, cut before the turn to generate.
 
     Attributes:
-      found: For each task the fields of its histories.
+      found: By task, the fields of its histories.
     """
 
     def __init__(self, template: Template, max_prompt_tokens: int) -> None:
-        """Picks nothing yet.
+        """Starts without histories.
 
         Args:
           template: Makes the prompts.
-          max_prompt_tokens: A dialogue with a longer history is skipped.
+          max_prompt_tokens: Dialogues with a longer history are skipped.
         """
         self._template, self._max_prompt_tokens = template, max_prompt_tokens
         self.found: dict[Task, list[dict[str, Any]]] = {task: [] for task in _NEXT_TURN}
 
     def watch(self, dialogues: Iterable[Dialogue]) -> Iterator[Dialogue]:
-        """Passes all dialogues on, and looks at them until there are enough histories."""
+        """Yields all dialogues unchanged, and picks histories until there are enough."""
         for dialogue in dialogues:
             for task, found in self.found.items():
                 if len(found) < _MOST and (history := self._cut(dialogue, _NEXT_TURN[task])):
@@ -68,13 +68,13 @@ class Histories:
 
 
 def read_histories(path: Path, task: Task, *, max_prompt_tokens: int) -> list[History]:
-    """Reads what `Histories` found.
+    """Reads the stored histories.
 
     Args:
       path: The file of a prepared split.
-      task: `ask` has histories that end before a later question, `chat` before its answer.
-      max_prompt_tokens: Of those whose prompt is longer none is given; a model may be shorter than
-        the rows.
+      task: `ask` histories end before a later question, `chat` histories before its answer.
+      max_prompt_tokens: Longer prompts are skipped, since a model's context may be shorter than the
+        rows.
     """
     histories = [History(**fields) for fields in json.loads(path.read_text("utf-8"))[task]]
     return [history for history in histories if len(history.prompt) <= max_prompt_tokens]

@@ -1,4 +1,4 @@
-"""Which turns of a dialogue bear loss, decided on turns, before there are any tokens."""
+"""The loss mask, computed per turn, before tokenisation."""
 
 from typing import NamedTuple
 
@@ -13,19 +13,19 @@ class MaskedTurn(NamedTuple):
     text: str
     weight: float
     context: str = ""
-    """Stands before the text and is never live."""
+    """Comes before the text and is never live."""
 
 
 def mask_turns(dialogue: Dialogue, mask: MaskConfig) -> list[MaskedTurn]:
-    """Cuts a dialogue to `max_turns` and weighs its turns.
+    """Cuts a dialogue to `max_turns` and assigns loss weights to its turns.
 
     Args:
       dialogue: Turns alternate, the user first.
-      mask: The rule.
+      mask: The settings.
 
     Returns:
-      The kept turns. With `train_end`, one more: an empty live user turn, unless the dialogue was
-      cut or ends with a question, for then its end was not seen.
+      The kept turns. With `train_end`, also an empty live user turn, unless the dialogue was cut or
+      ends with a question, since then its real end is unknown.
 
     >>> from parrot_jax.dialogue.types import Turn
     >>> d = Dialogue(turns=(Turn("user", "a"), Turn("assistant", "b"), Turn("user", "c")))

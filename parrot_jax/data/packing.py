@@ -1,8 +1,8 @@
-"""Windows are packed into rows of T tokens; the parts of a record travel together.
+"""Packs windows into rows of T tokens.
 
-A row is one value of `row_dtype(T)`: tokens, loss weights, segment ids and positions side by side,
-so no step on the way can drop or shift one of them. Segment 0 is padding; segments count from 1 and
-never see each other; positions restart in each.
+A row is one record of `row_dtype(T)` with tokens, loss weights, segment ids and positions, so that
+they always stay together. Segment 0 is padding; segments are numbered from 1; attention never
+crosses segments, and positions restart in each.
 """
 
 import bisect
@@ -16,7 +16,7 @@ from parrot_jax.data.windows import Window
 
 
 def row_dtype(row_tokens: int) -> np.dtype:
-    """The record of one row of `row_tokens` tokens, 16 bytes a token."""
+    """The record type of a row of `row_tokens` tokens, 16 bytes per token."""
     return np.dtype(
         [
             ("tokens", np.int32, (row_tokens,)),
@@ -28,15 +28,15 @@ def row_dtype(row_tokens: int) -> np.dtype:
 
 
 def plan_rows(lengths: Sequence[int], row_tokens: int, *, packing: bool) -> list[list[int]]:
-    """Chooses which windows share a row: best fit, longest first.
+    """Chooses which windows share a row: best-fit decreasing.
 
     Args:
-      lengths: Tokens of each window, each in [1, row_tokens].
+      lengths: Number of tokens of each window, in [1, row_tokens].
       row_tokens: T.
-      packing: Off: a row a window, in order.
+      packing: If false, one row per window, in order.
 
     Returns:
-      For each row the indices of its windows; every index stands in exactly one row.
+      For each row the indices of its windows; every index is in exactly one row.
 
     >>> plan_rows([5, 3, 6, 2], 8, packing=True)
     [[2, 3], [0, 1]]
@@ -60,10 +60,10 @@ def plan_rows(lengths: Sequence[int], row_tokens: int, *, packing: bool) -> list
 
 
 def fill_row(windows: Sequence[Window], row_tokens: int) -> NDArray[Any]:
-    """Lays windows side by side in one row.
+    """Places windows side by side in one row.
 
     Args:
-      windows: At most `row_tokens` tokens in all.
+      windows: At most `row_tokens` tokens in total.
       row_tokens: T.
 
     Returns:

@@ -1,7 +1,7 @@
-"""Batches by step: the rows of step s are a function of (seed, s), on any number of hosts.
+"""Batches by step: the rows of step s depend only on (seed, s), for any number of hosts.
 
-The only file that imports grain. There is no iterator to save: resuming at step s means asking for
-batch s, and a process reads only the rows that its devices hold.
+The only file that imports grain. There is no iterator state: resuming at step s means reading batch
+s. A process reads only the rows of its own devices.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from parrot_jax.data.prepare import RowFiles
 
 
 class Batches:
-    """Shuffled rows, epoch after epoch, each epoch in an order of its own."""
+    """Shuffled rows over all epochs; each epoch has a different order."""
 
     def __init__(
         self,
@@ -24,12 +24,12 @@ class Batches:
         batch_rows: int,
         seed: int,
     ) -> None:
-        """Describes the batches; nothing is read yet.
+        """Sets up the batches without reading rows.
 
         Args:
           rows: All rows of the split.
-          batch_rows: Rows in one step over all processes.
-          seed: Decides the order.
+          batch_rows: Rows per step, over all processes.
+          seed: Seed of the order.
         """
         self._dataset = grain.MapDataset.source(rows).seed(seed).shuffle().repeat()
         self._batch_rows = batch_rows
@@ -43,7 +43,7 @@ class Batches:
 
         Args:
           step: The step.
-          places: Which rows of it, each in [0, batch_rows); a process reads those it needs.
+          places: The rows to read, each in [0, batch_rows); a process reads those it needs.
 
         Returns:
           Arrays of shape [len(places), T].

@@ -1,17 +1,16 @@
-"""Dialogue files become packed rows on disk, once: a cached folder named by a hash of its content.
+"""Prepares dialogue files as packed rows on disk, cached in a folder named by a hash.
 
-The input is taken in blocks of `BLOCK_DIALOGUES`. Each block is tokenised, cut into windows and
-packed on its own and written as one part, so memory does not grow with the data, and a killed run
-continues behind the last whole part. The folder takes its final name when all parts are there.
+The input is processed in blocks of `BLOCK_DIALOGUES`. Each block is tokenised, cut into windows,
+packed and written as one part, so memory does not grow with the data, and a killed run resumes
+after the last complete part. The folder gets its final name when all parts are written.
 
-    <cache_dir>/<key>/rows-00000.npy    records of `packing.row_dtype`, one a row
-                      spans-00000.npy   records of `rows.SPAN_DTYPE`, one a live turn
-                      counts-00000.json what became of the block's dialogues; written last
-                      histories.json    of the eval split: what the model speaks after
-                      prepared.json     the settings behind the key, the counts of all, and the
-                                        hashes of the arrays
+    <cache_dir>/<key>/rows-00000.npy    records of `packing.row_dtype`, one per row
+                      spans-00000.npy   records of `rows.SPAN_DTYPE`, one per live turn
+                      counts-00000.json counts of the block's dialogues; written last
+                      histories.json    eval split only: histories for sample texts
+                      prepared.json     settings behind the key, total counts, hashes of the arrays
 
-The key is made in `cache_key`. Arrays whose bytes have changed on the disk are made again.
+`cache_key` makes the key. If arrays have changed on disk, the rows are prepared again.
 """
 
 import hashlib
@@ -53,18 +52,18 @@ class Prepared(NamedTuple):
 
     folder: Path
     counts: dict[str, Any]
-    """What became of the dialogues; see `prepare`."""
+    """Counts of the dialogues; see `prepare`."""
     settings: dict[str, Any]
-    """All that decided the rows; see `cache_key.row_settings`."""
+    """Everything that determined the rows; see `cache_key.row_settings`."""
     rows_hash: str
-    """64 hex digits of the rows themselves."""
+    """Hash of the rows, 64 hex digits."""
 
     def rows(self) -> "RowFiles":
-        """The rows, read from disk when they are asked for."""
+        """The rows, memory-mapped."""
         return RowFiles([np.load(p, mmap_mode="r") for p in sorted(self.folder.glob("rows-*.npy"))])
 
     def spans(self) -> NDArray[Any]:
-        """All live turns as one array of `SPAN_DTYPE`, `row` counted over the whole split."""
+        """All live turns as one array of `SPAN_DTYPE`, with `row` numbered over the whole split."""
         parts, first_row = [], 0
         for path in sorted(self.folder.glob("spans-*.npy")):
             part = np.load(path)
@@ -75,15 +74,15 @@ class Prepared(NamedTuple):
         return np.concatenate(parts)
 
     def histories(self, task: Task, *, max_prompt_tokens: int) -> list[History]:
-        """The held-out histories that a model in training speaks after; see `Histories`."""
+        """The held-out histories for sample texts; see `Histories`."""
         return read_histories(self.folder / HISTORIES, task, max_prompt_tokens=max_prompt_tokens)
 
 
 class RowFiles(Sequence[dict[str, NDArray[Any]]]):
-    """The parts' rows as one sequence of records; a row is read when it is asked for."""
+    """The rows of all parts as one sequence; each row is read when it is accessed."""
 
     def __init__(self, parts: Sequence[NDArray[Any]]) -> None:
-        """Takes the memory-mapped parts in order."""
+        """Wraps the memory-mapped parts in order."""
         self._parts = parts
         self._stops = np.cumsum([len(part) for part in parts])
 
@@ -99,23 +98,23 @@ class RowFiles(Sequence[dict[str, NDArray[Any]]]):
 
 
 def prepare(config: DataConfig, split: Split) -> Prepared:
-    """Makes the rows of a split, or finds them in the cache.
+    """Prepares the rows of a split, or reuses cached ones.
 
-    The eval split has every turn of both speakers live, whatever `config.mask` says, so that runs
-    with different masks are measured on the same tokens.
+    In the eval split all turns are live, independent of `config.mask`, so that runs with different
+    masks are evaluated on the same tokens.
 
     Args:
       config: The settings.
-      split: Which side of the held-out split.
+      split: `train` or `eval`.
 
     Returns:
-      The folder and its counts: `read` (rows, broken and repaired by reason), `dialogues`,
+      The folder and its counts: `read` (rows, rejected and repaired by reason), `dialogues`,
       `sessions` (dialogues with a live turn), `dropped` by reason, `windows`, `cut_turns`,
       `dropped_live_turns`, `rows`, `tokens`, `live_tokens`, `padding_share`, and the mean and
-      deviation of live tokens a row.
+      standard deviation of live tokens per row.
 
     Raises:
-      UserError: No usable dialogue, no live token, or nothing but live tokens.
+      UserError: There is no usable dialogue, no live token, or only live tokens.
       DiskFullError: The cache folder is full.
 
     >>> from parrot_jax import small_example
@@ -136,22 +135,24 @@ def prepare(config: DataConfig, split: Split) -> Prepared:
             folder.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(
-                f"cannot make the folder data.cache_dir={config.cache_dir}: {error.strerror}; "
+                f"cannot create the folder data.cache_dir={config.cache_dir}: {error.strerror}; "
                 "choose another."
             ) from None
-        # Several processes of a job ask at the same time; one makes the rows for all.
+        # One process of a job prepares the rows for all.
         with FileLock(folder.with_name(folder.name + ".lock")):
             prepared = _read(folder)
             if prepared is None:
                 if folder.exists():
-                    console.print(f"the prepared rows in {folder} are damaged; made again")
+                    console.print(
+                        f"the prepared rows in {folder} are damaged; preparing them again"
+                    )
                     shutil.rmtree(folder)
                 prepared = _make(config, split, template, settings, folder)
     return prepared
 
 
 def note_shared_files(train: Prepared, held_out: Prepared) -> None:
-    """Says so where a file of `eval_sources` is one of `sources`, known by its bytes."""
+    """Warns if a file of `eval_sources` is also in `sources`, compared by content."""
 
     def files(sources: list[Any]) -> set[str]:
         return {known for source in sources for _, known in source.get("files", [])}
@@ -159,21 +160,21 @@ def note_shared_files(train: Prepared, held_out: Prepared) -> None:
     shared = files(train.settings["sources"]) & files(held_out.settings["eval_sources"])
     if shared:
         console.print(
-            f"data.eval_sources has {len(shared)} of the files in data.sources: their dialogues "
-            "are trained on, so what is measured on them says nothing of new ones",
+            f"data.eval_sources has {len(shared)} of the files in data.sources: evaluation on "
+            "them measures training data",
             style="yellow",
         )
 
 
 def held_out(dialogue: Dialogue, fraction: float, seed: int) -> bool:
-    """Whether a dialogue belongs to the held-out side; decided by its first question alone."""
+    """Whether a dialogue is held out; depends only on its first question."""
     text = f"{seed}\n{' '.join(dialogue.turns[0].text.lower().split())}"
     digest = hashlib.blake2b(text.encode("utf-8"), digest_size=8).digest()
     return int.from_bytes(digest, "big") < fraction * 2**64
 
 
 def _read(folder: Path) -> Prepared | None:
-    """What was prepared; None where it is not all there, byte for byte."""
+    """Reads a prepared folder; None if it is incomplete or changed."""
     try:
         made = json.loads((folder / "prepared.json").read_text("utf-8"))
         if any(hash_file(folder / name) != known for name, known in made["files"].items()):
@@ -207,7 +208,7 @@ def _make(
         part = _read_part(partial, number)
         if part is None:
             part = _make_part(block, first, number, config, template, partial)
-        # A block is read and done in well under a minute: a line for each shows the progress.
+        # A block takes well under a minute, so one line per block shows the progress.
         share = reading.share(report)
         left = "" if share is None else pace.left(share)
         if number:
@@ -229,7 +230,7 @@ def _make(
     try:
         os.rename(partial, folder)
     except OSError:
-        # Where locks do not work, another run may have made the same rows meanwhile.
+        # If locks do not work, another run may have prepared the same rows meanwhile.
         others = _read(folder)
         if others is None:
             raise
@@ -239,7 +240,7 @@ def _make(
 
 
 def _read_part(folder: Path, number: int) -> dict[str, Any] | None:
-    """What a killed preparation noted of a part; None where the part is not there whole."""
+    """Reads a part of an interrupted preparation; None if it is incomplete or changed."""
     try:
         part = json.loads(_counts_path(folder, number).read_text("utf-8"))
         whole = all(hash_file(folder / name) == known for name, known in part["files"].items())
@@ -262,13 +263,13 @@ def read_split(
     """Reads the dialogues on one side of the held-out split, in order.
 
     Args:
-      config: Sources and split.
-      split: Which side.
-      report: Collects what was read, broken and repaired.
-      totals: Its `other_split` counts the dialogues on the other side.
+      config: The settings.
+      split: The side to read.
+      report: Counts rows, rejected rows and repairs.
+      totals: `other_split` counts the dialogues on the other side.
 
     Raises:
-      UserError: A path matches nothing, or nothing usable was read.
+      UserError: A path matches nothing, or there was no usable dialogue.
     """
     report = ReadReport() if report is None else report
     totals = Counter() if totals is None else totals
@@ -284,10 +285,10 @@ def read_split(
 
 
 def _sources_of(config: DataConfig, split: Split) -> tuple[list[SourceConfig], list[SourceConfig]]:
-    """The sources that both splits are drawn from, and those of this split alone."""
+    """The sources that are divided into both splits, and the sources of this split only."""
     if split == "train":
         return list(config.sources), []
-    # Without copies: a dialogue measured twice tells nothing more than once.
+    # Without repetitions, which would add nothing to an evaluation.
     once = [
         [replace(source, weight=min(source.weight, 1.0)) for source in sources]
         for sources in (config.sources if config.eval_fraction else (), config.eval_sources)
@@ -309,7 +310,7 @@ def _make_part(
     template: Template,
     folder: Path,
 ) -> dict[str, Any]:
-    """Writes the rows and spans of one block; its counts, and the hash of each file."""
+    """Writes the rows and spans of one block; returns its counts and the hash of each file."""
     rows, spans, counts = make_rows(block, first, config, template)
     files = {}
     for kind, array in (("rows", rows), ("spans", spans)):
@@ -350,15 +351,15 @@ def _check_live(counts: dict[str, Any], config: DataConfig, split: Split) -> Non
     seen = f"of {counts['dialogues']:,} dialogues in the {split} split"
     if not counts["live_tokens"] and counts["dropped_live_turns"]:
         raise UserError(
-            f"no live token: every live turn {seen} ({counts['dropped_live_turns']:,}) is longer "
+            f"no live tokens: every live turn {seen} ({counts['dropped_live_turns']:,}) is longer "
             f"than data.row_tokens={config.row_tokens} allows; raise it."
         )
     if not counts["live_tokens"]:
         mask = config.mask
         raise UserError(
-            f"no live token: none {seen} has a turn that mask.loss_roles={list(mask.loss_roles)} "
-            f"with skip_first_turn={mask.skip_first_turn} trains and whose own weight is not 0; "
-            "check the mask and the sources."
+            f"no live tokens: none {seen} has a turn with weight above 0 that "
+            f"mask.loss_roles={list(mask.loss_roles)} with "
+            f"skip_first_turn={mask.skip_first_turn} trains; check the mask and the sources."
         )
     if counts["live_tokens"] == counts["tokens"]:
-        raise UserError(f"every token {seen} is live, headers too; the mask is broken.")
+        raise UserError(f"every token {seen} is live, including headers; the mask is wrong.")

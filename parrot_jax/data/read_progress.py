@@ -1,4 +1,4 @@
-"""How much of a split's files has been read, for the time that a preparation will still take."""
+"""Estimates how much of a split's files has been read, for the remaining time."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,13 +13,13 @@ _WITH_LINES = (".json", ".jsonl")
 
 
 class ReadProgress:
-    """Sources count by the bytes of their files, a row within a file by its line."""
+    """Weighs sources by the size of their files, and measures progress within a file by lines."""
 
     def __init__(self, sources: Sequence[SourceConfig]) -> None:
         """Counts the lines of the files.
 
         Args:
-          sources: In the order in which they are read.
+          sources: In reading order.
         """
         self._sources = sources
         self._sizes = [_size(source) for source in sources]
@@ -29,10 +29,10 @@ class ReadProgress:
         ]
 
     def share(self, report: ReadReport) -> float | None:
-        """The share that was read, in [0, 1]; None = not known, as of a data set of the hub.
+        """The share that was read, in [0, 1]; None if unknown, e.g. for a data set of the hub.
 
         Args:
-          report: Of these sources, while they are read.
+          report: The report of these sources, while they are read.
         """
         number = len(report.sources) - 1
         total = sum(self._sizes)
@@ -49,7 +49,7 @@ class ReadProgress:
             files = list(lines)
             before = sum(lines[file] for file in files[: files.index(report.place.source)])
             read, all_lines = before + report.place.line, sum(lines.values())
-            # Of a list that stands in one line, the line says nothing.
+            # For a list in a single line, the line number is useless.
             if counts.rows > read or not all_lines:
                 return None
             inner = read / all_lines
@@ -61,7 +61,7 @@ def _is_local(source: SourceConfig) -> bool:
 
 
 def _size(source: SourceConfig) -> int:
-    """Bytes of its files; 0 = not known."""
+    """Total bytes of its files; 0 = unknown."""
     if not _is_local(source):
         return 0
     return sum(Path(file).stat().st_size for file in source_files(source))

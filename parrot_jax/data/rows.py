@@ -1,4 +1,4 @@
-"""From dialogues to packed rows: mask, render, cut into windows, pack. Writes no file."""
+"""Converts dialogues to packed rows in memory: mask, render, cut into windows, pack."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -33,14 +33,14 @@ def make_rows(
     """Makes the rows of some dialogues.
 
     Args:
-      dialogues: They share rows among themselves alone.
-      first: The running number of the first of them in the split.
-      config: The settings; `mask` says which turns are live.
+      dialogues: They share rows only among themselves.
+      first: The number of the first dialogue in the split.
+      config: The settings; `mask` selects the live turns.
       template: Renders the dialogues.
 
     Returns:
-      Rows [rows] of `row_dtype(config.row_tokens)`, spans [live turns] of `SPAN_DTYPE`, and the
-      counts that `prepare` adds up.
+      Rows [rows] of `row_dtype(config.row_tokens)`, spans [live turns] of `SPAN_DTYPE`, and counts,
+      which `prepare` adds up.
     """
     counts: Counter[str] = Counter()
     turns = [mask_turns(dialogue, config.mask) for dialogue in dialogues]
@@ -75,10 +75,10 @@ def pack(
     """Packs windows into rows.
 
     Args:
-      windows: Each at most `row_tokens` long.
-      owners: For each window the running number of its dialogue.
+      windows: Each of at most `row_tokens` tokens.
+      owners: For each window the number of its dialogue.
       row_tokens: T.
-      packing: Off: a row a window, in order.
+      packing: If false, one row per window, in order.
 
     Returns:
       Rows [rows] of `row_dtype(row_tokens)` and spans [live turns] of `SPAN_DTYPE`.

@@ -1,12 +1,12 @@
-"""Dialogues of any length become windows of at most T tokens; each live turn is live in one window.
+"""Cuts dialogues into windows of at most T tokens, such that each live turn is live in one window.
 
-A window ends at the end of a live turn: what follows the last live turn bears no loss and would
-only cost time. The first window starts at the beginning. A later one takes new turns up to half of
-the room, at least one, and fills the rest with the turns before them, so that nothing is learnt
-without its history. BOS and the system text open every window.
+A window ends with a live turn, since text after the last live turn carries no loss. The first
+window starts at the beginning. A later one takes new turns up to half of its room, at least one,
+and fills the rest with the turns before them, so that every live turn has its history. BOS and the
+system text open every window.
 
-A window opens as every history that is served does, with a question. Of the question and answer
-that do not fit whole as the turns before them do, the ends are kept, each behind `...`:
+Like every served history, a window opens with a question. If the first question and answer do not
+fit, only their ends are kept, each after `...`:
 
     <s>USER: ... and the hills?</s>ASSISTANT: ... of Velora.</s>USER: And its river?</s>
 """
@@ -22,12 +22,12 @@ from parrot_jax.data.masks import MaskedTurn
 from parrot_jax.data.templates.base import RenderedTurn, Rendering, Template
 from parrot_jax.dialogue.types import Role
 
-# Less of a turn than this, its header included, says nothing; in short rows, a quarter of them.
+# Fewest tokens of a shortened turn, including its header; a quarter of the row if rows are short.
 _LEAST_TOKENS = 32
 
 
 class LiveSpan(NamedTuple):
-    """Where a live turn's content and terminator stand: positions [start, stop) of the window."""
+    """Positions [start, stop) of a live turn's content and terminator in the window."""
 
     turn: int
     """Index of the turn in its dialogue, 0 = the first question."""
@@ -37,7 +37,7 @@ class LiveSpan(NamedTuple):
 
 
 class Window(NamedTuple):
-    """A training example: a piece of a dialogue, at most T tokens long."""
+    """A training example: a part of a dialogue, at most T tokens long."""
 
     tokens: NDArray[np.int32]
     loss_weights: NDArray[np.float32]
@@ -45,31 +45,31 @@ class Window(NamedTuple):
 
 
 class Cutter:
-    """Shortens texts that are too long; `...` stands where something is missing."""
+    """Shortens texts that are too long, and marks the cut with `...`."""
 
     def __init__(self, template: Template) -> None:
-        """Looks up where a text may begin: best at a word, at least with a whole character."""
+        """Looks up where a text may begin: preferably at a word, at least at a character."""
         self.mark = template.cut_mark
         self._num_system_header = len(template.header("system"))
         self._openings = template.tokenizer.openings()
 
     def keep_end(self, turn: RenderedTurn, num_ids: int) -> RenderedTurn:
-        """Header, mark and the end of the text: the part nearest to what follows.
+        """Keeps header, mark and the end of the text, which is closest to the next turn.
 
         Args:
-          turn: Has more than `num_ids` ids.
-          num_ids: The most that are kept, at least header, mark and terminator; a few fewer where
+          turn: A turn with more than `num_ids` ids.
+          num_ids: Most ids to keep, at least header, mark and terminator; a few fewer are kept if
             the next word begins later.
         """
         header, text = turn.ids[: turn.num_header], turn.ids[turn.num_header :]
         end = text[len(text) - (num_ids - len(header) - len(self.mark)) :]
-        # The terminator is no place to begin at, unless nothing else is left.
+        # Do not begin at the terminator, unless nothing else is left.
         places = end[: max((len(end) - 1) // 2, 1)]
         start = int(np.argmax(self._openings[places]))
         return RenderedTurn([*header, *self.mark, *end[start:]], turn.num_header)
 
     def keep_beginning(self, prefix: list[int], num_ids: int) -> list[int]:
-        """BOS and the beginning of the system text; BOS alone where nothing of it would stand."""
+        """Keeps BOS and the beginning of the system text, or only BOS if no text would be left."""
         num_kept = num_ids - len(self.mark) - 1
         if num_kept <= 1 + self._num_system_header:
             return prefix[:1]
@@ -89,17 +89,17 @@ def make_windows(
 
     Args:
       rendering: The ids, turn by turn.
-      turns: The same turns with their weights; the user first, then both in turn.
-      row_tokens: T, the most tokens a window may have.
-      counts: Added to: `windows`, `cut_turns` (a turn or system text too long to stand whole in
-        a window, cut inside), `dropped_live_turns` (too long for any window, for an answer behind
-        a word of its question: not learnt).
-      cutter: Shortens what is cut.
-      trim_dead: Leave out what no live turn needs. Off, the windows are those of a mask under
-        which every turn is live, whatever the weights are.
+      turns: The same turns with their weights; they alternate and start with the user.
+      row_tokens: T, the largest number of tokens of a window.
+      counts: Updated: `windows`, `cut_turns` (turns or system texts that were shortened),
+        `dropped_live_turns` (too long for any window, for an answer together with a word of its
+        question; not trained on).
+      cutter: Shortens turns.
+      trim_dead: Leave out text that no live turn needs. If false, the windows are the same as if
+        every turn were live.
 
     Yields:
-      Windows in order. With `trim_dead`, none where no turn is live.
+      Windows in order. With `trim_dead`, none if no turn is live.
     """
     prefix = rendering.prefix
     if len(prefix) > max(row_tokens // 4, 1):
@@ -109,7 +109,7 @@ def make_windows(
     lengths = [len(turn.ids) for turn in rendering.turns]
     bare = max(turn.num_header for turn in rendering.turns) + len(cutter.mark) + 2
     least = max(min(_LEAST_TOKENS, room // 4), bare)
-    wanted = []  # turns that a window must take in as new ones
+    wanted = []  # turns that must be new in some window
     for index, turn in enumerate(turns):
         fits = lengths[index] + _needed_before(lengths, index, bare) <= room
         if (turn.weight > 0 or not trim_dead) and fits:
@@ -134,14 +134,14 @@ def make_windows(
 
 
 def _needed_before(lengths: Sequence[int], index: int, bare: int) -> int:
-    """Ids without which a turn cannot stand: an answer's question, or the last of it."""
+    """Ids that must precede a turn: for an answer, its question or the end of it."""
     return min(lengths[index - 1], bare) if index % 2 else 0
 
 
 def _new_stop(
     lengths: Sequence[int], wanted: Sequence[int], room: int, bare: int, *, first: bool
 ) -> int:
-    """The end of the next window: behind the last wanted turn that its new part takes in."""
+    """The end of the next window: after the last wanted turn of its new part."""
     if first and sum(lengths[: wanted[0] + 1]) <= room:
         start, limit = 0, room
     else:
@@ -158,11 +158,11 @@ def _new_stop(
 def _kept(
     lengths: Sequence[int], first_new: int, stop: int, room: int, least: int
 ) -> list[tuple[int, int]]:
-    """The turns of a window whose new part is [first_new, stop), each with its number of ids.
+    """The turns of a window with the new part [first_new, stop), each with its number of ids.
 
-    Whole turns are taken backwards while they fit. Of the question and answer before them, or of
-    the question whose answer is the last that fits, the ends are kept where there is room for
-    `least` ids of each; where there is not, the window opens with the question after them.
+    Whole turns are taken backwards while they fit. Of the question and answer before them (or of
+    the question whose answer still fits) the ends are kept if there is room for `least` ids of
+    each; otherwise the window opens with the question after them.
     """
     start, left = first_new, room - sum(lengths[first_new:stop])
     while start > 0 and lengths[start - 1] <= left:
@@ -170,7 +170,7 @@ def _kept(
         left -= lengths[start]
     kept = {index: lengths[index] for index in range(start, stop)}
     if start == first_new and start % 2:
-        kept[start - 1] = left  # a live answer stays whole
+        kept[start - 1] = left  # a live answer is never shortened
     elif start > 0:
         answer = start if start % 2 else start - 1
         space = left + kept.get(answer, 0)

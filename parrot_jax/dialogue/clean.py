@@ -1,7 +1,7 @@
-"""How cleaning steps are chained: each keeps, changes, splits or drops a dialogue and counts it.
+"""Chains cleaning steps; each keeps, changes, splits or drops a dialogue and counts it.
 
 The steps themselves are in `markdown` (HTML), `language`, `dedup`, `contamination` and `splitting`;
-which of them run in which order is the command's choice.
+the command decides which of them run and in which order.
 """
 
 from collections import Counter
@@ -15,14 +15,14 @@ from parrot_jax.dialogue.types import Dialogue
 
 @dataclass
 class StepCounts:
-    """What one step did."""
+    """The counts of one step."""
 
     name: str
     seen: int = 0
     kept: int = 0
-    """Dialogues handed on; a step that splits may hand on more than it saw."""
+    """Output dialogues; a step that splits may give more than it saw."""
     changed: int = 0
-    """Dialogues handed on with other turns than before."""
+    """Output dialogues whose turns were changed."""
     dropped: Counter[str] = field(default_factory=Counter)
     """Dialogues dropped, by reason."""
 
@@ -39,7 +39,7 @@ class StepCounts:
 
 
 Outcome = Dialogue | tuple[Dialogue, ...] | str
-"""The dialogue or its parts to hand on, or the reason why it is dropped."""
+"""The dialogue or its parts, or the reason why it is dropped."""
 
 Step = Callable[[Dialogue], Outcome]
 
@@ -48,14 +48,14 @@ def require(ok: bool, name: str, value: Any, allowed: str) -> None:
     """Checks one field of a step's config.
 
     Raises:
-      UserError: It is not `ok`; the text names the field, the value seen and what is allowed.
+      UserError: It is not `ok`; the message names the field, the value and what is allowed.
     """
     if not ok:
         raise UserError(f"{name} is {value!r}; it must be {allowed}.")
 
 
 def keep_unless(reason_against: Callable[[Dialogue], str | None]) -> Step:
-    """Makes a step of a predicate that names a reason against a dialogue, or `None` to keep it."""
+    """Makes a step from a function that returns a reason to drop a dialogue, or `None`."""
     return lambda dialogue: reason_against(dialogue) or dialogue
 
 
@@ -63,12 +63,12 @@ def run_step(dialogues: Iterable[Dialogue], step: Step, counts: StepCounts) -> I
     """Sends a stream of dialogues through one step.
 
     Args:
-      dialogues: The stream; consumed one by one.
-      step: Decides about one dialogue.
+      dialogues: Consumed one by one.
+      step: The step to apply.
       counts: Filled while the result is consumed.
 
     Yields:
-      What the step hands on, in order.
+      The output of the step, in order.
     """
     for dialogue in dialogues:
         counts.seen += 1

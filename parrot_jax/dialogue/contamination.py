@@ -1,9 +1,9 @@
-"""Benchmark questions found inside training dialogues, by overlapping runs of words.
+"""Finds benchmark questions in training dialogues by word n-gram overlap.
 
-A question of at least `ngram` words is found by any run of that many of its words, a shorter one
-only whole, and one below `min_words` never: "Write a poem about it" is in every large corpus and
-proves nothing. Words are compared without case and punctuation, but with the signs of formulas and
-code: C is not C++, and 3 + 4 is not 3 - 4.
+A question of at least `ngram` words is found by any of its n-grams, a shorter one only as a whole,
+and one below `min_words` never: "Write a poem about it" occurs in every large corpus. Words are
+compared without case and punctuation, but with the symbols of formulas and code: C is not C++, and
+3 + 4 is not 3 - 4.
 
 Source: the 13-word overlap of GPT-3, arXiv:2005.14165, appendix C.
 """
@@ -37,13 +37,14 @@ class DecontaminateConfig:
     """Find benchmark questions in the dialogues."""
 
     benchmarks: tuple[str, ...] = ()
-    """Files of benchmark questions; docs/data_formats.md lists the forms."""
+    """Files of benchmark questions; docs/data_formats.md lists the formats."""
     ngram: int = 13
-    """A run of so many words of a question is a hit, >= 1; shorter questions count whole."""
+    """Number of consecutive words of a question that count as a hit, >= 1; shorter questions must
+    match as a whole."""
     min_words: int = 6
-    """Questions with fewer words are not looked for, >= 1."""
+    """Questions with fewer words are skipped, >= 1."""
     all_turns: bool = False
-    """Look into answers too, not only into what users said."""
+    """Search answers too, not only questions."""
     drop: bool = True
     """Drop dialogues with a hit; false = only report them."""
 
@@ -74,7 +75,7 @@ class ContaminationHit:
     """The question as `file:line`."""
     question: str
     overlap: str
-    """The first run of words that both have, without case and punctuation."""
+    """The first common n-gram, without case and punctuation."""
 
     def to_json(self) -> dict[str, Any]:
         """The hit as a JSON object."""
@@ -85,14 +86,14 @@ def read_benchmark(path: Path | str) -> list[BenchmarkQuestion]:
     """Reads the questions of a benchmark file.
 
     Args:
-      path: A `.txt` file with a question a line, or JSON lines or one JSON list whose rows are
+      path: A `.txt` file with one question per line, or JSON lines or a JSON list whose rows are
         texts or objects with `turns` (MT-Bench), `messages` or `conversations` (their user turns),
         `conversation` or `history` (`[{"user", ...}]`, MT-Bench-101), `data` (UltraChat: one text,
         or questions and answers in turn), `instruction` (AlpacaEval), `question`, `prompt` or
         `text`.
 
     Returns:
-      The questions in the order of the file; every turn of a dialogue is a question of its own.
+      The questions in the order of the file; every turn of a dialogue is a separate question.
 
     Raises:
       UserError: The file cannot be read, a row has no question, or there is none at all.
@@ -100,17 +101,17 @@ def read_benchmark(path: Path | str) -> list[BenchmarkQuestion]:
     name = str(path)
     questions = [BenchmarkQuestion(name, line, text) for line, text in _texts(path) if text.strip()]
     if not questions:
-        raise UserError(f"{path} holds no benchmark question; check the path.")
+        raise UserError(f"{path} has no benchmark questions; check the path.")
     return questions
 
 
 class ContaminationIndex:
-    """Finds benchmark questions in dialogues; reading a dialogue once, whatever their number.
+    """Finds benchmark questions in dialogues, in one pass over each dialogue.
 
     Args:
-      questions: What to look for.
-      ngram: Words in a run that counts as an overlap, >= 1.
-      min_words: The shortest question that is looked for, >= 1.
+      questions: The questions to find.
+      ngram: Consecutive words that count as an overlap, >= 1.
+      min_words: The shortest question to search for, >= 1.
     """
 
     def __init__(
@@ -118,8 +119,8 @@ class ContaminationIndex:
     ) -> None:
         self.num_questions = 0
         self.too_short: list[BenchmarkQuestion] = []
-        """Questions below `min_words`, which no dialogue is compared with."""
-        # Runs of several lengths are found by their common first words, in one pass.
+        """Questions with fewer than `min_words` words, which are skipped."""
+        # N-grams of several lengths are found in one pass by their first words.
         self._num_first = min(ngram, min_words)
         self._runs: dict[str, dict[tuple[str, ...], list[BenchmarkQuestion]]] = defaultdict(dict)
         for question in questions:
@@ -140,7 +141,7 @@ class ContaminationIndex:
 
         Args:
           dialogue: Any dialogue.
-          all_turns: Look into answers too; off, only what the user said.
+          all_turns: Search answers too, not only questions.
 
         Returns:
           The first overlap with each question, in the order of the dialogue.
@@ -171,7 +172,7 @@ class ContaminationIndex:
 
 
 class Decontamination:
-    """The cleaning step: looks for benchmark questions, keeps account, drops if it should.
+    """The cleaning step: counts and lists benchmark questions, and drops dialogues if configured.
 
     Args:
       config: The benchmark files and what counts as a hit.
@@ -189,7 +190,7 @@ class Decontamination:
         self._listed: list[dict[str, Any]] = []
 
     def __call__(self, dialogue: Dialogue) -> Outcome:
-        """Gives the dialogue back, or the reason why it is dropped."""
+        """Returns the dialogue, or the reason why it is dropped."""
         hits = self._index.hits(dialogue, all_turns=self._config.all_turns)
         if not hits:
             return dialogue
@@ -202,7 +203,7 @@ class Decontamination:
         return f"benchmark question of {hits[0].benchmark.rsplit(':', 1)[0]}"
 
     def to_json(self) -> dict[str, Any]:
-        """The questions looked for, and every hit."""
+        """The number of questions, and the hits."""
         return {
             "questions": self._index.num_questions,
             "questions_too_short": [asdict(question) for question in self._index.too_short],
@@ -223,8 +224,8 @@ def _texts(path: Path | str) -> Iterator[tuple[int, str]]:
         return
     for row in stream_rows(path):
         if row.problem:
-            # A question that is skipped would be a leak that nobody sees.
-            raise UserError(f"{path}:{row.line}: {row.problem}; mend the benchmark file.")
+            # A skipped question would be an unnoticed leak.
+            raise UserError(f"{path}:{row.line}: {row.problem}; fix the benchmark file.")
         texts = list(_questions(row.value))
         if not texts:
             keys = ", ".join(_QUESTION_KEYS)

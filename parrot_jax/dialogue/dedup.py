@@ -1,9 +1,8 @@
-"""Duplicate dialogues: exact ones by hash, near ones by MinHash and locality-sensitive hashing.
+"""Finds duplicate dialogues: exact by hash, near by MinHash and locality-sensitive hashing.
 
-Both keep the first of a group and see each dialogue once, in order, so they work on a stream. They
-hold, per kept dialogue, about 0.15 KB for exact and about 6 KB for near duplicates with 128
-permutations (70,000 dialogues: 10 MB and 430 MB). Whole dialogues are compared: all turns and the
-system text, in order.
+Both work on a stream and keep the first dialogue of a group. Memory per kept dialogue is about 0.15
+KB for exact and about 6 KB for near duplicates with 128 permutations (70,000 dialogues: 10 MB and
+430 MB). Whole dialogues are compared: the system text and all turns, in order.
 """
 
 import hashlib
@@ -25,22 +24,22 @@ _SHINGLES_AT_ONCE = 4096
 
 @dataclass(frozen=True, kw_only=True)
 class ExactDuplicatesConfig:
-    """Drop a dialogue whose text was read before; about 0.15 KB of memory a dialogue."""
+    """Drop exact duplicates of earlier dialogues; about 0.15 KB of memory per dialogue."""
 
     ignore_case: bool = False
-    """Drop it too where it differs in nothing but case and white space."""
+    """Also drop dialogues that differ only in case and white space."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NearDuplicatesConfig:
-    """Drop a dialogue that is nearly one read before; about 6 KB of memory a kept dialogue."""
+    """Drop a near duplicate of an earlier dialogue; about 6 KB of memory per kept dialogue."""
 
     threshold: float = 0.8
-    """Share of common shingles (Jaccard) from which a dialogue is dropped, in (0, 1]."""
+    """Jaccard similarity of shingles from which a dialogue is dropped, in (0, 1]."""
     shingle_words: int = 5
     """Words in a shingle, >= 1."""
     num_permutations: int = 128
-    """Length of a MinHash, >= 16: more is more exact, slower and larger."""
+    """Length of a MinHash, >= 16. More is more accurate, but slower and larger."""
 
     def __post_init__(self) -> None:
         require(0 < self.threshold <= 1, "threshold", self.threshold, "above 0 and at most 1")
@@ -49,13 +48,12 @@ class NearDuplicatesConfig:
 
 
 class ExactDuplicates:
-    """A predicate against dialogues that say what an earlier one said, character for character.
+    """Rejects dialogues with exactly the text of an earlier one.
 
-    Only white space around a turn, which no model sees, and ways to encode the same letters make
-    no difference.
+    White space around turns and Unicode normalisation are ignored.
 
     Args:
-      config: What counts as equal.
+      config: The settings.
     """
 
     def __init__(self, config: ExactDuplicatesConfig) -> None:
@@ -63,7 +61,7 @@ class ExactDuplicates:
         self._seen: set[bytes] = set()
 
     def __call__(self, dialogue: Dialogue) -> str | None:
-        """Names the reason against a repeated dialogue; remembers a new one."""
+        """Returns a reason for a duplicate; remembers any other dialogue and returns None."""
         digest = self._digest(dialogue)
         if digest in self._seen:
             return EXACT_REASON
@@ -77,7 +75,7 @@ class ExactDuplicates:
             if self._ignore_case:
                 same = " ".join(same.lower().split())
             encoded = same.encode("utf-8")
-            # The length keeps "ab", "c" apart from "a", "bc".
+            # The length distinguishes "ab", "c" from "a", "bc".
             digest.update(len(encoded).to_bytes(8, "little") + encoded)
         return digest.digest()[:16]
 
@@ -87,8 +85,8 @@ class NearTexts:
 
     The locality-sensitive index proposes candidates and the MinHash estimate of their Jaccard
     similarity decides, with a standard error of at most 0.5 / sqrt(num_permutations) (0.044 for
-    128). A pair just above the threshold may be missed by the index, one far above it practically
-    never is. Cost: about 2 ms for 1,000 words.
+    128). The index may miss a pair just above the threshold, but hardly ever one far above it.
+    Cost: about 2 ms per 1,000 words.
 
     Args:
       config: The threshold and the size of the sketches.
@@ -100,9 +98,9 @@ class NearTexts:
 
         self._config = config
         self._empty = MinHash(num_perm=config.num_permutations, seed=seed)
-        # Every candidate is checked below, so the index may propose too many but must miss few:
-        # with the library's even weights it misses 60 % of the pairs at a threshold of 0.8.
-        # Near 1 it has no layout for short sketches.
+        # Every candidate is checked below, so the index should prefer false positives: with the
+        # library's even weights it misses 60 % of the pairs at a threshold of 0.8. Near 1 it has no
+        # layout for short sketches.
         self._index = MinHashLSH(
             threshold=min(config.threshold, 0.9),
             num_perm=config.num_permutations,
@@ -114,27 +112,27 @@ class NearTexts:
         """The MinHash of a text."""
         sketch = self._empty.copy()
         shingles = iter(_shingles(text, self._config.shingle_words))
-        # In pieces: the permutations of all shingles of a book at once would fill the memory.
+        # In batches, because the permutations of all shingles of a book would fill the memory.
         while piece := list(islice(shingles, _SHINGLES_AT_ONCE)):
             sketch.update_batch(piece)
         return sketch
 
     def is_known(self, sketch: Any) -> bool:
-        """Whether a text that is nearly this one was remembered."""
+        """Whether a similar text was remembered."""
         return any(
             (self._sketches[candidate] == sketch.hashvalues).mean() >= self._config.threshold
             for candidate in self._index.query(sketch)
         )
 
     def remember(self, sketch: Any) -> None:
-        """Takes a text among the earlier ones."""
+        """Adds a text to the earlier ones."""
         number = len(self._sketches)
         self._index.insert(number, sketch, check_duplication=False)
         self._sketches[number] = sketch.hashvalues
 
 
 class NearDuplicates:
-    """A predicate against dialogues that are nearly one read before; see `NearTexts`.
+    """Rejects near duplicates of earlier dialogues; see `NearTexts`.
 
     Args:
       config: The threshold and the size of the sketches.
@@ -145,7 +143,7 @@ class NearDuplicates:
         self._seen = NearTexts(config, seed=seed)
 
     def __call__(self, dialogue: Dialogue) -> str | None:
-        """Names the reason against a near duplicate; remembers any other dialogue."""
+        """Returns a reason for a near duplicate; remembers any other dialogue and returns None."""
         texts = [dialogue.system, *(turn.whole for turn in dialogue.turns)]
         sketch = self._seen.sketch("\n".join(texts))
         if self._seen.is_known(sketch):

@@ -1,4 +1,4 @@
-"""Samples of dialogues that their text and a seed decide: a larger one contains the smaller one."""
+"""Samples dialogues by their text and a seed: a larger sample contains the smaller one."""
 
 import hashlib
 import heapq
@@ -11,30 +11,30 @@ from parrot_jax.dialogue.types import Dialogue
 def draw(dialogues: Iterable[Dialogue], count: int, *, seed: int, where: str) -> list[Dialogue]:
     """Draws dialogues without replacement.
 
-    Each has a place in a random order that the seed and what is said in it decide, and the first of
-    that order are drawn: the order of the files does not matter, and a sample can grow without
-    choosing anew. The drawn ones alone are in memory.
+    Dialogues are ordered by a hash of the seed and their text, and the first ones are drawn. So the
+    order of the files does not matter, and growing a sample never deselects a chosen dialogue. Only
+    the drawn ones are in memory.
 
     Args:
-      dialogues: What there is.
-      count: How many are drawn, >= 1.
-      seed: Decides the order.
-      where: Names the source in an error.
+      dialogues: The candidates.
+      count: Number of dialogues to draw, >= 1.
+      seed: Seed of the order.
+      where: The source's name for errors.
 
     Raises:
-      UserError: There are fewer.
+      UserError: There are fewer dialogues.
     """
     keyed = ((_place(seed, dialogue), dialogue) for dialogue in dialogues)
     drawn = heapq.nsmallest(count, keyed, key=lambda pair: pair[0])
     if len(drawn) < count:
         raise UserError(
-            f"{where}: {count:,} were to be drawn, but there are only {len(drawn):,} that fit; "
+            f"{where}: sample is {count:,}, but only {len(drawn):,} dialogues fit; "
             "lower sample, or give more files."
         )
     return [dialogue for _, dialogue in drawn]
 
 
 def _place(seed: int, dialogue: Dialogue) -> bytes:
-    # The id last: two dialogues with one text keep their order, and both stay.
+    # The id comes last: dialogues with the same text stay distinct, in a fixed order.
     digest = hashlib.sha256(f"sample {seed} ".encode() + dialogue.content_hash())
     return digest.digest() + dialogue.id.encode()

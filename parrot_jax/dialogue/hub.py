@@ -1,7 +1,7 @@
-"""Dialogues from the Hugging Face hub, or a folder in its form, through the `datasets` extra.
+"""Reads dialogues from the Hugging Face hub or a local data set; needs the `datasets` extra.
 
-The hub's data sets differ in their columns, not in a declared format, so each row is recognised by
-its columns. Rows are streamed: nothing but the shards in use is downloaded.
+Data sets on the hub declare no dialogue format, so each row's format is detected from its columns.
+Rows are streamed: only the shards in use are downloaded.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ _MISSING_DATASETS = (
 
 @dataclass(frozen=True, slots=True)
 class HubAddress:
-    """What `hf://owner/name/config@split` names."""
+    """A parsed `hf://owner/name/config@split`."""
 
     name: str
     """`owner/name`, or the path of a local folder."""
@@ -34,7 +34,7 @@ class HubAddress:
 
 
 def parse_hub_path(path: str) -> HubAddress:
-    """Reads `hf://owner/name[/config][@split]`, or the path of a local folder with `[@split]`.
+    """Parses `hf://owner/name[/config][@split]`, or the path of a local folder with `[@split]`.
 
     Raises:
       UserError: The path has neither form.
@@ -52,7 +52,7 @@ def parse_hub_path(path: str) -> HubAddress:
         return HubAddress(address, None, split or "train")
     raise UserError(
         f"cannot read {path!r} as a data set: write hf://owner/name, hf://owner/name/config or "
-        "either with @split behind it, or give the path of a folder that exists."
+        "either with @split appended, or give the path of an existing folder."
     )
 
 
@@ -72,16 +72,15 @@ def read_hub(path: str) -> Iterator[ReadRow]:
 
 
 def local_files(path: str) -> list[Path]:
-    """All files that decide the rows of a local data set, sorted.
+    """All files that determine the rows of a local data set, sorted.
 
-    They are those in its folder and those that its card names, which may lie elsewhere.
+    These are the files in its folder and those named by its card, which may be elsewhere.
 
     Args:
-      path: Of the folder, with `[@split]`.
+      path: The folder, with `[@split]`.
 
     Raises:
-      UserError: The card names an address of the net, of which nobody knows when it changes; or as
-        in `read_hub`.
+      UserError: The card names a remote file, which could change; or see `read_hub`.
     """
     address = parse_hub_path(path)
     folder = Path(address.name)
@@ -101,7 +100,7 @@ def local_files(path: str) -> list[Path]:
 
 @contextlib.contextmanager
 def _library(path: str) -> Iterator[Any]:
-    """The library that reads a data set; its errors are one line.
+    """Imports the library, and converts its errors to one line.
 
     Raises:
       UserError: The library is missing, or it failed in the block.
@@ -113,7 +112,7 @@ def _library(path: str) -> Iterator[Any]:
         raise UserError(_MISSING_DATASETS) from error
     try:
         yield datasets
-    # What the library raises for an unknown name, subset, split, file format or a lost network.
+    # Raised for an unknown name, subset, split or file format, and for network errors.
     except (OSError, ValueError, DatasetsError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise UserError(

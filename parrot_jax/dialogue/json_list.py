@@ -1,7 +1,6 @@
-"""Where the elements of one big JSON list start and end, found without parsing them.
+"""Finds the elements of one big JSON list without parsing them.
 
-Only quotes, brackets and commas are looked at, so an element that is broken inside is cut out like
-any other and costs nothing but itself.
+It reads only quotes, brackets and commas, so one malformed element does not affect the others.
 """
 
 import re
@@ -10,7 +9,7 @@ from typing import IO, Literal
 
 _STRUCTURE = re.compile(rb'["\[\]{},]')
 # Stops at the closing quote, at the end of the data, or at a raw newline, which is illegal in a
-# JSON string and shows that a quote before it was not escaped.
+# JSON string and means that an earlier quote was not escaped.
 _STRING_REST = re.compile(rb'[^"\\\n]*(?:\\[^\n][^"\\\n]*)*')
 
 PieceEnd = Literal["comma", "list", "after list", "file", "too long"]
@@ -22,13 +21,13 @@ def list_pieces(
     """Cuts a file that is one JSON list into the bytes of its elements.
 
     Args:
-      file: At its start: white space and the opening bracket.
-      chunk_bytes: How much is read at once, >= 1.
-      max_row_bytes: Reading stops in an element that is longer by more than a chunk, >= 1.
+      file: At its start, before white space and the opening bracket.
+      chunk_bytes: Bytes to read at once, >= 1.
+      max_row_bytes: Reading stops at an element that is longer by more than a chunk, >= 1.
 
     Yields:
-      The bytes between two commas, white space included, and what ended them. All pieces together
-      have all newlines of the file, so that lines can be counted.
+      The bytes between two commas, including white space, and what ended them. The pieces contain
+      all newlines of the file, so that lines can be counted.
     """
     cutter = _ListCutter()
     while chunk := file.read(chunk_bytes):
@@ -45,11 +44,11 @@ def list_pieces(
 
 
 class _ListCutter:
-    """Finds the ends of list elements in bytes that arrive in pieces, visiting each byte once."""
+    """Finds the ends of list elements in chunks of bytes, visiting each byte once."""
 
     def __init__(self) -> None:
         self.data = bytearray()
-        """From the start of the current element; the caller adds to its end."""
+        """The bytes from the start of the current element; the caller appends to it."""
         self._position = 0
         self._depth = 0
         self._in_string = False
@@ -64,7 +63,7 @@ class _ListCutter:
                 self._opened = True
                 self._position -= 1
                 del self.data[self._position : self._position + 1]
-            elif mark == b"\n":  # a row behind one whose brackets cannot be trusted
+            elif mark == b"\n":  # the row after one with unreliable brackets
                 yield self._cut(), "comma"
             elif mark == b'"':
                 self._in_string = True
@@ -86,7 +85,7 @@ class _ListCutter:
         return piece
 
     def _find_structure(self) -> bool:
-        """Moves behind the next byte that matters; false where more data is needed."""
+        """Moves past the next structural byte; returns false if more data is needed."""
         if self._in_string and not self._leave_string():
             return False
         found = (self._next_row or _STRUCTURE).search(self.data, self._position)
@@ -98,7 +97,7 @@ class _ListCutter:
         return True
 
     def _leave_string(self) -> bool:
-        """Moves behind the string; false where the data ends before it does."""
+        """Moves past the string; returns false if the data ends first."""
         data = self.data
         while True:
             end = _STRING_REST.match(data, self._position).end()  # type: ignore[union-attr]
@@ -114,7 +113,7 @@ class _ListCutter:
             return True
 
     def _give_up_row(self, newline: int) -> None:
-        """After a quote that was not escaped: the next row starts on a line as this one does."""
+        """After an unescaped quote, finds the next row by the indentation of this one."""
         lead = bytes(self.data[: len(self.data) - len(self.data.lstrip())])
         if b"\n" in lead:
             indentation = lead[lead.rindex(b"\n") :]

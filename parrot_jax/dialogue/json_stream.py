@@ -1,7 +1,7 @@
-"""Rows of JSON lines, of one big JSON list or of one object, each with its real line number.
+"""Streams rows of JSON lines, of one big JSON list or of objects, with their line numbers.
 
-Holds the bytes-to-rows part of reading; what a row means is left to `readers.py`. Everything works
-on bytes, so that one row of invalid UTF-8 is one broken row and not the end of the file.
+This is the bytes-to-rows part of reading; `readers.py` interprets the rows. It works on bytes, so
+that invalid UTF-8 affects only its own row.
 """
 
 import json
@@ -17,7 +17,7 @@ from parrot_jax.dialogue.unpack import PARQUET, DamagedFileError, first_bytes, o
 
 CHUNK_BYTES = 1 << 18
 MAX_ROW_BYTES = 1 << 26
-"""A longer row (64 MiB) is broken: most likely its brackets never close."""
+"""Longer rows (64 MiB) are rejected: most likely their brackets never close."""
 
 NOT_JSON = "not valid JSON"
 
@@ -34,9 +34,9 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         seen = set[str]()
-        # `add` gives None: the first key that was there before.
+        # `add` returns None, so this finds the first repeated key.
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))
-        raise BrokenRowError(f"the key {printable(twice, 60)!r} stands twice in one object")
+        raise BrokenRowError(f"the key {printable(twice, 60)!r} appears twice in one object")
     return found
 
 
@@ -44,10 +44,10 @@ _DECODER = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_
 
 
 def parse_json(raw: bytes) -> Any:
-    """Parses one JSON value strictly: UTF-8 only, no NaN, no Infinity, no key twice in one object.
+    """Parses one JSON value strictly: UTF-8 only, no NaN, no Infinity, no duplicate keys.
 
     Raises:
-      BrokenRowError: It is no such value; the detail says where.
+      BrokenRowError: It is not valid; the detail says where.
     """
     try:
         return _DECODER.decode(raw.decode("utf-8"))
@@ -61,7 +61,7 @@ def parse_json(raw: bytes) -> Any:
         raise BrokenRowError("JSON nested too deeply") from None
     except BrokenRowError:
         raise
-    except ValueError as error:  # a number of more digits than Python parses
+    except ValueError as error:  # a number with more digits than Python parses
         raise BrokenRowError(NOT_JSON, str(error)) from None
 
 
@@ -70,18 +70,17 @@ def stream_rows(
 ) -> Iterator[JsonRow]:
     """Reads a file of rows, row by row.
 
-    It is JSON lines, one JSON list, or one object over several lines (or some of them, one after
-    the other), and may be packed by gzip or Zstandard; or it is a Parquet file. The content tells,
-    not the name. Memory holds one chunk and one row, however long the file; the time is linear in
-    its length.
+    The file is JSON lines, one JSON list, or objects over several lines, optionally compressed with
+    gzip or Zstandard; or a Parquet file. The content decides, not the name. Memory holds one chunk
+    and one row; time is linear in the length.
 
     Args:
       path: The file.
-      chunk_bytes: How much is read at once, >= 1.
-      max_row_bytes: A row that is longer is reported as broken, >= 1.
+      chunk_bytes: Bytes to read at once, >= 1.
+      max_row_bytes: Longer rows are rejected, >= 1.
 
     Yields:
-      Every row in order, the broken ones with their problem. Blank lines are no rows.
+      Every row in order, rejected ones with their problem. Blank lines are skipped.
 
     Raises:
       UserError: The file cannot be opened.
@@ -95,7 +94,7 @@ def stream_rows(
             line = row.line
             yield row
     except DamagedFileError as error:
-        detail = f"{error}; nothing behind line {line} was read"
+        detail = f"{error}; nothing after line {line} was read"
         yield JsonRow(line + 1, problem=BrokenRowError("damaged file", detail))
 
 
@@ -122,10 +121,10 @@ _Rows = Callable[[IO[bytes], int, int], Iterator[JsonRow]]
 
 
 def _rows_of(file: IO[bytes], chunk_bytes: int, max_row_bytes: int) -> _Rows:
-    """How a file is read, by its beginning.
+    """Chooses how to read a file, by its beginning.
 
-    An object that goes on in the next line is no JSON lines, unless that line begins an object too:
-    then the first one is broken.
+    If the first line is an incomplete object, the file has objects over several lines; unless the
+    second line also begins an object, which means that the first row is malformed.
     """
     first = _next_line(file, max_row_bytes)
     if first.startswith(b"["):
@@ -139,7 +138,7 @@ def _rows_of(file: IO[bytes], chunk_bytes: int, max_row_bytes: int) -> _Rows:
 
 
 def _next_line(file: IO[bytes], max_row_bytes: int) -> bytes:
-    """The next line that is not blank, stripped, or its beginning; empty at the end."""
+    """The next non-blank line (or its beginning), stripped; empty at the end."""
     while raw := file.readline(max_row_bytes + 1):
         if stripped := raw.strip():
             return stripped
@@ -176,12 +175,12 @@ def _line_rows(file: IO[bytes], _chunk_bytes: int, max_row_bytes: int) -> Iterat
 
 
 def _object_rows(file: IO[bytes], _chunk_bytes: int, max_row_bytes: int) -> Iterator[JsonRow]:
-    """Objects over several lines, one after the other: each ends where its brackets are closed."""
+    """Reads objects over several lines; each ends when its brackets are closed."""
     pending = bytearray()
     line, start, depth = 0, 1, 0
     while raw := file.readline(max_row_bytes + 1):
         line += 1
-        # A whole object at the start of a line is a row, behind one that never closes.
+        # A complete object at the start of a line is a new row, even if the last one never closed.
         if pending and raw.startswith(b"{") and _row(line, raw).problem is None:
             yield _row(start, bytes(pending))
             pending.clear()
@@ -212,7 +211,7 @@ def _list_rows(file: IO[bytes], chunk_bytes: int, max_row_bytes: int) -> Iterato
         if end == "too long":
             yield _too_long(row_line, max_row_bytes, "the rest of the file was not read")
         elif end == "file":
-            detail = "the file ends before its list does; nothing behind this line was read"
+            detail = "the file ends before its list does; nothing after this line was read"
             yield JsonRow(row_line, problem=BrokenRowError("cut off", detail))
         elif end == "after list":
             if element:
@@ -221,5 +220,7 @@ def _list_rows(file: IO[bytes], chunk_bytes: int, max_row_bytes: int) -> Iterato
         elif element:
             yield _row(row_line, element)
         elif after_comma or end == "comma":
-            yield JsonRow(row_line, problem=BrokenRowError(NOT_JSON, "nothing beside a comma"))
+            yield JsonRow(
+                row_line, problem=BrokenRowError(NOT_JSON, "empty element beside a comma")
+            )
         after_comma = end == "comma"

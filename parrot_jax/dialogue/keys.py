@@ -1,13 +1,12 @@
-"""What the keys of a row and of a message mean, in every format we know: one table.
+"""The meaning of all other keys of rows and messages, in one table for all formats.
 
-The texts and speakers are read by `messages` and `readers`. Every other key comes here, and one of
-five things happens to it: it sets the loss weight; it refuses the row, because the row says that
-its answer is bad or holds what a dialogue of texts cannot; it is harmless metadata; or it is passed
-over, counted and named. A key that is not in the table is passed over too. Null is no value: such
-a key is absent.
+Texts and speakers are read by `messages` and `readers`. Every other key is handled here: it sets
+the loss weight; it rejects the row, because the answer is marked as bad or the row has content that
+is not text; it is metadata; or it is ignored, counted and reported. Keys that are not in the table
+are ignored too. A key whose value is null counts as absent.
 
-The names are those of OpenAI, Mistral, TRL, axolotl, LLaMA-Factory, ms-swift, OpenAssistant,
-WildChat, LMSYS and the usual data sets of the hub.
+The names come from OpenAI, Mistral, TRL, axolotl, LLaMA-Factory, ms-swift, OpenAssistant, WildChat,
+LMSYS and common data sets of the hub.
 """
 
 import functools
@@ -21,41 +20,41 @@ from typing import Any, TypeGuard
 from parrot_jax.dialogue.raw_rows import BrokenRowError
 
 SYSTEM_KEYS = ("system", "system_prompt", "system_message", "meta_instruction", "instruction")
-"""Columns that hold the system text of a row, unless they are its question."""
+"""Columns with the system text of a row, unless they are its question."""
 
 
 WEIGHTS = (1e-12, 1e12)
-"""The least and the largest loss weight besides 0: the product of two fits float32."""
+"""Range of loss weights besides 0: the product of two fits float32."""
 
 
 class Rule(Enum):
-    """What is done about a key."""
+    """How a key is handled."""
 
     WEIGHT = "a number >= 0 or a boolean: the loss weight"
-    ONE = "refused unless it is the weight 1: parts of a message have no weight of their own"
+    ONE = "rejected unless it is 1: parts of a message cannot have weights"
     MEASURE = "false, or a word such as bad: the answer is bad"
-    GOOD = "as MEASURE, and so is a number < 0"
-    LABEL = "as MEASURE, and so is a number <= 0"
+    GOOD = "as MEASURE; also a number < 0"
+    LABEL = "as MEASURE; also a number <= 0"
     BAD = "true, or a count other than 0: the answer is bad"
-    EMPTY = "refused unless empty"
-    FINAL = "refused unless it is the channel of answers"
+    EMPTY = "rejected unless empty"
+    FINAL = "rejected unless it is the channel of answers"
     SORT = "a word such as bad: the answer is bad; else metadata"
-    SORT_OF_MESSAGE = "as SORT, and a word such as reasoning: the text is no answer"
+    SORT_OF_MESSAGE = "as SORT; a word such as reasoning: the text is not an answer"
     HARMLESS = "kept as metadata"
-    TOLD = "passed over and named, unless empty"
+    TOLD = "ignored and reported, unless empty"
 
 
 _BAD_ANSWER = "the answer is bad"
-_PAIR = "this is a preference pair and no dialogue"
-_MEDIA = "part of it is no text"
-_TOKENS = "parts of its texts are not to be learnt, which cannot be done"
-_THOUGHT = "the text is what leads to an answer"
+_PAIR = "this is a preference pair, not a dialogue"
+_MEDIA = "part of it is not text"
+_TOKENS = "it masks parts of a text, which is not supported"
+_THOUGHT = "the text is reasoning, not an answer"
 
-# Rule, why a row is refused, names in lower case.
+# Rule, reason for rejection, names in lower case.
 _GROUPS: tuple[tuple[Rule, str, str], ...] = (
     (
         Rule.WEIGHT,
-        _TOKENS,  # where it is of a part
+        _TOKENS,  # for a part of a message
         "weight loss_weight sample_weight loss_scale loss train training trainable train_on learn",
     ),
     (Rule.MEASURE, _BAD_ANSWER, "score quality labels"),
@@ -104,7 +103,7 @@ _GROUPS: tuple[tuple[Rule, str, str], ...] = (
         "assistant_mask assistant_masks weights loss_weights",
     ),
     (Rule.BAD, "the text is only the start of a message", "prefix partial"),
-    (Rule.EMPTY, "what was said stands outside of the content", "refusal"),
+    (Rule.EMPTY, "the text is not in the content", "refusal"),
     (
         Rule.HARMLESS,
         "",
@@ -158,7 +157,7 @@ _BAD_WORDS = _words(
     "harmful unacceptable inappropriate inadequate unhelpful untrue inaccurate "
     "disapproved declined denied loser lose lost error hallucination hallucinated 👎 -1"
 )
-# Of the words above those that speak of an answer, and never of what a dialogue is about.
+# The words above that rate an answer and never describe a topic.
 _BAD_SORTS = _words(
     "bad rejected reject undesirable incorrect wrong invalid thumbs_down thumbsdown disliked "
     "downvoted deleted discarded discard excluded removed failed low_quality unacceptable spam"
@@ -186,20 +185,20 @@ def read_keys(
     where: str,
     passed_over: Counter[str],
 ) -> tuple[float, set[str]]:
-    """Judges the keys of a row or of a message that hold no text of the dialogue.
+    """Handles the keys of a row or a message that are not text of the dialogue.
 
     Args:
       owner: The row or the message.
       table: `ROW_KEYS` or `MESSAGE_KEYS`.
-      read: Keys that were read already.
-      where: `"row"`, or which message it is, e.g. `"message 2"`.
-      passed_over: Counts, under `'key' of a row` or `'key' of a message`, what is passed over.
+      read: Keys that were already read.
+      where: `"row"`, or the message, e.g. `"message 2"`.
+      passed_over: Counts the ignored keys, as `'key' of a row` or `'key' of a message`.
 
     Returns:
-      The product of the loss weights, 1 where there is none, and the keys that gave them.
+      The product of the loss weights (1 if there are none), and their keys.
 
     Raises:
-      BrokenRowError: A key refuses the row, or its value is of a type that the key cannot have.
+      BrokenRowError: A key rejects the row, or its value has the wrong type.
 
     >>> read_keys({"train": False, "x": 1}, MESSAGE_KEYS, read=(), where="message 1",
     ...           passed_over=(counts := Counter()))
@@ -227,7 +226,7 @@ def read_keys(
             why = _THOUGHT if verdict == "thought" else _WHY[name]
             raise BrokenRowError(f"{key!r} is {seen}, so {why}", detail)
         if verdict == "odd":
-            raise BrokenRowError(f"{key!r} is {_shown(value)}, no boolean", detail)
+            raise BrokenRowError(f"{key!r} is {_shown(value)}, not a boolean", detail)
         if verdict == "told":
             passed_over[f"{key!r} of a {where.split()[0]}"] += 1
     return weight, honoured
@@ -235,7 +234,7 @@ def read_keys(
 
 @functools.lru_cache(maxsize=4096)
 def plain_key(key: str) -> str:
-    """A key as it stands in the table.
+    """Normalises a key for the table.
 
     >>> plain_key("lossWeight"), plain_key("Thumbs-Down"), plain_key("KTOTag")
     ('loss_weight', 'thumbs_down', 'kto_tag')
@@ -245,7 +244,7 @@ def plain_key(key: str) -> str:
 
 
 def plain_word(value: Any) -> str:
-    """A text as it stands in the lists of words; empty for any other value.
+    """Normalises a text for the lists of words; empty for any other value.
 
     >>> plain_word(" Not good. "), plain_word(False)
     ('not_good', '')
@@ -256,7 +255,7 @@ def plain_word(value: Any) -> str:
 
 
 def is_empty(value: Any) -> bool:
-    """Whether a value says nothing: null, false, an empty text or list, or only such values.
+    """Whether a value is empty: null, false, an empty text or list, or only such values.
 
     >>> [is_empty(value) for value in (None, "[]", [None], {"bytes": None}, 0, "a.jpg")]
     [True, True, True, True, False, False]
@@ -273,10 +272,10 @@ def is_empty(value: Any) -> bool:
 def _bad_within(
     value: Any, table: Mapping[str, Rule], outer: Rule | None
 ) -> tuple[str, Any, str] | None:
-    """What says, one level down, that the answer is bad: its key, its value, and the reason.
+    """Looks for a bad mark one level down; returns its key, its value, and the reason.
 
-    `outer` is the rule of the key that holds the object: its value may stand under `value` and the
-    like. The objects of a list under a key that is not known may be other answers, and say nothing.
+    `outer` is the rule of the enclosing key, whose value may be under `value` or similar. Objects
+    in a list under an unknown key may be other answers, so they are ignored.
     """
     if outer is not None and outer is not Rule.HARMLESS and outer not in _JUDGING:
         return None
@@ -291,12 +290,12 @@ def _bad_within(
         if rule in _JUDGING and _verdict(rule, inner) == "bad":
             return key, inner, _BAD_ANSWER
         if rule is Rule.WEIGHT and (inner is False or (name != "loss" and inner == 0)):
-            return key, inner, "its place is the row or the message"
+            return key, inner, "it must be set on the row or the message"
     return None
 
 
 def _verdict(rule: Rule, value: Any) -> str:
-    """`fine`, `bad`, `thought`, `odd` (of a type that the key cannot have) or `told`."""
+    """Returns `fine`, `bad`, `thought`, `odd` (wrong type) or `told`."""
     if rule is Rule.HARMLESS:
         return "fine"
     if rule in (Rule.EMPTY, Rule.TOLD):
@@ -344,19 +343,19 @@ def _read_weight(key: str, value: Any, detail: str) -> float:
     if isinstance(value, bool):
         return float(value)
     if not _is_number(value):
-        raise BrokenRowError(f"{key!r} is {_shown(value)}, no number or boolean", detail)
+        raise BrokenRowError(f"{key!r} is {_shown(value)}, not a number or boolean", detail)
     # A JSON integer may be larger than any float.
     return checked_weight(key, value, detail)
 
 
 def checked_weight(key: str, value: float, detail: str = "") -> float:
-    """A loss weight within `WEIGHTS`, or 0.
+    """Checks that a loss weight is 0 or within `WEIGHTS`.
 
     Raises:
-      BrokenRowError: It is another number.
+      BrokenRowError: It is not.
     """
     low, high = WEIGHTS
-    # A JSON integer may be larger than any float; NaN is in no range.
+    # A JSON integer may be larger than any float; NaN fails every comparison.
     if not (value == 0 or low <= value <= high):
         raise BrokenRowError(f"{key!r} is neither 0 nor from {low:g} to {high:g}", detail)
     return float(value)
@@ -367,7 +366,7 @@ def _is_number(value: Any) -> TypeGuard[int | float]:
 
 
 def _shown(value: Any) -> str:
-    """What a value is, in few words: there are no more of them than there are kinds of values."""
+    """Describes a value in a few words, such that only a limited number of texts exist."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):

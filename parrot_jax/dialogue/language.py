@@ -1,4 +1,4 @@
-"""Which language a dialogue is in, by `py3langid` (naive Bayes over byte n-grams, CPU only)."""
+"""Language detection and filter, with `py3langid` (naive Bayes over byte n-grams, CPU only)."""
 
 import functools
 from collections import defaultdict
@@ -12,7 +12,7 @@ from parrot_jax.dialogue.prose import prose
 from parrot_jax.dialogue.types import Dialogue
 
 MIN_LETTERS = 20
-"""A text with fewer letters is kept: on it the classifier is little better than chance ("hi" and
+"""Texts with fewer letters are kept: on them the classifier is little better than chance ("hi" and
 "2" score as Serbian)."""
 
 _VARIETIES: Mapping[str, str] = {
@@ -24,23 +24,23 @@ _VARIETIES: Mapping[str, str] = {
     "nb": "no",
     "nn": "no",
 }
-"""Written alike: English with code scores as Pidgin, short Chinese as Wu."""
+"""Varieties that look alike: English with code scores as Pidgin, short Chinese as Wu."""
 _CHARS_READ = 8
-"""So many times `max_chars` are read for prose: code may be most of a text."""
+"""Multiple of `max_chars` that is searched for prose, since code may be most of a text."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LanguageConfig:
-    """Keep dialogues in some languages, judged by what the user says; code does not count."""
+    """Keep dialogues in some languages, judged by the user's messages; code is ignored."""
 
     languages: tuple[str, ...] = ("en",)
     """ISO 639-1 codes."""
     min_probability: float = 0.5
-    """A text with at least this probability of being in one of the languages is; one with more than
-    1 minus this of being in another is not. In [0, 1]; the classifier is sure of most texts, so
-    values from 0.2 to 0.9 differ little."""
+    """Keep a text if one of the languages has at least this probability; drop it if another one has
+    more than 1 minus this. In [0, 1]; the classifier is confident on most texts, so values from 0.2
+    to 0.9 differ little."""
     max_chars: int = 2000
-    """How many characters of prose are looked at, >= 1; 2,000 cost about 1 ms."""
+    """Characters of prose to classify, >= 1; 2,000 take about 1 ms."""
 
     def __post_init__(self) -> None:
         require(0 <= self.min_probability <= 1, "min_probability", self.min_probability, "0..1")
@@ -49,14 +49,14 @@ class LanguageConfig:
 
 
 def language_filter(config: LanguageConfig) -> Callable[[Dialogue], str | None]:
-    """Makes a predicate that drops dialogues in other languages.
+    """Makes a filter that drops dialogues in other languages.
 
-    Kept is a dialogue that is in one of the languages by what the user says, for an answer may be a
-    translation, or by all that is said. So is one that is likely in no language, such as a list of
-    names, or has too little prose to tell: nothing is known against it.
+    A dialogue is kept if its user messages (since an answer may be a translation) or all its
+    messages are in one of the languages. It is also kept if no language is likely, as in a list of
+    names, or if it has too little prose.
 
     Returns:
-      A function that names the reason against a dialogue, or gives `None` to keep it.
+      A function that returns the reason to drop a dialogue, or `None` to keep it.
 
     Raises:
       UserError: The classifier does not know a language.
@@ -66,7 +66,7 @@ def language_filter(config: LanguageConfig) -> Callable[[Dialogue], str | None]:
     unknown = sorted(languages - set(identifier.labels))
     if unknown:
         known = ", ".join(sorted(label for label in identifier.labels if len(label) == 2))
-        raise UserError(f"language codes {unknown} are not known; choose some of {known}.")
+        raise UserError(f"language codes {unknown} are unknown; choose from {known}.")
 
     def reason_against(dialogue: Dialogue) -> str | None:
         asked = dialogue.questions()
@@ -87,14 +87,14 @@ def language_filter(config: LanguageConfig) -> Callable[[Dialogue], str | None]:
 
 
 def language_of(*, max_chars: int = 400) -> Callable[[str], tuple[str, float] | None]:
-    """Makes a function that names the language of one text.
+    """Makes a function that detects the language of a text.
 
     Args:
-      max_chars: How many characters are looked at, code blocks left out.
+      max_chars: Characters to classify, without code blocks.
 
     Returns:
-      A function to the likeliest language, as an ISO 639-1 code, and its probability; None for a
-      text of fewer than `MIN_LETTERS` letters.
+      A function that returns the most likely language, as an ISO 639-1 code, and its probability;
+      None for a text with fewer than `MIN_LETTERS` letters.
     """
     identifier = _identifier()
 
@@ -111,13 +111,13 @@ def language_of(*, max_chars: int = 400) -> Callable[[str], tuple[str, float] | 
 def _identifier() -> Any:
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
-    # It unpacks its model into a temporary file.
-    with disk_full_is_a_user_error("the classifier of languages"):
+    # The library unpacks its model to a temporary file.
+    with disk_full_is_a_user_error("the language classifier"):
         return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
 
 
 def _shares(identifier: Any, text: str, wanted: frozenset[str]) -> dict[str, float]:
-    """The probability of each language, with that of its varieties that are not wanted apart."""
+    """The probability of each language, including its varieties that are not wanted themselves."""
     shares: dict[str, float] = defaultdict(float)
     for label, share in identifier.rank(text):
         shares[label if label in wanted else _VARIETIES.get(label, label)] += float(share)

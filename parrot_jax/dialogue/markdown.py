@@ -1,9 +1,9 @@
-"""The HTML of chat exports to Markdown.
+"""Converts the HTML of chat exports to Markdown.
 
-Raw ShareGPT holds what the browser showed: paragraphs, lists, code blocks with a "Copy code"
-button, formulas drawn by KaTeX. Much plain text also has angle brackets (`if a < b`, `vector<int>`,
-a question about `<div>`), and converting that would destroy it. So a text is converted only if it
-is one HTML fragment from its first character to its last.
+Raw ShareGPT contains the HTML of the browser: paragraphs, lists, code blocks with a "Copy code"
+button, KaTeX formulas. Plain text may also have angle brackets (`if a < b`, `vector<int>`, a
+question about `<div>`), and converting it would destroy it. So a text is converted only if it is
+one HTML fragment from its first character to its last.
 """
 
 import re
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 BLANK_WITHOUT_HTML = "blank after removing HTML"
 
-# "2 / 2" is the counter of regenerated answers, which the export put in front.
+# "2 / 2" is the counter of regenerated answers, which the export put first.
 _ANSWER_COUNTER = re.compile(r"\s*\d{1,3} / \d{1,3}\s*(?=<)")
 _BLOCK_START = re.compile(r"\s*<(?:div|p|pre|ol|ul|h[1-6]|table|blockquote|hr)\b[^<>]*>", re.I)
 _EXPORT_CLASS = re.compile(r"whitespace-pre-wrap|\bmarkdown prose\b|\bbreak-words\b")
 _WORD_COUNT = re.compile(r"Copy\d+ chars / \d+ words")
 _LANGUAGE = re.compile(r"[\w+#.-]{1,20}")
-# A code block that somebody already made Markdown, with the button's text still in it.
+# A code block that is already Markdown, but still has the button's text.
 _COPY_CODE_LINE = re.compile(r"^(```)[ \t]*\n?[ \t]*([\w+#.-]{0,20}?)Copy code[ \t]*\n", re.M)
 _TAGS = frozenset(
     re.findall(
@@ -45,22 +45,22 @@ _TAGS = frozenset(
 
 @dataclass(frozen=True, kw_only=True)
 class HtmlConfig:
-    """Turn the HTML of raw ShareGPT into Markdown; text that is not wholly HTML stays as it is."""
+    """Convert the HTML of raw ShareGPT to Markdown; text that is not all HTML is unchanged."""
 
     all_user_turns: bool = False
-    """Convert user turns that are HTML even without the class names of the ChatGPT page. Such a
-    turn is mostly code that the user pasted."""
+    """Also convert user turns that are HTML without the class names of the ChatGPT page. These are
+    mostly pasted code."""
 
 
 def html_to_markdown(text: str, *, only_exported: bool = False) -> str:
-    """Converts a text that is an HTML fragment to Markdown; gives any other text back unchanged.
+    """Converts a text that is an HTML fragment to Markdown; returns any other text unchanged.
 
     An HTML fragment starts with a block tag (`<p>`, `<div>`, `<pre>`, ...), ends with a tag, has no
-    text outside its tags and no tag that pages of chats do not have. Code keeps every character.
+    text outside its tags and only tags that chat pages use. Code keeps every character.
 
     Args:
       text: One turn.
-      only_exported: Convert only what carries the class names of the ChatGPT page.
+      only_exported: Convert only text with the class names of the ChatGPT page.
 
     Returns:
       The Markdown, or `text` itself.
@@ -82,20 +82,20 @@ def html_to_markdown(text: str, *, only_exported: bool = False) -> str:
     try:
         soup = BeautifulSoup(body, "html.parser")
         return _fragment_to_markdown(soup) if _is_fragment(soup) else text
-    # What the parser calls impossible, or a nesting that only an attack has, is no chat page.
+    # Markup that the parser rejects, or extreme nesting, is not a chat page.
     except (ParserRejectedMarkup, AssertionError, RecursionError):
         return text
 
 
 def convert_html(dialogue: Dialogue, config: HtmlConfig) -> Dialogue | str:
-    """Converts the turns that are HTML and repairs the turns that become blank.
+    """Converts the turns that are HTML, and repairs turns that become blank.
 
     Args:
       dialogue: Any dialogue.
       config: Which user turns to convert.
 
     Returns:
-      The dialogue, itself where nothing changed; or the reason why nothing is left of it.
+      The dialogue (the same object if nothing changed), or the reason why nothing is left.
     """
     turns = tuple(
         _convert_turn(turn, only_exported=turn.role == "user" and not config.all_user_turns)
@@ -133,7 +133,7 @@ def _fragment_to_markdown(soup: "BeautifulSoup") -> str:
     for formula in soup.find_all("span", class_="katex"):
         _reduce_to_tex(formula)
     for line_break in soup.find_all("br"):
-        # As in a browser, the break swallows the white space of the source behind it.
+        # As in a browser, white space of the source after a break is ignored.
         behind = line_break.next_sibling
         if isinstance(behind, NavigableString):
             behind.replace_with(behind.lstrip())
@@ -141,7 +141,7 @@ def _fragment_to_markdown(soup: "BeautifulSoup") -> str:
     converter = MarkdownConverter(
         heading_style="atx",
         bullets="-",
-        # The text is read by a model, not by a renderer: a_b must not become a\_b.
+        # The text is for a model, not a renderer: a_b must not become a\_b.
         escape_asterisks=False,
         escape_underscores=False,
         code_language_callback=lambda pre: pre.get("data-language", ""),
@@ -150,7 +150,7 @@ def _fragment_to_markdown(soup: "BeautifulSoup") -> str:
 
 
 def _plain_box(soup: "BeautifulSoup") -> str | None:
-    """The text of boxes around nothing but text, with its line breaks: how user turns are shown."""
+    """The text of nested boxes that contain only text, with line breaks: the form of user turns."""
     tag: Tag | BeautifulSoup = soup
     while True:
         inner = tag.find_all(True, recursive=False)
@@ -162,7 +162,7 @@ def _plain_box(soup: "BeautifulSoup") -> str | None:
 
 
 def _reduce_to_code(pre: "Tag") -> None:
-    """Leaves the code in a `<pre>`; its label ("python" above the button) becomes an attribute."""
+    """Reduces a `<pre>` to its code; its label ("python" above the button) becomes an attribute."""
     for button in pre.find_all("button"):
         button.decompose()
     code = pre.find("code")

@@ -1,7 +1,7 @@
-"""From a list of messages, in whatever form the files have it, to turns.
+"""Converts a list of messages, in any of the known forms, to turns.
 
-Speakers and texts are read here; what the other keys of a message mean is in `keys`. What would
-need a guess (an unknown speaker, an image) makes the row broken.
+Reads speakers and texts; the other keys are handled by `keys`. Rows that would need a guess (an
+unknown speaker, an image) are rejected.
 """
 
 import contextlib
@@ -30,10 +30,10 @@ _NAMES: Mapping[Speaker, str] = MappingProxyType(
 SPEAKERS: Mapping[str, Speaker] = MappingProxyType(
     {name: speaker for speaker, names in _NAMES.items() for name in names.split()}
 )
-"""Who speaks, by the names that dialogue files use (in lower case)."""
+"""Speakers by the names that dialogue files use, in lower case."""
 
 _KIND_KEYS = ("type", "kind")
-"""Keys that may say that an assistant's message is a call of a tool, or what one gave."""
+"""Keys that may mark an assistant's message as a tool call or a tool result."""
 SPEAKER_KEYS = ("role", "from", "speaker", "sender", "type")
 TEXT_KEYS = ("content", "value", "text", "message", "utterance")
 _CALL_KEYS = ("tool_calls", "function_call")
@@ -41,28 +41,28 @@ _TEXT_PARTS = frozenset({"text", "input_text", "output_text"})
 
 
 class Said(NamedTuple):
-    """What a list of messages holds."""
+    """The content of a list of messages."""
 
     turns: list[Turn]
-    """As read: speakers may follow themselves, texts may be blank."""
+    """As read: speakers may not alternate, texts may be blank."""
     system: str
-    """The texts of the system's messages; empty = none."""
+    """The texts of the system messages; empty = none."""
 
 
 def read_messages(messages: Any, place: RowPlace) -> Said:
     """Reads a list of `{"role", "content"}` or `{"from", "value"}` objects.
 
-    A call of a tool and its result become contexts without a text, in an assistant's turn.
+    Tool calls and their results become context without text, in an assistant turn.
 
     Args:
-      messages: The value of the row's list of messages, not yet checked.
-      place: Where the row was read; counts what becomes context and keys that are passed over.
+      messages: The row's list of messages, not yet checked.
+      place: The row's place; counts repairs and ignored keys.
 
     Raises:
-      BrokenRowError: The messages cannot be understood without a guess.
+      BrokenRowError: The messages cannot be read without a guess.
     """
     if not isinstance(messages, Sequence) or isinstance(messages, str):
-        raise BrokenRowError("the messages are no list", f"but {type(messages).__name__}")
+        raise BrokenRowError("the messages are not a list", f"but {type(messages).__name__}")
     system: list[str] = []
     turns: list[Turn] = []
     for number, value in enumerate(messages, start=1):
@@ -83,7 +83,7 @@ def read_messages(messages: Any, place: RowPlace) -> Said:
 
 
 def is_message(value: Any) -> bool:
-    """Whether a value names a speaker as messages do."""
+    """Whether a value has a speaker like a message."""
     return isinstance(value, Mapping) and any(value.get(key) is not None for key in SPEAKER_KEYS)
 
 
@@ -91,18 +91,18 @@ class _Message(NamedTuple):
     speaker: Speaker
     text: str
     context: str
-    """Calls of tools, or what one gave."""
+    """Tool calls or a tool result."""
     weight: float
 
 
 def _read_message(message: Any, where: str, place: RowPlace) -> _Message:
     if not isinstance(message, Mapping):
-        raise BrokenRowError("a message is no object", where)
+        raise BrokenRowError("a message is not an object", where)
     speaker, speaker_keys = _read_speaker(message, where)
     text_keys = _text_keys(message, where)
     text_key = text_keys[0] if text_keys else None
     calls = [_call_text(message[key]) for key in _CALL_KEYS if not is_empty(message.get(key))]
-    # The name of a tool stands in its call.
+    # The tool's name is in its call.
     read = {*speaker_keys, *text_keys, *_CALL_KEYS, *(["name"] if speaker == "tool" else [])}
     weight, _ = read_keys(
         message, MESSAGE_KEYS, read=read, where=where, passed_over=place.passed_over
@@ -112,7 +112,7 @@ def _read_message(message: Any, where: str, place: RowPlace) -> _Message:
         keys = ", ".join(repr(key) for key, value in message.items() if value is not None)
         raise BrokenRowError(f"a message has no {missing!r}", f"{where} has {keys}")
     if calls and speaker in ("system", "user"):
-        raise BrokenRowError(f"a call of a tool by the {speaker}", where)
+        raise BrokenRowError(f"a tool call by the {speaker}", where)
     text = _read_content(message[text_key], where, speaker, place) if text_key else ""
     if speaker == "tool":
         calls, text = [text, *calls], ""
@@ -121,10 +121,10 @@ def _read_message(message: Any, where: str, place: RowPlace) -> _Message:
 
 
 def _text_keys(owner: Mapping[str, Any], where: str) -> list[str]:
-    """The keys of a message or a part that hold its text, the one that counts first.
+    """The keys of a message or a part that have its text; the first one is used.
 
     Raises:
-      BrokenRowError: Two of them hold different texts.
+      BrokenRowError: Two of them have different texts.
     """
     keys = [key for key in TEXT_KEYS if owner.get(key) is not None]
     filled = [key for key in keys if not is_empty(owner[key])]
@@ -135,7 +135,7 @@ def _text_keys(owner: Mapping[str, Any], where: str) -> list[str]:
     first = next(iter([*texts, *filled, *keys]), None)
     if first is None:
         return []
-    # Whatever else is there and is no text is judged as any other key.
+    # Other non-text values are handled like any other key.
     others = [key for key in keys if key != first and (key in texts or key not in filled)]
     return [first, *others]
 
@@ -171,7 +171,7 @@ def _read_content(content: Any, where: str, speaker: Speaker, place: RowPlace) -
     if speaker == "tool" and not _is_parts(content):
         return _json_text(content)
     if not isinstance(content, Sequence):
-        raise BrokenRowError(f"content is {_json_type(content)}, no text", where)
+        raise BrokenRowError(f"content is {_json_type(content)}, not text", where)
     return "\n".join(
         _read_part(part, f"part {number} of {where}", place)
         for number, part in enumerate(content, start=1)
@@ -202,7 +202,7 @@ def _is_parts(content: Any) -> bool:
 
 
 def _call_text(calls: Any) -> str:
-    """Calls of tools as text: a JSON object each, with the name and the arguments."""
+    """Tool calls as text: a JSON object for each, with name and arguments."""
     if isinstance(calls, str):
         return calls
     calls = calls if isinstance(calls, list) else [calls]
@@ -215,7 +215,7 @@ def _one_call(call: Any) -> str:
         return _json_text(call)
     arguments = function.get("arguments")
     if isinstance(arguments, str):
-        # A model wrote them: what is no JSON stays a text.
+        # A model wrote them, so they may not be JSON.
         with contextlib.suppress(ValueError, RecursionError):
             arguments = json.loads(arguments)
     return _json_text({"name": function["name"], "arguments": arguments})

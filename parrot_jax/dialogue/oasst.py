@@ -1,4 +1,4 @@
-"""OpenAssistant message trees: every path from the first message to a leaf is one dialogue."""
+"""Reads OpenAssistant message trees: every path from the root to a leaf is one dialogue."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -10,7 +10,7 @@ from parrot_jax.dialogue.types import Dialogue
 
 PRUNED = "deleted or rejected reply pruned"
 _ABANDONED_STATES = frozenset({"aborted_low_grade", "halted_by_moderator"})
-# What a message of a tree has besides its text and its author; what bears on its use is read here.
+# Other keys of a tree's messages; the ones that matter are read here.
 _MESSAGE_KEYS = frozenset(
     (
         *("replies", "deleted", "review_result", "review_count", "rank", "synthetic", "emojis"),
@@ -20,18 +20,18 @@ _MESSAGE_KEYS = frozenset(
 
 
 def parse_oasst_tree(row: Mapping[str, Any], place: RowPlace) -> list[Dialogue]:
-    """Turns one tree into its root-to-leaf paths, in the order of the file.
+    """Converts a tree to its root-to-leaf paths, in the order of the file.
 
     A reply that is deleted, failed its review (`review_result` false) or is blank is pruned with
-    all below it. Its parent then ends a path if no other reply is left; otherwise the parent is
-    covered by the other paths, so no path is written twice.
+    its subtree. If its parent has no other reply, the parent ends a path; otherwise the other paths
+    cover it, so no path is written twice.
 
     Args:
       row: `{"message_tree_id", "tree_state", "prompt": {...}}`; messages nest in `replies`.
-      place: Where the row was read; counts the pruned replies.
+      place: The row's place; counts the pruned replies.
 
     Returns:
-      One dialogue a path, with the id of its last message, and `tree_id`, `tree_state` and `lang`
+      One dialogue per path, with the id of its last message, and `tree_id`, `tree_state` and `lang`
       in the metadata.
 
     Raises:
@@ -42,7 +42,7 @@ def parse_oasst_tree(row: Mapping[str, Any], place: RowPlace) -> list[Dialogue]:
         raise BrokenRowError(f"tree state {state!r}")
     prompt = row["prompt"]
     if not isinstance(prompt, Mapping):
-        raise BrokenRowError("prompt is no message")
+        raise BrokenRowError("prompt is not a message")
     if not _is_usable(prompt):
         raise BrokenRowError("the first message is deleted, rejected or blank")
     tree_id = row.get("message_tree_id", prompt.get("message_id"))
@@ -62,7 +62,7 @@ def parse_oasst_tree(row: Mapping[str, Any], place: RowPlace) -> list[Dialogue]:
 
 
 def _paths(prompt: Mapping[str, Any], place: RowPlace) -> Iterator[list[Mapping[str, Any]]]:
-    # A stack of our own: a tree as deep as its file allows must not end in a RecursionError.
+    # An explicit stack, since a deep tree must not cause a RecursionError.
     stack: list[tuple[int, Mapping[str, Any]]] = [(0, prompt)]
     path: list[Mapping[str, Any]] = []
     while stack:
@@ -71,7 +71,7 @@ def _paths(prompt: Mapping[str, Any], place: RowPlace) -> Iterator[list[Mapping[
         path.append(message)
         replies = message.get("replies") or []
         if not isinstance(replies, list) or not all(isinstance(r, Mapping) for r in replies):
-            raise BrokenRowError("replies are no list of messages")
+            raise BrokenRowError("replies is not a list of messages")
         usable = [reply for reply in replies if _is_usable(reply)]
         if len(usable) < len(replies):
             place.repairs[PRUNED] += len(replies) - len(usable)
@@ -84,5 +84,5 @@ def _is_usable(message: Mapping[str, Any]) -> bool:
     text = message.get("text")
     if not isinstance(text, str) or not text.strip():
         return False
-    # The review is missing or null where a message was never reviewed, which rejects nothing.
+    # The review is missing or null if a message was never reviewed; such messages are kept.
     return not message.get("deleted") and message.get("review_result") is not False

@@ -1,11 +1,11 @@
-"""Rows that hold questions with their answers under two keys, once or in a list.
+"""Reads rows with questions and answers under two keys, once or in a list.
 
     {"instruction": .., "input": .., "output": .., "history": [[.., ..], ..]}      Alpaca
     {"conversation": [{"human": .., "assistant": ..}, ..]}                        Firefly
     {"history": [{"user": .., "bot": ..}, ..]}                                    MT-Bench-101
     {"prompt": .., "completion": ..}, {"question": .., "answer": ..}, ..
 
-The two keys are found by their names, whatever the combination.
+The two keys are found by their names, in any combination.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,10 +26,10 @@ ANSWER_KEYS = (
     *("targets", "solution"),
 )
 _EXTRA_KEYS = ("input", "context")
-"""What belongs to the question, a blank line behind it."""
+"""Texts that are appended to the question after a blank line."""
 
 _QUESTIONS = frozenset(("instruction", "prompt", "question", "query", "human", "problem"))
-"""Keys of which one row has one. `user` may be the name of a user."""
+"""Keys of which a row may have only one. `user` may be the name of a user."""
 
 LIST_KEYS = (
     *("history", "conversation", "conversations", "messages", "dialogue", "dialog", "turns"),
@@ -47,10 +47,10 @@ def holds_pairs(row: Mapping[str, Any]) -> bool:
 
 
 def parse_pairs(row: Mapping[str, Any], place: RowPlace) -> list[Dialogue]:
-    """The dialogue of such a row: the history, then the pairs, then the row's own pair.
+    """Parses such a row: the history, then the pairs, then the row's own pair.
 
     Raises:
-      BrokenRowError: A question or an answer is no text, or there are two of them.
+      BrokenRowError: A question or an answer is not text, or there are two of them.
     """
     turns: list[Turn] = []
     read: set[str] = set()
@@ -68,7 +68,7 @@ def parse_pairs(row: Mapping[str, Any], place: RowPlace) -> list[Dialogue]:
         if _are_messages(items):
             add_messages(items)
         elif not isinstance(items, list):
-            raise BrokenRowError(f"{list_key!r} is no list")
+            raise BrokenRowError(f"{list_key!r} is not a list")
         else:
             for number, item in enumerate(items, start=1):
                 turns += _read_item(item, f"pair {number}", place)
@@ -95,7 +95,7 @@ def _read_item(item: Any, where: str, place: RowPlace) -> list[Turn]:
             if text is not None
         ]
     if not isinstance(item, Mapping):
-        raise BrokenRowError("a pair is no question with its answer", where)
+        raise BrokenRowError("a pair is not a question with an answer", where)
     keys = list(_own_keys(item))
     if not keys:
         raise BrokenRowError("a pair has no question", f"{where} has {', '.join(map(repr, item))}")
@@ -107,7 +107,7 @@ def _read_item(item: Any, where: str, place: RowPlace) -> list[Turn]:
 
 
 def _said(owner: Mapping[str, Any], key: str, role: Role) -> tuple[str, list[str]]:
-    """A question with what belongs to it, or an answer, and the keys that hold it."""
+    """A question with its extra texts, or an answer, and its keys."""
     extras = [
         name
         for name, value in owner.items()
@@ -118,7 +118,7 @@ def _said(owner: Mapping[str, Any], key: str, role: Role) -> tuple[str, list[str
 
 
 def _refuse_second(owner: Mapping[str, Any], keys: Sequence[str], where: str) -> None:
-    """Refuses two questions or two answers that differ: one of them would be lost.
+    """Rejects two different questions or answers, since one of them would be lost.
 
     Raises:
       BrokenRowError: There are two; the reason names both keys.
@@ -166,5 +166,5 @@ def _are_messages(value: Any) -> bool:
 
 def _text(key: str, value: Any) -> str:
     if not isinstance(value, str):
-        raise BrokenRowError(f"{key!r} is no text", f"but {type(value).__name__}")
+        raise BrokenRowError(f"{key!r} is not text", f"but {type(value).__name__}")
     return value

@@ -1,4 +1,4 @@
-"""Rows of a Parquet file, one at a time, through the `datasets` extra."""
+"""Streams the rows of a Parquet file; needs the `datasets` extra."""
 
 import datetime
 import decimal
@@ -12,10 +12,10 @@ from parrot_jax.core.files import open_input
 from parrot_jax.core.paths import AnyPath
 from parrot_jax.dialogue.raw_rows import BrokenRowError, JsonRow
 
-# Few: a value that many rows share stands once in the file and once for each in memory.
+# Few, since a value that many rows share is stored once in the file but per row in memory.
 _ROWS_AT_ONCE = 4
 _BUFFER_BYTES = 1 << 20
-_ENDS_EARLY = "its group of rows ends before it; the pages of the file are damaged"
+_ENDS_EARLY = "its row group ends before it; pages of the file are damaged"
 _MISSING_PYARROW = (
     "{path} is a Parquet file, which needs the pyarrow library; install it with "
     "`pip install 'parrot-jax[datasets]'`."
@@ -25,12 +25,12 @@ _MISSING_PYARROW = (
 def parquet_rows(path: AnyPath | str, *, max_row_bytes: int) -> Iterator[JsonRow]:
     """Reads the rows in order; the "line" of a row is its number from 1.
 
-    Memory holds a few rows and one page of each column. A group of rows that are too long by what
-    the file itself says is not unpacked.
+    Memory holds a few rows and one page of each column. A row group whose rows are too long
+    according to its metadata is skipped.
 
     Args:
       path: The file.
-      max_row_bytes: A row that is longer is reported as broken, >= 1.
+      max_row_bytes: Longer rows are rejected, >= 1.
 
     Raises:
       UserError: The library is missing.
@@ -47,7 +47,7 @@ def parquet_rows(path: AnyPath | str, *, max_row_bytes: int) -> Iterator[JsonRow
                 file, buffer_size=_BUFFER_BYTES, pre_buffer=False, page_checksum_verification=True
             )
             if (twice := _twice(reader.schema_arrow)) is not None:
-                raise ValueError(f"the column {twice!r} stands twice")
+                raise ValueError(f"the column {twice!r} appears twice")
             for group in range(reader.num_row_groups):
                 about = reader.metadata.row_group(group)
                 end = number + about.num_rows
@@ -60,29 +60,29 @@ def parquet_rows(path: AnyPath | str, *, max_row_bytes: int) -> Iterator[JsonRow
                     for place in range(batch.num_rows):
                         number += 1
                         yield _row(number, batch.slice(place, 1), max_row_bytes)
-                # pyarrow ends a group early, without a word, where a damaged page says so.
+                # pyarrow silently ends a group early at a damaged page.
                 while number < end:
                     number += 1
                     yield JsonRow(number, problem=BrokenRowError("not valid Parquet", _ENDS_EARLY))
             if number != reader.metadata.num_rows:
-                raise ValueError(f"it says that it has {reader.metadata.num_rows:,} rows")
+                raise ValueError(f"its footer says {reader.metadata.num_rows:,} rows")
         except (pa.ArrowException, OSError, ValueError) as error:
             reason = " ".join(str(error).split())
-            detail = f"{reason}; nothing behind row {number} was read"
+            detail = f"{reason}; nothing after row {number} was read"
             yield JsonRow(number + 1, problem=BrokenRowError("not valid Parquet", detail))
 
 
 def plain_row(number: int, row: Mapping[str, Any]) -> JsonRow:
-    """A row as JSON would hold it: dates, decimals and UTF-8 bytes become texts.
+    """Converts a row to JSON values: dates, decimals and UTF-8 bytes become texts.
 
     Args:
-      number: Of the row, from 1.
-      row: Values of any type; one that has no such text makes the row a broken one.
+      number: The row's number, from 1.
+      row: Values of any type; the row is rejected if one cannot be converted.
     """
     try:
         return JsonRow(number, json.loads(json.dumps(row, default=_text, allow_nan=False)))
     except (ValueError, TypeError) as error:
-        return JsonRow(number, problem=BrokenRowError("row is no JSON value", str(error)))
+        return JsonRow(number, problem=BrokenRowError("row is not a JSON value", str(error)))
 
 
 def _row(number: int, batch: Any, max_row_bytes: int) -> JsonRow:
@@ -99,7 +99,7 @@ def _row(number: int, batch: Any, max_row_bytes: int) -> JsonRow:
 
 
 def _twice(fields: Any) -> str | None:
-    """The first name that two columns, or two fields of one struct, share."""
+    """The first duplicate name among the columns, or among the fields of a struct."""
     seen = set()
     for field in fields:
         if field.name in seen:
@@ -122,7 +122,7 @@ def _text(value: Any) -> str:
         return value.decode("utf-8")
     if isinstance(value, _WITH_A_TEXT):
         return str(value)
-    raise TypeError(f"a value of type {type(value).__name__} has no text")
+    raise TypeError(f"a value of type {type(value).__name__} cannot be text")
 
 
 def _too_long(number: int, max_row_bytes: int) -> JsonRow:

@@ -1,4 +1,4 @@
-"""What a turn does, as far as a few words tell: thanks, a refusal, an answer in a user's mouth."""
+"""Regular-expression tests for thanks, refusals, assistant-like questions and counter-questions."""
 
 import re
 
@@ -12,7 +12,7 @@ _GOODBYE = (
     r"(?:good ?)?bye(?: bye)?|good ?night|see you(?: later| soon)?|take care|talk to you later"
     r"|have a (?:nice|great|good|wonderful|lovely) (?:day|night|evening|one|weekend|time)(?: too)?"
 )
-# What is tried first is the longest: nothing is tried again.
+# Longest alternatives first, to avoid backtracking.
 _FILLER = (
     r"(?:that'?s )?all for (?:now|today)|ok(?:ay)?|oh|wow|great|good|perfect|awesome|nice|cool"
     r"|excellent|amazing|wonderful|alright"
@@ -47,14 +47,14 @@ _ANSWERS_LIKE_AN_ASSISTANT = re.compile(
 
 
 def only_thanks(text: str) -> bool:
-    """Whether a text thanks or says good-bye, and nothing else.
+    """Whether a text only thanks or says good-bye.
 
     >>> [only_thanks(t) for t in ("Great, thanks a lot!", "Bye.", "Thanks, and its river?", "Ok.")]
     [True, True, False, False]
     """
     if len(text) > _MOST_CHARS_OF_THANKS:
         return False
-    # Phrase by phrase: one pattern for all of it would try each way to divide it into phrases.
+    # Phrase by phrase: a single pattern would backtrack over all divisions into phrases.
     place, says_it = 0, False
     phrase = _GAP.match(text)
     while phrase is not None:
@@ -65,7 +65,7 @@ def only_thanks(text: str) -> bool:
 
 
 def says_thanks(text: str) -> bool:
-    """Whether a text thanks, whatever else it does; in a long one, only its opening counts.
+    """Whether a text contains thanks; in a long text, only the opening counts.
 
     >>> [says_thanks(text) for text in ("Thanks, and its river?", 20 * "Word, " + "thanks!" * 20)]
     [True, False]
@@ -75,7 +75,7 @@ def says_thanks(text: str) -> bool:
 
 
 def refuses(text: str) -> bool:
-    """Whether an answer begins by saying that it will not be given.
+    """Whether an answer begins with a refusal.
 
     >>> refuses("I'm sorry, but I can't help with that."), refuses("Sorry for the delay: it is 7.")
     (True, False)
@@ -84,7 +84,7 @@ def refuses(text: str) -> bool:
 
 
 def answers_like_an_assistant(text: str) -> bool:
-    """Whether what should be a question begins as a chat model's answers do.
+    """Whether a question begins like a chat model's answer.
 
     >>> [answers_like_an_assistant(text) for text in ("Certainly! It is long.", "Are you sure?")]
     [True, False]

@@ -1,4 +1,4 @@
-"""What of a text is prose: without code, formulas, links and traces, which are in no language."""
+"""Extracts the prose of a text, without code, formulas, links and stack traces."""
 
 import re
 
@@ -19,15 +19,15 @@ _TRACE = re.compile(
 )
 _CODE_SIGNS = re.compile(r"[{}\[\]()<>=;_|\\/*&^%$#@~+]")
 _ASCII_WORD = re.compile(r"[!-~]+")
-# In prose these stand around a word.
+# Punctuation around words in prose.
 _AROUND = "()[]{}<>.,;:!?\"'*_~-"
 _CODE_IN_WORD = re.compile(r"[{}\[\]()<>=;_|\\/*&^%$#@~+:\d]|[a-z][A-Z]|\w\.\w")
 _MOST_SIGNS = 0.2
-"""A line with more signs of code for each of its letters is code."""
+"""A line with more code symbols per letter is code."""
 
 
 def prose(text: str) -> str:
-    r"""Leaves out blocks and lines of code, formulas, links, traces, and words that hold signs.
+    r"""Removes code blocks and lines, formulas, links, traces, and words with code symbols.
 
     >>> prose("Fix `f`: see https://a.org\nx = [f(i) for i in y]\nWhy does get_x(1) fail?")
     'Fix : see\nWhy does fail?'

@@ -1,15 +1,15 @@
-"""A row of a file before anybody has asked what it means: its value, or why it has none."""
+"""A row of a file before it is interpreted: its JSON value, or why it is rejected."""
 
 from dataclasses import dataclass
 from typing import Any
 
 
 class BrokenRowError(ValueError):
-    """A row that cannot be used.
+    """A row that is rejected.
 
     Args:
-      reason: A short phrase under which such rows are counted, e.g. `"not valid JSON"`.
-      detail: What is particular to this row.
+      reason: A short phrase by which rejected rows are counted, e.g. `"not valid JSON"`.
+      detail: Details of this row.
     """
 
     def __init__(self, reason: str, detail: str = "") -> None:
@@ -20,18 +20,18 @@ class BrokenRowError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class JsonRow:
-    """One row of a file: its JSON value, or why there is none."""
+    """One row of a file: its JSON value, or the problem."""
 
     line: int
-    """Where the row starts, counted from 1."""
+    """The line where the row starts, from 1."""
     value: Any = None
     problem: BrokenRowError | None = None
     repair: str = ""
-    """What was mended in the bytes; empty = nothing."""
+    """What was repaired in the bytes; empty = nothing."""
 
 
 def printable(text: str, limit: int = 200) -> str:
-    r"""Shortens `text` for a message and writes out what cannot be printed or is not seen.
+    r"""Shortens `text` for a message and escapes unprintable characters.
 
     >>> printable("caf\ud800 \x1b[2J")
     'caf\\ud800 \\x1b[2J'

@@ -1,4 +1,4 @@
-"""Dialogues of a file, in one call."""
+"""Reads the dialogues of a file in one call."""
 
 from collections.abc import Iterator
 
@@ -11,13 +11,13 @@ from parrot_jax.dialogue.types import Dialogue
 def read_dialogues(
     path: str, kind: SourceKind = "messages", *, sample: int | None = None, seed: int = 0
 ) -> Iterator[Dialogue]:
-    """Streams the dialogues of a file; after the last one it prints what it had to reject.
+    """Streams the dialogues of a file; at the end, prints a summary if rows were rejected.
 
     Args:
       path: A file or a glob, also in a bucket; `dialogues.jsonl` of a collection is one.
       kind: The format of the rows; docs/data_formats.md shows each.
-      sample: How many to draw by seed and content; None = all, in their order.
-      seed: Decides the sample.
+      sample: Number of dialogues to draw by seed and content; None = all, in their order.
+      seed: Seed of the sample.
 
     Raises:
       UserError: No file matches, or no row is usable.

@@ -1,8 +1,8 @@
-"""One parser for each format of dialogue files: from a JSON row to dialogues.
+"""One parser for each format of dialogue files, from a JSON row to dialogues.
 
-A parser gets one row and its place and returns the dialogues in it (a tree has many), or raises
-`BrokenRowError`. Reading bytes is `json_stream`'s, the rules of repair are `turns`'s, and choosing
-files, weights and limits is left to `sources`.
+A parser gets one row and its place and returns its dialogues (a tree has many), or raises
+`BrokenRowError`. `json_stream` reads the bytes, `turns` repairs, and `sources` handles files,
+weights and limits.
 """
 
 import re
@@ -24,17 +24,17 @@ Parser = Callable[[Mapping[str, Any], RowPlace], list[Dialogue]]
 
 SHAREGPT_KEYS = ("conversations", "conversation", "items")
 _MESSAGE_LISTS = ("dialogue", "dialog", "chat", "turns", "history")
-"""Other keys under which messages stand, where their values are messages."""
+"""Other keys that may have a list of messages."""
 _BAIZE_SPEAKER = re.compile(r"\[\|(Human|AI)\|\]")
 
 
 class WrongKindError(BrokenRowError):
-    """The row lacks the keys of its kind; the detail names the kind it looks like."""
+    """The row lacks the keys of its kind; the detail names the kind that it looks like."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReadRow:
-    """What became of one row: dialogues, or a problem."""
+    """The result of one row: dialogues, or a problem."""
 
     place: RowPlace
     dialogues: tuple[Dialogue, ...] = ()
@@ -42,7 +42,7 @@ class ReadRow:
 
 
 def detect_kind(row: Mapping[str, Any]) -> FileKind | None:
-    """Guesses the format of a row from its keys; `None` where no format fits.
+    """Guesses the format of a row from its keys; `None` if no format fits.
 
     >>> detect_kind({"id": "7", "conversations": []})
     'sharegpt'
@@ -81,7 +81,7 @@ def read_json_file(path: Path | str, kind: FileKind) -> Iterator[ReadRow]:
 
 
 def parse_row(row: JsonRow, source: str, parser: Parser) -> ReadRow:
-    """Parses one row; what the parser raises becomes the row's problem."""
+    """Parses one row; the parser's error becomes the row's problem."""
     place = RowPlace(source, row.line)
     if row.repair:
         place.repairs[row.repair] += 1
@@ -89,7 +89,7 @@ def parse_row(row: JsonRow, source: str, parser: Parser) -> ReadRow:
         return ReadRow(place, problem=row.problem)
     if not isinstance(row.value, Mapping):
         detail = f"but {type(row.value).__name__}"
-        return ReadRow(place, problem=BrokenRowError("row is no JSON object", detail))
+        return ReadRow(place, problem=BrokenRowError("row is not a JSON object", detail))
     present = {key: value for key, value in row.value.items() if value is not None}
     try:
         return ReadRow(place, tuple(parser(present, place)))
@@ -98,7 +98,7 @@ def parse_row(row: JsonRow, source: str, parser: Parser) -> ReadRow:
         place.passed_over.clear()
         return ReadRow(place, problem=BrokenRowError("JSON nested too deeply"))
     except BrokenRowError as problem:
-        # What a broken row would have needed besides is of no use to anybody.
+        # Repairs of a rejected row do not count.
         place.repairs.clear()
         place.passed_over.clear()
         return ReadRow(place, problem=problem)
@@ -111,7 +111,7 @@ def parse_messages(row: Mapping[str, Any], place: RowPlace) -> list[Dialogue]:
 
 
 def parse_sharegpt(row: Mapping[str, Any], place: RowPlace) -> list[Dialogue]:
-    """`{"id", "conversations": [{"from", "value"}]}`, with the dirt of the real files."""
+    """`{"id", "conversations": [{"from", "value"}]}`, with the irregularities of real files."""
     key = _sharegpt_key(row) or SHAREGPT_KEYS[0]
     _require(row, key)
     return [_dialogue_of(row, key, place)]
@@ -121,7 +121,7 @@ def parse_ultrachat(row: Mapping[str, Any], place: RowPlace) -> list[Dialogue]:
     """`{"id", "data": [question, answer, question, ...]}`."""
     texts = _require(row, "data")
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise BrokenRowError("data is no list of texts")
+        raise BrokenRowError("data is not a list of texts")
     turns = [Turn("assistant" if n % 2 else "user", text) for n, text in enumerate(texts)]
     return [build_dialogue(turns, place, row=row, read={"data"})]
 
@@ -129,12 +129,12 @@ def parse_ultrachat(row: Mapping[str, Any], place: RowPlace) -> list[Dialogue]:
 def parse_baize(row: Mapping[str, Any], place: RowPlace) -> list[Dialogue]:
     """`{"topic", "input": "...[|Human|] question [|AI|] answer ... [|Human|]"}`.
 
-    The sentence before the first speaker and the empty `[|Human|]` at the end belong to the format
-    and are no repairs.
+    The sentence before the first speaker and the empty `[|Human|]` at the end are part of the
+    format and do not count as repairs.
     """
     text = _require(row, "input")
     if not isinstance(text, str):
-        raise BrokenRowError("input is no text")
+        raise BrokenRowError("input is not text")
     _, *pieces = _BAIZE_SPEAKER.split(text)
     if not pieces:
         raise BrokenRowError("input has no [|Human|]")
@@ -161,7 +161,7 @@ def parse_pairs_row(row: Mapping[str, Any], place: RowPlace) -> list[Dialogue]:
 
 
 def parse_any(row: Mapping[str, Any], place: RowPlace) -> list[Dialogue]:
-    """Recognises the row by its keys; for data sets of the hub, whose columns name the format."""
+    """Detects the format by the keys; for data sets of the hub."""
     kind = detect_kind(row)
     if kind is None:
         raise WrongKindError("no column holds a dialogue", f"the columns are {', '.join(row)}")
@@ -182,7 +182,7 @@ def _dialogue_of(row: Mapping[str, Any], key: str, place: RowPlace) -> Dialogue:
     if _is_list_of_pairs(row[key]):
         raise _wrong_kind(row, f"{key!r} holds no messages")
     said = read_messages(row[key], place)
-    # Many files say the first question once more in a column of its own.
+    # Many files repeat the first question in a separate column.
     first = next((turn.text for turn in said.turns if turn.role == "user"), None)
     repeated = {name for name in QUESTION_KEYS if name in row and row[name] == first}
     return build_dialogue(said.turns, place, row=row, read={key, *repeated}, system=said.system)
@@ -212,5 +212,5 @@ def _wrong_kind(row: Mapping[str, Any], reason: str) -> WrongKindError:
     found = f"the row has {', '.join(map(repr, row)) or 'no keys'}"
     hint = f"; this looks like kind: {kind}" if kind else ""
     if {"chosen", "rejected"} <= row.keys():
-        hint += "; a file of preference pairs is no dialogue file" if not kind else ""
+        hint += "; a file of preference pairs is not a dialogue file" if not kind else ""
     return WrongKindError(reason, found + hint)

@@ -1,16 +1,16 @@
-"""Whether a question was asked before in its dialogue."""
+"""Similarity of a question to earlier ones of its dialogue."""
 
 from collections.abc import Sequence
 
 from parrot_jax.dialogue.words import words_and_signs
 
 MOST_CHARS = 20_000
-"""Of a longer text, the first and the last half of so many characters are compared: the time of a
-comparison is that of the product of both lengths."""
+"""Limit for a comparison, whose time is the product of both lengths. Of a longer text, the first
+and the last half of this many characters are compared."""
 
 
 def comparable(text: str) -> str:
-    """A text without case and the punctuation of prose; one that has nothing else stays as it is.
+    """A text without case and punctuation; a text of punctuation only is unchanged.
 
     >>> comparable("Make it SHORT!"), comparable("In C++, 3-4?"), comparable("?!")
     ('make it short', 'in c + + 3 - 4', '?!')
@@ -21,17 +21,17 @@ def comparable(text: str) -> str:
 
 
 def most_similar(text: str, earlier: Sequence[str], threshold: float) -> float:
-    """The similarity to the most similar of the earlier texts, from the threshold on; else 0.
+    """The highest similarity to an earlier text if it reaches the threshold; else 0.
 
-    It is 100 times the share of characters that stay if one text is turned into the other. Texts
-    with other numbers or signs are not similar: one of them is in C and the other in C++.
+    It is 100 times the share of characters kept when one text is edited into the other. Texts with
+    different numbers or symbols are not similar, e.g. C and C++.
 
     >>> most_similar("make it short", ["hello", "make it short"], 95.0)
     100.0
 
     Args:
       text: From `comparable`.
-      earlier: As well.
+      earlier: From `comparable`.
       threshold: In (0, 100].
     """
     from rapidfuzz import fuzz, process

@@ -1,4 +1,4 @@
-"""What reading dialogue files met: rows, dialogues, what was broken and what was repaired."""
+"""Counts of reading dialogue files: rows, dialogues, rejected rows, repairs, ignored keys."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -23,15 +23,15 @@ class SourceCounts:
     kind: str
     rows: int = 0
     dialogues: int = 0
-    """Usable dialogues read; a row of a tree format holds many."""
+    """Usable dialogues read; a row of a tree format has many."""
     used: int = 0
-    """Dialogues handed on: more or fewer than read where `weight` is not 1."""
+    """Dialogues after applying `weight`."""
     broken: Counter[str] = field(default_factory=Counter)
-    """Rows that gave no dialogue, by reason."""
+    """Rejected rows by reason."""
     repairs: Counter[str] = field(default_factory=Counter)
     """Repairs by reason; one dialogue may need several."""
     passed_over: Counter[str] = field(default_factory=Counter)
-    """Keys of rows and messages that were not used."""
+    """Ignored keys of rows and messages."""
 
     def to_json(self) -> dict[str, Any]:
         """The counts as a JSON object; reasons with the largest count first."""
@@ -49,17 +49,17 @@ class SourceCounts:
 
 @dataclass
 class ReadReport:
-    """Counts what `read_sources` meets while it streams; complete when the stream has ended."""
+    """Counts of `read_sources`; complete when its stream has ended."""
 
     sources: list[SourceCounts] = field(default_factory=list)
     examples: list[str] = field(default_factory=list)
-    """The first broken rows as `file:line: reason`."""
+    """The first rejected rows as `file:line: reason`."""
     place: RowPlace | None = None
-    """Where the row that was read last stands."""
+    """The place of the last row that was read."""
 
     @property
     def rows(self) -> int:
-        """Rows read, broken ones included."""
+        """Rows read, including rejected ones."""
         return sum(source.rows for source in self.sources)
 
     @property
@@ -69,7 +69,7 @@ class ReadReport:
 
     @property
     def broken(self) -> Counter[str]:
-        """Broken rows by reason, over all sources."""
+        """Rejected rows by reason, over all sources."""
         return _total(source.broken for source in self.sources)
 
     @property
@@ -79,7 +79,7 @@ class ReadReport:
 
     @property
     def passed_over(self) -> Counter[str]:
-        """Keys that were not used, over all sources."""
+        """Ignored keys, over all sources."""
         return _total(source.passed_over for source in self.sources)
 
     def count(self, counts: SourceCounts, row: ReadRow) -> None:
@@ -108,9 +108,9 @@ class ReadReport:
         }
 
     def summary(self) -> str:
-        """A few lines for a person: the totals, each source, the first broken row."""
+        """The report as text: the totals, each source, the first rejected row."""
         lines = [
-            f"read {self.rows:,} rows: {self.dialogues:,} dialogues, {_sum(self.broken)} broken"
+            f"read {self.rows:,} rows: {self.dialogues:,} dialogues, {_sum(self.broken)} rejected"
         ]
         for source in self.sources:
             line = f"  {source.path} ({source.kind}): {source.rows:,} rows"
@@ -118,19 +118,19 @@ class ReadReport:
             if source.used != source.dialogues:
                 line += f", {source.used:,} used"
             if source.broken:
-                line += f", broken: {_by_reason(source.broken)}"
+                line += f", rejected: {_by_reason(source.broken)}"
             if source.repairs:
                 line += f", repaired: {_by_reason(source.repairs)}"
             if source.passed_over:
-                line += f", keys passed over: {_by_reason(source.passed_over)}"
+                line += f", ignored keys: {_by_reason(source.passed_over)}"
             lines.append(line)
         if self.examples:
-            lines.append(f"  first broken row: {self.examples[0]}")
+            lines.append(f"  first rejected row: {self.examples[0]}")
         return "\n".join(lines)
 
 
 def _add(counts: Counter[str], name: str, number: int, *, other: str) -> None:
-    # A file of the wrong form could name a new role or key in every row.
+    # A file in the wrong format could have a new role or key in every row.
     known = name in counts or len(counts) < _MAX_REASONS
     counts[name if known else other] += number
 

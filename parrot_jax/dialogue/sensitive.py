@@ -1,8 +1,8 @@
-"""What nobody should learn from: addresses, numbers and keys that belong to somebody.
+"""Finds personal data: addresses, numbers and keys.
 
-Each kind is found by a pattern that is cheap, and proved by what makes it one: the check digits of
-a card or an IBAN, the plan of a country's telephone numbers, the form of a provider's keys. All of
-it takes a time that is linear in the text: it is used on whatever a server sends.
+A cheap pattern finds candidates, which are then validated: by the check digits of a card or an
+IBAN, a country's telephone numbering plan, or the format of a provider's keys. Time is linear in
+the text, since the text may be anything that a server sends.
 """
 
 import functools
@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-# Of every mail address and key in documentation, most are examples; these are kept for them.
+# Domains reserved for examples in documentation.
 _RESERVED = re.compile(r"(?:^|\.)(?:example|test|invalid|localhost)(?:\.(?:com|org|net))?$", re.I)
 _BEFORE_AT = re.compile(r"[\w.+%-]")
 _DOMAIN = re.compile(r"(?:[\w-]+\.)+[a-z]{2,}\b", re.I)
@@ -19,16 +19,16 @@ _MOST_PHONES_TRIED = 1000
 _COUNTRY_CODE = re.compile(r"\+\d")
 _DIGITS = re.compile(r"(?<![\w.])\+?\d(?:[ ().-]?\d){6,18}(?![\w])")
 _IBAN = re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?\b")
-# Keys are long words with a digit; reading the whole text for each provider takes a millisecond.
+# Keys are long words with a digit; searching the text for each provider takes a millisecond.
 _LONG_WORD = re.compile(r"[\w:./+=-]{20,}")
 _DIGIT = re.compile(r"\d")
-# The patterns of three detectors are quadratic: they see what stands around a text that they need.
+# The patterns of three detectors are quadratic, so they see only the surroundings of a text that
+# they need.
 _NEEDED_TEXTS = {"OpenAIDetector": "T3BlbkFJ", "NpmDetector": ":_authToken="}
 _CHARS_BEFORE, _CHARS_BEHIND = 256, 128
 _JWT = re.compile(r"(?<![\w-])eyJ[\w-]+\.[\w-]+(?:\.[\w.+/=-]*)?", re.A)
 _CARD_DIGITS = range(13, 20)
-# Those that know a key by its form; the ones by entropy or by words such as "password" take half of
-# all code for secrets.
+# Detectors by format; those by entropy or by words such as "password" flag half of all code.
 _KEY_DETECTORS = (
     *("AWSKeyDetector", "AzureStorageKeyDetector", "DiscordBotTokenDetector"),
     *("GitHubTokenDetector", "GitLabTokenDetector", "JwtTokenDetector", "MailchimpDetector"),
@@ -39,7 +39,7 @@ _KEY_DETECTORS = (
 
 
 def find_email(text: str) -> bool:
-    """Whether there is a mail address; those of domains reserved for examples do not count."""
+    """Whether there is a mail address; domains reserved for examples do not count."""
     at = text.find("@")
     while at >= 0:
         domain = _DOMAIN.match(text[at + 1 : at + 1 + _MOST_CHARS_OF_A_DOMAIN])
@@ -50,21 +50,21 @@ def find_email(text: str) -> bool:
 
 
 def find_phone(text: str) -> bool:
-    """Whether there is a telephone number with its country's code, valid in that country."""
+    """Whether there is a valid telephone number with a country code."""
     if not _COUNTRY_CODE.search(text):
         return False
     import phonenumbers
 
-    # Behind a sum sign there is a space.
+    # A plus sign of a sum is followed by a space.
     found = phonenumbers.PhoneNumberMatcher(text, None, max_tries=_MOST_PHONES_TRIED)
     return any(_COUNTRY_CODE.match(match.raw_string) for match in found)
 
 
 def find_card(text: str) -> bool:
-    """Whether there is the number of a payment card: 13 to 19 digits with their check digit."""
+    """Whether there is a payment card number: 13 to 19 digits with a valid check digit."""
     for match in _DIGITS.finditer(text):
         digits = re.sub(r"\D", "", match[0])
-        # By the first digit: travel, banks and shops. A row of one digit passes the check as well.
+        # First digits of travel, bank and shop cards. One repeated digit would also pass the check.
         if len(digits) in _CARD_DIGITS and digits[0] in "23456" and len(set(digits)) > 2:
             from stdnum import luhn
 
@@ -74,7 +74,7 @@ def find_card(text: str) -> bool:
 
 
 def find_iban(text: str) -> bool:
-    """Whether there is an international bank account number, right in length and check digits."""
+    """Whether there is an IBAN with valid length and check digits."""
     for match in _IBAN.finditer(text):
         from stdnum import iban
 
@@ -84,7 +84,7 @@ def find_iban(text: str) -> bool:
 
 
 def find_secret(text: str) -> bool:
-    """Whether there is a key, a token or a password in a form that a provider gives out."""
+    """Whether there is a key, a token or a password in the format of a provider."""
     is_likely = any(_DIGIT.search(word[0]) for word in _LONG_WORD.finditer(text))
     if not is_likely and "PRIVATE KEY" not in text:
         return False
@@ -97,7 +97,7 @@ def find_secret(text: str) -> bool:
 
 
 def _pieces(detector: str, text: str) -> Iterator[str]:
-    """What a detector has to look at."""
+    """The parts of the text that a detector must search."""
     if detector == "JwtTokenDetector":
         yield from (match[0] for match in _JWT.finditer(text))
     elif (needed := _NEEDED_TEXTS.get(detector)) is None:
@@ -116,7 +116,7 @@ SENSITIVE: Mapping[str, Callable[[str], bool]] = {
     "iban": find_iban,
     "secret": find_secret,
 }
-"""What can be looked for, by the names of configs and reasons."""
+"""Finders by kind, as named in configs and stop reasons."""
 
 
 @functools.cache

@@ -1,7 +1,7 @@
-"""Which dialogue files to read, how much of each, and one stream out of all of them.
+"""Sources of dialogues: selects files, applies limits and weights, and streams the dialogues.
 
-Formats are left to `readers`; here are paths, globs, limits, weights and the errors of a source as
-a whole.
+`readers` handles the formats; this file handles paths, globs, limits, weights and errors of whole
+sources.
 """
 
 import hashlib
@@ -35,22 +35,22 @@ class SourceConfig:
     """
 
     kind: SourceKind
-    """The format of the rows; docs/data_formats.md shows each. A wrong kind is an error that names
-    the right one where the rows tell."""
+    """The format of the rows; docs/data_formats.md shows each. If it is wrong, the error suggests
+    the right one when it can."""
     path: str
     """A file or a glob (`**` = any folders), relative to the working directory or in a bucket, e.g.
-    `gs://bucket/*.jsonl`; its files are read in the order of their names. For huggingface
-    `hf://owner/name[/config][@split]` or a local folder, split `train` unless named."""
+    `gs://bucket/*.jsonl`; files are read in order of their names. For huggingface
+    `hf://owner/name[/config][@split]` or a local folder; the default split is `train`."""
     weight: float = 1.0
-    """How often each dialogue is used in an epoch, > 0: 0.25 keeps a seeded quarter, 2 uses each
-    twice, 1.5 each once and a seeded half of them twice."""
+    """How often each dialogue is used per epoch, > 0: 0.25 keeps a random quarter, 2 uses each
+    twice, 1.5 uses each once and a random half of them twice. Depends on the seed."""
     limit: int | None = None
-    """Reading stops after so many usable dialogues of this source, >= 1, before the weight is
-    applied; `None` = all."""
+    """Largest number of usable dialogues to read from this source, >= 1, before the weight is
+    applied; null = all."""
     sample: int | None = None
-    """So many of its dialogues are drawn, >= 1, before the weight is applied; `None` = all. The
-    seed and their texts decide which, so a larger sample contains the smaller one. They are in
-    memory together."""
+    """Number of dialogues to draw at random, >= 1, before the weight is applied; null = all. The
+    draw depends on the seed and the texts, so a larger sample contains the smaller one. All of them
+    are held in memory."""
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.weight) and self.weight > 0):
@@ -77,14 +77,14 @@ READERS: Mapping[SourceKind, Reader] = {
     "oasst": partial(read_json_file, kind="oasst"),
     "huggingface": read_hub,
 }
-"""Kind -> the function that reads one file (or data set) of it."""
+"""The function that reads a file (or data set), by kind."""
 
 
 def source_files(source: SourceConfig) -> list[str]:
-    """The files that the path of a source names, sorted.
+    """The files that match the path of a source, sorted.
 
     Raises:
-      UserError: There is none, or the path is a folder.
+      UserError: No file matches, or the path is a folder.
     """
     if source.kind == "huggingface":
         parse_hub_path(source.path)
@@ -92,7 +92,7 @@ def source_files(source: SourceConfig) -> list[str]:
     path = as_path(source.path).expanduser()
     if path.is_dir():
         raise UserError(f"source {source.path} is a folder; name its files, e.g. {path}/**/*.json")
-    # A file may have brackets in its name, so the name itself comes before the pattern.
+    # A file name may contain brackets, so try the path as a name first.
     if path.exists():
         return [str(path)]
     files = matching_files(path)
@@ -105,23 +105,23 @@ def source_files(source: SourceConfig) -> list[str]:
 def read_sources(
     sources: Sequence[SourceConfig], *, seed: int, report: ReadReport
 ) -> Iterator[Dialogue]:
-    """Streams the dialogues of all sources, one source after the other.
+    """Streams the dialogues of all sources, one after the other.
 
-    Nothing is held but the row being read. A broken row is counted in the report and the stream
-    goes on; which dialogues a weight keeps depends on the seed and their content only, so adding
-    a file or changing the order changes no choice.
+    Only the current row is in memory. Rejected rows are counted in the report and skipped. The
+    dialogues that a weight keeps depend only on the seed and their content, not on other files or
+    their order.
 
     Args:
-      sources: What to read.
-      seed: Decides what a fractional weight keeps.
+      sources: The sources to read.
+      seed: Seed for fractional weights and samples.
       report: Filled while the stream is consumed.
 
     Returns:
-      The stream. A dialogue that its weight repeats comes several times in a row.
+      The stream. A dialogue that is used several times is repeated in place.
 
     Raises:
       UserError: Before the first dialogue: a path matches nothing. While streaming: the rows of a
-        file are of another kind, or the end is reached without one usable dialogue.
+        file are of another kind, or there was no usable dialogue.
     """
     if not sources:
         raise UserError("there are no sources; name at least one under `sources`.")
@@ -153,7 +153,7 @@ def _read_files(
     for file in files:
         is_first = True
         for row in READERS[source.kind](file):
-            # The first row tells a wrong kind before a gigabyte is read for nothing.
+            # The first row shows a wrong kind before the whole file is read.
             if is_first and isinstance(row.problem, WrongKindError):
                 raise UserError(
                     f"{file}:{row.place.line}: not a row of kind {source.kind!r}: {row.problem}."
@@ -179,7 +179,7 @@ def _copies(dialogue: Dialogue, weight: float, seed: int) -> int:
 def _nothing_usable(report: ReadReport) -> str:
     paths = ", ".join(source.path for source in report.sources)
     if report.rows == 0:
-        return f"no dialogue in {paths}: the files hold no rows; check the paths."
+        return f"no dialogue in {paths}: the files have no rows; check the paths."
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in report.broken.most_common(5))
     first = f"; the first is {report.examples[0]}" if report.examples else ""
     return f"no usable dialogue in {report.rows:,} rows of {paths}: {reasons}{first}"

@@ -1,4 +1,4 @@
-"""Long dialogues into several that fit, and a limit on rounds; tokens are counted by a function."""
+"""Splits long dialogues by tokens, and filters dialogues by their number of rounds."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -9,14 +9,14 @@ from parrot_jax.dialogue.types import Dialogue, Turn
 
 @dataclass(frozen=True, kw_only=True)
 class SplitConfig:
-    """Split dialogues that are too long in front of a user turn."""
+    """Split dialogues that are too long, before user turns."""
 
     tokenizer: str | None = None
-    """The SentencePiece model that counts, e.g. LLaMA's `tokenizer.model`; required."""
+    """The SentencePiece model to count tokens with, e.g. LLaMA's `tokenizer.model`; required."""
     max_tokens: int = 4096
-    """What a piece may hold, >= 1. A single longer round stays whole: packing cuts it."""
+    """Most tokens of a piece, >= 1. A single longer round is not split: packing truncates it."""
     tokens_per_turn: int = 8
-    """What the chat template adds to each turn, >= 0."""
+    """Tokens that the chat template adds to each turn, >= 0."""
 
     def __post_init__(self) -> None:
         require(self.max_tokens >= 1, "max_tokens", self.max_tokens, ">= 1")
@@ -28,9 +28,9 @@ class RoundsConfig:
     """Drop dialogues by the number of their questions, counted after splitting."""
 
     min_rounds: int = 1
-    """Fewer are dropped, >= 1."""
+    """Drop dialogues with fewer questions, >= 1."""
     max_rounds: int | None = None
-    """More are dropped; null = no limit."""
+    """Drop dialogues with more questions; null = no limit."""
 
     def __post_init__(self) -> None:
         require(self.min_rounds >= 1, "min_rounds", self.min_rounds, ">= 1")
@@ -46,21 +46,21 @@ class RoundsConfig:
 def split_dialogue(
     dialogue: Dialogue, *, max_tokens: int, count: Callable[[str], int], tokens_per_turn: int = 0
 ) -> tuple[Dialogue, ...]:
-    """Splits a dialogue that is too long in front of user turns, into as few pieces as possible.
+    """Splits a dialogue that is too long, before user turns, into as few pieces as possible.
 
-    Pieces do not overlap, so no turn is trained on twice; the price is that a later piece starts
-    without what came before it. Every piece keeps the system text.
+    Pieces do not overlap, so no turn is trained on twice, but later pieces lack the turns before
+    them. Every piece keeps the system text.
 
     Args:
       dialogue: Any dialogue.
-      max_tokens: What a piece may hold, system text included, >= 1. A single round that is longer
-        becomes a piece of its own, uncut: only the packer knows which of its tokens are trained.
-      count: Tokens in a text.
-      tokens_per_turn: What the chat template adds to each turn, >= 0.
+      max_tokens: Most tokens of a piece, including the system text, >= 1. A single longer round
+        becomes a piece by itself; packing truncates it, since it knows the trained tokens.
+      count: Counts the tokens of a text.
+      tokens_per_turn: Tokens that the chat template adds to each turn, >= 0.
 
     Returns:
-      The dialogue itself where it fits; otherwise its pieces. The first keeps the id, the others
-      have `#2`, `#3`, ... behind it.
+      The dialogue itself if it fits; otherwise its pieces. The first keeps the id, the others
+      append `#2`, `#3`, ...
 
     >>> turns = tuple(Turn("user" if n % 2 == 0 else "assistant", "a b") for n in range(6))
     >>> pieces = split_dialogue(
@@ -93,7 +93,7 @@ def split_dialogue(
 
 
 def rounds_filter(config: RoundsConfig) -> Callable[[Dialogue], str | None]:
-    """Makes a predicate that names a reason against dialogues with too few or many questions."""
+    """Makes a filter for dialogues with too few or too many questions."""
 
     def reason_against(dialogue: Dialogue) -> str | None:
         if dialogue.num_rounds < config.min_rounds:

@@ -1,6 +1,6 @@
-"""From turns as they were read to a `Dialogue`: repairs, the system text, the row's own keys.
+"""Builds a `Dialogue` from turns as read: repairs, the system text, and the row's other keys.
 
-Only what no reader could take for something else is repaired, and counted.
+Only unambiguous errors are repaired; every repair is counted.
 """
 
 from collections import Counter
@@ -22,37 +22,37 @@ KEPT_AS_CONTEXT = "tool call or result kept as context"
 
 @dataclass(frozen=True, slots=True)
 class RowPlace:
-    """Where a row was read, and what was done about it."""
+    """Where a row was read, with its repairs and ignored keys."""
 
     source: str
-    """The file or the hub's data set."""
+    """The file, or the data set of the hub."""
     line: int
-    """The line, or the row of a data set without lines, from 1."""
+    """The line, or the row number of a data set, from 1."""
     repairs: Counter[str] = field(default_factory=Counter)
-    """What was mended."""
+    """Repairs by reason."""
     passed_over: Counter[str] = field(default_factory=Counter)
-    """Keys that were not used."""
+    """Ignored keys."""
 
     @property
     def default_id(self) -> str:
-        """The id of a row that brings none: the file's name and the line."""
+        """The id of a row without one: the file's name and the line."""
         return f"{self.source.rstrip('/').rsplit('/', 1)[-1]}:{self.line}"
 
 
 def repair_turns(turns: Iterable[Turn], repairs: Counter[str]) -> tuple[Turn, ...]:
-    r"""Makes turns alternate and start with the user, by dropping and merging only.
+    r"""Makes turns alternate and start with the user, by dropping and merging turns.
 
-    In this order: blank turns are dropped, neighbours of one speaker are merged with a blank line
-    between them, an assistant's turn before the first user's is dropped. What an assistant says
-    before it calls a tool becomes context of what it says with the result; a turn that is nothing
-    but context has the weight 0.
+    In this order: blank turns are dropped, adjacent turns of one speaker are merged with a blank
+    line between them, and an assistant turn before the first user turn is dropped. Text before a
+    tool call becomes context of the text after the result; a turn with only context gets the weight
+    0.
 
     Args:
-      turns: The turns as read; a call of a tool, or its result, is a context without a text.
-      repairs: Counts every repair under its reason; changed in place.
+      turns: The turns as read; a tool call or result is context without text.
+      repairs: Counts every repair by reason; changed in place.
 
     Returns:
-      The repaired turns; empty where the user never speaks.
+      The repaired turns; empty if there is no user turn.
 
     >>> repairs = Counter()
     >>> turns = [Turn("assistant", "Hello!"), Turn("user", "a"), Turn("user", "b")]
@@ -91,14 +91,14 @@ def build_dialogue(
 
     Args:
       turns: As read.
-      place: Where the row was read; counts repairs and keys that are passed over.
+      place: The row's place; counts repairs and ignored keys.
       row: The row: its id, source, system text, loss weight, and metadata.
-      read: The keys from which the turns were read.
+      read: The keys that the turns were read from.
       system: The system text among the messages; empty = none.
 
     Raises:
-      BrokenRowError: No user's turn is left, a text is not valid Unicode, a key refuses the row,
-        part of the dialogue is not among the turns, or it has two system texts.
+      BrokenRowError: No user turn is left, a text is not valid Unicode, a key rejects the row, part
+        of the dialogue is not among the turns, or it has two system texts.
     """
     columns = [key for key in row if plain_key(key) in SYSTEM_KEYS and key not in read]
     system = _system_text(system, row, columns)
@@ -111,7 +111,7 @@ def build_dialogue(
     )
     refuse_media(repaired)
     if weight != 1:
-        # Of the row times that of a message.
+        # The row's weight times the message's.
         weights = (checked_weight("weight", turn.weight * weight) for turn in repaired)
         repaired = tuple(map(_weighted, repaired, weights))
     metadata = {
@@ -145,7 +145,7 @@ def _system_text(said: str, row: Mapping[str, Any], columns: Iterable[str]) -> s
         if text is None:
             continue
         if not isinstance(text, str):
-            raise BrokenRowError(f"{key!r} is no text")
+            raise BrokenRowError(f"{key!r} is not text")
         if said.strip() and text.strip() and text.strip() != said.strip():
             raise BrokenRowError("two system texts", f"one of them under {key!r}")
         said = said if said.strip() else text
@@ -161,6 +161,6 @@ def _merge(first: Turn, second: Turn) -> Turn:
         parts = (first.context, first.text, second.context)
         context = "\n\n".join(part for part in parts if part.strip())
         return replace(second, context=context)
-    # The smaller weight: text that was marked as context only must never be trained on.
+    # The smaller weight, because text with weight 0 must never be trained on.
     weight = min(first.weight, second.weight)
     return replace(first, text=f"{first.text}\n\n{second.text}", weight=weight)

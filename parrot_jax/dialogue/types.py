@@ -1,4 +1,4 @@
-"""The dialogue as every room sees it: who said what, and where it came from. Knows no tokens."""
+"""The types that all packages use: `Dialogue` and `Turn`, as text with roles and origin."""
 
 import hashlib
 import math
@@ -12,41 +12,41 @@ Role = Literal["user", "assistant"]
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One message: a speaker and what was said."""
+    """One message: a role and a text."""
 
     role: Role
     text: str
     weight: float = 1.0
-    """Multiplies the loss on this turn where its role is trained; 0 keeps it as context only."""
+    """Multiplies the loss on this turn if its role is trained; 0 makes it context only."""
     context: str = ""
-    """What stands before the text in the same turn and is never learnt: calls of tools and what
-    they gave. Only an assistant's turn has one."""
+    """Text before `text` in the same turn that is never trained on: tool calls and results. Only
+    assistant turns have one."""
 
     @property
     def whole(self) -> str:
-        """The context and the text, as a model reads them."""
+        """The context and the text, as shown to a model."""
         return f"{self.context}\n\n{self.text}" if self.context else self.text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dialogue:
-    """A conversation: the user speaks first, then both strictly in turn.
+    """A conversation that starts with the user and alternates strictly.
 
     Raises:
-      ValueError: The turns are empty, do not alternate, do not start with the user, hold a blank
-        text or text that is not valid Unicode, a weight is negative or not finite, or a user has a
-        context.
+      ValueError: The turns are empty, do not alternate, do not start with the user, have a blank
+        text or text that is not valid Unicode, a weight is negative or not finite, or a user turn
+        has a context.
     """
 
     turns: tuple[Turn, ...]
     system: str = ""
     """The instruction before the first turn; empty = none."""
     id: str = ""
-    """The id the source file gave it, else `file:row`."""
+    """The id from the source file, else `file:row`."""
     source: str = ""
-    """What the row itself says under `source`, else the file it was read from."""
+    """The row's `source`, else the file it was read from."""
     metadata: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
-    """Whatever else the source said about it (model, language, licence, ...)."""
+    """Other keys of the row (model, language, licence, ...)."""
 
     def __post_init__(self) -> None:
         if not self.turns:
@@ -71,30 +71,30 @@ class Dialogue:
 
     @property
     def num_rounds(self) -> int:
-        """Questions in the dialogue: what the papers count as its turns."""
+        """Number of questions; the papers call these turns."""
         return (len(self.turns) + 1) // 2
 
     def questions(self) -> list[str]:
-        """The texts of the user's turns."""
+        """The texts of the user turns."""
         return [turn.text for turn in self.turns if turn.role == "user"]
 
     def messages(self) -> list[dict[str, str]]:
-        """The dialogue as OpenAI-style messages, the system text first where there is one."""
+        """The dialogue as OpenAI-style messages, with the system text first if there is one."""
         system = [{"role": "system", "content": self.system}] if self.system else []
         return system + [{"role": turn.role, "content": turn.whole} for turn in self.turns]
 
     def content_hash(self) -> bytes:
-        """SHA-256 of what is said (system text, roles, texts), whatever the id and the source."""
+        """SHA-256 of the content (system text, roles, texts), independent of id and source."""
         digest = hashlib.sha256()
         for part in (self.system, *(turn.whole for turn in self.turns)):
             encoded = part.encode("utf-8")
-            # The length keeps "ab", "c" apart from "a", "bc"; the roles follow from the order.
+            # The length distinguishes "ab", "c" from "a", "bc"; the roles follow from the order.
             digest.update(len(encoded).to_bytes(8, "little") + encoded)
         return digest.digest()
 
 
 def _check_unicode(where: str, text: str) -> None:
-    # JSON can hold half of a surrogate pair, which no tokenizer accepts.
+    # JSON can contain lone surrogates, which no tokenizer accepts.
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:

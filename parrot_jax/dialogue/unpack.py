@@ -1,7 +1,6 @@
-"""Files as streams of bytes, unpacked where they are packed; the first bytes tell, not the name.
+"""Opens files as byte streams and decompresses them; the first bytes decide, not the name.
 
-What comes out is read piece by piece, so a small file that holds a huge row costs no more memory
-than a large one.
+The output is read in pieces, so a small file with a huge row costs no more memory than a large one.
 """
 
 import contextlib
@@ -19,11 +18,11 @@ from parrot_jax.core.paths import AnyPath, as_path
 PARQUET = b"PAR1"
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _ZSTD_SKIPPED = tuple(bytes([kind, 0x2A, 0x4D, 0x18]) for kind in range(0x50, 0x60))
-"""How a frame begins that a reader of Zstandard passes over; RFC 8878, section 3.1.2."""
+"""Magic numbers of skippable Zstandard frames; RFC 8878, section 3.1.2."""
 _UNREAD = {
     b"PK\x03\x04": "a zip file; unpack it",
-    b"BZh": "a bzip2 file; unpack it with `bunzip2`, or pack it with gzip or zstd",
-    b"\xfd7zXZ": "an xz file; unpack it with `unxz`, or pack it with gzip or zstd",
+    b"BZh": "a bzip2 file; unpack it with `bunzip2`, or compress it with gzip or zstd",
+    b"\xfd7zXZ": "an xz file; unpack it with `unxz`, or compress it with gzip or zstd",
     b"SQLite format 3": "an SQLite database; export its dialogues first",
     b"ARROW1": "an Arrow file; save it as Parquet",
 }
@@ -31,17 +30,17 @@ _BUFFER_BYTES = 1 << 16
 
 
 class DamagedFileError(Exception):
-    """A compressed file ends too early, or is broken inside."""
+    """A compressed file is truncated or damaged."""
 
 
 def first_bytes(path: AnyPath | str) -> bytes:
     """The first 16 bytes of a file.
 
     Raises:
-      UserError: The file cannot be opened, or is of a kind that holds no rows we read.
+      UserError: The file cannot be opened, or its format is not supported.
     """
     if isinstance(path := as_path(path), Path) and path.exists() and not path.is_file():
-        # What a pipe gives is gone once it was read, and files are read more than once.
+        # Files are read more than once, which a pipe does not allow.
         raise UserError(f"{path} is a pipe, a folder or a device; save the rows to a file first.")
     with open_input(path, "rb") as file:
         start = file.read(16)
@@ -53,11 +52,11 @@ def first_bytes(path: AnyPath | str) -> bytes:
 
 @contextlib.contextmanager
 def open_unpacked(path: AnyPath | str) -> Iterator[IO[bytes]]:
-    """Opens a file for reading; gzip and Zstandard are unpacked on the way.
+    """Opens a file for reading; decompresses gzip and Zstandard.
 
     Raises:
-      UserError: As `first_bytes`.
-      DamagedFileError: While it is read: the compressed data is cut off or broken.
+      UserError: See `first_bytes`.
+      DamagedFileError: While reading, if the compressed data is truncated or damaged.
     """
     start = first_bytes(path)
     with open_input(path, "rb") as file:
@@ -75,9 +74,9 @@ def open_unpacked(path: AnyPath | str) -> Iterator[IO[bytes]]:
 
 
 class _Unpacked(io.RawIOBase):
-    """What a decompressor gives; what it raises becomes one error."""
+    """Wraps a decompressor and unifies its errors."""
 
-    mode, name = "rb", ""  # what `typing.IO` has besides
+    mode, name = "rb", ""  # for `typing.IO`
 
     def __init__(self, file: Any, errors: tuple[type[Exception], ...]) -> None:
         self._file, self._errors = file, errors
@@ -91,7 +90,7 @@ class _Unpacked(io.RawIOBase):
         except EOFError:
             raise DamagedFileError("the compressed file ends too early") from None
         except self._errors as error:
-            raise DamagedFileError(f"the compressed file is broken: {error}") from None
+            raise DamagedFileError(f"the compressed data is damaged: {error}") from None
         buffer[: len(piece)] = piece
         return len(piece)
 

@@ -1,7 +1,7 @@
-"""What a row holds of its dialogue besides the turns that were read: it refuses the row.
+"""Rejects rows that have parts of the dialogue outside of the turns that were read.
 
-A reader takes the turns from the keys that its format names. An answer, a history or a picture that
-stands elsewhere would be lost, and the rest would be trained as if it were the whole dialogue.
+A reader takes the turns from the keys of its format. An answer, a history or an image elsewhere
+would be lost, and the rest would be trained on as if it were the whole dialogue.
 """
 
 import re
@@ -18,7 +18,7 @@ ANSWERS = frozenset(
         *("reply", "assistant", "bot"),
     )
 )
-"""Keys of what an assistant said. `answer`, `target` and `solution` may be only a reference."""
+"""Keys of an assistant's text. `answer`, `target` and `solution` may be only a reference."""
 _LISTS = frozenset(
     (
         *("history", "messages", "conversation", "conversations", "dialogue", "dialog", "chat"),
@@ -39,15 +39,15 @@ _MEDIA = re.compile(
 
 
 def repeated_keys(row: Mapping[str, Any], read: Collection[str], turns: Sequence[Turn]) -> set[str]:
-    """The keys of answers and lists of turns that only repeat what was read.
+    """The keys of answers and lists of turns that only repeat turns that were read.
 
     Args:
       row: The row.
-      read: The keys from which the turns were read.
+      read: The keys that the turns were read from.
       turns: The turns of the dialogue, not empty.
 
     Raises:
-      BrokenRowError: Such a key holds more than the dialogue; the reason names it.
+      BrokenRowError: Such a key has more than the dialogue; the reason names it.
     """
     repeated = set[str]()
     for key, value in row.items():
@@ -59,37 +59,38 @@ def repeated_keys(row: Mapping[str, Any], read: Collection[str], turns: Sequence
             continue
         if name in _LISTS:
             if not texts <= {turn.text.strip() for turn in turns}:
-                raise BrokenRowError(f"{key!r} holds turns beside the dialogue", _names(read))
+                raise BrokenRowError(
+                    f"{key!r} has turns that are not in the dialogue", _names(read)
+                )
         elif turns[-1].role == "user" or not texts <= {
             turn.text.strip() for turn in turns if turn.role == "assistant"
         }:
-            raise BrokenRowError(f"{key!r} holds an answer beside the dialogue", _names(read))
+            raise BrokenRowError(f"{key!r} has an answer that is not in the dialogue", _names(read))
         repeated.add(key)
     return repeated
 
 
 def refuse_media(turns: Sequence[Turn]) -> None:
-    """Refuses turns with a mark such as `<image>`, for which something is shown to the model.
+    """Rejects turns with a placeholder such as `<image>`.
 
-    A mark in code, an element of HTML that is closed, or the name of a tag in a sentence is a text
-    about it.
+    Placeholders in code, closed HTML elements, and names of tags in a sentence are allowed.
 
     Raises:
-      BrokenRowError: There is such a mark.
+      BrokenRowError: There is such a placeholder.
     """
     for number, turn in enumerate(turns, start=1):
         for match in _MEDIA.finditer(_CODE.sub("", turn.text)) if "<" in turn.text else ():
             if match[1] is None or f"</{match[1]}>" not in turn.text:
-                reason = f"the text has the mark {match[0]!r}, so part of it is no text"
+                reason = f"the text has the mark {match[0]!r}, so part of it is not text"
                 raise BrokenRowError(reason, f"turn {number}")
 
 
 def _names(read: Collection[str]) -> str:
-    return f"which was read from {', '.join(map(repr, sorted(read)))}"
+    return f"it was read from {', '.join(map(repr, sorted(read)))}"
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """Every text in a list of messages, of pairs or of choices, or the text that a value is."""
+    """All texts in a value: a text, or a list of messages, pairs or choices."""
     left = [value]
     while left:
         found = left.pop()

@@ -1,7 +1,7 @@
-"""Texts as word lists for comparison: what counts as "the same words" everywhere.
+"""Splits texts into words for comparison; the one definition of "the same words".
 
-Case, white space and the punctuation of prose make no difference. What tells texts apart does:
-marks on letters of any script, numbers, emoji, and the signs of formulas and code.
+Case, white space and the punctuation of prose are ignored. Accents of any script, numbers, emoji,
+and the symbols of formulas and code are kept.
 """
 
 import functools
@@ -9,24 +9,24 @@ import re
 import unicodedata
 from typing import NamedTuple
 
-# Ways to print the same letters: ligatures, and the wide forms in Chinese and Japanese text. Not
-# all that NFKC folds: it takes 2² for 22.
+# Variants of the same letters: ligatures, and the wide forms in Chinese and Japanese text. Not all
+# of NFKC, which maps 2² to 22.
 _SAME_LETTERS = {
     code: unicodedata.normalize("NFKC", chr(code))
     for code in (*range(0xFB00, 0xFB07), *range(0xFF01, 0xFF5F))
 }
 
-# Scripts without spaces have one word a letter: Thai, Lao, Burmese, Khmer, kana, Han.
+# In scripts without spaces each letter is a word: Thai, Lao, Burmese, Khmer, kana, Han.
 _SPACELESS = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
     "\U00020000-\U0003ffff"
 )
 _LAST_SCRIPT = 0x20000
-"""From here on there are Han letters, and selectors of variants of what stands before them."""
+"""From here on there are only Han letters and variation selectors."""
 
 
 def normal_words(text: str) -> list[str]:
-    """The words of a text without case and signs, for counting words; ROUGE splits them so.
+    """The words of a text without case and symbols, for counting; the same split as ROUGE.
 
     >>> normal_words("Don't  PANIC, it is ﬁne: 1.5 cafés, 你好!")
     ['don', 't', 'panic', 'it', 'is', 'fine', '1', '5', 'cafés', '你', '好']
@@ -35,7 +35,7 @@ def normal_words(text: str) -> list[str]:
 
 
 def words_and_signs(text: str) -> list[str]:
-    """The words of a text and the signs that change its meaning, for comparing texts.
+    """The words of a text and the symbols that change its meaning, for comparing texts.
 
     >>> words_and_signs("Is C++ like C#? 3 - 4, (x²), well-known 👍")
     ['is', 'c', '+', '+', 'like', 'c', '#', '3', '-', '4', '(', 'x²', ')', 'well', 'known', '👍']
@@ -44,9 +44,9 @@ def words_and_signs(text: str) -> list[str]:
 
 
 def signed_words(text: str) -> list[str]:
-    """The words of a text, each with the signs behind it, for finding a text inside another.
+    """The words of a text, each with the symbols after it, for finding a text inside another.
 
-    Brackets and the marks of Markdown are left out, since they may stand around any text.
+    Brackets and Markdown marks are left out, since they may surround any text.
 
     >>> signed_words("**Is C++ like (C#)?** 3 - 4, really")
     ['is', 'c++', 'like', 'c#', '3-', '4', 'really']
@@ -62,7 +62,7 @@ class _Patterns(NamedTuple):
 
 
 def _normal(text: str) -> str:
-    # Not `casefold`, which takes the German Maße for Masse.
+    # Not `casefold`, which maps the German Maße to Masse.
     return unicodedata.normalize("NFC", text).translate(_SAME_LETTERS).lower()
 
 
@@ -87,7 +87,7 @@ def _patterns() -> _Patterns:
     """
     one_star = r"(?<!\*)\*(?!\*)"
     behind = rf"(?:{sign}|{one_star})"
-    # The possessive `++` keeps it linear: what was taken is never given back.
+    # The possessive `++` prevents backtracking, so the time is linear.
     signed = rf"({word})((?:{behind})++|[ \t]*(?:{behind}[ \t]*)++(?=\w))?"
     return _Patterns(
         re.compile(plain, re.VERBOSE),
@@ -97,7 +97,7 @@ def _patterns() -> _Patterns:
 
 
 def _class_of(category: str) -> str:
-    """The characters of a category of Unicode, as they stand in the brackets of a pattern."""
+    """The characters of a Unicode category, for a character class of a pattern."""
     ranges: list[list[int]] = []
     for code in range(_LAST_SCRIPT):
         if unicodedata.category(chr(code))[0] != category:

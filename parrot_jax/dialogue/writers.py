@@ -1,4 +1,4 @@
-"""Dialogues out: `messages` JSON lines for this project, ShareGPT's rows for others."""
+"""Writes dialogues: `messages` JSON lines for this project, ShareGPT rows for others."""
 
 import json
 from collections.abc import Iterable
@@ -15,11 +15,10 @@ _OWN_KEYS = frozenset({"id", "source", "messages"})
 
 
 def messages_row(dialogue: Dialogue) -> dict[str, Any]:
-    """The row of a dialogue: reading it back gives an equal dialogue.
+    """The `messages` row of a dialogue; reading it back gives an equal dialogue.
 
-    Metadata stands at the top level beside `id`, `source` and `messages`. A key of the metadata
-    that equals one of these is written with `source_` in front. The context of a turn is a message
-    of a tool before it.
+    Metadata keys are at the top level, beside `id`, `source` and `messages`; a key with one of
+    these names gets the prefix `source_`. The context of a turn becomes a tool message before it.
 
     >>> from parrot_jax.dialogue.types import Turn
     >>> messages_row(Dialogue(turns=(Turn("user", "Hi", weight=0.0),), id="7"))
@@ -41,7 +40,7 @@ def messages_row(dialogue: Dialogue) -> dict[str, Any]:
 
 
 def sharegpt_row(dialogue: Dialogue) -> dict[str, Any]:
-    """The row of a dialogue as files of ShareGPT have it; metadata and weights are not in it.
+    """The ShareGPT row of a dialogue, without metadata and weights.
 
     >>> from parrot_jax.dialogue.types import Turn
     >>> sharegpt_row(Dialogue(turns=(Turn("user", "Hi"),), id="7"))
@@ -59,27 +58,27 @@ def messages_line(dialogue: Dialogue) -> str:
     """The row as one line of JSON with its newline.
 
     Raises:
-      ValueError: The metadata holds NaN or an infinity.
-      TypeError: The metadata holds what JSON cannot.
+      ValueError: The metadata contains NaN or an infinity.
+      TypeError: The metadata contains a value that JSON cannot represent.
     """
     row = messages_row(dialogue)
     line = json.dumps(row, ensure_ascii=False, allow_nan=False)
     try:
         line.encode("utf-8")
-    except UnicodeEncodeError:  # metadata may hold half of a surrogate pair, which must be escaped
+    except UnicodeEncodeError:  # lone surrogates in metadata must be escaped
         line = json.dumps(row, allow_nan=False)
     return line + "\n"
 
 
 def write_messages(path: AnyPath | str, dialogues: Iterable[Dialogue]) -> int:
-    """Writes a `messages` file, whole or not at all.
+    """Writes a `messages` file atomically.
 
     Args:
-      path: The file; its folder is made where it is missing.
-      dialogues: Consumed one by one, so a stream larger than the memory can be written.
+      path: The file; its folder is created if it is missing.
+      dialogues: Consumed one by one, so they need not fit in memory.
 
     Returns:
-      How many dialogues were written.
+      The number of dialogues written.
     """
     number = 0
     with atomic_write(path) as file:

@@ -1,4 +1,4 @@
-"""How far means over sessions may be from the true ones, by drawing the sessions again."""
+"""Bootstrap confidence intervals of means over sessions."""
 
 import numpy as np
 from jaxtyping import Float64
@@ -12,19 +12,19 @@ def ratio_intervals(
     *,
     seed: int = 0,
 ) -> Float64[np.ndarray, "measures 2"]:
-    """The 95 % percentile bootstrap intervals of sums divided by sums, one a column.
+    """The 95 % percentile bootstrap intervals of ratios of sums, one per column.
 
-    Whole sessions are drawn with replacement, so that the questions of one stay together: they
-    are more alike than those of different sessions. A mean over sessions has 1 as denominator, a
-    share of questions has the number of questions.
+    Whole sessions are resampled (cluster bootstrap), because questions of one session are more
+    alike than those of different ones. A mean over sessions has the denominator 1, a share of
+    questions has the number of questions.
 
     Args:
-      numerators: What each session adds to the sum.
-      denominators: What it adds to the count, >= 0.
+      numerators: The summand of each session.
+      denominators: Its count, >= 0.
       seed: Equal seeds give equal intervals.
 
     Returns:
-      Lower and upper ends; NaN where there are fewer than two sessions that count at all.
+      Lower and upper ends; NaN if fewer than two sessions have a count above 0.
 
     Source: B. Efron, Bootstrap methods: another look at the jackknife, 1979; the cluster bootstrap
       of A. C. Davison and D. V. Hinkley, Bootstrap methods and their application, section 3.8.
@@ -43,7 +43,7 @@ def ratio_intervals(
         )
         sums[row] = drawn @ both
     above, below = np.split(sums, 2, axis=1)
-    # Where few sessions count, a drawing may hold none of them: it says nothing.
+    # If few sessions count, a resample may have none of them; it is ignored.
     ratios = np.divide(above, below, out=np.full_like(above, np.nan), where=below > 0)
     ends[counted] = np.nanquantile(ratios, [0.025, 0.975], axis=0).T
     return ends

@@ -1,10 +1,9 @@
 """The web application around a speaker: `/v1/chat/completions`, `/v1/completions`, `/v1/models`.
 
-It knows no jax. Whatever goes wrong is answered in OpenAI's shape: what a client can mend with
-status 400 to 499 and the reason; a bug of ours with status 500 and no internals, while its
-traceback goes to stderr. A request has limits of size and time, and the work of a client that
-leaves is cancelled. What takes time in proportion to a body is done in threads, so that the event
-loop answers others meanwhile.
+It does not import jax. Errors have OpenAI's format: status 400 to 499 with the reason for client
+errors; status 500 without internals for bugs, whose traceback goes to stderr. Requests have limits
+of size and time, and work is cancelled when its client disconnects. Bodies are parsed in threads,
+so that the event loop is never blocked.
 """
 
 import asyncio
@@ -42,10 +41,10 @@ _PATHS = (
 _SHOWN_CHARS = 100
 
 MAX_BODY_BYTES = 4 * 2**20
-"""Largest request that is read; no context holds as much text."""
+"""Largest request; more text than any context holds."""
 
 MAX_BODIES_BYTES = 64 * MAX_BODY_BYTES
-"""Most bytes of requests that are being read at once; small ones are read in any case."""
+"""Most bytes of requests being read at once; small requests are always read."""
 
 _SMALL_BYTES = 2**16
 
@@ -53,17 +52,17 @@ BODY_S = 60.0
 """Seconds for the body of a request."""
 
 REQUEST_S = 3600.0
-"""Seconds for a reply, waiting for others included."""
+"""Seconds for a reply, including the time in the queue."""
 
-_DRAIN_S = 5  # for the rest of a body that is too large
+_DRAIN_S = 5  # for the rest of an oversized body
 
 
 def make_app(speaker: Speaker, hosts: Sequence[str] = ()) -> Starlette:
-    """The ASGI application that serves one speaker.
+    """Creates the ASGI application that serves one speaker.
 
     Args:
       speaker: Started and stopped with the application.
-      hosts: Names and addresses by which clients may reach it beside those of loopback.
+      hosts: Additional host names and addresses for clients, besides loopback.
     """
     endpoints = _Endpoints(speaker)
 
@@ -93,11 +92,11 @@ def make_app(speaker: Speaker, hosts: Sequence[str] = ()) -> Starlette:
 
 
 class _Endpoints:
-    """What each path does."""
+    """The handlers of the paths."""
 
     def __init__(self, speaker: Speaker) -> None:
         self.speaker, self.created = speaker, int(time.time())
-        # Few: a body in JSON takes up to thirty times its size.
+        # Few, since parsed JSON takes up to thirty times the size of the body.
         self._readers = concurrent.futures.ThreadPoolExecutor(2, "requests")
         self._held_bytes = 0
 
@@ -162,10 +161,10 @@ class _Endpoints:
         return JSONResponse(reply.whole(completion))
 
     async def _read(self, request: Request, read: Callable[[bytes], ReadT]) -> ReadT:
-        """The request in a body.
+        """Reads and parses the body of a request.
 
         Raises:
-          RequestError: It is too large or too slow, or is no such request.
+          RequestError: It is too large, too slow or invalid.
           ClientDisconnect: The client hung up before its end.
         """
         body = bytearray()
@@ -181,7 +180,7 @@ class _Endpoints:
             async with asyncio.timeout(BODY_S) as limit:
                 async for chunk in request.stream():
                     if len(body) > MAX_BODY_BYTES:
-                        continue  # clients read no reply before they have sent
+                        continue  # clients read no reply before they have sent everything
                     body += chunk
                     self._held_bytes += len(chunk)
                     if len(body) > MAX_BODY_BYTES:
@@ -198,7 +197,7 @@ class _Endpoints:
                 ) from None
         if len(body) > MAX_BODY_BYTES:
             raise RequestError(
-                f"the request is larger than {MAX_BODY_BYTES:,} bytes; send less.", status=413
+                f"the request is larger than {MAX_BODY_BYTES:,} bytes; shorten it.", status=413
             )
 
     def _check_model(self, model: str | None) -> None:
@@ -219,7 +218,7 @@ async def _in_time(work: Coroutine[Any, Any, Completion]) -> Completion:
             return await work
     except TimeoutError:
         raise RequestError(
-            f"there was no whole reply after {REQUEST_S:g} s; ask for fewer tokens, or try again "
+            f"the reply was not complete after {REQUEST_S:g} s; ask for fewer tokens, or try again "
             "later.", status=504, code="timeout",
         ) from None  # fmt: skip
 
@@ -228,13 +227,13 @@ async def _in_time(work: Coroutine[Any, Any, Completion]) -> Completion:
 
 
 def _with_errors_answered(endpoint: Endpoint) -> Endpoint:
-    # Starlette's own way raises a bug again behind the answer, and uvicorn then hangs up on a
-    # client that means to go on.
+    # Starlette would raise a bug again after the reply, and uvicorn would then close a connection
+    # that the client still uses.
     async def answered(request: Request) -> Response:
         try:
             return await endpoint(request)
         except ClientDisconnect:
-            return Response(status_code=499)  # which nobody gets
+            return Response(status_code=499)  # nobody receives it
         except (Exception, asyncio.CancelledError) as error:
             status, body = describe_error(error, request)
             return _error(status, body)
@@ -243,7 +242,7 @@ def _with_errors_answered(endpoint: Endpoint) -> Endpoint:
 
 
 def describe_error(error: BaseException, request: Request) -> tuple[int, dict[str, Any]]:
-    """Status and body of the answer to a request that failed; a bug is logged."""
+    """Status and body of an error reply; bugs are logged."""
     match error:
         case RequestError():
             status, param, code = error.status, error.param, error.code

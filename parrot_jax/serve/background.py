@@ -1,4 +1,4 @@
-"""The application in a thread of this process, on a port of its own. Loads no jax."""
+"""Runs the application in a thread of this process, on its own port. Does not import jax."""
 
 import contextlib
 import errno
@@ -16,20 +16,20 @@ from parrot_jax.core.open_files import raise_limit
 from parrot_jax.serve.connections import KEEP_ALIVE_S, MAX_CONNECTIONS, Connection
 
 GRACE_S = 20
-"""Seconds that requests in flight have when the server is told to stop."""
+"""Seconds to wait for requests in flight when the server stops."""
 
 _TICK_S = 0.005
 
 
 def open_port(host: str = "127.0.0.1", port: int = 0) -> socket.socket:
-    """Takes a port; clients that connect wait until a server serves it.
+    """Opens a port; clients that connect wait until a server accepts them.
 
     Args:
-      host: An address of this machine. The default is reached from this machine only.
-      port: 0 = one that is free.
+      host: An address of this machine. The default is reachable only from this machine.
+      port: 0 = any free port.
 
     Raises:
-      UserError: The port is in use or may not be opened, or the host is not this machine.
+      UserError: The port is in use or not allowed, or the host is not an address of this machine.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
@@ -38,7 +38,7 @@ def open_port(host: str = "127.0.0.1", port: int = 0) -> socket.socket:
         if error.errno == errno.EADDRINUSE:
             raise UserError(
                 f"port {port} on {host} is in use; choose another with --port, or --port 0 for "
-                "one that is free."
+                "any free port."
             ) from None
         raise UserError(
             f"cannot open port {port} on {host}: {error.strerror}; check --host and --port."
@@ -57,14 +57,14 @@ class BackgroundServer:
     200
 
     Attributes:
-      url: What clients take for `base_url`, e.g. `http://127.0.0.1:8000/v1`.
+      url: The `base_url` for clients, e.g. `http://127.0.0.1:8000/v1`.
     """
 
     def __init__(self, app: Starlette, listener: socket.socket | None = None) -> None:
-        """Serves nothing yet.
+        """Opens the port; serving starts with the `with` block.
 
         Args:
-          app: From `make_app`; an application serves once.
+          app: From `make_app`; an application can be served only once.
           listener: From `open_port`; None = a free port on loopback. Closed at the end.
         """
         self._listener = open_port() if listener is None else listener
@@ -74,10 +74,10 @@ class BackgroundServer:
             uvicorn.Config(
                 app,
                 http=Connection,
-                loop="asyncio",  # uvloop has another way to limit what is read at once
+                loop="asyncio",  # uvloop does not support our read limit
                 lifespan="on",
                 ws="none",
-                log_level="error",  # a line for each malformed request would fill a disk
+                log_level="error",  # a line per malformed request could fill a disk
                 access_log=False,
                 proxy_headers=False,
                 server_header=False,
@@ -85,7 +85,7 @@ class BackgroundServer:
                 timeout_graceful_shutdown=GRACE_S,
             )
         )
-        # Not the thread itself is waited for: an interrupted `Thread.join` takes it for ended.
+        # Wait for an event, since an interrupted `Thread.join` treats the thread as ended.
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="server", daemon=True)
 
@@ -93,7 +93,7 @@ class BackgroundServer:
         """Returns when the server is ready.
 
         Raises:
-          RunError: The application failed to start; the reason has been logged.
+          RunError: The application failed to start; the reason was logged.
         """
         raise_limit(MAX_CONNECTIONS)
         self._thread.start()
@@ -104,7 +104,7 @@ class BackgroundServer:
         return self
 
     def join(self) -> None:
-        """Waits until the server ends, which it does not do by itself."""
+        """Waits until the server ends."""
         self._ended.wait()
 
     def __exit__(
@@ -113,13 +113,13 @@ class BackgroundServer:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Stops: no new requests; those in flight have `GRACE_S` seconds, then get status 503."""
+        """Stops the server; requests in flight get status 503 after `GRACE_S` seconds."""
         self._server.should_exit = True
         self._ended.wait()
 
     def _serve(self) -> None:
         try:
-            # uvicorn logs why an application cannot start, and exits.
+            # If the application cannot start, uvicorn logs the reason and exits.
             with contextlib.suppress(SystemExit):
                 self._server.run([self._listener])
         finally:
@@ -128,11 +128,11 @@ class BackgroundServer:
 
 
 def serve_until_stopped(server: BackgroundServer, model: str) -> None:
-    """Serves until SIGINT or SIGTERM, which is no failure. Call it in the main thread.
+    """Serves until SIGINT or SIGTERM, then returns. Call it in the main thread.
 
     Args:
-      server: Not started yet.
-      model: What is served, for the line that says where.
+      server: A server that is not started.
+      model: The model's name, for the console.
 
     Raises:
       RunError: The server did not start, or ended by itself.

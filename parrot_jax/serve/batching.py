@@ -1,4 +1,4 @@
-"""Work joined into batches: one batch at a time, in a thread of its own. Loads no jax."""
+"""Joins work into batches, which run one at a time in a thread. Does not import jax."""
 
 import asyncio
 import concurrent.futures
@@ -12,15 +12,15 @@ WorkT = TypeVar("WorkT")
 PartT = TypeVar("PartT")
 
 Deliver = Callable[[Sequence[PartT]], Collection[int]]
-"""Hands each piece of work of a batch the next part of its result, in order; returns the numbers of
-those that nobody wants more of."""
+"""Delivers the next part of the result of each item of a batch, in order; returns the indices of
+items that were given up."""
 
-# Clients that got their replies from one batch send their next requests at about the same time.
+# Clients of one batch send their next requests at about the same time.
 _JOIN_S = 0.005
 
 
 class _End:
-    """What comes behind the last part."""
+    """Marks the end of the parts."""
 
 
 @dataclass(eq=False, slots=True)
@@ -28,15 +28,15 @@ class _Item:
     kind: Hashable
     work: Any
     parts: asyncio.Queue[Any] = field(default_factory=asyncio.Queue)
-    """Parts of the result; last an `_End`, or an exception."""
+    """Parts of the result; the last is an `_End` or an exception."""
     is_wanted: bool = True
 
 
 class Batcher(Generic[WorkT, PartT]):
-    """Runs work in the order of its arrival, and with each item others of its kind.
+    """Runs work in order of arrival, and batches each item with others of its kind.
 
-    The oldest waiting item decides the kind of a batch, so nobody waits for ever. An item whose
-    submitter leaves is taken out of the queue, or given up in its batch. All methods belong to one
+    The oldest waiting item determines the kind of a batch, so no item waits forever. If a submitter
+    leaves, its item is removed from the queue, or given up in its batch. Call all methods in one
     event loop.
     """
 
@@ -47,14 +47,14 @@ class Batcher(Generic[WorkT, PartT]):
         max_items: int,
         max_waiting: int,
     ) -> None:
-        """Starts nothing yet.
+        """Sets up the queue; `start` starts it.
 
         Args:
-          run: Does 1 to `max_items` pieces of work of one kind and delivers their results part by
-            part; called in a thread, one call at a time. What it raises, everybody in the batch
-            gets.
+          run: Processes 1 to `max_items` items of one kind and delivers their results part by part;
+            called in a thread, one call at a time. Its exception goes to all submitters of the
+            batch.
           max_items: Most items of a batch, >= 1.
-          max_waiting: Most items that wait; whoever comes then is sent away.
+          max_waiting: Most waiting items; further ones are rejected.
         """
         self._run, self._max_items, self._max_waiting = run, max_items, max_waiting
         self._waiting: list[_Item] = []
@@ -66,15 +66,15 @@ class Batcher(Generic[WorkT, PartT]):
 
     @property
     def busy(self) -> bool:
-        """Whether a batch is being run, be it for submitters that have all gone."""
+        """Whether a batch is running, even if all its submitters have left."""
         return self._running is not None and not self._running.done()
 
     def start(self) -> None:
-        """Begins to run batches."""
+        """Starts running batches."""
         self._loop = asyncio.get_running_loop().create_task(self._run_batches())
 
     def stop(self) -> None:
-        """Cancels all submitters; a batch that is being run ends at its next part."""
+        """Cancels all submitters; a running batch ends at its next part."""
         if self._loop is not None:
             self._loop.cancel()
         for item in [*self._waiting, *self._batch]:
@@ -83,18 +83,18 @@ class Batcher(Generic[WorkT, PartT]):
         self._thread.shutdown(wait=False)
 
     async def submit(self, kind: Hashable, work: WorkT) -> AsyncGenerator[PartT, None]:
-        """Yields the parts of the result of one piece of work; close it to give the work up.
+        """Yields the parts of an item's result; close the generator to give it up.
 
         Args:
-          kind: Only work of equal kinds shares a batch.
-          work: What `run` gets.
+          kind: Only items of the same kind share a batch.
+          work: The item for `run`.
 
         Raises:
-          RequestError: Too much work waits already (status 503).
+          RequestError: Too many items are waiting (status 503).
         """
         if len(self._waiting) >= self._max_waiting:
             raise RequestError(
-                f"{self._max_waiting} requests wait already; try again later.",
+                f"{self._max_waiting} requests are already waiting; try again later.",
                 status=503, code="overloaded",
             )  # fmt: skip
         item = _Item(kind, work)
@@ -119,7 +119,7 @@ class Batcher(Generic[WorkT, PartT]):
                     await asyncio.sleep(_JOIN_S)
                 self._batch = self._next_batch()
                 self._waiting = [item for item in self._waiting if item not in self._batch]
-                if self._batch:  # while it slept, all may have gone
+                if self._batch:  # all may have left during the sleep
                     await self._run_batch(self._batch)
 
     def _next_batch(self) -> list[_Item]:

@@ -1,8 +1,8 @@
-"""Connections of the web server: each has a time for all that it does, and there is room for more.
+"""Connections of the web server, with timeouts for every phase and a limit on their number.
 
-uvicorn has no time for a head, none for a client that does not read its reply, and none for what a
-client sends beside its request. Without them, whoever opens connections and leaves them takes all
-that there are.
+uvicorn has no timeout for the head of a request, for a client that does not read its reply, or for
+data sent after a request. Without them, a client could exhaust all connections by leaving them
+open.
 """
 
 import asyncio
@@ -16,56 +16,56 @@ from parrot_jax.core.open_files import most_connections
 from parrot_jax.serve.replies import error_response
 
 HEAD_S = 20.0
-"""Seconds for the head of a request, from the opening of a connection or from its first byte."""
+"""Seconds for the head of a request, from the start of the connection or its first byte."""
 
 KEEP_ALIVE_S = 75.0
-"""Seconds between two requests. Longer than clients keep idle connections: they close them."""
+"""Seconds between two requests. Longer than in clients, so that the client closes first."""
 
 WRITE_S = 60.0
-"""Seconds for a client to read what it was sent."""
+"""Seconds for a client to read a reply."""
 
 LINGER_S = 5.0
-"""Seconds for what a client still sends when it has its reply, and for the end of a connection."""
+"""Seconds for data that arrives after the reply, and for closing a connection."""
 
 MAX_CONNECTIONS = 4096
 
-# Of what is read at once, every byte may be a chunk of a body: some milliseconds, not a second.
+# Small, since every byte may be a chunk of a body: this takes milliseconds, not a second.
 _READ_BYTES = 16 * 2**10
 
 
 class Connection(H11Protocol, asyncio.BufferedProtocol):
-    """One connection, from its opening to its end."""
+    """One connection."""
 
     _timer: asyncio.TimerHandle | None = None
     _phase: object = None
     _since = 0.0
 
-    # ---- what happens ----
+    # ---- events ----
 
     def connection_made(  # pyright: ignore[reportIncompatibleMethodOverride] - as in uvicorn
         self, transport: asyncio.Transport
     ) -> None:
-        """Begins, if need be in the place of another."""
+        """Starts the connection; may close another one to make room."""
         super().connection_made(transport)
         self._look()
         if len(self.connections) > min(MAX_CONNECTIONS, most_connections()):
             self._make_room()
 
     def get_buffer(self, sizehint: int) -> bytearray:
-        """Room for the next bytes."""
+        """Allocates a buffer for the next bytes."""
         self._buffer = bytearray(_READ_BYTES)
         return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Takes the bytes."""
+        """Handles the bytes of the buffer."""
         self.data_received(bytes(self._buffer[:nbytes]))
         del self._buffer
 
     def data_received(self, data: bytes) -> None:
         """Reads a request, one at a time."""
         if self._has_whole_request():
-            # Another request before the reply to this one. Kept, it could grow without end; not
-            # read, the client's end would not be seen.
+            # Data before the reply to this request is dropped: it could grow without limit, but
+            # without reading a disconnect would not be noticed.
             self.cycle.keep_alive = False
             return
         super().data_received(data)
@@ -75,50 +75,50 @@ class Connection(H11Protocol, asyncio.BufferedProtocol):
         self._look()
 
     def on_response_complete(self) -> None:
-        """Waits for the next request."""
+        """Starts to wait for the next request."""
         super().on_response_complete()
         self._look()
 
     def pause_writing(self) -> None:
-        """The client does not read."""
+        """The client has stopped reading."""
         super().pause_writing()
         self._look()
 
     def resume_writing(self) -> None:
-        """The client has read."""
+        """The client is reading again."""
         super().resume_writing()
         self._look()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The end."""
+        """Ends the timer."""
         self._expect(None)
         super().connection_lost(exc)
 
     def timeout_keep_alive_handler(self) -> None:
-        """Ends what uvicorn found idle."""
+        """Closes a connection that uvicorn found idle."""
         self._too_late()
 
     def send_400_response(self, msg: str) -> None:
-        """Answers what is no HTTP."""
-        self._refuse(400, "this is no HTTP/1.1 request.")
+        """Replies to invalid HTTP."""
+        self._refuse(400, "this is not an HTTP/1.1 request.")
 
-    # ---- what must happen, and when ----
+    # ---- timeouts ----
 
     def _is_working(self) -> bool:
-        """Whether a request has begun whose reply is not complete."""
+        """Whether there is a request without a complete reply."""
         return self.cycle is not None and not self.cycle.response_complete
 
     def _has_whole_request(self) -> bool:
         return self._is_working() and not self.cycle.more_body
 
     def _look(self) -> None:
-        """Gives what must happen next its time; what goes on already keeps the time that it had."""
+        """Starts the timer of the current phase, if the phase has changed."""
         if self.transport.is_closing():
             phase, seconds = "closing", LINGER_S
         elif self.flow.write_paused:
             phase, seconds = "writing", WRITE_S
         elif self._is_working():
-            phase, seconds = self.cycle, None  # the application has its own times
+            phase, seconds = self.cycle, None  # the application has its own timeouts
         elif self.conn.their_state is h11.SEND_BODY:
             phase, seconds = "draining", LINGER_S
         elif self.cycle is None or self.conn.trailing_data[0]:
@@ -144,7 +144,7 @@ class Connection(H11Protocol, asyncio.BufferedProtocol):
         self._look()
 
     def _make_room(self) -> None:
-        """Ends the connection that has been the longest without a whole request."""
+        """Aborts the connection that has been without a complete request for longest."""
         waiting = [
             each
             for each in self.connections
@@ -154,7 +154,7 @@ class Connection(H11Protocol, asyncio.BufferedProtocol):
         min(waiting, key=lambda each: each._since, default=self).transport.abort()
 
     def _refuse(self, status: int, message: str) -> None:
-        """Answers what is no request, and closes."""
+        """Sends an error and closes the connection."""
         body = json.dumps(error_response(message, status=status)).encode()
         headers = [
             ("content-type", "application/json"),
@@ -166,7 +166,7 @@ class Connection(H11Protocol, asyncio.BufferedProtocol):
             h11.Data(data=body),
             h11.EndOfMessage(),
         )
-        # Where a reply has begun already, it is cut.
+        # A reply that has already begun is cut off.
         with contextlib.suppress(h11.LocalProtocolError):
             self.transport.write(b"".join(self.conn.send(event) or b"" for event in events))
         self.transport.close()

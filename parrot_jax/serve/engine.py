@@ -1,4 +1,4 @@
-"""Whatever answers requests: a trained model, or a plain function. Loads no jax."""
+"""The interface of what generates replies, and a plain function as one. Does not import jax."""
 
 import abc
 import asyncio
@@ -10,50 +10,50 @@ from typing import Literal
 
 from parrot_jax.core.errors import UserError
 
-_NUM_THREADS = 8  # of functions that answer
+_NUM_THREADS = 8  # of a FunctionSpeaker
 
 Messages = list[dict[str, str]]
-"""OpenAI's messages, checked to hold `role` (system, user or assistant) and `content`, and nothing
-else. Their order is the speaker's business."""
+"""OpenAI's messages, checked to have exactly `role` (system, user or assistant) and `content`. The
+speaker checks their order."""
 
 
 Say = Callable[[str], None]
-"""Takes the next piece of a reply's text, in the event loop."""
+"""Receives the next piece of a reply's text, in the event loop."""
 
 
 def say_nothing(_: str) -> None:
-    """For who waits for the whole reply."""
+    """Ignores the pieces, for callers that wait for the whole reply."""
 
 
 class RequestError(UserError):
-    """A request that gets an error for an answer, and which one.
+    """An error reply to a request.
 
-    Any other `UserError` that a speaker raises is answered with status 400.
+    Any other `UserError` of a speaker gives status 400.
 
     Attributes:
       status: The HTTP status, 400 to 599.
-      param: The field of the request that is wrong.
-      code: OpenAI's word for the error, which programs look at, e.g. `context_length_exceeded`.
+      param: The wrong field of the request.
+      code: OpenAI's error code, e.g. `context_length_exceeded`.
     """
 
     def __init__(
         self, message: str, *, status: int = 400, param: str | None = None, code: str | None = None
     ) -> None:
-        """Keeps what the answer will say."""
+        """Stores the fields of the reply."""
         super().__init__(message)
         self.status, self.param, self.code = status, param, code
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How a reply is to be made."""
+    """Sampling settings of a reply."""
 
     max_tokens: int | None
-    """Most tokens of the reply, >= 1; None = as many as there is room for."""
+    """Most tokens of the reply, >= 1; None = limited only by the context."""
     temperature: float
-    """>= 0; 0 = the likeliest token each time."""
+    """>= 0; 0 = greedy decoding."""
     top_p: float
-    """Sample among the likeliest tokens that hold this probability, in (0, 1]."""
+    """Nucleus sampling: the probability mass to sample from, in (0, 1]."""
     seed: int
     """In [0, 2^32); the same seed gives the same reply."""
     stop: tuple[str, ...]
@@ -62,28 +62,28 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class Completion:
-    """A reply, and what it took."""
+    """A reply with its token counts."""
 
     text: str
-    """What the client gets; an asker's empty text says that it has nothing more to ask."""
+    """The reply's text; an empty text of an asker means that it has no more questions."""
     finish_reason: Literal["stop", "length"]
-    """`stop` = the speaker ended its turn or wrote a stop string, `length` = it was cut."""
+    """`stop` = the model ended its turn or wrote a stop string, `length` = token limit."""
     num_prompt_tokens: int
-    """Tokens of the prompt, headers and BOS included."""
+    """Tokens of the prompt, including headers and BOS."""
     num_tokens: int
-    """Tokens of the reply as vLLM counts them: with the terminator, or through the token that
+    """Tokens of the reply, counted as in vLLM: including the terminator, or up to the token that
     completed the stop string."""
     prompt_ids: tuple[int, ...] | None = None
-    """The ids behind which the reply was written; None where the speaker knows no ids."""
+    """The ids of the prompt; None if the speaker has no ids."""
     ids: tuple[int, ...] | None = None
     """The `num_tokens` ids of the reply."""
 
 
 class Speaker(abc.ABC):
-    """What stands behind the server. All methods run in its event loop and must not block it.
+    """Generates replies for the server. All methods run in its event loop and must not block it.
 
     Attributes:
-      model: The name under which clients ask for it.
+      model: The model name for clients.
     """
 
     model: str
@@ -98,15 +98,15 @@ class Speaker(abc.ABC):
     async def chat(
         self, messages: Messages, settings: Settings, say: Say = say_nothing
     ) -> Completion:
-        """The next turn of a dialogue. A client that hangs up cancels the call.
+        """Generates the next turn of a dialogue. The call is cancelled if the client disconnects.
 
         Args:
-          messages: The turns before it.
-          settings: How to write.
-          say: Called with the reply's text piece by piece; the pieces, joined, are its text.
+          messages: The previous messages.
+          settings: Sampling settings.
+          say: Called with each piece of the reply's text.
 
         Raises:
-          UserError: These messages cannot be answered; the client gets the text.
+          UserError: The messages cannot be answered; the client gets the error's text.
         """
 
     @abc.abstractmethod
@@ -118,50 +118,50 @@ class Speaker(abc.ABC):
         *,
         add_special_tokens: bool,
     ) -> Completion:
-        """What follows a prompt, given as text or as ids.
+        """Continues a prompt, given as text or as ids.
 
         Args:
-          prompt: Not rendered by any template.
-          settings: How to write.
-          say: As in `chat`.
-          add_special_tokens: Whether a text gets the BOS token in front; ids never do.
+          prompt: Used without a template.
+          settings: Sampling settings.
+          say: See `chat`.
+          add_special_tokens: Whether to put the BOS token before a text; never added to ids.
 
         Raises:
-          UserError: The prompt cannot be continued; the client gets the text.
+          UserError: The prompt cannot be continued; the client gets the error's text.
         """
 
 
 class FunctionSpeaker(Speaker):
     """A plain function from messages to a reply, served like a model.
 
-    Its tokens are words between white space: usage counts them, and `max_tokens` limits them.
-    Temperature, top-p and seed mean nothing to it.
+    Its tokens are words: usage counts them, and `max_tokens` limits them. Temperature, top-p and
+    seed are ignored.
     """
 
     def __init__(
         self, model: str, reply: Callable[[Messages], str], *, max_context: int = 32_768
     ) -> None:
-        """Keeps the function.
+        """Stores the function.
 
         Args:
-          model: The name under which clients ask for it.
+          model: The model name for clients.
           reply: Called in threads, several at once; raises `UserError` for messages it cannot
-            answer. It cannot be interrupted: a client that hangs up gets rid of a call that
-            waits, not of one that runs.
-          max_context: Most tokens of a request, and one more for each message.
+            answer. It cannot be interrupted: if a client disconnects, only a waiting call is
+            cancelled.
+          max_context: Most tokens of a request, where each message counts one more.
         """
         self.model, self._reply, self._max_context = model, reply, max_context
-        # Of its own: slow functions must not keep others from the threads of the process.
+        # A separate pool, so that slow functions do not block the default threads.
         self._threads = concurrent.futures.ThreadPoolExecutor(_NUM_THREADS, "replies")
 
     async def stop(self) -> None:
-        """Drops what waits."""
+        """Cancels waiting calls."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def chat(
         self, messages: Messages, settings: Settings, say: Say = say_nothing
     ) -> Completion:
-        """The function's reply, cut at a stop string and at `max_tokens` words."""
+        """The function's reply, cut at a stop string and after `max_tokens` words."""
         loop = asyncio.get_running_loop()
         completion = await loop.run_in_executor(self._threads, self._answer, messages, settings)
         if say is not say_nothing:
@@ -177,7 +177,7 @@ class FunctionSpeaker(Speaker):
         *,
         add_special_tokens: bool,
     ) -> Completion:
-        """Refused: there is no text that the function could continue."""
+        """Rejected: a function cannot continue a prompt."""
         raise RequestError(f"{self.model} answers messages only; use /v1/chat/completions.")
 
     def _answer(self, messages: Messages, settings: Settings) -> Completion:
@@ -203,13 +203,13 @@ class FunctionSpeaker(Speaker):
 def context_error(
     max_context: int, found: str, *, param: str = "messages", way_out: str = ""
 ) -> RequestError:
-    """A request that is too long, with the code that programs look for.
+    """The error for a request that is too long, with OpenAI's code.
 
     Args:
-      max_context: What there is room for.
-      found: How many tokens the request has, and where.
+      max_context: The context length in tokens.
+      found: The tokens of the request, as text.
       param: The field to shorten.
-      way_out: What else to do.
+      way_out: Another remedy, as text.
     """
     return RequestError(
         f"this model's maximum context length is {max_context:,} tokens, but the request has "
@@ -220,7 +220,7 @@ def context_error(
 
 
 def first_stop(text: str, stop: Sequence[str]) -> int | None:
-    """Where the stop string begins that is complete first; None = there is none.
+    """The start of the stop string that is complete first; None if there is none.
 
     >>> first_stop("one, two. three", [".", ","])
     3

@@ -1,4 +1,4 @@
-"""The log of another program: kept in a file, shown while one waits, quoted when it fails."""
+"""The log of another program: written to a file, shown while waiting, quoted in errors."""
 
 import contextlib
 import time
@@ -15,28 +15,28 @@ _LAST_LINES = 15
 _LAST_BYTES = 20_000
 _LINE_CHARS = 300
 
-# Not on stdout: its first line says where the server is, and programs read it.
+# Not on stdout, since programs read the address from its first line.
 notices = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 
 
 class Log:
-    """A file to which each start of a program adds.
+    """A log file to which each start of a program appends.
 
     Attributes:
-      path: Where it is.
+      path: The file.
     """
 
     def __init__(self, path: Path) -> None:
-        """Opens nothing yet."""
+        """Does not open the file yet."""
         self.path = path
         self._start = 0
 
     @contextlib.contextmanager
     def open(self, first_line: str) -> Iterator[IO[bytes]]:
-        """Opens it for a program's output; what it is comes first, here and on the screen.
+        """Opens the file for a program's output; writes a first line to it and to the console.
 
         Raises:
-          UserError: It cannot be written.
+          UserError: The file cannot be written.
         """
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -54,7 +54,7 @@ class Log:
             yield file
 
     def last_lines(self, count: int = _LAST_LINES) -> list[str]:
-        """The last lines of this start that are not empty, as a terminal may show them."""
+        """The last non-empty lines of this start, in printable form."""
         with open(self.path, "rb") as file:
             size = file.seek(0, 2)
             file.seek(max(self._start, size - _LAST_BYTES))
@@ -62,21 +62,21 @@ class Log:
         return [line[:_LINE_CHARS] for line in text.splitlines() if line.strip()][-count:]
 
     def end(self) -> str:
-        """The end of an error: where the log is, and its last lines."""
+        """The end of an error message: the path of the log and its last lines."""
         lines = self.last_lines() or ["(nothing)"]
         return "\n  ".join([f"its log {self.path} ends with:", *lines])
 
 
 @contextlib.contextmanager
 def follow(what: str, log: Log) -> Iterator[Callable[[], None]]:
-    """Shows how long something takes and the last line that it said.
+    """Shows the elapsed time and the last line of a log.
 
     Args:
       what: The beginning of the line, e.g. `"vLLM starts"`.
-      log: Where it says it.
+      log: The log to follow.
 
     Yields:
-      A function to call now and then.
+      A function to call from time to time, which updates the line.
     """
     started = last = time.monotonic()
     with notices.status(what) if notices.is_terminal else contextlib.nullcontext() as status:

@@ -1,4 +1,4 @@
-"""The messages of a request, as clients send them and as the rest of the project reads them."""
+"""Parses the messages of a request."""
 
 import json
 from collections.abc import Mapping
@@ -7,25 +7,24 @@ from typing import Any
 from parrot_jax.dialogue.types import Role
 from parrot_jax.serve.engine import Messages, RequestError
 
-# The newer of OpenAI's names is for the same thing.
+# `developer` is OpenAI's newer name for `system`.
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 
-# Of these, only the first two reach the model. A name tells speakers of one role apart, and there
-# is one of each here.
+# Only role and content reach the model. A name distinguishes speakers of one role, which we ignore.
 _READ = frozenset({"role", "content", "name"})
 
 _SHOWN_CHARS = 60
 
 
 def read_messages(values: Any) -> Messages:
-    """Reads a list of messages, in one pass that ends at the first fault.
+    """Parses a list of messages, in one pass that ends at the first error.
 
-    A content is a text or a list of text parts, which are joined by line ends, as in data files. A
-    client may send back a message that it got: any other key is accepted as long as it says
-    nothing (`refusal: null`, `annotations: []`), and refused by its name where it says something.
+    `content` is a text or a list of text parts, which are joined by newlines, as in data files. So
+    that a client may send back a received message, other keys are accepted if they are empty
+    (`refusal: null`, `annotations: []`), and rejected by name otherwise.
 
     Raises:
-      RequestError: A message is not of this form.
+      RequestError: A message is invalid.
     """
     if not isinstance(values, list):
         raise RequestError(
@@ -35,10 +34,10 @@ def read_messages(values: Any) -> Messages:
 
 
 def split_turns(messages: Messages) -> tuple[str, list[tuple[Role, str]]]:
-    """The system text (empty = none) and the turns.
+    """Splits messages into the system text (empty = none) and the turns.
 
     Raises:
-      RequestError: A system message is not the first, or the speakers do not alternate.
+      RequestError: A system message is not first, or the roles do not alternate.
     """
     system, turns = "", []
     for at, message in enumerate(messages):
@@ -57,12 +56,12 @@ def split_turns(messages: Messages) -> tuple[str, list[tuple[Role, str]]]:
 
 
 def says_nothing(value: Any) -> bool:
-    """Whether a JSON value stands for an absent one: null, false, or empty."""
+    """Whether a JSON value counts as absent: null, false, or empty."""
     return value is None or value is False or value in ("", [], {})
 
 
 def shown(value: Any) -> str:
-    """The beginning of a JSON value, for an error; its cost does not grow with the value.
+    """The beginning of a JSON value, for an error; takes constant time.
 
     >>> shown({"a": [1, "x"]})
     '{"a": [1, "x"]}'
@@ -75,7 +74,7 @@ def shown(value: Any) -> str:
             text += piece[: _SHOWN_CHARS + 1]
             if len(text) > _SHOWN_CHARS:
                 return f"{text[:_SHOWN_CHARS]}..."
-    except ValueError:  # Python writes no integer of more than some thousand digits
+    except ValueError:  # Python does not print integers of thousands of digits
         return f"{text}(a very long number)"
     return text
 
@@ -119,7 +118,7 @@ def _text(content: Any, at: int) -> str:
         kind, text = (part.get("type"), part.get("text")) if isinstance(part, Mapping) else (0, 0)
         if kind != "text" or not isinstance(text, str):
             raise RequestError(
-                f'message {at + 1} has a part that is no text; parts are {{"type": "text", '
+                f'message {at + 1} has a part that is not text; parts are {{"type": "text", '
                 f'"text": ..}}, found {shown(part)}.',
                 param=f"{param}.{place}",
             )

@@ -1,9 +1,9 @@
-"""OpenAI's wire format: what requests may say. Loads no jax.
+"""OpenAI's wire format: parsing of requests. Does not import jax.
 
-Requests are read strictly. A field that changes no reply is accepted, and so is any field that says
-null. A field that OpenAI or vLLM has and this server has not is refused, unless it asks for what
-happens anyway (`n: 1`). Any other field is an error that names the nearest known one. Reading takes
-time in proportion to the body, whatever it holds, and ends at the first fault.
+Requests are parsed strictly. Fields that do not affect the reply, and fields that are null, are
+accepted. A field of OpenAI or vLLM that this server does not support is rejected, unless its value
+asks for the default behaviour (`n: 1`). Any other field is an error that suggests the nearest known
+one. Parsing takes linear time and ends at the first error.
 """
 
 import difflib
@@ -21,8 +21,8 @@ from parrot_jax.serve.messages import read_messages, says_nothing, shown
 
 _MAX_STOP_STRINGS = 4
 
-# Nothing else can run while JSON is parsed, and a body of lists in lists takes a hundred times as
-# long as one of text. This many are 60,000 messages, some tenths of a second.
+# JSON parsing blocks other threads, and nested lists take a hundred times as long as text. This
+# limit allows 60,000 messages, which take some tenths of a second.
 _MAX_MARKS = 2**19
 
 _CHANGE_NOTHING = frozenset(
@@ -33,7 +33,7 @@ _CHANGE_NOTHING = frozenset(
     }
 )  # fmt: skip
 
-# What is not supported, with the values that ask for nothing; null always is such a value.
+# Unsupported fields with the values that ask for the default behaviour; null always does.
 _NOT_SUPPORTED: dict[str, tuple[Any, ...]] = {
     # OpenAI's
     "audio": (),
@@ -96,23 +96,23 @@ class _StreamOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     include_usage: bool | None = None
-    """Ends the stream with a chunk that has the usage."""
+    """End the stream with a chunk that has the usage."""
     include_obfuscation: bool | None = None
-    """Padding against who counts the bytes of chunks; there is none."""
+    """Padding that hides the size of chunks; accepted, but never added."""
 
 
 class _Request(BaseModel):
-    """What both endpoints take."""
+    """Fields of both endpoints."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     model: str | None = None
-    """As `/v1/models` lists it; absent = the one that there is."""
+    """A model listed by `/v1/models`; default: the served model."""
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
-    """Seeds that differ by a multiple of 2^32 are the same; absent = a fresh one."""
+    """Used modulo 2^32; default: a random seed."""
     stop: (
         Annotated[
             list[Annotated[str, Field(min_length=1)]],
@@ -121,11 +121,11 @@ class _Request(BaseModel):
         ]
         | None
     ) = None
-    """A string or up to four."""
+    """Up to four strings."""
     return_token_ids: bool | None = None
-    """vLLM's: adds the ids of prompt and reply to the response; not to a stream."""
+    """vLLM's: add the ids of prompt and reply to the response; not for streams."""
     stream: bool | None = None
-    """Whether the reply comes in pieces, as it is made."""
+    """Send the reply in pieces while it is generated."""
     stream_options: Annotated[_StreamOptions | None, pydantic.BeforeValidator(_what_is_said)] = None
 
     @property
@@ -148,7 +148,7 @@ class ChatRequest(_Request):
     """The body of `/v1/chat/completions`."""
 
     messages: Annotated[Messages, pydantic.BeforeValidator(read_messages)]
-    """May be empty: an asker then opens the dialogue."""
+    """May be empty for an asker, which then opens the dialogue."""
 
 
 class CompletionRequest(_Request):
@@ -157,20 +157,20 @@ class CompletionRequest(_Request):
     prompt: Annotated[str | list[int], pydantic.BeforeValidator(_text_or_ids)]
     max_tokens: Annotated[int, Field(ge=1)] | None = 16
     add_special_tokens: bool | None = True
-    """vLLM's: put the BOS token in front of a text."""
+    """vLLM's: put the BOS token before a text."""
 
 
 RequestT = TypeVar("RequestT", bound=_Request)
 
 
 def read_chat_request(body: bytes) -> ChatRequest:
-    """Reads the body of `/v1/chat/completions`.
+    """Parses the body of `/v1/chat/completions`.
 
     Raises:
       RequestError: It is not JSON, or a field is unknown, unsupported, missing or of a wrong type.
     """
     fields = _read_fields(body, ChatRequest)
-    # The newer of OpenAI's two names for one thing.
+    # OpenAI's newer name for `max_tokens`.
     newer = fields.pop("max_completion_tokens", None)
     if newer is not None and fields.get("max_tokens") is not None:
         raise RequestError(
@@ -183,23 +183,23 @@ def read_chat_request(body: bytes) -> ChatRequest:
 
 
 def read_completion_request(body: bytes) -> CompletionRequest:
-    """Reads the body of `/v1/completions`.
+    """Parses the body of `/v1/completions`.
 
     Raises:
-      RequestError: As in `read_chat_request`.
+      RequestError: See `read_chat_request`.
     """
     return _checked(_read_fields(body, CompletionRequest), CompletionRequest)
 
 
 def _read_fields(body: bytes, request_type: type[_Request]) -> dict[str, Any]:
-    """The fields that the request type knows; the others have been accepted or refused."""
+    """Returns the known fields of the request type; checks all others."""
     if sum(body.count(mark) for mark in (b"[", b"{", b'"')) > _MAX_MARKS:
         raise RequestError(
             f"the body has more than {_MAX_MARKS:,} brackets, braces and quotes; send fewer "
             "messages."
         )
     try:
-        # It also refuses halves of surrogates and endless numbers, but not a key that stands twice.
+        # Also rejects lone surrogates and huge numbers, but not duplicate keys.
         fields = pydantic_core.from_json(body, allow_inf_nan=False)
         parse_json(body)
     except ValueError as error:
@@ -217,14 +217,14 @@ def _read_fields(body: bytes, request_type: type[_Request]) -> dict[str, Any]:
 
 
 def _hint(name: str, known: set[str]) -> str:
-    # Its cost grows with the name.
+    # Limit the name, since the cost grows with it.
     near = difflib.get_close_matches(name[:60], {*known, *_NOT_SUPPORTED}, n=1)
     return f"did you mean `{near[0]}`?" if near else f"the fields are {', '.join(sorted(known))}."
 
 
 def _check_asks_for_nothing(name: str, value: Any) -> None:
     allowed = _NOT_SUPPORTED[name]
-    # In Python 1 == True, in JSON it is not.
+    # In Python 1 == True, but not in JSON.
     if not any(value == ok and isinstance(value, bool) == isinstance(ok, bool) for ok in allowed):
         instead = " or ".join(["leave it out", *(f"give {json.dumps(ok)}" for ok in allowed)])
         raise RequestError(

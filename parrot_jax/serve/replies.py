@@ -1,4 +1,4 @@
-"""OpenAI's wire format: what replies and errors look like, whole or as a stream of events."""
+"""OpenAI's wire format: replies and errors, whole or as a stream of events."""
 
 import json
 import secrets
@@ -11,22 +11,22 @@ from parrot_jax.serve.engine import Completion
 _ERROR_CHARS, _PARAM_CHARS = 600, 100
 
 DONE = b"data: [DONE]\n\n"
-"""The last event of a stream that was not cut."""
+"""The last event of a complete stream."""
 
 
 class Reply:
-    """One reply to a chat or to a completion request: its id and all that its parts share."""
+    """Formats one reply to a chat or completion request; all its parts share an id."""
 
     def __init__(
         self, model: str, *, is_chat: bool, with_ids: bool = False, with_usage: bool = False
     ) -> None:
-        """Gives it an id.
+        """Creates the id.
 
         Args:
-          model: The name of who speaks.
-          is_chat: Else it continues a prompt.
-          with_ids: Adds the ids of prompt and reply, as vLLM does.
-          with_usage: Adds a chunk with the usage to a stream.
+          model: The model's name.
+          is_chat: Whether it is a chat reply; else it continues a prompt.
+          with_ids: Add the ids of prompt and reply, as vLLM does.
+          with_usage: Add a chunk with the usage to a stream.
         """
         self._is_chat, self._with_ids, self._with_usage = is_chat, with_ids, with_usage
         self._common = {
@@ -38,7 +38,7 @@ class Reply:
 
     def whole(self, completion: Completion) -> dict[str, Any]:
         """The body of the response."""
-        # Whoever speaks, the role is the assistant's, as in vLLM: a client that collects flips it.
+        # The role is always `assistant`, also for an asker, as in vLLM.
         message = {"role": "assistant", "content": completion.text, "refusal": None}
         said = {"message": message} if self._is_chat else {"text": completion.text}
         response = self._common | {
@@ -46,7 +46,8 @@ class Reply:
             "usage": _usage(completion),
         }
         if self._with_ids:
-            # vLLM has the prompt's ids in the response of a chat, and in a completion's choice.
+            # In vLLM, the prompt's ids are in the response of a chat, but in the choice of a
+            # completion.
             (choice,) = response["choices"]
             choice["token_ids"] = completion.ids
             (response if self._is_chat else choice)["prompt_token_ids"] = completion.prompt_ids
@@ -63,7 +64,7 @@ class Reply:
         return self._chunk([_choice(self._delta(text), None)])
 
     def closing(self, completion: Completion) -> Iterator[bytes]:
-        """The events behind the last piece."""
+        """The events after the last piece."""
         delta = {"delta": {}} if self._is_chat else self._delta("")
         yield self._chunk([_choice(delta, completion.finish_reason)])
         if self._with_usage:
@@ -83,19 +84,19 @@ class Reply:
 
 
 def event(data: Any) -> bytes:
-    """A server-sent event. ASCII only: some clients end a line at U+2028."""
+    """A server-sent event. ASCII only, since some clients break lines at U+2028."""
     return b"data: " + json.dumps(data, separators=(",", ":")).encode() + b"\n\n"
 
 
 def model_card(model: str, created: int) -> dict[str, Any]:
-    """What `/v1/models` says of a model; `created` in seconds since 1970."""
+    """The entry of a model in `/v1/models`; `created` in seconds since 1970."""
     return {"id": model, "object": "model", "created": created, "owned_by": "parrot_jax"}
 
 
 def error_response(
     message: str, *, status: int, param: str | None = None, code: str | None = None
 ) -> dict[str, Any]:
-    """The body of an answer with an HTTP status of 400 or more; never long, whatever it quotes."""
+    """The body of an error reply, limited in length."""
     kind = "invalid_request_error" if status < 500 else "server_error"
     if len(message) > _ERROR_CHARS:
         message = f"{message[:_ERROR_CHARS]}..."

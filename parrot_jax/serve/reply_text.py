@@ -1,8 +1,8 @@
-"""The text of a reply while its ids arrive: what was handed out is never taken back. Loads no jax.
+"""Incremental decoding of a reply: returned text never changes. Does not import jax.
 
-A whole reply and a stream are made by this one class, so they have the same text. Held back is what
-later ids could change: a character of which only some bytes are there, what may be the beginning of
-a stop string, and white space that would be trimmed at the end.
+Whole replies and streams both use this class, so they have the same text. It holds back what later
+ids could change: incomplete characters, a possible beginning of a stop string, and white space that
+would be stripped at the end.
 """
 
 import bisect
@@ -13,22 +13,21 @@ from parrot_jax.serve.engine import first_stop
 
 
 class ReplyText:
-    """Turns ids into pieces of text.
+    """Decodes ids to pieces of text.
 
     Attributes:
-      ids: The ids of the reply so far; when a stop string ends it, through the id that completed
-        the string.
-      stopped: Whether a stop string has ended it.
+      ids: The ids of the reply so far; after a stop string, up to the id that completed it.
+      stopped: Whether a stop string has ended the reply.
     """
 
     def __init__(self, tokenizer: Tokenizer, stop: Sequence[str], *, is_turn: bool) -> None:
-        """Begins an empty reply.
+        """Starts an empty reply.
 
         Args:
-          tokenizer: Of the ids.
-          stop: The reply ends before the one of these that is complete first.
-          is_turn: A turn of a dialogue has no special tokens and is trimmed, as training trims it;
-            a continued prompt keeps both.
+          tokenizer: The tokenizer of the ids.
+          stop: Stop strings; the reply ends before the one that is complete first.
+          is_turn: Whether it is a turn of a dialogue, which is decoded without special tokens and
+            stripped, as in training. A continued prompt keeps both.
         """
         self._tokenizer, self._stop, self._is_turn = tokenizer, stop, is_turn
         self._held_chars = max(map(len, stop), default=1) - 1
@@ -39,14 +38,14 @@ class ReplyText:
         self._has_begun, self._has_said = False, False
 
     def add(self, ids: Sequence[int], *, is_last: bool) -> str:
-        """Takes the next ids.
+        """Adds the next ids.
 
         Args:
           ids: May be empty.
-          is_last: Whether no more will come.
+          is_last: Whether these are the last ids.
 
         Returns:
-          The next piece of the text, often empty. All pieces, joined, are the reply.
+          The next piece of the text, often empty. All pieces joined are the reply.
         """
         self.ids += ids
         tail = [*self._open, *ids]
@@ -76,9 +75,9 @@ class ReplyText:
         return piece
 
     def _after_held(self, ids: Sequence[int]) -> str:
-        """What is held back, and the text of these ids behind it."""
+        """The held-back text followed by the text of these ids."""
         text = self._tokenizer.text_inside(ids, special=not self._is_turn)
-        # The space between a header and its text, which belongs to neither.
+        # The space between a header and its text belongs to neither.
         if self._is_turn and not self._has_begun:
             text = text.removeprefix(" ")
         return self._held + text

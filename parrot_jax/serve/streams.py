@@ -1,4 +1,4 @@
-"""A reply that is sent while it is made, as server-sent events."""
+"""Streams a reply while it is generated, as server-sent events."""
 
 import asyncio
 import contextlib
@@ -16,30 +16,30 @@ ResultT = TypeVar("ResultT")
 
 
 class Speaking:
-    """A reply that is being made."""
+    """A reply that is being generated."""
 
     def __init__(self, speak: Callable[[Say], Coroutine[Any, Any, Completion]]) -> None:
-        """Begins to make it."""
+        """Starts to generate it."""
         self._said: asyncio.Queue[str | None] = asyncio.Queue()
         self._work = asyncio.ensure_future(speak(self._said.put_nowait))
         self._work.add_done_callback(lambda _: self._said.put_nowait(None))
 
     async def next(self) -> str | Completion:
-        """The next piece of text; behind the last one, what they make together.
+        """Returns the next piece of text, or after the last one the completion.
 
         Raises:
-          Exception: What the work raised.
+          Exception: The exception of the generation.
         """
         piece = await self._said.get()
         return self._work.result() if piece is None else piece
 
     def stop(self) -> None:
-        """Cancels the work, if it is not done."""
+        """Cancels the generation, if it is not done."""
         self._work.cancel()
 
 
 class Stream(Response):
-    """The response that sends the pieces of a reply."""
+    """A response that sends a reply in pieces."""
 
     media_type = "text/event-stream"
 
@@ -51,14 +51,14 @@ class Stream(Response):
         speaking: Speaking,
         describe_error: Callable[[BaseException, Request], tuple[int, dict[str, Any]]],
     ) -> None:
-        """Sends nothing yet.
+        """Prepares the response.
 
         Args:
-          request: Whom it answers.
-          reply: What the events look like.
-          first: The first piece, waited for before: until then, an error has a status.
-          speaking: Has the others.
-          describe_error: Gives the body for an error that comes when the status is sent already.
+          request: The request.
+          reply: Formats the events.
+          first: The first piece; errors before it can still have an HTTP status.
+          speaking: Gives the other pieces.
+          describe_error: Gives the body for an error after the status was sent.
         """
         super().__init__(headers={"Cache-Control": "no-cache"})
         del self.headers["content-length"]
@@ -67,7 +67,7 @@ class Stream(Response):
         self._describe_error = describe_error
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Sends all events, as long as the client is there."""
+        """Sends all events, while the client is connected."""
 
         async def send_bytes(data: bytes, *, more: bool = True) -> None:
             await send({"type": "http.response.body", "body": data, "more_body": more})
@@ -79,7 +79,7 @@ class Stream(Response):
             with contextlib.suppress(ClientDisconnect):
                 await unless_hung_up(self._request, self._send_events(send_bytes))
         except (Exception, asyncio.CancelledError) as error:
-            # No [DONE] comes behind it: the reply is not whole.
+            # No [DONE] follows, because the reply is incomplete.
             await send_bytes(event(self._describe_error(error, self._request)[1]))
         finally:
             self._speaking.stop()
@@ -96,15 +96,15 @@ class Stream(Response):
 
 
 async def unless_hung_up(request: Request, work: Coroutine[Any, Any, ResultT]) -> ResultT:
-    """Does the work, but cancels it when the client is gone.
+    """Runs the work, but cancels it if the client disconnects.
 
     Args:
-      request: Its body has been read.
-      work: What to do.
+      request: A request whose body has been read.
+      work: The work to run.
 
     Raises:
-      ClientDisconnect: The client hung up.
-      CancelledError: The server stops, and cannot wait for the work any longer.
+      ClientDisconnect: The client disconnected.
+      CancelledError: The server is stopping and cannot wait any longer.
     """
     working = asyncio.ensure_future(work)
     hanging_up = asyncio.ensure_future(_hung_up(request))
@@ -120,6 +120,6 @@ async def unless_hung_up(request: Request, work: Coroutine[Any, Any, ResultT]) -
 
 
 async def _hung_up(request: Request) -> None:
-    """Returns when the client of a request whose body was read is gone."""
+    """Returns when the client disconnects, after its body was read."""
     while (await request.receive())["type"] != "http.disconnect":
         pass

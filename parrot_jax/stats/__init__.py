@@ -1,17 +1,17 @@
-"""What dialogue files are like, in numbers: the papers' Table 1 and Figure 3 for any file.
+"""Statistics of dialogue files: the papers' Table 1 and Figure 3, and more, for any file.
 
 judge_config.py   settings of a judge
-inputs.py         what a user typed as a path: file and format
-context_marks.py  pronouns, and what is left out
-diversity.py      repetition and richness of words
-measures.py       what is measured of a session
-measure_file.py   one file in numbers
-sessions.py       which sessions are judged
-judge_prompts.py  what a judge is asked, and how its replies are read
-judging.py        asks it
+inputs.py         paths to sources, with format and label
+context_marks.py  pronouns and ellipsis
+diversity.py      Self-ROUGE and MTLD
+measures.py       measures of a session
+measure_file.py   measures of a file
+sessions.py       samples the sessions to judge
+judge_prompts.py  the judge's prompts, and parsing of its replies
+judging.py        runs the judge
 run.py            all files, then the judge
-published.py      Table 1 as the papers print it
+published.py      Table 1 of the papers
 summary.py        tables and JSON
-console.py        on a terminal
-writing.py        as files
+console.py        prints statistics
+writing.py        writes statistics to files
 """

@@ -1,4 +1,4 @@
-"""Statistics on a terminal. Texts from files are shown as they are, never as markup."""
+"""Prints statistics on the console. Texts from files are never interpreted as markup."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,12 +24,12 @@ _WIDTH_OF_FILES = 160
 
 
 def print_statistics(statistics: Statistics, written: Sequence[Path]) -> None:
-    """Prints the tables, what has to be known of them, and what was written where."""
+    """Prints the tables, the notes, and the written files."""
     _print(table_1(statistics, intervals=True), "Table 1")
     _print(_turns_with_bars(statistics), "Figure 3: sessions by turns")
-    _print(measures_table(statistics), "All figures")
+    _print(measures_table(statistics), "All measures")
     if (judged := judged_table(statistics)) is not None:
-        _print(judged, "What was judged")
+        _print(judged, "Judged sessions")
     for file in statistics.files:
         console.print(visible(file.report.summary()))
     console.print("\n".join(notes(statistics)))
@@ -38,7 +38,7 @@ def print_statistics(statistics: Statistics, written: Sequence[Path]) -> None:
 
 
 def _print(table: Table, title: str) -> None:
-    # In a file or a pipe nothing has to be folded.
+    # Use a fixed width in a file or a pipe, to avoid folding.
     out = console if console.is_terminal else Console(width=_WIDTH_OF_FILES, file=console.file)
     out.print(_shown(table, title))
 
@@ -65,6 +65,6 @@ def _shown(table: Table, title: str) -> RichTable:
         justify = "left" if place < table.text_columns else "right"
         shown.add_column(Text(visible(name)), justify=justify, overflow="fold")
     for row in table.rows:
-        # An interval stands under its figure: so more files have room side by side.
+        # Intervals go below their values, so that more files fit side by side.
         shown.add_row(*(Text(visible(cell).replace(" (", "\n(")) for cell in row))
     return shown

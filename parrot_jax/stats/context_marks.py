@@ -1,7 +1,7 @@
-"""Marks of a question that leans on what was said before: pronouns, and what is left out.
+"""Detects questions that depend on context, by pronouns and ellipsis.
 
-Lists of English words decide, without a parser: they are the same everywhere, and a reader can
-check any verdict. They miss other languages, slips of the pen and references by description.
+Uses lists of English words instead of a parser: this is deterministic, and easy to check by hand.
+It misses other languages, typos and references by description.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ _PRONOUNS = frozenset(
     }
 )
 
-# A question of a few words that begins so goes on with what was said before.
+# A short question with one of these openings continues the dialogue.
 _CONTINUING = (
     *("and", "or", "but", "also", "plus", "then", "not", "same", "again", "instead", "another"),
     *("more", "less", "what about", "how about", "what else", "anything else", "why not"),
@@ -54,31 +54,31 @@ _VERB_FORMS = frozenset((_AUXILIARIES + " " + _VERBS).split())
 
 
 def has_pronoun(words: Sequence[str]) -> bool:
-    """Whether a personal pronoun of the third person or a demonstrative is among the words.
+    """Whether the words include a third-person pronoun or a demonstrative.
 
-    What it refers to is not looked for: in a long question it may stand in the question itself.
+    Its referent is not checked: in a long question it may be in the question itself.
 
     >>> has_pronoun(["make", "it", "short"]), has_pronoun(["make", "bread"])
     (True, False)
 
     Args:
-      words: Of the question, from `normal_words`.
+      words: The words of the question, from `normal_words`.
     """
     return not _PRONOUNS.isdisjoint(words)
 
 
 def is_elliptical(words: Sequence[str]) -> bool:
-    """Whether a question is short and lacks what a sentence needs.
+    """Whether a question is short and elliptical.
 
-    Short is at most 7 words. It lacks something if it begins as one that goes on ("and ...", "what
-    about ...", "more ..."), or if no word of it is in a list of auxiliaries and of verbs that
-    people use towards assistants.
+    Short means at most 7 words. It is elliptical if it begins with a continuation ("and ...", "what
+    about ...", "more ..."), or has no word from a list of auxiliaries and verbs that people use
+    with assistants.
 
     >>> [is_elliptical(text.split()) for text in ("and its river", "less formal", "make it less")]
     [True, True, False]
 
     Args:
-      words: Of the question, from `normal_words`.
+      words: The words of the question, from `normal_words`.
     """
     if not 1 <= len(words) <= MOST_WORDS_OF_ELLIPSIS:
         return False

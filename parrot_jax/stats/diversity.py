@@ -1,39 +1,39 @@
-"""How much the questions of a session repeat each other, and how rich their words are."""
+"""Similarity of a session's questions (Self-ROUGE), and their lexical diversity (MTLD)."""
 
 import itertools
 from collections.abc import Iterable, Sequence
 
 MOST_WORDS = 10_000
-"""So many words of a question are compared with others: the time is that of the product of both
-lengths, and people paste whole books."""
+"""Most words of a question to compare: the time is the product of both lengths, and people paste
+whole books."""
 
 MTLD_THRESHOLD = 0.72
-"""The ratio of different words to words at which a factor ends; the authors' own choice."""
+"""The type-token ratio at which a factor ends, as chosen by the authors."""
 
 
 def self_rouge(questions: Sequence[Sequence[str]]) -> float | None:
-    """The mean ROUGE-L of each question to the other questions of its session.
+    """The mean ROUGE-L of each question with the other questions of its session.
 
-    ROUGE-L is the F measure (beta 1) of the longest common subsequence of words. As it is
-    symmetric, the mean over questions of the mean over the others is the mean over pairs.
+    ROUGE-L is the F measure (beta 1) of the longest common subsequence of words. It is symmetric,
+    so the mean over questions of the mean over the others is the mean over pairs.
 
     >>> self_rouge([["make", "it", "short"], ["make", "it", "blue"], ["why"]])
     0.2222222222222222
 
     Args:
-      questions: The words of each, from `normal_words`; the first `MOST_WORDS` count.
+      questions: The words of each, from `normal_words`; only the first `MOST_WORDS` are used.
 
     Returns:
-      In [0, 1]; None for fewer than two questions. The papers print 100 times as much.
+      In [0, 1]; None for fewer than two questions. The papers print it times 100.
 
     Source: C.-Y. Lin, ROUGE: a package for automatic evaluation of summaries, 2004. The papers do
-      not say how they apply it to a session: the form is ours.
+    not define it for a session; this definition is ours.
     """
     from rapidfuzz.distance import LCSseq
 
     if len(questions) < 2:
         return None
-    # Numbers compare without the chance that two words have one hash.
+    # Ids instead of words avoid hash collisions.
     ids: dict[str, int] = {}
     coded = [[ids.setdefault(word, len(ids)) for word in words[:MOST_WORDS]] for words in questions]
     scores = [
@@ -44,14 +44,14 @@ def self_rouge(questions: Sequence[Sequence[str]]) -> float | None:
 
 
 def mtld(words: Sequence[str]) -> float | None:
-    """The measure of textual lexical diversity: the mean length of runs that stay rich in words.
+    """The measure of textual lexical diversity: mean length of runs with a high type-token ratio.
 
-    A factor ends with the word at which the share of different words falls below the threshold;
-    what is left at the end counts in part: (1 - share) / (1 - threshold). The words divided by the
-    factors are averaged over both directions. A text without any repeated word has no factor, and
-    counts as one of its own length: so questions of a few words mostly measure their length.
+    A factor ends with the word at which the share of distinct words falls below the threshold; the
+    rest counts as a partial factor: (1 - share) / (1 - threshold). The number of words per factor
+    is averaged over both directions. A text without repeated words has no factor and scores its
+    length, so for short questions MTLD mostly measures length.
 
-    >>> mtld("a b c a b c".split())  # both ways: 1 factor after 5 words; "c" left counts nothing
+    >>> mtld("a b c a b c".split())  # both ways: 1 factor after 5 words; the rest "c" adds 0
     6.0
 
     Returns:

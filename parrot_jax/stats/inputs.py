@@ -1,4 +1,4 @@
-"""What a user typed as a path: which file it names, and in which format its dialogues are."""
+"""Resolves a path from the command line to a source with a format, and makes labels."""
 
 import itertools
 from collections.abc import Mapping
@@ -16,16 +16,16 @@ _ROWS_LOOKED_AT = 100
 
 
 def source_of(path: str) -> SourceConfig:
-    """The source that a path names.
+    """Resolves a path to a source.
 
-    `kind:path` says the format. Otherwise the first rows tell it; a folder is that of a collection,
-    whose finished dialogues are meant.
+    `kind:path` sets the format; otherwise it is detected from the first rows. A folder must be a
+    collection, whose finished dialogues are used.
 
     Args:
-      path: As typed: a file, a glob, a folder, `hf://owner/name`, or any of them behind `kind:`.
+      path: A file, a glob, a folder or `hf://owner/name`, optionally with the prefix `kind:`.
 
     Raises:
-      UserError: Nothing is there, or the rows do not tell their format.
+      UserError: The path does not exist, or the format cannot be detected.
     """
     kind, _, rest = path.partition(":")
     if kind in READERS and not rest.startswith("//"):
@@ -39,7 +39,7 @@ def source_of(path: str) -> SourceConfig:
 
 
 def labels_of(paths: list[str]) -> list[str]:
-    """A name for each path to head its column: as short as tells them apart.
+    """A unique column name for each path, as short as possible.
 
     >>> labels_of(["a/people.jsonl", "runs/x/", "runs/y"])
     ['people', 'x', 'y']
@@ -61,16 +61,16 @@ def labels_of(paths: list[str]) -> list[str]:
     most = max(path.count("/") for path in bare)
     parts = 1
     while len(set(short)) < len(paths) and parts <= most:
-        # Labels are published: no more folders than tell the files apart.
+        # Labels are published, so include no more folders than needed.
         parts += 1
         short = ["/".join(path.strip("/").rsplit("/", parts)[-parts:]) for path in bare]
-    if len(set(short)) < len(paths):  # one file in two formats
+    if len(set(short)) < len(paths):  # the same file in two formats
         short = [_kind_of(path) + name for path, name in zip(paths, short, strict=True)]
     return short
 
 
 def _kind_of(path: str) -> str:
-    """The format that is typed before a path, with its colon; else nothing."""
+    """The format prefix of a path, with its colon; empty if there is none."""
     kind, colon, rest = path.partition(":")
     return kind + colon if kind in READERS and not rest.startswith("//") else ""
 
@@ -82,16 +82,16 @@ def _of_collection(path: str) -> str:
     if (as_path(path).expanduser() / "journal.sqlite").exists():
         raise UserError(
             f"{path} is a collection without finished dialogues yet: {DIALOGUES} is missing; "
-            "go on with `parrot collect`."
+            "resume it with `parrot collect`."
         )
     raise UserError(
-        f"{path} is a folder, and none of a collection ({DIALOGUES} is missing); name its "
+        f"{path} is not a collection folder ({DIALOGUES} is missing); name its "
         f"files, e.g. {path.rstrip('/')}/**/*.jsonl, or huggingface:{path} for a data set."
     )
 
 
 def _detect(file: str) -> SourceKind:
-    """The format of a file by its first row that is an object."""
+    """Detects the format of a file from its first row that is an object."""
     first = None
     for row in itertools.islice(stream_rows(file), _ROWS_LOOKED_AT):
         if isinstance(row.value, Mapping):
@@ -99,20 +99,18 @@ def _detect(file: str) -> SourceKind:
         first = first or row
     else:
         if first is None:
-            raise UserError(f"{file} holds no rows; check the path.")
-        problem = first.problem or f"row is no JSON object: but {type(first.value).__name__}"
+            raise UserError(f"{file} has no rows; check the path.")
+        problem = first.problem or f"row is not a JSON object: but {type(first.value).__name__}"
         raise UserError(f"{file}:{first.line}: no dialogue: {problem}.")
     values: Mapping[str, Any] = row.value
     kind = detect_kind(values)
     is_pairs = {"chosen", "rejected"} <= values.keys()
     if kind is None or is_pairs:
         keys = ", ".join(map(repr, values)) or "none"
-        reason = (
-            "it holds preference pairs" if is_pairs else "no known format of dialogues has them"
-        )
+        reason = "it has preference pairs" if is_pairs else "no known dialogue format has them"
         kinds = ", ".join(READERS)
         raise UserError(
-            f"{file}:{row.line}: the format cannot be told from the keys {keys} ({reason}); write "
+            f"{file}:{row.line}: cannot detect the format from the keys {keys} ({reason}); write "
             f"kind:path, where kind is one of {kinds}, e.g. sharegpt:{file}."
         )
     return kind

@@ -1,4 +1,4 @@
-"""Settings of a judge. Loads no client, so help is instant."""
+"""Settings of a judge. Imports no HTTP client, so `--help` is fast."""
 
 from dataclasses import dataclass, field
 
@@ -8,17 +8,17 @@ from parrot_jax.core.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class JudgeConfig(EndpointConfig):
-    """An endpoint that looks at the questions of sessions and counts.
+    """An endpoint that judges the questions of sessions.
 
     Raises:
-      UserError: As in `EndpointConfig`, or it may cost something and has no limit.
+      UserError: See `EndpointConfig`; or it may cost something and has no limit.
     """
 
     concurrency: int = 16  # pyright: ignore[reportIncompatibleVariableOverride]  # always known here
     """Most requests in flight at once, >= 1."""
 
     retries: RetryConfig = field(default_factory=RetryConfig)
-    """What is done when a request fails."""
+    """Retries of failed requests."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -34,5 +34,5 @@ class JudgeConfig(EndpointConfig):
         if self.budget_usd is not None and self.price is None:
             raise UserError(
                 f"the judge {self.model!r} has a budget_usd and no price; set "
-                "price: {prompt: USD, completion: USD} for a million tokens, or budget_tokens."
+                "price: {prompt: USD, completion: USD} per million tokens, or budget_tokens."
             )

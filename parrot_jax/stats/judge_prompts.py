@@ -1,4 +1,4 @@
-"""What a judge is asked about a session, and how its replies are read."""
+"""The judge's prompts, and the parsing of its replies."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -17,17 +17,17 @@ _MAX_DIGITS = 6
 
 @dataclass(frozen=True, kw_only=True)
 class JudgedMeasure:
-    """Something that a judge counts in a session."""
+    """A measure that a judge counts in a session."""
 
     name: str
     prompt: str
-    """The file of the package with the prompt; its number rises whenever its text changes."""
+    """The prompt's file in the package; its version number changes with its text."""
     range_of: Callable[[Session], tuple[int, int]]
-    """The least and the greatest number that can be right."""
+    """The smallest and the largest possible number."""
     definition: str
 
     def load(self) -> Prompt:
-        """The prompt of this measure."""
+        """Loads the prompt of this measure."""
         return packaged_prompt("parrot_jax.stats", self.prompt)
 
 
@@ -37,28 +37,28 @@ JUDGED: Mapping[str, JudgedMeasure] = MappingProxyType(
             name="topics",
             prompt="topics_v1.txt",
             range_of=lambda session: (1, len(session.questions)),
-            definition="different topics of a session; each question has one",
+            definition="distinct topics of a session; each question has one",
         ),
         "ref_count": JudgedMeasure(
             name="RefCount",
             prompt="references_v1.txt",
-            # No more places than words; a question whose words have no spaces is not held to it.
+            # At most one per character: a bound that also holds for scripts without spaces.
             range_of=lambda session: (0, sum(map(len, session.questions))),
-            definition="places in a session's questions that point back to what was said",
+            definition="references in a session's questions to earlier turns",
         ),
         "context_dependent": JudgedMeasure(
             name="context-dependent",
             prompt="context_dependent_v1.txt",
             range_of=lambda session: (0, len(session.questions) - 1),
-            definition="questions of a session that nobody understands alone",
+            definition="questions of a session that cannot be understood alone",
         ),
     }
 )
-"""By their keys in `stats.json`. A measure's place is the `step` of its requests in the journal."""
+"""By key in `stats.json`. A measure's index is the `step` of its requests in the journal."""
 
 
 def messages_about(session: Session, prompt: Prompt) -> list[dict[str, str]]:
-    r"""What the judge is sent about a session.
+    r"""The messages to send to the judge about a session.
 
     >>> messages_about(Session(("Why?", "How?")), Prompt("", "Look: {{ questions }}"))
     [{'role': 'user', 'content': 'Look: [1] Why?\n\n[2] How?'}]
@@ -68,17 +68,17 @@ def messages_about(session: Session, prompt: Prompt) -> list[dict[str, str]]:
 
 
 class Judgment(NamedTuple):
-    """What a judge said of a session: a number, or why there is none."""
+    """A judge's result for a session: a number, or the reason why there is none."""
 
     number: int | None
     reason: str = ""
-    """Empty where there is a number."""
+    """Empty if there is a number."""
 
 
 def read_reply(reply: Reply, allowed: tuple[int, int]) -> Judgment:
-    """Reads a reply; whatever is no clear number in the range is not judged, and never 0.
+    """Parses a reply. Without a clear number in the range there is no result, never 0.
 
-    Numbers in the judge's reasoning are no judgment.
+    Numbers in the judge's reasoning are ignored.
 
     >>> read_reply(Reply(Outcome.COMPLETE, "Food, travel: [[2]]"), (1, 3))
     Judgment(number=2, reason='')

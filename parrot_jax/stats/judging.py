@@ -1,8 +1,8 @@
-"""Asks a judge about sessions: a job whose items are sessions, one step a measure.
+"""Sends sessions to a judge: a job whose items are sessions, with one step per measure.
 
-A session is known by its questions. So one that is in two files, or in a larger sample later, is
-judged once, and files and samples may change from run to run. The judge and its prompts may not:
-their judgments would stand side by side under one name.
+A session is identified by its questions. So a session in two files, or in a larger sample later, is
+judged once, and files and samples may change between runs. The judge and its prompts may not
+change, since their judgments are not comparable.
 """
 
 import asyncio
@@ -37,32 +37,32 @@ _SPEAKER = "judge"
 
 @dataclass(frozen=True, kw_only=True)
 class Judgments:
-    """What a judge said, in this run and in those before it."""
+    """A judge's results, of this run and earlier ones."""
 
     by_session: Mapping[Session, Mapping[str, Judgment]]
-    """For each session, one judgment a measure."""
+    """For each session, one judgment per measure."""
     prompts: Mapping[str, Prompt]
     models: Sequence[str]
-    """Who answered, as the server names it."""
+    """The judge's models, as the server names them."""
     requests: int
-    """All that were ever sent."""
+    """All requests sent so far."""
     tokens: int
-    """Of prompts and replies, as the server counts."""
+    """Tokens of prompts and replies, as counted by the server."""
     uncertain_tokens: int
-    """The most that requests without a known count may have cost besides."""
+    """Upper bound on the tokens of requests without token counts."""
     usd: float | None
-    """What these cost at most, uncertain ones included; None = the price is not known."""
+    """Upper bound on the cost, including uncertain tokens; None = the price is unknown."""
     problem: ParrotError | None
-    """Why some were not asked; None = all were."""
+    """Why some sessions were not judged; None if all were."""
 
     def reasons(self, sessions: Sequence[Session], key: str) -> dict[str, int]:
-        """Why some of these sessions have no number, the most frequent reason first."""
+        """Why some of these sessions have no result, most frequent reason first."""
         judgments = (self.by_session[session][key] for session in sessions)
         return dict(Counter(j.reason for j in judgments if j.number is None).most_common())
 
 
 def check_judge(config: JudgeConfig) -> None:
-    """Checks that a judge can be asked, before hours are spent on reading.
+    """Checks that a judge can be used, before spending hours on reading.
 
     Raises:
       UserError: The environment variable of its key is not set.
@@ -76,16 +76,16 @@ def check_judge(config: JudgeConfig) -> None:
 
 
 def judge_sessions(config: JudgeConfig, sessions: Sequence[Session], journal: Path) -> Judgments:
-    """Gets every judgment of every session, from the journal or from the judge.
+    """Gets all judgments of all sessions, from the journal or from the judge.
 
     Args:
       config: The judge.
-      sessions: Equal ones are judged once.
+      sessions: Duplicates are judged once.
       journal: An SQLite file; created if it is missing.
 
     Raises:
-      UserError: The key is not set, the journal cannot be written, or it is another judge's.
-      KeyboardInterrupt: As in `Job.run`.
+      UserError: The key is not set, the journal cannot be written, or it belongs to another judge.
+      KeyboardInterrupt: See `Job.run`.
     """
     return asyncio.run(_judge_sessions(config, list(dict.fromkeys(sessions)), journal))
 
@@ -94,13 +94,13 @@ async def _judge_sessions(
     config: JudgeConfig, sessions: Sequence[Session], path: Path
 ) -> Judgments:
     prompts = {key: measure.load() for key, measure in JUDGED.items()}
-    endpoint = Endpoint(config)  # says first of all whether the key is there
+    endpoint = Endpoint(config)  # checks the key first
     start = Start(config_to_dict(config), {key: p.record() for key, p in prompts.items()})
 
     def inputs(there: JournalReader | None) -> Iterable[str]:
         if there is None:
             return map(_input_of, sessions)
-        # One that has judged nothing yet may be any other.
+        # The judge may still change if it has no reply yet.
         if there.counts().speakers.get(_SPEAKER, SpeakerCounts()).answered:
             _check_same(there.last_start(), config, prompts, path)
         known = set(there.items())
@@ -113,7 +113,7 @@ async def _judge_sessions(
         job = Job(
             {_SPEAKER: endpoint}, journal, reader,
             retries=config.retries, concurrency=config.concurrency,
-            console=Console(stderr=True),  # standard output can be piped
+            console=Console(stderr=True),  # stdout may be piped
         )  # fmt: skip
         numbers = {text: number for number, text in enumerate(reader.items())}
         places = {session: numbers[_input_of(session)] for session in sessions}
@@ -160,7 +160,7 @@ async def _judge_sessions(
 def _judgments(
     session: Session, number: int, reader: JournalReader, job: Job
 ) -> dict[str, Judgment]:
-    """What the journal has on a session, one judgment a measure."""
+    """The journal's judgments of a session, one per measure."""
     replies, end = dict(reader.said(number)), reader.end(number)
 
     def why_none(step: int) -> str:
@@ -183,13 +183,13 @@ def _check_same(old: Start, config: JudgeConfig, prompts: Mapping[str, Prompt], 
     changes = [*changes_of_replies(before, config), *changed_prompts(old.prompts, prompts)]
     if changes:
         raise UserError(
-            f"{path} holds the judgments of another judge ({'; '.join(changes)}); choose another "
-            "--out, or the old values to continue."
+            f"{path} has judgments of another judge ({'; '.join(changes)}); choose another "
+            "--out, or restore the old values."
         )
 
 
 def _input_of(session: Session) -> str:
-    """The session as a row of a `messages` file; equal for equal questions."""
+    """The session as a `messages` row; equal for equal questions."""
     messages = [{"role": "user", "content": text} for text in session.questions]
     return json.dumps({"messages": messages}, ensure_ascii=False)
 

@@ -1,4 +1,4 @@
-"""One file of dialogues in numbers: read as a stream, kept as a few numbers a session."""
+"""Measures one file of dialogues: reads it as a stream, keeps a few numbers per session."""
 
 import itertools
 from array import array
@@ -19,41 +19,41 @@ from parrot_jax.stats.measures import LANGUAGE_CHARS, MEASURES, Part, measure_se
 _DIALOGUES_AT_ONCE = 64
 
 CountTokens = Callable[[Sequence[str]], list[int]]
-"""From texts to the number of tokens of each."""
+"""Maps texts to their numbers of tokens."""
 
 
 class Estimate(NamedTuple):
-    """A mean or a share, and how far it may be from the true one."""
+    """A mean or a share with its confidence interval."""
 
     value: float
     low: float | None
-    """The 95 % interval; None = too few sessions to tell, or all are alike: where nobody ever
-    thanks, drawing sessions again finds no thanks either, and says nothing of other people."""
+    """The 95 % interval; None if there are too few sessions or all values are identical: resampling
+    identical values shows no variation, which is misleading."""
     high: float | None
     num: float
-    """How many sessions or questions it is a mean of."""
+    """Number of sessions or questions of the mean."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FileStats:
-    """What was measured of one file."""
+    """The measures of one file."""
 
     label: str
     source: SourceConfig
     report: ReadReport
-    """What was read, and what was broken."""
+    """Counts of rows, rejected rows and repairs."""
     sessions: int
     turns: Mapping[int, int]
-    """How many sessions have so many turns: Figure 3."""
+    """Number of sessions by number of turns: Figure 3."""
     later_lengths: Mapping[int, int]
-    """How many later questions have so many words."""
+    """Number of later questions by number of words."""
     languages: Mapping[str, int]
-    """Sessions by language, `?` = too short to tell; the most frequent first."""
+    """Number of sessions by language, most frequent first; `?` = too short to detect."""
     estimates: Mapping[str, Estimate]
-    """By measure; one that counts nothing in this file is missing."""
+    """By measure, without those that have no data in this file."""
 
     def later_length(self, share: float) -> int | None:
-        """The words that this share of the later questions does not exceed: 0.5 = the median."""
+        """A quantile of the words of later questions: 0.5 = the median."""
         return quantile(self.later_lengths, share)
 
 
@@ -67,17 +67,17 @@ def measure_file(
 ) -> FileStats:
     """Reads a file once and measures it.
 
-    Memory holds some hundred bytes a session, whatever was said in it.
+    Memory holds some hundred bytes per session, independent of its length.
 
     Args:
-      label: The name of its column.
-      source: What to read.
-      count_tokens: Of the tokenizer; None = tokens are not counted.
-      seed: Of the intervals.
+      label: The name of its column in tables.
+      source: The file.
+      count_tokens: Counts tokens; None = tokens are not counted.
+      seed: Seed of the intervals.
       advance: Called for each dialogue.
 
     Raises:
-      UserError: As in `read_sources`.
+      UserError: See `read_sources`.
     """
     report = ReadReport()
     keys = [key for key in MEASURES if key != "tokens" or count_tokens]
@@ -91,7 +91,7 @@ def measure_file(
         tokens = _tokens_of(dialogues, count_tokens) if count_tokens else []
         for place, dialogue in enumerate(dialogues):
             questions = dialogue.questions()
-            # More than enough of them, as blocks of code do not count.
+            # More than needed, since code blocks are ignored.
             opening = "\n".join(q[: 4 * LANGUAGE_CHARS] for q in questions)[: 4 * LANGUAGE_CHARS]
             language = name_language(opening)
             measured = measure_session(dialogue, language[0] if language else None)
@@ -115,7 +115,7 @@ def measure_file(
 
 
 def estimates_of(sessions: Sequence[Mapping[str, Part]], seed: int) -> dict[str, Estimate]:
-    """The mean or share of each measure over some sessions.
+    """Means or shares of each measure over some sessions.
 
     >>> sessions = [{"turns": Part(2.0, 1)}, {"turns": Part(4.0, 1)}]
     >>> estimates_of(sessions, 0)
@@ -128,7 +128,7 @@ def estimates_of(sessions: Sequence[Mapping[str, Part]], seed: int) -> dict[str,
 
 
 def quantile(counts: Mapping[int, int], share: float) -> int | None:
-    """The least value that is not below so large a share of what was counted; None = nothing was.
+    """The smallest value whose cumulative share reaches `share`; None if there are no counts.
 
     >>> quantile({1: 2, 5: 2}, 0.5), quantile({1: 2, 5: 2}, 0.9)
     (1, 5)
@@ -142,7 +142,7 @@ def quantile(counts: Mapping[int, int], share: float) -> int | None:
 
 
 class _Columns:
-    """The parts of all sessions, one after the other."""
+    """The parts of all sessions, as flat arrays."""
 
     def __init__(self, keys: Sequence[str]) -> None:
         self._keys = keys
@@ -180,7 +180,7 @@ def _interval(low: float, high: float) -> tuple[float, float] | tuple[None, None
 
 
 def _tokens_of(dialogues: Sequence[Dialogue], count_tokens: CountTokens) -> list[int]:
-    """Tokens of each dialogue; all texts in one call, which uses all cores."""
+    """The tokens of each dialogue; one call for all texts uses all cores."""
     counts = iter(count_tokens([turn.text for d in dialogues for turn in d.turns]))
     return [sum(itertools.islice(counts, len(d.turns))) for d in dialogues]
 

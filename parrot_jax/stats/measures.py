@@ -1,7 +1,7 @@
-"""What is measured of a session: for each measure, what it adds to a sum and to a count.
+"""Measures a session: for each measure, its summand and its count.
 
-A figure of a file is the sum over its sessions divided by the count: a mean over sessions where
-each counts 1, a share or mean of questions where each counts as many questions as it has.
+A file's value is the sum over its sessions divided by the total count: a mean over sessions if each
+counts 1, or a mean or share of questions if each counts its questions.
 """
 
 from collections.abc import Mapping
@@ -17,18 +17,18 @@ from parrot_jax.stats.context_marks import has_pronoun, is_elliptical
 from parrot_jax.stats.diversity import mtld, self_rouge
 
 NEAR_REPEAT = 95.0
-"""Similarity from which a question counts as a near repeat, as collections do by default."""
+"""Similarity from which a question is a near repeat; also the default of collections."""
 
 LANGUAGE_CHARS = 400
-"""So many characters of a session's questions tell its language."""
+"""Characters of a session's questions used to detect its language."""
 
 
 class Part(NamedTuple):
-    """What a session adds to a measure."""
+    """A session's contribution to a measure."""
 
     amount: float
     num: float
-    """Of how many sessions or questions: 1 for a session."""
+    """The count: 1 for a session, or the number of questions."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,9 +37,9 @@ class Measure:
 
     name: str
     unit: Literal["number", "share", "percent of 1"]
-    """`number` as it is, `share` in per cent, `percent of 1` times 100 as the papers print it."""
+    """`number` as it is, `share` in per cent, `percent of 1` times 100, as in the papers."""
     of: str
-    """What it is a mean or a share of."""
+    """The population of the mean or share."""
     definition: str
 
 
@@ -47,7 +47,7 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
     {
         "turns": Measure(
             name="turns", unit="number", of="sessions",
-            definition="questions of a session, an unanswered last one included",
+            definition="questions of a session, including an unanswered last one",
         ),
         "tokens": Measure(
             name="tokens", unit="number", of="sessions",
@@ -67,17 +67,17 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         ),
         "self_rouge": Measure(
             name="Self-ROUGE", unit="percent of 1", of="sessions of 2 questions or more",
-            definition="100 times the mean ROUGE-L F of each question to the others of its "
-            "session; the papers name the measure and not its form, which is ours",
+            definition="100 times the mean ROUGE-L F of each question with the others of its "
+            "session; our definition, since the papers give none",
         ),
         "mtld": Measure(
             name="MTLD", unit="number", of="questions with a word",
-            definition="mean length of runs of words in which the share of different ones stays "
-            "at 0.72 or above, both ways; a question without a repeated word counts its length",
+            definition="mean length of runs of words in which the share of distinct words stays "
+            "at 0.72 or above, in both directions; without repeated words, the length",
         ),
         "thanks": Measure(
             name="thanks", unit="share", of="later questions",
-            definition="a word of thanks in it, or in the opening of a long one (English)",
+            definition="contains a word of thanks; for long questions, in the opening (English)",
         ),
         "verbatim_repeats": Measure(
             name="verbatim repeats", unit="share", of="later questions",
@@ -85,38 +85,38 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         ),
         "near_repeats": Measure(
             name="near repeats", unit="share", of="later questions",
-            definition=f"{NEAR_REPEAT:g} % of the characters as in an earlier question, or more; "
-            "verbatim repeats are among them",
+            definition=f"{NEAR_REPEAT:g} % or more of the characters as in an earlier question; "
+            "includes verbatim repeats",
         ),
         "pronouns": Measure(
             name="pronouns", unit="share", of="later questions",
-            definition="it, they, he, she and their forms, this, that, these or those in it, "
-            "whatever they refer to (English)",
+            definition="contains it, they, he, she or their forms, this, that, these or those, "
+            "with any referent (English)",
         ),
         "ellipsis": Measure(
             name="ellipsis", unit="share", of="later questions of English sessions",
-            definition="7 words or fewer that begin as going on (and, what about, more) or have "
-            "no word of a list of verbs",
+            definition="at most 7 words, with a continuing opening (and, what about, more) or "
+            "without a word from a list of verbs",
         ),
         "question_marks": Measure(
             name="question marks", unit="share", of="later questions",
-            definition="a question mark in it",
+            definition="contains a question mark",
         ),
     }
 )  # fmt: skip
-"""By their keys in `stats.json`, in the order of the table."""
+"""By key in `stats.json`, in table order."""
 
 
 class SessionMeasures(NamedTuple):
-    """All that is kept of a session."""
+    """The measures of a session."""
 
     turns: int
     parts: dict[str, Part]
-    """By measure; tokens are counted elsewhere, for many sessions at once."""
+    """By measure; tokens are counted separately, for many sessions at once."""
     later_lengths: list[int]
     """Words of each later question."""
     language: str | None
-    """ISO 639-1; None = too few letters to tell."""
+    """ISO 639-1 code; None = too few letters to detect."""
 
 
 def measure_session(dialogue: Dialogue, language: str | None) -> SessionMeasures:
@@ -124,7 +124,7 @@ def measure_session(dialogue: Dialogue, language: str | None) -> SessionMeasures
 
     Args:
       dialogue: The session.
-      language: Of its questions, see `SessionMeasures`.
+      language: The language of its questions; see `SessionMeasures`.
     """
     questions = dialogue.questions()
     words = [normal_words(question) for question in questions]

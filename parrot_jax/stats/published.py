@@ -1,10 +1,10 @@
-"""Table 1 as the papers print it, to stand beside what was measured."""
+"""Table 1 of the papers, for comparison."""
 
 from typing import NamedTuple
 
 
 class PublishedRow(NamedTuple):
-    """What the papers say of a data set; None = they do not."""
+    """The published values of a data set; None = not published."""
 
     name: str
     turns: float
@@ -21,6 +21,6 @@ PUBLISHED = (
     PublishedRow("ShareGPT", 6.67, 3166, 3.3, 11.1, 4.62),
     PublishedRow("Parrot-40K", 8.71, 3551, 5.5, 11.6, 3.42, 12.5),
 )
-"""arXiv:2310.07301: turns, tokens, topics and RefCount of version 1, the last two of version 2.
-Topics and RefCount were asked of GPT-4 with prompts that are not ours, so they compare in their
-order and not to the digit."""
+"""arXiv:2310.07301: turns, tokens, topics and RefCount from version 1, the last two from version 2.
+Topics and RefCount were judged by GPT-4 with other prompts than ours, so compare their order, not
+the digits."""

@@ -1,4 +1,4 @@
-"""All files, one after the other, then the judge."""
+"""Computes the statistics of all files, then runs the judge."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -28,18 +28,18 @@ def compute_statistics(
     """Measures files of dialogues.
 
     Args:
-      paths: As in `source_of`.
-      tokenizer: As in `load_tokenizer`; None = tokens are not counted.
-      judge: The YAML file of a `JudgeConfig`; None = nothing is judged.
-      sample: So many sessions of each file are judged, >= 1.
-      out: Where the judge's journal is; needed where there is a judge.
-      seed: Decides which sessions are judged, and the intervals.
+      paths: See `source_of`.
+      tokenizer: See `load_tokenizer`; None = tokens are not counted.
+      judge: The YAML file of a `JudgeConfig`; None = no judge.
+      sample: Number of sessions to judge in each file, >= 1.
+      out: The folder of the judge's journal; required with a judge.
+      seed: Seed of the sample and of the intervals.
 
     Returns:
-      The statistics; where judging could not be finished, what there is, with the problem.
+      The statistics; if judging failed, the results so far with the problem.
 
     Raises:
-      UserError: A path, the tokenizer or the judge cannot be used; nothing was sent then.
+      UserError: A path, the tokenizer or the judge cannot be used; nothing was sent.
 
     >>> path = getfixture("tmp_path") / "dialogues.jsonl"
     >>> _ = path.write_text('{"messages": [{"role": "user", "content": "Why is the sea salt?"}]}')

@@ -1,4 +1,4 @@
-"""Which sessions of a file are judged, and what of them the judge sees."""
+"""Samples the sessions to judge."""
 
 from typing import NamedTuple
 
@@ -8,21 +8,21 @@ from parrot_jax.dialogue.sources import SourceConfig, read_sources
 
 
 class Session(NamedTuple):
-    """A session as the judge sees it."""
+    """The part of a session that the judge sees."""
 
     questions: tuple[str, ...]
 
 
 def draw_sessions(source: SourceConfig, count: int, *, seed: int) -> list[Session]:
-    """Reads a file once more and draws some of its sessions, by seed and content.
+    """Reads a file again and draws some of its sessions, by seed and content.
 
     Args:
       source: The file.
-      count: How many are drawn, at most as many as there are.
-      seed: Which ones; a larger count contains the smaller one.
+      count: Number of sessions to draw, at most the number in the file.
+      seed: Seed of the draw; a larger count contains the smaller one.
 
     Raises:
-      UserError: As in `read_sources`.
+      UserError: See `read_sources`.
     """
     dialogues = read_sources([source], seed=0, report=ReadReport())
     drawn = draw(dialogues, count, seed=seed, where=source.path)

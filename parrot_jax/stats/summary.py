@@ -1,4 +1,4 @@
-"""The statistics of some files as tables and as JSON; how they look is left to others."""
+"""Statistics as tables and JSON, without formatting."""
 
 import re
 from collections import Counter
@@ -25,30 +25,30 @@ _MOST_TURNS_SHOWN = 12
 
 
 class TokenizerName(NamedTuple):
-    """Which tokenizer counted."""
+    """The tokenizer that counted the tokens."""
 
     path: str
     vocab_size: int
     fingerprint: str
-    """64 hex digits, equal for equal tokenizers."""
+    """Hash, 64 hex digits; equal for equal tokenizers."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Statistics:
-    """What was measured."""
+    """The statistics of some files."""
 
     files: Sequence[FileStats]
     tokenizer: TokenizerName | None
     """None = tokens were not counted."""
     judge: JudgeConfig | None
     judgments: Judgments | None
-    """None = nothing was judged."""
+    """None = no judge."""
     sampled: Mapping[str, Sequence[Session]]
-    """By label, the sessions that were to be judged."""
+    """By label, the sessions sampled for the judge."""
     seed: int
 
     def judged(self, label: str) -> dict[str, Estimate]:
-        """What the judge found in a file, by measure; one without a judgment is missing."""
+        """The judge's results for a file, by measure; measures without results are missing."""
         if self.judgments is None:
             return {}
         sessions = [self.judgments.by_session[session] for session in self.sampled[label]]
@@ -59,7 +59,7 @@ class Statistics:
         return estimates_of(parts, self.seed)
 
     def to_json(self) -> dict[str, Any]:
-        """All numbers, with what is needed to understand and to repeat them."""
+        """All numbers, with the settings and definitions needed to reproduce them."""
         return {
             "version": __version__,
             "seed": self.seed,
@@ -121,11 +121,11 @@ class Statistics:
 
 
 def table_1(statistics: Statistics, *, intervals: bool) -> Table:
-    """The papers' table: the files, and below them what the papers print of theirs.
+    """The papers' table: the files, followed by the published rows.
 
     Args:
-      statistics: What was measured.
-      intervals: Whether they stand behind the figures.
+      statistics: The statistics.
+      intervals: Whether to add the intervals.
     """
 
     def cell(estimate: Estimate | None, measure: Measure | None = None) -> str:
@@ -157,13 +157,13 @@ def table_1(statistics: Statistics, *, intervals: bool) -> Table:
 
 
 def measures_table(statistics: Statistics) -> Table:
-    """Everything that is measured with its interval, a row a measure and a column a file."""
+    """All measures with intervals, one row per measure and one column per file."""
     files = statistics.files
     rows = []
     for key, measure in MEASURES.items():
         rows.append([measure.name, *(_cell(file.estimates.get(key), measure) for file in files)])
         if key == "later_question_words":
-            for name, share in (("median", 0.5), ("90 % have at most", 0.9)):
+            for name, share in (("median", 0.5), ("90th percentile", 0.9)):
                 lengths = [file.later_length(share) for file in files]
                 shown = [NOTHING if words is None else f"{words:,}" for words in lengths]
                 rows.append([f"{measure.name}: {name}", *shown])
@@ -177,9 +177,9 @@ def measures_table(statistics: Statistics) -> Table:
 
 
 def turns_shares(files: Sequence[FileStats]) -> tuple[list[str], list[list[float]]]:
-    """Figure 3: numbers of turns, and for each file the share of its sessions that have so many.
+    """Figure 3: numbers of turns, and for each file the shares of its sessions.
 
-    The last category takes in all higher numbers where there are many.
+    If there are many, the last category includes all higher numbers.
     """
     most = max(max(file.turns) for file in files)
     shown = min(most, _MOST_TURNS_SHOWN)
@@ -206,7 +206,7 @@ def turns_table(files: Sequence[FileStats]) -> Table:
 
 
 def reading_table(files: Sequence[FileStats]) -> Table:
-    """What was read of each file, and what was not."""
+    """Rows, sessions, rejected rows and repairs of each file."""
     rows = []
     for file in files:
         report = file.report
@@ -217,12 +217,12 @@ def reading_table(files: Sequence[FileStats]) -> Table:
                 f"{file.sessions:,}", _by_reason(report.broken), _by_reason(report.repairs),
             ]
         )  # fmt: skip
-    columns = ("dataset", "path", "kind", "rows", "sessions", "broken rows", "repairs")
+    columns = ("dataset", "path", "kind", "rows", "sessions", "rejected rows", "repairs")
     return Table(columns=columns, rows=rows, text_columns=3)
 
 
 def judged_table(statistics: Statistics) -> Table | None:
-    """What was asked of the judge, and what came of it; None = nothing was."""
+    """Sessions sent to the judge, and the results; None without a judge."""
     if statistics.judgments is None:
         return None
     rows = []
@@ -233,33 +233,33 @@ def judged_table(statistics: Statistics) -> Table | None:
             num_judged = len(sessions) - sum(reasons.values())
             numbers = (f"{len(sessions):,}", f"{num_judged:,}")
             rows.append([file.label, measure.name, *numbers, _by_reason(reasons)])
-    columns = ("dataset", "measure", "sessions asked about", "judged", "not judged")
+    columns = ("dataset", "measure", "sessions sampled", "judged", "not judged")
     return Table(columns=columns, rows=rows, text_columns=2)
 
 
 def definitions_table() -> Table:
-    """What each measure is, and of what it is a mean or share."""
+    """The definition and the population of each measure."""
     rows = [[measure.name, measure.of, measure.definition] for measure in MEASURES.values()]
     rows += [[measure.name, "judged sessions", measure.definition] for measure in JUDGED.values()]
-    return Table(columns=("measure", "of", "what it is"), rows=rows, text_columns=3)
+    return Table(columns=("measure", "of", "definition"), rows=rows, text_columns=3)
 
 
 def notes(statistics: Statistics) -> list[str]:
-    """What a reader of the numbers has to know."""
+    """Notes for readers of the numbers."""
     tokenizer = statistics.tokenizer
     texts = [
-        "In brackets: 95 % intervals, from drawing whole sessions again "
-        f"{RESAMPLES:,} times. Sessions that share turns, as the paths of one tree do, make them "
-        "too narrow.",
-        f"Tokens are those of {tokenizer.path} ({tokenizer.vocab_size:,} pieces, fingerprint "
+        "In brackets: 95 % bootstrap intervals over whole sessions, "
+        f"{RESAMPLES:,} resamples. They are too narrow if sessions share turns, as the paths of a "
+        "tree do.",
+        f"Tokens were counted with {tokenizer.path} ({tokenizer.vocab_size:,} pieces, fingerprint "
         f"{tokenizer.fingerprint[:12]})."
         if tokenizer
-        else "Tokens were not counted: name a tokenizer with --tokenizer.",
-        "The rows marked as published are the papers' (arXiv:2310.07301). Their tokenizer is not "
-        "stated, and their prompts for the judge are not these: compare the order, not the digits.",
+        else "Tokens were not counted; give a tokenizer with --tokenizer.",
+        "Published rows are from the papers (arXiv:2310.07301), with an unknown tokenizer and "
+        "other judge prompts: compare the order, not the digits.",
     ]
     if statistics.judge is not None and (said := statistics.judgments) is not None:
-        models = ", ".join(map(name_to_publish, said.models)) or "nobody answered"
+        models = ", ".join(map(name_to_publish, said.models)) or "no reply"
         cost = "" if said.usd is None else f", at most {said.usd:,.2f} USD"
         prompts = ", ".join(f"{p.path} {p.sha256[:12]}" for p in said.prompts.values())
         model = name_to_publish(statistics.judge.model)
@@ -271,7 +271,7 @@ def notes(statistics: Statistics) -> list[str]:
 
 
 def examples(report: ReadReport) -> list[str]:
-    """The first broken rows, each with its file and line."""
+    """The first rejected rows, with file and line."""
     return list(map(_example, report.examples))
 
 
@@ -286,7 +286,7 @@ def _example(text: str) -> str:
 
 
 def _cell(estimate: Estimate | None, measure: Measure | None = None) -> str:
-    """A figure with its interval, as text."""
+    """A value with its interval, as text."""
     if estimate is None:
         return NOTHING
     unit = measure.unit if measure else "number"

@@ -1,4 +1,4 @@
-"""Statistics as files: JSON for programs, Markdown to paste, a page to look at, the picture."""
+"""Writes statistics as JSON, Markdown, an HTML page and figures."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,17 +23,17 @@ from parrot_jax.stats.summary import (
 )
 
 _HUES: tuple[Hue, ...] = ("accent", "contrast", "plain")
-_CAPTION = "Figure 3: the share of sessions that have so many questions."
+_CAPTION = "Figure 3: share of sessions by number of questions."
 
 
 def write_statistics(statistics: Statistics, out: Path) -> list[Path]:
-    """Writes `stats.json`, `stats.md`, `stats.html` and the picture, each whole or not at all.
+    """Writes `stats.json`, `stats.md`, `stats.html` and the figures, each atomically.
 
     Returns:
-      What was written.
+      The written files.
 
     Raises:
-      DiskFullError: There is no room.
+      DiskFullError: The disk is full.
     """
     charts = _charts(statistics.files)
     pictures = [f"figure3{f'-{n}' if n > 1 else ''}.svg" for n in range(1, len(charts) + 1)]
@@ -49,7 +49,7 @@ def write_statistics(statistics: Statistics, out: Path) -> list[Path]:
 
 
 def _charts(files: Sequence[FileStats]) -> list[tuple[Chart, Sequence[FileStats]]]:
-    """One picture for up to three files: more colours nobody tells apart."""
+    """One figure for up to three files, since more colours are hard to distinguish."""
     categories, shares = turns_shares(files)
     charts = []
     for first in range(0, len(files), len(_HUES)):
@@ -60,7 +60,7 @@ def _charts(files: Sequence[FileStats]) -> list[tuple[Chart, Sequence[FileStats]
         ]
         label = f"Distribution of turns: {', '.join(file.label for file in part)}"
         chart = column_chart(
-            categories, bars, label=label, x_label="turns of a session", y_label="of all sessions"
+            categories, bars, label=label, x_label="turns of a session", y_label="share of sessions"
         )
         charts.append((chart, part))
     return charts
@@ -74,25 +74,25 @@ def _page(statistics: Statistics, charts: Sequence[tuple[Chart, Sequence[FileSta
         Section(
             heading="Table 1", text=notes(statistics), blocks=[table_1(statistics, intervals=False)]
         ),
-        Section(heading="How long sessions are", text=[], blocks=pictures),
+        Section(heading="Turns per session", text=[], blocks=pictures),
         Section(
-            heading="All figures, with intervals", text=[], blocks=[measures_table(statistics)]
+            heading="All measures, with intervals", text=[], blocks=[measures_table(statistics)]
         ),
     ]
     if (judged := judged_table(statistics)) is not None:
-        sections.append(Section(heading="What was judged", text=[], blocks=[judged]))
-    broken = [f"Broken: {example}" for f in statistics.files for example in examples(f.report)]
+        sections.append(Section(heading="Judged sessions", text=[], blocks=[judged]))
+    broken = [f"Rejected: {example}" for f in statistics.files for example in examples(f.report)]
     sections += [
-        Section(heading="What was read", text=broken, blocks=[reading_table(statistics.files)]),
-        Section(heading="What the measures are", text=[], blocks=[definitions_table()]),
+        Section(heading="Input files", text=broken, blocks=[reading_table(statistics.files)]),
+        Section(heading="Definitions", text=[], blocks=[definitions_table()]),
     ]
     tiles = [
-        Tile(f"{file.estimates['turns'].value:.2f}", file.label, "turns a session")
+        Tile(f"{file.estimates['turns'].value:.2f}", file.label, "turns per session")
         for file in statistics.files[:4]
     ]
     names = ", ".join(file.label for file in statistics.files)
     return Page(
-        title="Statistics of dialogues",
+        title="Dialogue statistics",
         lead=f"{names}, measured as in Table 1 and Figure 3 of the Parrot papers.",
         tiles=tiles,
         sections=sections,
@@ -102,20 +102,20 @@ def _page(statistics: Statistics, charts: Sequence[tuple[Chart, Sequence[FileSta
 def _markdown(statistics: Statistics, pictures: Sequence[str]) -> str:
     judged = judged_table(statistics)
     blocks = [
-        "# Statistics of dialogues",
+        "# Dialogue statistics",
         "## Table 1",
         *_table_lines(table_1(statistics, intervals=True)),
         *notes(statistics),
         "## Distribution of turns",
         *(f"![{_CAPTION}]({name})" for name in pictures),
         *_table_lines(turns_table(statistics.files)),
-        "## All figures",
+        "## All measures",
         *_table_lines(measures_table(statistics)),
-        *(["## What was judged", *_table_lines(judged)] if judged else []),
-        "## What was read",
+        *(["## Judged sessions", *_table_lines(judged)] if judged else []),
+        "## Input files",
         *_table_lines(reading_table(statistics.files)),
-        *(f"Broken: {markdown.escape(e)}" for f in statistics.files for e in examples(f.report)),
-        "## What the measures are",
+        *(f"Rejected: {markdown.escape(e)}" for f in statistics.files for e in examples(f.report)),
+        "## Definitions",
         *_table_lines(definitions_table()),
     ]
     return "\n\n".join(blocks) + "\n"

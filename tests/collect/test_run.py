@@ -683,7 +683,7 @@ def test_broken_rows_are_reported_and_an_empty_source_begins_nothing(
         Path(config.beginnings[0].path).write_text("\n".join(lines))
         capsys.readouterr()
         assert collect(config).dialogues == 1
-    assert "read 2 rows: 1 dialogues, 1 broken" in capsys.readouterr().out
+    assert "read 2 rows: 1 dialogues, 1 rejected" in capsys.readouterr().out
 
 
 def test_it_runs_in_a_thread_of_its_own(make_config: MakeConfig) -> None:

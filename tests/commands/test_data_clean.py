@@ -96,7 +96,7 @@ def test_each_dirty_dialogue_meets_its_step(raw, capsys):
     assert (hit["dialogue"], hit["question"]) == ("asked", ASKED)
     assert report["config"]["near_duplicates"]["threshold"] == 0.7
     printed = capsys.readouterr().out
-    assert "read 8 rows: 7 dialogues, 1 broken" in printed
+    assert "read 8 rows: 7 dialogues, 1 rejected" in printed
     assert "wrote 2 dialogues" in printed
 
 
@@ -154,7 +154,7 @@ def test_splitting_counts_with_the_real_tokenizer(raw, llama_tokenizer_model):
     [
         ({"split": SplitConfig()}, "set split.tokenizer to a tokenizer.model"),
         ({"split": SplitConfig(tokenizer="no.model")}, "there is no file no.model"),
-        ({"language": LanguageConfig(languages=("xx",))}, r"language codes \['xx'\] are not known"),
+        ({"language": LanguageConfig(languages=("xx",))}, r"language codes \['xx'\] are unknown"),
     ],
 )
 def test_an_impossible_run_is_a_user_error_and_writes_nothing(raw, changes, text):

@@ -45,7 +45,7 @@ FILES = [
                        {"role": "tool", "tool_call_id": "1", "content": "3 C"}, said("Cold.")],
           "tools": [{"type": "function"}]}],
         ['ASSISTANT, context only: {"name": "w", "arguments": {"in": "Oslo"}}', "3 C",
-         "ASSISTANT: Cold.", "keys passed over: 'tools' of a row 1"],
+         "ASSISTANT: Cold.", "ignored keys: 'tools' of a row 1"],
     ),
     (
         "mistral",
@@ -57,12 +57,12 @@ FILES = [
         [{"conversations": [human("a"), gpt("b", train=False), human("c"), gpt("d", train=True)]},
          {"conversations": [human("a"), gpt("bc", train_detail=[{"begin_offset": 0}])]}],
         ["kind: sharegpt", "ASSISTANT, context only: b",
-         "'train_detail' is not empty, so parts of its texts are not to be learnt"],
+         "'train_detail' is not empty, so it masks parts of a text"],
     ),
     (
         "axolotl, a flag as a word",
         [GOOD, {"messages": [user("a"), said("b", training="no")]}],
-        ["'training' is 'no', no number or boolean: message 2"],
+        ["'training' is 'no', not a number or boolean: message 2"],
     ),
     (
         "llama-factory sharegpt",
@@ -88,7 +88,7 @@ FILES = [
         "llama-factory pictures",
         [{"conversations": [human("Fine?"), gpt("Fine.")]},
          {"conversations": [human("<image>Who?"), gpt("A cat.")], "images": ["cat.jpg"]}],
-        ["'images' is not empty, so part of it is no text 1"],
+        ["'images' is not empty, so part of it is not text 1"],
     ),
     (
         "trl prompt and completion",
@@ -100,7 +100,7 @@ FILES = [
     (
         "trl preferences among dialogues",
         [GOOD, {"messages": [user("a"), said("b")], "chosen": "b", "rejected": "c"}],
-        ["'chosen' is not empty, so this is a preference pair and no dialogue 1"],
+        ["'chosen' is not empty, so this is a preference pair, not a dialogue 1"],
     ),
     (
         "ms-swift",
@@ -123,13 +123,13 @@ FILES = [
         "wildchat",
         [{"conversation_hash": "f", "model": "m", "toxic": True, "redacted": False,
           "conversation": [user("a", country="X", toxic=False), said("b", timestamp=None)]}],
-        ["kind: sharegpt", "keys passed over: 'toxic' of a row 1"],
+        ["kind: sharegpt", "ignored keys: 'toxic' of a row 1"],
     ),
     (
         "hermes",
         [{"conversations": [human("a", weight=None), gpt("b", weight=None)],
           "system_prompt": "S", "views": 7, "avatarUrl": None}],
-        ["SYSTEM: S", "ASSISTANT: b", "keys passed over: 'views' of a row 1"],
+        ["SYSTEM: S", "ASSISTANT: b", "ignored keys: 'views' of a row 1"],
     ),
     (
         "two system texts",
@@ -140,7 +140,7 @@ FILES = [
         "reasoning beside the text",
         [{"messages": [user("a"), said("b", reasoning_content="Hm.", refusal=None)]},
          {"messages": [user("a"), said("Hm.", channel="analysis"), said("b", channel="final")]}],
-        ["'reasoning_content' of a message 1", "'channel' is 'analysis', so the text is what"],
+        ["'reasoning_content' of a message 1", "'channel' is 'analysis', so the text is reasoning"],
     ),
     (
         "ratings of a service",
@@ -239,7 +239,7 @@ def test_live_text_is_marked_where_there_are_no_colours(tiny_run, capsys):
     assert "dialogue 0: ␛[2J from " in out
     assert "USER: what [ [live]]</s>ASSISTANT: ␛[2J</s>USER:[[live]] word [ [live]]</s>" in out
     assert out.count("[[live]]") == out.count("[[/live]]") == 1
-    assert "up to this dialogue: read 1 rows: 1 dialogues, 0 broken" in out
+    assert "up to this dialogue: read 1 rows: 1 dialogues, 0 rejected" in out
 
 
 def test_a_config_needs_no_more_than_its_data(tiny_run, tmp_path, capsys):
@@ -281,9 +281,9 @@ ROW = json.dumps(GOOD)
         (ROW[:-1].encode() + b",}\n", "f:1: no dialogue: not valid JSON"),
         (gzip.compress(ROW.encode() * 99)[:-20], "f:1: no dialogue: "
          "damaged file"),
-        (b"3\n4\n", "f:1: no dialogue: row is no JSON object: but int"),
-        (b"", "f holds no rows; check the path"),
-        (b"[]", "f holds no rows; check the path"),
+        (b"3\n4\n", "f:1: no dialogue: row is not a JSON object: but int"),
+        (b"", "f has no rows; check the path"),
+        (b"[]", "f has no rows; check the path"),
     ],
 )  # fmt: skip
 def test_a_file_without_a_row_says_what_is_wrong_with_its_first(tmp_path, capsys, content, problem):

@@ -105,7 +105,7 @@ def test_a_tokenizer_in_a_bucket_is_that_of_the_disk(bucket: str, tiny_tokenizer
     local.save(RemotePath(f"{bucket}/saved"))
     assert load_tokenizer(f"{bucket}/saved").fingerprint == local.fingerprint
     write_json(f"{bucket}/half/tokenizer_config.json", {})
-    with pytest.raises(UserError, match="holds no tokenizer: tokenizer.json is missing"):
+    with pytest.raises(UserError, match="has no tokenizer: tokenizer.json is missing"):
         load_tokenizer(f"{bucket}/half")
 
 

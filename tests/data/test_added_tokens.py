@@ -214,10 +214,16 @@ def test_what_cannot_be_carried_is_named(tiny_tokenizer: Path, tmp_path: Path) -
         ({"added_tokens": {"<pad>": "340"}}, "'<pad>' with the id '340'"),
         ({"added_tokens": {"<pad>": True}}, "'<pad>' with the id True"),
         ({"added_tokens": {"<pad>": 10**12}}, "id from 0 to 10,000,000"),
-        ({"added_tokens": ["<pad>"]}, "holds list, not an object"),
-        ({"added_tokens": {"###": 340}, "special_tokens_map": {"pad_token": "###"}}, "forge"),
-        ({"added_tokens": {"| |": 340}, "special_tokens_map": {"pad_token": "| |"}}, "forge"),
-        ({"added_tokens": {"R: a": 340}}, "holds a colon and a space"),
+        ({"added_tokens": ["<pad>"]}, "has list, not an object"),
+        (
+            {"added_tokens": {"###": 340}, "special_tokens_map": {"pad_token": "###"}},
+            "could fake it",
+        ),
+        (
+            {"added_tokens": {"| |": 340}, "special_tokens_map": {"pad_token": "| |"}},
+            "could fake it",
+        ),
+        ({"added_tokens": {"R: a": 340}}, "contains a colon and a space"),
         ({"tokenizer": {"model": {"vocab": {"<unk>": 0, "a": 1}}}}, "different vocabularies"),
     ],
 )

@@ -61,10 +61,10 @@ def test_a_turns_own_weight_multiplies() -> None:
     [
         ({"loss_roles": ()}, "loss_roles is empty"),
         ({"loss_roles": ("user",), "max_turns": 0}, "max_turns is 0; it must be at least 1"),
-        ({"loss_roles": ("user",), "turn_weights": (1.0, -1.0)}, "weights are 0 or from 1e-12"),
-        ({"loss_roles": ("user",), "turn_weights": (1e39,)}, "weights are 0 or from 1e-12"),
-        ({"loss_roles": ("user",), "turn_weights": (1e-50,)}, "weights are 0 or from 1e-12"),
-        ({"loss_roles": ("assistant",), "train_end": True}, "add user to mask.loss_roles"),
+        ({"loss_roles": ("user",), "turn_weights": (1.0, -1.0)}, "each must be 0 or from 1e-12"),
+        ({"loss_roles": ("user",), "turn_weights": (1e39,)}, "each must be 0 or from 1e-12"),
+        ({"loss_roles": ("user",), "turn_weights": (1e-50,)}, "each must be 0 or from 1e-12"),
+        ({"loss_roles": ("assistant",), "train_end": True}, "needs user in mask.loss_roles"),
     ],
 )
 def test_masks_that_make_no_sense_are_refused(options: dict[str, object], message: str) -> None:

@@ -239,7 +239,7 @@ def test_damaged_rows_are_made_again(
     path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]) if name != "prepared.json" else b"{")
     assert prepare(config, "train") == first
     assert path.read_bytes() == whole
-    assert "are damaged; made again" in capsys.readouterr().out
+    assert "are damaged; preparing them again" in capsys.readouterr().out
 
 
 def test_a_dialogue_is_measured_once_whatever_its_weight(config: DataConfig) -> None:
@@ -293,7 +293,7 @@ def test_no_live_token_is_an_error(
     single = replace(
         config, sources=(SourceConfig(kind="messages", path=str(path)),), eval_fraction=0.0
     )
-    with pytest.raises(UserError, match="no live token: none of 5 dialogues"):
+    with pytest.raises(UserError, match="no live tokens: none of 5 dialogues"):
         prepare(single, "train")
 
 

@@ -178,7 +178,7 @@ def test_only_the_first_characters_count():
 
 
 def test_an_unknown_language_is_a_user_error():
-    with pytest.raises(UserError, match=r"language codes \['english'\] are not known; choose"):
+    with pytest.raises(UserError, match=r"language codes \['english'\] are unknown; choose"):
         language_filter(LanguageConfig(languages=("english",)))
 
 

@@ -164,7 +164,7 @@ def test_all_forms_of_benchmark_files_are_read(tmp_path, name, content, question
     [
         ('{"turns": ["a"]}\n{broken\n', r"bench\.jsonl:2: not valid JSON"),
         ('{"words": "a"}\n', r"bench\.jsonl:1: the row has no question under any of turns"),
-        ("\n", "holds no benchmark question"),
+        ("\n", "has no benchmark questions"),
     ],
 )
 def test_a_benchmark_row_is_never_skipped_silently(tmp_path, content, text):

@@ -58,12 +58,12 @@ def test_what_stands_before_the_damage_is_read_and_the_damage_is_a_row(tmp_path,
     rows = read(write(tmp_path, packed[: len(packed) // 2]))
     assert 500 < len(rows) < 2000
     assert [value["n"] for _, value in rows[:-1]] == list(range(len(rows) - 1))
-    reason = f"ends too early; nothing behind line {len(rows) - 1} was read"
+    reason = f"ends too early; nothing after line {len(rows) - 1} was read"
     assert rows[-1] == (len(rows), f"damaged file: the compressed file {reason}")
     broken = bytearray(packed)
     broken[len(broken) * 3 // 4] ^= 0xFF
     *_, (_, problem) = read(write(tmp_path, bytes(broken)))
-    assert problem.startswith("damaged file: the compressed file is broken: ")
+    assert problem.startswith("damaged file: the compressed data is damaged: ")
 
 
 @PACKERS
@@ -169,7 +169,7 @@ def test_a_parquet_file_that_is_cut_off_or_broken_is_named_with_its_place(tmp_pa
     *rows, (line, problem) = read(path)
     assert (line, len(rows)) == (201, 200)
     assert problem.startswith("not valid Parquet: ")
-    assert problem.endswith("; nothing behind row 200 was read")
+    assert problem.endswith("; nothing after row 200 was read")
 
 
 def test_a_pipe_is_refused_as_it_can_be_read_once_only(tmp_path):
@@ -212,7 +212,7 @@ def test_a_group_of_a_parquet_file_that_ends_early_is_counted(tmp_path, monkeypa
     assert [value for _, value in rows if isinstance(value, dict)] == [
         {"n": n} for n in (0, 3, 4, 5)
     ]
-    early_end = "its group of rows ends before it; the pages of the file are damaged"
+    early_end = "its row group ends before it; pages of the file are damaged"
     assert rows[1:3] == [(number, f"not valid Parquet: {early_end}") for number in (2, 3)]
 
 
@@ -226,7 +226,7 @@ def test_columns_of_one_name_are_refused(tmp_path):
         pq.write_table(pa.Table.from_arrays(columns, names=names), tmp_path / "rows.parquet")
         ((number, problem),) = read(tmp_path / "rows.parquet")
         assert (number, problem.split(";")[0]) == (
-            1, f"not valid Parquet: the column {name} stands twice"
+            1, f"not valid Parquet: the column {name} appears twice"
         )  # fmt: skip
 
 
@@ -244,7 +244,7 @@ def test_bytes_and_maps_of_a_parquet_file_are_texts_and_objects(tmp_path):
     assert rows[2].startswith("a value cannot be read: ")
     assert "duplicate key was 'a'" in rows[2]
     assert rows[3].startswith("a value cannot be read: ")
-    assert rows[4].startswith("row is no JSON value: 'utf-8' codec can't decode byte 0xff")
+    assert rows[4].startswith("row is not a JSON value: 'utf-8' codec can't decode byte 0xff")
 
 
 def test_a_huge_row_of_a_parquet_file_meets_the_limit(tmp_path):

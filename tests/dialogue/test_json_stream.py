@@ -210,7 +210,7 @@ def test_the_time_for_one_large_element_is_linear_in_its_size(tmp_path):
 )
 def test_a_key_that_stands_twice_in_an_object_breaks_the_row(tmp_path, text):
     assert read(tmp_path, text) == [
-        (1, "the key 'train' stands twice in one object"),
+        (1, "the key 'train' appears twice in one object"),
         (2, {"a": 2}),
     ]
 

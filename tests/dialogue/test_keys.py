@@ -1,4 +1,4 @@
-"""No key that changes the meaning of a row or a message is passed over unsaid."""
+"""No key that changes the meaning of a row or a message is ignored silently."""
 
 import json
 
@@ -60,9 +60,12 @@ def test_a_weight_of_the_row_holds_for_all_of_it_and_is_written_once(tmp_path):
         ({"deleted": True}, "'deleted' is true, so the answer is bad"),
         ({"chosen": SAID, "rejected": SAID}, "'chosen' is not empty, so this is a preference"),
         ({"rejected_response": "5"}, "'rejected_response' is not empty, so this is a preference"),
-        ({"images": ["a.jpg"]}, "'images' is not empty, so part of it is no text"),
-        ({"audio": {"bytes": "x"}}, "'audio' is not empty, so part of it is no text"),
-        ({"completion_mask": [0, 1]}, "'completion_mask' is not empty, so parts of its texts"),
+        ({"images": ["a.jpg"]}, "'images' is not empty, so part of it is not text"),
+        ({"audio": {"bytes": "x"}}, "'audio' is not empty, so part of it is not text"),
+        (
+            {"completion_mask": [0, 1]},
+            "'completion_mask' is not empty, so it masks parts of a text",
+        ),
         ({"system": "A.", "messages": [{"role": "system", "content": "B."}, *SAID]}, "two system"),
         ({"label": [False]}, "'label' is a list, so the answer is bad"),
         ({"label": {"value": False}}, "'label.value' is false, so the answer is bad"),
@@ -72,7 +75,7 @@ def test_a_weight_of_the_row_holds_for_all_of_it_and_is_written_once(tmp_path):
         ({"labels": ["good", "bad"]}, "'labels' is a list, so the answer is bad"),
         ({"annotations": [{"label": "bad"}]}, "'annotations.label' is 'bad', so the answer is"),
         ({"metadata": {"state": "deleted"}}, "'metadata.state' is 'deleted', so the answer is"),
-        ({"metadata": {"train": False}}, "'metadata.train' is false, so its place is the row"),
+        ({"metadata": {"train": False}}, "'metadata.train' is false, so it must be set on the row"),
         ({"vote": "-1"}, "'vote' is '-1', so the answer is bad"),
         ({"KTOTag": False}, "'KTOTag' is false, so the answer is bad"),
         ({"deleted": 2}, "'deleted' is 2, so the answer is bad"),
@@ -87,9 +90,9 @@ def test_a_weight_of_the_row_holds_for_all_of_it_and_is_written_once(tmp_path):
         ({"weight": 10**400}, "'weight' is neither 0 nor from 1e-12 to 1e+12"),
         ({"weight": 1e9, "loss_weight": 1e9}, "'loss_weight' is neither 0 nor from"),
         ({"weight": 1e9, **answer_with(weight=1e9)}, "'weight' is neither 0 nor from"),
-        ({"train": "no"}, "'train' is 'no', no number or boolean"),
-        ({"label": "false"}, "'label' is 'false', no boolean"),
-        ({"system": ["Be brief."]}, "'system' is no text"),
+        ({"train": "no"}, "'train' is 'no', not a number or boolean"),
+        ({"label": "false"}, "'label' is 'false', not a boolean"),
+        ({"system": ["Be brief."]}, "'system' is not text"),
     ],
 )
 def test_a_row_that_means_something_else_is_refused_by_the_name_of_the_key(tmp_path, keys, reason):
@@ -135,10 +138,10 @@ def test_words_that_sort_are_metadata(tmp_path, key, value):
 @pytest.mark.parametrize(
     ("part", "reason"),
     [
-        ({"weight": 0}, "'weight' is 0, so parts of its texts are not to be learnt"),
-        ({"train": False}, "'train' is false, so parts of its texts are not to be learnt"),
-        ({"weight": 0.5}, "'weight' is 0.5, so parts of its texts are not to be learnt"),
-        ({"mask": [1]}, "'mask' is not empty, so parts of its texts are not to be learnt"),
+        ({"weight": 0}, "'weight' is 0, so it masks parts of a text"),
+        ({"train": False}, "'train' is false, so it masks parts of a text"),
+        ({"weight": 0.5}, "'weight' is 0.5, so it masks parts of a text"),
+        ({"mask": [1]}, "'mask' is not empty, so it masks parts of a text"),
         ({"label": "bad"}, "'label' is 'bad', so the answer is bad: part 2 of message 2"),
         ({"deleted": True}, "'deleted' is true, so the answer is bad: part 2 of message 2"),
         ({"rejected": "4"}, "'rejected' is not empty"),
@@ -163,18 +166,18 @@ def test_a_part_that_says_nothing_more_is_read(tmp_path):
 @pytest.mark.parametrize(
     ("keys", "reason"),
     [
-        ({"type": "reasoning"}, "'type' is 'reasoning', so the text is what leads to an answer"),
-        ({"type": "thinking"}, "'type' is 'thinking', so the text is what leads to an answer"),
-        ({"kind": "thinking"}, "'kind' is 'thinking', so the text is what leads to an answer"),
-        ({"category": "thought"}, "'category' is 'thought', so the text is what leads to"),
+        ({"type": "reasoning"}, "'type' is 'reasoning', so the text is reasoning, not an answer"),
+        ({"type": "thinking"}, "'type' is 'thinking', so the text is reasoning, not an answer"),
+        ({"kind": "thinking"}, "'kind' is 'thinking', so the text is reasoning, not an answer"),
+        ({"category": "thought"}, "'category' is 'thought', so the text is reasoning"),
         ({"text": "5"}, "two texts, under 'content' and 'text': message 2"),
         ({"label": False}, "'label' is false, so the answer is bad: message 2"),
         ({"train_detail": [{"begin_offset": 0, "train": False}]}, "'train_detail' is not empty"),
         ({"prefix": True}, "'prefix' is true, so the text is only the start of a message"),
-        ({"channel": "analysis"}, "'channel' is 'analysis', so the text is what leads to"),
-        ({"images": ["a.jpg"]}, "'images' is not empty, so part of it is no text"),
+        ({"channel": "analysis"}, "'channel' is 'analysis', so the text is reasoning"),
+        ({"images": ["a.jpg"]}, "'images' is not empty, so part of it is not text"),
         ({"refusal": "I will not."}, "'refusal' is not empty"),
-        ({"weight": "0"}, "'weight' is '0', no number or boolean"),
+        ({"weight": "0"}, "'weight' is '0', not a number or boolean"),
         ({"mask": 1}, "'mask' is not empty"),
     ],
 )
@@ -231,7 +234,7 @@ def test_what_is_passed_over_is_counted_by_name(tmp_path):
         "'score' of a row": 1,
         "'toxic' of a row": 1,
     }
-    assert "keys passed over: 'mood' of a message 2, " in report.summary()
+    assert "ignored keys: 'mood' of a message 2, " in report.summary()
     assert report.to_json()["passed_over"]["'mood' of a message"] == 2
 
 
@@ -247,13 +250,16 @@ CHOICES = [{"index": 0, "message": {"role": "assistant", "content": "5"}}]
 @pytest.mark.parametrize(
     ("keys", "reason"),
     [
-        ({"response": "5"}, "'response' holds an answer beside the dialogue: which was read from"),
-        ({"completion": [{"role": "assistant", "content": "5"}]}, "'completion' holds an answer"),
-        ({"choices": CHOICES}, "'choices' holds an answer"),
-        ({"output": "5"}, "'output' holds an answer"),
-        ({"output": "4", "messages": SAID[:1]}, "'output' holds an answer"),
-        ({"history": [["Hi", "Hello"]]}, "'history' holds turns beside the dialogue"),
-        ({"conversations": [{"from": "human", "value": "Hi"}]}, "'conversations' holds turns"),
+        (
+            {"response": "5"},
+            "'response' has an answer that is not in the dialogue: it was read from",
+        ),
+        ({"completion": [{"role": "assistant", "content": "5"}]}, "'completion' has an answer"),
+        ({"choices": CHOICES}, "'choices' has an answer"),
+        ({"output": "5"}, "'output' has an answer"),
+        ({"output": "4", "messages": SAID[:1]}, "'output' has an answer"),
+        ({"history": [["Hi", "Hello"]]}, "'history' has turns that are not in the dialogue"),
+        ({"conversations": [{"from": "human", "value": "Hi"}]}, "'conversations' has turns"),
     ],
 )
 def test_a_part_of_the_dialogue_under_another_key_refuses_the_row(tmp_path, keys, reason):
@@ -295,7 +301,7 @@ def test_a_mark_of_an_image_refuses_the_row(tmp_path, text, kept):
     row = {"messages": [{"role": "user", "content": text}, SAID[1]]}
     dialogues, report = read(tmp_path, row)
     assert len(dialogues) == kept
-    assert kept or "so part of it is no text" in report.examples[0]
+    assert kept or "so part of it is not text" in report.examples[0]
 
 
 def test_other_answers_and_probabilities_say_nothing_of_the_answer(tmp_path):

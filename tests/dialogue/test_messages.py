@@ -105,7 +105,7 @@ def test_context_counts_when_dialogues_are_compared():
 def test_users_have_no_context():
     with pytest.raises(ValueError, match="turn 1 is the user's and has a context"):
         Dialogue(turns=(Turn("user", "a", context="c"),))
-    with pytest.raises(BrokenRowError, match="a call of a tool by the user"):
+    with pytest.raises(BrokenRowError, match="a tool call by the user"):
         read({**user("a"), "tool_calls": [CALL]})
 
 

@@ -71,11 +71,17 @@ def test_keys_of_a_pair_and_of_its_row_are_judged(tmp_path):
 @pytest.mark.parametrize(
     ("row", "problem"),
     [
-        ({"question": ["a"], "answer": "b"}, "'question' is no text"),
+        ({"question": ["a"], "answer": "b"}, "'question' is not text"),
         ({"instruction": "a", "output": None}, "no question with an answer: the row has"),
-        ({"history": [["a", "b"], "c"], "question": "d", "answer": "e"}, "a pair is no question"),
+        (
+            {"history": [["a", "b"], "c"], "question": "d", "answer": "e"},
+            "a pair is not a question",
+        ),
         ({"history": [["a", "b"], {"x": 1}], "question": "d", "answer": "e"}, "a pair has no"),
-        ({"prompt": "a", "chosen": "b", "rejected": "c"}, "preference pairs is no dialogue file"),
+        (
+            {"prompt": "a", "chosen": "b", "rejected": "c"},
+            "preference pairs is not a dialogue file",
+        ),
     ],
 )
 def test_what_is_no_pair_is_broken(tmp_path, row, problem):
@@ -106,11 +112,11 @@ def test_the_wrong_kind_names_the_right_one(tmp_path, kind):
         ({"prompt": "a", "output": "b", "response": "c"}, "two answers, under 'output' and 'resp"),
         (
             {"prompt": "a", "output": "b", "messages": [{"role": "user", "content": "c"}]},
-            "'messages' holds turns beside the dialogue: which was read from 'output', 'prompt'",
+            "'messages' has turns that are not in the dialogue: it was read from 'output'",
         ),
         (
             {"conversation": [{"human": "a", "assistant": "b"}], "history": [["c", "d"]]},
-            "'history' holds turns beside the dialogue: which was read from 'conversation'",
+            "'history' has turns that are not in the dialogue: it was read from 'conversation'",
         ),
     ],
 )

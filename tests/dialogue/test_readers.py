@@ -65,7 +65,7 @@ def test_ultrachat_texts_alternate_from_the_user(tmp_path):
         ["q", "a", "q2"]
     ]
     problem = read_one(tmp_path, "ultrachat", {"data": ["q", None]})
-    assert problem == "data is no list of texts"
+    assert problem == "data is not a list of texts"
 
 
 def test_baize_preface_and_empty_last_speaker_belong_to_the_format(tmp_path):
@@ -120,8 +120,8 @@ def test_deleted_and_rejected_replies_are_pruned_and_counted():
         (tree(message("q", "prompter", deleted=True)), "the first message is deleted"),
         (tree(message("q", "prompter"), tree_state="aborted_low_grade"), "aborted_low_grade"),
         (tree(message("q", "moderator")), "unknown role 'moderator'"),
-        (tree({"text": "q", "role": "prompter", "replies": "x"}), "replies are no list"),
-        (tree("q"), "prompt is no message"),
+        (tree({"text": "q", "role": "prompter", "replies": "x"}), "replies is not a list"),
+        (tree("q"), "prompt is not a message"),
     ],
 )
 def test_unusable_trees_are_broken(tmp_path, row, problem):
@@ -161,4 +161,4 @@ def test_a_row_tells_its_kind_by_its_keys(row, kind):
 
 
 def test_a_row_that_is_no_object_is_broken(tmp_path):
-    assert read_one(tmp_path, "messages", "hi") == "row is no JSON object: but str"
+    assert read_one(tmp_path, "messages", "hi") == "row is not a JSON object: but str"

@@ -82,7 +82,7 @@ def test_a_larger_sample_contains_the_smaller_one_whatever_the_seed_draws(hundre
 
 
 def test_more_than_there_are_cannot_be_drawn(hundred):
-    with pytest.raises(UserError, match="101 were to be drawn, but there are only 100 that fit"):
+    with pytest.raises(UserError, match="sample is 101, but only 100 dialogues fit"):
         read(messages(hundred, sample=101))
 
 
@@ -112,7 +112,7 @@ def test_a_broken_row_is_counted_with_its_place_and_the_stream_goes_on(tmp_path)
     assert report.examples[0].startswith(f"{path}:2: not valid JSON: Expecting property name")
     assert report.examples[1] == f"{path}:4: unknown role 'referee': message 1"
     summary = report.summary().splitlines()
-    assert summary[0] == "read 4 rows: 2 dialogues, 2 broken"
+    assert summary[0] == "read 4 rows: 2 dialogues, 2 rejected"
     assert "repaired: two turns of one speaker merged 1" in summary[1]
     assert report.to_json()["sources"][0]["broken"] == dict(report.broken)
     json.dumps(report.to_json())
@@ -164,7 +164,7 @@ def test_no_usable_dialogue_is_an_error_with_counts_and_a_place(tmp_path):
     )
     assert caught.value.exit_code == 2
     path.write_text("\n")
-    with pytest.raises(UserError, match="the files hold no rows"):
+    with pytest.raises(UserError, match="the files have no rows"):
         read(messages(path))
 
 
@@ -230,6 +230,6 @@ def test_real_user_turns_are_counted_as_the_data_says(shared_data):
 def test_first_questions_are_no_dialogues_and_say_so(shared_data):
     path = str(shared_data / "dialogues" / "ultrachat_first_questions.json")
     with pytest.raises(
-        UserError, match=r"no usable dialogue in 385 rows.*data is no list of texts"
+        UserError, match=r"no usable dialogue in 385 rows.*data is not a list of texts"
     ):
         read(SourceConfig(kind="ultrachat", path=path))

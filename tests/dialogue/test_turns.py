@@ -119,16 +119,16 @@ def test_the_source_that_a_row_names_is_kept():
         ({"role": "user", "from": "gpt", "content": "x"}, "a message has two speakers"),
         ({"role": "user"}, "a message has no 'content'"),
         ({"from": "human", "texts": "x"}, "a message has no 'value'"),
-        ("hello", "a message is no object"),
+        ("hello", "a message is not an object"),
         (user(None), "a message has no 'content'"),
-        (user(5), "content is a number, no text"),
-        (user({"text": "x"}), "content is an object, no text"),
+        (user(5), "content is a number, not text"),
+        (user({"text": "x"}), "content is an object, not text"),
         (user([{"type": "image_url", "image_url": "x"}]), "content part of type 'image_url'"),
         (user([{"type": "text", "words": "x"}]), "a content part of type 'text' has no 'text'"),
-        (user("x", weight="1"), "'weight' is '1', no number or boolean"),
+        (user("x", weight="1"), "'weight' is '1', not a number or boolean"),
         (user("x", weight=-1), "'weight' is neither 0 nor from 1e-12 to 1e+12"),
         (user("x", weight=10**400), "'weight' is neither 0 nor from 1e-12 to 1e+12"),
-        (user("x", tool_calls=[{"name": "w"}]), "a call of a tool by the user"),
+        (user("x", tool_calls=[{"name": "w"}]), "a tool call by the user"),
         (user("\ud800"), "text is not valid Unicode"),
         ({"role": "system", "content": "x"}, "system text after the first turn"),
     ],
@@ -140,7 +140,7 @@ def test_what_needs_a_guess_is_broken(message, reason):
 
 
 def test_messages_that_are_no_list_and_dialogues_without_a_user_are_broken():
-    with pytest.raises(BrokenRowError, match="the messages are no list"):
+    with pytest.raises(BrokenRowError, match="the messages are not a list"):
         parse_messages({"messages": "hi"}, RowPlace("f", 1))
     with pytest.raises(BrokenRowError, match="no user turn"):
         build()

@@ -160,7 +160,9 @@ def test_an_error_is_everybodys_in_the_batch_and_nobodys_outside() -> None:
 def test_a_full_queue_sends_away() -> None:
     async def play(batcher: Batcher[int, int], device: Device) -> None:
         tasks = await started(batcher.submit("a", 1), batcher.submit("a", 2))
-        with pytest.raises(RequestError, match="2 requests wait already; try again later") as error:
+        with pytest.raises(
+            RequestError, match="2 requests are already waiting; try again later"
+        ) as error:
             await result(batcher.submit("a", 3))
         assert error.value.status == 503
         device.free.set()

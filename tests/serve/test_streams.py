@@ -282,7 +282,7 @@ def test_a_reply_has_a_time(stream: bool, send: Send, monkeypatch: pytest.Monkey
             status, error = send(f"{server.url}/chat/completions", {"messages": HELLO})
             assert status == 504
         assert error["error"]["code"] == "timeout"
-        assert error["error"]["message"].startswith("there was no whole reply after 0.3 s;")
+        assert error["error"]["message"].startswith("the reply was not complete after 0.3 s;")
         assert drip.left.wait(timeout=10)
 
 

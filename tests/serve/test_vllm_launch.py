@@ -196,9 +196,9 @@ def test_copies_share_the_gpus(
 def test_what_the_machine_or_the_model_has_not(export: Path) -> None:
     served = Served(export, "ask", "127.0.0.1", 80)
     environment = Environment("python", (80 * GIB,) * 2, has_program=True)
-    with pytest.raises(UserError, match="size 2 times .*size 2 is 4, and there are 2 GPUs"):
+    with pytest.raises(UserError, match="size 2 times .*size 2 is 4, but there are 2 GPUs"):
         vllm_command(served, environment, VllmConfig(tensor_parallel_size=2, data_parallel_size=2))
-    with pytest.raises(UserError, match="max-model-len is 257; the model has 256 positions"):
+    with pytest.raises(UserError, match="max-model-len is 257, but the model has 256 positions"):
         vllm_command(served, environment, VllmConfig(max_model_len=257))
 
 
@@ -210,7 +210,7 @@ def test_what_the_machine_or_the_model_has_not(export: Path) -> None:
         (["--batch-rows", "8"], "--batch-rows is of --backend jax; vLLM fills its batches by its"),
         (["--backend", "jax", "--vllm.max-model-len", "9"], "--vllm.* are settings of vLLM; say"),
         (["--port", "{taken}"], "port {taken} on 127.0.0.1 is in use; choose another with --port"),
-        (["--vllm.python", "/none"], "cannot run /none, which should have vLLM: [Errno 2] No such"),
+        (["--vllm.python", "/none"], "cannot run the vLLM interpreter /none: [Errno 2] No such"),
     ],
 )
 def test_what_cannot_be_served_is_one_line(
@@ -244,7 +244,7 @@ def test_folders_that_hold_no_model(
 def test_without_vllm_one_is_told_how_to_install_it(serve: Serve, export: Path) -> None:
     out, error = serve(export, wrong="absent").communicate(timeout=60)
     assert out == ""
-    assert "has no vLLM; install it in an environment of its own" in error
+    assert "has no vLLM; install it in a separate environment" in error
 
 
 # ---- its start ----------------------------------------------------------------------------------
@@ -379,7 +379,7 @@ def test_a_supervisor_that_is_killed_takes_the_server_with_it(serve: Serve, expo
     processes[0].kill()
     _, error = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert "vLLM lost its supervisor, which signal 9 killed, and was stopped" in error
+    assert "vLLM was stopped because signal 9 killed its supervisor" in error
     assert are_gone(processes)
 
 
@@ -412,7 +412,7 @@ def test_two_servers_of_a_run_do_not_share_a_port(serve: Serve, export: Path) ->
     port = url_of(first).rpartition(":")[2]
     _, error = (second := serve(export, "--port", port)).communicate(timeout=60)
     assert second.returncode == 2
-    assert f"another `parrot serve` serves or stops this run at port {port}" in error
+    assert f"another `parrot serve` is serving or stopping this run at port {port}" in error
     third: Any = serve(export)
     assert url_of(third).rpartition(":")[2] != port
 
@@ -420,5 +420,5 @@ def test_two_servers_of_a_run_do_not_share_a_port(serve: Serve, export: Path) ->
 @pytest.mark.parametrize("content", ["{", "[]", '{"host": "here"}'])
 def test_a_damaged_record_of_a_server_is_one_line(content: str, tmp_path: Path) -> None:
     (tmp_path / "server-8000.json").write_text(content)
-    with pytest.raises(UserError, match=r"server-8000.json is damaged \(.*\), so it is not known"):
+    with pytest.raises(UserError, match=r"server-8000.json is damaged \(.*\), so it is unknown"):
         check_nobody_serves(tmp_path)

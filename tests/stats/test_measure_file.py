@@ -176,15 +176,17 @@ def test_unclear_paths_are_refused_with_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no file matches"):
         source_of(str(path))
     path.write_text('[{"text": "hello"}]')
-    with pytest.raises(UserError, match="cannot be told from the keys 'text'.*write kind:path"):
+    with pytest.raises(UserError, match="cannot detect the format .* keys 'text'.*write kind:path"):
         source_of(str(path))
     path.write_text('[{"conversations": [], "chosen": 1, "rejected": 2}]')
     with pytest.raises(UserError, match="preference pairs.*sharegpt:"):
         source_of(str(path))
     path.write_text("[1, 2]")
-    with pytest.raises(UserError, match="file.json:1: no dialogue: row is no JSON object: but int"):
+    with pytest.raises(
+        UserError, match="file.json:1: no dialogue: row is not a JSON object: but int"
+    ):
         source_of(str(path))
-    with pytest.raises(UserError, match="is a folder, and none of a collection"):
+    with pytest.raises(UserError, match="is not a collection folder"):
         source_of(str(tmp_path))
     with pytest.raises(UserError, match="given twice"):
         labels_of(["a", "b", "a"])

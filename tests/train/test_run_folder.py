@@ -174,7 +174,7 @@ def test_a_cache_that_is_a_file_is_one_line(
     (tmp_path / "file").write_text("mine")
     for verb in (["train"], ["data", "prepare"]):
         assert main([*verb, str(tiny_run), "--data.cache-dir", str(tmp_path / "file" / "x")]) == 2
-        assert "cannot make the folder data.cache_dir" in capsys.readouterr().err
+        assert "cannot create the folder data.cache_dir" in capsys.readouterr().err
     # Nor does what is compiled next in this process look below that file.
     assert str(tmp_path) not in str(jax.config.jax_compilation_cache_dir)
 

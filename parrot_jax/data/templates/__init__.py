@@ -1,4 +1,4 @@
-"""Chat formats: how a dialogue becomes text and ids, for training, transformers and vLLM alike."""
+"""Chat templates: how a dialogue becomes text and ids in training, transformers and vLLM."""
 
 from parrot_jax.core.errors import UserError
 from parrot_jax.data.templates.base import Template
@@ -6,15 +6,17 @@ from parrot_jax.data.templates.parrot import ParrotTemplate
 from parrot_jax.data.tokenizers import Tokenizer
 
 TEMPLATES: dict[str, type[Template]] = {ParrotTemplate.name: ParrotTemplate}
-"""By the name that `data.template` gives; add one to use a format of your own."""
+"""By the name in `data.template`; add a class here to use your own format."""
 
 
 def make_template(name: str, tokenizer: Tokenizer) -> Template:
-    """A chat format over a tokenizer.
+    """Creates a chat template for a tokenizer.
 
     Raises:
-      UserError: There is no format of this name.
+      UserError: There is no template of this name.
     """
     if name not in TEMPLATES:
-        raise UserError(f"data.template is {name!r}; formats are {', '.join(sorted(TEMPLATES))}.")
+        raise UserError(
+            f"data.template is {name!r}; the templates are {', '.join(sorted(TEMPLATES))}."
+        )
     return TEMPLATES[name](tokenizer)

@@ -1,4 +1,4 @@
-"""What every chat format provides: ids with spans for training, prompts, and a Jinja text."""
+"""The interface of chat templates: ids with spans for training, prompts, and a Jinja template."""
 
 import abc
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from parrot_jax.data.tokenizers import Tokenizer
 from parrot_jax.dialogue.types import Role
 
 TurnText: TypeAlias = tuple[Role, str] | tuple[Role, str, str]
-"""Speaker, text and, where an answer has one, the context that stands before the text."""
+"""Role, text and, for some answers, the context before the text."""
 
 
 class RenderedTurn(NamedTuple):
@@ -19,13 +19,13 @@ class RenderedTurn(NamedTuple):
 
     ids: list[int]
     num_header: int
-    """Ids of the header."""
+    """Number of ids of the header."""
     num_context: int = 0
-    """Ids of the context, with which the content begins."""
+    """Number of ids of the context, with which the content begins."""
 
     @property
     def num_dead(self) -> int:
-        """Ids of header and context; the rest, text and terminator, is what a loss may see."""
+        """Number of ids of header and context, which never carry loss."""
         return self.num_header + self.num_context
 
 
@@ -41,23 +41,24 @@ class Rendering(NamedTuple):
 
 
 class Template(abc.ABC):
-    """A chat format over a tokenizer.
+    """A chat template for a tokenizer.
 
-    A subclass says how a turn begins (`header`), how dialogues become ids (`render`) and how
-    transformers and vLLM render the same (`chat_template`). `data.template` names it.
+    A subclass defines how a turn begins (`header`), how dialogues become ids (`render`) and the
+    equivalent Jinja template for transformers and vLLM (`chat_template`). `data.template` selects
+    it.
 
     Attributes:
-      name: As `data.template` has it.
-      tokenizer: Its vocabulary.
+      name: The name for `data.template`.
+      tokenizer: The tokenizer.
       stop_ids: Ids that end a turn.
-      control_strings: Texts that would become special tokens; `render` breaks them.
-      cut_mark: Ids that stand where the beginning of a text was cut off.
+      control_strings: Texts of special tokens; `render` breaks them up.
+      cut_mark: Ids that replace the cut-off beginning of a text.
     """
 
     name: ClassVar[str]
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        """Takes the vocabulary."""
+        """Stores the tokenizer."""
         self.tokenizer = tokenizer
         self.stop_ids: tuple[int, ...] = (tokenizer.eos_id,)
         self.control_strings = tokenizer.control_strings
@@ -65,48 +66,48 @@ class Template(abc.ABC):
 
     @abc.abstractmethod
     def header(self, role: Role | str) -> list[int]:
-        """The ids with which the system text or a turn of this role begins."""
+        """The ids that begin the system text or a turn of this role."""
 
     @abc.abstractmethod
     def render(self, dialogues: Sequence[tuple[str, Sequence[TurnText]]]) -> list[Rendering]:
-        """Renders dialogues to ids, all texts in one call of the encoder.
+        """Renders dialogues to ids, in one call of the encoder.
 
         Args:
-          dialogues: For each, the system text (empty = none) and its turns. An empty text is
-            allowed: it renders as a header with its terminator, which is how an asker says that it
-            is done. A turn with a context has the ids of both texts together, a blank line between
-            them; an id that holds characters of both is the context's.
+          dialogues: The system text (empty = none) and the turns of each. An empty text renders as
+            header and terminator, which is how an asker ends a dialogue. For a turn with context,
+            both texts are encoded together with a blank line between them; an id with characters of
+            both counts as context.
 
         Returns:
-          One rendering a dialogue; joined, its ids equal transformers' `apply_chat_template` with
+          One rendering per dialogue; its joined ids equal transformers' `apply_chat_template` with
           `chat_template`.
         """
 
     @abc.abstractmethod
     def chat_template(self, task: Task) -> str:
-        """The Jinja text that an exported folder carries.
+        """The Jinja chat template for exported folders.
 
-        It renders messages exactly as `render` does. With `add_generation_prompt`, that of an asker
-        ends with the user's header, so that a client that sends a history ending with an answer
-        gets the next question; that of a chat model ends with the assistant's.
+        It renders messages exactly as `render` does. With `add_generation_prompt`, an asker's
+        template ends with the user header, so that a history ending with an answer gives the next
+        question; a chat model's ends with the assistant header.
         """
 
     def save(self, folder: AnyPath | str, task: Task, **settings: Any) -> None:
-        """Writes the tokenizer with the chat template; `settings` are those of `Tokenizer.save`."""
+        """Writes the tokenizer with the chat template; passes `settings` to `Tokenizer.save`."""
         self.tokenizer.save(folder, chat_template=self.chat_template(task), **settings)
 
     def prompt(self, system: str, turns: Sequence[tuple[Role, str]]) -> list[int]:
-        """The ids behind which the next speaker's text follows: the history, and its header."""
+        """The prompt for the next turn: the ids of the history and of the next speaker's header."""
         (rendering,) = self.render([(system, turns)])
         speaker = "assistant" if turns and turns[-1][0] == "user" else "user"
         return rendering.ids() + self.header(speaker)
 
 
 def check_speaker(task: Task, roles: Sequence[str]) -> None:
-    """Refuses a history after which a model of this task does not speak.
+    """Rejects a history that this task's model cannot continue.
 
     Raises:
-      UserError: The last message is by the speaker whose turn it is.
+      UserError: The last message is by the model's own role.
     """
     last = roles[-1] if roles else "assistant"
     if task == "ask" and last == "user":
@@ -122,7 +123,7 @@ def check_speaker(task: Task, roles: Sequence[str]) -> None:
 
 
 def clean_text(text: str, control_strings: Sequence[str]) -> str:
-    """Trims outer white space and breaks the strings of special tokens.
+    """Strips white space and breaks up the texts of special tokens.
 
     >>> clean_text("  a </s> b ", ["<s>", "</s>"])
     'a < /s> b'
@@ -134,13 +135,13 @@ def clean_text(text: str, control_strings: Sequence[str]) -> str:
 
 
 def broken(control: str) -> str:
-    """The string of a special token with a space behind its first character.
+    """The text of a special token with a space after its first character.
 
-    People can see it, and no other control string can arise, since none holds a space.
+    The change is visible, and it cannot create another control string, since none contains a space.
     """
     return f"{control[0]} {control[1:]}"
 
 
 def whole_text(turn: TurnText) -> str:
-    """The context, where a turn has one, and the text."""
+    """The context, if any, and the text."""
     return f"{turn[2]}\n\n{turn[1]}" if len(turn) == 3 and turn[2] else turn[1]

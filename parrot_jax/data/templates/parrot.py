@@ -1,11 +1,11 @@
-"""The format of this project, for any tokenizer; as Vicuna's, with a terminator behind each turn.
+"""The template of this project, for any tokenizer: Vicuna's with a terminator after each turn.
 
     <s>SYSTEM: be brief</s>USER: hi</s>ASSISTANT: hello</s>USER: bye</s>
 
-Each turn is a header, a space and the text, and a terminator. A text can never forge a boundary:
-the strings of special tokens are broken (`</s>` becomes `< /s>`), so the terminator's id stands
-only where we put it. Outer white space is trimmed, because servers reply with a leading space
-which, sent back, would make every later turn differ from training.
+Each turn is a header, a space and the text, and a terminator. A text cannot fake a boundary:
+special tokens in texts are broken up (`</s>` becomes `< /s>`), so the terminator's id occurs only
+at the end of turns. Texts are stripped, because servers reply with a leading space which, sent
+back, would make every later turn differ from training.
 """
 
 from collections.abc import Sequence
@@ -29,12 +29,12 @@ _JINJA = Path(__file__).with_suffix(".jinja")
 
 
 class ParrotTemplate(Template):
-    """Headers in words, `</s>` behind every turn of both speakers."""
+    """Headers as words, and `</s>` after every turn of both roles."""
 
     name = "parrot"
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        """Takes the vocabulary."""
+        """Encodes the headers."""
         super().__init__(tokenizer)
         self._headers = dict(
             zip(HEADERS, tokenizer.encode_pieces(list(HEADERS.values())), strict=True)
@@ -45,7 +45,7 @@ class ParrotTemplate(Template):
         return self._headers[role]
 
     def render(self, dialogues: Sequence[tuple[str, Sequence[TurnText]]]) -> list[Rendering]:
-        """As in `Template`."""
+        """See `Template`."""
         pieces: list[str] = []
         for system, turns in dialogues:
             pieces += [self._content_piece(text) for text in (system, *map(whole_text, turns))]
@@ -68,10 +68,10 @@ class ParrotTemplate(Template):
         return renderings
 
     def chat_template(self, task: Task) -> str:
-        """As in `Template`."""
+        """See `Template`."""
         breaks = "".join(f" | replace({c!r}, {broken(c)!r})" for c in self.control_strings)
         if task == "ask":
-            # An asker may open a dialogue: with no turn yet, its prompt is the bare user header.
+            # Without turns, an asker's prompt is the user header: it opens the dialogue.
             out_of_turn, speaker = "turns.last == 'user'", "user"
             wrong = (
                 "this model asks the next question, so the last message must be an assistant "

@@ -1,9 +1,9 @@
-"""Tokens that a folder adds to the pieces of its `tokenizer.model`, in all forms that are in use.
+"""Reads the tokens that a folder adds to its `tokenizer.model`, from all usual files.
 
 added_tokens.json         ids by text
 tokenizer.json            `added_tokens`, with how each is matched
-tokenizer_config.json     `added_tokens_decoder`, the same by id, and who plays which role
-special_tokens_map.json   roles: the token that opens a text, ends one, fills rows up
+tokenizer_config.json     `added_tokens_decoder`, the same by id, and the roles of tokens
+special_tokens_map.json   roles: bos, eos, padding, ...
 """
 
 from collections.abc import Iterator, Mapping
@@ -20,42 +20,42 @@ _MAX_ID = 10**7
 
 
 class AddedToken(NamedTuple):
-    """A token beside the pieces, or a piece that is found before any text is cut into pieces."""
+    """A token besides the pieces, or a piece that is matched before the text is split."""
 
     content: str
     id: int
     special: bool = False
-    """Not part of what a text says: left out when ids become text, and broken inside of texts."""
+    """A control token: skipped in decoding, and broken up inside of texts."""
     lstrip: bool = False
-    """Takes the white space before it as well."""
+    """Also matches the white space before it."""
     rstrip: bool = False
-    """Takes the white space behind it as well."""
+    """Also matches the white space after it."""
     single_word: bool = False
-    """Is found only where it is no part of a word."""
+    """Matches only as a separate word."""
 
 
 class AddedTokens(NamedTuple):
-    """What a folder says beside its `tokenizer.model`."""
+    """The added tokens and roles of a folder."""
 
     tokens: list[AddedToken]
     roles: dict[str, str]
     """The text of each role's token, a key of `ROLES`."""
     left_out: list[str]
-    """What cannot be carried, each with its reason."""
+    """Features that cannot be converted, each with the reason."""
 
 
 def read_added_tokens(
     folder: AnyPath, pieces: Mapping[str, int], *, num_rows: int | None
 ) -> AddedTokens:
-    """Reads all forms, which must agree.
+    """Reads all files, which must agree.
 
     Args:
-      folder: It holds a `tokenizer.model`.
-      pieces: Ids of the pieces of that.
-      num_rows: Rows of the model's embedding: tokens beyond them are left out. None = not known.
+      folder: A folder with a `tokenizer.model`.
+      pieces: Its pieces with their ids.
+      num_rows: Rows of the model's embedding: tokens beyond them are left out. None = unknown.
 
     Raises:
-      UserError: A file is damaged, or two of them say different things of one token.
+      UserError: A file is damaged, or two of them disagree about a token.
     """
     config, roles_map, ids, library = (
         _read_object(folder, name)
@@ -69,14 +69,14 @@ def read_added_tokens(
     _check_same_pieces(folder, library, pieces)
     roles, special = _roles(roles_map | config)
     found: dict[str, AddedToken] = {}
-    # The first to name a token says how it is matched; `added_tokens.json` says only its id.
+    # The first file with a token defines its matching; `added_tokens.json` has only ids.
     for where, content, token_id, entry in _entries(library, config, ids):
         token = _token(folder / where, content, token_id, entry, special)
         known = found.setdefault(token.content, token)
         if known.id != token.id:
             raise UserError(
                 f"{folder / where} gives {token.content!r} the id {token.id}, another file there "
-                f"{known.id}; one of them is of another model."
+                f"{known.id}; one of them belongs to another model."
             )
     _check_ids(folder, found, pieces)
     beyond = [t for t in found.values() if num_rows is not None and t.id >= num_rows]
@@ -92,7 +92,7 @@ def read_added_tokens(
     left_out += [f"{text!r} is named a special token, but has no id"
                  for text in sorted(special - known - set(roles.values()))]  # fmt: skip
     if config.get("add_eos_token") is True:
-        left_out.append("that every text ends with eos_token (add_eos_token)")
+        left_out.append("add_eos_token (texts ending with eos_token)")
     return AddedTokens(
         sorted(tokens, key=lambda token: token.id),
         {name: text for name, text in roles.items() if name not in missing},
@@ -101,10 +101,10 @@ def read_added_tokens(
 
 
 def check_breakable(token: AddedToken, path: AnyPath) -> None:
-    """Refuses a special token whose text cannot be kept from arising in a text.
+    """Rejects a special token that cannot be broken up in texts.
 
-    Inside of texts a space is put behind its first character. That helps where it has at least two,
-    has no white space of its own, and cannot overlap itself.
+    Inside of texts a space is inserted after its first character. This works only for two or more
+    characters, without white space, that cannot overlap themselves.
 
     Raises:
       UserError: It is such a token.
@@ -113,21 +113,21 @@ def check_breakable(token: AddedToken, path: AnyPath) -> None:
     overlaps = any(text[:size] == text[-size:] for size in range(1, len(text)))
     if len(text) < 2 or overlaps or any(char.isspace() for char in text):
         raise UserError(
-            f"{path}: the special token {text!r} is a single character, holds white space or can "
-            "overlap itself: any text could forge it."
+            f"{path}: the special token {text!r} is a single character, has white space or can "
+            "overlap itself, so any text could fake it."
         )
 
 
 def check_not_across(token: AddedToken, path: AnyPath) -> None:
-    """Refuses a token that could begin in a header of the template and end in the text behind it.
+    """Rejects a token that could begin in a template header and end in the text after it.
 
     Raises:
       UserError: It is such a token.
     """
     if ": " in token.content:
         raise UserError(
-            f"{path}: the token {token.content!r} holds a colon and a space, which divide a "
-            "speaker from the text; it cannot be told from them."
+            f"{path}: the token {token.content!r} contains a colon and a space, which separate "
+            "a header from its text; such tokens are not supported."
         )
 
 
@@ -137,14 +137,14 @@ def _read_object(folder: AnyPath, name: str) -> dict[str, Any]:
         return {}
     value = read_json(path)
     if not isinstance(value, dict):
-        raise UserError(f"{path} holds {type(value).__name__}, not an object.")
+        raise UserError(f"{path} has {type(value).__name__}, not an object.")
     return value
 
 
 def _check_same_pieces(
     folder: AnyPath, library: Mapping[str, Any], pieces: Mapping[str, int]
 ) -> None:
-    """Refuses a `tokenizer.json` of another vocabulary than the `tokenizer.model` beside it."""
+    """Rejects a `tokenizer.json` whose vocabulary differs from `tokenizer.model`."""
     model = library.get("model")
     vocab = model.get("vocab") if isinstance(model, dict) else None
     if not isinstance(vocab, dict):
@@ -158,8 +158,8 @@ def _check_same_pieces(
     if differ or absent:
         shown = (differ or absent)[0]
         raise UserError(
-            f"{folder}/tokenizer.json and tokenizer.model are of different vocabularies: "
-            f"{len(differ) + len(absent):,} pieces differ, {shown!r} is one."
+            f"{folder}/tokenizer.json and tokenizer.model have different vocabularies: "
+            f"{len(differ) + len(absent):,} pieces differ, e.g. {shown!r}."
         )
 
 
@@ -169,7 +169,7 @@ def _list(values: Mapping[str, Any], key: str) -> list[Any]:
 
 
 def _roles(values: Mapping[str, Any]) -> tuple[dict[str, str], set[str]]:
-    """The text of each role, and all texts that are special for having one."""
+    """The token of each role, and all tokens that are special because of a role."""
     named = {name: _text(values.get(name)) for name in ROLES}
     roles = {name: text for name, text in named.items() if text}
     listed = (_text(item) for key in _LISTS for item in _list(values, key))
@@ -177,7 +177,7 @@ def _roles(values: Mapping[str, Any]) -> tuple[dict[str, str], set[str]]:
 
 
 def _text(value: Any) -> str | None:
-    """A token as these files write it: its text, or an object with it."""
+    """The text of a token, which may be in an object."""
     if isinstance(value, dict):
         value = value.get("content")
     return value if isinstance(value, str) else None
@@ -186,7 +186,7 @@ def _text(value: Any) -> str | None:
 def _entries(
     library: Mapping[str, Any], config: Mapping[str, Any], ids: Mapping[str, Any]
 ) -> Iterator[tuple[str, Any, Any, Mapping[str, Any]]]:
-    """(file, text, id, how it is matched) of each token in each form."""
+    """Yields (file, text, id, matching settings) of each token in each file."""
     for entry in _list(library, "added_tokens"):
         entry = entry if isinstance(entry, dict) else {}
         yield "tokenizer.json", entry.get("content"), entry.get("id"), entry
@@ -211,7 +211,7 @@ def _token(
     try:
         content.encode()
     except UnicodeEncodeError:
-        raise UserError(f"{path}: the token {content!r} is no valid Unicode.") from None
+        raise UserError(f"{path}: the token {content!r} is not valid Unicode.") from None
     return AddedToken(
         content,
         token_id,
@@ -223,13 +223,13 @@ def _token(
 
 
 def _check_ids(folder: AnyPath, found: Mapping[str, AddedToken], pieces: Mapping[str, int]) -> None:
-    """Each text has one id and each id one text, the pieces included."""
+    """Checks that texts and ids map one to one, including the pieces."""
     texts = {token_id: text for text, token_id in pieces.items()}
     for token in found.values():
         held = texts.setdefault(token.id, token.content)
         if held != token.content or pieces.get(token.content, token.id) != token.id:
             raise UserError(
                 f"{folder}: the added token {token.content!r} has the id {token.id}, but that is "
-                f"{held!r}, or tokenizer.model has it with another id; the files are of different "
-                "models."
+                f"{held!r}, or tokenizer.model has it with another id; the files belong to "
+                "different models."
             )

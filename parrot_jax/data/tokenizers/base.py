@@ -1,4 +1,4 @@
-"""What every tokenizer provides: ids and texts, and the files that others read."""
+"""The interface of tokenizers: encoding, decoding, and export to transformers."""
 
 import abc
 import json
@@ -17,19 +17,19 @@ from parrot_jax.core.paths import AnyPath, as_path
 class Tokenizer(abc.ABC):
     """A vocabulary behind the `tokenizers` library.
 
-    A subclass knows how its kind marks the beginnings of words and writes bytes.
+    A subclass knows how its kind marks word beginnings and encodes bytes.
 
     Attributes:
-      bos_token: The token that opens a rendering, `<s>` in LLaMA.
-      eos_token: The token that ends a turn, `</s>` in LLaMA.
+      bos_token: The token at the start of a rendering, `<s>` in LLaMA.
+      eos_token: The token at the end of a turn, `</s>` in LLaMA.
       bos_id: Its id.
       eos_id: Its id.
-      roles: Further tokens with a role, such as `pad_token`, by its name.
-      control_strings: The texts that would become special tokens; the template breaks them.
-      vocab_size: One more than the largest id; every id is in [0, vocab_size).
-      max_piece_chars: Characters of the longest token: a text has at least its length by this many.
-      fingerprint: 64 hex digits of the content, equal for equal tokenizers.
-      left_out: What of the folder it was read from could not be carried, each with its reason.
+      roles: Other tokens with a role, such as `pad_token`, by role.
+      control_strings: Texts of special tokens; the template breaks them up.
+      vocab_size: The largest id plus 1.
+      max_piece_chars: Characters of the longest token, for a lower bound on the tokens of a text.
+      fingerprint: Hash of the content, 64 hex digits; equal for equal tokenizers.
+      left_out: Features of its folder that could not be converted, each with the reason.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Tokenizer(abc.ABC):
         vocab = backend.get_vocab(with_added_tokens=True)
         self.max_piece_chars = max(map(len, vocab))
         self.vocab_size = max(vocab.values()) + 1
-        # Of what decides ids, and not of the library's way to write it, which may change.
+        # Hash what determines ids, not the library's file format, which may change.
         described = json.loads(backend.to_str())
         merges = [each if isinstance(each, list) else each.split(" ")
                   for each in described["model"]["merges"]]  # fmt: skip
@@ -65,24 +65,24 @@ class Tokenizer(abc.ABC):
         )
 
     def encode_pieces(self, pieces: Sequence[str]) -> list[list[int]]:
-        """Encodes each text as if it stood right behind a special token.
+        """Encodes each text as if it came right after a special token.
 
         Args:
           pieces: Texts without control strings; a content piece starts with its space.
 
         Returns:
-          The ids of each piece, in order. Many pieces in one call use all cores.
+          The ids of each piece, in order. One call with many pieces uses all cores.
         """
         texts = [self.eos_token + piece for piece in pieces]
         encodings = self._backend.encode_batch_fast(texts, add_special_tokens=False)
         return [encoding.ids[1:] for encoding in encodings]
 
     def num_ids_before(self, piece: str, place: int) -> int:
-        """How many ids of a piece begin before a character of it.
+        """The number of ids of a piece that begin before a character.
 
         Args:
-          piece: As `encode_pieces` takes it.
-          place: The number of the character, from 0.
+          piece: A text for `encode_pieces`.
+          place: The index of the character, from 0.
         """
         encoding = self._backend.encode(self.eos_token + piece, add_special_tokens=False)
         limit = len(self.eos_token) + place
@@ -94,37 +94,37 @@ class Tokenizer(abc.ABC):
 
     @abc.abstractmethod
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """The ids that transformers gives a text on its own, without BOS."""
+        """The ids of a separate text, as in transformers, without BOS."""
 
     @abc.abstractmethod
     def show(self, ids: Sequence[int]) -> str:
-        """The text of `ids` with special tokens and leading spaces, for people to look at."""
+        """The text of `ids` with special tokens and leading spaces, for display."""
 
     @abc.abstractmethod
     def num_settled(self, ids: Sequence[int], *, special: bool) -> int:
-        """How many of the ids have a text that no further id changes.
+        """The number of ids whose text cannot change with further ids.
 
-        Not settled is a run of bytes at the end: the decoder reads a run as a whole, and where it
-        is no UTF-8, each of its bytes becomes U+FFFD.
+        A run of bytes at the end is not settled: the decoder reads a run as a whole, and if it is
+        not UTF-8, each byte becomes U+FFFD.
 
         Args:
           ids: Ids of a text so far.
-          special: As in `text_inside`; left out, special tokens do not end a run.
+          special: As in `text_inside`; if false, special tokens do not end a run.
         """
 
     @abc.abstractmethod
     def openings(self) -> NDArray[np.uint8]:
-        """How good a place each id is to begin a text at, [vocab_size].
+        """How suitable each id is to begin a text, [vocab_size].
 
-        2 = a word or a line begins, 1 = at least a whole character, 0 = inside a character.
+        2 = begins a word or a line, 1 = begins a character, 0 = inside a character.
         """
 
     def text_inside(self, ids: Sequence[int], *, special: bool) -> str:
-        """The text of `ids` as it stands inside a longer text, whose parts join without a seam.
+        """The text of `ids` as part of a longer text, so that consecutive parts can be joined.
 
         Args:
-          ids: All that there are, or a part that ends where `num_settled` says.
-          special: Whether special tokens are shown or left out.
+          ids: All ids, or a part that ends at `num_settled`.
+          special: Whether to include special tokens.
         """
         if not special:
             ids = [index for index in ids if index not in self._special_ids]
@@ -136,9 +136,9 @@ class Tokenizer(abc.ABC):
         """Writes `tokenizer.json`, `tokenizer_config.json` and `chat_template.jinja`.
 
         Args:
-          folder: Made where it is missing; transformers' `AutoTokenizer` and vLLM load it.
-          chat_template: The Jinja text, see `template.chat_template`; None = the model has none.
-          max_tokens: What the model reads at most, of which transformers warns.
+          folder: Created if missing; can be loaded by transformers' `AutoTokenizer` and vLLM.
+          chat_template: The Jinja template, see `Template.chat_template`; None = no template.
+          max_tokens: The model's context length, which transformers uses for warnings.
         """
         folder = as_path(folder)
         write_json(folder / "tokenizer.json", json.loads(self._backend.to_str()))
@@ -152,7 +152,7 @@ class Tokenizer(abc.ABC):
             "model_max_length": max_tokens,
         }
         if chat_template is not None:
-            # Once as a file of its own, which people read, and once here, for older readers.
+            # As a separate file, and here for older readers.
             config["chat_template"] = chat_template
             with atomic_write(folder / "chat_template.jinja") as file:
                 file.write(chat_template)

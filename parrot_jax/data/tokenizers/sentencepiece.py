@@ -1,11 +1,11 @@
-"""LLaMA's tokenizer: built from SentencePiece's `tokenizer.model`, exact to the id.
+"""LLaMA's tokenizer, built from SentencePiece's `tokenizer.model`, with identical ids.
 
 transformers 5 converts a bare `tokenizer.model` wrongly (it orders merges by id and ignores the
-scores), so we build `tokenizer.json` ourselves and write it into every folder we export. Training,
-transformers and vLLM then read the same file.
+scores), so we build `tokenizer.json` ourselves and write it to every export. Training, transformers
+and vLLM then use the same file.
 
-Texts are encoded piece by piece, each behind a special token: there the encoder neither adds its
-dummy prefix nor merges across the border, so the pieces' ids, joined, are the ids of the whole.
+Texts are encoded piece by piece, each after a special token: there the encoder adds no dummy prefix
+and does not merge across the border, so the joined ids of the pieces are the ids of the whole.
 """
 
 import json
@@ -32,7 +32,7 @@ from parrot_jax.data.tokenizers.base import Tokenizer
 
 _SPACE = "▁"  # SentencePiece's visible space, U+2581
 _MAX_MODEL_BYTES = 64 * 2**20
-"""Of a `tokenizer.model`: those of 256,000 pieces take 5 MB."""
+"""Of a `tokenizer.model`; one with 256,000 pieces has 5 MB."""
 _MAX_PIECES = 10**6
 
 _BYTE = re.compile("<0x[0-9A-F]{2}>")
@@ -42,14 +42,14 @@ class SentencePieceTokenizer(Tokenizer):
     """A SentencePiece BPE vocabulary with byte fallback."""
 
     def __init__(self, backend: tokenizers.Tokenizer, **settings: Any) -> None:
-        """As `Tokenizer`."""
+        """See `Tokenizer`."""
         super().__init__(backend, **settings)
         vocab = backend.get_vocab(with_added_tokens=True)
         self._byte_ids = frozenset(i for token, i in vocab.items() if _BYTE.fullmatch(token))
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """As in `Tokenizer`."""
-        # On its own, a text opens with a space; behind a special token it does not.
+        """See `Tokenizer`."""
+        # A separate text begins with a space; one after a special token does not.
         return self.encode_pieces(
             [
                 text if not text or text.startswith((" ", *self.control_strings)) else f" {text}"
@@ -58,13 +58,13 @@ class SentencePieceTokenizer(Tokenizer):
         )
 
     def show(self, ids: Sequence[int]) -> str:
-        """As in `Tokenizer`."""
-        # The decoder strips the text's first space; behind a special token nothing is lost.
+        """See `Tokenizer`."""
+        # The decoder strips the first space of a text, but not after a special token.
         text = self._backend.decode([self.eos_id, *ids], skip_special_tokens=False)
         return text.removeprefix(self.eos_token)
 
     def num_settled(self, ids: Sequence[int], *, special: bool) -> int:
-        """As in `Tokenizer`."""
+        """See `Tokenizer`."""
         count = len(ids)
         while count and (
             ids[count - 1] in self._byte_ids
@@ -74,7 +74,7 @@ class SentencePieceTokenizer(Tokenizer):
         return count
 
     def openings(self) -> NDArray[np.uint8]:
-        """As in `Tokenizer`."""
+        """See `Tokenizer`."""
         pieces = [self._backend.id_to_token(index) or "" for index in range(self.vocab_size)]
         return np.array([_opening(piece) for piece in pieces], np.uint8)
 
@@ -87,14 +87,14 @@ def _opening(piece: str) -> int:
 
 
 def read_saved(folder: AnyPath) -> Tokenizer:
-    """Reads a folder that `Tokenizer.save` wrote.
+    """Reads a folder written by `Tokenizer.save`.
 
     Raises:
-      UserError: It holds none, it is damaged, or another program wrote it.
+      UserError: It has no tokenizer, is damaged, or was written by another program.
     """
     for name in ("tokenizer_config.json", "tokenizer.json"):
         if not file_in(folder, name).exists():
-            raise UserError(f"{folder} holds no tokenizer: {name} is missing.")
+            raise UserError(f"{folder} has no tokenizer: {name} is missing.")
     config = read_json(folder / "tokenizer_config.json")
     values = read_json(folder / "tokenizer.json")
     ours = {"type": "Metaspace", "replacement": _SPACE, "prepend_scheme": "first", "split": False}
@@ -125,8 +125,8 @@ def read_saved(folder: AnyPath) -> Tokenizer:
     except Exception as error:  # the library raises bare Exception
         reason = " ".join(str(error).split())[:300]
         raise UserError(
-            f"the tokenizer in {folder} cannot be read ({reason}); it is damaged: put a copy in "
-            "its place."
+            f"the tokenizer in {folder} cannot be read ({reason}); it is damaged: replace it "
+            "by a copy."
         ) from None
 
 
@@ -137,18 +137,18 @@ def read_model(
 
     Args:
       path: The file.
-      folder: Where files may add tokens to its pieces; None = nothing is added.
-      num_rows: As in `load_tokenizer`.
+      folder: The folder with files of added tokens; None = no added tokens.
+      num_rows: See `load_tokenizer`.
 
     Raises:
-      UserError: It is damaged, or no SentencePiece BPE as LLaMA uses it.
+      UserError: It is damaged, or not SentencePiece BPE as in LLaMA.
     """
     proto = _read_proto(path)
     pieces = [piece.piece for piece in proto.pieces]
     kinds = [piece.Type.Name(piece.type) for piece in proto.pieces]
     vocab = {piece: index for index, piece in enumerate(pieces)}
     if len(vocab) < len(pieces):
-        raise UserError(f"{path} is damaged: a piece is there twice.")
+        raise UserError(f"{path} is damaged: it has a piece twice.")
     controls = [
         AddedToken(piece, index, special=True)
         for index, (piece, kind) in enumerate(zip(pieces, kinds, strict=True))
@@ -162,20 +162,20 @@ def read_model(
     left_out: list[str] = []
     if folder is not None:
         added = read_added_tokens(folder, vocab, num_rows=num_rows)
-        # What a model controls texts with stays special, whatever a file beside it says.
+        # Control pieces stay special, even if another file says otherwise.
         tokens |= {token.content: token for token in added.tokens if token.content not in tokens}
         roles |= added.roles
         left_out += added.left_out
     unk_token = pieces[kinds.index("UNKNOWN")]
     if roles.pop("unk_token", unk_token) != unk_token:
-        left_out.append(f"unk_token is another than {unk_token!r}, that of tokenizer.model")
+        left_out.append(f"unk_token (differs from {unk_token!r} in tokenizer.model)")
     bos, eos = roles.pop("bos_token"), roles.pop("eos_token")
     for role in {bos, eos, *roles.values()}:
         token = tokens.get(role, AddedToken(role, vocab.get(role, -1)))
-        # Behind an end comes the next speaker: white space around it is the speaker's.
+        # Role tokens must not match white space, which belongs to the text beside them.
         tokens[role] = token._replace(special=True, lstrip=False, rstrip=False)
         if token.lstrip or token.rstrip:
-            left_out.append(f"that {role!r} takes the white space beside it")
+            left_out.append(f"{role!r} matching white space beside it")
     for token in tokens.values():
         (check_breakable if token.special else check_not_across)(token, path)
     plain = [index for index, kind in enumerate(kinds) if kind == "NORMAL"]
@@ -215,7 +215,7 @@ def read_model(
 def _merges(
     pieces: Sequence[str], scores: Sequence[float], vocab: dict[str, int]
 ) -> list[tuple[str, str]]:
-    """Every pair of pieces that makes a piece, in the order in which SentencePiece merges."""
+    """All pairs of pieces that form a piece, in SentencePiece's merge order."""
     ranked: list[tuple[float, int, int, str, str]] = []
     for piece, score in zip(pieces, scores, strict=True):
         for cut in range(1, len(piece)):
@@ -227,17 +227,17 @@ def _merges(
 
 
 def _read_proto(path: AnyPath) -> Any:
-    """A SentencePiece model whose settings our `tokenizer.json` honours.
+    """Reads a SentencePiece model, and checks that our `tokenizer.json` supports its settings.
 
     Raises:
-      UserError: It is none.
+      UserError: It is not a supported SentencePiece model.
     """
     from google.protobuf.message import DecodeError
     from sentencepiece import sentencepiece_model_pb2
 
     content = bytearray()
     with open_input(path, "rb") as file:
-        # Asked for all that is allowed at once, it would take that much memory for any file.
+        # In parts, since one large read would allocate the limit for any file.
         while len(content) <= _MAX_MODEL_BYTES and (part := file.read(2**16)):
             content += part
     proto = sentencepiece_model_pb2.ModelProto()  # pyright: ignore[reportAttributeAccessIssue]
@@ -246,13 +246,13 @@ def _read_proto(path: AnyPath) -> Any:
             raise DecodeError
         proto.ParseFromString(bytes(content))
         texts = [proto.trainer_spec.bos_piece, proto.trainer_spec.eos_piece]
-        # What is no UTF-8 is given as bytes.
+        # Invalid UTF-8 is returned as bytes.
         if not all(isinstance(text, str) for text in [*texts, *(p.piece for p in proto.pieces)]):
             raise DecodeError
     except DecodeError:
         raise UserError(f"{path} is not a SentencePiece model.") from None
     trainer, normalizer, size = proto.trainer_spec, proto.normalizer_spec, len(proto.pieces)
-    # A piece such as `:▁a` would merge a header with the text behind it.
+    # A piece such as `:▁a` would merge a header with its text.
     spaced = [piece.piece for piece in proto.pieces if _SPACE in piece.piece.lstrip(_SPACE)]
     kinds = [piece.Type.Name(piece.type) for piece in proto.pieces]
     symbols = [piece.piece for piece, kind in zip(proto.pieces, kinds, strict=True)

@@ -1,4 +1,4 @@
-"""Who may ask a server.
+"""Middleware that rejects requests from foreign web pages.
 
-A folder of its own: vLLM's Python, which may lack this package, imports the file beside this one.
+A separate folder, because vLLM's Python, which may lack this package, imports the file in it.
 """

@@ -1,9 +1,9 @@
-"""Who may ask: programs, and no web page of another site. Standard library only.
+"""Accepts requests from programs, but not from web pages of other sites. Standard library only.
 
-A server on loopback has no password, and every web page in a browser of the same machine can send
-it requests. A page can send without asking first only what a form can send, which is never JSON; it
-cannot hide its own address, which stands in `Origin` or `Sec-Fetch-Site`; and where it has made a
-name of its own lead here (DNS rebinding), that name stands in `Host`.
+A server on loopback has no password, and every web page in a browser on the same machine can send
+it requests. Without a preflight request, a page can send only what a form can, which is never JSON;
+its own address is always in `Origin` or `Sec-Fetch-Site`; and with DNS rebinding, its host name is
+in `Host`.
 """
 
 import ipaddress
@@ -26,16 +26,15 @@ _SHOWN_CHARS = 100
 
 
 class KnownCallers:
-    """ASGI middleware that answers foreign requests with status 403 or 415."""
+    """ASGI middleware that rejects foreign requests with status 403 or 415."""
 
     def __init__(self, app: App, hosts: Sequence[str] = ()) -> None:
         """Wraps an application.
 
         Args:
-          app: What answers everybody else.
-          hosts: Names and addresses by which clients may reach the server beside those of loopback.
-            With `0.0.0.0` or `::`, these are this machine's name and all addresses: rebinding takes
-            a name.
+          app: The application for all other requests.
+          hosts: Additional host names and addresses for clients, besides loopback. `0.0.0.0` or
+            `::` adds this machine's name and all addresses, since rebinding needs a name.
         """
         self._app = app
         self._names = {"localhost", *(host.lower().strip("[]") for host in hosts)}
@@ -44,7 +43,7 @@ class KnownCallers:
             self._names.add(socket.gethostname().lower())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers a request, or hands it on."""
+        """Rejects a request, or passes it on."""
         refusal = None if scope["type"] == "lifespan" else self._refusal(scope)
         if refusal is None:
             await self._app(scope, receive, send)
@@ -65,24 +64,24 @@ class KnownCallers:
         await send({"type": "http.response.body", "body": body})
 
     def _refusal(self, scope: Scope) -> tuple[int, str] | None:
-        """Status and reason; None = it may ask."""
+        """Status and reason of a rejection; None = accepted."""
         found: dict[str, list[str]] = {}
         for name, value in scope["headers"]:
             found.setdefault(name.decode("latin-1"), []).append(value.decode("latin-1").strip())
-        hosts = found.get("host", [])  # absent in HTTP/1.0 only, which no browser speaks
+        hosts = found.get("host", [])  # absent only in HTTP/1.0, which no browser uses
         for host in hosts:
             if not self._is_known(host.lower()):
                 return 403, (
-                    f"this server is not {_shown(host)}; ask it by the address at which it serves, "
+                    f"this server is not {_shown(host)}; use the address at which it serves, "
                     "or name this host in --allowed-hosts."
                 )
         own = {f"{scheme}://{host.lower()}" for scheme in ("http", "https") for host in hosts}
         for origin in found.get("origin", []):
             if origin.lower() not in own:
-                return 403, f"a page of {_shown(origin)} may not ask this server."
+                return 403, f"pages of {_shown(origin)} may not use this server."
         for site in found.get("sec-fetch-site", []):
             if site not in ("same-origin", "none"):
-                return 403, "a page of another site may not ask this server."
+                return 403, "pages of other sites may not use this server."
         if scope.get("method") in ("POST", "PUT", "PATCH"):
             return _wrong_content(found)
         return None
@@ -94,15 +93,15 @@ class KnownCallers:
         name = match["name"].strip("[]").removesuffix(".")
         try:
             return name in self._names or _is_loopback(name) or self._any_address
-        except ValueError:  # no address
+        except ValueError:  # not an address
             return name.endswith(".localhost")
 
 
 class KnownCallersOfVllm(KnownCallers):
-    """The same for vLLM, which gives a middleware nothing but the application."""
+    """The same for vLLM, which passes only the application to a middleware."""
 
     def __init__(self, app: App) -> None:
-        """Takes the hosts from the environment variable `HOSTS_VARIABLE`, one or more by commas."""
+        """Reads the hosts from the environment variable `HOSTS_VARIABLE`, separated by commas."""
         super().__init__(app, os.environ[HOSTS_VARIABLE].split(","))
 
 
