@@ -15,7 +15,7 @@ from parrot_jax.api.replies import Outcome, Reply, Usage
 from parrot_jax.core.errors import UserError
 
 
-class Said(NamedTuple):
+class StepReply(NamedTuple):
     """A valid reply, and its step."""
 
     step: int
@@ -135,7 +135,7 @@ class JournalReader:
         """The inputs of all items in order of their numbers; one at a time is in memory."""
         return (text for (text,) in self._stream("SELECT input FROM items ORDER BY number"))
 
-    def said(self, item: int) -> list[Said]:
+    def said(self, item: int) -> list[StepReply]:
         """The valid replies of an item, in order of the steps.
 
         Raises:
@@ -154,7 +154,7 @@ class JournalReader:
             if not follows_from(text, status, body):
                 problem = "its text does not match its body"
                 raise self.damaged("reply_bodies", row, problem)
-        return [Said(step, Reply(Outcome(o), text, v)) for _, step, o, text, v, _, _ in rows]
+        return [StepReply(step, Reply(Outcome(o), text, v)) for _, step, o, text, v, _, _ in rows]
 
     def end(self, item: int) -> End | None:
         """Why an item is finished; None if it is not."""

@@ -15,7 +15,7 @@ from parrot_jax.api.endpoint_config import EndpointConfig, RetryConfig, changes_
 from parrot_jax.api.jobs import Job, open_journal
 from parrot_jax.api.journal import End, JournalWriter, Start
 from parrot_jax.api.journal_file import put_aside, upgrade
-from parrot_jax.api.journal_reader import JournalReader, Said
+from parrot_jax.api.journal_reader import JournalReader, StepReply
 from parrot_jax.api.moderation import moderation_body, moderation_endpoint, read_categories
 from parrot_jax.api.replies import Outcome
 from parrot_jax.collect.filters import Cut
@@ -131,7 +131,7 @@ def _open_journal(collection: Collection, config: EndpointConfig) -> JournalWrit
     return open_journal(path, Start(config_to_dict(config) | begun_at), inputs)
 
 
-def _answers(said: Sequence[Said]) -> Iterator[tuple[int, int, str, list[list[str]]]]:
+def _answers(said: Sequence[StepReply]) -> Iterator[tuple[int, int, str, list[list[str]]]]:
     """For each request: first and last turn, why it is rejected, and categories of each turn."""
     first = 0
     for last, reply in said:

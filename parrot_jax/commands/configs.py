@@ -14,7 +14,7 @@ class ConfigsConfig:
 Config = ConfigsConfig
 
 
-class Kind(NamedTuple):
+class ConfigKind(NamedTuple):
     """The kind of configs in a folder: their dataclass and the command that reads them."""
 
     module: str
@@ -29,11 +29,11 @@ class Kind(NamedTuple):
 
 
 KINDS = {
-    "train": Kind("train.train_config", "TrainConfig", "parrot train"),
-    "collect": Kind("collect.collect_config", "CollectConfig", "parrot collect"),
-    "data": Kind("commands.data_clean", "DataCleanConfig", "parrot data clean"),
-    "stats": Kind("stats.judge_config", "JudgeConfig", "parrot stats --judge"),
-    "moderation": Kind(
+    "train": ConfigKind("train.train_config", "TrainConfig", "parrot train"),
+    "collect": ConfigKind("collect.collect_config", "CollectConfig", "parrot collect"),
+    "data": ConfigKind("commands.data_clean", "DataCleanConfig", "parrot data clean"),
+    "stats": ConfigKind("stats.judge_config", "JudgeConfig", "parrot stats --judge"),
+    "moderation": ConfigKind(
         "api.endpoint_config", "EndpointConfig", "parrot collect export --moderation"
     ),
 }

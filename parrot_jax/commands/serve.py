@@ -10,7 +10,7 @@ from parrot_jax.core.errors import UserError
 from parrot_jax.serve.vllm import VllmConfig
 
 if TYPE_CHECKING:
-    from parrot_jax.serve.jax_engine import JaxSpeaker
+    from parrot_jax.serve.jax_engine import JaxEngine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,22 +87,22 @@ def _serve_with_jax(config: ServeConfig) -> None:
 
     # Before the weights are read: that a port is in use should be known at once.
     with open_port(config.host, config.port) as listener:
-        speaker = _load(config)
+        engine = _load(config)
         _say_if_open(listener.getsockname()[0])
-        app = make_app(speaker, (config.host, *config.allowed_hosts))
-        serve_until_stopped(BackgroundServer(app, listener), speaker.model)
-    if speaker.busy:
+        app = make_app(engine, (config.host, *config.allowed_hosts))
+        serve_until_stopped(BackgroundServer(app, listener), engine.model)
+    if engine.busy:
         # Nobody waits for what the device still computes, but Python would.
         sys.stdout.flush()
         os._exit(0)
 
 
-def _load(config: ServeConfig) -> "JaxSpeaker":
+def _load(config: ServeConfig) -> "JaxEngine":
     import jax
     import jax.numpy as jnp
 
     from parrot_jax.core.memory import keep_freed_memory
-    from parrot_jax.serve.jax_engine import JaxSpeaker
+    from parrot_jax.serve.jax_engine import JaxEngine
     from parrot_jax.train.run_folder import RunFolder
     from parrot_jax.weights.model_folder import load_params
 
@@ -110,7 +110,7 @@ def _load(config: ServeConfig) -> "JaxSpeaker":
     folder = RunFolder(config.run)
     trained = folder.load_config()
     default_rows = 8 if jax.default_backend() == "cpu" else 16
-    return JaxSpeaker(
+    return JaxEngine(
         config.model_name or folder.path.resolve().name,
         trained.task,
         trained.model,

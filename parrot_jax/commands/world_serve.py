@@ -39,9 +39,9 @@ def run(config: WorldServeConfig) -> None:
     from parrot_jax.serve.background import BackgroundServer, open_port, serve_until_stopped
     from parrot_jax.world.answerer import Answerer
     from parrot_jax.world.facts import read_world
-    from parrot_jax.world.world_engine import answerer_speaker
+    from parrot_jax.world.world_engine import answerer_engine
 
     with open_port("127.0.0.1", config.port) as listener:
         world = read_world(Path(config.world))
-        speaker = answerer_speaker(Answerer(world, mistake_rate=config.mistake_rate))
-        serve_until_stopped(BackgroundServer(make_app(speaker), listener), speaker.model)
+        engine = answerer_engine(Answerer(world, mistake_rate=config.mistake_rate))
+        serve_until_stopped(BackgroundServer(make_app(engine), listener), engine.model)

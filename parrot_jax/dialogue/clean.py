@@ -38,10 +38,10 @@ class StepCounts:
         }
 
 
-Outcome = Dialogue | tuple[Dialogue, ...] | str
+Cleaned = Dialogue | tuple[Dialogue, ...] | str
 """The dialogue or its parts, or the reason why it is dropped."""
 
-Step = Callable[[Dialogue], Outcome]
+Step = Callable[[Dialogue], Cleaned]
 
 
 def require(ok: bool, name: str, value: Any, allowed: str) -> None:

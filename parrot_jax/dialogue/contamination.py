@@ -16,7 +16,7 @@ from typing import Any
 
 from parrot_jax.core.errors import UserError
 from parrot_jax.core.files import open_input
-from parrot_jax.dialogue.clean import Outcome, require
+from parrot_jax.dialogue.clean import Cleaned, require
 from parrot_jax.dialogue.json_stream import stream_rows
 from parrot_jax.dialogue.types import Dialogue
 from parrot_jax.dialogue.words import signed_words
@@ -189,7 +189,7 @@ class Decontamination:
         self._num_dialogues = 0
         self._listed: list[dict[str, Any]] = []
 
-    def __call__(self, dialogue: Dialogue) -> Outcome:
+    def __call__(self, dialogue: Dialogue) -> Cleaned:
         """Returns the dialogue, or the reason why it is dropped."""
         hits = self._index.hits(dialogue, all_turns=self._config.all_turns)
         if not hits:

@@ -15,9 +15,9 @@ from parrot_jax.dialogue.raw_rows import BrokenRowError
 from parrot_jax.dialogue.turns import KEPT_AS_CONTEXT, RowPlace
 from parrot_jax.dialogue.types import Turn
 
-Speaker = Literal["system", "user", "assistant", "tool"]
+MessageRole = Literal["system", "user", "assistant", "tool"]
 
-_NAMES: Mapping[Speaker, str] = MappingProxyType(
+_NAMES: Mapping[MessageRole, str] = MappingProxyType(
     {
         "system": "system developer",
         "user": "user human prompter",
@@ -27,7 +27,7 @@ _NAMES: Mapping[Speaker, str] = MappingProxyType(
         "tool_output ipython environment",
     }
 )
-SPEAKERS: Mapping[str, Speaker] = MappingProxyType(
+ROLES: Mapping[str, MessageRole] = MappingProxyType(
     {name: speaker for speaker, names in _NAMES.items() for name in names.split()}
 )
 """Speakers by the names that dialogue files use, in lower case."""
@@ -40,7 +40,7 @@ _CALL_KEYS = ("tool_calls", "function_call")
 _TEXT_PARTS = frozenset({"text", "input_text", "output_text"})
 
 
-class Said(NamedTuple):
+class ReadMessages(NamedTuple):
     """The content of a list of messages."""
 
     turns: list[Turn]
@@ -49,7 +49,7 @@ class Said(NamedTuple):
     """The texts of the system messages; empty = none."""
 
 
-def read_messages(messages: Any, place: RowPlace) -> Said:
+def read_messages(messages: Any, place: RowPlace) -> ReadMessages:
     """Reads a list of `{"role", "content"}` or `{"from", "value"}` objects.
 
     Tool calls and their results become context without text, in an assistant turn.
@@ -79,7 +79,7 @@ def read_messages(messages: Any, place: RowPlace) -> Said:
         if message.context:
             place.repairs[KEPT_AS_CONTEXT] += 1
             turns.append(Turn("assistant", "", context=message.context))
-    return Said(turns, "\n\n".join(system))
+    return ReadMessages(turns, "\n\n".join(system))
 
 
 def is_message(value: Any) -> bool:
@@ -88,7 +88,7 @@ def is_message(value: Any) -> bool:
 
 
 class _Message(NamedTuple):
-    speaker: Speaker
+    speaker: MessageRole
     text: str
     context: str
     """Tool calls or a tool result."""
@@ -140,17 +140,17 @@ def _text_keys(owner: Mapping[str, Any], where: str) -> list[str]:
     return [first, *others]
 
 
-def _read_speaker(message: Mapping[str, Any], where: str) -> tuple[Speaker, list[str]]:
+def _read_speaker(message: Mapping[str, Any], where: str) -> tuple[MessageRole, list[str]]:
     named = [key for key in SPEAKER_KEYS if message.get(key) is not None]
     found = {}
     for key in named:
         name = message[key]
-        known = SPEAKERS.get(name.strip().lower()) if isinstance(name, str) else None
+        known = ROLES.get(name.strip().lower()) if isinstance(name, str) else None
         if known:
             found[key] = known
     for key in _KIND_KEYS:
         word = plain_word(message.get(key))
-        if SPEAKERS.get(word) == "tool" and set(found.values()) <= {"assistant", "tool"}:
+        if ROLES.get(word) == "tool" and set(found.values()) <= {"assistant", "tool"}:
             return "tool", [*found, key]
     if len(set(found.values())) == 1:
         return next(iter(found.values())), list(found)
@@ -165,7 +165,7 @@ def _read_speaker(message: Mapping[str, Any], where: str) -> tuple[Speaker, list
     raise BrokenRowError(f"unknown role {shown!r}", where)
 
 
-def _read_content(content: Any, where: str, speaker: Speaker, place: RowPlace) -> str:
+def _read_content(content: Any, where: str, speaker: MessageRole, place: RowPlace) -> str:
     if isinstance(content, str):
         return content
     if speaker == "tool" and not _is_parts(content):

@@ -71,7 +71,7 @@ class _Mark(NamedTuple):
     end: int
 
 
-class Said(NamedTuple):
+class SplitReply(NamedTuple):
     """A reply in two parts."""
 
     text: str
@@ -80,7 +80,7 @@ class Said(NamedTuple):
     """Empty if there is none."""
 
 
-def split_reasoning(text: str, *, closing_mark_alone: bool = True) -> Said:
+def split_reasoning(text: str, *, closing_mark_alone: bool = True) -> SplitReply:
     r"""Separates the reasoning in a reply from the answer.
 
     Reasoning is any number of marked blocks at the start, even if the last is never closed;
@@ -89,9 +89,9 @@ def split_reasoning(text: str, *, closing_mark_alone: bool = True) -> Said:
     is linear in the length of the text.
 
     >>> split_reasoning("<think>\nA capital.\n</think>\n\nParis.")
-    Said(text='Paris.', reasoning='A capital.')
+    SplitReply(text='Paris.', reasoning='A capital.')
     >>> split_reasoning("A capital.\n</think>\n\nParis.")
-    Said(text='Paris.', reasoning='A capital.')
+    SplitReply(text='Paris.', reasoning='A capital.')
     >>> split_reasoning("Close it with `</think>`.").reasoning
     ''
 
@@ -104,9 +104,9 @@ def split_reasoning(text: str, *, closing_mark_alone: bool = True) -> Said:
         return _split_channels(text)
     if _BARE_HARMONY.match(text, start) and (final := text.find(_BARE_FINAL, start)) >= 0:
         thought = text[start + len("analysis") : final]
-        return Said(text[final + len(_BARE_FINAL) :].strip(), thought.strip())
+        return SplitReply(text[final + len(_BARE_FINAL) :].strip(), thought.strip())
     if (ollama := _OLLAMA.match(text, start)) and (end := _OLLAMA_END.search(text, ollama.end())):
-        return Said(text[end.end() :].strip(), text[ollama.end() : end.start()].strip())
+        return SplitReply(text[end.end() :].strip(), text[ollama.end() : end.start()].strip())
     if fence := _FENCE.match(text, start):
         return _split_fence(text, fence)
     marks = [_mark(match) for match in _MARKS.finditer(text)] if _may_hold_marks(text) else []
@@ -118,7 +118,7 @@ def split_reasoning(text: str, *, closing_mark_alone: bool = True) -> Said:
         if mark.opens and mark.start == start:
             form, start, closing = mark.form, mark.end, _closing_of(marks, place)
             if closing is None:
-                return Said("", _joined([*thoughts, text[start:]]))
+                return SplitReply("", _joined([*thoughts, text[start:]]))
         elif closing_mark_alone and (found := _lone_closing(text, marks, place, code)) is not None:
             form, closing = marks[found].form, found
         else:
@@ -126,11 +126,11 @@ def split_reasoning(text: str, *, closing_mark_alone: bool = True) -> Said:
         thoughts.append(text[start : marks[closing].start])
         start, place = _skip_space(text, marks[closing].end), closing + 1
     if form is None:
-        return Said(text, "")
+        return SplitReply(text, "")
     pieces: list[str] = []
     later = [mark for mark in marks[place:] if mark.form == form and not _is_in(code, mark)]
     start = _take_later_blocks(text, start, later, pieces, thoughts)
-    return Said(_bare_answer("".join([*pieces, text[start:]]).strip()), _joined(thoughts))
+    return SplitReply(_bare_answer("".join([*pieces, text[start:]]).strip()), _joined(thoughts))
 
 
 def _may_hold_marks(text: str) -> bool:
@@ -217,7 +217,7 @@ def _take_later_blocks(
     return start
 
 
-def _split_channels(text: str) -> Said:
+def _split_channels(text: str) -> SplitReply:
     """Splits gpt-oss's format: only the channel `final` is the answer."""
     channel, said, thoughts = "", [], []
     _, *pieces = _HARMONY_MARK.split(text)
@@ -226,10 +226,10 @@ def _split_channels(text: str) -> Said:
             channel = piece.strip()
         elif mark == "message":
             (said if channel.startswith("final") else thoughts).append(piece)
-    return Said("".join(said).strip(), _joined(thoughts))
+    return SplitReply("".join(said).strip(), _joined(thoughts))
 
 
-def _split_fence(text: str, fence: re.Match[str]) -> Said:
+def _split_fence(text: str, fence: re.Match[str]) -> SplitReply:
     """Splits a code block named thinking; it may contain nested fences."""
     depth = 1
     for line in _FENCE_LINE.finditer(text, fence.end()):
@@ -238,8 +238,8 @@ def _split_fence(text: str, fence: re.Match[str]) -> Said:
         elif len(line[1]) >= len(fence[1]):
             depth -= 1
         if depth == 0:
-            return Said(text[line.end() :].strip(), text[fence.end() : line.start()].strip())
-    return Said("", text[fence.end() :].strip())
+            return SplitReply(text[line.end() :].strip(), text[fence.end() : line.start()].strip())
+    return SplitReply("", text[fence.end() :].strip())
 
 
 def _bare_answer(said: str) -> str:

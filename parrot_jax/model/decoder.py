@@ -139,11 +139,11 @@ def unembedding(params: Params) -> Float[Array, "D V"]:
 
 # ---- forward ------------------------------------------------------------------------------------
 
-State = TypeVar("State")
-Kept = TypeVar("Kept")
+StateT = TypeVar("StateT")
+KeptT = TypeVar("KeptT")
 Attend = Callable[
-    [State, Float[Array, "B T N H"], Float[Array, "B T K H"], Float[Array, "B T K H"]],
-    tuple[Float[Array, "B T N H"], State, Kept],
+    [StateT, Float[Array, "B T N H"], Float[Array, "B T K H"], Float[Array, "B T K H"]],
+    tuple[Float[Array, "B T N H"], StateT, KeptT],
 ]
 """What a layer does between its halves: takes the state that the layer before left, and its own
 queries, keys and values; returns the weighted values, the state for the next layer, and what is
@@ -155,13 +155,13 @@ def visit_layers(
     params: Params,
     x: Float[Array, "B T D"],
     rotation: Rotation,
-    attend: Attend[State, Kept],
-    state: State,
+    attend: Attend[StateT, KeptT],
+    state: StateT,
     *,
     remat: str = "none",
     unroll: int = 1,
     mesh: Mesh | None = None,
-) -> tuple[Float[Array, "B T D"], State, Kept]:
+) -> tuple[Float[Array, "B T D"], StateT, KeptT]:
     """Takes embedded tokens through all layers: the one loop of training and of generation.
 
     Args:
@@ -193,7 +193,9 @@ def visit_layers(
             return x
         return jax.lax.with_sharding_constraint(x, array_sharding(mesh, "batch", "seq", None))
 
-    def visit(carry: tuple[Array, State], layer_params: Params) -> tuple[tuple[Array, State], Kept]:
+    def visit(
+        carry: tuple[Array, StateT], layer_params: Params
+    ) -> tuple[tuple[Array, StateT], KeptT]:
         x, state = carry
         layer = nnx.merge(definition, layer_params)
         attended, state, kept = attend(state, *layer.project(x, rotation))

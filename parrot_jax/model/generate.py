@@ -50,7 +50,7 @@ class Generated:
     """Log-probability in nats of each id under the model itself, before temperature and top-p."""
 
 
-class Part(NamedTuple):
+class Chunk(NamedTuple):
     """What one row produced since the last part."""
 
     ids: tuple[int, ...]
@@ -59,7 +59,7 @@ class Part(NamedTuple):
     """As in `Generated`; None = the row is not at its end."""
 
 
-Listen = Callable[[Sequence[Part]], Collection[int]]
+Listen = Callable[[Sequence[Chunk]], Collection[int]]
 """Takes the next part of every row; returns the rows that may end here, as nobody wants more."""
 
 
@@ -165,7 +165,7 @@ def generate(
             ids, counts, stopped = on_host((state.ids, state.counts, state.stopped))
             ended = stopped | (counts >= row_limits)
             parts = [
-                Part(
+                Chunk(
                     tuple(ids[row, seen[row] : counts[row]].tolist()),
                     ("stop" if stopped[row] else "length") if ended[row] else None,
                 )

@@ -24,7 +24,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 from parrot_jax.report.page import Chart, Hue
 from parrot_jax.report.texts import fit_text
 
-Scale = Literal["share", "log"]
+AxisScale = Literal["share", "log"]
 """`share`: from 0 to 1, shown in per cent; `log`: greater than 0."""
 
 _COLOURS: Mapping[str, str] = MappingProxyType(
@@ -107,7 +107,7 @@ class Bars:
 
 
 def line_chart(
-    lines: Sequence[Line], *, label: str, x_label: str, y_label: str, y_scale: Scale
+    lines: Sequence[Line], *, label: str, x_label: str, y_label: str, y_scale: AxisScale
 ) -> Chart:
     """Lines over a common x axis, with intervals where they are known.
 
@@ -242,7 +242,7 @@ def _write_beside(axes: Axes, row: int, text: str, *, colour: str, size: int, ri
     )  # fmt: skip
 
 
-def _scale_values(axes: Axes, y_label: str, scale: Scale) -> None:
+def _scale_values(axes: Axes, y_label: str, scale: AxisScale) -> None:
     axes.grid(axis="y")
     # Above the axis and level: nobody likes to turn the head.
     axes.set_title(fit_text(y_label), loc="left", fontsize=13, color=_COLOURS["muted"], pad=10)

@@ -82,7 +82,7 @@ class Round:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Transcript:
+class TranscriptPanel:
     """A dialogue, or several answerers' dialogues over the same questions side by side."""
 
     macro: ClassVar[str] = "transcript"
@@ -102,7 +102,7 @@ class Listing:
     text: str
 
 
-Block = Table | Picture | Transcript | Listing
+Block = Table | Picture | TranscriptPanel | Listing
 
 
 @dataclass(frozen=True, kw_only=True)

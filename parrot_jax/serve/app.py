@@ -1,4 +1,4 @@
-"""The web application around a speaker: `/v1/chat/completions`, `/v1/completions`, `/v1/models`.
+"""The web application around an engine: `/v1/chat/completions`, `/v1/completions`, `/v1/models`.
 
 It does not import jax. Errors have OpenAI's format: status 400 to 499 with the reason for client
 errors; status 500 without internals for bugs, whose traceback goes to stderr. Requests have limits
@@ -25,11 +25,11 @@ from parrot_jax.core.errors import UserError
 from parrot_jax.core.logs import visible
 from parrot_jax.serve import protocol
 from parrot_jax.serve.callers.known_callers import KnownCallers
-from parrot_jax.serve.engine import Completion, RequestError, Say, Speaker, say_nothing
-from parrot_jax.serve.replies import Reply, error_response, model_card
+from parrot_jax.serve.engine import Completion, Engine, RequestError, Say, say_nothing
+from parrot_jax.serve.replies import ResponseFormat, error_response, model_card
 from parrot_jax.serve.streams import Speaking, Stream, unless_hung_up
 
-Endpoint = Callable[[Request], Awaitable[Response]]
+Handler = Callable[[Request], Awaitable[Response]]
 ReadT = TypeVar("ReadT")
 
 _log = logging.getLogger(__name__)
@@ -57,22 +57,22 @@ REQUEST_S = 3600.0
 _DRAIN_S = 5  # for the rest of an oversized body
 
 
-def make_app(speaker: Speaker, hosts: Sequence[str] = ()) -> Starlette:
-    """Creates the ASGI application that serves one speaker.
+def make_app(engine: Engine, hosts: Sequence[str] = ()) -> Starlette:
+    """Creates the ASGI application that serves one engine.
 
     Args:
-      speaker: Started and stopped with the application.
+      engine: Started and stopped with the application.
       hosts: Additional host names and addresses for clients, besides loopback.
     """
-    endpoints = _Endpoints(speaker)
+    endpoints = _Endpoints(engine)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        await speaker.start()
+        await engine.start()
         try:
             yield
         finally:
-            await speaker.stop()
+            await engine.stop()
             endpoints.stop()
 
     app = Starlette(
@@ -94,8 +94,8 @@ def make_app(speaker: Speaker, hosts: Sequence[str] = ()) -> Starlette:
 class _Endpoints:
     """The handlers of the paths."""
 
-    def __init__(self, speaker: Speaker) -> None:
-        self.speaker, self.created = speaker, int(time.time())
+    def __init__(self, engine: Engine) -> None:
+        self.engine, self.created = engine, int(time.time())
         # Few, since parsed JSON takes up to thirty times the size of the body.
         self._readers = concurrent.futures.ThreadPoolExecutor(2, "requests")
         self._held_bytes = 0
@@ -117,7 +117,7 @@ class _Endpoints:
         asked = await self._read(request, protocol.read_chat_request)
 
         def speak(say: Say) -> Coroutine[Any, Any, Completion]:
-            return self.speaker.chat(asked.messages, asked.settings(), say)
+            return self.engine.chat(asked.messages, asked.settings(), say)
 
         return await self._answer(request, asked, speak, is_chat=True)
 
@@ -125,7 +125,7 @@ class _Endpoints:
         asked = await self._read(request, protocol.read_completion_request)
 
         def speak(say: Say) -> Coroutine[Any, Any, Completion]:
-            return self.speaker.complete(
+            return self.engine.complete(
                 asked.prompt,
                 asked.settings(),
                 say,
@@ -143,8 +143,8 @@ class _Endpoints:
         is_chat: bool,
     ) -> Response:
         self._check_model(asked.model)
-        reply = Reply(
-            self.speaker.model,
+        reply = ResponseFormat(
+            self.engine.model,
             is_chat=is_chat,
             with_ids=bool(asked.return_token_ids),
             with_usage=asked.with_usage,
@@ -201,15 +201,15 @@ class _Endpoints:
             )
 
     def _check_model(self, model: str | None) -> None:
-        if model not in (None, self.speaker.model):
+        if model not in (None, self.engine.model):
             raise RequestError(
                 f"there is no model {model[:_SHOWN_CHARS]!r} here; this server has "
-                f"{self.speaker.model!r}.",
+                f"{self.engine.model!r}.",
                 status=404, param="model", code="model_not_found",
             )  # fmt: skip
 
     def _card(self) -> dict[str, Any]:
-        return model_card(self.speaker.model, self.created)
+        return model_card(self.engine.model, self.created)
 
 
 async def _in_time(work: Coroutine[Any, Any, Completion]) -> Completion:
@@ -226,7 +226,7 @@ async def _in_time(work: Coroutine[Any, Any, Completion]) -> Completion:
 # ---- errors -------------------------------------------------------------------------------------
 
 
-def _with_errors_answered(endpoint: Endpoint) -> Endpoint:
+def _with_errors_answered(endpoint: Handler) -> Handler:
     # Starlette would raise a bug again after the reply, and uvicorn would then close a connection
     # that the client still uses.
     async def answered(request: Request) -> Response:

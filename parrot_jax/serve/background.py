@@ -49,9 +49,9 @@ class BackgroundServer:
     """Serves an application while the `with` block runs.
 
     >>> from parrot_jax.serve.app import make_app
-    >>> from parrot_jax.serve.engine import FunctionSpeaker
+    >>> from parrot_jax.serve.engine import FunctionEngine
     >>> import urllib.request
-    >>> app = make_app(FunctionSpeaker("echo", lambda messages: messages[-1]["content"]))
+    >>> app = make_app(FunctionEngine("echo", lambda messages: messages[-1]["content"]))
     >>> with BackgroundServer(app) as server:
     ...     urllib.request.urlopen(server.url + "/models").status
     200

@@ -10,11 +10,11 @@ from typing import Literal
 
 from parrot_jax.core.errors import UserError
 
-_NUM_THREADS = 8  # of a FunctionSpeaker
+_NUM_THREADS = 8  # of a FunctionEngine
 
 Messages = list[dict[str, str]]
 """OpenAI's messages, checked to have exactly `role` (system, user or assistant) and `content`. The
-speaker checks their order."""
+engine checks their order."""
 
 
 Say = Callable[[str], None]
@@ -28,7 +28,7 @@ def say_nothing(_: str) -> None:
 class RequestError(UserError):
     """An error reply to a request.
 
-    Any other `UserError` of a speaker gives status 400.
+    Any other `UserError` of an engine gives status 400.
 
     Attributes:
       status: The HTTP status, 400 to 599.
@@ -74,12 +74,12 @@ class Completion:
     """Tokens of the reply, counted as in vLLM: including the terminator, or up to the token that
     completed the stop string."""
     prompt_ids: tuple[int, ...] | None = None
-    """The ids of the prompt; None if the speaker has no ids."""
+    """The ids of the prompt; None if the engine has no ids."""
     ids: tuple[int, ...] | None = None
     """The `num_tokens` ids of the reply."""
 
 
-class Speaker(abc.ABC):
+class Engine(abc.ABC):
     """Generates replies for the server. All methods run in its event loop and must not block it.
 
     Attributes:
@@ -131,7 +131,7 @@ class Speaker(abc.ABC):
         """
 
 
-class FunctionSpeaker(Speaker):
+class FunctionEngine(Engine):
     """A plain function from messages to a reply, served like a model.
 
     Its tokens are words: usage counts them, and `max_tokens` limits them. Temperature, top-p and

@@ -1,4 +1,4 @@
-"""A trained model as a speaker: messages rendered as in training, replies generated in batches.
+"""A trained model as an engine: messages rendered as in training, replies generated in batches.
 
 A reply is a function of its request alone, so that what was collected can be collected again bit
 for bit. A seed alone does not give that: matrix products of other shapes round differently, and now
@@ -19,16 +19,16 @@ import jax
 
 from parrot_jax.data.data_config import Task
 from parrot_jax.data.templates.base import Template, check_speaker
-from parrot_jax.model.generate import Part, generate, padded_shape
+from parrot_jax.model.generate import Chunk, generate, padded_shape
 from parrot_jax.model.model_config import ModelConfig
 from parrot_jax.serve.batching import Batcher, Deliver
 from parrot_jax.serve.engine import (
     Completion,
+    Engine,
     Messages,
     RequestError,
     Say,
     Settings,
-    Speaker,
     context_error,
     say_nothing,
 )
@@ -50,7 +50,7 @@ class _Row:
     settings: Settings
 
 
-class JaxSpeaker(Speaker):
+class JaxEngine(Engine):
     """Serves one set of weights from one device."""
 
     def __init__(
@@ -84,7 +84,7 @@ class JaxSpeaker(Speaker):
         self._tokenizer = template.tokenizer
         self._params = jax.tree.map(lambda weight: weight.astype(compute_dtype), params)
         self._compute_dtype, self._batch_rows = compute_dtype, batch_rows
-        self._batcher: Batcher[_Row, Part] = Batcher(
+        self._batcher: Batcher[_Row, Chunk] = Batcher(
             self._generate, max_items=batch_rows, max_waiting=max_waiting
         )
 
@@ -164,7 +164,7 @@ class JaxSpeaker(Speaker):
             ids=tuple(ids),
         )
 
-    def _generate(self, rows: Sequence[_Row], deliver: Deliver[Part]) -> None:
+    def _generate(self, rows: Sequence[_Row], deliver: Deliver[Chunk]) -> None:
         """Runs one batch; called in the batcher's thread."""
         generate(
             self._config,

@@ -14,7 +14,7 @@ DONE = b"data: [DONE]\n\n"
 """The last event of a complete stream."""
 
 
-class Reply:
+class ResponseFormat:
     """Formats one reply to a chat or completion request; all its parts share an id."""
 
     def __init__(

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from parrot_jax.serve.engine import Completion, Say
-from parrot_jax.serve.replies import Reply, event
+from parrot_jax.serve.replies import ResponseFormat, event
 
 ResultT = TypeVar("ResultT")
 
@@ -46,7 +46,7 @@ class Stream(Response):
     def __init__(
         self,
         request: Request,
-        reply: Reply,
+        reply: ResponseFormat,
         first: str | Completion,
         speaking: Speaking,
         describe_error: Callable[[BaseException, Request], tuple[int, dict[str, Any]]],

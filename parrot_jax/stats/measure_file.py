@@ -14,7 +14,7 @@ from parrot_jax.dialogue.report import ReadReport
 from parrot_jax.dialogue.sources import SourceConfig, read_sources
 from parrot_jax.dialogue.types import Dialogue
 from parrot_jax.intervals.bootstrap import ratio_intervals
-from parrot_jax.stats.measures import LANGUAGE_CHARS, MEASURES, Part, measure_session
+from parrot_jax.stats.measures import LANGUAGE_CHARS, MEASURES, Amount, measure_session
 
 _DIALOGUES_AT_ONCE = 64
 
@@ -96,7 +96,7 @@ def measure_file(
             language = name_language(opening)
             measured = measure_session(dialogue, language[0] if language else None)
             if tokens:
-                measured.parts["tokens"] = Part(tokens[place], 1)
+                measured.parts["tokens"] = Amount(tokens[place], 1)
             columns.add(measured.parts)
             turns[measured.turns] += 1
             lengths.update(measured.later_lengths)
@@ -114,10 +114,10 @@ def measure_file(
     )
 
 
-def estimates_of(sessions: Sequence[Mapping[str, Part]], seed: int) -> dict[str, Estimate]:
+def estimates_of(sessions: Sequence[Mapping[str, Amount]], seed: int) -> dict[str, Estimate]:
     """Means or shares of each measure over some sessions.
 
-    >>> sessions = [{"turns": Part(2.0, 1)}, {"turns": Part(4.0, 1)}]
+    >>> sessions = [{"turns": Amount(2.0, 1)}, {"turns": Amount(4.0, 1)}]
     >>> estimates_of(sessions, 0)
     {'turns': Estimate(value=3.0, low=2.0, high=4.0, num=2.0)}
     """
@@ -148,8 +148,8 @@ class _Columns:
         self._keys = keys
         self._amounts, self._counts = array("d"), array("d")
 
-    def add(self, parts: Mapping[str, Part]) -> None:
-        nothing = Part(0, 0)
+    def add(self, parts: Mapping[str, Amount]) -> None:
+        nothing = Amount(0, 0)
         for key in self._keys:
             amount, count = parts.get(key, nothing)
             self._amounts.append(amount)

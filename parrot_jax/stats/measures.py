@@ -23,7 +23,7 @@ LANGUAGE_CHARS = 400
 """Characters of a session's questions used to detect its language."""
 
 
-class Part(NamedTuple):
+class Amount(NamedTuple):
     """A session's contribution to a measure."""
 
     amount: float
@@ -111,7 +111,7 @@ class SessionMeasures(NamedTuple):
     """The measures of a session."""
 
     turns: int
-    parts: dict[str, Part]
+    parts: dict[str, Amount]
     """By measure; tokens are counted separately, for many sessions at once."""
     later_lengths: list[int]
     """Words of each later question."""
@@ -138,17 +138,17 @@ def measure_session(dialogue: Dialogue, language: str | None) -> SessionMeasures
     ]
     is_english = language == "en"
     parts = {
-        "turns": Part(len(questions), 1),
-        "words": Part(sum(len(turn.text.split()) for turn in dialogue.turns), 1),
-        "first_question_words": Part(lengths[0], 1),
-        "later_question_words": Part(sum(lengths[1:]), later),
-        "self_rouge": Part(rouge or 0.0, rouge is not None),
-        "mtld": Part(sum(diversities), len(diversities)),
-        "thanks": Part(sum(map(says_thanks, questions[1:])), later),
-        "verbatim_repeats": Part(sum(near == 100 for near in repeats), later),
-        "near_repeats": Part(sum(near > 0 for near in repeats), later),
-        "pronouns": Part(sum(map(has_pronoun, words[1:])), later),
-        "ellipsis": Part(sum(map(is_elliptical, words[1:])) * is_english, later * is_english),
-        "question_marks": Part(sum("?" in text or "？" in text for text in questions[1:]), later),
+        "turns": Amount(len(questions), 1),
+        "words": Amount(sum(len(turn.text.split()) for turn in dialogue.turns), 1),
+        "first_question_words": Amount(lengths[0], 1),
+        "later_question_words": Amount(sum(lengths[1:]), later),
+        "self_rouge": Amount(rouge or 0.0, rouge is not None),
+        "mtld": Amount(sum(diversities), len(diversities)),
+        "thanks": Amount(sum(map(says_thanks, questions[1:])), later),
+        "verbatim_repeats": Amount(sum(near == 100 for near in repeats), later),
+        "near_repeats": Amount(sum(near > 0 for near in repeats), later),
+        "pronouns": Amount(sum(map(has_pronoun, words[1:])), later),
+        "ellipsis": Amount(sum(map(is_elliptical, words[1:])) * is_english, later * is_english),
+        "question_marks": Amount(sum("?" in text or "？" in text for text in questions[1:]), later),
     }
     return SessionMeasures(len(questions), parts, lengths[1:], language)

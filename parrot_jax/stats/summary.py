@@ -14,7 +14,7 @@ from parrot_jax.stats.judge_config import JudgeConfig
 from parrot_jax.stats.judge_prompts import JUDGED
 from parrot_jax.stats.judging import Judgments
 from parrot_jax.stats.measure_file import Estimate, FileStats, estimates_of
-from parrot_jax.stats.measures import MEASURES, Measure, Part
+from parrot_jax.stats.measures import MEASURES, Amount, Measure
 from parrot_jax.stats.published import PUBLISHED
 from parrot_jax.stats.sessions import Session
 from parrot_jax.version import __version__
@@ -53,7 +53,7 @@ class Statistics:
             return {}
         sessions = [self.judgments.by_session[session] for session in self.sampled[label]]
         parts = [
-            {key: Part(j.number, 1) for key, j in judged.items() if j.number is not None}
+            {key: Amount(j.number, 1) for key, j in judged.items() if j.number is not None}
             for judged in sessions
         ]
         return estimates_of(parts, self.seed)

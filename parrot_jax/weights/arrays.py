@@ -73,7 +73,7 @@ class Uncounted:
         """Counts nothing."""
 
 
-class Part:
+class ArrayPart:
     """One array of a checkpoint, still in its leaf."""
 
     def __init__(self, leaf: Any, layer: int | None) -> None:
@@ -145,9 +145,9 @@ class _PartHandler(CheckedHandler):
 
 
 def item_handler() -> ocp.PyTreeCheckpointHandler:
-    """Writes trees of `Part`s and reads trees of arrays."""
+    """Writes trees of `ArrayPart`s and reads trees of arrays."""
     handler = _PartHandler()
-    return make_handler((Part, handler), (jax.Array, handler))
+    return make_handler((ArrayPart, handler), (jax.Array, handler))
 
 
 def make_handler(*types: tuple[Any, Any]) -> ocp.PyTreeCheckpointHandler:
@@ -161,7 +161,7 @@ def make_handler(*types: tuple[Any, Any]) -> ocp.PyTreeCheckpointHandler:
     )
 
 
-def cut_out(parts: Sequence[Part]) -> Iterator[Any]:
+def cut_out(parts: Sequence[ArrayPart]) -> Iterator[Any]:
     """The arrays of parts, on the device; those of one leaf follow each other.
 
     A leaf in the memory of the host comes to the device as a whole.

@@ -46,7 +46,7 @@ _ADVICE = {
 }
 
 
-Kind = Literal["model", "dataset"]
+RepoKind = Literal["model", "dataset"]
 """Of a repository."""
 
 
@@ -54,7 +54,7 @@ Kind = Literal["model", "dataset"]
 class Upload:
     """What a push sends."""
 
-    kind: Kind
+    kind: RepoKind
     files: Mapping[str, Path]
     """By their names in the repository."""
     left_here: Sequence[str] = ()
@@ -208,7 +208,7 @@ def _files_of_export(folder: Path) -> list[Path]:
     return [file_in(folder, entry.name) for entry in entries]
 
 
-def _look_up(api: "huggingface_hub.HfApi", repo: str, kind: Kind) -> Any:
+def _look_up(api: "huggingface_hub.HfApi", repo: str, kind: RepoKind) -> Any:
     """What the hub knows of a repository; None = there is none."""
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
@@ -254,7 +254,7 @@ def _without_safetensors(repo: str, names: Sequence[str]) -> str:
 
 @contextlib.contextmanager
 def _one_line_errors(
-    repo: str, revision: str | None = None, *, kind: Kind = "model"
+    repo: str, revision: str | None = None, *, kind: RepoKind = "model"
 ) -> Iterator[None]:
     """Turns what the library raises into a `UserError` of one line that shows no token.
 
@@ -269,7 +269,7 @@ def _one_line_errors(
         raise UserError(_without_token(_explain(error, repo, revision, kind))) from error
 
 
-def _explain(error: Exception, repo: str, revision: str | None, kind: Kind) -> str:
+def _explain(error: Exception, repo: str, revision: str | None, kind: RepoKind) -> str:
     import httpx2
     from huggingface_hub import constants, errors
 
@@ -306,7 +306,7 @@ def _explain(error: Exception, repo: str, revision: str | None, kind: Kind) -> s
     return f"the hub and {repo}: {_flat(str(cause)) or repr(cause)}"
 
 
-def _page(repo: str, kind: Kind) -> str:
+def _page(repo: str, kind: RepoKind) -> str:
     from huggingface_hub import constants
 
     return f"{constants.ENDPOINT}/{'datasets/' if kind == 'dataset' else ''}{repo}"

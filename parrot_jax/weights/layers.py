@@ -9,16 +9,16 @@ import jax.numpy as jnp
 from jax.sharding import Sharding
 from jax.tree_util import DictKey, tree_flatten_with_path
 
-from parrot_jax.weights.arrays import Part
+from parrot_jax.weights.arrays import ArrayPart
 from parrot_jax.weights.names import layer_key
 
 _STACKED = "layers"
 
 
-def parts_of(tree: Any) -> dict[str, Part]:
+def parts_of(tree: Any) -> dict[str, ArrayPart]:
     """The tree as `name: array`, stacked leaves as one array a layer."""
     return {
-        name: Part(leaf, layer)
+        name: ArrayPart(leaf, layer)
         for path, leaf in tree_flatten_with_path(tree)[0]
         for name, layer in names_of(path, leaf)
     }

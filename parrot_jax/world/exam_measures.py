@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from parrot_jax.world.questions import Context, Invalid, Language
 
-Kinds = Mapping[int, Counter[str]]
+KindCounts = Mapping[int, Counter[str]]
 """For each turn index, how often each kind of question was asked; `invalid` is one of the kinds."""
 
 
@@ -52,7 +52,7 @@ def asked_kinds(language: Language, dialogues: Iterable[tuple[Sequence[str], int
     return AskedKinds(by_turn, invalid)
 
 
-def kind_distance(first: Kinds, second: Kinds) -> float:
+def kind_distance(first: KindCounts, second: KindCounts) -> float:
     """Total variation between two mixes of kinds, at equal turn index.
 
     At each turn that both have, half the sum of absolute differences of the shares; over turns, the

@@ -9,7 +9,15 @@ from random import Random
 
 from parrot_jax.dialogue.types import Dialogue, Turn
 from parrot_jax.world.facts import World
-from parrot_jax.world.questions import ASIDES, KINDS, Context, Kind, Language, Question, true_answer
+from parrot_jax.world.questions import (
+    ASIDES,
+    KINDS,
+    Context,
+    Language,
+    Question,
+    QuestionKind,
+    true_answer,
+)
 
 LEAVE_PROBABILITY = 0.1
 MOST_ROUNDS = 12
@@ -82,7 +90,7 @@ def next_question(
         kinds.remove(kind)
 
 
-def _candidates(world: World, kind: Kind, context: Context) -> list[Question]:
+def _candidates(world: World, kind: QuestionKind, context: Context) -> list[Question]:
     """The questions of a kind that make sense in a context that is not empty."""
     place, attribute = str(context.place), str(context.attribute)
     elsewhere = [other for other in world.places if other != place]

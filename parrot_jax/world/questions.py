@@ -21,12 +21,12 @@ from typing import Literal, NamedTuple
 
 from parrot_jax.world.facts import World
 
-Kind = Literal["full", "shift", "anaphora", "ellipsis", "back", "comparison", "correction"]
-KINDS: tuple[Kind, ...] = (
+QuestionKind = Literal["full", "shift", "anaphora", "ellipsis", "back", "comparison", "correction"]
+KINDS: tuple[QuestionKind, ...] = (
     "full", "shift", "anaphora", "ellipsis", "back", "comparison", "correction",
 )  # fmt: skip
 
-TEMPLATES: dict[Kind, tuple[str, ...]] = {
+TEMPLATES: dict[QuestionKind, tuple[str, ...]] = {
     "full": (
         "What is the {attribute} of {place}?",
         "Which {attribute} does {place} have?",
@@ -62,7 +62,7 @@ ASIDES = ("My aunt lives in {place}.", "I have never been to {place}.", "A frien
 class Question(NamedTuple):
     """What is asked, once its context is known."""
 
-    kind: Kind
+    kind: QuestionKind
     place: str
     attribute: str
     other: str | None = None
@@ -105,7 +105,7 @@ class Language:
     def __init__(self, world: World) -> None:
         """Compiles the templates."""
         self.world = world
-        self._patterns: list[tuple[Kind, re.Pattern[str]]] = [
+        self._patterns: list[tuple[QuestionKind, re.Pattern[str]]] = [
             (kind, _pattern(template))
             for kind, templates in TEMPLATES.items()
             for template in templates
@@ -136,7 +136,9 @@ class Language:
                 return self._resolve(kind, match.groupdict(), context)
         return Invalid("unparsable")
 
-    def _resolve(self, kind: Kind, slots: dict[str, str], context: Context) -> Question | Invalid:
+    def _resolve(
+        self, kind: QuestionKind, slots: dict[str, str], context: Context
+    ) -> Question | Invalid:
         place, attribute = slots.get("place"), slots.get("attribute")
         if place is not None and place not in self.world.places:
             return Invalid("unknown_name")

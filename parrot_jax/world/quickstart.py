@@ -25,7 +25,7 @@ from parrot_jax.data.prepare import prepare
 from parrot_jax.dialogue.writers import DIALOGUES
 from parrot_jax.serve.app import make_app
 from parrot_jax.serve.background import BackgroundServer
-from parrot_jax.serve.jax_engine import JaxSpeaker
+from parrot_jax.serve.jax_engine import JaxEngine
 from parrot_jax.train.loop import train
 from parrot_jax.train.run_folder import RunFolder
 from parrot_jax.train.train_config import TrainConfig
@@ -37,14 +37,14 @@ from parrot_jax.world.progress import Progress
 from parrot_jax.world.recipes import ASKER, ask_config, chat_config, collect_config
 from parrot_jax.world.report import write_report
 from parrot_jax.world.summary import summarise, write_kinds
-from parrot_jax.world.world_engine import answerer_speaker
+from parrot_jax.world.world_engine import answerer_engine
 from parrot_jax.world.world_files import Sizes, write_world
 
 _SERVED_ROWS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scale:
+class QuickstartScale:
     """How much is done. The default fits into ten minutes on two CPU cores."""
 
     sizes: Sizes = dataclasses.field(default_factory=Sizes)
@@ -61,7 +61,7 @@ class Scale:
     """Share of the collected answers that are wrong."""
 
 
-def quickstart(folder: Path, *, seed: int, scale: Scale | None = None) -> dict[str, Any]:
+def quickstart(folder: Path, *, seed: int, scale: QuickstartScale | None = None) -> dict[str, Any]:
     """Runs all stages, or those that are left.
 
     Args:
@@ -76,7 +76,7 @@ def quickstart(folder: Path, *, seed: int, scale: Scale | None = None) -> dict[s
       UserError: The folder cannot be written, is in use, or holds another quickstart.
     """
     keep_freed_memory()
-    scale = scale or Scale()
+    scale = scale or QuickstartScale()
     with Progress(folder, {"seed": seed, "scale": dataclasses.asdict(scale)}) as progress:
         loop = Loop(folder, seed, scale)
         progress.stage("world", loop.make_world)
@@ -100,7 +100,7 @@ def quickstart(folder: Path, *, seed: int, scale: Scale | None = None) -> dict[s
 class Loop:
     """The stages of the loop in one folder. Each can be repeated: what is done stays done."""
 
-    def __init__(self, folder: Path, seed: int, scale: Scale) -> None:
+    def __init__(self, folder: Path, seed: int, scale: QuickstartScale) -> None:
         """Does nothing yet.
 
         Args:
@@ -145,8 +145,8 @@ class Loop:
         """
         answerer = Answerer(self.world, mistake_rate=self.scale.mistake_rate)
         with (
-            BackgroundServer(make_app(trained_speaker(asker, ASKER))) as asker_server,
-            BackgroundServer(make_app(answerer_speaker(answerer))) as answerer_server,
+            BackgroundServer(make_app(trained_engine(asker, ASKER))) as asker_server,
+            BackgroundServer(make_app(answerer_engine(answerer))) as answerer_server,
         ):
             config = collect_config(
                 self.files,
@@ -213,10 +213,10 @@ class Loop:
         console.print(f"$ parrot {verb} {path}")
 
 
-def trained_speaker(config: TrainConfig, name: str) -> JaxSpeaker:
+def trained_engine(config: TrainConfig, name: str) -> JaxEngine:
     """A trained model, ready to be served under a name."""
     folder = RunFolder(config.out)
-    return JaxSpeaker(
+    return JaxEngine(
         name,
         config.task,
         config.model,

@@ -20,7 +20,7 @@ from parrot_jax.report.page import (
     Section,
     Table,
     Tile,
-    Transcript,
+    TranscriptPanel,
     write_page,
 )
 from parrot_jax.world.exam_measures import asked_kinds
@@ -288,9 +288,9 @@ def _examples(files: QuickstartFiles) -> Section:
     )
 
 
-def _exam_transcript(number: int, pair: tuple[ExamRow, ExamRow]) -> Transcript:
+def _exam_transcript(number: int, pair: tuple[ExamRow, ExamRow]) -> TranscriptPanel:
     exam = pair[0]
-    return Transcript(
+    return TranscriptPanel(
         title=f"Exam, dialogue {number}",
         asker="Question",
         answerers=("Trained on all turns", "Trained on first turns only"),
@@ -305,7 +305,9 @@ def _exam_transcript(number: int, pair: tuple[ExamRow, ExamRow]) -> Transcript:
     )
 
 
-def _collected_transcript(dialogue: Dialogue, about: Collected, language: Language) -> Transcript:
+def _collected_transcript(
+    dialogue: Dialogue, about: Collected, language: Language
+) -> TranscriptPanel:
     questions, answers = (
         [turn.text for turn in dialogue.turns if turn.role == role]
         for role in ("user", "assistant")
@@ -313,7 +315,7 @@ def _collected_transcript(dialogue: Dialogue, about: Collected, language: Langua
     # A session gives its questions with their answers; a first question gets one that is collected.
     num_given = len(answers) - about.collected_turns + (about.part == "question")
     kinds = ["given"] * num_given + _question_kinds(dialogue, language)[num_given:]
-    return Transcript(
+    return TranscriptPanel(
         title=f"Collected from {_PARTS[about.part]}",
         asker="Parrot-Ask",
         answerers=("Answerer",),

@@ -57,7 +57,7 @@ class Summary:
 
 
 @dataclass(frozen=True)
-class Kinds:
+class KindsFile:
     """`kinds.json`: turn index -> kind -> how many questions."""
 
     asker: dict[int, dict[str, int]]
@@ -184,7 +184,7 @@ class QuickstartFiles:
     summary: Summary
     world: World
     people: Sequence[Dialogue]
-    kinds: Kinds
+    kinds: KindsFile
     collected: Sequence[tuple[Dialogue, Collected]]
     ask: RunFiles
     chat: RunFiles
@@ -210,7 +210,7 @@ def read_quickstart(folder: Path) -> QuickstartFiles:
         summary=_read(folder / "summary.json", TypeAdapter(Summary).validate_python),
         world=make_world(described.difficulty, described.seed),
         people=_read_dialogues(folder / "world" / "people.jsonl"),
-        kinds=_read(folder / "kinds.json", TypeAdapter(Kinds).validate_python),
+        kinds=_read(folder / "kinds.json", TypeAdapter(KindsFile).validate_python),
         collected=_read_collected(folder / "collect" / DIALOGUES),
         ask=_read_run(folder / "ask"),
         chat=_read_run(folder / "chat"),

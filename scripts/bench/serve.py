@@ -24,7 +24,7 @@ from parrot_jax.model.families import num_parameters
 from parrot_jax.model.generate import generate
 from parrot_jax.serve.app import make_app
 from parrot_jax.serve.background import BackgroundServer
-from parrot_jax.serve.jax_engine import JaxSpeaker
+from parrot_jax.serve.jax_engine import JaxEngine
 from parrot_jax.train.run_folder import RunFolder
 from parrot_jax.weights.model_folder import load_params
 
@@ -108,11 +108,11 @@ def main() -> None:
     with contextlib.ExitStack() as servers:
         urls = {}
         for rows in options.rows:
-            speaker = JaxSpeaker(
+            engine = JaxEngine(
                 "bench", config.task, config.model, params, ParrotTemplate(tokenizer),
                 compute_dtype=dtype, batch_rows=rows,
             )  # fmt: skip
-            urls[rows] = servers.enter_context(BackgroundServer(make_app(speaker))).url
+            urls[rows] = servers.enter_context(BackgroundServer(make_app(engine))).url
             timed(urls[rows], requests[:NUM_ALONE], NUM_ALONE)  # compiles
             direct(rows)
         for _ in range(options.repeats):

@@ -19,7 +19,7 @@ from parrot_jax.train.loop import train
 from parrot_jax.world.exam import take_exam
 from parrot_jax.world.facts import Difficulty, make_world
 from parrot_jax.world.people import people_dialogues
-from parrot_jax.world.quickstart import Scale
+from parrot_jax.world.quickstart import QuickstartScale
 from parrot_jax.world.recipes import chat_config
 from parrot_jax.world.world_files import Sizes, write_world
 
@@ -53,7 +53,7 @@ def examine(folder: Path, difficulty: Difficulty, seed: int) -> np.ndarray:
         )
         config = chat_config(
             folder / "world", dialogues, folder / "chat",
-            seed=seed, epochs=Scale().chat_epochs, max_turns=None,
+            seed=seed, epochs=QuickstartScale().chat_epochs, max_turns=None,
         )  # fmt: skip
         # The hard world's people use more words: ten turns of theirs need longer rows.
         data = dataclasses.replace(config.data, row_tokens=320)

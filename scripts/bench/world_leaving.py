@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from parrot_jax.train.loop import train
-from parrot_jax.world.quickstart import Loop, Scale
+from parrot_jax.world.quickstart import Loop, QuickstartScale
 from parrot_jax.world.recipes import ask_config
 
 MAX_TURNS = 20
@@ -30,7 +30,7 @@ def main() -> None:
     print("| seed | people | Parrot-Ask | stops |\n|---|---|---|---|")
     for seed in range(options.seeds):
         folder = Path(options.out) / f"seed-{seed}"
-        loop = Loop(folder, seed, Scale())
+        loop = Loop(folder, seed, QuickstartScale())
         if not (loop.files / "world.json").exists():
             loop.make_world()
         asker = ask_config(

@@ -17,7 +17,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from parrot_jax.intervals.wilson import share_interval
-from parrot_jax.world.quickstart import Loop, Scale, quickstart
+from parrot_jax.world.quickstart import Loop, QuickstartScale, quickstart
 
 RUNS = {"1": "chat_first_turn", "3": "chat_3_turns", "5": "chat_5_turns", "all": "chat"}
 
@@ -31,7 +31,7 @@ def main() -> None:
     for seed in range(options.seeds):
         folder = Path(options.out) / f"seed-{seed}"
         quickstart(folder, seed=seed)
-        loop = Loop(folder, seed, Scale())
+        loop = Loop(folder, seed, QuickstartScale())
         for turns, name in RUNS.items():
             if turns in ("3", "5"):
                 loop.train_chat(name, max_turns=int(turns))

@@ -48,10 +48,10 @@ from parrot_jax.world.answerer import NO_ANSWER, Answerer
 from parrot_jax.world.exam_measures import asked_kinds
 from parrot_jax.world.people import next_question
 from parrot_jax.world.questions import Context, Invalid, Language, Question, true_answer
-from parrot_jax.world.quickstart import Loop, Scale, trained_speaker
+from parrot_jax.world.quickstart import Loop, QuickstartScale, trained_engine
 from parrot_jax.world.recipes import ASKER, chat_config
 from parrot_jax.world.world_engine import MODEL as ANSWERER
-from parrot_jax.world.world_engine import answerer_speaker
+from parrot_jax.world.world_engine import answerer_engine
 
 USER_PROMPT = "What would you ask next?"
 UNKNOWN_PROMPT = "Go on."
@@ -82,7 +82,7 @@ class Ways:
 
     def __init__(self, folder: Path, seed: int) -> None:
         self.folder, self.seed = folder, seed
-        self.loop = Loop(folder, seed, Scale())
+        self.loop = Loop(folder, seed, QuickstartScale())
         self.language = Language(self.loop.world)
         self.dice = random.Random(f"ways {seed}")
 
@@ -101,7 +101,7 @@ class Ways:
         examples = self.folder / "prompted.jsonl"
         return chat_config(
             self.loop.files, examples, self.folder / "prompted",
-            seed=self.seed, epochs=Scale().chat_epochs, max_turns=None,
+            seed=self.seed, epochs=QuickstartScale().chat_epochs, max_turns=None,
         )  # fmt: skip
 
     def _examples(self) -> Iterator[Dialogue]:
@@ -148,15 +148,15 @@ class Ways:
             def serve(app: Any) -> str:
                 return stack.enter_context(BackgroundServer(app)).url
 
-            answerer = Answerer(self.loop.world, mistake_rate=Scale().mistake_rate)
+            answerer = Answerer(self.loop.world, mistake_rate=QuickstartScale().mistake_rate)
             answers = SpeakerConfig(
-                base_url=serve(make_app(answerer_speaker(answerer))), model=ANSWERER
+                base_url=serve(make_app(answerer_engine(answerer))), model=ANSWERER
             )
             asks = SpeakerConfig(
-                base_url=serve(make_app(trained_speaker(self.loop.ask, ASKER))),
+                base_url=serve(make_app(trained_engine(self.loop.ask, ASKER))),
                 model=ASKER, temperature=1.0, top_p=0.99, max_tokens=64,
             )  # fmt: skip
-            chat = serve(make_app(trained_speaker(self._prompted(), "chat")))
+            chat = serve(make_app(trained_engine(self._prompted(), "chat")))
 
             def prompted(prompt: str, temperature: float, max_tokens: int = 64) -> SpeakerConfig:
                 return dataclasses.replace(

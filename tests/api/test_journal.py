@@ -15,7 +15,7 @@ import pytest
 
 from parrot_jax.api.journal import End, JournalWriter, Start
 from parrot_jax.api.journal_file import put_aside, upgrade
-from parrot_jax.api.journal_reader import JournalReader, Said, SpeakerCounts
+from parrot_jax.api.journal_reader import JournalReader, SpeakerCounts, StepReply
 from parrot_jax.api.replies import Outcome, Reply, Usage, read_response
 from parrot_jax.core.errors import DiskFullError, UserError
 
@@ -86,7 +86,7 @@ def test_what_was_journaled_is_read_by_others_while_it_is_written(path: Path) ->
             assert reader.counts().speakers["answerer"].requests == 1
             assert reader.said(0) == []
             await journal.received(request, HELLO)
-            assert reader.said(0) == [Said(1, Reply(Outcome.COMPLETE, "Hello."))]
+            assert reader.said(0) == [StepReply(1, Reply(Outcome.COMPLETE, "Hello."))]
 
     asyncio.run(write())
 
@@ -121,7 +121,7 @@ def test_a_request_without_a_reply_counts_as_repeated_once_it_was_sent_again(pat
             requests=4, answered=1, failed=1, lost=2, known=Usage(5, 2), uncertain=Usage(80, 18)
         )
     }
-    assert read(path).said(0) == [Said(1, HELLO.reply)]
+    assert read(path).said(0) == [StepReply(1, HELLO.reply)]
 
 
 def test_time_in_which_nothing_ran_is_no_wall_time(path: Path) -> None:
@@ -324,7 +324,7 @@ def test_the_way_out_of_a_damaged_reply_has_it_asked_again(path: Path) -> None:
     with contextlib.closing(sqlite3.connect(path)) as db, db:
         db.executescript(statements)
     reader = read(path)
-    assert reader.said(0) == [Said(1, HELLO.reply)]
+    assert reader.said(0) == [StepReply(1, HELLO.reply)]
     assert reader.without_end() == [0]
 
 
@@ -393,5 +393,5 @@ def test_a_journal_of_the_version_before_is_brought_up_to_date(path: Path) -> No
     assert shape() == newest
     reader = read(path)
     assert reader.item(0) == "first"
-    assert reader.said(0) == [Said(1, HELLO.reply)]
+    assert reader.said(0) == [StepReply(1, HELLO.reply)]
     assert reader.end(0) == End("max_turns", 1)

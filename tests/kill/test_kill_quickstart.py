@@ -22,9 +22,10 @@ SMALL = """
 import sys
 from pathlib import Path
 from parrot_jax.world.world_files import Sizes
-from parrot_jax.world.quickstart import Scale, quickstart
+from parrot_jax.world.quickstart import QuickstartScale, quickstart
 sizes = Sizes(people=300, held_out=10, beginnings=40, exam=10)
-quickstart(Path(sys.argv[-1]), seed=0, scale=Scale(sizes=sizes, ask_epochs=1.5, chat_epochs=6))
+scale = QuickstartScale(sizes=sizes, ask_epochs=1.5, chat_epochs=6)
+quickstart(Path(sys.argv[-1]), seed=0, scale=scale)
 """
 COMMANDS = {
     "small": [sys.executable, "-c", SMALL],

@@ -20,7 +20,7 @@ from parrot_jax.report.page import (
     Section,
     Table,
     Tile,
-    Transcript,
+    TranscriptPanel,
     render_page,
     write_page,
 )
@@ -69,10 +69,10 @@ def page(text: str) -> Page:
     blocks = [
         Picture(chart=chart, caption=text, numbers=table),
         table,
-        Transcript(
+        TranscriptPanel(
             title=text, asker=text, answerers=(text, text), rounds=[Round(text, text, answers)]
         ),
-        Transcript(
+        TranscriptPanel(
             title=text, asker=text, answerers=(text,), rounds=[Round(text, "", [Answer(text)])]
         ),
         Listing(text),
@@ -116,7 +116,7 @@ def test_every_id_is_given_once() -> None:
 def test_right_and_wrong_are_told_by_words_and_the_truth_where_it_is_missed() -> None:
     answers = [Answer("iron", True, "iron"), Answer("zinc", False, "iron"), Answer("tin")]
     rounds = [Round("Its metal?", "anaphora", answers)]
-    transcript = Transcript(title="t", asker="q", answerers=("a", "b", "c"), rounds=rounds)
+    transcript = TranscriptPanel(title="t", asker="q", answerers=("a", "b", "c"), rounds=rounds)
     section = Section(heading="h", text=[], blocks=[transcript])
     seen = Checker(render_page(Page(title="p", lead="", tiles=[], sections=[section])))
     told = [text for text in seen.texts if text]

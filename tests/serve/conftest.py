@@ -15,7 +15,7 @@ from parrot_jax.data.templates.parrot import ParrotTemplate
 from parrot_jax.data.tokenizers import Tokenizer, load_tokenizer
 from parrot_jax.serve.app import make_app
 from parrot_jax.serve.background import BackgroundServer
-from parrot_jax.serve.jax_engine import JaxSpeaker
+from parrot_jax.serve.jax_engine import JaxEngine
 from parrot_jax.train.run_folder import RunFolder
 from parrot_jax.weights.model_folder import load_params
 
@@ -34,7 +34,7 @@ def tokenizer(trained_run: Path) -> Tokenizer:
 def asker(trained_run: Path, tokenizer: Tokenizer) -> Iterator[str]:
     """The URL of a served asker with 256 positions, in batches of 16 rows."""
     config = RunFolder(trained_run).load_config()
-    speaker = JaxSpeaker(
+    engine = JaxEngine(
         "asker",
         config.task,
         config.model,
@@ -43,7 +43,7 @@ def asker(trained_run: Path, tokenizer: Tokenizer) -> Iterator[str]:
         compute_dtype=jnp.dtype(config.compute_dtype),
         batch_rows=16,
     )
-    with BackgroundServer(make_app(speaker)) as server:
+    with BackgroundServer(make_app(engine)) as server:
         yield server.url
 
 

@@ -19,11 +19,11 @@ from parrot_jax.serve.app import MAX_BODY_BYTES, make_app
 from parrot_jax.serve.background import BackgroundServer, open_port
 from parrot_jax.serve.engine import (
     Completion,
-    FunctionSpeaker,
+    Engine,
+    FunctionEngine,
     Messages,
     Say,
     Settings,
-    Speaker,
     say_nothing,
 )
 
@@ -44,7 +44,7 @@ def answer(messages: Messages) -> str:
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    with BackgroundServer(make_app(FunctionSpeaker("world", answer))) as server:
+    with BackgroundServer(make_app(FunctionEngine("world", answer))) as server:
         yield server.url
 
 
@@ -110,7 +110,7 @@ def test_an_unknown_model_is_a_404_that_names_the_known_one(client: openai.OpenA
 
 
 def test_a_model_is_retrieved_by_its_name_whatever_it_is() -> None:
-    app = make_app(FunctionSpeaker("lab/asker 13b%2F", answer))
+    app = make_app(FunctionEngine("lab/asker 13b%2F", answer))
     with (
         BackgroundServer(app) as server,
         stock_client(server.url) as client,
@@ -161,9 +161,9 @@ def test_a_body_that_is_too_large_is_not_read(url: str, send: Send) -> None:
 
 def test_a_request_that_is_too_long_for_a_function_is_refused_before_it_is_called() -> None:
     heard: list[int] = []
-    speaker = FunctionSpeaker("short", lambda m: str(heard.append(len(m))), max_context=10)
+    engine = FunctionEngine("short", lambda m: str(heard.append(len(m))), max_context=10)
     with (
-        BackgroundServer(make_app(speaker)) as server,
+        BackgroundServer(make_app(engine)) as server,
         stock_client(server.url) as client,
     ):
         client.chat.completions.create(model="short", messages=said("one two three") * 2)
@@ -206,7 +206,7 @@ def test_a_client_that_hangs_up_in_its_body_disturbs_nobody(
     assert client.chat.completions.create(model="world", messages=said("hi")).choices
 
 
-class Slow(Speaker):
+class Slow(Engine):
     """Thinks for ever, until it is let; remembers who left."""
 
     def __init__(self) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from parrot_jax.serve.app import make_app
 from parrot_jax.serve.background import BackgroundServer
-from parrot_jax.serve.engine import FunctionSpeaker
+from parrot_jax.serve.engine import FunctionEngine
 
 BODY = json.dumps({"messages": [{"role": "user", "content": "hi"}]})
 
@@ -26,7 +26,7 @@ def port(asked: list[str]) -> Iterator[int]:
         asked.append(messages[-1]["content"])
         return "yes"
 
-    app = make_app(FunctionSpeaker("world", reply), ["models.example"])
+    app = make_app(FunctionEngine("world", reply), ["models.example"])
     with BackgroundServer(app) as server:
         yield urlsplit(server.url).port or 0
 
@@ -128,7 +128,7 @@ def test_every_path_is_guarded(port: int) -> None:
 
 
 def test_a_server_for_all_addresses_is_asked_by_any_address_but_not_by_any_name() -> None:
-    app = make_app(FunctionSpeaker("world", lambda _: "yes"), ["0.0.0.0", "asker"])
+    app = make_app(FunctionEngine("world", lambda _: "yes"), ["0.0.0.0", "asker"])
     with BackgroundServer(app) as server:
         port = urlsplit(server.url).port or 0
         for host, status in (

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from parrot_jax.serve import app, connections
 from parrot_jax.serve.app import MAX_BODY_BYTES, make_app
 from parrot_jax.serve.background import BackgroundServer
-from parrot_jax.serve.engine import FunctionSpeaker
+from parrot_jax.serve.engine import FunctionEngine
 
 HEAD = (
     b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
@@ -30,7 +30,7 @@ HELLO = json.dumps({"messages": [{"role": "user", "content": "hello"}]}).encode(
 
 @pytest.fixture
 def address() -> Iterator[tuple[str, int]]:
-    app = make_app(FunctionSpeaker("world", lambda messages: messages[-1]["content"]))
+    app = make_app(FunctionEngine("world", lambda messages: messages[-1]["content"]))
     with BackgroundServer(app) as server:
         parts = urlsplit(server.url)
         yield parts.hostname or "", parts.port or 0
@@ -118,7 +118,7 @@ def test_a_body_has_a_time(address: tuple[str, int], monkeypatch: pytest.MonkeyP
 
 def test_a_client_that_does_not_read_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "WRITE_S", 0.3)
-    server = BackgroundServer(make_app(FunctionSpeaker("long", lambda _: "x" * 10_000_000)))
+    server = BackgroundServer(make_app(FunctionEngine("long", lambda _: "x" * 10_000_000)))
     with server:
         parts = urlsplit(server.url)
         with socket.create_connection((parts.hostname or "", parts.port or 0)) as deaf:
@@ -176,7 +176,7 @@ def test_idle_connections_and_half_sent_requests_leave_room_for_others(
 ) -> None:
     """As many as there is room for, and more: the oldest give way."""
     monkeypatch.setattr(connections, "MAX_CONNECTIONS", 50)
-    server = BackgroundServer(make_app(FunctionSpeaker("world", lambda _: "yes")))
+    server = BackgroundServer(make_app(FunctionEngine("world", lambda _: "yes")))
     with server, contextlib.ExitStack() as stack:
         parts = urlsplit(server.url)
         address = parts.hostname or "", parts.port or 0
@@ -193,7 +193,7 @@ def test_the_limit_of_open_files_is_raised() -> None:
     now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (256, most))
-        with BackgroundServer(make_app(FunctionSpeaker("world", lambda _: "yes"))):
+        with BackgroundServer(make_app(FunctionEngine("world", lambda _: "yes"))):
             assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 4096
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (now, most))
@@ -208,7 +208,7 @@ def test_another_request_before_the_reply_does_not_hide_that_the_client_left() -
         return "yes"
 
     request = HEAD + b"Content-Length: %d\r\n\r\n%s" % (len(HELLO), HELLO)
-    server = BackgroundServer(make_app(FunctionSpeaker("slow", reply)))
+    server = BackgroundServer(make_app(FunctionEngine("slow", reply)))
     with server:
         parts = urlsplit(server.url)
         address = parts.hostname or "", parts.port or 0
@@ -314,8 +314,8 @@ def test_no_json_gets_a_5xx(fields: dict[str, Any], fuzzed: tuple[str, int]) -> 
 
 @pytest.fixture(scope="module")
 def fuzzed() -> Iterator[tuple[str, int]]:
-    speaker = FunctionSpeaker("world", lambda messages: "yes")
-    with BackgroundServer(make_app(speaker)) as server:
+    engine = FunctionEngine("world", lambda messages: "yes")
+    with BackgroundServer(make_app(engine)) as server:
         parts = urlsplit(server.url)
         yield parts.hostname or "", parts.port or 0
 
@@ -328,7 +328,7 @@ def test_no_secret_and_no_mark_of_a_client_is_logged(
     def fails(_: Any) -> str:
         raise KeyError("a bug")
 
-    with BackgroundServer(make_app(FunctionSpeaker("world", fails))) as server:
+    with BackgroundServer(make_app(FunctionEngine("world", fails))) as server:
         parts = urlsplit(server.url)
         address = parts.hostname or "", parts.port or 0
         secret = b"Authorization: Bearer sk-secret\r\n"

@@ -8,7 +8,7 @@ from openai.types.chat import ChatCompletion
 
 from parrot_jax.serve.engine import Completion, RequestError, Settings
 from parrot_jax.serve.protocol import read_chat_request, read_completion_request
-from parrot_jax.serve.replies import Reply, error_response
+from parrot_jax.serve.replies import ResponseFormat, error_response
 
 HELLO = [{"role": "user", "content": "hello"}]
 
@@ -57,7 +57,7 @@ def test_fields_that_change_nothing_are_accepted() -> None:
 
 
 def test_a_client_may_send_back_what_it_got() -> None:
-    got = Reply("world", is_chat=True).whole(
+    got = ResponseFormat("world", is_chat=True).whole(
         Completion(text="hello", finish_reason="stop", num_prompt_tokens=1, num_tokens=1)
     )
     message = ChatCompletion.model_validate(got).choices[0].message

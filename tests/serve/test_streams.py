@@ -20,11 +20,11 @@ from parrot_jax.serve.app import make_app
 from parrot_jax.serve.background import BackgroundServer
 from parrot_jax.serve.engine import (
     Completion,
-    FunctionSpeaker,
+    Engine,
+    FunctionEngine,
     Messages,
     Say,
     Settings,
-    Speaker,
     say_nothing,
 )
 
@@ -154,7 +154,7 @@ def answer(messages: Messages) -> str:
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    with BackgroundServer(make_app(FunctionSpeaker("world", answer))) as server:
+    with BackgroundServer(make_app(FunctionEngine("world", answer))) as server:
         yield server.url
 
 
@@ -191,7 +191,7 @@ def test_an_error_before_the_first_piece_is_no_stream(url: str, send: Send) -> N
     assert (status, body["error"]["message"]) == (400, "that is no question; ask something.")
 
 
-class Drip(Speaker):
+class Drip(Engine):
     """Says a word at once, another when it may; then it fails, or has said all."""
 
     def __init__(self, *, fails: bool = False) -> None:

@@ -24,7 +24,7 @@ from parrot_jax.world.facts import make_world
 from parrot_jax.world.people import people_dialogues
 from parrot_jax.world.questions import Language
 from parrot_jax.world.report import write_report
-from parrot_jax.world.report_files import Kinds, RunFiles, StepRow, read_quickstart
+from parrot_jax.world.report_files import KindsFile, RunFiles, StepRow, read_quickstart
 
 WORLD = make_world("easy", 0)
 
@@ -293,7 +293,7 @@ def test_lists_of_unequal_length_are_no_exam(quickstart: Path) -> None:
 
 
 def test_kinds_are_compared_at_equal_turns() -> None:
-    kinds = Kinds(
+    kinds = KindsFile(
         # The asker has three quarters of its questions at turn 1.
         asker={1: {"full": 3}, 2: {"back": 1}, 9: {"shift": 5}},
         people={1: {"full": 1, "back": 1}, 2: {"back": 4}},

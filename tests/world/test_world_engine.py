@@ -7,7 +7,7 @@ from parrot_jax.serve.app import make_app
 from parrot_jax.serve.background import BackgroundServer
 from parrot_jax.world.answerer import Answerer
 from parrot_jax.world.facts import make_world
-from parrot_jax.world.world_engine import MODEL, answerer_speaker
+from parrot_jax.world.world_engine import MODEL, answerer_engine
 
 from ..stock_client import stock_client
 
@@ -21,7 +21,7 @@ def test_the_answerer_is_served_like_a_model() -> None:
         {"role": "user", "content": f"What about {other}?"},
     ]
     with (
-        BackgroundServer(make_app(answerer_speaker(Answerer(world)))) as server,
+        BackgroundServer(make_app(answerer_engine(Answerer(world)))) as server,
         stock_client(server.url) as client,
     ):
         reply = client.chat.completions.create(model=MODEL, messages=messages)  # type: ignore
