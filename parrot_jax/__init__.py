@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     from parrot_jax.dialogue.sources import SourceConfig as SourceConfig
     from parrot_jax.dialogue.types import Dialogue as Dialogue
     from parrot_jax.dialogue.types import Turn as Turn
+    from parrot_jax.loaded_run import Run as Run
+    from parrot_jax.loaded_run import load_run as load_run
     from parrot_jax.model.model_config import ModelConfig as ModelConfig
-    from parrot_jax.notebook import Run as Run
-    from parrot_jax.notebook import load_run as load_run
-    from parrot_jax.notebook import small_example as small_example
     from parrot_jax.stats.run import compute_statistics as compute_statistics
     from parrot_jax.train.loop import train as train_model  # noqa: F401
     from parrot_jax.train.train_config import OptimConfig as OptimConfig
     from parrot_jax.train.train_config import TrainConfig as TrainConfig
+    from parrot_jax.world.example import small_example as small_example
 
 # `train` and `collect` are rooms, so the functions need longer names here.
 _PLACES = {
@@ -47,9 +47,9 @@ _PLACES = {
     "OptimConfig": "train.train_config:OptimConfig",
     "TrainConfig": "train.train_config:TrainConfig",
     "train_model": "train.loop:train",
-    "Run": "notebook:Run",
-    "load_run": "notebook:load_run",
-    "small_example": "notebook:small_example",
+    "Run": "loaded_run:Run",
+    "load_run": "loaded_run:load_run",
+    "small_example": "world.example:small_example",
     "SpeakerConfig": "collect.collect_config:SpeakerConfig",
     "BeginningsConfig": "collect.collect_config:BeginningsConfig",
     "CollectConfig": "collect.collect_config:CollectConfig",

@@ -55,7 +55,7 @@ Config = GenerateConfig
 
 def run(config: GenerateConfig) -> None:
     """Prints one reply a history: plain for a `.json` file, one JSON object a line for `.jsonl`."""
-    from parrot_jax.notebook import load_run
+    from parrot_jax.loaded_run import load_run
 
     histories = _read_histories(as_path(config.messages))
     run = load_run(config.run)

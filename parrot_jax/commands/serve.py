@@ -99,24 +99,15 @@ def _serve_with_jax(config: ServeConfig) -> None:
 
 def _load(config: ServeConfig) -> "JaxEngine":
     import jax
-    import jax.numpy as jnp
 
     from parrot_jax.core.memory import keep_freed_memory
-    from parrot_jax.serve.jax_engine import JaxEngine
-    from parrot_jax.train.run_folder import RunFolder
-    from parrot_jax.weights.model_folder import load_params
+    from parrot_jax.loaded_run import load_run
 
     keep_freed_memory()
-    folder = RunFolder(config.run)
-    trained = folder.load_config()
+    run = load_run(config.run)
     default_rows = 8 if jax.default_backend() == "cpu" else 16
-    return JaxEngine(
-        config.model_name or folder.path.resolve().name,
-        trained.task,
-        trained.model,
-        load_params(config.run),
-        folder.load_template(),
-        compute_dtype=jnp.dtype(trained.compute_dtype),
+    return run.engine(
+        config.model_name or run.folder.path.resolve().name,
         batch_rows=config.batch_rows or default_rows,
     )
 

@@ -157,7 +157,7 @@ def token_logprobs(
     part = num_tokens // shards
     capacity = part if live_capacity is None or live is None else -(-live_capacity // shards)
     live = jnp.ones(num_tokens, bool) if live is None else live
-    plan = _Plan(tile=max(1, tile // shards), capacity=min(capacity, part))
+    plan = _Tiling(tile=max(1, tile // shards), capacity=min(capacity, part))
     logprobs: Array = _logprobs(
         plan,
         hidden.reshape(shards, part, width),
@@ -168,7 +168,7 @@ def token_logprobs(
     return logprobs.reshape(num_tokens)
 
 
-class _Plan(NamedTuple):
+class _Tiling(NamedTuple):
     """What is static: tokens per shard in one tile, and live tokens per shard there is room for."""
 
     tile: int
@@ -189,12 +189,12 @@ class _Saved(NamedTuple):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _logprobs(plan: _Plan, hidden: Array, head: Array, targets: Array, live: Array) -> Array:
+def _logprobs(plan: _Tiling, hidden: Array, head: Array, targets: Array, live: Array) -> Array:
     return _forward(plan, hidden, head, targets, live)[0]
 
 
 def _forward(
-    plan: _Plan, hidden: Array, head: Array, targets: Array, live: Array
+    plan: _Tiling, hidden: Array, head: Array, targets: Array, live: Array
 ) -> tuple[Array, _Saved]:
     def full(_: None) -> tuple[Array, Array]:
         return _forward_tiles(plan.tile, hidden, head, targets)
@@ -210,7 +210,7 @@ def _forward(
     return jnp.where(live, logprobs, 0.0), _Saved(hidden, head, targets, live, log_sums)
 
 
-def _backward(plan: _Plan, saved: _Saved, d_logprobs: Array) -> tuple[Array, Array, None, None]:
+def _backward(plan: _Tiling, saved: _Saved, d_logprobs: Array) -> tuple[Array, Array, None, None]:
     hidden, head, targets, live, log_sums = saved
     d_logprobs = jnp.where(live, d_logprobs, 0.0)
 
@@ -239,7 +239,9 @@ _logprobs.defvjp(_forward, _backward)
 _TwoArrays = Callable[[None], tuple[Array, Array]]
 
 
-def _cond(plan: _Plan, live: Array, full: _TwoArrays, compacted: _TwoArrays) -> tuple[Array, Array]:
+def _cond(
+    plan: _Tiling, live: Array, full: _TwoArrays, compacted: _TwoArrays
+) -> tuple[Array, Array]:
     if plan.capacity >= live.shape[1]:
         return full(None)
     fits = (live.sum(axis=1) <= plan.capacity).all()

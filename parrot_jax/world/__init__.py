@@ -10,6 +10,7 @@ exam_measures.py  how like people an asker asks, how well an answerer answers
 exam.py           dialogues answered by a model, right or wrong
 recipes.py        how the small models are trained
 progress.py       which stages are done, and how long they took
+example.py  a small world and a config that trains on it in seconds
 quickstart.py     the whole loop in one command
 summary.py        its figures
 report_files.py   what its page needs, read and counted

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from parrot_jax.collect.run import collect
 from parrot_jax.core.config import save_config
@@ -23,13 +22,11 @@ from parrot_jax.core.logs import console
 from parrot_jax.core.memory import keep_freed_memory
 from parrot_jax.data.prepare import prepare
 from parrot_jax.dialogue.writers import DIALOGUES
+from parrot_jax.loaded_run import load_run
 from parrot_jax.serve.app import make_app
 from parrot_jax.serve.background import BackgroundServer
-from parrot_jax.serve.jax_engine import JaxEngine
 from parrot_jax.train.loop import train
-from parrot_jax.train.run_folder import RunFolder
 from parrot_jax.train.train_config import TrainConfig
-from parrot_jax.weights.model_folder import load_params
 from parrot_jax.world.answerer import Answerer
 from parrot_jax.world.exam import take_exam
 from parrot_jax.world.facts import make_world
@@ -145,7 +142,9 @@ class Loop:
         """
         answerer = Answerer(self.world, mistake_rate=self.scale.mistake_rate)
         with (
-            BackgroundServer(make_app(trained_engine(asker, ASKER))) as asker_server,
+            BackgroundServer(
+                make_app(load_run(asker.out).engine(ASKER, batch_rows=_SERVED_ROWS))
+            ) as asker_server,
             BackgroundServer(make_app(answerer_engine(answerer))) as answerer_server,
         ):
             config = collect_config(
@@ -211,17 +210,3 @@ class Loop:
         path = self.folder / "configs" / f"{Path(config.out).name}.yaml"
         save_config(config, path)
         console.print(f"$ parrot {verb} {path}")
-
-
-def trained_engine(config: TrainConfig, name: str) -> JaxEngine:
-    """A trained model, ready to be served under a name."""
-    folder = RunFolder(config.out)
-    return JaxEngine(
-        name,
-        config.task,
-        config.model,
-        load_params(config.out),
-        folder.load_template(),
-        compute_dtype=jnp.dtype(config.compute_dtype),
-        batch_rows=_SERVED_ROWS,
-    )

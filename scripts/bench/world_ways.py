@@ -38,6 +38,7 @@ from parrot_jax.dialogue.sources import SourceConfig, read_sources
 from parrot_jax.dialogue.types import Dialogue, Turn
 from parrot_jax.dialogue.words import normal_words
 from parrot_jax.dialogue.writers import write_messages
+from parrot_jax.loaded_run import load_run
 from parrot_jax.serve.app import make_app
 from parrot_jax.serve.background import BackgroundServer
 from parrot_jax.stats.run import compute_statistics
@@ -48,7 +49,7 @@ from parrot_jax.world.answerer import NO_ANSWER, Answerer
 from parrot_jax.world.exam_measures import asked_kinds
 from parrot_jax.world.people import next_question
 from parrot_jax.world.questions import Context, Invalid, Language, Question, true_answer
-from parrot_jax.world.quickstart import Loop, QuickstartScale, trained_engine
+from parrot_jax.world.quickstart import Loop, QuickstartScale
 from parrot_jax.world.recipes import ASKER, chat_config
 from parrot_jax.world.world_engine import MODEL as ANSWERER
 from parrot_jax.world.world_engine import answerer_engine
@@ -153,10 +154,10 @@ class Ways:
                 base_url=serve(make_app(answerer_engine(answerer))), model=ANSWERER
             )
             asks = SpeakerConfig(
-                base_url=serve(make_app(trained_engine(self.loop.ask, ASKER))),
+                base_url=serve(make_app(load_run(self.loop.ask.out).engine(ASKER, batch_rows=8))),
                 model=ASKER, temperature=1.0, top_p=0.99, max_tokens=64,
             )  # fmt: skip
-            chat = serve(make_app(trained_engine(self._prompted(), "chat")))
+            chat = serve(make_app(load_run(self._prompted().out).engine("chat", batch_rows=8)))
 
             def prompted(prompt: str, temperature: float, max_tokens: int = 64) -> SpeakerConfig:
                 return dataclasses.replace(

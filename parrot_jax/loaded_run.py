@@ -1,27 +1,18 @@
-"""What a notebook needs that no command has: a run as an object, a small world to try things on.
-
-`dir(parrot_jax)` lists these together with the functions behind the commands.
-"""
+"""A trained model as an object: for notebooks, for `parrot generate` and behind a server."""
 
 import functools
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 
 from parrot_jax.core.paths import AnyPath
-from parrot_jax.data.data_config import DataConfig, MaskConfig
 from parrot_jax.data.templates.base import check_speaker
-from parrot_jax.dialogue.sources import SourceConfig
-from parrot_jax.model.model_config import ModelConfig
+from parrot_jax.serve.jax_engine import JaxEngine
 from parrot_jax.serve.messages import read_messages, split_turns
 from parrot_jax.train.run_folder import RunFolder
 from parrot_jax.train.sample import Sample, sample_next_turns
-from parrot_jax.train.train_config import OptimConfig, TrainConfig
 from parrot_jax.weights.model_folder import load_params
-from parrot_jax.world.facts import make_world
-from parrot_jax.world.world_files import VOCAB_SIZE, Sizes, write_world
 
 Messages = Sequence[Mapping[str, Any]]
 """A history as clients of OpenAI send it: {role, content} each."""
@@ -31,6 +22,7 @@ class Run:
     """A trained model, as its run folder has it.
 
     Attributes:
+      folder: Its folder.
       config: What it was trained with.
       template: Its chat format and tokenizer.
     """
@@ -41,14 +33,31 @@ class Run:
         Raises:
           UserError: The folder has no run.
         """
-        self._folder = RunFolder(folder)
-        self.config = self._folder.load_config()
-        self.template = self._folder.load_template()
+        self.folder = RunFolder(folder)
+        self.config = self.folder.load_config()
+        self.template = self.folder.load_template()
 
     @functools.cached_property
     def params(self) -> Any:
         """The weights of the newest checkpoint, a nested dict of arrays."""
-        return load_params(self._folder)
+        return load_params(self.folder)
+
+    def engine(self, name: str, *, batch_rows: int) -> JaxEngine:
+        """The model behind a server.
+
+        Args:
+          name: The name under which clients ask for it.
+          batch_rows: Rows of every batch, >= 1; see `JaxEngine`.
+        """
+        return JaxEngine(
+            name,
+            self.config.task,
+            self.config.model,
+            self.params,
+            self.template,
+            compute_dtype=jnp.dtype(self.config.compute_dtype),
+            batch_rows=batch_rows,
+        )
 
     def prompt(self, messages: Messages) -> list[int]:
         """The ids that the model continues.
@@ -107,42 +116,3 @@ def load_run(folder: AnyPath | str) -> Run:
     True
     """
     return Run(folder)
-
-
-def small_example(folder: Path | str) -> TrainConfig:
-    """Writes a small synthetic world, and says how to train a small Parrot-Chat on it.
-
-    The folder gets dialogues and a tokenizer, as `parrot world write` makes them. The model is far
-    too small to be of use: it is there to try things on, in seconds.
-
-    >>> config = small_example(getfixture("tmp_path"))
-    >>> config.task, config.model.hidden_size, config.max_steps
-    ('chat', 64, 4)
-    """
-    folder = Path(folder)
-    sizes = Sizes(people=300, held_out=20, beginnings=20, exam=4)
-    write_world(folder, make_world("easy", seed=0), sizes)
-
-    def source(name: str) -> SourceConfig:
-        return SourceConfig(kind="messages", path=str(folder / name))
-
-    return TrainConfig(
-        task="chat",
-        out=str(folder / "run"),
-        data=DataConfig(
-            sources=(source("people.jsonl"),),
-            eval_sources=(source("held_out.jsonl"),),
-            tokenizer=str(folder),
-            mask=MaskConfig(loss_roles=("assistant",)),
-            row_tokens=256,
-            cache_dir=str(folder / "cache"),
-        ),
-        model=ModelConfig(
-            vocab_size=VOCAB_SIZE, hidden_size=64, intermediate_size=128, num_hidden_layers=2,
-            num_attention_heads=4, max_position_embeddings=512, tie_word_embeddings=True,
-        ),
-        optim=OptimConfig(lr=3e-3),
-        max_steps=4,
-        batch_rows=8,
-        compute_dtype="float32",
-    )  # fmt: skip
