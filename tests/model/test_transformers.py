@@ -54,8 +54,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
 def random_model(folder: Path, **changes: Any) -> Any:
     """A transformers model whose logits have a standard deviation of about 1, saved in a folder."""
     import torch
+    from transformers import LlamaConfig as HfConfig
     from transformers import LlamaForCausalLM
-    from transformers import ModelConfig as HfConfig
 
     torch.manual_seed(0)
     model = LlamaForCausalLM(HfConfig(**(SIZES | changes))).eval()

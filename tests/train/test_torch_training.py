@@ -53,12 +53,12 @@ def write_config(tiny_run: Path, folder: Path, *, packing: bool) -> Path:
 
 def random_model(config: Path, folder: Path) -> Any:
     import torch
-    from transformers import LlamaForCausalLM, ModelConfig
+    from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
     sizes = yaml.safe_load(config.read_text())["model"]
     model = LlamaForCausalLM(
-        ModelConfig(**sizes, rms_norm_eps=1e-5, initializer_range=0.1, attn_implementation="eager")
+        LlamaConfig(**sizes, rms_norm_eps=1e-5, initializer_range=0.1, attn_implementation="eager")
     )
     model.save_pretrained(folder)
     return model
