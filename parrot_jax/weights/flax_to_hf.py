@@ -98,7 +98,7 @@ def flax_to_hf(
         left = [shard for shard in shards
                 if shard.name not in hashes or not (out / shard.name).exists()]  # fmt: skip
         if len(left) < len(shards):
-            console.print(f"continuing {out}: {len(shards) - len(left)} of {len(shards)} files")
+            console.print(f"resuming {out}: {len(shards) - len(left)} of {len(shards)} files")
         needed = sum(_nbytes(tensor, DTYPES[dtype]) for shard in left for tensor in shard.tensors)
         check_room(out, needed, "the export")
         names = [tensor for shard in left for tensor in shard.tensors]

@@ -116,7 +116,7 @@ def test_a_run_whose_data_changed_is_refused_and_continues_where_it_is_meant(
 ) -> None:
     train(replace(config, max_steps=1))
     write_dialogues(Path(config.data.sources[0].path), 60)
-    with pytest.raises(UserError, match="holds a run with other data"):
+    with pytest.raises(UserError, match="has a run with other data"):
         train(replace(config, max_steps=2))
     train(replace(config, max_steps=2), allow_changes=["data.rows"])
     assert [line["step"] for line in metrics(config)] == [1, 2]

@@ -183,7 +183,7 @@ def test_converted_weights_are_no_run(
 ) -> None:
     parrot("convert", "hf-to-flax", hf_folder, tmp_path / "flax")
     assert parrot("serve", tmp_path / "flax", "--port", "0") == 2
-    assert "holds converted weights and no run; train one from them" in capsys.readouterr().err
+    assert "has converted weights, not a run; train from them" in capsys.readouterr().err
     assert parrot("convert", "hf-to-flax", hf_folder, tmp_path / "flax") == 2
     assert "holds a model already" in capsys.readouterr().err
 
