@@ -1,4 +1,4 @@
-"""The little world's language: what is said is understood, and what is not is never guessed at."""
+"""The synthetic world's language: questions parse as generated; other text is rejected."""
 
 from random import Random
 

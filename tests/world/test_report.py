@@ -186,7 +186,7 @@ def test_the_numbers_are_those_of_the_files(quickstart: Path) -> None:
     assert "questions in a collected dialogue 8.2 in one of people’s: " in said
     assert "never met is 3.1: at each" in said
     assert "Before training it was 1,234." in said
-    assert "it had as many questions as it may have 3 75.0 % new_reason 1 25.0 %" in said
+    assert "it reached the maximum number of questions 3 75.0 % new_reason 1 25.0 %" in said
     assert "next question. 2 min 00 s All 2 min 01 s" in said
     assert "Seed 77; parrot_jax 0.1.0, python 3.11.9, jax 0.10.2." in said
 
