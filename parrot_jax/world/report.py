@@ -227,8 +227,9 @@ def _kinds(files: QuickstartFiles) -> Section:
             "(disjoint), is "
             f"{ask.kind_distance:.2f}. Between two samples of people it is "
             f"{ask.kind_distance_floor:.2f}.",
-            f"Its perplexity on people it has never met is {ask.user_ppl:.1f}: at each token of "
-            "theirs it is as unsure as among so many equally likely ones. Before training it was "
+            f"Its perplexity on held-out people is {ask.user_ppl:.1f}, as if each token were a "
+            "choice "
+            "among that many equally likely ones. Before training it was "
             f"{ask.user_ppl_untrained:,.0f}.",
         ],
         blocks=[kinds_picture(*files.kinds.shares(), _kind_examples(files))],

@@ -60,7 +60,7 @@ def test_a_run_leaves_a_folder_that_says_everything(
     assert [" left" in line for line in steps] == [False, *[True] * 5, False]
     first, second = (line for line in lines if " rows and 5 samples" in line)
     assert first.startswith("eval at step 4: ")
-    assert second.endswith(" as before")
+    assert second.endswith(" s")
     folder = RunFolder(config.out)
     assert folder.load_config() == config
     lines = metrics(config)
@@ -134,7 +134,7 @@ def test_two_processes_cannot_train_in_one_folder(config: TrainConfig) -> None:
 def test_a_loss_that_is_not_finite_stops_and_saves_the_batch(
     config: TrainConfig, tmp_path: Path
 ) -> None:
-    with pytest.raises(RunError, match="must both be finite; nothing was updated") as caught:
+    with pytest.raises(RunError, match="must both be finite; the weights are unchanged") as caught:
         train(replace(config, optim=OptimConfig(lr=1e30, warmup_epochs=0.0)))
     assert caught.value.exit_code == 1
     (saved,) = Path(config.out).glob("bad-batch-*.npz")

@@ -102,7 +102,7 @@ def test_bits_that_change_on_the_way_are_seen(
         return {**restored, "params": {**restored["params"], "embed": embed.at[3, 4].multiply(-1)}}
 
     monkeypatch.setattr(checkpoints.Checkpoints, "restore", flip)
-    with pytest.raises(UserError, match="is not what was written"):
+    with pytest.raises(UserError, match="differs from the one written"):
         preflight(split)
 
 

@@ -173,7 +173,7 @@ def test_a_loss_that_is_not_finite_leaves_its_batch_in_the_bucket(remote: TrainC
         (lambda c: train(replace(c, out="s3://bucket/a")),
          "s3://bucket/a cannot hold checkpoints; they are on a local disk or in gs://"),
         (lambda c: train(replace(c, init_from="gs://no-such-bucket/runs/a")),
-         "gs://no-such-bucket/runs/a is no run folder: it has no config.yaml"),
+         "gs://no-such-bucket/runs/a is not a run folder: it has no config.yaml"),
         (lambda c: replace(c.data, cache_dir="gs://bucket/cache"),
          "data.cache_dir is gs://bucket/cache; it must be on a local disk"),
     ],

@@ -97,7 +97,7 @@ def test_another_seed_of_a_sample_is_a_changed_config_and_changed_rows(
     start(config)
     with pytest.raises(UserError, match=r"another config \(data.seed: 0 -> 1; data.rows: t") as it:
         start(replace(config, data=replace(config.data, seed=1)))
-    assert "(the same files, under other settings or" in str(it.value)
+    assert "(same files, but other settings or" in str(it.value)
 
 
 def test_other_bytes_that_give_the_same_rows_are_no_change(config: TrainConfig) -> None:
