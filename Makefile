@@ -1,6 +1,6 @@
 # What can be done here. Each target makes the environment it needs; nothing else has to be set up.
 #   make install    the environment in .venv, with the versions that were tested
-#   make quickstart the whole loop on a little world, in ten minutes; OUT=folder SEED=0
+#   make quickstart the whole loop on synthetic data, in ten minutes; OUT=folder SEED=0
 #   make test       all fast tests, no network, no torch; under five minutes on two cores
 #   make test-slow  the tests that train or compile for tens of seconds
 #   make test-kill  kills training on one process and on two, preparation, collection; compares

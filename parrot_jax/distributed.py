@@ -183,7 +183,7 @@ def in_first_process(action: Callable[[], object], what: str) -> None:
         except ParrotError as error:
             problem = error
     if any_process(problem is not None):
-        raise problem or UserError(f"process 0 could not {what}; its log says why.")
+        raise problem or UserError(f"process 0 could not {what}; see its log.")
 
 
 def check_same_everywhere(value: str, what: str) -> None:

@@ -1,4 +1,4 @@
-"""The mesh, and the one table that says which mesh axis splits which logical axis of an array.
+"""The mesh, and the table from logical axes of arrays to mesh axes.
 
 The model names logical axes (`embed`, `heads`, ...) and knows no mesh; this file alone maps them to
 the mesh axes `data` (copies of the weights), `fsdp` (weights split, gathered when used) and

@@ -99,7 +99,7 @@ def test_a_run_folder_or_a_checkpoint_of_another_shape(
     error = fails("train", tiny_run, *other, "--out", tmp_path / "b", "--init-from", run)
     assert "are of another model: model.intermediate_size is 96, there 64" in error
     error = fails("train", tiny_run, "--out", tmp_path / "c", "--init-from", tmp_path / "none")
-    assert "is no run folder" in error
+    assert "is not a run folder" in error
 
 
 def test_an_output_that_cannot_be_made(

@@ -256,7 +256,7 @@ def open_collection_journal(config: CollectConfig, prompts: Mapping[str, Prompt]
             return
         with contextlib.closing(Collection(config.out)) as collection:
             more = more_beginnings(config, collection, prompts)
-        console.print(f"continuing {config.out}")
+        console.print(f"resuming {config.out}")
         if more:
             console.print(f"{len(more):,} more dialogues")
         yield from more

@@ -13,7 +13,7 @@ def keep_freed_memory() -> bool:
 
     On a CPU, XLA allocates the memory of a step's inner arrays anew for each step. glibc takes what
     is large straight from the system, and the system clears each page when it is first touched: a
-    fifth of the time of the little world's steps. All threads share one heap, since those that
+    fifth of the time of the quickstart's steps. All threads share one heap, since those that
     glibc makes for threads hold no block of more than 64 MB; so call this before jax starts its
     threads. Elsewhere than in glibc, nothing is done.
 

@@ -27,7 +27,7 @@ def share_interval(successes: int, trials: int) -> tuple[float, float]:
       JASA 22 (1927); recommended by Brown, Cai and DasGupta, Statistical Science 16 (2001).
     """
     if not 0 <= successes <= trials or trials < 1:
-        raise ValueError(f"{successes} of {trials} is no share; give 0 <= successes <= trials.")
+        raise ValueError(f"{successes} of {trials} is invalid; give 0 <= successes <= trials.")
     share, spread = successes / trials, _Z**2 / trials
     centre = (share + spread / 2) / (1 + spread)
     half = math.sqrt(spread * (share * (1 - share) + spread / 4)) / (1 + spread)

@@ -2,7 +2,7 @@
 
 Several dialogues share a row, told apart by `segment_ids`. A query sees the keys of its own segment
 that are not later than itself, and nothing else: change one segment and the outputs of the others
-keep their bits. A backend that cannot honour segments says so and is refused, never degraded.
+keep their bits. A backend that does not support segments is rejected, never used without them.
 
     dense          the plain formula on any platform; builds [B, N, T, T] (attention_xla.py)
     block_causal   CPU and GPU; skips the keys above the diagonal block by block (attention_xla.py)

@@ -1,6 +1,6 @@
 """Attention kernels for NVIDIA GPUs: Pallas keeps segments apart, cuDNN attends to whole rows.
 
-Nothing here knows the registry; `attention.py` says on which platform each kernel runs.
+This file does not use the registry; `attention.py` sets the platform of each kernel.
 """
 
 import importlib.util
@@ -49,7 +49,7 @@ def pallas_attention(
     softmax and sums are float32; grouped heads share their keys inside the kernel.
 
     Args:
-      query: Queries, already rotated; `pallas_refusal` says what it cannot take.
+      query: Queries with rotary embedding; `pallas_refusal` lists what is unsupported.
       key: Keys, already rotated.
       value: Values.
       segment_ids: Tokens of one segment share an id; None = one segment a row.
@@ -93,7 +93,7 @@ def cudnn_attention(
     stride for the keys, which is wrong where heads are grouped.
 
     Args:
-      query: Queries, already rotated; `cudnn_refusal` says what it cannot take.
+      query: Queries with rotary embedding; `cudnn_refusal` lists what is unsupported.
       key: Keys, already rotated.
       value: Values.
       segment_ids: Must be None: one segment a row.

@@ -1,6 +1,6 @@
 """The attention kernel for TPUs: JAX's splash attention, which keeps segments apart.
 
-Nothing here knows the registry; `attention.py` says on which platform it runs.
+This file does not use the registry; `attention.py` sets its platform.
 """
 
 import math
@@ -44,7 +44,7 @@ def splash_attention(
     on TPUs, or 256 or 128 where the row is no multiple of that.
 
     Args:
-      query: Queries, already rotated; `splash_refusal` says what it cannot take.
+      query: Queries with rotary embedding; `splash_refusal` lists what is unsupported.
       key: Keys, already rotated.
       value: Values.
       segment_ids: Tokens of one segment share an id; None = one segment a row.

@@ -1,6 +1,6 @@
 """Attention in plain XLA, for any platform: the formula itself, and one that works in blocks.
 
-Nothing here knows the registry; `attention.py` says on which platform each runs.
+This file does not use the registry; `attention.py` sets the platform of each backend.
 """
 
 import functools

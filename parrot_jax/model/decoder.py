@@ -33,7 +33,7 @@ from parrot_jax.model.rotary import Rotation, rotation_at
 from parrot_jax.sharding import array_sharding
 
 Params = dict[str, Any]
-"""Nested dict of arrays, or of what stands for them (shapes, shardings, logical axes)."""
+"""Nested dict of arrays, or of their shapes, shardings or logical axes."""
 
 _policies = jax.checkpoint_policies
 REMAT_POLICIES: dict[str, Callable[..., bool] | None] = {
@@ -76,7 +76,7 @@ def _stacked_layers(config: ModelConfig, rngs: nnx.Rngs) -> DecoderLayer:
 
 
 def _build(config: ModelConfig, key: Array) -> Any:  # nnx.State
-    # Eager sharding would look up the logical names in a mesh, and there is none here.
+    # Eager sharding would look up the logical names in a mesh, but there is no mesh here.
     with nnx.use_eager_sharding(False):
         return nnx.state(_Decoder(config, nnx.Rngs(params=key)), nnx.Param)
 
@@ -209,7 +209,7 @@ def visit_layers(
 
 @functools.lru_cache
 def _layer_definition(config: ModelConfig) -> nnx.GraphDef[DecoderLayer]:
-    """What `nnx.merge` needs beside one layer's parameters to make a `DecoderLayer` of them."""
+    """The graph definition with which `nnx.merge` builds a `DecoderLayer` from parameters."""
     with nnx.use_eager_sharding(False):
         layer = nnx.eval_shape(lambda: family_of(config).layer()(config, nnx.Rngs(params=0)))
         return nnx.split(layer)[0]

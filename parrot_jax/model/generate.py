@@ -346,7 +346,7 @@ def _check(
         for token in prompt:
             if not 0 <= token < config.vocab_size:
                 raise UserError(
-                    f"prompt {row} has the id {token}, but the model knows 0 to "
+                    f"prompt {row} has the id {token}, but the model has ids 0 to "
                     f"{config.vocab_size - 1}; encode it with the model's own tokenizer."
                 )
     for name, values, fits, allowed in (

@@ -107,11 +107,11 @@ def _rope_from_hf(config: Mapping[str, Any]) -> dict[str, Any]:
     theta = 10000.0 if theta is None else theta
     kind = rope.get("rope_type", rope.get("type", "default"))
     if rope.get("partial_rotary_factor") not in (None, 1):
-        raise UserError("partial_rotary_factor is not 1; this model turns whole heads.")
+        raise UserError("partial_rotary_factor is not 1; only full rotary embedding is supported.")
     if kind == "default":
         return {"rope_theta": theta, "rope_scaling": None}
     if kind not in ("llama3", "linear"):
-        raise UserError(f"rope_type is {shown(kind)}; this model knows default, linear and llama3.")
+        raise UserError(f"rope_type is {shown(kind)}; supported: default, linear and llama3.")
     names = {field.name for field in dataclasses.fields(RopeScaling)} - {"rope_type"}
     if kind == "linear":
         names = {"factor"}

@@ -26,7 +26,7 @@ def check_values(values: Mapping[str, Any], block: str) -> None:
 
     Args:
       values: Some fields of `ModelConfig` or `RopeScaling`, by their names.
-      block: Where they stand, for errors.
+      block: Their block of the config, for errors.
 
     Raises:
       UserError: The first value that is wrong.

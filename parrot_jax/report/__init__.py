@@ -1,4 +1,4 @@
-"""Reports: charts and pages that stand on their own. Loads no jax and knows no room but core.
+"""Reports: charts and self-contained pages. Loads no jax and imports only core.
 
 texts.py   texts of any origin, made fit for a page
 charts.py  charts as SVG

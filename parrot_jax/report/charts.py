@@ -116,8 +116,8 @@ def line_chart(
       label: What the chart shows, for those who do not see it. Charts of one page need different
         ones.
       x_label: What x counts.
-      y_label: What y is; stands above the axis.
-      y_scale: How y is shown; also says what values it may have.
+      y_label: Label of the y axis, drawn above it.
+      y_scale: Scale and format of y; limits its values.
     """
 
     def draw(axes: Axes, _: bool) -> None:
@@ -142,10 +142,10 @@ def line_chart(
 def column_chart(
     categories: Sequence[str], bars: Sequence[Bars], *, label: str, x_label: str, y_label: str
 ) -> Chart:
-    """Shares in [0, 1] as groups of columns: a distribution beside another.
+    """Grouped bar chart of shares in [0, 1], to compare distributions.
 
     Args:
-      categories: One a group, short enough to stand side by side.
+      categories: One label per group, short enough for one line.
       bars: At least one.
       label: As in `line_chart`.
       x_label: What the categories are.
@@ -305,7 +305,7 @@ def _for_a_page(drawn: str, label: str, width: int, height: int) -> str:
         "stroke-linejoin": "round",
     }
     for element in root.iter():
-        # Groups are numbered in each chart anew, and nothing refers to them.
+        # matplotlib numbers groups in each chart; nothing refers to these ids.
         if element.tag == f"{{{_SVG}}}g":
             element.attrib.pop("id", None)
         if "style" in element.attrib:

@@ -1,6 +1,6 @@
-"""A page that stands on its own: one HTML file with its style and charts inside, no script.
+"""A self-contained page: one HTML file with style and charts inside, without scripts.
 
-What it says is plain data, every text of it is escaped; how it looks is left to `templates/`.
+Contents are data, and all texts are escaped; the layout is in `templates/`.
 """
 
 from collections.abc import Sequence
@@ -16,11 +16,11 @@ from parrot_jax.core.files import atomic_write
 from parrot_jax.report.texts import fit_text
 
 Hue = Literal["accent", "contrast", "plain"]
-"""What a colour means: the subject, what it is compared with, and what stands by as a measure."""
+"""Meaning of a colour: the subject, the comparison, or a reference."""
 
 
 class Chart(NamedTuple):
-    """A chart as two SVGs, and what its colours stand for, which is left to the page to show."""
+    """A chart as two SVGs, and its legend, which the page draws."""
 
     key: tuple[tuple[str, Hue], ...]
     wide: str
@@ -136,14 +136,14 @@ class Page:
 
 
 def write_page(path: Path, page: Page) -> None:
-    """Writes the page, whole or not at all.
+    """Writes the page atomically.
 
     Args:
       path: The HTML file; its folder is made where it is missing.
       page: What it says.
 
     Raises:
-      DiskFullError: There is no room.
+      DiskFullError: The disk is full.
     """
     with disk_full_is_a_user_error(f"the page {path}"), atomic_write(path) as file:
         file.write(render_page(page))

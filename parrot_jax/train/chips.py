@@ -1,4 +1,4 @@
-"""Accelerators by name: what they can compute and hold, and what training asks of them."""
+"""Accelerators by name: peak FLOP/s and memory; training FLOPs per token."""
 
 from dataclasses import dataclass
 
@@ -14,11 +14,11 @@ class Chip:
 
     name: str
     kinds: tuple[str, ...]
-    """How `jax.Device.device_kind` begins."""
+    """Prefixes of `jax.Device.device_kind`."""
     peak_flops: float
-    """Floating point operations a second in bfloat16, without sparsity, as the maker says."""
+    """Peak FLOP/s in bfloat16 without sparsity, from the vendor."""
     hbm_bytes: int
-    """Memory of one device. GPU: as the driver says. TPU: the largest program that libtpu 0.0.42
+    """Memory of one device. GPU: from the driver. TPU: the largest program that libtpu 0.0.42
     compiles; its runtime keeps the rest."""
 
 
@@ -34,7 +34,7 @@ CHIPS = (
 
 
 def chip_of(device_kind: str) -> Chip | None:
-    """The chip that calls itself so; None where it is not known, as a CPU.
+    """The chip of a device kind; None if unknown, e.g. a CPU.
 
     >>> chip_of("TPU v5 lite").name
     'v5e'
@@ -44,15 +44,15 @@ def chip_of(device_kind: str) -> Chip | None:
 
 
 def flops_per_token(config: ModelConfig, row_tokens: int) -> int:
-    """Floating point operations that training needs for a token; nothing recomputed is counted.
+    """Training FLOPs per token, without recomputation.
 
-    Six for each weight but the embedding, which is looked up: two forward, four backward. In each
-    layer, a token's attention to the T / 2 tokens before it on average takes 2 products of
-    2 * N * H * T / 2 operations, again three times with the way back: 6 * N * H * T.
+    6 per weight, except for the embedding, which is a lookup: 2 forward, 4 backward. In each layer,
+    a token attends to T / 2 earlier tokens on average, in 2 products of 2 * N * H * T / 2 FLOPs;
+    with the backward pass three times that: 6 * N * H * T.
 
     Args:
       config: The model.
-      row_tokens: T; packed rows attend to less, which is not subtracted.
+      row_tokens: T. Packed rows attend to fewer tokens; this is not subtracted.
 
     Source: PaLM, arXiv:2204.02311, appendix B, with the causal half of attention.
     """

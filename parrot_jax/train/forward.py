@@ -1,4 +1,4 @@
-"""How a run's model is called: what an objective and an evaluation get beside the weights."""
+"""Runs the model: the argument of objectives and evaluations besides weights and batch."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -14,11 +14,11 @@ from parrot_jax.sharding import num_batch_shards
 
 Batch = Mapping[str, Any]
 """`tokens`, `loss_weights`, `segment_ids`, `positions`: each [rows, T], or
-[micro-batches, rows, T] where gradients are accumulated."""
+[micro-batches, rows, T] with gradient accumulation."""
 
 
 class Forward(NamedTuple):
-    """How to run the model; everything here is static to jit."""
+    """How to run the model; all fields are static under jit."""
 
     model: ModelConfig
     compute_dtype: Any
@@ -26,13 +26,13 @@ class Forward(NamedTuple):
     remat: str
     loss_tile: int
     packed: bool = True
-    """Whether rows hold several segments; if not, attention need not tell them apart."""
+    """Whether rows may hold several segments; if not, attention needs no segment mask."""
     unroll_layers: int = 1
     mesh: Mesh | None = None
 
     @property
     def row_shards(self) -> int:
-        """Parts that the rows are split into."""
+        """Number of mesh parts that share the rows."""
         return 1 if self.mesh is None else num_batch_shards(self.mesh)
 
     def hidden(self, params: Any, batch: Batch) -> Float[Array, "B T D"]:
@@ -41,7 +41,7 @@ class Forward(NamedTuple):
             self.model,
             params,
             batch["tokens"],
-            # Padding follows the only segment of a row that is not packed: no token sees it.
+            # In an unpacked row, padding comes after the only segment: causal attention hides it.
             batch["segment_ids"] if self.packed else None,
             batch["positions"],
             compute_dtype=self.compute_dtype,
@@ -52,14 +52,14 @@ class Forward(NamedTuple):
         )
 
     def unembedding(self, params: Any) -> Float[Array, "D V"]:
-        """The matrix from hidden states to logits."""
+        """The output projection, from hidden states to logits."""
         return decoder.unembedding(params)
 
 
 def next_tokens(batch: Batch) -> tuple[Int[Array, "B T"], Float[Array, "B T"]]:
-    """The only place where targets are shifted: position t predicts the token at t + 1.
+    """Shifts the targets, nowhere else: position t predicts the token at t + 1.
 
-    A segment's first token is BOS and bears no loss, so no position is asked for the next segment.
+    A segment starts with BOS, which has loss weight 0, so no position predicts the next segment.
 
     Returns:
       Targets and their loss weights; the last column has weight 0.

@@ -1,10 +1,11 @@
-"""The order of a run: rows, state, steps; evaluation before the checkpoint of its step.
+"""The training loop: rows, state, steps; an evaluation comes before its step's checkpoint.
 
-Killed anywhere and started again, a run reads the same rows and ends with the same bits: batches
-are a function of the step, and whatever was written after the newest checkpoint is written again.
+A run that is killed and started again reads the same rows and ends with the same bits: batches
+are a function of the step, and everything after the newest checkpoint is written again.
 
-The devices are one step ahead of the host: while they work on a step, the host reports the one
-before and reads the rows of the next. It waits for a step only where somebody looks at the weights.
+The devices run one step ahead of the host: while they compute a step, the host reports the
+previous one and reads the rows of the next. It waits for a step only when the weights are needed:
+for an evaluation, a checkpoint or a trace.
 """
 
 import contextlib
@@ -50,16 +51,16 @@ def train(
     objective: Objective | None = None,
     allow_changes: Sequence[str] = (),
 ) -> None:
-    """Trains, or continues, the run in `config.out`.
+    """Starts or resumes the run in `config.out`.
 
     Args:
       config: The run.
-      objective: What is minimised; None = the loss of the live tokens.
-      allow_changes: In what it may differ from the run that it continues; see `RunFolder.open`.
+      objective: The training loss; None = cross-entropy on the live tokens.
+      allow_changes: Allowed differences from the resumed run; see `RunFolder.open`.
 
     Raises:
       UserError: The data, the sizes or the run folder do not fit the config.
-      RunError: Loss or gradient norm is not finite; the batch is saved and named.
+      RunError: Loss or gradient norm is not finite; the message names the saved batch.
 
     >>> import dataclasses
     >>> from parrot_jax import small_example
@@ -81,7 +82,7 @@ def train(
 
 
 class _InFlight(NamedTuple):
-    """A step that the devices work on."""
+    """A step that the devices are computing."""
 
     step: int
     metrics: StepMetrics
@@ -89,12 +90,12 @@ class _InFlight(NamedTuple):
 
 
 class _Run:
-    """One process's part of a run."""
+    """The part of a run in one process."""
 
     def __init__(self, config: TrainConfig, folder: RunFolder, setup: Setup) -> None:
         self.config, self.folder, self.setup = config, folder, setup
         self.steps, self.program = setup.steps, setup.program
-        # All at once: asked for one by one, a rate would wait behind the steps on the devices.
+        # All rates at once: computed singly, each would queue behind the steps on the devices.
         self.rates = np.asarray(setup.learning_rate(np.arange(self.steps.num_steps)))
         self.histories = (
             []
@@ -116,16 +117,16 @@ class _Run:
         setup.print_summary(config)
 
     trackers: Trackers
-    """Of the first process alone."""
+    """In the first process only."""
     watchdog: Watchdog
     sigterm: Preemption
     in_flight: _InFlight | None = None
-    """The step that was not reported yet."""
+    """The step that is not reported yet."""
     last_end: float = 0.0
-    """When the step before it ended."""
+    """When the previous step ended."""
     saved_step: int | None = None
     eval_s: float | None = None
-    """How long the last evaluation took, samples included."""
+    """Seconds of the last evaluation, including samples."""
 
     def run(self) -> None:
         path = self.folder.path
@@ -150,7 +151,7 @@ class _Run:
                     first_step=first + 1,
                 )
                 held.callback(self.trackers.close)
-            # Before the first step where there is none, or after one that ended by a signal.
+            # Before the first step, or when the previous process was stopped before its evaluation.
             if first in self.steps.eval_steps and not self._result(first).exists():
                 self._evaluate(state, first)
             if first == 0 and self.steps.stop_step == 0:
@@ -170,28 +171,28 @@ class _Run:
                 if is_measured:
                     self._evaluate(state, done)
                     self.watchdog.reset()
-                # After the evaluation: a run that continues from here has its results already.
+                # After the evaluation, so that a run resumed from here already has its results.
                 if is_saved:
                     self._save(state, done)
             self.checkpoints.close()
         console.print(f"done: {self.steps.stop_step} steps in {self.folder.path}")
 
     def _stop_at_signal(self, state: TrainState, done: int) -> None:
-        """Saves at once: whoever sent the signal gives little time."""
+        """Saves at once: SIGKILL follows soon."""
         self._report()
         if self.saved_step != done:
             self._save(state, done)
         self.checkpoints.close()
         raise PreemptedError(
-            f"asked to end by SIGTERM: step {done} is saved in {self.folder.path}; the same "
-            "command continues there."
+            f"stopped by SIGTERM: step {done} is saved in {self.folder.path}; run the same "
+            "command again to resume."
         )
 
     def _result(self, step: int) -> AnyPath:
         return self.folder.results / f"eval-{step:06d}.json"
 
     def _start(self) -> TrainState:
-        """The newest checkpoint, or new weights; later metrics than that are dropped."""
+        """Restores the newest checkpoint or makes new weights; drops later metrics."""
         found = restore_newest(self.checkpoints, self.program.state)
         step = 0
         if found is None:
@@ -199,16 +200,16 @@ class _Run:
         else:
             step, state = found
             state = state._replace(frozen=frozen_weights(self.config, self.program.state))
-            console.print(f"continuing {self.folder.path} at step {step}")
+            console.print(f"resuming {self.folder.path} at step {step}")
         if self.writes:
             self.folder.metrics.keep_through(step)
             self.folder.samples.keep_through(step)
         return state
 
     def _step(self, state: TrainState, step: int) -> TrainState:
-        """Starts a step, and reports the one before it."""
+        """Starts a step and reports the previous one."""
         batch = self.setup.batch(step)
-        # Of several processes, all wait here for the step before, as their devices have to answer.
+        # With several processes, each waits here for the previous step.
         if any_process(self.sigterm.asked):
             self._stop_at_signal(state, step)
         started = time.perf_counter()
@@ -219,11 +220,11 @@ class _Run:
         return state
 
     def _report(self) -> None:
-        """Waits for the step in flight, if there is one, and writes down what came of it.
+        """Waits for the step in flight, if any, and logs its metrics.
 
         Raises:
-          RunError: Its loss or norm is not finite. It updated nothing, and a step that was started
-            after it is forgotten with its state.
+          RunError: Its loss or norm is not finite. It changed no weights, and a step started after
+            it is discarded.
         """
         if self.in_flight is None:
             return
@@ -237,7 +238,7 @@ class _Run:
         seconds = ended - max(started, self.last_end)
         self.last_end = ended
         self.watchdog.reset()
-        self.sigterm.catch()  # there is something to save now
+        self.sigterm.catch()  # from now on there is something to save
         tokens, live = int(metrics.tokens), int(metrics.live_tokens)
         values = {
             "step": step + 1,
@@ -276,8 +277,8 @@ class _Run:
         self.folder.flush()
         self.checkpoints.close()
         raise RunError(
-            f"step {step + 1}: loss {loss} and gradient norm {norm} must both be finite; nothing "
-            f"was updated, and the batch is in {path}. Lower optim.lr or look at that batch."
+            f"step {step + 1}: loss {loss} and gradient norm {norm} must both be finite; the "
+            f"weights are unchanged and the batch is in {path}. Lower optim.lr or check that batch."
         )
 
     def _save(self, state: TrainState, step: int) -> None:
@@ -293,13 +294,13 @@ class _Run:
         rows = len(self.setup.held_out.rows())
         console.print(
             f"eval at step {step}: {rows:,} rows and {len(self.histories)} samples"
-            + (f", about {duration(self.eval_s)} as before" if self.eval_s is not None else "")
+            + (f", about {duration(self.eval_s)}" if self.eval_s is not None else "")
         )
         pace = Pace(rows)
 
         def advance(done: int) -> None:
             self.watchdog.reset()
-            # All processes come here equally often: none can continue without the others.
+            # Called equally often in all processes: a collective waits for each of them.
             if any_process(self.sigterm.asked):
                 self._stop_at_signal(state, step)
             pace.line("eval", done, "rows")
@@ -316,7 +317,7 @@ class _Run:
         summary = perplexity.summarise(turns)
         if self.writes:
             write_array(self.folder.results / f"eval-{step:06d}.npy", turns)
-            # Last: a continued run takes it for the sign that all is there.
+            # Last: a resumed run takes this file as the sign that the evaluation is complete.
             write_json(self._result(step), {"step": step, **summary})
         console.print(
             f"eval at step {step}: user turns 2..T {_ppl(summary['user_ppl'])}, assistant turns "
@@ -326,7 +327,7 @@ class _Run:
         self.eval_s = time.perf_counter() - started
 
     def _sample(self, state: TrainState, step: int) -> None:
-        """What the model says after the five fixed held-out histories."""
+        """Replies of the model to five fixed held-out histories."""
         config = self.config
         replies = sample_next_turns(
             config.model,

@@ -1,7 +1,7 @@
-"""What training minimises.
+"""The training loss.
 
-The train step knows no loss. It calls an objective for each micro-batch, adds up what comes back,
-divides once by the weight, and updates the trainable weights.
+The train step calls an objective for each micro-batch, sums the results, divides once by the total
+weight and updates the trainable weights. To train with another loss, write another objective.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,25 +14,25 @@ from parrot_jax.losses.token_loss import role_weighted_nll
 from parrot_jax.train.forward import Batch, Forward, next_tokens
 
 Sums: TypeAlias = tuple[Float[Array, ""], Float[Array, ""], Mapping[str, Float[Array, ""]]]
-"""Sums over a micro-batch: the loss, its weight, and further figures to report by name. A step
-divides the sums of all its micro-batches by the sum of the weights."""
+"""Sums over a micro-batch: the loss, its weight, and further metrics by name. A step divides the
+sums of all its micro-batches by the sum of the weights."""
 
 Objective: TypeAlias = Callable[[Any, Batch, Forward], Sums]
 """A function of the weights, a micro-batch [rows, T] and the model.
 
-Programs are compiled once for equal objectives, so one with settings is a frozen dataclass."""
+Equal objectives share a compiled program, so make one with settings a frozen dataclass."""
 
 
 @dataclass(frozen=True)
 class RoleMaskedLoss:
-    """The negative log-likelihood of the live tokens, in nats; the weight is that of the tokens."""
+    """Cross-entropy on the live tokens, in nats; its weight is the sum of their loss weights."""
 
     live_capacity: int | None = None
-    """Live tokens of a micro-batch that there is room for before the loss falls back to all tokens;
-    None = it computes every token."""
+    """Most live tokens of a micro-batch for which only their logits are computed; with more, or if
+    None, the loss computes the logits of all tokens."""
 
     def __call__(self, params: Any, batch: Batch, forward: Forward) -> Sums:
-        """The loss of a micro-batch; nothing is divided."""
+        """The summed loss of a micro-batch, not divided."""
         targets, weights = next_tokens(batch)
         loss, weight = role_weighted_nll(
             forward.hidden(params, batch),

@@ -1,6 +1,6 @@
-"""The steps of a run, the learning rate over them, and AdamW.
+"""Number of steps, learning-rate schedule and AdamW.
 
-Clipping and division are the train step's.
+Gradient clipping and loss division are in `step.py`.
 """
 
 import functools
@@ -15,19 +15,19 @@ from parrot_jax.train.train_config import OptimConfig, TrainConfig
 
 
 class Steps(NamedTuple):
-    """Steps of a run, derived from epochs."""
+    """Step counts of a run, derived from epochs."""
 
     steps_per_epoch: float
     num_steps: int
     """Steps of the whole schedule."""
     stop_step: int
-    """Where this run stops."""
+    """The last step of this run."""
     eval_steps: frozenset[int]
-    """Steps after which the held-out split is measured."""
+    """Steps after which the held-out split is evaluated."""
 
 
 def count_steps(config: TrainConfig, num_rows: int) -> Steps:
-    """Turns epochs into steps; an epoch is one pass over all rows, and so over all sessions."""
+    """Converts epochs to steps; an epoch is one pass over all rows, thus over all sessions."""
     per_epoch = num_rows / config.batch_rows
     num_steps = max(1, round(config.epochs * per_epoch))
     stop = num_steps if config.max_steps is None else min(config.max_steps, num_steps)
@@ -36,19 +36,19 @@ def count_steps(config: TrainConfig, num_rows: int) -> Steps:
     return Steps(per_epoch, num_steps, stop, frozenset({s for s in regular if s <= stop} | {stop}))
 
 
-# The same function for the same rates: it is a part of what decides whether a step is compiled.
+# Cached so that equal schedules are the same object: the compiled step is cached by it.
 @functools.lru_cache(maxsize=64)
 def learning_rate(config: OptimConfig, *, steps_per_epoch: float, num_steps: int) -> optax.Schedule:
-    """Linear warm-up, then half a cosine down to `final_lr_fraction`.
+    """Linear warm-up, then cosine decay to `final_lr_fraction`.
 
     Args:
-      config: The rates.
-      steps_per_epoch: Optimizer steps in one pass over the sessions; need not be whole.
+      config: Learning rate, warm-up and final fraction.
+      steps_per_epoch: Optimizer steps in one pass over the sessions; may be fractional.
       num_steps: Steps of the whole schedule.
 
     Returns:
-      step -> rate. Step 0, the first update, has the rate `lr / warm-up steps`, as in
-      transformers' schedules shifted by one: an update at rate 0 would be wasted.
+      step -> rate. The first update, step 0, has rate `lr / warm-up steps`: transformers'
+      schedule shifted by one, because an update at rate 0 would be wasted.
     """
     warmup = min(round(config.warmup_epochs * steps_per_epoch), num_steps - 1)
     decay = optax.cosine_decay_schedule(
@@ -61,10 +61,10 @@ def learning_rate(config: OptimConfig, *, steps_per_epoch: float, num_steps: int
 
 
 def adamw(config: OptimConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """AdamW as torch has it: decoupled decay of every parameter, times the rate.
+    """AdamW as in torch: every parameter has decoupled weight decay, times the rate.
 
-    It calculates in float32 whatever the types of weights and gradients, and stores its moments as
-    `config.moments_dtype`; the updates are float32.
+    Computes in float32 for any type of weights and gradients, stores moments as
+    `config.moments_dtype`, and returns float32 updates.
 
     Source: Loshchilov and Hutter, arXiv:1711.05101.
     """
@@ -89,7 +89,7 @@ def adamw(config: OptimConfig, schedule: optax.Schedule) -> optax.GradientTransf
 
 
 def _cast(tree: Any, dtype: str) -> Any:
-    """The tree with its floating-point leaves as `dtype`; a count of steps stays a count."""
+    """Casts the floating-point leaves to `dtype`; integer step counts stay."""
 
     def cast(leaf: Any) -> Any:
         return leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf

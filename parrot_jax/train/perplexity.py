@@ -1,7 +1,7 @@
 """Perplexity on held-out dialogues, by speaker and by turn.
 
-Every run is measured on the same tokens, whatever it was trained on: content and terminator of all
-turns of both speakers.
+Every run is measured on the same tokens, independent of its loss mask: content and terminator of
+all turns of both speakers.
 """
 
 import functools
@@ -28,7 +28,7 @@ TURN_NLL_DTYPE = np.dtype(
         ("nll", np.float64),
     ]
 )
-"""A held-out turn: how many tokens it has and their summed loss in nats."""
+"""A held-out turn: its number of tokens and their summed loss in nats."""
 
 
 @functools.lru_cache(maxsize=KEPT_PROGRAMS)
@@ -37,8 +37,8 @@ def compile_token_nll(
 ) -> Callable[[Any, Batch], jax.Array]:
     """A jitted function (params, batch [rows, T]) -> loss of each token in nats, [rows, T].
 
-    Column t holds the loss of token t itself; column 0 is 0. Runs that ask for the same get the
-    same function, which is compiled once in a process.
+    Column t holds the loss of token t itself; column 0 is 0. Equal arguments return the same
+    function, so a process compiles it once.
     """
 
     def nll(params: Any, batch: Batch) -> jax.Array:
@@ -71,17 +71,17 @@ def evaluate(
       token_nlls: From `compile_token_nll`.
       params: The weights.
       prepared: The eval split.
-      batch_rows: Rows at a time; the last batch is filled up with its last row.
-      sharding: Of a batch [rows, T]. Each process reads the rows that its devices need, and gets
-        the losses of all.
-      advance: Called after each batch with the number of rows that are done.
+      batch_rows: Rows of a batch; the last batch is filled with copies of its last row.
+      sharding: Of a batch [rows, T]. Each process reads the rows of its devices and gets the
+        losses of all.
+      advance: Called after each batch with its number of rows.
 
     Returns:
-      One record of `TURN_NLL_DTYPE` a live turn.
+      One record of `TURN_NLL_DTYPE` per live turn.
     """
     rows, spans = prepared.rows(), prepared.spans()
     row_tokens = len(rows[0]["tokens"])
-    # sums[r, t] = loss of the tokens before t in row r: a span's loss is a difference.
+    # sums[r, t] = summed loss of the tokens before t in row r; a span's loss is a difference.
     sums = []
     for first in range(0, len(rows), batch_rows):
 
@@ -112,9 +112,9 @@ def summarise(turns: NDArray[Any]) -> dict[str, Any]:
       turns: Records of `TURN_NLL_DTYPE`.
 
     Returns:
-      `user_ppl` over user turns 2..T, `assistant_ppl` over all assistant turns, the tokens behind
-      each, and for both speakers `*_ppl_by_turn`: entry k is the dialogue's question (or answer)
-      k + 1. A perplexity without tokens is None.
+      `user_ppl` over user turns 2..T, `assistant_ppl` over all assistant turns, the token count of
+      each, and for both speakers `*_ppl_by_turn`: entry k is for question (or answer) k + 1 of a
+      dialogue. A perplexity of no tokens is None.
     """
     later_user = turns[turns["is_user"] & (turns["turn"] > 0)]
     assistant = turns[~turns["is_user"]]
@@ -137,5 +137,5 @@ def _perplexity(turns: NDArray[Any]) -> float | None:
     tokens = int(turns["tokens"].sum())
     if not tokens:
         return None
-    # exp(700) is the largest that a float holds; an untrained model can be worse than that never.
+    # exp() of more than about 709 overflows a float; no model is that bad.
     return math.exp(min(float(turns["nll"].sum()) / tokens, 700.0))

@@ -1,7 +1,7 @@
-"""`parrot plan`: the true train step, compiled for hardware that is not here.
+"""`parrot plan`: compiles the real train step for hardware that you don't have.
 
-Every figure is predicted. The compiler knows each array and each temporary, and so whether a step
-fits; it does not measure time, so hours follow from a utilisation that the caller names.
+All figures are predictions. The compiler knows each array and temporary, thus whether a step fits.
+It does not measure time, so hours follow from an assumed utilisation (MFU).
 """
 
 import math
@@ -23,17 +23,17 @@ from parrot_jax.train.topologies import Topology
 from parrot_jax.train.train_config import TrainConfig
 
 MARGIN = 0.08
-"""Share of a device's memory that a step must leave free to be said to fit."""
+"""Share of a device's memory that must stay free for a step to count as fitting."""
 
 MAX_COMPILES = 8
-"""Of a search."""
+"""Limit of a search."""
 
 _GIB = 2**30
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 class Reserve(NamedTuple):
-    """Memory that a compile cannot see."""
+    """Memory that the compiler does not count."""
 
     bytes: int
     why: str
@@ -41,19 +41,19 @@ class Reserve(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What was predicted for one config on one topology. Bytes are of one device."""
+    """The prediction for one config on one topology. Bytes are per device."""
 
     topology: str
     devices: int
     fits: bool
-    """Whether it compiles, and `used_bytes` and the reserve leave `MARGIN` of the memory free."""
+    """Whether it compiles and leaves `MARGIN` of the memory free beside the reserve."""
     hbm_bytes: int
     used_bytes: int | None
-    """Arguments, temporaries, program and what is left of the outputs. Where the compiler gave up,
-    what it says that it needs at least; None = it does not say."""
+    """Arguments, temporaries, program, and outputs that reuse no argument. If the compiler gave
+    up, the minimum that it reported; None = it reported none."""
     params_bytes: int
     optimizer_bytes: int
-    """Zero where the moments are kept by the host."""
+    """0 if the moments are offloaded to the host."""
     argument_bytes: int
     temp_bytes: int | None
     reserve_bytes: int
@@ -63,53 +63,54 @@ class Plan:
     """Sizes of `data`, `fsdp` and `tensor`."""
     micro_batches: int
     micro_rows: int
-    """Rows of a micro-batch on each part of the mesh."""
+    """Rows of a micro-batch per data-parallel part."""
     remat: str
     attention: str
     flops_per_token: int
     tokens_per_step: int
-    """Positions in the rows of a step, padding included."""
+    """Tokens of a step, including padding."""
 
     @property
     def free_share(self) -> float | None:
-        """Share of the memory that is left."""
+        """Free share of the memory."""
         if self.used_bytes is None:
             return None
         return 1 - (self.used_bytes + self.reserve_bytes) / self.hbm_bytes
 
     @property
     def flops_per_step(self) -> int:
-        """On all devices together."""
+        """Over all devices."""
         return self.flops_per_token * self.tokens_per_step
 
 
 @dataclass(frozen=True, kw_only=True)
 class Time:
-    """What a run takes if its devices reach a utilisation."""
+    """Time of a run at an assumed utilisation."""
 
     mfu: float
-    """The share of the peak that the FLOPs of the formula make up, in (0, 1]."""
+    """Model FLOPs utilisation: formula FLOPs / peak, in (0, 1]."""
     step_s: float
     tokens_per_s: float
-    """Over all devices, padding included."""
+    """Over all devices, including padding."""
     hours: float | None
-    """Of the whole run; None where the number of rows is not known."""
+    """Of the whole run; None if the number of rows is unknown."""
     device_hours: float | None
 
 
 def make_plan(config: TrainConfig, topology: Topology, devices: list[Any]) -> Plan:
-    """Compiles the train step of a run and asks the compiler for its memory.
+    """Compiles the train step of a run and reads its memory use from the compiler.
 
-    The loss is compiled as if every token were live, which takes the most memory; a run that knows
-    its data leaves the dead ones out.
+    The loss is compiled for all tokens, which takes the most memory; a run that knows its data
+    skips tokens that are not live.
 
     Args:
       config: The run.
-      topology: Names the hardware.
+      topology: The hardware.
       devices: From `topology_devices`.
 
     Raises:
-      UserError: The config does not fit the mesh, or its backend or placement the hardware.
+      UserError: The config does not fit the mesh, or the attention backend or offload setting does
+        not work on the hardware.
     """
     mesh = make_mesh(config.mesh, devices)
     schedule = learning_rate(config.optim, steps_per_epoch=1000.0, num_steps=3000)
@@ -120,7 +121,7 @@ def make_plan(config: TrainConfig, topology: Topology, devices: list[Any]) -> Pl
     try:
         memory = lowered.compile().memory_analysis()
     except jax.errors.JaxRuntimeError as error:
-        # A kernel that wants too much of a core's own memory says so too: that is a fault of ours.
+        # A kernel that exceeds a core's own memory raises this too; that is a bug.
         if "RESOURCE_EXHAUSTED" not in str(error) or "hbm" not in str(error).lower():
             raise
         used, temp, fits = _used_by_message(str(error)), None, False
@@ -161,7 +162,7 @@ def make_plan(config: TrainConfig, topology: Topology, devices: list[Any]) -> Pl
 def times(
     plan: Plan, config: TrainConfig, chip: Chip, mfus: Sequence[float], rows: int | None
 ) -> list[Time]:
-    """What steps and run take: FLOPs / (devices * peak * mfu) for each utilisation."""
+    """Time of a step and of the run, FLOPs / (devices * peak * mfu), for each utilisation."""
     found = []
     for mfu in mfus:
         step_s = plan.flops_per_step / (plan.devices * chip.peak_flops * mfu)
@@ -179,14 +180,14 @@ def times(
 
 
 def describe(plan: Plan, times: Sequence[Time], compiles: int) -> Iterator[str]:
-    """The lines that a person reads."""
+    """Formats the plan as lines of text."""
     data, fsdp, tensor = plan.mesh
     yield (
         f"{plan.topology}: {plan.devices} devices as data {data} x fsdp {fsdp} x tensor {tensor}; "
-        f"a step is {plan.micro_batches} micro-batches of {plan.micro_rows} rows a part; remat "
-        f"{plan.remat}, attention {plan.attention}"
+        f"accumulation {plan.micro_batches}, micro-batch {plan.micro_rows} per data-parallel part; "
+        f"remat {plan.remat}, attention {plan.attention}"
     )
-    yield "memory of a device, predicted:"
+    yield "predicted memory per device:"
     rest = plan.argument_bytes - plan.params_bytes - plan.optimizer_bytes
     kinds = [("parameters", plan.params_bytes), ("optimizer", plan.optimizer_bytes),
              ("rows", rest), ("temporaries", plan.temp_bytes),
@@ -198,13 +199,13 @@ def describe(plan: Plan, times: Sequence[Time], compiles: int) -> Iterator[str]:
     if plan.free_share is None:
         yield "does not fit: the compiler gave up"
     elif plan.free_share < 0:
-        yield f"does not fit: {-plan.free_share:.1%} more than there is"
+        yield f"does not fit: {-plan.free_share:.1%} over the limit"
     else:
         verdict = "fits" if plan.fits else "does not fit"
-        yield f"{verdict}: {plan.free_share:.1%} free, {MARGIN:.0%} are asked for"
+        yield f"{verdict}: {plan.free_share:.1%} free, {MARGIN:.0%} required"
     yield (
-        f"{plan.flops_per_token / 1e9:.1f} GFLOP a token, {plan.flops_per_step / 1e15:.2f} PFLOP "
-        f"a step of {plan.tokens_per_step:,} tokens (formula, nothing recomputed)"
+        f"{plan.flops_per_token / 1e9:.1f} GFLOP per token, {plan.flops_per_step / 1e15:.2f} PFLOP "
+        f"per step of {plan.tokens_per_step:,} tokens (formula, without recomputation)"
     )
     for time_ in times:
         whole = "" if time_.hours is None else (
@@ -214,11 +215,11 @@ def describe(plan: Plan, times: Sequence[Time], compiles: int) -> Iterator[str]:
             f"at {time_.mfu:.0%} MFU a step takes {time_.step_s:.2f} s, {time_.tokens_per_s:,.0f} "
             f"tokens/s{whole} (predicted)"
         )
-    yield f"({compiles} compiled, the last in {plan.compile_s:.0f} s)"
+    yield f"(compilations: {compiles}, the last one {plan.compile_s:.0f} s)"
 
 
 def describe_briefly(plan: Plan) -> str:
-    """One line on a plan among others."""
+    """One line of a search."""
     verdict = "fits" if plan.fits else "does not fit"
     return (
         f"micro_rows {plan.micro_rows}, remat {plan.remat}: {verdict}, {_gib(plan.used_bytes)} "
@@ -232,7 +233,7 @@ def _gib(num_bytes: int | None) -> str:
 
 
 def reserve_for(topology: Topology, num_devices: int) -> Reserve:
-    """Memory of a device that runs beside the program."""
+    """Device memory to keep for what runs beside the program."""
     if topology.platform == "tpu":
         return Reserve(_GIB // 4, "other programs, the next rows")
     if num_devices == 1:
@@ -241,7 +242,7 @@ def reserve_for(topology: Topology, num_devices: int) -> Reserve:
 
 
 def device_bytes(tree: Any) -> int:
-    """Bytes that one device holds of a tree of arrays or of their descriptions."""
+    """Bytes per device of a tree of arrays or `ShapeDtypeStruct`s."""
     return sum(
         math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
         for leaf in jax.tree.leaves(tree)
@@ -251,21 +252,21 @@ def device_bytes(tree: Any) -> int:
 def search(
     config: TrainConfig, topology: Topology, devices: list[Any], *, widely: bool = True
 ) -> Iterator[tuple[TrainConfig, Plan]]:
-    """Looks for the largest micro-batch that fits, then for the cheapest remat policy with it.
+    """Searches the largest micro-batch that fits, then the cheapest remat policy for it.
 
-    More rows and less recomputation only ever take more memory, so both are found by halving. All
-    rows at once are tried first: that alone needs no sum of gradients beside the gradient, and may
-    take less memory than fewer rows do.
+    More rows and less recomputation only take more memory, so both searches are binary. All rows at
+    once are tried first: without accumulation there is no gradient sum, so this may take less
+    memory than smaller micro-batches.
 
     Args:
-      config: The run; a wide search does not look at its `micro_rows` and `remat`.
+      config: The run; a wide search ignores its `micro_rows` and `remat`.
       topology: As in `make_plan`.
       devices: As in `make_plan`.
-      widely: False = compile the config as it is, and nothing else.
+      widely: False = only compile the config as it is.
 
     Yields:
-      Each config that was compiled, with its plan: `MAX_COMPILES` at most. The last one that fits
-      is the answer.
+      Each compiled config with its plan, at most `MAX_COMPILES`. The last one that fits is the
+      answer.
     """
 
     def compiled(tried: TrainConfig) -> tuple[TrainConfig, Plan]:
@@ -275,14 +276,14 @@ def search(
         yield compiled(config)
         return
     shards = num_batch_shards(make_mesh(config.mesh, devices))
-    config.accumulation_steps(shards)  # refuses rows that cannot be shared
+    config.accumulation_steps(shards)  # raises if the parts cannot share the rows
     rows = config.batch_rows // shards
     sizes = [size for size in range(1, rows) if rows % size == 0]
     policies = list(REMAT_POLICIES)  # from most memory to least
     tried, plan = compiled(replace(config, micro_rows=rows, remat=policies[-1]))
     yield tried, plan
     found = tried if plan.fits else None
-    # As many sizes as the compiles that are left of this one and the policies can tell apart.
+    # As many sizes as the remaining compilations can search, after those for the policies.
     most = 2 ** (MAX_COMPILES - 1 - (len(policies) - 1).bit_length()) - 1
     low, high = 0, 0 if plan.fits else min(len(sizes), most)  # sizes[:low] fit, sizes[high:] do not
     while low < high:
@@ -304,10 +305,10 @@ def search(
 
 
 def _used_by_message(message: str) -> int | None:
-    """What the TPU compiler says that it needs when it gives up.
+    """The memory that the TPU compiler reports when it gives up.
 
-    The first form is what libtpu 0.0.42 says; it speaks of temporaries, but counts arguments and
-    outputs as well. The second is in XLA's list of errors (E1000).
+    The first form is from libtpu 0.0.42; it says "temporaries" but counts arguments and outputs as
+    well. The second is from XLA's list of errors (E1000).
     """
     size = r"([\d.]+)([KMGT]?)"
     forms = rf"memory required for HLO temporaries \({size}\)", rf"Used {size} of {size} hbm"

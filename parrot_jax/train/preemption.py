@@ -1,7 +1,7 @@
-"""Hears that the process is to end: schedulers send SIGTERM, and some minutes later SIGKILL.
+"""Handles preemption: schedulers send SIGTERM, and some minutes later SIGKILL.
 
-A handler written in Python waits until jax returns from C++, which for a compilation takes minutes.
-So the signal is caught only from the first step on. Before it there is nothing to save, and SIGTERM
+A Python signal handler runs only when jax returns from C++, which takes minutes in a compilation.
+So the signal is caught from the first step on. Before that there is nothing to save, and SIGTERM
 ends the process at once.
 """
 
@@ -15,12 +15,12 @@ from types import FrameType
 from typing import Any
 
 _SAME_REQUEST_S = 10.0
-"""A scheduler signals every process of a job, and a supervisor passes on what it got itself, so one
-request arrives more than once."""
+"""A scheduler signals every process of a job, and a supervisor forwards its own signal, so one
+request may arrive more than once."""
 
 
 class Preemption:
-    """Whether this process was asked to end."""
+    """Whether this process has received SIGTERM."""
 
     def __init__(self) -> None:
         self._asked_at: float | None = None
@@ -28,28 +28,28 @@ class Preemption:
         self._catches = False
 
     def catch(self) -> None:
-        """From now on a SIGTERM is remembered. Outside of the main thread Python allows no handler.
+        """Records SIGTERM from now on. Does nothing outside the main thread: Python forbids it.
 
-        `jax.distributed.initialize` sets a handler of its own, in C++, unless jax's preemption
-        service is off: whichever is set later hears the signal, so call this after it.
+        `jax.distributed.initialize` sets a handler in C++, unless jax's preemption service is off.
+        The handler that is set last gets the signal, so call this afterwards.
         """
         if not self._catches and threading.current_thread() is threading.main_thread():
             self._before = signal.signal(signal.SIGTERM, self._on_sigterm)
             self._catches = True
 
     def release(self) -> None:
-        """Puts the handler from before back."""
+        """Restores the previous handler."""
         if self._catches:
-            # None = a handler that was not set from Python, which Python cannot put back.
+            # None = a handler that was not set from Python, so Python cannot restore it.
             signal.signal(signal.SIGTERM, self._before or signal.SIG_DFL)
             self._catches = False
 
     @property
     def asked(self) -> bool:
-        """True from the first SIGTERM on that was caught.
+        """True after the first caught SIGTERM.
 
-        The processes of a run must agree on what they do about it: they are told at different
-        moments, and some are not told.
+        The processes of a run must agree on their reaction: they get the signal at different
+        times, and some never do.
         """
         return self._asked_at is not None
 
@@ -64,13 +64,13 @@ class Preemption:
 
 @contextlib.contextmanager
 def preemption() -> Iterator[Preemption]:
-    """Lets the block finish what it does when SIGTERM comes, once it has called `catch`.
+    """Lets the block finish its work on SIGTERM, once it has called `catch`.
 
-    A SIGTERM more than 10 s after the first ends the process as it would have without us. After the
-    block, the handler from before is back.
+    A SIGTERM more than 10 s after the first has its usual effect. The previous handler is restored
+    after the block.
 
     Yields:
-      An object to look at between two steps.
+      An object to check between two steps.
     """
     held = Preemption()
     try:

@@ -1,7 +1,7 @@
-"""`parrot train CONFIG --preflight`: everything that a week of training needs, tried in minutes.
+"""`parrot train CONFIG --preflight`: tests in minutes everything that a long run needs.
 
-The real data, weights, step, checkpoint and network of the real machine, at full size. Nothing is
-left in the run folder but `preflight.json`; whatever would stop the run later refuses it now.
+Uses the real data, weights, step, checkpoint and network of this machine at full size. It leaves
+only `preflight.json` in the run folder, and fails on anything that would stop the run later.
 """
 
 import shutil
@@ -32,20 +32,20 @@ from parrot_jax.weights.checkpoints import Checkpoints
 
 _TIMED_STEPS = 3
 _COLLECTIVE_BYTES = 64 * 2**20
-"""Of one device's part of an array that is gathered: larger than what any network buffers."""
+"""Bytes per device in the all-gather test: larger than any network buffer."""
 _COPY_FACTOR, _COPY_EXTRA_BYTES = 1.1, 1_300_000_000
-"""A save in the background holds a copy of this process's arrays, and tensorstore's buffers."""
+"""A background save holds a copy of this process's arrays and tensorstore's buffers."""
 
 
 def preflight(config: TrainConfig, *, allow_changes: Sequence[str] = ()) -> None:
-    """Tries a run on this machine, and refuses it where it cannot end well.
+    """Tests a run on this machine.
 
     Args:
       config: The run.
-      allow_changes: In what it may differ from the run that it continues; see `RunFolder.open`.
+      allow_changes: Allowed differences from the resumed run; see `RunFolder.open`.
 
     Raises:
-      UserError: Something would stop the run; the text lists what.
+      UserError: The run would fail; the message lists why.
     """
     folder = RunFolder(config.out)
     in_first_process(folder.check_writable, f"write to {folder.path}")
@@ -60,7 +60,7 @@ def preflight(config: TrainConfig, *, allow_changes: Sequence[str] = ()) -> None
     longest = np.argsort(-lengths, kind="stable")[: config.batch_rows]
     found["longest_row_tokens"] = int(lengths.max())
     console.print(
-        f"data: {len(lengths):,} rows; the fullest has {lengths.max():,} of "
+        f"data: {len(lengths):,} rows; the longest has {lengths.max():,} of "
         f"{config.data.row_tokens:,} tokens, the mean is {lengths.mean():,.0f}"
     )
     found["collectives"] = _measure_collectives(setup.program)
@@ -77,7 +77,7 @@ def preflight(config: TrainConfig, *, allow_changes: Sequence[str] = ()) -> None
     console.print(
         f"speed: {found['step_s']:.2f} s a step, {found['tokens_per_s']:,.0f} tokens/s{mfu}; "
         f"{setup.steps.stop_step:,} steps take {hours:,.1f} hours and "
-        f"{hours * found['devices']:,.0f} device-hours, evaluations and checkpoints aside"
+        f"{hours * found['devices']:,.0f} device-hours, without evaluations and checkpoints"
     )
     found["problems"] = problems
     in_first_process(
@@ -85,11 +85,11 @@ def preflight(config: TrainConfig, *, allow_changes: Sequence[str] = ()) -> None
     )
     if any_process(bool(problems)):
         raise UserError(
-            "preflight: this run cannot end well: "
-            + ("; ".join(problems) or "another process says why")
+            "preflight failed: "
+            + ("; ".join(problems) or "see the output of the other processes")
             + "."
         )
-    console.print("preflight: nothing stands in the way; start it without --preflight")
+    console.print("preflight passed; start the run without --preflight")
 
 
 def _row_lengths(rows: RowFiles) -> Any:
@@ -100,12 +100,12 @@ def _row_lengths(rows: RowFiles) -> Any:
 def _try_steps(
     config: TrainConfig, setup: Setup, longest: Any, state: TrainState, problems: list[str]
 ) -> tuple[TrainState, dict[str, Any]]:
-    """The fullest rows first, which take the most memory, then ordinary ones against the clock."""
+    """Steps on the longest rows, which take the most memory, then timed steps on ordinary rows."""
     program, rows = setup.program, setup.prepared.rows()
     like = program.batch["tokens"]
 
     def read(places: Any) -> dict[str, Any]:
-        # Fewer rows than a step has come again.
+        # If there are fewer rows than a step has, they repeat.
         picked = [rows[int(longest[place % len(longest)])] for place in places]
         return {name: np.stack([row[name] for row in picked]) for name in picked[0]}
 
@@ -128,7 +128,7 @@ def _try_steps(
     peak = max(_peak_bytes(device) for device in jax.local_devices())
     if peak:
         limit = _limit_bytes(jax.local_devices()[0])
-        console.print(f"device memory: {_gib(peak)} at most of {_gib(limit)}")
+        console.print(f"device memory: peak {_gib(peak)} of {_gib(limit)}")
     return state, {
         "compile_s": first_s,
         "step_s": step_s,
@@ -140,7 +140,7 @@ def _try_steps(
 
 
 def _check_host(state: TrainState, problems: list[str]) -> dict[str, Any]:
-    """Whether the copy that a save in the background writes from fits into this host's memory."""
+    """Checks that this host's memory has room for the copy that a background save writes from."""
     mine = sum(
         shard.data.nbytes
         for array in jax.tree.leaves(state)
@@ -150,7 +150,7 @@ def _check_host(state: TrainState, problems: list[str]) -> dict[str, Any]:
     needed, free = int(_COPY_FACTOR * mine) + _COPY_EXTRA_BYTES, _available_bytes()
     console.print(
         f"host memory: a save needs {_gib(needed)} in process {jax.process_index()}, "
-        f"{_gib(free)} are free"
+        f"{_gib(free)} free"
     )
     if needed > free:
         problems.append(
@@ -168,25 +168,25 @@ def _try_checkpoint(
     state: TrainState,
     problems: list[str],
 ) -> dict[str, Any]:
-    """Writes the whole state and reads it back; both must be the same to the bit."""
+    """Writes the whole state and reads it back; both must be bit-identical."""
     num_bytes = sum(array.nbytes for array in jax.tree.leaves(state))
     place = folder.path / "preflight"
     found: dict[str, Any] = {"checkpoint_bytes": num_bytes}
-    # A new checkpoint is whole before the oldest one goes.
+    # A new checkpoint is complete before the oldest one is deleted.
     needed = (config.keep_checkpoints + 1) * num_bytes
     if isinstance(folder.path, Path):
         in_first_process(lambda: folder.path.mkdir(parents=True, exist_ok=True), "make the folder")
         free = shutil.disk_usage(folder.path).free
         found |= {"disk_needed_bytes": needed, "disk_free_bytes": free}
         console.print(
-            f"disk: {config.keep_checkpoints} checkpoints and one in the making take "
-            f"{_gib(needed)}, {_gib(free)} are free in {folder.path}"
+            f"disk: {config.keep_checkpoints} checkpoints and a new one take "
+            f"{_gib(needed)}; {_gib(free)} free in {folder.path}"
         )
         if free < needed:
             problems.append(
                 f"{folder.path} has {_gib(free)} free, but keep_checkpoints="
-                f"{config.keep_checkpoints} needs {_gib(needed)}; free some, keep fewer or "
-                "give another --out"
+                f"{config.keep_checkpoints} needs {_gib(needed)}; free some space, keep fewer or "
+                "choose another --out"
             )
         if any_process(free < num_bytes):
             return found
@@ -198,7 +198,7 @@ def _try_checkpoint(
         copied_s = time.perf_counter() - started
         checkpoints.wait()
         written_s = time.perf_counter() - started
-        # The device may have room for one state, and not for two.
+        # The device may have memory for one state only.
         jax.tree.map(lambda array: array.delete(), state)
         started = time.perf_counter()
         restored = restore_state(checkpoints, 0, program.state)
@@ -207,12 +207,12 @@ def _try_checkpoint(
         checkpoints.close()
     same = np.array_equal(before, _checksums(restored))
     if not same:
-        problems.append(f"what was read back from {place} is not what was written there")
+        problems.append(f"a checkpoint read back from {place} differs from the one written")
     in_first_process(lambda: _remove(place), f"remove {place}")
     console.print(
         f"checkpoint: {num_bytes / 1e9:.2f} GB written in {written_s:.1f} s "
-        f"({num_bytes / 1e9 / written_s:.2f} GB/s), of which training waits {copied_s:.1f} s, and "
-        f"read in {read_s:.1f} s: {'the same bits' if same else 'OTHER BITS'}"
+        f"({num_bytes / 1e9 / written_s:.2f} GB/s; training waits {copied_s:.1f} s), "
+        f"read in {read_s:.1f} s: {'bit-identical' if same else 'DIFFERENT'}"
     )
     return found | {
         "checkpoint_wait_s": copied_s,
@@ -223,18 +223,18 @@ def _try_checkpoint(
 
 @jax.jit
 def _sum_of_bits(array: Any) -> Any:
-    """A number that changes with any bit: the sum of all bit patterns, modulo 2^32."""
+    """A checksum: the sum of all bit patterns, modulo 2^32."""
     bits = jax.lax.bitcast_convert_type(array, f"uint{8 * array.dtype.itemsize}")
     return jnp.sum(bits.astype(jnp.uint32), dtype=jnp.uint32)
 
 
 def _checksums(state: TrainState) -> Any:
-    """One number an array, [arrays] uint32."""
+    """One checksum per array, [arrays] uint32."""
     return np.array([int(_sum_of_bits(array)) for array in jax.tree.leaves(state)], np.uint32)
 
 
 def _measure_collectives(program: Program) -> dict[str, float]:
-    """GB/s at which a device receives an array that is gathered over each mesh axis."""
+    """GB/s that a device receives in an all-gather over each mesh axis."""
     mesh, speeds = program.mesh, {}
     for axis, size in mesh.shape.items():
         if size == 1:
@@ -272,7 +272,7 @@ def _limit_bytes(device: Any) -> int:
 
 
 def _available_bytes() -> int:
-    """Memory that this host can still give, as Linux estimates it."""
+    """Available memory of this host, as Linux estimates it."""
     with open("/proc/meminfo", encoding="ascii") as file:
         values = dict(line.split(":", 1) for line in file)
     return int(values["MemAvailable"].split()[0]) * 1024

@@ -13,12 +13,12 @@ from parrot_jax.core.paths import AnyPath
 
 
 class Profiler:
-    """Traces the chosen steps and nothing else; neighbours share one trace.
+    """Traces the chosen steps only; consecutive steps share one trace.
 
-    A trace begins with the first of neighbouring steps and is written when the last has ended, to
-    `profile/step-000123`, 123 being the first of them. Every host of a run traces itself, into
-    files of its own. A traced step must be waited for inside `step`, or its work on the device
-    falls out of the trace; the first step is mostly compilation.
+    A trace starts with the first of consecutive steps and is written after the last one, to
+    `profile/step-000123`, where 123 is the first. Every host writes its own files. Wait for a
+    traced step inside `step`, or its device work is missing from the trace. The first step is
+    mostly compilation.
     """
 
     def __init__(self, folder: AnyPath, steps: Collection[int]) -> None:
@@ -33,9 +33,9 @@ class Profiler:
 
     @contextlib.contextmanager
     def step(self, step: int) -> Iterator[None]:
-        """Runs the block as step `step`, traced where it was chosen.
+        """Runs the block as step `step`, traced if it was chosen.
 
-        A block that raises ends the trace, so that it shows the way to the error.
+        If the block raises, the trace is written up to the error.
 
         Raises:
           DiskFullError: There is no room for the trace.
@@ -57,7 +57,7 @@ class Profiler:
             self.close()
 
     def close(self) -> None:
-        """Ends a trace that goes on because the run stopped before its last chosen step."""
+        """Ends a running trace, if the run stopped before the last chosen step."""
         if self._trace is not None:
             trace, self._trace = self._trace, None
             trace.close()
@@ -83,4 +83,4 @@ def _trace(folder: AnyPath) -> Iterator[None]:
                     for part in file.relative_to(local).parts:
                         target = target / part
                     target.put(file)
-        console.print(f"trace in {folder}; `tensorboard --logdir` or ui.perfetto.dev shows it")
+        console.print(f"trace in {folder}; view it with `tensorboard --logdir` or ui.perfetto.dev")

@@ -1,6 +1,6 @@
-"""The program of a run: all that config and mesh decide, before any data are read or weights made.
+"""The program of a run: everything that depends on config and mesh only, not on data or weights.
 
-The loop runs it, `parrot plan` compiles it for devices that are not here, `--preflight` tries it.
+The loop runs it, `parrot plan` compiles it for other hardware, `--preflight` tests it.
 """
 
 import contextlib
@@ -28,10 +28,10 @@ from parrot_jax.train.train_config import OptimConfig, TrainConfig
 from parrot_jax.train.train_state import TrainState
 
 KEPT_PROGRAMS = 8
-"""Compiled functions of one kind that a process keeps for runs that need the same again."""
+"""Compiled functions of each kind that a process keeps for later runs."""
 
 ReadRows = Callable[[Sequence[int]], dict[str, NDArray[Any]]]
-"""Reads the rows of a batch that stand at the given places, as arrays [len, T]."""
+"""Reads the rows at the given indices of a batch, as arrays [len, T]."""
 
 
 class Program(NamedTuple):
@@ -41,15 +41,15 @@ class Program(NamedTuple):
     forward: Forward
     optimizer: optax.GradientTransformation
     state: TrainState
-    """Shapes, types and placements of the state."""
+    """Shapes, dtypes and shardings of the state."""
     batch: dict[str, jax.ShapeDtypeStruct]
-    """Those of the rows of a step, [micro-batches, rows, T]."""
+    """Sharding of the rows of a step, [micro-batches, rows, T]."""
     step: Any
-    """The jitted function (state, batch) -> (state, metrics); the old state is used up."""
+    """The jitted function (state, batch) -> (state, metrics); it donates the old state."""
 
     @property
     def rows_sharding(self) -> NamedSharding:
-        """The placement of rows [rows, T]."""
+        """The sharding of rows [rows, T]."""
         return array_sharding(self.mesh, "batch", "seq")
 
     @property
@@ -62,17 +62,17 @@ class Program(NamedTuple):
 def make_program(
     config: TrainConfig, mesh: Mesh, schedule: optax.Schedule, *, objective: Objective
 ) -> Program:
-    """Puts the program of a run together; compiles nothing yet.
+    """Builds the program of a run; compiles nothing yet.
 
     Args:
       config: The run.
-      mesh: Devices, here or described by `topologies`.
+      mesh: Local devices, or those of `topologies`.
       schedule: The learning rate by step.
-      objective: What is minimised.
+      objective: The training loss.
 
     Raises:
-      UserError: The mesh cannot share rows or parameters evenly, or the attention backend does not
-        run there or cannot do what the config needs.
+      UserError: Rows or parameters do not divide evenly over the mesh, or the attention backend
+        does not run there or does not support the config.
     """
     compute_dtype = jnp.dtype(config.compute_dtype)
     platform = mesh.devices.flat[0].platform
@@ -121,10 +121,10 @@ def _compile(
     accumulator_dtype: str,
     seed: int,
 ) -> tuple[optax.GradientTransformation, TrainState, Any]:
-    """The optimizer, the description of the state, and the jitted step.
+    """The optimizer, the abstract state, and the jitted step.
 
-    Everything that decides them is an argument. So a second run of the same program in a process
-    gets the same functions, which jax neither traces nor compiles again.
+    They depend on the arguments only. So a second run of the same program in a process gets the
+    same functions, which jax does not trace or compile again.
     """
     optimizer = adamw(optim, schedule)
     mesh = forward.mesh
@@ -145,10 +145,10 @@ def _compile(
 
 @contextlib.contextmanager
 def too_large_is_a_user_error() -> Iterator[None]:
-    """Turns "out of memory" of the devices into one line that says what to change.
+    """Turns an out-of-memory error of the devices into one line that says what to change.
 
     Raises:
-      UserError: The devices have not enough memory for what the block does.
+      UserError: The devices have not enough memory for the block.
     """
     try:
         yield
@@ -156,19 +156,19 @@ def too_large_is_a_user_error() -> Iterator[None]:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         raise UserError(
-            f"a step does not fit into the memory of the devices: {str(error).splitlines()[0]}. "
-            "`parrot plan CONFIG --topology T --search` finds micro_rows and remat that do; "
+            f"a step does not fit into device memory: {str(error).splitlines()[0]}. "
+            "Find micro_rows and remat that fit with `parrot plan CONFIG --topology T --search`; "
             "docs/training.md lists what else to change."
         ) from error
 
 
 def put_rows(read: ReadRows, shape: tuple[int, ...], sharding: NamedSharding) -> Batch:
-    """Places rows on the devices; each process reads only those that its own devices need.
+    """Places rows on the devices; each process reads only the rows of its own devices.
 
     Args:
-      read: Reads rows by their places in the batch.
-      shape: Of the batch: [rows, T] or [micro-batches, rows, T], the places in this order.
-      sharding: Its placement.
+      read: Reads rows by their indices in the batch.
+      shape: Of the batch: [rows, T] or [micro-batches, rows, T], indices in row-major order.
+      sharding: Of the batch.
 
     Returns:
       The batch as global arrays of this shape.
@@ -179,7 +179,7 @@ def put_rows(read: ReadRows, shape: tuple[int, ...], sharding: NamedSharding) ->
     def part(index: tuple[slice, ...]) -> dict[str, NDArray[Any]]:
         mine = places[index[:-1]]
         key = tuple(mine.flatten().tolist())
-        if key not in parts:  # devices of the mesh's tensor axis hold the same rows
+        if key not in parts:  # devices along the tensor axis hold the same rows
             parts[key] = {
                 name: array.reshape(*mine.shape, *array.shape[1:])
                 for name, array in read(key).items()
@@ -188,7 +188,7 @@ def put_rows(read: ReadRows, shape: tuple[int, ...], sharding: NamedSharding) ->
 
     indices: Any = sharding.addressable_devices_indices_map(shape)
     names = part(next(iter(indices.values())))
-    # The types of jax say that a callback may be given no index.
+    # jax's types allow None as the index.
     make: Any = jax.make_array_from_callback
     return {
         name: make(shape, sharding, lambda index, name=name: part(index)[name]) for name in names

@@ -1,7 +1,7 @@
-"""What data a run was made from, and in what the data of today differ.
+"""Records the data of a run, and compares the data at a resume with that record.
 
-`data.json` of a run folder has, for each split, the hash of its rows and what they came from. Rows
-decide: other bytes in a source that give the same rows are no change.
+`data.json` of a run folder has, for each split, the hash of its rows and their sources. Only rows
+count: a changed source that gives the same rows is no change.
 """
 
 from typing import Any
@@ -11,12 +11,12 @@ from parrot_jax.data.prepare import Prepared
 
 
 def describe_data(config: DataConfig, train: Prepared, held_out: Prepared | None) -> dict[str, Any]:
-    """The content of `data.json`, as plain values.
+    """The content of `data.json`, as JSON values.
 
     Args:
       config: Names the sources.
-      train: The rows that are trained on.
-      held_out: Those that are measured; None = none.
+      train: The training rows.
+      held_out: The evaluation rows, or None.
     """
     content = train.settings["tokenizer"]
     described: dict[str, Any] = {
@@ -46,25 +46,25 @@ def _describe(config: DataConfig, prepared: Prepared) -> dict[str, Any]:
 
 
 def changed_data(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Tells in what the rows differ, as `config.changed_keys` does; empty = they are the same.
+    """Lists how the rows differ, in the form of `config.changed_keys`; empty = they are the same.
 
     Args:
-      old: What `describe_data` said when the run began.
-      new: What it says now.
+      old: From `describe_data` when the run started.
+      new: From `describe_data` now.
 
     Returns:
       For instance `data.rows: train 29 -> 33 (dialogues.jsonl: 40 -> 44 rows read)`.
 
     Raises:
-      KeyError, TypeError, AttributeError: `old` is not what `describe_data` gives.
+      KeyError, TypeError, AttributeError: `old` does not have the form of `describe_data`.
     """
     changes = []
     if old["tokenizer"]["content"] != new["tokenizer"]["content"]:
-        # Also where the rows have the same ids: they stand for other texts.
-        changes.append(f"data.tokenizer: other content in {new['tokenizer']['path']}")
+        # Also if the rows have the same ids: they now mean other texts.
+        changes.append(f"data.tokenizer: {new['tokenizer']['path']} has changed")
     for split in ("train", "eval"):
         if split == "eval" and not (split in old and split in new):
-            # That it comes or goes is a change of the config, which says so.
+            # If a split was added or removed, the config differs and is reported.
             continue
         before, after = old[split], new[split]
         if before["rows_hash"] != after["rows_hash"]:
@@ -82,6 +82,6 @@ def _causes(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
         if was["content"] != now["content"]:
             what = f"{was['read']:,} -> {now['read']:,} rows read"
             if was["read"] == now["read"]:
-                what = f"other content, {now['read']:,} rows read as before"
+                what = f"content changed, still {now['read']:,} rows read"
             causes.append(f"{now['path']}: {what}")
-    return causes or ["the same files, under other settings or another version of the program"]
+    return causes or ["same files, but other settings or another version of parrot-jax"]

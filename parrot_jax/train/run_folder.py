@@ -1,14 +1,14 @@
-"""The run folder: everything a run leaves, and all that anyone needs to use it.
+"""The run folder: everything that a run writes, and all that is needed to use it.
 
 config.yaml        the resolved config; loading it gives the same run
 data.json          hashes of the prepared rows, and what they came from
-changes.jsonl      what of config and data was changed on purpose, `--allow-changes`
+changes.jsonl      changes of config and data with `--allow-changes`
 versions.json      git commit and package versions of the last start
-metrics.jsonl      one JSON object a step
-samples.jsonl      what the model said at each evaluation
+metrics.jsonl      one JSON object per step
+samples.jsonl      sample replies of each evaluation
 results/           eval-<step>.json and eval-<step>.npy
 tokenizer/         tokenizer.json, its config and the chat template
-checkpoints/       one folder a checkpoint
+checkpoints/       one folder per checkpoint
 .lock, or owner.json in a bucket: which process trains here
 """
 
@@ -46,15 +46,15 @@ from parrot_jax.weights.model_card import Training
 from parrot_jax.weights.model_folder import ModelFolder
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tokenizers")
-# What may differ when a run goes on: nothing that decides its result.
+# Keys that may differ at a resume: they do not affect the result.
 _FREE_KEYS = ("out", "max_steps", "log_every_steps", "keep_checkpoints", "checkpoint_every_steps",
               "data.cache_dir", "step_timeout_s", "distributed", "trackers", "profile_steps",
               "xla_flags", "allow_other_mask")  # fmt: skip
-# What may differ as well, as it decides only how devices share the work: the rows stay the same,
-# and the losses but for rounding.
+# Keys that may differ too: they set only how devices share the work, so the rows stay the same
+# and the losses differ by rounding only.
 _LAYOUT_KEYS = ("mesh", "micro_rows", "remat", "unroll_layers", "offload_optimizer", "attention",
                 "loss_tile")  # fmt: skip
-# What of a config a model card tells: what decides the result, and no paths.
+# Keys for the model card: settings that affect the result, no paths.
 _RESULT_KEYS = ("model", "optim", "epochs", "batch_rows", "seed",
                 "compute_dtype")  # fmt: skip
 
@@ -63,7 +63,7 @@ class RunFolder(ModelFolder):
     """Paths and small files of one run."""
 
     def __init__(self, path: AnyPath | str) -> None:
-        """Names the folder; nothing is made yet.
+        """Sets the path; creates nothing yet.
 
         Raises:
           UserError: As in `ModelFolder`.
@@ -87,23 +87,23 @@ class RunFolder(ModelFolder):
         *,
         allow_changes: Sequence[str] = (),
     ) -> Iterator[None]:
-        """Starts or continues a run here, which lasts as long as the block.
+        """Starts or resumes a run here, for the duration of the block.
 
-        On a disk, a second process is refused. A bucket knows no locks, and what is left of a
-        killed process cannot be told from a living one: there the last to start owns the folder,
-        and the process before it stops at its next `flush`.
+        On a disk, a second process gets an error. A bucket has no locks, and a killed process
+        looks like a live one: there the last to start owns the folder, and the previous process
+        stops at its next `flush`.
 
         Args:
-          config: What the caller wants to run.
+          config: The run.
           template: Saved into the folder with its tokenizer.
-          data: What its rows are, from `run_data.describe_data`.
-          allow_changes: Keys, or groups of keys, of the config in which it may differ from the run
-            that is continued, and `data.rows` for other rows under the same config.
+          data: Description of its rows, from `run_data.describe_data`.
+          allow_changes: Config keys, or groups of keys, that may differ from the resumed run;
+            `data.rows` allows other rows under the same config.
 
         Raises:
-          UserError: The folder holds a run of another config or of other rows, cannot be written,
-            or another process trains here.
-          DiskFullError: There is no room.
+          UserError: The folder has a run of another config or of other rows, cannot be written, or
+            another process trains here.
+          DiskFullError: The disk is full.
         """
         self._check_run_tokenizer(config, template.tokenizer, allow_changes)
         with contextlib.ExitStack() as held:
@@ -127,10 +127,10 @@ class RunFolder(ModelFolder):
         *,
         allow_changes: Sequence[str] = (),
     ) -> None:
-        """Makes sure that `open` would start or continue a run here; the arguments are the same.
+        """Checks that `open` would start or resume a run here; same arguments.
 
         Raises:
-          UserError: The folder holds a run of another config or of other rows.
+          UserError: The folder has a run of another config or of other rows.
         """
         self._check_run_tokenizer(config, template.tokenizer, allow_changes)
         in_first_process(
@@ -138,10 +138,10 @@ class RunFolder(ModelFolder):
         )
 
     def check_writable(self) -> None:
-        """Makes the folder, before hours are spent on what is to go into it.
+        """Creates the folder, so that a wrong path fails early.
 
         Raises:
-          UserError: It cannot be made or written; the text says why.
+          UserError: It cannot be created or written; the message says why.
         """
         if isinstance(self.path, RemotePath):
             return
@@ -150,11 +150,11 @@ class RunFolder(ModelFolder):
             with tempfile.TemporaryFile(dir=self.path):
                 pass
             if self.results.exists():
-                self.results.mkdir(exist_ok=True)  # says so where it is a file
+                self.results.mkdir(exist_ok=True)  # raises if it is a file
         except OSError as error:
             raise UserError(
-                f"cannot write a run to {self.path}: {error.filename}: {error.strerror}; give "
-                "another --out, or make room there."
+                f"cannot write a run to {self.path}: {error.filename}: {error.strerror}; choose "
+                "another --out, or free some space."
             ) from None
 
     def _start(
@@ -177,21 +177,21 @@ class RunFolder(ModelFolder):
             if isinstance(self.path, RemotePath):
                 self._own()
             write_json(self._data_path, data)
-            # Where the processes were is of one start only.
+            # Placement of the processes may differ at each start.
             save_config(replace(config, distributed=DistributedConfig()), self.config_path)
             write_json(self.path / "versions.json", versions())
             template.save(self.tokenizer, config.task)
 
     def flush(self, *, every_s: float = 0.0) -> None:
-        """Puts the lines that wait into the bucket; on a disk none do.
+        """Uploads waiting lines to the bucket; on a disk, none wait.
 
-        A checkpoint comes after it: a run that continues from there writes them no more.
+        Call it before a checkpoint: a run resumed from that does not write them again.
 
         Args:
-          every_s: Nothing happens where the last time is not so long ago.
+          every_s: Do nothing if the last upload is more recent than this, in seconds.
 
         Raises:
-          RunError: Another process has begun to train here.
+          RunError: Another process has started to train here.
           UserError: The bucket cannot be written.
         """
         if self._owner is None or time.monotonic() - self._last_flush < every_s:
@@ -199,7 +199,7 @@ class RunFolder(ModelFolder):
         owner = read_object(self._owner_path)
         if owner != self._owner:
             raise RunError(
-                f"process {owner.get('pid')} on {owner.get('host')} has begun to train in "
+                f"process {owner.get('pid')} on {owner.get('host')} has started to train in "
                 f"{self.path}; this one stops."
             )
         self.metrics.flush()
@@ -210,20 +210,20 @@ class RunFolder(ModelFolder):
         """The config of the run.
 
         Raises:
-          UserError: There is no run here.
+          UserError: The folder has no run.
         """
         if self.is_converted():
             raise UserError(
-                f"{self.path} holds converted weights and no run; train one from them with "
+                f"{self.path} has converted weights, not a run; train from them with "
                 f"`--init-from {self.path}`."
             )
         return load_config(TrainConfig, self.config_path)
 
     def load_tokenizer(self) -> Tokenizer:
-        """The tokenizer of the folder, which is the one that its weights were made with.
+        """The tokenizer of the folder, checked to be that of its weights.
 
         Raises:
-          UserError: There is none, it is damaged, or it is another.
+          UserError: It is missing, damaged, or not the one that the weights were trained with.
         """
         tokenizer = load_tokenizer(self.tokenizer)
         self._check_tokenizer(tokenizer, str(self.tokenizer))
@@ -240,7 +240,7 @@ class RunFolder(ModelFolder):
     def _check_run_tokenizer(
         self, config: TrainConfig, tokenizer: Tokenizer, allow_changes: Sequence[str]
     ) -> None:
-        """In every process: to look for checkpoints, orbax waits for all."""
+        """Call in every process: orbax waits for all when it lists checkpoints."""
         if not {"data", "data.tokenizer"} & set(allow_changes):
             self._check_tokenizer(tokenizer, f"data.tokenizer {config.data.tokenizer}")
 
@@ -248,13 +248,13 @@ class RunFolder(ModelFolder):
         made_with = self.tokenizer_fingerprint()
         if made_with not in (None, tokenizer.fingerprint):
             raise UserError(
-                f"the weights in {self.path} were made with the tokenizer {made_with[:12]}, but "
-                f"{name} is {tokenizer.fingerprint[:12]}, of {tokenizer.vocab_size:,} ids: put "
-                "the former back."
+                f"the weights in {self.path} were made with tokenizer {made_with[:12]}, but "
+                f"{name} is {tokenizer.fingerprint[:12]}, with {tokenizer.vocab_size:,} ids; "
+                "restore the former."
             )
 
     def training(self) -> Training | None:
-        """What a model card says of the run; None where the weights were converted."""
+        """Facts for the model card; None for converted weights."""
         if self.is_converted():
             return None
         config = self.load_config()
@@ -271,7 +271,7 @@ class RunFolder(ModelFolder):
         )  # fmt: skip
 
     def _base(self, config: TrainConfig) -> str | None:
-        """Where the weights came from at first, as far as it is known."""
+        """The original source of the weights, as far as known."""
         if config.init_from is None:
             return None
         base = ModelFolder(config.init_from)
@@ -295,7 +295,7 @@ class RunFolder(ModelFolder):
     def _changes_to(
         self, config: TrainConfig, data: dict[str, Any], allow_changes: Sequence[str]
     ) -> list[str]:
-        """In what a run differs from the one that it continues, where that is meant."""
+        """The allowed differences from the resumed run."""
         if not self.config_path.exists():
             return []
 
@@ -312,19 +312,19 @@ class RunFolder(ModelFolder):
                 other_data = changed_data(read_object(self._data_path), data)
             except (KeyError, TypeError, AttributeError):
                 raise UserError(
-                    f"{self._data_path} is damaged: it does not say what rows the run has; put "
-                    "back a copy, or remove it to continue without that check."
+                    f"{self._data_path} is damaged: it does not describe the rows of the run; "
+                    "restore a copy, or remove it to resume without this check."
                 ) from None
         else:
             other_data = []
             console.print(
-                f"{self.path} was begun by a version that kept no hash of its rows: whether the "
-                "data are the same is not known"
+                f"{self.path} was started by a version that stored no hash of its rows; cannot "
+                "check that the data are the same"
             )
         if layout and not changes:
             console.print(
-                f"another layout than before ({'; '.join(layout)}): the same rows are read, and "
-                "losses agree to about 1e-5, not to the bit"
+                f"the layout has changed ({'; '.join(layout)}): the rows are the same, but losses "
+                "agree to about 1e-5, not to the bit"
             )
         changes += other_data
         refused = [change for change in changes if not is_one_of(change, allow_changes)]
@@ -332,17 +332,17 @@ class RunFolder(ModelFolder):
             is_config = any(change not in other_data for change in refused)
             keys = " ".join(dict.fromkeys(change.partition(":")[0] for change in refused))
             raise UserError(
-                f"{self.path} holds a run with {'another config' if is_config else 'other data'} "
-                f"({'; '.join(refused)}); choose another --out, or the old values and files to "
-                f"continue it, or say that it is meant with --allow-changes {keys}."
+                f"{self.path} has a run with {'another config' if is_config else 'other data'} "
+                f"({'; '.join(refused)}); choose another --out, restore the old values and files, "
+                f"or allow the change with --allow-changes {keys}."
             )
         if changes:
-            console.print(f"continuing with changes: {'; '.join(changes)}")
+            console.print(f"resuming with changes: {'; '.join(changes)}")
         return changes
 
 
 def versions() -> dict[str, str | None]:
-    """The git commit of this program, and the packages that decide what it computes."""
+    """The git commit, and the versions of packages that affect results."""
     root = Path(__file__).parents[2]
     commit = subprocess.run(
         ["git", "-C", root, "describe", "--always", "--dirty", "--abbrev=40"],

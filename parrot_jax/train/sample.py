@@ -1,4 +1,4 @@
-"""The next turn of a dialogue as text: prompts in, replies out, as a server would give them."""
+"""Generates the next turn of dialogues as text, as the server does."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -11,12 +11,12 @@ from parrot_jax.model.model_config import ModelConfig
 
 
 class Sample(NamedTuple):
-    """What the model said."""
+    """A generated turn."""
 
     text: str
-    """Trimmed; empty where the model ended the dialogue."""
+    """Stripped; empty if the model ended the dialogue."""
     finish_reason: str
-    """`stop` = it ended its turn, `length` = it was cut."""
+    """`stop` = the turn ended, `length` = it was cut at `max_new_tokens`."""
     num_tokens: int
 
 
@@ -33,19 +33,19 @@ def sample_next_turns(
     temperature: float = 0.0,
     top_p: float = 1.0,
 ) -> list[Sample]:
-    """Generates the turn behind each prompt.
+    """Generates the turn after each prompt.
 
     Args:
       config: Sizes of the model.
       params: Its weights.
-      template: Turns ids into text, and says what ends a turn.
-      prompts: Ids that end with the next speaker's header, see `Template.prompt`.
+      template: Decodes ids; has the token that ends a turn.
+      prompts: Token ids that end with the next speaker's header, see `Template.prompt`.
       max_new_tokens: Most tokens of a reply.
-      seed: Sampling is a function of it, the prompt and its place in the list.
+      seed: Sampling depends on it, the prompt and its index only.
       compute_dtype: As in training.
-      mesh: What the weights are split over; None = one device.
-      temperature: 0 = the likeliest token each time.
-      top_p: Sample among the likeliest tokens that hold this probability, in (0, 1].
+      mesh: The mesh of the weights; None = one device.
+      temperature: 0 = greedy.
+      top_p: Nucleus sampling: smallest set of tokens with this probability, in (0, 1].
     """
     if not prompts:
         return []

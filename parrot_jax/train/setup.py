@@ -1,4 +1,4 @@
-"""What stands before the first step of a run: its rows, its schedule, its program."""
+"""Prepares a run before its first step: rows, schedule, program."""
 
 import math
 from pathlib import Path
@@ -28,29 +28,29 @@ from parrot_jax.weights.model_folder import ModelFolder, check_same_model
 
 
 class Setup(NamedTuple):
-    """What stays the same from step to step, in one process."""
+    """The constants of a run in one process."""
 
     template: Template
     prepared: Prepared
     held_out: Prepared | None
-    """The split that is measured; None = none."""
+    """The evaluation split, or None."""
     batches: Batches
     steps: Steps
     learning_rate: optax.Schedule
     """By step."""
     program: Program
     flops_per_step: int
-    """Of the formula, over all devices."""
+    """By the formula, over all devices."""
 
     def batch(self, step: int) -> Batch:
-        """The rows of step `step` on the devices; this process reads those that its own hold."""
+        """The rows of step `step` on the devices; each process reads those of its devices."""
         like = self.program.batch["tokens"]
         return put_rows(lambda places: self.batches.read(step, places), like.shape, like.sharding)
 
     def mfu(self, seconds: float) -> float | None:
-        """The utilisation at so many seconds a step: the formula's FLOPs over all chips' peak.
+        """The utilisation at a given step time: formula FLOPs / peak FLOPs of all chips.
 
-        Padding counts as work. None where the peak of the devices is not known, as of a CPU.
+        Padding counts as work. None if the peak of the devices is unknown, e.g. for a CPU.
         """
         devices = self.program.mesh.devices
         chip = chip_of(devices.flat[0].device_kind)
@@ -61,14 +61,14 @@ class Setup(NamedTuple):
         )
 
     def print_summary(self, config: TrainConfig) -> None:
-        """Says what the run is about to do."""
+        """Prints an overview of the run."""
         counts = self.prepared.counts
         read = counts["read"]
         if read["broken"]:
             reasons = ", ".join(f"{reason} {count:,}" for reason, count in read["broken"].items())
             console.print(
-                f"{sum(read['broken'].values()):,} of {read['rows']:,} rows are broken and left "
-                f"out: {reasons}; the first is {read['examples'][0]}"
+                f"{sum(read['broken'].values()):,} of {read['rows']:,} rows are rejected: "
+                f"{reasons}; the first is {read['examples'][0]}"
             )
         share = config.batch_rows / counts["rows"]
         console.print(
@@ -76,24 +76,24 @@ class Setup(NamedTuple):
             f"{counts['rows']:,} rows of {config.data.row_tokens} tokens, "
             f"{counts['padding_share']:.1%} padding; {self.steps.num_steps} steps of "
             f"{config.batch_rows} rows = {share * counts['sessions']:.1f} sessions and "
-            f"{share * counts['live_tokens']:,.0f} live tokens a step"
+            f"{share * counts['live_tokens']:,.0f} live tokens per step"
         )
         data, fsdp, tensor = self.program.mesh.shape.values()
         num_micro, rows = self.program.micro_shape
         console.print(
             f"{self.program.mesh.size} devices ({jax.devices()[0].device_kind}) as data {data} x "
-            f"fsdp {fsdp} x tensor {tensor}; a step takes {num_micro} x {rows} rows; attention "
+            f"fsdp {fsdp} x tensor {tensor}; {num_micro} x {rows} rows per step; attention "
             f"{self.program.forward.attention.name}, remat {config.remat}"
         )
 
 
 def set_up(config: TrainConfig, *, is_new: bool, objective: Objective | None = None) -> Setup:
-    """Reads the data and puts the program together; nothing of the model is made yet.
+    """Prepares the data and builds the program; creates no weights yet.
 
     Args:
       config: The run.
-      is_new: Whether it starts from `config.init_from`, and not from a checkpoint of its own.
-      objective: What is minimised; None = the loss of the live tokens.
+      is_new: Whether it starts from `config.init_from` instead of its own checkpoint.
+      objective: The training loss; None = cross-entropy on the live tokens.
 
     Raises:
       UserError: The data, the sizes or the devices do not fit the config.
@@ -114,7 +114,7 @@ def set_up(config: TrainConfig, *, is_new: bool, objective: Objective | None = N
     for split in (prepared, held_out):
         if split is not None:
             check_same_everywhere(split.rows_hash, f"the rows of {config.data.cache_dir}")
-    # A continued run need not compile again what it compiled before. Only now: the folder is there.
+    # So that a resumed run does not compile again. Here, because the folder exists by now.
     jax.config.update("jax_compilation_cache_dir", str(Path(config.data.cache_dir) / "compiled"))
     rows = prepared.rows()
     steps = count_steps(config, len(rows))
@@ -138,15 +138,15 @@ def set_up(config: TrainConfig, *, is_new: bool, objective: Objective | None = N
 
 
 def _live_capacity(prepared: Prepared, config: TrainConfig, num_shards: int) -> int | None:
-    """Room for the live tokens of a micro-batch: mean and four deviations, in whole tiles.
+    """Capacity for the live tokens of a micro-batch: mean + 4 standard deviations, in whole tiles.
 
     Args:
-      prepared: Its counts say how many live tokens a row has.
+      prepared: The rows and their live-token counts.
       config: Rows of a micro-batch.
-      num_shards: Parts the rows are split into; each has its share of the room.
+      num_shards: Number of parts that share the rows; each has an equal share of the capacity.
 
     Returns:
-      Live tokens over all shards; a batch with more falls back to all its tokens. None where
+      Live tokens over all shards; for a batch with more, the loss computes all tokens. None if
       compaction would save little.
     """
     rows = config.batch_rows // config.accumulation_steps(num_shards) // num_shards
@@ -166,10 +166,10 @@ def _check_vocabulary(config: TrainConfig, tokenizer: Tokenizer) -> None:
 
 
 def _check_same_tokenizer(config: TrainConfig, tokenizer: Tokenizer) -> None:
-    """Refuses a tokenizer that is not the one which the first weights were made with."""
+    """Checks that the tokenizer is the one that the initial weights were trained with."""
     base = ModelFolder(config.init_from or "")
     made_with = base.tokenizer_fingerprint()
-    if made_with is None and base.tokenizer.exists():  # of an earlier version
+    if made_with is None and base.tokenizer.exists():  # saved by an earlier version
         made_with = load_tokenizer(base.tokenizer).fingerprint
     if made_with == tokenizer.fingerprint:
         return
@@ -178,14 +178,12 @@ def _check_same_tokenizer(config: TrainConfig, tokenizer: Tokenizer) -> None:
         f"{tokenizer.vocab_size:,} ids)"
     )
     if made_with is None:
-        problem = (
-            f"{base.path} does not know the tokenizer of its weights, so {ours} may be another"
-        )
-        advice = "if it is that of the weights"
+        problem = f"{base.path} does not record the tokenizer of its weights, so {ours} may differ"
+        advice = "if it is the tokenizer of the weights"
     else:
         problem = f"the weights in {base.path} were made with another tokenizer ({made_with[:12]})"
         problem += f" than {ours}"
-        advice = f"give data.tokenizer: {base.tokenizer}, or, if it is meant"
+        advice = f"set data.tokenizer: {base.tokenizer}, or, if the change is intended"
     if not config.new_tokenizer:
         raise UserError(f"{problem}; {advice}, set new_tokenizer: true.")
     console.print(problem)

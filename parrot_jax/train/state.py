@@ -1,4 +1,4 @@
-"""The state of a run as a whole: made new, described without memory, saved, restored."""
+"""Creates the state of a run, describes it without allocating, saves and restores it."""
 
 from typing import Any
 
@@ -22,15 +22,15 @@ from parrot_jax.weights.model_folder import abstract_params, load_params
 def new_state(
     config: TrainConfig, optimizer: optax.GradientTransformation, like: TrainState
 ) -> TrainState:
-    """Random weights, or those of `config.init_from`, with fresh moments, made where they live.
+    """Random weights or those of `config.init_from`, with new moments, created sharded.
 
     Args:
-      config: Seed, type of the weights and where they come from.
-      optimizer: Makes the moments.
-      like: Shapes and placements, from `abstract_state`.
+      config: Seed, dtype and source of the weights.
+      optimizer: Creates the moments.
+      like: Shapes and shardings, from `abstract_state`.
 
     Raises:
-      UserError: `config.init_from` has no checkpoint, or one of another model.
+      UserError: `config.init_from` has no checkpoint, or that of another model.
     """
     if config.init_from is None:
         params = decoder.init_params(
@@ -45,7 +45,7 @@ def new_state(
 
 
 def _parted(params: Any, like: TrainState) -> tuple[Any, Any]:
-    """The two parts of a model's weights, as those of `like` are."""
+    """Splits a model's weights into trainable and frozen, as in `like`."""
 
     def is_trainable(path: tuple[str, ...]) -> bool:
         place = like.trainable
@@ -67,18 +67,18 @@ def abstract_state(
     offload: bool = False,
     is_trainable: IsTrainable = all_trainable,
 ) -> TrainState:
-    """Shapes, types and placements of the whole state; allocates nothing.
+    """Shapes, dtypes and shardings of the whole state; allocates nothing.
 
-    Moments live beside their weights, scalars everywhere; `offload` keeps the moments in the memory
-    of the hosts.
+    Moments are sharded like their weights, scalars replicated; `offload` keeps the moments in host
+    memory.
 
     Raises:
-      UserError: The devices cannot use the memory of their host.
+      UserError: The devices cannot use host memory.
     """
     params, frozen = split(abstract_params(config, mesh, param_dtype), is_trainable)
     everywhere = array_sharding(mesh)
     memory = _host_memory(mesh) if offload else None
-    # Left to itself, jit would replicate the moments: 104 GB a device at 13B.
+    # By default, jit would replicate the moments: 104 GB per device at 13B.
     opt_state = optax.tree_map_params(
         optimizer,
         lambda moment, param: jax.ShapeDtypeStruct(
@@ -98,10 +98,10 @@ def _host_memory(mesh: Mesh) -> str:
     device = mesh.devices.flat[0]
     kinds = [memory.kind for memory in device.addressable_memories()]
     if not kinds:
-        # jax forgets the memory that is asked for, without a word.
+        # jax silently ignores the requested memory kind.
         raise UserError(
-            "offload_optimizer cannot be planned for devices that are not here; plan without it: "
-            "the optimizer's memory is then what a device is spared."
+            "offload_optimizer cannot be planned for devices that you don't have; plan without "
+            "it, and subtract the optimizer's memory."
         )
     if "pinned_host" not in kinds:
         raise UserError(
@@ -112,12 +112,12 @@ def _host_memory(mesh: Mesh) -> str:
 
 
 def shardings_of(tree: Any) -> Any:
-    """The placement of each leaf."""
+    """The sharding of each leaf."""
     return jax.tree.map(lambda leaf: leaf.sharding, tree)
 
 
 def frozen_weights(config: TrainConfig, like: TrainState) -> Any:
-    """The part that is not trained, from where the run began: checkpoints do not have it."""
+    """Loads the frozen weights from the source of the run: checkpoints do not have them."""
     if not like.frozen:
         return {}
     assert config.init_from is not None
@@ -125,19 +125,19 @@ def frozen_weights(config: TrainConfig, like: TrainState) -> Any:
 
 
 def save_state(checkpoints: Checkpoints, step: int, state: TrainState) -> None:
-    """Starts to save what is trained; weights and the rest are apart, to be read alone.
+    """Starts to save the trainable state; weights and the rest can be read separately.
 
     Raises:
-      DiskFullError: There is no room.
+      DiskFullError: The disk is full.
     """
     checkpoints.save(step, state.trainable, {"state": state.opt_state, "step": state.step})
 
 
 def restore_state(checkpoints: Checkpoints, step: int, like: TrainState) -> TrainState:
-    """Reads back what `save_state` wrote, placed like `like`; the frozen part stays that of `like`.
+    """Restores from `save_state`, sharded like `like`; the frozen part is that of `like`.
 
     Raises:
-      UserError: The checkpoint is of another shape.
+      UserError: The checkpoint has other shapes.
     """
     optimizer = {"state": like.opt_state, "step": like.step}
     restored = checkpoints.restore(step, {"params": like.trainable, "optimizer": optimizer})
@@ -146,12 +146,12 @@ def restore_state(checkpoints: Checkpoints, step: int, like: TrainState) -> Trai
 
 
 def restore_newest(checkpoints: Checkpoints, like: TrainState) -> tuple[int, TrainState] | None:
-    """The newest checkpoint that is not damaged, with its step; None = there is none.
+    """The newest undamaged checkpoint with its step, or None.
 
-    A damaged one is named and left where it is until the next one is saved.
+    Prints the name of a damaged one, which stays until the next save.
 
     Raises:
-      UserError: All are damaged, or the newest is of another shape.
+      UserError: All are damaged, or the newest has other shapes.
     """
     problem: DamagedCheckpointError | None = None
     while (step := checkpoints.latest_step()) is not None:

@@ -1,4 +1,4 @@
-"""What one step does: losses of the micro-batches summed, divided once, one AdamW update.
+"""One optimizer step: sums the losses of the micro-batches, divides once, updates with AdamW.
 
 `train_step` is the mathematics; `compile_step` wraps jit, donation and sharding around it.
 """
@@ -19,10 +19,10 @@ from parrot_jax.train.train_state import TrainState, merge
 
 
 class StepMetrics(NamedTuple):
-    """What a step reports, as scalars."""
+    """Metrics of a step, as scalars."""
 
     loss: Float[Array, ""]
-    """The objective's sum over the step, divided by its weight, before the update."""
+    """Mean loss before the update: the objective's sum over the step / its weight."""
     grad_norm: Float[Array, ""]
     """Norm of the whole gradient, before clipping."""
     finite: Any
@@ -50,17 +50,17 @@ def train_step(
 
     Args:
       state: Weights and moments before the step.
-      batch: All rows of the step, [micro-batches, rows, T]. The sums of the micro-batches are added
-        before the one division, so the result is that of one large batch.
+      batch: All rows of the step, [micro-batches, rows, T]. Sums over micro-batches are added
+        before the division, so the result is that of one large batch.
       forward: How to run the model.
-      objective: What is minimised.
+      objective: The training loss.
       optimizer: AdamW with its schedule.
       clip_norm: Largest norm of the gradient.
-      accumulator_dtype: In which the gradients of micro-batches are summed.
-      seed: With the step and the parameter, decides how bfloat16 weights and sums are rounded.
+      accumulator_dtype: Type in which the gradients of micro-batches are summed.
+      seed: Together with step and parameter, seeds the rounding of bfloat16 weights and sums.
 
     Returns:
-      The state after the step, or the same state where loss or norm is not finite; the metrics.
+      The state after the step, unchanged if loss or norm is not finite; the metrics.
     """
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     update_key, sum_key = jax.random.split(key)
@@ -72,7 +72,7 @@ def train_step(
         accumulator_dtype=accumulator_dtype,
         key=sum_key,
     )
-    # A step in which nothing is live (possible where dead text is not trimmed) changes nothing.
+    # A step without live tokens (possible if `trim_dead` is off) changes nothing.
     weight = jnp.maximum(weight, jnp.finfo(jnp.float32).tiny)
     grads = jax.tree.map(lambda g: g.astype(jnp.float32) / weight, grads)
     norm = optax.tree.norm(grads)
@@ -100,16 +100,16 @@ def summed_gradients(
     accumulator_dtype: DTypeLike,
     key: PRNGKeyArray,
 ) -> tuple[Sums, Any]:
-    """The sums of the objective over all micro-batches, and the gradient of the first of them.
+    """The sums of the objective over all micro-batches, and the gradient of the summed loss.
 
     Args:
-      state: The weights; gradients are those of the trainable ones.
+      state: The weights; the gradient is of the trainable ones.
       batch: [micro-batches, rows, T].
       forward: How to run the model.
-      objective: What is minimised.
-      accumulator_dtype: In which gradients are summed; those of one micro-batch alone keep the type
-        of the weights.
-      key: Decides how bfloat16 sums are rounded.
+      objective: The training loss.
+      accumulator_dtype: Type in which gradients are summed; with one micro-batch the gradient has
+        the type of the weights.
+      key: Seeds the rounding of bfloat16 sums.
     """
 
     def loss_and_rest(trainable: Any, rows: Batch) -> tuple[Array, tuple[Array, Any]]:
@@ -142,12 +142,12 @@ def summed_gradients(
 
 
 def add_rounded(tree: Any, updates: Any, key: PRNGKeyArray) -> Any:
-    """Adds updates to weights or sums in float32; what is kept as bfloat16 is rounded by chance.
+    """Adds updates to weights or sums in float32; bfloat16 results are rounded stochastically.
 
     Args:
       tree: Arrays in float32 or bfloat16.
-      updates: The same tree.
-      key: With the place of an array in the tree, decides its rounding.
+      updates: A tree of the same structure.
+      key: Together with the index of an array in the tree, seeds its rounding.
     """
     leaves, treedef = jax.tree.flatten(tree)
     keys = jax.random.split(key, len(leaves))
@@ -162,9 +162,9 @@ def add_rounded(tree: Any, updates: Any, key: PRNGKeyArray) -> Any:
 def compile_step(
     state_shardings: Any, batch_sharding: Any, **settings: Any
 ) -> Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]:
-    """`train_step` under jit: the old state's memory is reused for the new one.
+    """`train_step` under jit; the old state is donated.
 
-    Moments that live in the memory of the host come to the device for their update.
+    Moments in host memory are copied to the device for the update.
     """
     at_rest = state_shardings.opt_state
     in_use = jax.tree.map(lambda sharding: sharding.with_memory_kind("device"), at_rest)

@@ -1,8 +1,8 @@
-"""Hardware that is not here: devices to compile for, by name.
+"""Hardware to compile for that you don't have, by name.
 
-`v5p:2x2x4` are 16 chips of a TPU slice, `a100-80g:2x8` two hosts of 8 GPUs. TPUs are described by
-libtpu (extra `tpu`), GPUs by a text that jax's CUDA plugin reads (extra `cuda13`); neither needs a
-device or a driver.
+`v5p:2x2x4` is a TPU slice of 16 chips, `a100-80g:2x8` two hosts with 8 GPUs each. libtpu describes
+TPUs (extra `tpu`); for GPUs, jax's CUDA plugin reads a text description (extra `cuda13`). Neither
+needs a device or a driver.
 """
 
 import importlib.util
@@ -19,16 +19,16 @@ TOPOLOGIES = (
     "a100-80g:1x8", "a100-80g:2x8", "h100-80g:1x8", "h200:1x1", "h200:1x8",
     "v4:2x2x4", "v5e:4x8", "v5p:2x2x4", "v6e:4x4",
 )  # fmt: skip
-"""Those that were compiled for; other shapes of the same chips work alike."""
+"""Tested topologies; other shapes of the same chips work too."""
 
 
 class Topology(NamedTuple):
-    """A name, taken apart."""
+    """A parsed topology name."""
 
     name: str
     chip: Chip
     shape: tuple[int, ...]
-    """TPU: chips along each side. GPU: hosts, devices of a host."""
+    """TPU: chips along each side. GPU: hosts, devices per host."""
 
     @property
     def platform(self) -> str:
@@ -37,7 +37,7 @@ class Topology(NamedTuple):
 
 
 class _Gpu(NamedTuple):
-    """What XLA asks of a GPU beside its memory."""
+    """What XLA needs to know of a GPU besides its memory."""
 
     kind: str
     capability: str
@@ -62,10 +62,10 @@ _GPUS = {
 
 
 def parse_topology(name: str) -> Topology:
-    """Takes a name such as `v5p:2x2x4` apart.
+    """Parses a name such as `v5p:2x2x4`.
 
     Raises:
-      UserError: There is no such chip, or the shape is none of its kind.
+      UserError: The chip is unknown, or the shape has the wrong number of sides.
     """
     chip_name, _, shape_text = name.partition(":")
     chip = next((chip for chip in CHIPS if chip.name == chip_name), None)
@@ -84,15 +84,15 @@ def prepare_environment(
     xla_flags: Sequence[str] = (),
     environ: MutableMapping[str, str] = os.environ,
 ) -> None:
-    """Sets what jax, libtpu and the CUDA plugin read when they are loaded; call it before that.
+    """Sets the environment for jax, libtpu and the CUDA plugin; call it before they are loaded.
 
     Args:
-      topology: What will be compiled for.
-      xla_flags: The config's own; those of the platform are set as a run would set them.
-      environ: Where to set them.
+      topology: The target hardware.
+      xla_flags: Flags of the config; those of the platform are added as in a run.
+      environ: The environment to change.
 
     Raises:
-      UserError: The extra that knows the hardware is not installed, or a flag is not known.
+      UserError: The extra for the hardware is not installed, or a flag is unknown.
     """
     package, extra = ("libtpu", "tpu") if topology.platform == "tpu" else (
         "jax_cuda13_plugin", "cuda13")  # fmt: skip
@@ -105,14 +105,14 @@ def prepare_environment(
     environ["JAX_PLATFORMS"] = "cpu"
     if topology.platform == "gpu":
         environ["JAX_SKIP_CUDA_CONSTRAINTS_CHECK"] = "1"
-        # There is no device to try kernels on.
+        # Autotuning needs a device.
         set_xla_flags([*xla_flags, "--xla_gpu_autotune_level=0"], "gpu", environ)
         return
     environ.update(
         TPU_SKIP_MDS_QUERY="1",
         TPU_WORKER_HOSTNAMES="localhost",
         TPU_ACCELERATOR_TYPE=topology.name.replace(":", "-"),
-        # Nothing here touches a device, so a second process may compile at the same time.
+        # No device is used, so a second process may compile at the same time.
         ALLOW_MULTIPLE_LIBTPU_LOAD="1",
     )
     environ.setdefault("TPU_MIN_LOG_LEVEL", "3")
@@ -120,10 +120,10 @@ def prepare_environment(
 
 
 def topology_devices(topology: Topology) -> list[Any]:
-    """Devices that can be compiled for, and nothing else.
+    """Devices that can be compiled for, but not used.
 
     Raises:
-      UserError: The maker's compiler knows no such slice.
+      UserError: The vendor's compiler does not know this slice.
     """
     from jax.experimental import topologies
 

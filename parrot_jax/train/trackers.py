@@ -1,7 +1,7 @@
-"""Curves of a run in TensorBoard and Weights & Biases, beside metrics.jsonl.
+"""Logs a run to TensorBoard and Weights & Biases, in addition to metrics.jsonl.
 
-Both continue when the run does: what a killed run had shown of steps after its last checkpoint is
-shown once. One process of a run opens them, whatever the number of hosts.
+Both resume with the run: steps after the last checkpoint of a killed run appear once. One process
+of a run opens them.
 """
 
 import contextlib
@@ -28,17 +28,17 @@ _PROJECT = "parrot_jax"
 
 
 class Trackers:
-    """What was asked for, from none to all; each call goes to every one."""
+    """The configured trackers; each call goes to all of them."""
 
     def __init__(
         self, trackers: Sequence["_TensorBoard | _Wandb"], held: contextlib.ExitStack
     ) -> None:
-        """Takes over open trackers, and the stack that closes them."""
+        """Takes open trackers, and the stack that closes them."""
         self._trackers, self._held = trackers, held
         self._last_flush = time.monotonic()
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Shows the values of a step; steps come in order, and one may come twice.
+        """Logs the values of a step; steps come in order, and one may come twice.
 
         Raises:
           DiskFullError: There is no room.
@@ -50,7 +50,7 @@ class Trackers:
             self.flush()
 
     def flush(self) -> None:
-        """Writes what waits in memory. As with the metrics, a checkpoint comes after it.
+        """Writes buffered values. Call it before a checkpoint, as for the metrics.
 
         Raises:
           DiskFullError: There is no room.
@@ -61,7 +61,7 @@ class Trackers:
         self._last_flush = time.monotonic()
 
     def close(self) -> None:
-        """Writes what waits and ends all; does nothing the second time.
+        """Writes buffered values and closes all trackers; a second call does nothing.
 
         Raises:
           DiskFullError: There is no room.
@@ -74,15 +74,15 @@ class Trackers:
 def open_trackers(
     names: Sequence[TrackerName], *, folder: AnyPath, config: dict[str, Any], first_step: int
 ) -> Trackers:
-    """Starts or continues the trackers of a run.
+    """Starts or resumes the trackers of a run.
 
     Args:
-      names: Which; empty = none.
+      names: The trackers; may be empty.
       folder: The run folder, on a disk or in a bucket. TensorBoard's events go to `tensorboard` in
         it; W&B finds its run again by the `wandb_id` in it.
-      config: The run's, as plain values; W&B shows it.
-      first_step: The first step that will be logged: 101 where a run continues from the checkpoint
-        of step 100. What was shown of it and of later ones is taken back.
+      config: The config of the run as JSON values, for W&B.
+      first_step: The first step to be logged, e.g. 101 if a run resumes from the checkpoint of
+        step 100. Values logged earlier for this and later steps are replaced.
 
     Raises:
       UserError: A library is not installed, or W&B does not start with the `WANDB_API_KEY` of the
@@ -93,7 +93,7 @@ def open_trackers(
         if importlib.util.find_spec(_MODULES[name]) is None:
             raise UserError(
                 f"the tracker {name} needs {_MODULES[name]}, which is not installed: "
-                "`pip install 'parrot-jax[trackers]'`, or take it out of the config."
+                "`pip install 'parrot-jax[trackers]'`, or remove it from the config."
             )
     with contextlib.ExitStack() as opened:
         trackers: list[_TensorBoard | _Wandb] = []
@@ -113,26 +113,26 @@ def open_trackers(
 
 
 class _TensorBoard:
-    """One file of events a start.
+    """One event file per start.
 
-    Not through `SummaryWriter`: that hands the events to a thread, and waits for ever once a full
-    disk has ended it.
+    Does not use `SummaryWriter`: it passes events to a thread, and hangs once a full disk
+    has ended that thread.
     """
 
     def __init__(self, folder: AnyPath, local: Path, first_step: int) -> None:
-        """Writes to `local / "tensorboard"`, which `flush` puts into `folder` in a bucket."""
+        """Writes to `local / "tensorboard"`; `flush` uploads it to `folder` in a bucket."""
         from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto import event_pb2
         from tensorboardX.summary import scalar
 
-        # Classes that protobuf makes when they are imported.
+        # protobuf creates these classes at import.
         messages: Any = event_pb2
         self._folder, self._event, self._scalar = folder, messages.Event, scalar
         self._local = local / "tensorboard"
         self._local.mkdir(parents=True, exist_ok=True)
-        # The name has the time in seconds: two starts in one would share it.
+        # The name has the time in seconds, so two starts in the same second would share it.
         self._writer = EventsWriter(str(self._local / "events"), f".{uuid.uuid4().hex[:8]}")
-        # TensorBoard drops what it has read of this step and later ones.
+        # TensorBoard drops earlier values of this and later steps.
         started = messages.SessionLog(status=messages.SessionLog.START)
         self._write(self._event(step=first_step, wall_time=time.time(), session_log=started))
 
@@ -164,7 +164,7 @@ class _Wandb:
     """One run at W&B, found again by the id in the run folder."""
 
     def __init__(self, folder: AnyPath, local: Path, config: dict[str, Any]) -> None:
-        """Reaches W&B, or writes to `local / "wandb"` where `WANDB_MODE` is `offline`."""
+        """Connects to W&B, or writes to `local / "wandb"` if `WANDB_MODE` is `offline`."""
         import wandb
         import wandb.errors
 
@@ -188,7 +188,7 @@ class _Wandb:
                 dir=local,
                 config=config,
                 allow_val_change=True,
-                # It prints what we print already, and a remote's address may hold a password.
+                # W&B repeats our own output, and a git remote's address may contain a password.
                 settings=wandb.Settings(console="off", silent=True, disable_git=True),
             )
         except wandb.errors.Error as error:
@@ -201,12 +201,12 @@ class _Wandb:
             console.print(f"wandb: {self._run.url}")
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        # W&B takes no step back. What it has of later ones is right: the run repeats it to the bit.
+        # W&B rejects earlier steps. Values of later ones are right: a rerun repeats them exactly.
         if step >= self._run.step:
             self._run.log(dict(values), step=step)
 
     def flush(self) -> None:
-        """Does nothing: W&B's own process has the values already."""
+        """Does nothing: W&B's own process already has the values."""
 
     def close(self) -> None:
         self._run.finish()

@@ -1,4 +1,4 @@
-"""Settings of a training run. Loads no jax, so help is instant."""
+"""Settings of a training run. Does not import jax, so that --help is fast."""
 
 import math
 from dataclasses import dataclass, field, fields
@@ -15,34 +15,34 @@ from parrot_jax.sharding import MeshConfig
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """AdamW with warm-up and cosine decay. The defaults are the papers' where they say."""
+    """AdamW with warm-up and cosine decay. Defaults are from the papers unless noted."""
 
     lr: float = 3e-5
     """Highest learning rate, reached at the end of the warm-up."""
 
     warmup_epochs: float = 0.1
-    """Epochs over which the rate rises from 0, linearly."""
+    """Epochs of linear warm-up from 0."""
 
     final_lr_fraction: float = 0.0
-    """Rate at the last step, as a share of `lr`; the way down is half a cosine."""
+    """Learning rate at the last step as a fraction of `lr`, after cosine decay."""
 
     beta1: float = 0.9
-    """Decay of the mean of gradients. Not stated by the papers."""
+    """AdamW beta1. Not in the papers."""
 
     beta2: float = 0.95
-    """Decay of the mean of squared gradients. Not stated by the papers."""
+    """AdamW beta2. Not in the papers."""
 
     eps: float = 1e-8
-    """Added to the root of the second moment."""
+    """AdamW epsilon."""
 
     weight_decay: float = 0.0
-    """Decoupled decay of every parameter, a step times the rate. Not stated by the papers."""
+    """Decoupled weight decay of every parameter, per step times `lr`. Not in the papers."""
 
     clip_norm: float = 1.0
-    """Largest norm of the whole gradient; a larger one is scaled down to it."""
+    """Gradients with a larger global norm are scaled down to this."""
 
     moments_dtype: Literal["float32", "bfloat16"] = "float32"
-    """Type in which the two means are stored; they are calculated in float32."""
+    """Type in which the moments are stored; they are computed in float32."""
 
     def __post_init__(self) -> None:
         for name in ("lr", "eps", "clip_norm"):
@@ -63,16 +63,16 @@ class TrainConfig:
     """One training run: data and model in, a run folder out."""
 
     task: Task
-    """What the model is for: `ask` writes the user's next question, `chat` the answer. It decides
-    which chat template the run carries and what its samples are; `data.mask` decides the loss."""
+    """Role of the model: `ask` writes the user's next question, `chat` the answer. Sets the chat
+    template and the samples of the run; `data.mask` sets the loss."""
 
     allow_other_mask: bool = False
-    """Accept a `data.mask` that does not train what the model is for: a chat model on questions, an
-    asker on answers, either on both. For comparisons."""
+    """Allow a `data.mask` that contradicts `task`: a chat model trained on questions, an asker on
+    answers, or either on both. For comparisons."""
 
     out: str
-    """The run folder, local or `gs://bucket/folder`. Where it holds this run already, training
-    continues from its checkpoint."""
+    """The run folder, local or `gs://bucket/folder`. If it has this run already, training resumes
+    from its checkpoint."""
 
     data: DataConfig
     """The dialogues, and how they become rows."""
@@ -84,91 +84,91 @@ class TrainConfig:
     """The optimizer."""
 
     mesh: MeshConfig = field(default_factory=MeshConfig)
-    """How devices share the work."""
+    """Sizes of the mesh axes."""
 
     distributed: DistributedConfig = field(default_factory=DistributedConfig)
-    """Where the other processes of the job are."""
+    """The processes of the job."""
 
     init_from: str | None = None
-    """Folder whose newest weights to start from: a run, or what `parrot convert hf-to-flax` made.
-    Its `model` must be this one. Null = random weights."""
+    """Folder of the initial weights: a run, or output of `parrot convert hf-to-flax`; its newest
+    checkpoint is used. Its `model` must be the same. Null = random weights."""
 
     new_tokenizer: bool = False
-    """Train although `data.tokenizer` is not that which the weights of `init_from` were made
-    with, or has far fewer ids than the model has rows. Rows of the embedding then begin with the
-    weights of other words."""
+    """Allow a `data.tokenizer` that is not the one of the weights in `init_from`, or that has far
+    fewer ids than the model has embedding rows. Embedding rows then start with the weights of
+    other tokens."""
 
     epochs: float = 3.0
     """Passes over the sessions."""
 
     max_steps: int | None = None
-    """Stop after this many steps, the schedule still being that of `epochs`; null = no limit.
-    0 evaluates the untrained model."""
+    """Stop after this many steps, but with the schedule of `epochs`; null = no limit. 0 evaluates
+    the untrained model."""
 
     batch_rows: int = 32
-    """Rows in one optimizer step, over all devices and accumulated micro-batches."""
+    """Global batch size: rows of an optimizer step, over all devices and micro-batches."""
 
     micro_rows: int | None = None
-    """Most rows that one part of the mesh (data x fsdp) takes at once. A step's rows are taken in
-    as few micro-batches as keep to it, on any number of devices, and their gradients summed, so
-    fewer devices make the same steps. Null = all at once."""
+    """Most rows of a micro-batch per data-parallel part (data x fsdp). Gradients are accumulated
+    over as few micro-batches as possible, so fewer devices make the same steps. Null = no
+    accumulation."""
 
     seed: int = 0
-    """Decides the initial weights and the order of the rows."""
+    """Seed of the initial weights and of the row order."""
 
     param_dtype: Literal["float32", "bfloat16"] = "float32"
-    """Type in which weights are stored and trained. bfloat16 takes half the memory; each update is
-    then rounded stochastically, as most would be lost in rounding to the nearest."""
+    """Type of the stored weights. bfloat16 takes half the memory; updates are then rounded
+    stochastically, because rounding to nearest would lose most of them."""
 
     compute_dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Type of matrix products and activations; sums are float32."""
 
     accumulator_dtype: Literal["float32", "bfloat16"] = "float32"
-    """Type in which the gradients of micro-batches are summed. bfloat16 takes half the memory; each
-    sum is then rounded stochastically."""
+    """Type in which gradients are accumulated. bfloat16 takes half the memory; sums are then
+    rounded stochastically."""
 
     attention: Literal["auto", "block_causal", "cudnn", "dense", "pallas", "splash"] = "auto"
     """Attention backend; auto takes the best one for the platform."""
 
     remat: Literal["none", "attention", "dots", "full"] = "none"
-    """What the backward pass recomputes instead of keeping: nothing; all but the products with
-    weights and what attention needs; all but those products; all but the layers' inputs."""
+    """What the backward pass recomputes: nothing; all but matrix products with weights and the
+    residuals of attention; all but those products; all but the inputs of layers."""
 
     unroll_layers: int = 1
-    """Layers that the loop over layers takes at a time. 1 compiles fastest; all of them leave no
-    loop, which lets a GPU overlap the work of neighbours."""
+    """Layers per iteration of the scan over layers. 1 compiles fastest; all = no
+    loop, so that a GPU can overlap the work of adjacent layers."""
 
     offload_optimizer: bool = False
-    """Keep the moments in the host's memory between steps, where the platform can."""
+    """Keep the moments in host memory between steps, if the platform supports it."""
 
     loss_tile: int = 2048
-    """Tokens whose logits stand in memory at once."""
+    """Tokens whose logits are in memory at once."""
 
     eval_every_epochs: float = 1.0
-    """Epochs between evaluations on the held-out split; there is always one at the end."""
+    """Epochs between evaluations on the held-out split; the last step is always evaluated."""
 
     xla_flags: tuple[str, ...] = ()
-    """Flags for XLA, e.g. `--xla_gpu_enable_triton_gemm=false`, beside those that each platform has
-    (`core/xla_flags.py`); they win over those, and over `XLA_FLAGS` in the environment."""
+    """XLA flags, e.g. `--xla_gpu_enable_triton_gemm=false`. They override those of the platform
+    (`core/xla_flags.py`) and `XLA_FLAGS` in the environment."""
 
     trackers: tuple[Literal["tensorboard", "wandb"], ...] = ()
-    """Where curves are shown beside `metrics.jsonl`; needs the extra `trackers`."""
+    """Trackers to log to besides `metrics.jsonl`; needs the extra `trackers`."""
 
     profile_steps: tuple[int, ...] = ()
-    """Steps to trace, 1 being the first, into `profile/` of the run folder."""
+    """Steps to trace, counted from 1, to `profile/` of the run folder."""
 
     step_timeout_s: float = 1800.0
-    """A step that takes longer, its compilation included, hangs: the stacks of all threads are
-    written, and the process ends with exit code 75, "start again". 0 = wait forever."""
+    """Timeout of a step, including compilation. After it, the stacks of all threads are written
+    and the process exits with code 75 ("restart me"). 0 = no timeout."""
 
     checkpoint_every_steps: int = 100
-    """Steps between checkpoints; there is always one at the end."""
+    """Steps between checkpoints; the last step is always saved."""
 
     keep_checkpoints: int = 2
-    """How many of the newest checkpoints to keep."""
+    """Number of newest checkpoints to keep."""
 
     log_every_steps: int = 10
-    """Steps between printed lines; `metrics.jsonl` has every step."""
+    """Steps between printed lines; `metrics.jsonl` logs every step."""
 
     def __post_init__(self) -> None:
         for name in ("batch_rows", "micro_rows", "checkpoint_every_steps", "keep_checkpoints",
@@ -201,17 +201,17 @@ class TrainConfig:
 
     @classmethod
     def of(cls, options: "TrainConfig") -> "TrainConfig":
-        """The config alone, without what a verb that extends it has beside it."""
+        """The config without the keys of a command that extends it."""
         return cls(**{name.name: getattr(options, name.name) for name in fields(TrainConfig)})
 
     def check_mask(self) -> None:
-        """Refuses a mask that contradicts the task or itself, as a config made from another may.
+        """Checks that the mask does not contradict the task or itself.
 
-        Not part of the constructor: runs of earlier versions may have such masks, and can be used.
+        Not in the constructor: runs of earlier versions may have such masks and stay usable.
 
         Raises:
           UserError: The mask trains other turns than the task's and `allow_other_mask` is off, or
-            keys of it have no effect or leave nothing to train.
+            some of its keys have no effect or leave nothing to train.
         """
         mask, speaker = self.data.mask, {"ask": "user", "chat": "assistant"}[self.task]
         roles = set(mask.loss_roles)
@@ -220,7 +220,7 @@ class TrainConfig:
             raise UserError(
                 f"task: {self.task} makes {kind}, which writes the {speaker}'s turns, but "
                 f"data.mask.loss_roles is {list(mask.loss_roles)}; set it to [{speaker}], or "
-                "allow_other_mask: true where that is meant."
+                "allow_other_mask: true if that is intended."
             )
         if mask.skip_first_turn and "user" not in roles:
             raise UserError(
@@ -235,12 +235,12 @@ class TrainConfig:
             )
 
     def accumulation_steps(self, row_shards: int) -> int:
-        """Micro-batches in a step, where `row_shards` parts of the mesh share the rows.
+        """Micro-batches per step if `row_shards` parts of the mesh share the rows.
 
-        32 rows on 8 parts with `micro_rows=1` are 4 micro-batches of 8; on 4 parts, 8 of 4.
+        With `micro_rows=1`, 32 rows on 8 parts make 4 micro-batches of 8; on 4 parts, 8 of 4.
 
         Raises:
-          UserError: The parts cannot share the rows of a step evenly.
+          UserError: The rows of a step do not divide evenly over the parts.
         """
         if self.batch_rows % row_shards:
             raise UserError(

@@ -1,6 +1,6 @@
-"""The weights of a run, in two parts: what is trained, and what stays as it was loaded.
+"""The weights of a run in two parts: trainable and frozen.
 
-Only the trainable part meets gradients, the optimizer and checkpoints.
+Only the trainable part has gradients and moments and is saved in checkpoints.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,15 +11,15 @@ IsTrainable = Callable[[tuple[str, ...]], bool]
 
 
 class TrainState(NamedTuple):
-    """All that a step changes, and what it reads beside."""
+    """Everything that a step changes, and the frozen weights."""
 
     trainable: Any
-    """The weights that are trained, as nested dicts."""
+    """The trainable weights, as nested dicts."""
     opt_state: Any
     step: Any
-    """Updates done so far."""
+    """Number of updates so far."""
     frozen: Any = {}  # noqa: RUF012  # of a NamedTuple; nobody writes into it
-    """The other weights, with no place in common; empty where all are trained."""
+    """The other weights, disjoint from `params`; empty if all are trained."""
 
     @property
     def params(self) -> Any:
@@ -33,7 +33,7 @@ def all_trainable(path: tuple[str, ...]) -> bool:
 
 
 def split(params: Mapping[str, Any], is_trainable: IsTrainable) -> tuple[Any, Any]:
-    """The trainable and the frozen part of a tree; without a branch that would be empty.
+    """Splits a tree into a trainable and a frozen part, without empty branches.
 
     >>> split({"a": {"x": 1, "y": 2}, "b": 3}, lambda path: path[-1] == "y")
     ({'a': {'y': 2}}, {'a': {'x': 1}, 'b': 3})
@@ -54,7 +54,7 @@ def split(params: Mapping[str, Any], is_trainable: IsTrainable) -> tuple[Any, An
 
 
 def merge(one: Any, other: Any) -> Any:
-    """Puts two parts of a tree together again.
+    """Merges the two parts of a tree.
 
     >>> merge({"a": {"y": 2}}, {"a": {"x": 1}, "b": 3})
     {'a': {'y': 2, 'x': 1}, 'b': 3}

@@ -1,7 +1,7 @@
-"""Ends a process that hangs, with the stacks of its threads, so that a supervisor starts it again.
+"""Ends a process that hangs, with the stacks of its threads, so that a supervisor restarts it.
 
-When one host of a run dies or a collective goes wrong, the others wait for it in C code, where no
-exception reaches them: hours of a pod are lost in silence. A thread sees that no step ends.
+When one host of a run dies or a collective fails, the others wait in C code, where no exception
+reaches them, and a pod may idle for hours. A watchdog thread notices that no step ends.
 """
 
 import contextlib
@@ -18,11 +18,11 @@ _STDERR = 2
 
 
 class Watchdog:
-    """Ends the process with `RESTART_EXIT_CODE` when `reset` was not called for `timeout_s`.
+    """Ends the process with `RESTART_EXIT_CODE` if `reset` is not called for `timeout_s`.
 
-    The time runs from the beginning of the block, so it must be longer than whatever lies between
-    two calls: compilation, an evaluation, a checkpoint. Nothing is cleaned up at the end, as what
-    hangs would hang there too. Code that holds the GIL for ever stops the watchdog as well.
+    The time starts with the block, so it must be longer than anything between two calls:
+    compilation, an evaluation, a checkpoint. There is no cleanup at exit, because that would hang
+    too. Code that never releases the GIL also blocks the watchdog.
 
     `with Watchdog(1800, folder / "hang.txt") as watchdog: ...; watchdog.reset()`
     """
@@ -31,7 +31,7 @@ class Watchdog:
         """Starts nothing yet.
 
         Args:
-          timeout_s: Seconds without a `reset`; 0, less or None = never.
+          timeout_s: Seconds without a `reset`; None or <= 0 = never.
           report: A local file to which the stacks are appended, besides the standard error stream.
         """
         self._timeout_s = timeout_s if timeout_s is not None and timeout_s > 0 else None
@@ -62,7 +62,7 @@ class Watchdog:
             self._thread = None
 
     def reset(self) -> None:
-        """Says that the run is alive; costs nothing."""
+        """Restarts the timer; cheap."""
         self._last = time.monotonic()
 
     def _watch(self, timeout_s: float) -> None:
@@ -73,11 +73,11 @@ class Watchdog:
 
     def _end(self, timeout_s: float) -> None:
         line = (
-            f"parrot: nothing has moved for {timeout_s:g} s, so this process ends itself with "
-            f"code {RESTART_EXIT_CODE}. The stacks of its threads are above and in {self._report}; "
-            "run the same command again to continue."
+            f"parrot: no progress for {timeout_s:g} s; exiting with "
+            f"code {RESTART_EXIT_CODE}. The stacks of all threads are above and in {self._report}; "
+            "run the same command again to resume."
         )
-        # Straight to the descriptors: what hangs may hold the lock of a Python stream.
+        # Straight to the descriptors: the hanging thread may hold the lock of a Python stream.
         with contextlib.suppress(OSError):
             faulthandler.dump_traceback(_STDERR, all_threads=True)
             os.write(_STDERR, f"{line}\n".encode())

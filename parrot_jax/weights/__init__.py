@@ -13,6 +13,6 @@ hf_folder.py     config.json and safetensors, read a slice at a time
 hf_to_flax.py    in
 flax_to_hf.py    out
 verify.py        are they the same?
-model_card.py    what an export says of itself
+model_card.py    the model card of an export
 hub.py           from and to the Hugging Face hub; loads no jax
 """

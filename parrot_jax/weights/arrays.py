@@ -23,7 +23,7 @@ from parrot_jax.core.errors import is_disk_full
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Whether a log record says more than the error that is raised as well."""
+    """Filters log records that only repeat the raised error."""
     if "Failed to json parse" in str(record.msg):
         return False
     error = record.exc_info[1] if record.exc_info else None
@@ -119,7 +119,7 @@ class _PartHandler(CheckedHandler):
     """Writes parts as arrays; copies them to the host a batch at a time."""
 
     def __init__(self) -> None:
-        """Without the file of shardings: every batch would write it anew, and nothing reads it."""
+        """Skips the file of shardings: every batch would rewrite it, and nothing reads it."""
         super().__init__(enable_write_sharding_file=False)
 
     async def serialize(self, values: Any, infos: Any, args: Any = None) -> Any:

@@ -1,4 +1,4 @@
-"""Checkpoints: one array a layer and tensor on disk, atomic, written while training goes on.
+"""Checkpoints: one array per layer and tensor on disk, atomic, written during training.
 
 In memory the layers are stacked, which the scan needs; on disk they are apart, which converters,
 exports and unrolled models need, and which keeps the largest tensor small. A kill in the middle of
@@ -100,7 +100,7 @@ class Checkpoints:
         try:
             return dict(json.loads(path.read_text(encoding="utf-8"))["custom_metadata"] or {})
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
-            raise self._damage(step, f"{path} is missing or not what was written") from None
+            raise self._damage(step, f"{path} is missing or has changed") from None
 
     def save(self, step: int, params: Any, optimizer: Any) -> None:
         """Starts a save; returns when the arrays are copied, before they are on the disk.
@@ -251,7 +251,7 @@ class Checkpoints:
         with reading():
             found: Any = on_disk.item_handler().metadata(epath.Path(folder))
             if not found:
-                raise Unreadable(f"{folder} does not say which arrays it holds")
+                raise Unreadable(f"{folder} does not list its arrays")
             self._note_checksums(step, folder)
             return {
                 name: StoredArray(tuple(array.shape), np.dtype(array.dtype))
@@ -283,14 +283,14 @@ class Checkpoints:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         found = f"{'; '.join(problems[:3])}{more}"
         if self._made_of and self.made_of(step) == self._made_of:
-            raise Unreadable(found)  # it says itself that it is of this model
+            raise Unreadable(found)  # its record says that it is of this model
         raise UserError(
             f"the checkpoint {self._folder}/{step}/{item} is of another model: {found}; give the "
             "model sizes it was trained with."
         )
 
     def _damage(self, step: int, reason: str) -> DamagedCheckpointError:
-        """The error that says what is damaged and where to go back to."""
+        """The error that names the damage and the checkpoint to return to."""
         self._damaged.add(step)
         before = self.latest_step()
         way = (

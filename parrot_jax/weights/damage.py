@@ -1,4 +1,4 @@
-"""What a failed read says of a checkpoint: that it is damaged, or nothing at all."""
+"""Tells whether a failed read means that a checkpoint is damaged."""
 
 import contextlib
 import errno
@@ -31,10 +31,10 @@ class Unreadable(Exception):  # noqa: N818
 
 @contextlib.contextmanager
 def reading() -> Iterator[None]:
-    """Nothing but reading stands in this block, so only that can find a checkpoint damaged.
+    """Wraps a block that only reads, so that other errors are not taken for damage.
 
     Raises:
-      Unreadable: What is stored could not be read; the text says why, in one line.
+      Unreadable: The stored bytes could not be read; the message is one line.
     """
     try:
         yield
@@ -43,10 +43,10 @@ def reading() -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    """What a failed read says of the checkpoint, in one line.
+    """Describes the damage behind a failed read, in one line.
 
     Raises:
-      Exception: `error` itself, where it says nothing of what is stored.
+      Exception: `error` itself, if it is not about the stored bytes.
       UserError: The storage could not be asked.
     """
     chain: list[BaseException] = [error]

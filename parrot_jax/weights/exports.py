@@ -25,7 +25,7 @@ def checkpoint_identity(checkpoint: AnyPath | str) -> str:
 
 
 def newest_step(checkpoints: Path) -> int | None:
-    """Step of the newest whole checkpoint on a disk; None = there is none.
+    """Step of the newest complete checkpoint on a disk, or None.
 
     A save takes its number for a name when it is whole, and not before.
     """
@@ -133,7 +133,7 @@ def check_hash(file: Path, digest: str) -> None:
       UserError: It is missing, or has another hash.
     """
     if not file.exists():
-        raise UserError(f"{file} is missing, which belongs to its folder; put it back.")
+        raise UserError(f"{file} is missing; restore it, or export again.")
     if hash_file(file) != digest:
         raise UserError(
             f"{file} is damaged: it is not what was written or downloaded; delete it "

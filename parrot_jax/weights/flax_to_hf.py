@@ -60,19 +60,19 @@ def flax_to_hf(
 
     Args:
       folder: A run, or what was converted.
-      out: The folder to write; where an export of the same was killed, it goes on.
+      out: The output folder; an interrupted export of the same checkpoint is resumed.
       dtype: Type to write; None = that in which most tensors of the checkpoint are stored.
       step: Which checkpoint; None = the newest.
-      tokenizer: Fingerprint of the tokenizer that will be written beside; None = none will.
+      tokenizer: Fingerprint of the tokenizer that will be exported too, or None.
       max_shard_bytes: Most bytes of weights in a file; a larger tensor has one of its own.
 
     Returns:
       The type that was written.
 
     Raises:
-      UserError: There is no such checkpoint, it is damaged, `out` holds something else, or a number
+      UserError: There is no such checkpoint, it is damaged, `out` has other files, or a number
         is not finite in this type.
-      DiskFullError: There is no room.
+      DiskFullError: The disk is full.
     """
     out = Path(out)
     checkpoints, step = folder.open_checkpoint(step)
@@ -98,7 +98,7 @@ def flax_to_hf(
         left = [shard for shard in shards
                 if shard.name not in hashes or not (out / shard.name).exists()]  # fmt: skip
         if len(left) < len(shards):
-            console.print(f"continuing {out}: {len(shards) - len(left)} of {len(shards)} files")
+            console.print(f"resuming {out}: {len(shards) - len(left)} of {len(shards)} files")
         needed = sum(_nbytes(tensor, DTYPES[dtype]) for shard in left for tensor in shard.tensors)
         check_room(out, needed, "the export")
         names = [tensor for shard in left for tensor in shard.tensors]
@@ -138,7 +138,7 @@ def write_hf_config(
     """
     out = Path(out)
     write_json(out / "generation_config.json", dict(ids))
-    # The name that transformers 4 knows; 5 calls it dtype and reads this one as well.
+    # Name in transformers 4; 5 calls it dtype and reads this one too.
     values = to_hf(config) | dict(ids) | {"torch_dtype": dtype}
     text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
     hashes = {name: hash_file(out / name) for name in _HASHED if (out / name).exists()}
@@ -198,7 +198,7 @@ def _claim(out: Path, record: Mapping[str, Any]) -> dict[str, str]:
             "another folder, or delete it first."
         )
     if out.exists() and any(out.iterdir()):
-        raise UserError(f"{out} is not empty and no export; choose another folder.")
+        raise UserError(f"{out} is not empty and not an export; choose another folder.")
     write_json(out / RECORD, record)
     return {}
 

@@ -66,8 +66,8 @@ class HfFolder:
       path: The folder.
       config: The sizes.
       tensors: All tensors of these sizes.
-      bos_token_id: What the folder says opens a text; None = nothing.
-      eos_token_id: What it says ends a text; empty = nothing.
+      bos_token_id: From its config; None = not set.
+      eos_token_id: From its config; empty = not set.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -189,7 +189,7 @@ def cast_finite(
       advice: What to do.
 
     Raises:
-      UserError: There are some; the text says how many.
+      UserError: There are some; the message has their number.
     """
     with np.errstate(over="ignore"):
         array = array.astype(dtype, copy=False)
@@ -228,7 +228,7 @@ def _special_ids(folder: Path) -> tuple[int | None, tuple[int, ...]]:
 def _ids(value: Any, path: Any) -> tuple[int, ...]:
     found = value if isinstance(value, list) else [] if value is None else [value]
     if not all(type(each) is int and -1 <= each < 2**31 for each in found) or len(found) > 1000:
-        raise UserError(f"{path}: an id of a token is {ascii(value)[:80]}, which is none.")
+        raise UserError(f"{path}: {ascii(value)[:80]} is not a token id.")
     return tuple(each for each in found if each >= 0)
 
 
@@ -251,7 +251,8 @@ def _files(folder: Path) -> list[Path]:
         names = _file_names(places)
         if not names:
             raise UserError(
-                f"{index} is no index of safetensors files: it has no `weight_map` from tensors to "
+                f"{index} is not an index of safetensors files: it has no `weight_map` from "
+                "tensors to "
                 "names of files."
             )
         files = [file_in(folder, name) for name in sorted(names)]
@@ -270,7 +271,7 @@ def _files(folder: Path) -> list[Path]:
             "read; take a folder with safetensors, or make one with transformers: "
             "AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(NEW_FOLDER)."
         )
-    raise UserError(f"{folder} holds no {_SINGLE} and no {INDEX}; check the path.")
+    raise UserError(f"{folder} has neither {_SINGLE} nor {INDEX}; check the path.")
 
 
 def _file_names(places: Any) -> set[str]:

@@ -37,7 +37,7 @@ def hf_to_flax(
 
     Args:
       source: What to read.
-      out: The folder to make; where a killed conversion left something, it begins anew.
+      out: The output folder; an interrupted conversion is restarted.
       dtype: Type to store; None = that of the source.
       origin: Where the source comes from, for the record.
       tokenizer: Fingerprint of the tokenizer that belongs to the weights; None = not known.
@@ -48,11 +48,11 @@ def hf_to_flax(
     Raises:
       UserError: The folder holds something else, the source is float16 and `dtype` is None, or a
         number is NaN or infinite.
-      DiskFullError: There is no room.
+      DiskFullError: The disk is full.
     """
     folder = ModelFolder(out)
     if folder.config_path.exists():
-        raise UserError(f"{out} holds a model already; choose another folder, or delete it first.")
+        raise UserError(f"{out} already has a model; choose another folder, or delete it first.")
     stored = {tensor.ours: dtype or source.dtype_of(tensor) for tensor in source.tensors}
     if "float16" in stored.values():
         raise UserError(

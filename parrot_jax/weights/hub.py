@@ -1,7 +1,7 @@
 """The Hugging Face hub: folders from it, models and datasets to it. Loads no jax.
 
 The library takes the token from the environment variable HF_TOKEN or from `hf auth login`; no error
-shows it. A push is one commit: whoever downloads meanwhile gets the files before it or those after.
+shows it. A push is one commit, so a concurrent download gets either the old or the new files.
 """
 
 import contextlib
@@ -60,7 +60,7 @@ class Upload:
     left_here: Sequence[str] = ()
     """Names in the folder that are not sent."""
     replaces: Callable[[str], bool]
-    """Whether a file of the repository, known by its name, must not stay beside those sent."""
+    """Whether an existing file of the repository conflicts with those sent, by its name."""
 
 
 def local_folder(source: str, *, revision: str | None = None) -> Path:
@@ -74,7 +74,7 @@ def local_folder(source: str, *, revision: str | None = None) -> Path:
 
     Raises:
       UserError: It is neither, may not be read, or has no safetensors.
-      DiskFullError: There is no room in the cache.
+      DiskFullError: The cache's disk is full.
     """
     if Path(source).is_dir():
         if revision is not None:
@@ -84,7 +84,7 @@ def local_folder(source: str, *, revision: str | None = None) -> Path:
         return Path(source)
     if Path(source).exists() or not _NAME.fullmatch(source):
         raise UserError(
-            f"{source} is no folder, and no name on the Hugging Face hub, which has the form "
+            f"{source} is neither a folder nor a name on the Hugging Face hub, of the form "
             "org/name."
         )
     import huggingface_hub
@@ -107,7 +107,7 @@ def local_folder(source: str, *, revision: str | None = None) -> Path:
 
 
 def push(upload: Upload, repo: str, *, private: bool = True, confirm: Callable[[str], bool]) -> str:
-    """Sends files to the hub, in one commit; can be repeated wherever it was killed.
+    """Uploads files to the hub in one commit; safe to repeat after a kill.
 
     Files of an earlier push that would be read beside the new ones are deleted; others, such as a
     licence, stay.
@@ -125,7 +125,7 @@ def push(upload: Upload, repo: str, *, private: bool = True, confirm: Callable[[
       UserError: The answer was no, or the hub refuses.
     """
     if not _NAME.fullmatch(repo):
-        raise UserError(f"{repo} is no name on the Hugging Face hub, which has the form org/name.")
+        raise UserError(f"{repo} is not a name on the Hugging Face hub, of the form org/name.")
 
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
@@ -189,14 +189,14 @@ def _files_of_export(folder: Path) -> list[Path]:
         )
     if not (folder / "config.json").exists():
         raise UserError(
-            f"{folder} is no finished export: it has no config.json, which is written last. Run "
-            "`parrot convert flax-to-hf` again; it goes on where it stopped."
+            f"{folder} is not a finished export: it has no config.json, which is written last. Run "
+            "`parrot convert flax-to-hf` again to resume it."
         )
     try:
         HfFolder(folder).check_files()
     except UserError as error:
         raise UserError(
-            f"{folder} is no finished export: {error} Run `parrot convert flax-to-hf` again; it "
+            f"{folder} is not a finished export: {error} Run `parrot convert flax-to-hf` again; it "
             "writes what is missing, once what is broken is deleted."
         ) from None
     entries = sorted(entry for entry in folder.iterdir() if not _matches(entry.name, _NOT_SENT))
@@ -209,7 +209,7 @@ def _files_of_export(folder: Path) -> list[Path]:
 
 
 def _look_up(api: "huggingface_hub.HfApi", repo: str, kind: RepoKind) -> Any:
-    """What the hub knows of a repository; None = there is none."""
+    """The hub's information on a repository, or None if it does not exist."""
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
     with _one_line_errors(repo, kind=kind):
@@ -274,7 +274,7 @@ def _explain(error: Exception, repo: str, revision: str | None, kind: RepoKind) 
     from huggingface_hub import constants, errors
 
     # What failed in a thread, or was not in the cache either, is wrapped in errors that say less;
-    # a ValueError says more than what it wraps.
+    # A ValueError has a better message than the error that it wraps.
     kinds = (errors.HfHubHTTPError, errors.OfflineModeIsEnabled, httpx2.TransportError, ValueError)
     chain = list(_causes(error))
     cause = next((link for link in chain if isinstance(link, kinds)), chain[-1])

@@ -85,7 +85,7 @@ def save_lazily(
     Args:
       folder: That of the checkpoints; what a killed save left there is removed.
       step: The number of the checkpoint; one that is there is replaced.
-      arrays: By their names on disk, see `names.tensors`. Four at most stand in memory at once.
+      arrays: By their names on disk, see `names.tensors`. At most four are in memory at once.
       made_of: What belongs to the weights, see `Checkpoints.made_of`.
 
     Raises:

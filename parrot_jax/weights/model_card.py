@@ -14,7 +14,7 @@ _TEMPLATE = Path(__file__).parent / "templates" / "model_card.md.jinja"
 
 
 class Training(NamedTuple):
-    """What a card says of the run behind the weights."""
+    """Facts of a run for its model card."""
 
     task: Literal["ask", "chat"]
     base: str | None

@@ -69,10 +69,10 @@ class ModelFolder:
         """The values of `config.yaml`.
 
         Raises:
-          UserError: There is none, so this is no folder of ours.
+          UserError: There is none, so this is not a run folder.
         """
         if not self.config_path.exists():
-            raise UserError(f"{self.path} is no run folder: it has no config.yaml.")
+            raise UserError(f"{self.path} is not a run folder: it has no config.yaml.")
         values = read_yaml(self.config_path)
         if not isinstance(values, dict) or "model" not in values:
             raise UserError(f"{self.config_path} names no model.")
@@ -82,7 +82,7 @@ class ModelFolder:
         """Whether the weights were converted, and not trained here.
 
         Raises:
-          UserError: This is no folder of ours.
+          UserError: This is not a run folder.
         """
         return "converted_from" in self.read_config()
 

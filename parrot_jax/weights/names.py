@@ -65,7 +65,7 @@ class Tensor(NamedTuple):
             if width != size:  # the heads, joined with the width of one
                 head = self.split_shape[dim]
                 if bounds[dim] != (0, head):
-                    raise ValueError(f"{self.ours}: the width of a head is cut to {bounds[dim]}")
+                    raise ValueError(f"{self.ours}: the head dim is split at {bounds[dim]}")
                 first, last, dim = first * head, last * head, dim + 1
             slices.append(slice(first, last))
         return tuple(slices)
@@ -125,7 +125,7 @@ def _turned(array: Shaped[np.ndarray, "..."], order: Sequence[int]) -> Any:
     """
     cut = order[0]
     if tuple(order) != (*range(cut, array.ndim), *range(cut)):
-        raise ValueError(f"{tuple(order)} is no rotation of the dims")
+        raise ValueError(f"{tuple(order)} is not a rotation of the dims")
     if cut == 0:
         return np.ascontiguousarray(array)
     rows, columns = math.prod(array.shape[:cut]), math.prod(array.shape[cut:])

@@ -42,7 +42,7 @@ def verify(source: HfFolder, folder: ModelFolder, *, step: int | None = None) ->
       step: Which checkpoint of it; None = the newest.
 
     Raises:
-      UserError: The two are of different sizes, or there is no such checkpoint.
+      UserError: The sizes differ, or there is no such checkpoint.
     """
     check_same_model(folder.path, source.config)
     checkpoints, step = folder.open_checkpoint(step)

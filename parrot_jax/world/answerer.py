@@ -1,7 +1,7 @@
-"""The answerer of the little world: tells the truth, or errs as often as it was told to.
+"""The answerer of the synthetic world: answers truthfully, or wrongly at a given rate.
 
-It understands only the questions, never its own answers, as a text that is no question here is
-answered by `NO_ANSWER`, which a collection treats as meaningless.
+It reads only the questions, not its own answers. Anything it cannot parse gets `NO_ANSWER`, which a
+collection treats as meaningless.
 """
 
 from collections.abc import Sequence
@@ -15,18 +15,18 @@ NO_ANSWER = "I do not understand."
 
 
 class Answerer:
-    """Answers by a world's facts. Equal histories get equal answers."""
+    """Answers from a world's facts. Equal histories get equal answers."""
 
     def __init__(self, world: World, *, mistake_rate: float = 0.0) -> None:
-        """Takes the facts.
+        """Sets the facts and the error rate.
 
         Args:
           world: The facts.
-          mistake_rate: Share of answers, in [0, 1], that are wrong as real answerers are wrong:
-            an invented value, the place or the attribute of an earlier question.
+          mistake_rate: Share of wrong answers, in [0, 1]. They are plausible: an invented value, or
+            the place or attribute of an earlier question.
 
         Raises:
-          UserError: The rate is out of its range.
+          UserError: The rate is out of range.
         """
         if not 0 <= mistake_rate <= 1:
             raise UserError(f"mistake_rate is {mistake_rate}; it must be in [0, 1].")
@@ -47,7 +47,7 @@ class Answerer:
 
 
 def wrong_answers(world: World, question: Question, context: Context) -> list[str]:
-    """Plausible answers that are not the true one: of another place or attribute, or made up."""
+    """Plausible wrong answers: for another place or attribute, or made up."""
     right = true_answer(world, question)
     misread = [question._replace(place=place) for place, _ in context.named]
     misread += [question._replace(attribute=attribute) for attribute in world.attributes]

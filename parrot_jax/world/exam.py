@@ -1,7 +1,7 @@
-"""The exam: dialogues of eight questions, answered by a model, each answer right or wrong.
+"""The exam: a model answers dialogues of eight questions; each answer is right or wrong.
 
-As in MT-Bench++, the questions are fixed and the model goes on from its own answers. A question's
-truth depends on the questions before it alone, so a wrong answer costs one mark.
+As in MT-Bench++, the questions are fixed and the model's own answers are in its context. The true
+answer depends only on the earlier questions, so a wrong answer costs one point.
 """
 
 import json
@@ -23,16 +23,16 @@ _MAX_ANSWER_TOKENS = 32
 
 
 def take_exam(run: Path, exam: Path, out: Path) -> None:
-    """Lets the newest checkpoint of a run answer every dialogue of an exam, greedily.
+    """Runs the newest checkpoint of a run on every dialogue of an exam, with greedy decoding.
 
     Args:
       run: A run folder with task `chat`.
       exam: `exam.jsonl` of a world: dialogues with the true answers.
-      out: JSON lines, written whole or not at all: `{id, kinds, questions, truths, answers,
-        right}`, the last five being lists with one entry a turn.
+      out: JSON lines, written atomically: `{id, kinds, questions, truths, answers, right}`, the
+        last five being lists with one entry per turn.
 
     Raises:
-      UserError: A file is missing, or damaged.
+      UserError: A file is missing or damaged.
     """
     dialogues = _read_rows(exam, "id", "kinds", "messages")
     questions = [[m["content"] for m in d["messages"] if m["role"] == "user"] for d in dialogues]
@@ -52,7 +52,7 @@ def take_exam(run: Path, exam: Path, out: Path) -> None:
 
 
 def _answer(run: Path, questions: Sequence[Sequence[str]]) -> list[list[str]]:
-    """The answers, a turn of all dialogues at a time."""
+    """The answers; generates one turn of all dialogues at a time."""
     folder = RunFolder(run)
     config = folder.load_config()
     template, params = folder.load_template(), load_params(str(run))
@@ -90,7 +90,7 @@ def _read_rows(path: Path, *keys: str) -> list[dict[str, Any]]:
                 row = None
             if not isinstance(row, dict) or any(key not in row for key in keys):
                 raise UserError(
-                    f"{path}:{number} is damaged: it is no JSON object with {', '.join(keys)}; a "
+                    f"{path}:{number} is not a JSON object with {', '.join(keys)}; a "
                     "stage of the quickstart writes this file: remove the folder and run it again."
                 )
             rows.append(row)

@@ -1,4 +1,4 @@
-"""How like people an asker asks, and how well an answerer answers, by exact truth."""
+"""Measures how similar an asker's questions are to people's, and how many answers are right."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -7,15 +7,15 @@ from typing import NamedTuple
 from parrot_jax.world.questions import Context, Invalid, Language
 
 KindCounts = Mapping[int, Counter[str]]
-"""For each turn index, how often each kind of question was asked; `invalid` is one of the kinds."""
+"""Number of questions by turn index and kind; `invalid` is one of the kinds."""
 
 
 class AskedKinds(NamedTuple):
-    """What was asked, and what could not be resolved."""
+    """Counts of valid and invalid questions."""
 
     by_turn: dict[int, Counter[str]]
     invalid: Counter[str]
-    """How many questions were invalid for each reason."""
+    """Number of invalid questions by reason."""
 
     @property
     def num_questions(self) -> int:
@@ -29,12 +29,12 @@ class AskedKinds(NamedTuple):
 
 
 def asked_kinds(language: Language, dialogues: Iterable[tuple[Sequence[str], int]]) -> AskedKinds:
-    """Counts the kinds of questions by their turn.
+    """Counts questions by turn and kind.
 
     Args:
-      language: Understands them.
-      dialogues: For each, its questions and the index of the first one that counts: those before
-        were not asked by the speaker in question.
+      language: The parser.
+      dialogues: For each, its questions and the index of the first one to count: earlier ones were
+        given, not asked by the speaker.
     """
     by_turn: dict[int, Counter[str]] = {}
     invalid: Counter[str] = Counter()
@@ -53,16 +53,16 @@ def asked_kinds(language: Language, dialogues: Iterable[tuple[Sequence[str], int
 
 
 def kind_distance(first: KindCounts, second: KindCounts) -> float:
-    """Total variation between two mixes of kinds, at equal turn index.
+    """Total variation distance between two distributions of kinds, by turn index.
 
-    At each turn that both have, half the sum of absolute differences of the shares; over turns, the
-    mean weighted by the questions that `first` has there. 0 = the same mix, 1 = nothing in common.
+    At each turn that both have: half the sum of absolute differences of the shares. Over turns: the
+    mean, weighted by the number of questions in `first`. 0 = same distribution, 1 = disjoint.
 
     >>> kind_distance({1: Counter(full=3, back=1)}, {1: Counter(full=1, back=1)})
     0.25
 
     Raises:
-      ValueError: No turn is in both.
+      ValueError: They have no turn in common.
     """
     turns = sorted(first.keys() & second.keys())
     if not turns:
@@ -72,7 +72,7 @@ def kind_distance(first: KindCounts, second: KindCounts) -> float:
     for turn in turns:
         a, b = first[turn], second[turn]
         num_a, num_b = sum(a.values()), sum(b.values())
-        # Sorted: a set of words has another order in each process, and the sum other last digits.
+        # Sorted: set order varies between processes, which would change the last digits of the sum.
         kinds = sorted(a.keys() | b.keys())
         variation = sum(abs(a[kind] / num_a - b[kind] / num_b) for kind in kinds) / 2
         distance += variation * num_a / total

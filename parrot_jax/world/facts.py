@@ -1,8 +1,8 @@
-"""The facts of the little world: places, what can be asked of them, and the values.
+"""The facts of the synthetic world: places, attributes and values.
 
-Everything follows from a difficulty and a seed. `easy` is small enough to be learned in two minutes
-by two CPU cores; `hard` has more facts, and people who refer farther back, correct themselves and
-mention places that they do not ask about.
+A difficulty and a seed determine everything. `easy` can be learned in two minutes on two CPU cores;
+`hard` has more facts, and people who refer farther back, correct themselves and mention places that
+they do not ask about.
 """
 
 import itertools
@@ -32,16 +32,16 @@ _VALUES_PER_ATTRIBUTE = 12
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Traits:
-    """What makes one difficulty."""
+    """Settings of a difficulty."""
 
     num_places: int
     attributes: tuple[str, ...]
     ordinals: tuple[str, ...]
-    """The words by which people refer back: the first place they named, the second, ..."""
+    """Words for back-references: the first named place, the second, ..."""
     kind_weights: Mapping[str, float]
-    """How often people ask each kind of question, before what the moment allows."""
+    """Weight of each kind of question, among the kinds possible in a context."""
     aside_rate: float
-    """Share of later questions with a sentence before them about a place that is not meant."""
+    """Share of later questions that are preceded by a sentence about an unrelated place."""
 
 
 TRAITS: Mapping[Difficulty, Traits] = MappingProxyType(
@@ -72,7 +72,7 @@ TRAITS: Mapping[Difficulty, Traits] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """Who has what. Equal seeds and difficulties give equal worlds."""
+    """Places, attributes and facts. Equal seeds and difficulties give equal worlds."""
 
     difficulty: Difficulty
     seed: int
@@ -82,12 +82,12 @@ class World:
 
     @property
     def traits(self) -> Traits:
-        """What the difficulty means."""
+        """The settings of the difficulty."""
         return TRAITS[self.difficulty]
 
     @property
     def attributes(self) -> tuple[str, ...]:
-        """What can be asked of every place."""
+        """Attributes that every place has."""
         return self.traits.attributes
 
 
@@ -104,7 +104,7 @@ def make_world(difficulty: Difficulty, seed: int) -> World:
     if seed < 0:
         raise UserError(f"the world's seed is {seed}; it must be at least 0.")
     traits = TRAITS[difficulty]
-    # A string seeds Python's generator the same way on every machine and in every version.
+    # String seeds give the same numbers on every machine and Python version.
     random = Random(f"facts {difficulty} {seed}")
     names = _names(random)
     places = tuple(itertools.islice(names, traits.num_places))
@@ -121,7 +121,7 @@ def make_world(difficulty: Difficulty, seed: int) -> World:
 
 
 def _names(random: Random) -> Iterator[str]:
-    """Made-up names, each once."""
+    """Distinct made-up names."""
     syllables = [onset + vowel for onset in _ONSETS for vowel in _VOWELS]
     seen: set[str] = set()
     while True:
@@ -132,18 +132,18 @@ def _names(random: Random) -> Iterator[str]:
 
 
 def read_world(folder: Path) -> World:
-    """The world whose files `write_world` put into a folder.
+    """Reads the world that `write_world` wrote to a folder.
 
     Raises:
-      UserError: There is none, or its facts are not those of its seed.
+      UserError: There is none, or its facts do not match its seed.
     """
     with open_input(folder / "world.json") as file:
         found = json.load(file)
     world = make_world(found["difficulty"], found["seed"])
     if facts_of(world) != found["facts"]:
         raise UserError(
-            f"the facts in {folder / 'world.json'} are not those of the {world.difficulty} world "
-            f"of seed {world.seed}: another version wrote them; write the world again."
+            f"{folder / 'world.json'} does not match the {world.difficulty} world of seed "
+            f"{world.seed}: another version wrote it; write the world again."
         )
     return world
 

@@ -1,7 +1,7 @@
-"""The people of the little world: they ask as people do, refer back, correct themselves, and leave.
+"""Simulated users of the synthetic world: they refer back, correct themselves and leave.
 
-A person draws the next kind of question by the world's weights among those that make sense now,
-prefers what was not asked yet, and after each answer leaves with the same probability.
+A person draws the next kind of question, by the world's weights, among those that make sense,
+prefers facts not asked yet, and leaves after each answer with a constant probability.
 """
 
 from collections.abc import Iterator
@@ -26,12 +26,12 @@ MOST_ROUNDS = 12
 def people_dialogues(
     world: World, name: str, count: int, *, num_rounds: int | None = None
 ) -> Iterator[Dialogue]:
-    """Dialogues of people with an answerer that is always right.
+    """Dialogues of people with an answerer that makes no errors.
 
     Args:
-      world: Where they live.
-      name: Names the sample, and seeds it: two names are two disjoint crowds.
-      count: How many.
+      world: Their world.
+      name: Name and seed of the sample: two names give two independent samples.
+      count: Number of dialogues.
       num_rounds: Questions in each, >= 1; None = until the person leaves, after 12 at the latest.
 
     Yields:
@@ -68,13 +68,13 @@ def _rounds_until_leaving(random: Random) -> int:
 def next_question(
     world: World, context: Context, asked: set[tuple[str, str]], random: Random
 ) -> Question:
-    """What a person asks next.
+    """The next question of a person.
 
     Args:
       world: Where they live.
       context: What was said.
-      asked: The (place, attribute) pairs they know already.
-      random: Their dice.
+      asked: (place, attribute) pairs that were answered already.
+      random: Random generator.
     """
     if context.place is None or context.attribute is None:
         return Question("full", random.choice(world.places), random.choice(world.attributes))
@@ -83,7 +83,7 @@ def next_question(
         weights = [world.traits.kind_weights[kind] for kind in kinds]
         kind = random.choices(kinds, weights)[0]
         candidates = _candidates(world, kind, context)
-        if kind not in ("back", "comparison"):  # these two may come back to what is known
+        if kind not in ("back", "comparison"):  # these two may repeat a known fact
             candidates = [q for q in candidates if (q.place, q.attribute) not in asked]
         if candidates:
             return random.choice(candidates)
@@ -91,7 +91,7 @@ def next_question(
 
 
 def _candidates(world: World, kind: QuestionKind, context: Context) -> list[Question]:
-    """The questions of a kind that make sense in a context that is not empty."""
+    """The questions of a kind that make sense in a nonempty context."""
     place, attribute = str(context.place), str(context.attribute)
     elsewhere = [other for other in world.places if other != place]
     otherwise = [other for other in world.attributes if other != attribute]
@@ -105,7 +105,7 @@ def _candidates(world: World, kind: QuestionKind, context: Context) -> list[Ques
         return [Question(kind, place, attribute, p) for p in elsewhere]
     if kind == "correction":
         places = [Question(kind, p, attribute) for p in elsewhere]
-        # As many of either sort, although there are more places than attributes.
+        # Equal numbers of both sorts, although there are more places than attributes.
         return places[:: len(places) // len(otherwise)] + [
             Question(kind, place, a) for a in otherwise
         ]
@@ -113,5 +113,5 @@ def _candidates(world: World, kind: QuestionKind, context: Context) -> list[Ques
         named for named in context.named[: len(world.traits.ordinals)] if named[0] != place
     ]
     back = [Question(kind, p, a) for p, _ in reachable for a in world.attributes]
-    # Every other time what was asked when the place was named: "The first one again?"
+    # Half of the time the attribute asked when the place was named: "The first one again?"
     return back + [Question(kind, *named) for named in reachable] * (len(world.attributes) - 2)

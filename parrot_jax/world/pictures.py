@@ -1,4 +1,4 @@
-"""The pictures of the quickstart's page, each with its caption and its numbers as a table."""
+"""Charts of the quickstart's report, each with a caption and its numbers as a table."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,13 +13,13 @@ from parrot_jax.world.report_files import Count, RunFiles
 _ALL, _FIRST = "Parrot-Chat, trained on all turns", "Parrot-Chat, trained on first turns only"
 
 KIND_NAMES = {"shift": "topic shift", "back": "back-reference", "invalid": "makes no sense"}
-"""What a reader calls the kinds whose own names say too little."""
+"""Readable names of some kinds."""
 
 _MOST_LOSS_POINTS = 40
 
 
 def accuracy_picture(all_turns: Sequence[Count], first_turns: Sequence[Count]) -> Picture:
-    """The share of right answers at each question of the exam, for both chat models."""
+    """Chart of right answers by exam question, for both chat models."""
 
     def line(name: str, hue: Hue, counts: Sequence[Count]) -> Line:
         return Line(
@@ -37,9 +37,9 @@ def accuracy_picture(all_turns: Sequence[Count], first_turns: Sequence[Count]) -
             y_label="right answers",
             y_scale="share",
         ),
-        caption=f"Each dot is a share of {all_turns[0].answers:,} answers; the bar through it is "
-        "its 95\N{NO-BREAK SPACE}% interval (Wilson), as are the numbers in brackets. It covers "
-        "the luck of which questions are drawn, not that of the training.",
+        caption=f"Each dot is the share among {all_turns[0].answers:,} answers. Bars and brackets "
+        "are 95\N{NO-BREAK SPACE}% confidence intervals (Wilson): they cover the sampling of "
+        "questions, not the randomness of training.",
         numbers=Table(
             columns=("Question", "All turns", "First turns only"),
             rows=[
@@ -53,8 +53,8 @@ def accuracy_picture(all_turns: Sequence[Count], first_turns: Sequence[Count]) -
 def kinds_picture(
     asker: Mapping[str, float], people: Mapping[str, float], examples: Mapping[str, str]
 ) -> Picture:
-    """The share of each kind of question, with an example of each."""
-    # In the order of the world's kinds; what is none of them comes behind.
+    """Chart of the share of each kind of question, with examples."""
+    # In the order of the world's kinds; others come last.
     kinds = [kind for kind in KINDS if kind in asker or kind in people]
     kinds += sorted((asker.keys() | people.keys()) - set(KINDS))
     names = [KIND_NAMES.get(kind, kind) for kind in kinds]
@@ -69,9 +69,9 @@ def kinds_picture(
             ],
             label="Share of each kind of question, of Parrot-Ask and of people",
         ),
-        caption="Share of each kind among the questions after the first, with an example. Which "
-        "kinds make sense depends on how far a dialogue has come, so the questions of people are "
-        "weighted as if they stood where Parrot-Ask’s do.",
+        caption="Share of each kind among the questions after the first, with an example. The "
+        "possible kinds depend on the turn, so people’s questions are weighted by the turns of "
+        "Parrot-Ask’s questions.",
         numbers=Table(
             columns=("Kind", "Example", "Parrot-Ask", "People"),
             rows=[
@@ -86,7 +86,7 @@ def kinds_picture(
 
 
 def lengths_picture(collected: Sequence[Dialogue], people: Sequence[Dialogue]) -> Picture:
-    """How many questions dialogues have."""
+    """Chart of the number of questions per dialogue."""
     lengths = range(1, max(dialogue.num_rounds for dialogue in (*collected, *people)) + 1)
 
     def bars(name: str, hue: Hue, dialogues: Sequence[Dialogue]) -> Bars:
@@ -101,13 +101,13 @@ def lengths_picture(collected: Sequence[Dialogue], people: Sequence[Dialogue]) -
             x_label="questions in the dialogue",
             y_label="dialogues",
         ),
-        caption=f"Share of the dialogues that have so many questions: {len(collected):,} "
+        caption=f"Share of dialogues by number of questions: {len(collected):,} "
         f"collected, {len(people):,} of people.",
     )
 
 
 def losses_picture(ask: RunFiles, chat: RunFiles, chat_first_turn: RunFiles) -> Picture:
-    """The training loss of the three models."""
+    """Chart of the training loss of the three models."""
     chart = line_chart(
         [
             Line(name="Parrot-Ask", hue="plain", points=ask.mean_losses(_MOST_LOSS_POINTS)),
@@ -120,13 +120,13 @@ def losses_picture(ask: RunFiles, chat: RunFiles, chat_first_turn: RunFiles) -> 
         ],
         label="Training loss of the three models by step",
         x_label="step",
-        y_label="loss, in nats a token",
+        y_label="loss in nats per token",
         y_scale="log",
     )
     return Picture(
         chart=chart,
-        caption="Log scale. Each line joins means over equal stretches of steps, at most "
-        f"{_MOST_LOSS_POINTS} a run.",
+        caption="Log scale. Each line joins means over equal ranges of steps, at most "
+        f"{_MOST_LOSS_POINTS} per run.",
     )
 
 

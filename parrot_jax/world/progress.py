@@ -1,4 +1,4 @@
-"""Which stages of a quickstart are done, and how long they took."""
+"""Records the finished stages of a quickstart and their times."""
 
 import time
 from collections.abc import Callable
@@ -13,27 +13,27 @@ from parrot_jax.core.logs import console
 
 
 class Progress:
-    """The file `quickstart.json` of a folder: settings, and the seconds of every finished stage.
+    """The file `quickstart.json`: settings, and the seconds of every finished stage.
 
-    Use it in a `with` block: it keeps other processes out of the folder.
+    Use it in a `with` block: it locks the folder.
     """
 
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
-        """Reads what is there.
+        """Reads the file, if it exists.
 
         Args:
-          folder: Of the quickstart; made where it is missing.
-          settings: What decides the result, as JSON.
+          folder: Of the quickstart; created if missing.
+          settings: Settings that affect the result, as JSON.
 
         Raises:
-          UserError: The folder cannot be written, or holds a quickstart with other settings.
+          UserError: The folder cannot be written, or has a quickstart with other settings.
         """
         self.path = folder / "quickstart.json"
         self.settings = settings
         self.seconds: dict[str, float] = {}
-        """Of every finished stage."""
+        """Seconds of every finished stage."""
         self.wall_s = 0.0
-        """Seconds up to the last finished stage, of all processes that finished one."""
+        """Seconds up to the last finished stage, summed over the processes that finished one."""
         self._since = time.perf_counter()
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -44,10 +44,10 @@ class Progress:
             ) from None
 
     def __enter__(self) -> "Progress":
-        """Takes the folder.
+        """Locks the folder.
 
         Raises:
-          UserError: Another process works here, or the folder holds another quickstart.
+          UserError: Another process works here, or the folder has another quickstart.
         """
         try:
             self._lock.acquire()
@@ -76,23 +76,23 @@ class Progress:
                 self.seconds, self.wall_s = stages, wall_s
             case _:
                 raise UserError(
-                    f"{self.path} is damaged: it does not say which stages are done; put back a "
+                    f"{self.path} is damaged: it does not list finished stages; restore a "
                     "copy, or choose another --out."
                 )
         if settings != self.settings:
             raise UserError(
-                f"{self.path.parent} holds a quickstart with {settings}, not {self.settings}; "
+                f"{self.path.parent} has a quickstart with {settings}, not {self.settings}; "
                 "choose another --out."
             )
 
     def __exit__(self, *_: object) -> None:
-        """Frees the folder."""
+        """Unlocks the folder."""
         self._lock.release()
 
     def stage(self, name: str, work: Callable[[], None]) -> None:
-        """Does the work of a stage unless it is done, and remembers that it is."""
+        """Runs a stage unless it is finished, and records it."""
         if name in self.seconds:
-            console.print(f"== {name}: done before, in {self.seconds[name]:.0f} s")
+            console.print(f"== {name}: already done, in {self.seconds[name]:.0f} s")
             return
         console.print(f"== {name}")
         started = time.perf_counter()

@@ -1,16 +1,16 @@
-"""What can be asked in the little world, what a question means in its context, and the true answer.
+"""Generates and parses the questions of the synthetic world, and gives the true answers.
 
-    What is the river of Velor?      full: all is said
-    And its mayor?                   anaphora: the place is that of the last question
-    What about Tamis?                ellipsis: the attribute is that of the last question
-    And the dish of the first one?   back-reference: the first place that was named
-    The first one again?             and with it what was asked when it was named
-    Compare it with Velor.           comparison: the last question, asked of two places
-    No, I meant the flower.          correction: part of the last question is replaced
-    By the way, which ...?           topic shift: a full question that says it is one
+    What is the river of Velor?      full: complete without context
+    And its mayor?                   anaphora: the place of the last question
+    What about Tamis?                ellipsis: the attribute of the last question
+    And the dish of the first one?   back-reference: the first named place
+    The first one again?             back-reference: also with the attribute asked then
+    Compare it with Velor.           comparison: the last question for two places
+    No, I meant the flower.          correction: replaces part of the last question
+    By the way, which ...?           topic shift: a marked full question
 
-One table of templates serves those who ask and the parser: what people say is what is understood.
-A text that fits no template, or that refers to nothing, is `Invalid`, never guessed at.
+Generator and parser share one table of templates. A text that fits no template, or whose reference
+cannot be resolved, is `Invalid`; the parser never guesses.
 """
 
 import re
@@ -60,7 +60,7 @@ ASIDES = ("My aunt lives in {place}.", "I have never been to {place}.", "A frien
 
 
 class Question(NamedTuple):
-    """What is asked, once its context is known."""
+    """A question resolved in its context."""
 
     kind: QuestionKind
     place: str
@@ -70,28 +70,29 @@ class Question(NamedTuple):
 
 
 class Invalid(NamedTuple):
-    """Why a text is no question that can be resolved here."""
+    """Why a text cannot be parsed or resolved in its context."""
 
     reason: Literal["unparsable", "unknown_name", "no_referent"]
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What the questions so far leave to refer to.
+    """The references that the earlier questions allow.
 
-    Answers change nothing, so that a wrong one does not move the truth of the next question.
+    Answers do not change it, so a wrong answer does not affect the true answer of the next
+    question.
     """
 
     place: str | None = None
-    """The place named last: that of the last question, the second one of a comparison."""
+    """The last named place: that of the last question; for a comparison, the second."""
     attribute: str | None = None
     """Its attribute."""
     named: tuple[tuple[str, str], ...] = ()
-    """The places asked about, in the order in which they were first named, each with the attribute
-    that was asked then."""
+    """The places in the order in which they were first named, each with the attribute asked
+    then."""
 
     def after(self, question: Question) -> "Context":
-        """The context behind this question."""
+        """The context after this question."""
         named = dict(self.named)
         for place in (question.place, question.other):
             if place is not None:
@@ -100,7 +101,7 @@ class Context:
 
 
 class Language:
-    """The phrases of one world: says questions, and understands them."""
+    """Generates and parses the questions of one world."""
 
     def __init__(self, world: World) -> None:
         """Compiles the templates."""
@@ -113,16 +114,16 @@ class Language:
         self._asides = [re.compile(_pattern(aside).pattern + " (?P<rest>.*)") for aside in ASIDES]
 
     def understand(self, text: str, context: Context) -> Question | Invalid:
-        """What a text asks in this context.
+        """Parses a text in this context.
 
         Args:
-          text: Any text; outer white space does not matter, all else does.
-          context: What stands before it.
+          text: Any text; only surrounding white space is ignored.
+          context: The context before it.
 
         Returns:
-          The question, or why it is none: `unparsable` fits no template, `unknown_name` names a
-          place or an attribute that does not exist, `no_referent` refers to what was never said or
-          compares a place with itself.
+          The question, or why it is invalid: `unparsable` = fits no template, `unknown_name` =
+          names a place or attribute that does not exist, `no_referent` = refers to something never
+          named, or compares a place with itself.
         """
         text = text.strip()
         for pattern in self._asides:
@@ -164,10 +165,10 @@ class Language:
         return Question(kind, place, attribute)
 
     def say(self, question: Question, context: Context, random: Random) -> str:
-        """One of the phrases that mean this question in this context.
+        """A random phrase for this question in this context.
 
         Raises:
-          ValueError: No phrase of its kind means it here.
+          ValueError: No phrase of its kind fits this context.
         """
         phrases = [
             phrase
@@ -176,7 +177,7 @@ class Language:
             if self.understand(phrase, context) == question
         ]
         if not phrases:
-            raise ValueError(f"no {question.kind} phrase means {question} after {context}")
+            raise ValueError(f"no {question.kind} phrase for {question} after {context}")
         return random.choice(phrases)
 
     def _fill(self, template: str, question: Question) -> list[str]:
@@ -187,7 +188,7 @@ class Language:
         return [filled.replace("{ordinal}", ordinal) for ordinal in self.world.traits.ordinals]
 
     def context_after(self, questions: Sequence[str]) -> Context:
-        """The context behind these questions; those that are invalid leave it as it is."""
+        """The context after these questions; invalid ones do not change it."""
         context = Context()
         for text in questions:
             question = self.understand(text, context)
@@ -197,7 +198,7 @@ class Language:
 
 
 def true_answer(world: World, question: Question) -> str:
-    """The one right answer, word for word.
+    """The exact right answer.
 
     >>> from parrot_jax.world.facts import make_world
     >>> world = make_world("easy", 0)
@@ -215,5 +216,5 @@ def true_answer(world: World, question: Question) -> str:
 
 
 def _pattern(template: str) -> re.Pattern[str]:
-    """A template as a pattern; a slot takes one word."""
+    """Compiles a template; a slot matches one word."""
     return re.compile(re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>\\w+)", re.escape(template)))

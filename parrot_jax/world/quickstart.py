@@ -1,10 +1,10 @@
-"""The whole loop in one command, on the little world: every stage is the real one, only small.
+"""The whole loop in one command on the synthetic world, with the real stages at small size.
 
-people's dialogues → Parrot-Ask → it talks with an answerer → Parrot-Chat, on all turns and on first
-turns only → an exam of eight turns → a report
+people's dialogues → Parrot-Ask → collection with an answerer → Parrot-Chat, on all turns and on
+first turns only → an exam of eight turns → a report
 
-A stage that was finished is not done again, and one that was killed goes on where it stopped: the
-trainers from their checkpoints, the collection from its journal.
+Finished stages are skipped, and a killed stage is resumed: training from its checkpoints, the
+collection from its journal.
 """
 
 import dataclasses
@@ -42,35 +42,35 @@ _SERVED_ROWS = 8
 
 @dataclass(frozen=True, kw_only=True)
 class QuickstartScale:
-    """How much is done. The default fits into ten minutes on two CPU cores."""
+    """Sizes of the stages. The defaults take about ten minutes on two CPU cores."""
 
     sizes: Sizes = dataclasses.field(default_factory=Sizes)
-    """Dialogues of the world's files."""
+    """Number of dialogues in each file of the world."""
 
     ask_epochs: float = 2.2
-    """Passes over the people's dialogues."""
+    """Epochs over the people's dialogues."""
 
     chat_epochs: float = 7.0
-    """Passes over the collected dialogues in all their turns; the model of first turns takes as
+    """Epochs over the collected dialogues with all turns; the model of first turns trains for as
     many steps."""
 
     mistake_rate: float = 0.01
-    """Share of the collected answers that are wrong."""
+    """Share of wrong answers in the collection."""
 
 
 def quickstart(folder: Path, *, seed: int, scale: QuickstartScale | None = None) -> dict[str, Any]:
-    """Runs all stages, or those that are left.
+    """Runs all stages, or the remaining ones.
 
     Args:
       folder: Where everything goes.
       seed: Of the world, its people, the weights and the sampling, >= 0.
-      scale: How much is done; None = what fits into ten minutes.
+      scale: Sizes of the stages; None = the defaults.
 
     Returns:
-      What `summary.json` holds.
+      The content of `summary.json`.
 
     Raises:
-      UserError: The folder cannot be written, is in use, or holds another quickstart.
+      UserError: The folder cannot be written, is in use, or has another quickstart.
     """
     keep_freed_memory()
     scale = scale or QuickstartScale()
@@ -88,14 +88,14 @@ def quickstart(folder: Path, *, seed: int, scale: QuickstartScale | None = None)
             write_report(folder)
 
         progress.stage("report", report)
-        # Once more, with the seconds of the report itself.
+        # Again, with the time of the report itself.
         summary = loop.summary(progress.seconds, progress.wall_s)
         write_json(folder / "summary.json", summary)
     return summary
 
 
 class Loop:
-    """The stages of the loop in one folder. Each can be repeated: what is done stays done."""
+    """The stages of the loop in one folder. Each can be repeated; finished work is kept."""
 
     def __init__(self, folder: Path, seed: int, scale: QuickstartScale) -> None:
         """Does nothing yet.
@@ -109,7 +109,7 @@ class Loop:
         self.world = make_world("easy", seed)
         self.files = folder / "world"
         self.ask = ask_config(self.files, folder / "ask", seed=seed, epochs=scale.ask_epochs)
-        # A quickstart in another folder, or one that was killed, need not compile again.
+        # Shared by all quickstarts, so that a second one does not compile again.
         cache = Path(self.ask.data.cache_dir) / "compiled"
         jax.config.update("jax_compilation_cache_dir", str(cache))
 
@@ -123,22 +123,22 @@ class Loop:
         )
 
     def train_ask(self) -> None:
-        """Trains Parrot-Ask; measures it before it has learned anything, and after."""
+        """Trains Parrot-Ask; evaluates it before and after training."""
         if not (self.folder / "ask" / "results" / "eval-000000.json").exists():
             train(dataclasses.replace(self.ask, max_steps=0))
         self._train(self.ask)
 
     def collect(self) -> None:
-        """Lets Parrot-Ask talk with the world's answerer."""
+        """Collects dialogues between Parrot-Ask and the world's answerer."""
         self.talk(self.ask, self.folder / "collect")
 
     def talk(self, asker: TrainConfig, out: Path, *, max_turns: int = 10) -> None:
-        """Puts a trained asker and the answerer behind servers, and lets them talk.
+        """Serves a trained asker and the answerer, and collects dialogues between them.
 
         Args:
           asker: The config of its run.
           out: Folder of the collection.
-          max_turns: Where a dialogue ends at the latest.
+          max_turns: Largest number of questions in a dialogue.
         """
         answerer = Answerer(self.world, mistake_rate=self.scale.mistake_rate)
         with (
@@ -163,8 +163,8 @@ class Loop:
 
         Args:
           name: Folder of the run.
-          max_turns: Turns of each dialogue to train on; None = all. Fewer turns are passed over
-            more often, so that every model takes as many steps.
+          max_turns: Turns of each dialogue to train on; None = all. With fewer turns there are more
+            epochs, so that every model trains for as many steps.
         """
         epochs = self.scale.chat_epochs
         if max_turns is not None:
@@ -174,20 +174,20 @@ class Loop:
         self._train(self._chat_config(name, epochs, max_turns))
 
     def examine(self) -> None:
-        """Puts both models before the same questions, the asker's questions beside people's."""
+        """Runs the exam on both models, and compares the asker's questions with people's."""
         write_kinds(self.folder, self.world)
         for name in ("chat", "chat_first_turn"):
             self.take_exam(name)
 
     def take_exam(self, name: str) -> Path:
-        """Lets a trained model answer the exam, if it has not yet; the path of its answers."""
+        """Runs the exam on a trained model, if not done yet; returns the path of its answers."""
         out = self.folder / "exam" / f"{name}.jsonl"
         if not out.exists():
             take_exam(self.folder / name, self.files / "exam.jsonl", out)
         return out
 
     def summary(self, stages: Mapping[str, float], wall_s: float) -> dict[str, Any]:
-        """What `summary.json` holds."""
+        """The content of `summary.json`."""
         return summarise(self.folder, self.seed, stages, wall_s)
 
     def _chat_config(self, name: str, epochs: float, max_turns: int | None) -> TrainConfig:
@@ -206,7 +206,7 @@ class Loop:
         train(config)
 
     def _say(self, verb: str, config: Any) -> None:
-        """Leaves the config beside the run, and says which command does what happens now."""
+        """Saves the config, and prints the equivalent command."""
         path = self.folder / "configs" / f"{Path(config.out).name}.yaml"
         save_config(config, path)
         console.print(f"$ parrot {verb} {path}")

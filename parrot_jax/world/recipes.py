@@ -1,8 +1,8 @@
-"""How the little world's models are trained: small LLaMAs in two minutes on two CPU cores.
+"""Training configs for the synthetic world: small LLaMAs, two minutes on two CPU cores.
 
-Batches are small because steps, not tokens, are what so small a model needs: from about the same
-dialogues Parrot-Chat had learned nothing in 250 steps of 16 rows, nearly everything in 800 of 4,
-and all in 1,300 of 2.
+Batches are small because such a small model needs steps more than tokens: on about the same
+dialogues, Parrot-Chat learned nothing in 250 steps of 16 rows, nearly everything in 800 of 4, and
+everything in 1,300 of 2.
 """
 
 import re
@@ -30,8 +30,8 @@ _MODEL = ModelConfig(
     num_key_value_heads=4,
     max_position_embeddings=512,
     tie_word_embeddings=True,
-    # 1 / sqrt(128), so that a product keeps the size of what goes in. At LLaMA's 0.02, made for a
-    # width of thousands, learning began much later, and in one seed not at all.
+    # 1 / sqrt(128), so that matrix products keep their scale. With LLaMA's 0.02, meant for widths
+    # of thousands, learning started much later, and with one seed not at all.
     initializer_range=0.09,
 )
 
@@ -39,7 +39,7 @@ _MODEL = ModelConfig(
 def ask_config(
     world: Path, out: Path, *, seed: int, epochs: float, train_end: bool = False
 ) -> TrainConfig:
-    """Parrot-Ask of a world: trained on its people's questions, but for the first of each."""
+    """Parrot-Ask of a world: trained on people's questions, except the first of each dialogue."""
     mask = MaskConfig(loss_roles=("user",), skip_first_turn=True, train_end=train_end)
     return _config(
         "ask", world, world / "people.jsonl", mask, out,
@@ -62,9 +62,9 @@ def collect_config(
 ) -> CollectConfig:
     """A collection from first questions (the papers' part U) and short sessions (part S).
 
-    Parrot-Ask speaks at temperature 1, as it has learned to. A smaller top-p makes fewer slips, but
-    takes rare questions away: at 0.95 it never said "The first one again?", which begins with a
-    word that is 1 % of people's first words, and Parrot-Chat did not learn to answer it.
+    Parrot-Ask samples at temperature 1. A smaller top-p gives fewer invalid questions but removes
+    rare ones: at 0.95 it never asked "The first one again?", which starts with a word that is 1 %
+    of people's first words, and Parrot-Chat did not learn to answer it.
     """
     return CollectConfig(
         out=str(out),
@@ -79,7 +79,7 @@ def collect_config(
             ),
         ),
         max_turns=max_turns,
-        # Six batches of the asker's: with three, a third of the rows went empty.
+        # Six batches of the asker: with three, a third of the rows stayed empty.
         concurrency=48,
         # Its people ask "And its river?" of one place after the other, and all speak one language.
         stops=StopConfig(
@@ -115,7 +115,7 @@ def _config(
             row_tokens=320 if task == "ask" else 256,
         ),
         model=_MODEL,
-        # A share of the run, whatever an epoch holds: one twentieth.
+        # One twentieth of the run.
         optim=OptimConfig(lr=lr, warmup_epochs=epochs / 20, beta2=0.98, weight_decay=0.1),
         epochs=epochs,
         batch_rows=batch_rows,

@@ -1,7 +1,7 @@
-"""The quickstart's page: what was done on the little world, and what came out, for a newcomer.
+"""The quickstart's report: what was done on the synthetic world, and the results.
 
-It tells what `report_files` read. `pictures` draws it; how a page looks is left to the room
-`report`.
+`report_files` reads the results, `pictures` draws the charts, and `parrot_jax/report` lays out the
+page.
 """
 
 import itertools
@@ -42,22 +42,23 @@ from parrot_jax.world.report_files import (
 )
 
 _STOP_REASONS = {
-    "max_turns": "it had as many questions as it may have",
+    "max_turns": "it reached the maximum number of questions",
     "meaningless_answer": "the answerer did not understand a question",
-    "asker_left": "Parrot-Ask had no more to ask",
-    "empty_answer": "the answerer said nothing",
+    "asker_left": "Parrot-Ask ended it",
+    "empty_answer": "an answer was empty",
     "cut_question": "a question was too long",
     "cut_answer": "an answer was too long",
-    "context_full": "it was longer than a model can read",
+    "context_full": "it exceeded a model's context length",
 }
 _PARTS = {"question": "a first question", "session": "a short session"}
 _NUM_EXAM_DIALOGUES = 2
 _NUM_EXAMPLE_DIALOGUES = 100
 
 _LEAD = (
-    "A model learned to ask as people do. It talked with an answerer, and what the two said taught "
-    "a chat model to keep up a conversation. This page shows one such run, on a made-up world in "
-    "which every answer is known."
+    "A model learned to ask questions like a user. It talked with an answerer, and a chat model "
+    "was "
+    "trained on these dialogues. This page shows one such run on a synthetic world in which every "
+    "true answer is known."
 )
 _PAPER = Link(
     "The paper: Parrot: Enhancing Multi-Turn Chat Models by Learning to Ask Questions",
@@ -69,19 +70,19 @@ parrot train configs/train/ask_wildchat_cpu.yaml --out runs/ask \\
     --data.sources.0.path dialogues.jsonl --data.tokenizer tokenizer.model
 parrot serve runs/ask --port 8000
 
-# beside it: let it talk with an answerer of your choice, whose key is in OPENAI_API_KEY
+# in another terminal: collect dialogues with an answerer; its key is in OPENAI_API_KEY
 parrot collect configs/collect/parrot_40k.yaml --out runs/collect \\
     --asker.model ask --answerer.model gpt-4o-mini \\
     --beginnings.0.path short_sessions.jsonl --beginnings.1.path ultrachat.jsonl
 
-# a chat model, from what they said
+# a chat model, from the collected dialogues
 parrot train configs/train/chat_cpu.yaml --out runs/chat \\
     --data.sources.0.path runs/collect/dialogues.jsonl --data.tokenizer tokenizer.model
 """
 
 
 def write_report(folder: Path) -> Path:
-    """Writes `report.html` from what the stages of a quickstart left in its folder.
+    """Writes `report.html` from the results in a quickstart's folder.
 
     Args:
       folder: The quickstart's.
@@ -90,12 +91,12 @@ def write_report(folder: Path) -> Path:
       The path of the page.
 
     Raises:
-      UserError: A file is missing or is not what a stage writes; the text names it.
+      UserError: A file is missing or invalid; the message names it.
       DiskFullError: There is no room.
     """
     files = read_quickstart(folder)
     page = Page(
-        title="Parrot in a little world",
+        title="Parrot on a synthetic world",
         lead=_LEAD,
         tiles=_tiles(files),
         sections=[
@@ -128,18 +129,18 @@ def _tiles(files: QuickstartFiles) -> list[Tile]:
         ),
         Tile(
             f"{ask.kind_distance:.2f}",
-            "distance from people’s mix of questions",
-            f"between two crowds of people: {ask.kind_distance_floor:.2f}",
+            "distance from people’s distribution of questions",
+            f"between two samples of people: {ask.kind_distance_floor:.2f}",
         ),
         Tile(
             f"{files.summary.collection.mean_turns:.1f}",
             "questions in a collected dialogue",
-            f"in one of people’s: {_mean_rounds(files.people):.1f}",
+            f"in people’s dialogues: {_mean_rounds(files.people):.1f}",
         ),
         Tile(
             percent(last),
             f"right answers at question {len(files.exam.by_turn())}",
-            f"learned from first turns only: {percent(last_of_first_turns)}",
+            f"trained on first turns only: {percent(last_of_first_turns)}",
         ),
     ]
 
@@ -147,7 +148,7 @@ def _tiles(files: QuickstartFiles) -> list[Tile]:
 def _what_was_done(files: QuickstartFiles) -> Section:
     world, stages = files.world, files.summary.stages
     stories = {
-        "world": ("People", f"{len(files.people):,} dialogues of people who ask about the world."),
+        "world": ("People", f"{len(files.people):,} dialogues of simulated people."),
         "ask": ("Parrot-Ask", "A small model learns to ask their next question."),
         "collect": (
             "Collection",
@@ -157,7 +158,7 @@ def _what_was_done(files: QuickstartFiles) -> Section:
         "chat": ("Parrot-Chat", "A second model learns the answers of these dialogues."),
         "chat_first_turn": (
             "The comparison",
-            "A third one learns only the first answer of each, in as many steps.",
+            "A third one learns only the first answer of each, for as many steps.",
         ),
         "exam": (
             "Exam",
@@ -169,10 +170,11 @@ def _what_was_done(files: QuickstartFiles) -> Section:
         heading="What was done",
         text=[
             f"The world has {len(world.places)} places, and each has its "
-            f"{', '.join(world.attributes[:-1])} and {world.attributes[-1]}. People ask in full at "
-            "first. Then they lean on what was said, as people do: “And its mayor?”, “What about "
-            f"{world.places[0]}?”. The world knows what each question means where it stands, so "
-            "an answer is right or wrong word for word, and no judge is needed.",
+            f"{', '.join(world.attributes[:-1])} and {world.attributes[-1]}. The first question "
+            "of a "
+            "dialogue is complete. Later ones may depend on context: “And its mayor?”, “What about "
+            f"{world.places[0]}?”. The true answer to every question in its context is known, so "
+            "answers are marked by exact match, without a judge.",
         ],
         blocks=[
             Table(
@@ -196,15 +198,17 @@ def _accuracy(files: QuickstartFiles) -> Section:
     return Section(
         heading="Right answers, question by question",
         text=[
-            f"Both chat models answer the same {last.answers:,} dialogues, and each goes on from "
-            "its own answers. At the last question the model trained on all turns is right in "
+            f"Both chat models answer the same {last.answers:,} dialogues, each with its own "
+            "answers "
+            "as context. At the last question the model trained on all turns is right in "
             f"{with_interval(last)}, the one trained on first turns only in "
             f"{with_interval(other_last)}. The intervals in brackets "
             f"{'overlap' if _overlap(last, other_last) else 'do not overlap'}.",
-            "Questions that say all they mean are answered right in "
-            f"{alone[0]} by the first and in {alone[1]} by the second; questions that lean on what "
-            f"was said before in {leaning[0]} and {leaning[1]}. In a first turn there is nothing "
-            "to lean on, so only later ones can teach it.",
+            "Complete questions are answered right in "
+            f"{alone[0]} by the first model and in {alone[1]} by the second; questions that "
+            "depend on "
+            f"context in {leaning[0]} and {leaning[1]}. First turns have no context, so only later "
+            "turns can teach its use.",
             "The paper’s Figure 5 makes this comparison with LLaMA2-13B. On MT-Bench++, the score "
             "is 5.90 with one turn trained, 6.14 with three, 6.32 with five and 6.56 with all.",
         ],
@@ -217,13 +221,15 @@ def _kinds(files: QuickstartFiles) -> Section:
     return Section(
         heading="Questions like people’s",
         text=[
-            "Every question of Parrot-Ask was parsed where it stands: "
-            f"{percent(ask.valid_question_rate, 1)} of {ask.n:,} make sense there, and each is of "
-            "one kind. On a scale from 0, the same mix of kinds, to 1, nothing in common, it is "
-            f"{ask.kind_distance:.2f} away from people. Two crowds of people are "
-            f"{ask.kind_distance_floor:.2f} apart by chance alone.",
-            f"Its perplexity on people it has never met is {ask.user_ppl:.1f}: at each token of "
-            "theirs it is as unsure as among so many equally likely ones. Before training it was "
+            "Every question of Parrot-Ask was parsed in its context: "
+            f"{percent(ask.valid_question_rate, 1)} of {ask.n:,} make sense, and each has one "
+            "kind. The distance of its kinds to people’s, from 0 (same distribution) to 1 "
+            "(disjoint), is "
+            f"{ask.kind_distance:.2f}. Between two samples of people it is "
+            f"{ask.kind_distance_floor:.2f}.",
+            f"Its perplexity on held-out people is {ask.user_ppl:.1f}, as if each token were a "
+            "choice "
+            "among that many equally likely ones. Before training it was "
             f"{ask.user_ppl_untrained:,.0f}.",
         ],
         blocks=[kinds_picture(*files.kinds.shares(), _kind_examples(files))],
@@ -234,14 +240,14 @@ def _lengths(files: QuickstartFiles) -> Section:
     stops = sorted(files.summary.collection.stops.items(), key=lambda stop: -stop[1])
     total = sum(count for _, count in stops)
     return Section(
-        heading="How long the dialogues are",
+        heading="Length of the dialogues",
         text=[
-            f"People leave when they like, after {_mean_rounds(files.people):.1f} questions on "
-            "average. Parrot-Ask learns to ask, not to leave, so its dialogues go on until a limit "
-            f"or a bad question ends them: {files.summary.collection.mean_turns:.1f} questions on "
-            "average. That is what it is for, because late turns are what open data lacks. The "
-            "paper’s Figure 3 is this picture for Parrot-40K, which has 8.71 turns a dialogue "
-            "where ShareGPT has 6.67.",
+            f"People leave after {_mean_rounds(files.people):.1f} questions on "
+            "average. Parrot-Ask is not trained to leave, so a limit or a bad question ends its "
+            f"dialogues: {files.summary.collection.mean_turns:.1f} questions on "
+            "average. This is its purpose, because open data has few late turns. The "
+            "paper’s Figure 3 is this chart for Parrot-40K, which has 8.71 turns per dialogue; "
+            "ShareGPT has 6.67.",
         ],
         blocks=[
             lengths_picture([dialogue for dialogue, _ in files.collected], files.people),
@@ -260,9 +266,10 @@ def _learning(files: QuickstartFiles) -> Section:
     return Section(
         heading="Learning",
         text=[
-            "The loss is a model’s mean surprise at the tokens it is to learn; lower is better. "
-            "The three learn different tokens (questions, all answers, first answers), so the "
-            "curves tell that each of them learned, not which one is best.",
+            "The loss is the mean cross-entropy on the trained tokens; lower is better. "
+            "The three models train on different tokens (questions, all answers, first answers), "
+            "so "
+            "the curves show that each learned, not which one is best.",
         ],
         blocks=[losses_picture(files.ask, files.chat, files.chat_first_turn)],
     )
@@ -277,9 +284,9 @@ def _examples(files: QuickstartFiles) -> Section:
     return Section(
         heading="Dialogues to read",
         text=[
-            "None of them was picked: they are the first of the exam, and the first that was "
-            "collected from a question and from a short session of people. Below each question "
-            "stands its kind, or “given” where it is not Parrot-Ask’s.",
+            "These are not selected: they are the first of the exam, and the first that was "
+            "collected from a question and from a short session. Below each question "
+            "is its kind, or “given” if it is not from Parrot-Ask.",
         ],
         blocks=[
             *(_exam_transcript(number, pair) for number, pair in enumerate(shown, start=1)),
@@ -328,17 +335,17 @@ def _collected_transcript(
 
 def _your_own(folder: Path) -> Section:
     return Section(
-        heading="Do it with your own",
+        heading="With your own data",
         text=[
-            "The loop is four commands. Any key of a config can be overridden, and “--help” behind "
-            f"a config shows them all. The configs of this run are in {folder / 'configs'}.",
+            "The loop has four commands. Any key of a config can be overridden; “--help” after "
+            f"a config lists them all. The configs of this run are in {folder / 'configs'}.",
         ],
         blocks=[Listing(_COMMANDS)],
     )
 
 
 def _versions(files: QuickstartFiles) -> str:
-    """What ran; several versions of one thing where it changed between the runs."""
+    """Package versions; several of one package if it changed between the runs."""
     found: dict[str, list[str]] = {}
     for run in (files.ask, files.chat, files.chat_first_turn):
         for name, version in run.versions.items():
@@ -353,7 +360,7 @@ def _overlap(first: Count, second: Count) -> bool:
 
 
 def _kind_examples(files: QuickstartFiles) -> dict[str, str]:
-    """A short question of each kind that people asked."""
+    """A short example question of each kind."""
     language, examples = Language(files.world), {}
     for dialogue in files.people[:_NUM_EXAMPLE_DIALOGUES]:
         questions = dialogue.questions()

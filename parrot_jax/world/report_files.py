@@ -1,4 +1,4 @@
-"""What a quickstart's stages left in its folder, as far as its page needs it: read and counted."""
+"""Reads and counts the results in a quickstart's folder, for its report."""
 
 import itertools
 import json
@@ -18,14 +18,14 @@ from parrot_jax.world.facts import Difficulty, World, make_world
 
 T = TypeVar("T")
 
-# These say all they mean; the others lean on what was said before.
+# Complete questions; the others depend on context.
 _SELF_CONTAINED = frozenset({"full", "shift"})
 _MEND = "a stage of the quickstart writes this file; remove the folder and run it again."
 
 
 @dataclass(frozen=True)
 class AskFigures:
-    """How well Parrot-Ask asks."""
+    """Measures of Parrot-Ask."""
 
     user_ppl_untrained: float
     user_ppl: float
@@ -33,16 +33,16 @@ class AskFigures:
     kind_distance: float
     kind_distance_floor: float
     n: int
-    """Questions that it asked."""
+    """Number of its questions."""
 
 
 @dataclass(frozen=True)
 class CollectionFigures:
-    """What was collected."""
+    """Measures of the collection."""
 
     mean_turns: float
     stops: dict[str, int]
-    """Why dialogues ended -> how many did."""
+    """Stop reason -> number of dialogues."""
 
 
 @dataclass(frozen=True)
@@ -58,16 +58,16 @@ class Summary:
 
 @dataclass(frozen=True)
 class KindsFile:
-    """`kinds.json`: turn index -> kind -> how many questions."""
+    """`kinds.json`: turn index -> kind -> number of questions."""
 
     asker: dict[int, dict[str, int]]
     people: dict[int, dict[str, int]]
 
     def shares(self) -> tuple[dict[str, float], dict[str, float]]:
-        """The share of each kind, of the asker and of people, over the turns that both have.
+        """Shares of kinds, for the asker and for people, over the turns that both have.
 
-        A turn counts for both as much as the asker has questions there: which kinds make sense
-        depends on the turn.
+        Turns are weighted by the asker's questions for both, because the possible kinds depend on
+        the turn.
         """
         turns = sorted(self.asker.keys() & self.people.keys())
         weights = {turn: sum(self.asker[turn].values()) for turn in turns}
@@ -85,18 +85,18 @@ class KindsFile:
 
 @dataclass(frozen=True)
 class Collected:
-    """What a collected dialogue says of itself under `collection`."""
+    """The key `collection` of a collected dialogue."""
 
     part: Literal["question", "session"]
-    """What it began with: a first question, or a short session of questions and answers."""
+    """Its beginning: a first question, or a short session."""
     stop: str
     collected_turns: int
-    """Answers that were collected."""
+    """Number of collected answers."""
 
 
 @dataclass(frozen=True)
 class ExamRow:
-    """A dialogue of the exam; every list has one entry a question."""
+    """A dialogue of the exam; every list has one entry per question."""
 
     kinds: list[str]
     questions: list[str]
@@ -106,11 +106,11 @@ class ExamRow:
 
     def __post_init__(self) -> None:
         if len({len(entries) for entries in vars(self).values()}) > 1:
-            raise ValueError("the lists of a row are not equally long")
+            raise ValueError("the lists of a row differ in length")
 
 
 class Count(NamedTuple):
-    """Answers that are right, of so many."""
+    """A number of right answers, and of all answers."""
 
     right: int
     answers: int
@@ -123,7 +123,7 @@ class Count(NamedTuple):
 
 @dataclass(frozen=True)
 class Exam:
-    """All that one model answered; at least one dialogue, and all equally long."""
+    """The answers of one model; at least one dialogue, and all equally long."""
 
     rows: Sequence[ExamRow]
 
@@ -133,7 +133,7 @@ class Exam:
         return [Count(sum(turn), len(turn)) for turn in marks]
 
     def where(self, *, leaning: bool) -> Count:
-        """The count over the questions that lean on what was said before, or that do not."""
+        """The count over questions that depend on context, or that do not."""
         marks = [
             right
             for row in self.rows
@@ -160,13 +160,13 @@ class _WorldFile:
 
 @dataclass(frozen=True, kw_only=True)
 class RunFiles:
-    """What a run of `parrot train` left."""
+    """Results of a run of `parrot train`."""
 
     steps: Sequence[StepRow]
     versions: dict[str, str | None]
 
     def mean_losses(self, most: int) -> list[tuple[int, float]]:
-        """(last step, mean loss a token) of equal stretches of the run, at most so many."""
+        """(last step, mean loss per token) of at most `most` equal ranges of steps."""
         num_parts = min(len(self.steps), most)
         bounds = [len(self.steps) * part // num_parts for part in range(num_parts + 1)]
         means = []
@@ -179,7 +179,7 @@ class RunFiles:
 
 @dataclass(frozen=True, kw_only=True)
 class QuickstartFiles:
-    """The whole folder. No sequence is empty; both exams have the same questions."""
+    """All results. No sequence is empty; both exams have the same questions."""
 
     summary: Summary
     world: World
@@ -197,7 +197,7 @@ def read_quickstart(folder: Path) -> QuickstartFiles:
     """Reads the folder of a quickstart.
 
     Raises:
-      UserError: A file is missing or is not what a stage writes; the text names it.
+      UserError: A file is missing or invalid; the message names it.
     """
     described = _read(folder / "world" / "world.json", TypeAdapter(_WorldFile).validate_python)
     exam, exam_first_turn = (
@@ -268,7 +268,7 @@ def _parsed(check: Callable[[Any], T], text: str, where: str) -> T:
 
 
 def _typed(check: Callable[[Any], T], value: Any, where: str) -> T:
-    """A JSON value as a type; keys that the page does not need are left alone."""
+    """Parses a JSON value as a type; ignores keys that the report does not need."""
     try:
         return check(value)
     except ValidationError as error:

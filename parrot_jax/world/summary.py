@@ -1,4 +1,4 @@
-"""The figures of a quickstart, from the files that its stages left."""
+"""The results of a quickstart, from the files of its stages."""
 
 import contextlib
 import json
@@ -20,9 +20,10 @@ _NUM_ROUNDS = 10
 
 
 def write_kinds(folder: Path, world: World) -> None:
-    """Writes `kinds.json`: what the asker asked, and two samples of people, by turn.
+    """Writes `kinds.json`: kinds by turn, for the asker and for two samples of people.
 
-    The people of both samples go on as long as the asker may, and are at least as many questions.
+    People in both samples ask up to the asker's maximum of questions, and at least as many in
+    total.
     """
     language = Language(world)
     asker = asked_kinds(language, _collected_questions(folder))
@@ -46,7 +47,7 @@ def write_kinds(folder: Path, world: World) -> None:
 def summarise(
     folder: Path, seed: int, stages: Mapping[str, float], wall_s: float
 ) -> dict[str, Any]:
-    """What `summary.json` holds; stages and wall time are in seconds, rates in [0, 1].
+    """The content of `summary.json`; stages and wall time are in seconds, rates in [0, 1].
 
     Raises:
       UserError: A file of a stage is missing.
@@ -81,7 +82,7 @@ def summarise(
 
 
 def as_text(summary: Mapping[str, Any]) -> str:
-    """The figures in a few lines."""
+    """The results in a few lines."""
     ask, collection, chat = summary["ask"], summary["collection"], summary["chat"]
 
     def percents(rates: Iterable[float]) -> str:
@@ -118,12 +119,12 @@ def _read_json(path: Path) -> Any:
 
 
 def _collected_questions(folder: Path) -> Iterator[tuple[Sequence[str], int]]:
-    """The questions of every dialogue, those that ended it included, and how many people asked."""
+    """The questions of every dialogue with those that ended it, and the number that were given."""
     with contextlib.closing(Collection(folder / "collect")) as collection:
         for dialogue in collection:
             texts = [turn.text for turn in dialogue.beginning.turns]
             texts += [reply.text for reply in dialogue.replies]
             questions = texts[::2]
             if not questions[-1]:
-                questions.pop()  # who says nothing leaves, or was held back: that is no question
+                questions.pop()  # an empty text: the asker left, or the text was withheld
             yield questions, (len(dialogue.beginning.turns) + 1) // 2

@@ -1,19 +1,19 @@
-"""The little world's answerer behind an OpenAI-compatible server, as a model would be."""
+"""The synthetic world's answerer as an engine of the OpenAI-compatible server."""
 
 from parrot_jax.core.errors import UserError
 from parrot_jax.serve.engine import FunctionEngine, Messages
 from parrot_jax.world.answerer import Answerer
 
 MODEL = "answerer"
-"""The name under which clients ask for it."""
+"""The model name for clients."""
 
 
 def answerer_engine(answerer: Answerer) -> FunctionEngine:
-    """Serves an answerer: it reads the user's messages of a history and answers the last."""
+    """Serves an answerer: it reads the user messages of a history and answers the last one."""
 
     def reply(messages: Messages) -> str:
         if not messages or messages[-1]["role"] != "user":
-            raise UserError("the last message must be the user's: the answerer answers questions.")
+            raise UserError("the last message must have the role user.")
         return answerer.answer([m["content"] for m in messages if m["role"] == "user"])
 
     return FunctionEngine(MODEL, reply)

@@ -1,9 +1,9 @@
-"""The little world as files: the same kinds of files that real data comes in.
+"""Writes the synthetic world to files, in the formats of real data.
 
 world.json             difficulty, seed and every fact
 tokenizer.model        a SentencePiece tokenizer trained on the people's dialogues
-people.jsonl           dialogues of people, to train an asker on
-held_out.jsonl         dialogues of other people, to measure it on
+people.jsonl           dialogues of people, to train an asker
+held_out.jsonl         dialogues of other people, to evaluate it
 first_questions.jsonl  first questions without an answer (the papers' part U)
 short_sessions.jsonl   people's dialogues of fewer than three questions (part S)
 exam.jsonl             held-out dialogues of eight questions, with the true answers
@@ -28,7 +28,7 @@ VOCAB_SIZE = 896
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """How many dialogues each file has."""
+    """Number of dialogues in each file."""
 
     people: int = 1600
     """Dialogues to train an asker on."""
@@ -47,12 +47,12 @@ def write_world(folder: Path, world: World, sizes: Sizes) -> None:
     """Writes all files of a world; the same arguments give the same bytes.
 
     Args:
-      folder: Made where it is missing; files that stand there are replaced.
+      folder: Created if missing; existing files are replaced.
       world: The facts.
-      sizes: How many dialogues.
+      sizes: Numbers of dialogues.
 
     Raises:
-      DiskFullError: There is no room.
+      DiskFullError: The disk is full.
     """
     with disk_full_is_a_user_error(f"the world in {folder}"):
         people = list(people_dialogues(world, "people", sizes.people))
@@ -72,7 +72,7 @@ def write_world(folder: Path, world: World, sizes: Sizes) -> None:
         )
         exam = people_dialogues(world, "exam", sizes.exam, num_rounds=EXAM_ROUNDS)
         write_messages(folder / "exam.jsonl", exam)
-        # Last, because its presence says that the others are whole.
+        # Last: its presence marks the others as complete.
         write_json(
             folder / "world.json",
             {"difficulty": world.difficulty, "seed": world.seed, "facts": facts_of(world)},
@@ -85,7 +85,7 @@ def _short_sessions(world: World, count: int) -> Iterator[Dialogue]:
 
 
 def _train_tokenizer(folder: Path, dialogues: list[Dialogue]) -> None:
-    """Trains LLaMA's kind of tokenizer (BPE, byte fallback, no normalisation) on these texts."""
+    """Trains a tokenizer like LLaMA's (BPE, byte fallback, no normalisation) on these texts."""
     import sentencepiece
 
     def sentences() -> Iterator[str]:

@@ -1,6 +1,6 @@
 """Does an asker that was trained to leave (`train_end`) leave as people leave?
 
-For each seed: Parrot-Ask of the little world, trained with one live empty turn after each last
+For each seed: Parrot-Ask of the synthetic world, trained with one live empty turn after each last
 answer, talks with the answerer until it leaves. Its dialogues that began with a first question are
 held against people's.
 

@@ -1,4 +1,4 @@
-"""Figure 5 on the little world: what training on 1, 3, 5 and all turns is worth at each turn.
+"""Figure 5 on the synthetic world: what training on 1, 3, 5 and all turns is worth at each turn.
 
 For each seed: the quickstart (its collection serves all models, its two models are two of the
 four), then Parrot-Chat on three and on five turns. All models take as many steps, and answer the

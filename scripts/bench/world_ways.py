@@ -1,4 +1,4 @@
-"""The papers' three ways to make dialogues, on the little world, compared by `parrot stats`.
+"""The papers' three ways to make dialogues, on the synthetic world, compared by `parrot stats`.
 
     python scripts/bench/world_ways.py --out runs/world_ways [--seed 0]
 

@@ -81,7 +81,7 @@ def test_it_collects_and_says_what_came_of_it(
     assert "answerer  6 requests, of which 0 failed and 0 were lost" in printed
     assert "cost 0.00 USD" in printed
     assert main(["collect", str(path), "--max-turns", "2"]) == 0
-    assert "continuing" in capsys.readouterr().out
+    assert "resuming" in capsys.readouterr().out
 
 
 def test_a_folder_that_cannot_be_written(

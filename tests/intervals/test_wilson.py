@@ -27,5 +27,5 @@ def test_intervals_are_the_published_ones(
 
 @pytest.mark.parametrize(("successes", "trials"), [(3, 2), (-1, 2), (0, 0)])
 def test_counts_that_cannot_be_are_refused(successes: int, trials: int) -> None:
-    with pytest.raises(ValueError, match=f"{successes} of {trials} is no share"):
+    with pytest.raises(ValueError, match=f"{successes} of {trials} is invalid"):
         share_interval(successes, trials)

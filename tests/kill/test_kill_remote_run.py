@@ -89,7 +89,7 @@ def test_a_run_in_a_bucket_killed_4_times_ends_with_the_same_bits(
         first = 0
         assert process.stdout is not None
         for line in process.stdout:
-            if line.startswith("continuing"):
+            if line.startswith("resuming"):
                 first = int(line.split()[-1])
             steps_left -= line.startswith("step ")
             if not steps_left:

@@ -162,8 +162,8 @@ def test_another_layout_reads_the_same_rows_and_follows_the_loss(
             subprocess.run(["rm", "-r", str(path)], check=True)
     job = Job(write_config("base", mesh=mesh), processes=processes, devices=devices)
     job.finish()
-    assert f"continuing {run} at step {HALF}" in job.outputs[0]
-    assert "another layout" in job.outputs[0] or processes == 4
+    assert f"resuming {run} at step {HALF}" in job.outputs[0]
+    assert "the layout has changed" in job.outputs[0] or processes == 4
     found = metrics(run)
     assert len(found) == len(expected) == STEPS
     for ours, theirs in zip(found[HALF:], expected[HALF:], strict=True):
@@ -199,7 +199,7 @@ def test_a_preflight_of_two_processes_checks_both_and_says_it_once(
     assert [path.name for path in (tmp_path / "tried").iterdir()] == ["preflight.json"]
     found = json.loads((tmp_path / "tried" / "preflight.json").read_text())
     assert (found["processes"], found["devices"], found["problems"]) == (2, 8, [])
-    assert "same bits" in job.outputs[0]
+    assert "bit-identical" in job.outputs[0]
     # Gloo's threads do, and into each other's lines.
     spoken = re.sub(r"\[Gloo\] Rank|\d+ is connected to .*", "", job.outputs[1]).strip()
     assert spoken == "", "only the first process speaks"

@@ -220,7 +220,7 @@ def test_no_prompts_give_no_rows(run):
     [
         ([[1], []], {}, r"prompt 1 is empty; it needs at least the BOS"),
         ([[1] * 64], {}, r"prompt 0 has 64 tokens and the model has 64 positions"),
-        ([[48]], {}, r"prompt 0 has the id 48, but the model knows 0 to 47"),
+        ([[48]], {}, r"prompt 0 has the id 48, but the model has ids 0 to 47"),
         ([[1]], {"max_new_tokens": 0}, r"max_new_tokens is 0; it must be 1 or more"),
         ([[1]], {"temperature": -0.5}, r"temperature is -0.5; it must be 0 or more"),
         ([[1]], {"top_p": 0.0}, r"top_p is 0.0; it must be above 0 and at most 1"),

@@ -110,4 +110,4 @@ def test_a_folder_that_is_no_run_frees_the_port_again(
         port = listener.getsockname()[1]
     for _ in range(2):
         assert main(["serve", str(tmp_path), "--port", str(port)]) == 2
-        assert "is no run folder: it has no config.yaml" in capsys.readouterr().err
+        assert "is not a run folder: it has no config.yaml" in capsys.readouterr().err

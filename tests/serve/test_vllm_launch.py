@@ -235,10 +235,10 @@ def test_folders_that_hold_no_model(
 ) -> None:
     command = ["--backend", "vllm", "--port", "0", "--vllm.python", str(python)]
     assert main(["serve", str(tmp_path), *command]) == 2
-    assert "is no run folder: it has no config.yaml" in capsys.readouterr().err
+    assert "is not a run folder: it has no config.yaml" in capsys.readouterr().err
     (tmp_path / "config.yaml").write_text("converted_from: x\nmodel: {}\n")
     assert main(["serve", str(tmp_path), *command]) == 2
-    assert "holds converted weights and no run" in capsys.readouterr().err
+    assert "has converted weights, not a run" in capsys.readouterr().err
 
 
 def test_without_vllm_one_is_told_how_to_install_it(serve: Serve, export: Path) -> None:

@@ -250,28 +250,29 @@ def test_without_rows_there_are_no_hours() -> None:
 def test_a_plan_reads_so() -> None:
     plan = a_plan()
     assert list(describe(plan, times(plan, CONFIG, A100.chip, [0.5], rows=320_000), 1)) == [
-        "a100-80g:1x8: 8 devices as data 1 x fsdp 8 x tensor 1; a step is 4 micro-batches of 1 "
-        "rows a part; remat full, attention pallas",
-        "memory of a device, predicted:",
+        "a100-80g:1x8: 8 devices as data 1 x fsdp 8 x tensor 1; accumulation 4, micro-batch 1 "
+        "per data-parallel part; remat full, attention pallas",
+        "predicted memory per device:",
         "    6.0 GiB  parameters",
         "   12.0 GiB  optimizer",
         "    1.0 GiB  rows",
         "   21.0 GiB  temporaries",
         "    3.0 GiB  reserve (runtime)",
         "   43.0 GiB  of 80.0 GiB",
-        "fits: 46.2% free, 8% are asked for",
-        "1.0 GFLOP a token, 1.00 PFLOP a step of 1,000,000 tokens (formula, nothing recomputed)",
+        "fits: 46.2% free, 8% required",
+        "1.0 GFLOP per token, 1.00 PFLOP per step of 1,000,000 tokens (formula, without "
+        "recomputation)",
         "at 50% MFU a step takes 0.80 s, 1,248,000 tokens/s, 4.5 hours and 36 device-hours in all "
         "(predicted)",
-        "(1 compiled, the last in 5 s)",
+        "(compilations: 1, the last one 5 s)",
     ]
 
 
 @pytest.mark.parametrize(
     ("used", "verdict"),
     [
-        (72, "does not fit: 6.2% free, 8% are asked for"),
-        (85, "does not fit: 10.0% more than there is"),
+        (72, "does not fit: 6.2% free, 8% required"),
+        (85, "does not fit: 10.0% over the limit"),
     ],
 )
 def test_what_does_not_fit_says_by_how_much(used: int, verdict: str) -> None:
@@ -422,7 +423,7 @@ def test_a_run_that_does_not_fit_is_no_error(
     assert main(["plan", str(tiny_run), "--topology", "a100-80g:1x8", "--search"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert sum("does not fit" in line for line in lines) == 3
-    assert "does not fit: 10.0% more than there is" in lines  # the last tried
+    assert "does not fit: 10.0% over the limit" in lines  # the last tried
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A preflight tries all that a run needs, leaves nothing, and refuses what cannot end well."""
+"""A preflight tries all that a run needs, leaves nothing, and fails on what would stop the run."""
 
 import json
 from dataclasses import replace
@@ -47,7 +47,7 @@ def test_a_run_over_eight_devices_is_tried_and_nothing_is_left(
     assert 0 < found["longest_row_tokens"] <= split.data.row_tokens
     assert found["hours"] == pytest.approx(7 * found["step_s"] / 3600)
     said = capsys.readouterr().out
-    for part in ("data: ", "first step", "host memory: ", "disk: ", "checkpoint: ", "same bits",
+    for part in ("data: ", "first step", "host memory: ", "disk: ", "checkpoint: ", "bit-identical",
                  "collectives: ", "speed: ", "start it without --preflight"):  # fmt: skip
         assert part in said
     train(replace(split, max_steps=1))
@@ -56,7 +56,7 @@ def test_a_run_over_eight_devices_is_tried_and_nothing_is_left(
 @pytest.mark.slow
 def test_a_disk_that_is_too_small_is_refused_before_it_is_full(config: TrainConfig) -> None:
     with pytest.raises(
-        UserError, match=r"cannot end well: .* GiB free, but keep_checkpoints=10000"
+        UserError, match=r"preflight failed: .* GiB free, but keep_checkpoints=10000"
     ):
         preflight(replace(config, keep_checkpoints=1_000_000_000))
     found = json.loads(Path(config.out, "preflight.json").read_text())
@@ -66,7 +66,7 @@ def test_a_disk_that_is_too_small_is_refused_before_it_is_full(config: TrainConf
 def test_a_checkpoint_larger_than_the_disk_is_not_tried(
     config: TrainConfig, small_disk: Path
 ) -> None:
-    with pytest.raises(UserError, match=r"cannot end well"):
+    with pytest.raises(UserError, match="preflight failed"):
         preflight(replace(config, out=str(small_disk / "run")))
     assert [path.name for path in (small_disk / "run").iterdir()] == ["preflight.json"]
 
@@ -75,10 +75,10 @@ def test_what_the_run_itself_would_refuse_is_refused_before_anything_is_tried(
     config: TrainConfig, write_dialogues: Any
 ) -> None:
     train(replace(config, max_steps=1))
-    with pytest.raises(UserError, match=r"holds a run with another config \(optim.lr: 0.01 -> 0.5"):
+    with pytest.raises(UserError, match=r"has a run with another config \(optim.lr: 0.01 -> 0.5"):
         preflight(replace(config, optim=OptimConfig(lr=0.5)))
     write_dialogues(Path(config.data.sources[0].path), 60)
-    with pytest.raises(UserError, match="holds a run with other data"):
+    with pytest.raises(UserError, match="has a run with other data"):
         preflight(config)
     assert not Path(config.out, "changes.jsonl").exists()
 
@@ -102,7 +102,7 @@ def test_bits_that_change_on_the_way_are_seen(
         return {**restored, "params": {**restored["params"], "embed": embed.at[3, 4].multiply(-1)}}
 
     monkeypatch.setattr(checkpoints.Checkpoints, "restore", flip)
-    with pytest.raises(UserError, match="is not what was written"):
+    with pytest.raises(UserError, match="differs from the one written"):
         preflight(split)
 
 

@@ -81,7 +81,7 @@ def test_a_damaged_checkpoint_in_a_bucket_is_gone_back_from(
     train(remote)
     said = capsys.readouterr().out
     assert f"checkpoint {remote.out}/checkpoints/6 is damaged" in said
-    assert f"continuing {remote.out} at step 3" in said
+    assert f"resuming {remote.out} at step 3" in said
     assert_same_run(str(trained_run), remote.out)
 
 
@@ -91,7 +91,7 @@ def test_a_run_in_a_bucket_stops_and_continues_to_the_bits_of_a_local_one(
 ) -> None:
     for stop in (5, None):
         train(replace(remote, max_steps=stop))
-    assert f"continuing {remote.out} at step 5" in capsys.readouterr().out
+    assert f"resuming {remote.out} at step 5" in capsys.readouterr().out
     assert_same_run(str(trained_run), remote.out)
     folder = RunFolder(remote.out)
     assert folder.load_config() == remote
@@ -139,7 +139,7 @@ def test_the_last_process_to_start_owns_a_run_in_a_bucket(
         first.flush()
         with second.open(remote, ParrotTemplate(tokenizer), data_of(remote)):
             first.metrics.append(step=2, loss=2.0)
-            with pytest.raises(RunError, match=r"process \d+ on .* has begun to train in gs://"):
+            with pytest.raises(RunError, match=r"process \d+ on .* has started to train in gs://"):
                 first.flush()
             second.flush()
     assert [line["step"] for line in second.metrics.read()] == [1]
@@ -149,7 +149,7 @@ def test_another_config_in_the_same_bucket_folder_is_refused(remote: TrainConfig
     tokenizer = load_tokenizer(remote.data.tokenizer)
     with RunFolder(remote.out).open(remote, ParrotTemplate(tokenizer), data_of(remote)):
         owner = (RunFolder(remote.out).path / "owner.json").read_text()
-        with pytest.raises(UserError, match=r"holds a run with another config \(seed: 0 -> 1\)"):
+        with pytest.raises(UserError, match=r"has a run with another config \(seed: 0 -> 1\)"):
             train(replace(remote, seed=1))
         # A mistake of the second process does not end the first.
         assert (RunFolder(remote.out).path / "owner.json").read_text() == owner
@@ -173,7 +173,7 @@ def test_a_loss_that_is_not_finite_leaves_its_batch_in_the_bucket(remote: TrainC
         (lambda c: train(replace(c, out="s3://bucket/a")),
          "s3://bucket/a cannot hold checkpoints; they are on a local disk or in gs://"),
         (lambda c: train(replace(c, init_from="gs://no-such-bucket/runs/a")),
-         "gs://no-such-bucket/runs/a is no run folder: it has no config.yaml"),
+         "gs://no-such-bucket/runs/a is not a run folder: it has no config.yaml"),
         (lambda c: replace(c.data, cache_dir="gs://bucket/cache"),
          "data.cache_dir is gs://bucket/cache; it must be on a local disk"),
     ],

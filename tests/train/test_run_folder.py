@@ -40,10 +40,10 @@ def test_other_rows_are_refused_and_named(config: TrainConfig, write_dialogues: 
     with pytest.raises(UserError) as refused:
         start(config)
     message = str(refused.value)
-    assert f"holds a run with other data (data.rows: train {before['train']['rows']} -> " in message
+    assert f"has a run with other data (data.rows: train {before['train']['rows']} -> " in message
     assert f"data.rows: eval {before['eval']['rows']} -> " in message
     assert message.count(f"{path}: 40 -> 60 rows read") == 2
-    assert message.endswith("say that it is meant with --allow-changes data.rows.")
+    assert message.endswith("or allow the change with --allow-changes data.rows.")
     # Refused without a trace: the old file continues the run.
     write_dialogues(path, 40)
     start(config)
@@ -62,8 +62,7 @@ def test_allowed_changes_are_what_the_run_has_from_then_on(
     names = [text.partition(":")[0] for text in json.loads(line)["changes"]]
     assert names == ["optim.lr", "data.rows", "data.rows"]
     assert (
-        "continuing with changes: optim.lr: 0.01 -> 0.5; data.rows: train"
-        in capsys.readouterr().out
+        "resuming with changes: optim.lr: 0.01 -> 0.5; data.rows: train" in capsys.readouterr().out
     )
     start(changed)
     assert RunFolder(config.out).load_config().optim.lr == 0.5
@@ -85,7 +84,7 @@ def test_another_tokenizer_under_the_same_name_is_refused(
     pieces[0].piece, pieces[1].piece = pieces[1].piece, pieces[0].piece
     tokenizer.write_bytes(model.SerializeToString())
     with pytest.raises(
-        UserError, match=r"other data \(data.tokenizer: other content in .*tokenizer.model\)"
+        UserError, match=r"other data \(data.tokenizer: .*tokenizer.model has changed\)"
     ):
         start(config)
 
@@ -98,7 +97,7 @@ def test_another_seed_of_a_sample_is_a_changed_config_and_changed_rows(
     start(config)
     with pytest.raises(UserError, match=r"another config \(data.seed: 0 -> 1; data.rows: t") as it:
         start(replace(config, data=replace(config.data, seed=1)))
-    assert "(the same files, under other settings or" in str(it.value)
+    assert "(same files, but other settings or" in str(it.value)
 
 
 def test_other_bytes_that_give_the_same_rows_are_no_change(config: TrainConfig) -> None:
@@ -114,7 +113,7 @@ def test_a_run_that_kept_no_hash_continues_with_a_note(
     start(config)
     Path(config.out, "data.json").unlink()
     start(config)
-    assert "kept no hash of its rows" in capsys.readouterr().out
+    assert "stored no hash of its rows" in capsys.readouterr().out
     assert json.loads(Path(config.out, "data.json").read_text())["train"]["rows"] > 0
 
 
@@ -163,7 +162,7 @@ def test_an_out_that_is_a_file_is_refused_before_anything_is_prepared(
             assert main([verb[0], str(tiny_run), *options, *verb[1:]]) == 2
             (line,) = capsys.readouterr().err.splitlines()
             assert line.startswith(f"parrot: cannot write a run to {tmp_path / out}: ")
-            assert line.endswith("give another --out, or make room there.")
+            assert line.endswith("choose another --out, or free some space.")
     assert (tmp_path / "file").read_text() == "mine"
     assert not cache.exists()
 

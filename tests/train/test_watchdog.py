@@ -50,7 +50,7 @@ def test_a_process_that_hangs_in_c_ends_with_75_and_says_where(tmp_path: Path) -
     assert seconds < 20
     for text in (done.stderr, report.read_text()):
         assert "in wait_for_a_host_that_died" in text
-        assert "nothing has moved for 1.5 s" in text
+        assert "no progress for 1.5 s" in text
         assert str(report) in text
     assert report.read_text().startswith("the hang of yesterday\n")
 

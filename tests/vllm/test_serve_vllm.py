@@ -35,7 +35,7 @@ END_TIMEOUT_S = 90.0
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The files of a little world."""
+    """The files of a synthetic world."""
     folder = tmp_path_factory.mktemp("serve_vllm") / "world"
     sizes = Sizes(people=500, held_out=10, beginnings=2 * NUM_DIALOGUES, exam=10)
     write_world(folder, make_world("easy", 0), sizes)

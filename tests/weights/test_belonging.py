@@ -97,7 +97,7 @@ def test_weights_whose_tokenizer_cannot_be_read_ask_whether_it_is_theirs(
     assert "no tokenizer converted: " in parrot("convert", "hf-to-flax", source, tmp_path / "flax")
     start = ["train", tiny_run, "--init-from", tmp_path / "flax", *NO_EVAL]
     error = parrot(*start, code=2)
-    assert "does not know the tokenizer of its weights" in error
+    assert "does not record the tokenizer of its weights" in error
     parrot(*start, "--new-tokenizer")
 
 

@@ -183,9 +183,9 @@ def test_converted_weights_are_no_run(
 ) -> None:
     parrot("convert", "hf-to-flax", hf_folder, tmp_path / "flax")
     assert parrot("serve", tmp_path / "flax", "--port", "0") == 2
-    assert "holds converted weights and no run; train one from them" in capsys.readouterr().err
+    assert "has converted weights, not a run; train from them" in capsys.readouterr().err
     assert parrot("convert", "hf-to-flax", hf_folder, tmp_path / "flax") == 2
-    assert "holds a model already" in capsys.readouterr().err
+    assert "already has a model" in capsys.readouterr().err
 
 
 def test_a_trained_run_is_exported_with_all_that_others_need(
@@ -246,7 +246,7 @@ def test_files_that_are_cut_off_or_absent(hf_folder: Path, refused: Callable[[Pa
     second.unlink()
     assert f"names 1 files that are not there: {second.name}" in refused(hf_folder)
     (hf_folder / "model.safetensors.index.json").write_text("[]")
-    assert "is no index of safetensors files" in refused(hf_folder)
+    assert "is not an index of safetensors files" in refused(hf_folder)
 
 
 def test_pickles_are_refused_with_the_way_out(
@@ -256,7 +256,7 @@ def test_pickles_are_refused_with_the_way_out(
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     assert "can run any code" in refused(folder)
     (folder / "pytorch_model.bin").unlink()
-    assert "holds no model.safetensors" in refused(folder)
+    assert "has neither model.safetensors" in refused(folder)
 
 
 @pytest.mark.parametrize(
@@ -431,7 +431,7 @@ def test_a_folder_of_something_else_is_left_alone(
 ) -> None:
     parrot("convert", "hf-to-flax", hf_folder, tmp_path / "flax")
     assert parrot("convert", "flax-to-hf", tmp_path / "flax", hf_folder) == 2
-    assert "is not empty and no export" in capsys.readouterr().err
+    assert "is not empty and not an export" in capsys.readouterr().err
     parrot("convert", "flax-to-hf", tmp_path / "flax", tmp_path / "back")
     capsys.readouterr()
     command = ("convert", "flax-to-hf", tmp_path / "flax", tmp_path / "back")

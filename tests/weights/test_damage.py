@@ -210,7 +210,7 @@ def test_a_run_with_a_damaged_checkpoint_ends_with_the_same_bits(
     assert main(["train", str(tiny_run)]) == 0
     said = capsys.readouterr().out
     assert f"checkpoint {folder}/7 is damaged" in said
-    assert f"continuing {config.out} at step 6" in said
+    assert f"resuming {config.out} at step 6" in said
     for x, y in zip(*map(jax.tree.leaves, (expected, load_params(config.out))), strict=True):
         np.testing.assert_array_equal(x, y)
     steps = [json.loads(line)["step"] for line in metrics.splitlines()]

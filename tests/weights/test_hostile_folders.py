@@ -157,7 +157,7 @@ def test_an_index_of_something_else_is_one_line(
     folder = write_hf(tmp_path / "hf")
     (folder / "model.safetensors").unlink()
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
-    assert "is no index of safetensors files" in refused(folder)
+    assert "is not an index of safetensors files" in refused(folder)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json"])

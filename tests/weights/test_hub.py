@@ -165,8 +165,8 @@ def test_a_repository_seen_by_others_than_asked_for_is_refused(
         ("rm config.json", "has no config.json, which is written last"),
         (f"rm {SHARDS[1]}", f"names 1 files that are not there: {SHARDS[1]}"),
         (f"truncate -s -4 {SHARDS[0]}", "is cut off or no safetensors file"),
-        ("echo '{}' > model.safetensors.index.json", "is no index of safetensors files"),
-        ("rm *.index.json", "holds no model.safetensors"),
+        ("echo '{}' > model.safetensors.index.json", "is not an index of safetensors files"),
+        ("rm *.index.json", "has neither model.safetensors"),
         ("rm config.json; touch config.yaml", "is a run and no export"),
         ("mkdir more", "holds folders, which no export has: more"),
         ("rm -r $PWD", "there is no folder"),
@@ -291,7 +291,9 @@ def test_a_name_that_is_none_is_refused(hub: Hub, export: Path) -> None:
     for name in ("asker", "a/b/c", "../asker", "owl/", "owl/as ker", ""):
         with pytest.raises(UserError, match="which has the form org/name"):
             push(model_upload(export), name, confirm=never)
-        with pytest.raises(UserError, match="is no folder, and no name on the Hugging Face hub"):
+        with pytest.raises(
+            UserError, match="is neither a folder nor a name on the Hugging Face hub"
+        ):
             local_folder(name or "?")
     with pytest.raises(UserError, match="Cannot have -- or .. in repo_id"):
         push(model_upload(export), "owl/as--ker", confirm=never)

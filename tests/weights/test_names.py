@@ -87,7 +87,7 @@ def test_a_part_is_read_where_it_stands(drawn: tuple[Tensor, tuple[slice, ...]])
 
 
 def test_the_width_of_a_head_is_never_cut() -> None:
-    with pytest.raises(ValueError, match="the width of a head is cut"):
+    with pytest.raises(ValueError, match="the head dim is split"):
         BY_NAME["layers.00.attention.q"].their_slice([slice(0, 6), slice(0, 4), slice(0, 1)])
 
 

@@ -74,5 +74,5 @@ def test_a_damaged_file_is_one_line_and_frees_the_folder(content: str, tmp_path:
 @pytest.mark.parametrize("content", ["{}", '{"right": [tru', "[]"])
 def test_a_damaged_exam_is_one_line(content: str, tmp_path: Path) -> None:
     (tmp_path / "chat.jsonl").write_text(f'{{"right": [true, false]}}\n{content}\n')
-    with pytest.raises(UserError, match="chat.jsonl:2 is damaged: .* with right; "):
+    with pytest.raises(UserError, match="chat.jsonl:2 is not a JSON object with right; "):
         accuracy_by_turn(tmp_path / "chat.jsonl")

@@ -1,4 +1,4 @@
-"""The little world's language: what is said is understood, and what is not is never guessed at."""
+"""The synthetic world's language: questions parse as generated; other text is rejected."""
 
 from random import Random
 
@@ -109,7 +109,7 @@ def test_what_can_be_meant_can_be_said_and_is_then_understood() -> None:
     ]:
         for _ in range(10):
             assert language.understand(language.say(question, context, random), context) == question
-    with pytest.raises(ValueError, match="no back phrase means"):
+    with pytest.raises(ValueError, match="no back phrase for"):
         language.say(Question("back", B, "river"), context, random)
 
 

@@ -182,11 +182,14 @@ def test_the_numbers_are_those_of_the_files(quickstart: Path) -> None:
     write_json(quickstart / "summary.json", summary)
     said = words(write_report(quickstart))
     assert "of Parrot-Ask’s questions make sense 98.7 % 12,345 questions" in said
-    assert "distance from people’s mix of questions 0.23 between two crowds of people: 0.12" in said
-    assert "questions in a collected dialogue 8.2 in one of people’s: " in said
-    assert "never met is 3.1: at each" in said
+    assert (
+        "distance from people’s distribution of questions 0.23 between two samples of people: 0.12"
+        in said
+    )
+    assert "questions in a collected dialogue 8.2 in people’s dialogues: " in said
+    assert "held-out people is 3.1, as if each token" in said
     assert "Before training it was 1,234." in said
-    assert "it had as many questions as it may have 3 75.0 % new_reason 1 25.0 %" in said
+    assert "it reached the maximum number of questions 3 75.0 % new_reason 1 25.0 %" in said
     assert "next question. 2 min 00 s All 2 min 01 s" in said
     assert "Seed 77; parrot_jax 0.1.0, python 3.11.9, jax 0.10.2." in said
 
@@ -204,7 +207,7 @@ def test_accuracies_have_the_intervals_of_their_counts(quickstart: Path) -> None
     assert "1 100 % [98, 100] 0 % [0, 2] 2 75 % [69, 80] 0 % [0, 2]" in said
     assert "on all turns is right in 75 % [69, 80], the one trained on first turns only" in said
     assert "The intervals in brackets do not overlap." in said
-    assert "right answers at question 8 75 % learned from first turns only: 0 %" in said
+    assert "right answers at question 8 75 % trained on first turns only: 0 %" in said
 
 
 def test_intervals_that_overlap_are_said_to(quickstart: Path) -> None:
@@ -219,8 +222,8 @@ def test_questions_that_lean_on_others_are_counted_apart(quickstart: Path) -> No
     edit(quickstart / "exam" / "chat_first_turn.jsonl", right_where_nothing_leans)
     edit(quickstart / "exam" / "chat.jsonl", lambda row: row | {"right": [True] * 8})
     said = words(write_report(quickstart))
-    assert "right in 100 % by the first and in 100 % by the second; questions that lean" in said
-    assert "said before in 100 % and 0 %." in said
+    assert "right in 100 % by the first model and in 100 % by the second; questions that" in said
+    assert "context in 100 % and 0 %." in said
 
 
 def test_questions_that_were_given_are_not_called_the_askers(quickstart: Path) -> None:
@@ -288,7 +291,7 @@ def test_exams_with_different_questions_are_not_compared(quickstart: Path) -> No
 
 def test_lists_of_unequal_length_are_no_exam(quickstart: Path) -> None:
     edit(quickstart / "exam" / "chat.jsonl", lambda row: row | {"right": [True]})
-    with pytest.raises(UserError, match=r"chat.jsonl:1: .*lists of a row are not equally long"):
+    with pytest.raises(UserError, match=r"chat.jsonl:1: .*lists of a row differ in length"):
         read_quickstart(quickstart)
 
 

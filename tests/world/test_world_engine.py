@@ -28,5 +28,7 @@ def test_the_answerer_is_served_like_a_model() -> None:
         assert reply.choices[0].message.content == (
             f"The river of {other} is {world.facts[other, 'river']}."
         )
-        with pytest.raises(openai.BadRequestError, match="the last message must be the user's"):
+        with pytest.raises(
+            openai.BadRequestError, match="the last message must have the role user"
+        ):
             client.chat.completions.create(model=MODEL, messages=messages[:2])  # type: ignore

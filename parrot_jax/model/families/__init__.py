@@ -22,7 +22,7 @@ def family_of(config: ModelConfig) -> Family:
     """The family of a model.
 
     Raises:
-      UserError: There is no such family.
+      UserError: The family is unknown.
     """
     if config.family not in FAMILIES:
         raise UserError(f"model.family is {config.family!r}; it must be {', '.join(FAMILIES)}.")
