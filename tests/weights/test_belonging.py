@@ -82,7 +82,7 @@ def test_training_with_another_tokenizer_is_refused_unless_it_is_meant(
     assert f"the weights in {imported} were made with another tokenizer ({ids[0]})" in error
     assert f"data.tokenizer {other_tokenizer} ({ids[1]}, " in error
     assert (
-        f"give data.tokenizer: {imported}/tokenizer, or, if the change is intended, set new_tok"
+        f"set data.tokenizer: {imported}/tokenizer, or, if the change is intended, set new_tok"
         in error
     )
     assert not list((tiny_run.parent / "run").iterdir())
