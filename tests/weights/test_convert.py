@@ -59,7 +59,7 @@ def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[[Pat
         error = capsys.readouterr().err
         assert error.startswith("parrot: ")
         assert error.count("\n") == 1, error
-        with pytest.raises(UserError, match="no run folder"):
+        with pytest.raises(UserError, match="not a run folder"):
             load_params(tmp_path / "refused")
         return error
 
@@ -389,7 +389,7 @@ def test_a_killed_import_leaves_nothing_that_loads_and_is_begun_anew(
 ) -> None:
     out = tmp_path / "flax"
     kill_at("to_ours", DOWN, "convert", "hf-to-flax", hf_folder, out)
-    with pytest.raises(UserError, match="no run folder"):
+    with pytest.raises(UserError, match="not a run folder"):
         load_params(out)
     assert parrot("convert", "hf-to-flax", hf_folder, out) == 0
     assert parrot("convert", "verify", hf_folder, out) == 0

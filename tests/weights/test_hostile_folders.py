@@ -89,7 +89,7 @@ def changed(folder: Path, **values: Any) -> Path:
         ({"architectures": 5}, "architectures is 5"),
         ({"architectures": "xLlamaForCausalLMx"}, "architectures is"),
         ({"model_type": "\x1b[2J\nx"}, r"model_type is '\x1b[2J\nx'"),
-        ({"eos_token_id": "2"}, "an id of a token is '2'"),
+        ({"eos_token_id": "2"}, "'2' is not a token id"),
     ],
 )
 def test_sizes_are_bounded_and_typed(
@@ -145,7 +145,7 @@ def test_an_index_names_files_of_its_folder_alone(
     index = {"weight_map": dict.fromkeys(["a", "b"], name)}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     error = refused(folder)
-    assert "only files in it itself are read" in error or "is no index" in error
+    assert "only files in it itself are read" in error or "is not an index" in error
 
 
 @pytest.mark.parametrize(

@@ -289,7 +289,7 @@ def test_without_a_network_a_push_is_one_line(no_hub: str, export: Path) -> None
 
 def test_a_name_that_is_none_is_refused(hub: Hub, export: Path) -> None:
     for name in ("asker", "a/b/c", "../asker", "owl/", "owl/as ker", ""):
-        with pytest.raises(UserError, match="which has the form org/name"):
+        with pytest.raises(UserError, match="of the form org/name"):
             push(model_upload(export), name, confirm=never)
         with pytest.raises(
             UserError, match="is neither a folder nor a name on the Hugging Face hub"
@@ -304,7 +304,7 @@ def test_a_folder_is_itself(export: Path) -> None:
     assert local_folder(str(export)) == export
     with pytest.raises(UserError, match="is a folder, which has no revision 'v1'"):
         local_folder(str(export), revision="v1")
-    with pytest.raises(UserError, match="is no folder, and no name"):
+    with pytest.raises(UserError, match="neither a folder nor a name"):
         local_folder(str(export / "config.json"))
 
 
