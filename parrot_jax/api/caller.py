@@ -183,7 +183,13 @@ class Caller:
         if response.reply.outcome is Outcome.COMPLETE:
             loop = asyncio.get_running_loop()
             # In a thread, because the loop serves hundreds of other requests.
-            verdict = await loop.run_in_executor(_JUDGING, judge, response.reply)
+            try:
+                verdict = await loop.run_in_executor(_JUDGING, judge, response.reply)
+            except Exception as error:
+                # Its text and tokens are kept; without a verdict the reply does not count.
+                failed = replace(response, reply=Reply(Outcome.FAILED, ""), error=f"{error}")
+                await self._journal.received(request, failed)
+                raise
             response = replace(response, reply=response.reply._replace(verdict=verdict))
         await self._journal.received(request, response)
         return response

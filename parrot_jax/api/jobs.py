@@ -15,7 +15,8 @@ where `work(item)` awaits `job.ask(...)` as often as the item needs it.
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -44,6 +45,7 @@ ITEMS_AT_FIRST = 3
 _FORBIDDEN = 403
 
 Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 def open_journal(
@@ -73,6 +75,32 @@ def open_journal(
         journal.close()
         raise
     return journal
+
+
+def run_async(main: Coroutine[Any, Any, Result]) -> Result:
+    """Runs a coroutine to its end, also inside a running event loop, as that of a notebook.
+
+    There it runs in a thread of its own, and the notebook waits. Ctrl-C cancels it.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(main)
+    running: Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any] | None]] = Future()
+
+    async def noted() -> Result:
+        running.set_result((asyncio.get_running_loop(), asyncio.current_task()))
+        return await main
+
+    with ThreadPoolExecutor(1, thread_name_prefix="job") as thread:
+        result = thread.submit(asyncio.run, noted())
+        try:
+            return result.result()
+        except KeyboardInterrupt:
+            loop, task = running.result()
+            if task is not None:
+                loop.call_soon_threadsafe(task.cancel)
+            raise
 
 
 class Job:
@@ -130,6 +158,8 @@ class Job:
         self._num_tried = self._num_asked = 0
         self._budget_spent: BudgetSpentError | None = None
         self._is_stopping = False
+        self._rejected: set[int] = set()
+        """Items that ended by their own fault in this run."""
         self.stopped_by = ""
         self.unanswered: set[tuple[int, int]] = set()
 
@@ -311,6 +341,9 @@ class Job:
 
     async def _finish_rejected(self, rejected: Sequence[Rejected]) -> None:
         for one in rejected:
+            if one.item in self._rejected:
+                continue  # several of its requests were rejected
+            self._rejected.add(one.item)
             self.unanswered = {asked for asked in self.unanswered if asked[0] != one.item}
             await self.finish(one.item, one.end._replace(detail=one.error))
             self._view.item_finished(one.end.reason)

@@ -80,6 +80,9 @@ def leaves_out(why: DialogueFilter) -> Filter:
 
     def cut(number: int, dialogue: Dialogue, num_begun: int) -> Cut | None:
         reason = why(dialogue)
+        if reason is not None and not isinstance(reason, str):
+            name = getattr(why, "__name__", repr(why))
+            raise UserError(f"the filter {name} returned {reason!r}; return a reason, or None.")
         return Cut(0, reason) if reason else None
 
     return cut

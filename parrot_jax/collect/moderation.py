@@ -5,14 +5,13 @@ dialogue that were not sent yet, and its step is the last turn among them. Texts
 did not judge never pass.
 """
 
-import asyncio
 import contextlib
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from parrot_jax.api.endpoint_config import EndpointConfig, RetryConfig, changes_of_replies
-from parrot_jax.api.jobs import Job, open_journal
+from parrot_jax.api.jobs import Job, open_journal, run_async
 from parrot_jax.api.journal import End, JournalWriter, Start
 from parrot_jax.api.journal_file import put_aside, upgrade
 from parrot_jax.api.journal_reader import JournalReader, StepReply
@@ -74,7 +73,7 @@ def moderate(
       RunError: The moderator failed; its results so far are kept.
       UserError: The key is not set, or the journal cannot be written.
     """
-    asyncio.run(_moderate(collection, dialogues, config))
+    run_async(_moderate(collection, dialogues, config))
 
 
 async def _moderate(

@@ -22,6 +22,7 @@ from parrot_jax.collect.filters import (
 )
 from parrot_jax.collect.folder import Collection, JournaledDialogue
 from parrot_jax.collect.moderation import Moderation, moderate
+from parrot_jax.collect.stops import check_filters
 from parrot_jax.core.config import config_to_dict
 from parrot_jax.core.published_names import name_to_publish, without_folders
 from parrot_jax.version import __version__
@@ -66,6 +67,7 @@ def export_dataset(
     >>> export_dataset(config.out, folder / "dataset", filters=[lambda dialogue: None]).dialogues
     1
     """
+    check_filters(filters)
     out, repeats = Path(out), repeats or RepeatsConfig()
     chain = [leaves_out(own) for own in filters]
     with contextlib.ExitStack() as stack:

@@ -1,6 +1,5 @@
 """Runs a collection: a job whose items are dialogues, driven by their state machines."""
 
-import asyncio
 import contextlib
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -8,7 +7,7 @@ from dataclasses import replace
 
 from parrot_jax.api.budget import BudgetSpentError
 from parrot_jax.api.endpoint import Endpoint, request_body
-from parrot_jax.api.jobs import Job
+from parrot_jax.api.jobs import Job, run_async
 from parrot_jax.api.journal import End
 from parrot_jax.api.prompts import Prompt
 from parrot_jax.api.replies import Reply
@@ -27,7 +26,7 @@ from parrot_jax.collect.export import CollectionSummary, export
 from parrot_jax.collect.folder import Collection, open_collection_journal
 from parrot_jax.collect.prices import with_prices
 from parrot_jax.collect.prompts import load_prompts, messages_for
-from parrot_jax.collect.stops import StopJudge, TurnFilter
+from parrot_jax.collect.stops import StopJudge, TurnFilter, check_filters
 from parrot_jax.collect.transcript import parse_transcript
 from parrot_jax.core.errors import RunError
 from parrot_jax.core.logs import console
@@ -68,13 +67,14 @@ def collect(config: CollectConfig, *, filters: Sequence[TurnFilter] = ()) -> Col
     >>> summary.exported, summary.mean_turns
     (1, 2.0)
     """
-    return asyncio.run(collect_async(config, filters=filters))
+    return run_async(collect_async(config, filters=filters))
 
 
 async def collect_async(
     config: CollectConfig, *, filters: Sequence[TurnFilter] = ()
 ) -> CollectionSummary:
     """As `collect`, in a running event loop; cancelling it stops the run as Ctrl-C does."""
+    check_filters(filters)
     config = with_prices(config)
     speakers = config.speakers()
     prompts = load_prompts(config)

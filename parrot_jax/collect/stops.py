@@ -86,6 +86,16 @@ class StopConfig:
                 raise UserError(f"stops.{name} is {value}; it must be in (0, {most}], or null.")
 
 
+def check_filters(filters: object) -> None:
+    """Checks that filters of one's own are a list of functions.
+
+    Raises:
+      UserError: They are not.
+    """
+    if not isinstance(filters, list | tuple) or not all(map(callable, filters)):
+        raise UserError(f"filters is {filters!r}; give a list of functions.")
+
+
 class StopJudge:
     """Decides whether a text ends its dialogue, and why."""
 
@@ -129,7 +139,17 @@ class StopJudge:
 
     def _own(self, turns: Sequence[Turn], text: str) -> str | None:
         for own in self._filters:
-            if why := own(turns, text):
+            name = getattr(own, "__name__", repr(own))
+            try:
+                why = own(turns, text)
+            except Exception as error:
+                raise UserError(
+                    f"the filter {name} raised {type(error).__name__}: {error}; the text was "
+                    f"{text[:80]!r}. Fix it and run the collection again to continue."
+                ) from error
+            if why is not None and not isinstance(why, str):
+                raise UserError(f"the filter {name} returned {why!r}; return a reason, or None.")
+            if why:
                 return f"{StopReason.FILTER}: {why}"
         return None
 

@@ -122,6 +122,8 @@ def prepare(config: DataConfig, split: Split) -> Prepared:
     >>> prepared.counts["sessions"], len(prepared.rows()), len(prepared.rows()[0]["tokens"])
     (300, 260, 256)
     """
+    if split not in ("train", "eval"):
+        raise UserError(f"the split is {split!r}; it must be train or eval.")
     template = make_template(config.template, load_tokenizer(config.tokenizer))
     if split == "eval":
         config = replace(config, mask=MaskConfig(loss_roles=("user", "assistant")))

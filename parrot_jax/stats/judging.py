@@ -5,7 +5,6 @@ judged once, and files and samples may change between runs. The judge and its pr
 change, since their judgments are not comparable.
 """
 
-import asyncio
 import contextlib
 import functools
 import hashlib
@@ -20,7 +19,7 @@ from rich.console import Console
 from parrot_jax.api.budget import usd
 from parrot_jax.api.endpoint import Endpoint, request_body
 from parrot_jax.api.endpoint_config import changes_of_replies
-from parrot_jax.api.jobs import Job, open_journal
+from parrot_jax.api.jobs import Job, open_journal, run_async
 from parrot_jax.api.journal import End, Start
 from parrot_jax.api.journal_reader import JournalReader, SpeakerCounts
 from parrot_jax.api.prompts import Prompt, changed_prompts
@@ -72,7 +71,7 @@ def check_judge(config: JudgeConfig) -> None:
         async with Endpoint(config):
             pass
 
-    asyncio.run(open_and_close())
+    run_async(open_and_close())
 
 
 def judge_sessions(config: JudgeConfig, sessions: Sequence[Session], journal: Path) -> Judgments:
@@ -87,7 +86,7 @@ def judge_sessions(config: JudgeConfig, sessions: Sequence[Session], journal: Pa
       UserError: The key is not set, the journal cannot be written, or it belongs to another judge.
       KeyboardInterrupt: See `Job.run`.
     """
-    return asyncio.run(_judge_sessions(config, list(dict.fromkeys(sessions)), journal))
+    return run_async(_judge_sessions(config, list(dict.fromkeys(sessions)), journal))
 
 
 async def _judge_sessions(
@@ -120,10 +119,12 @@ async def _judge_sessions(
 
         async def judge(session: Session) -> str | None:
             number = places[session]
+            if (end := reader.end(number)) is not None:
+                return end.reason
             judged = {step for step, _ in reader.said(number)}
             is_whole = True
             for step, (key, measure) in enumerate(JUDGED.items()):
-                if step in judged or reader.end(number) is not None:
+                if step in judged:
                     continue
                 messages = messages_about(session, prompts[key])
                 read = functools.partial(read_reply, allowed=measure.range_of(session))

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from parrot_jax.core.config import load_config
+from parrot_jax.core.errors import UserError
 from parrot_jax.core.logs import counting
 from parrot_jax.core.paths import require_local_folder
 from parrot_jax.core.published_names import without_folders
@@ -17,7 +18,7 @@ from parrot_jax.stats.summary import Statistics, TokenizerName
 
 
 def compute_statistics(
-    paths: Sequence[str],
+    paths: str | Path | Sequence[str | Path],
     *,
     tokenizer: str | None = None,
     judge: str | None = None,
@@ -47,11 +48,14 @@ def compute_statistics(
     >>> file.label, file.sessions
     ('dialogues', 1)
     """
+    names = [str(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
+    if not names:
+        raise UserError("no path was given; name at least one file of dialogues.")
     if out is not None:
         require_local_folder(out, "out")
     judge_config = load_config(JudgeConfig, judge) if judge else None
-    labels = labels_of(list(paths))
-    sources = [source_of(path) for path in paths]
+    labels = labels_of(names)
+    sources = [source_of(path) for path in names]
     loaded = load_tokenizer(tokenizer) if tokenizer else None
     if judge_config is not None:
         check_judge(judge_config)

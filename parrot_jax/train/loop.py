@@ -95,8 +95,6 @@ class _Run:
     def __init__(self, config: TrainConfig, folder: RunFolder, setup: Setup) -> None:
         self.config, self.folder, self.setup = config, folder, setup
         self.steps, self.program = setup.steps, setup.program
-        # All rates at once: computed singly, each would queue behind the steps on the devices.
-        self.rates = np.asarray(setup.learning_rate(np.arange(self.steps.num_steps)))
         self.histories = (
             []
             if setup.held_out is None
@@ -245,7 +243,7 @@ class _Run:
             "epoch": (step + 1) / self.steps.steps_per_epoch,
             "loss": float(metrics.loss),
             "grad_norm": float(metrics.grad_norm),
-            "lr": float(self.rates[step]),
+            "lr": self._learning_rate(step),
             "tokens": tokens,
             "live_tokens": live,
             "step_s": seconds,
@@ -268,6 +266,15 @@ class _Run:
                 + (f"  MFU {mfu:.1%}" if mfu is not None else "")
                 + (f"  {left}" if left and step + 1 < self.steps.stop_step else "")
             )
+
+    def _learning_rate(self, step: int) -> float:
+        """Computed on the host: on the devices it would queue behind the next step."""
+        try:
+            (host, *_) = jax.local_devices(backend="cpu")
+        except RuntimeError:  # JAX_PLATFORMS names accelerators alone
+            host = None
+        with jax.default_device(host):
+            return float(np.asarray(self.setup.learning_rate(step)))
 
     def _stop_at_bad_batch(self, step: int, loss: float, norm: float) -> None:
         path = self.folder.path / f"bad-batch-{step + 1:06d}.npz"

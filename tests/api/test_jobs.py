@@ -14,7 +14,7 @@ from rich.console import Console
 from parrot_jax.api import live
 from parrot_jax.api.endpoint import Endpoint, request_body
 from parrot_jax.api.endpoint_config import EndpointConfig, RetryConfig
-from parrot_jax.api.jobs import Job, open_journal, raise_first
+from parrot_jax.api.jobs import Job, open_journal, raise_first, run_async
 from parrot_jax.api.journal import End, Start
 from parrot_jax.api.journal_reader import JournalReader
 from parrot_jax.api.scripted_server import Scripted, ScriptedServer
@@ -106,6 +106,47 @@ def test_a_job_shows_how_far_it_is_and_how_long_it_will_take(
         *_, shown = translate(tmp_path / "job.sqlite", server.url)
     assert "of 12 words finished" in shown
     assert "/s, about " in shown
+
+
+def test_an_item_with_several_rejected_requests_is_counted_once(tmp_path: Path) -> None:
+    def script(body: dict[str, Any]) -> Scripted:
+        if "word 3" in str(body) or "word 5" in str(body):
+            return Scripted(status=400, text="no such word")
+        return say(body)
+
+    async def both(path: Path, url: str) -> tuple[int, dict[str, int]]:
+        config = EndpointConfig(base_url=url, model="m")
+        with (
+            open_journal(path, Start({}), lambda _: WORDS) as journal,
+            contextlib.closing(JournalReader(path)) as reader,
+        ):
+            job = Job({"t": Endpoint(config)}, journal, reader, retries=RetryConfig(),
+                      concurrency=1, console=Console(file=io.StringIO()))  # fmt: skip
+
+            async def work(item: int) -> str | None:
+                asked = [
+                    await job.ask(
+                        item, step, "t",
+                        request_body(config, [{"role": "user", "content": WORDS[item]}], seed=0),
+                        if_rejected=End("error"),
+                    )
+                    for step in range(2)
+                ]  # fmt: skip
+                return "done" if all(asked) else None
+
+            await job.run(reader.without_end(), work, noun="words", total=len(WORDS))
+            return job._view.finished, dict(job._view.results)
+
+    with ScriptedServer(script) as server:
+        finished = asyncio.run(both(tmp_path / "job.sqlite", server.url))
+    assert finished == (12, {"done": 10, "error": 2})
+
+
+def test_a_job_runs_inside_a_running_loop() -> None:
+    async def notebook() -> int:
+        return run_async(asyncio.sleep(0, 7))
+
+    assert asyncio.run(notebook()) == 7
 
 
 def test_the_first_error_is_raised_and_no_other_is_printed() -> None:

@@ -17,7 +17,7 @@ from parrot_jax.collect.collect_config import CollectConfig
 from parrot_jax.collect.export import CollectionSummary, export
 from parrot_jax.collect.folder import Collection
 from parrot_jax.collect.run import collect, collect_async, request_seed
-from parrot_jax.collect.stops import StopJudge
+from parrot_jax.collect.stops import StopJudge, check_filters
 from parrot_jax.core.errors import RunError, UserError
 from parrot_jax.dialogue.types import Dialogue, Turn
 
@@ -727,6 +727,32 @@ def test_a_journal_can_be_watched_from_outside(make_config: MakeConfig) -> None:
         config = make_config(server.url, rows=2, concurrency=1)
         collect(config)
     assert seen == list(range(5 + 4))
+
+
+def test_a_filter_of_ones_own_ends_dialogues_and_one_that_raises_loses_no_reply(
+    make_config: MakeConfig,
+) -> None:
+    def no_long_ones(turns: Any, text: str) -> str | None:
+        return "long enough" if len(turns) == 3 else None
+
+    def broken(turns: Any, text: str) -> str | None:
+        raise ValueError("boom")
+
+    with ScriptedServer() as server:
+        config = make_config(server.url, rows=4)
+        with pytest.raises(UserError, match="filters is .*; give a list of functions"):
+            check_filters(no_long_ones)
+        with pytest.raises(UserError, match="the filter broken raised ValueError: boom; the text"):
+            collect(config, filters=[broken])
+        assert not rows(
+            config, "SELECT 1 FROM requests WHERE id NOT IN (SELECT request FROM replies)"
+        )
+        assert rows(config, "SELECT DISTINCT outcome, completion_tokens > 0 FROM replies") == [
+            ("failed", 1)
+        ]
+        summary = collect(config, filters=[no_long_ones])
+    assert summary.stops == {"filter": 4}
+    assert rows(config, "SELECT DISTINCT detail FROM ends") == [("long enough",)]
 
 
 def test_collections_in_a_running_loop_are_awaited(make_config: MakeConfig) -> None:
