@@ -21,6 +21,7 @@ from parrot_jax.data.templates.base import RenderedTurn, Rendering, Template, Tu
 from parrot_jax.data.tokenizers import load_tokenizer
 from parrot_jax.dialogue.types import Role
 from parrot_jax.model.blocks import Attention, DecoderLayer, linear, rms_norm, scale, weight
+from parrot_jax.model.decoder import abstract_params
 from parrot_jax.model.families import FAMILIES
 from parrot_jax.model.families.family import Family
 from parrot_jax.model.hf_config import from_hf
@@ -182,6 +183,23 @@ def test_a_family_of_ones_own_trains_and_is_exported(
     values = json.loads((tmp_path / "hf" / "config.json").read_text())
     with pytest.raises(UserError, match="parallel_residual is False, not True"):
         from_hf(values | {"parallel_residual": False})
+
+
+def test_a_table_that_misses_a_tensor_of_its_layer_is_refused(
+    tiny_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = replace(load_config(TrainConfig, tiny_run).model, family="parallel")
+    table = [row for row in PARALLEL.layer_tensors if row[0] != "down"]
+    table[0] = ("norm", "ln.weight", "F", "F")
+    monkeypatch.setitem(FAMILIES, "parallel", replace(PARALLEL, layer_tensors=table))
+    num, d, f = sizes.num_hidden_layers, sizes.hidden_size, sizes.intermediate_size
+    with pytest.raises(UserError) as error:
+        abstract_params(sizes)
+    assert str(error.value) == (
+        f"the family parallel is inconsistent: layers.down is ({num}, {f}, {d}) in the layer, "
+        f"missing in the table; layers.norm is ({num}, {d}) in the layer, "
+        f"({num}, {f}) in the table."
+    )
 
 
 def test_the_formats_that_there_are(tiny_tokenizer: Path) -> None:

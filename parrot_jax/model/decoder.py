@@ -27,7 +27,7 @@ from parrot_jax.core.errors import UserError
 from parrot_jax.model import attention as attention_backends
 from parrot_jax.model.attention import Backend
 from parrot_jax.model.blocks import DecoderLayer, rms_norm, scale, weight
-from parrot_jax.model.families import family_of
+from parrot_jax.model.families import family_of, tensor_names
 from parrot_jax.model.model_config import ModelConfig
 from parrot_jax.model.rotary import Rotation, rotation_at
 from parrot_jax.sharding import array_sharding
@@ -88,8 +88,36 @@ def _abstract(config: ModelConfig) -> Any:  # nnx.State
 
 
 def abstract_params(config: ModelConfig) -> Params:
-    """The tree of parameters as shapes and dtypes; costs no memory at any size."""
-    return nnx.to_pure_dict(_abstract(config))
+    """The tree of parameters as shapes and dtypes; costs no memory at any size.
+
+    Raises:
+      UserError: The family's table names other tensors than its layer has.
+    """
+    shapes = nnx.to_pure_dict(_abstract(config))
+    _check_names(config, shapes)
+    return shapes
+
+
+def _check_names(config: ModelConfig, shapes: Params) -> None:
+    """Compares the table of a family with its layer: an export must miss no tensor."""
+    named = {}
+    for ours, _, _, our_dims in tensor_names(config):
+        dims = our_dims.split()
+        first, *rest = ours.split(".")
+        if first == "layers":  # the layers are stacked
+            dims, rest = ["L", *dims], rest[1:]
+        named[".".join([first, *rest])] = tuple(config.sizes[dim] for dim in dims)
+    made = {
+        ".".join(str(key.key) for key in path): leaf.shape
+        for path, leaf in jax.tree_util.tree_leaves_with_path(shapes)
+    }
+    if wrong := sorted(name for name in named | made if named.get(name) != made.get(name)):
+        problems = (
+            f"{name} is {made.get(name, 'missing')} in the layer, "
+            f"{named.get(name, 'missing')} in the table"
+            for name in wrong
+        )
+        raise UserError(f"the family {config.family} is inconsistent: {'; '.join(problems)}.")
 
 
 def logical_axes(config: ModelConfig) -> Params:
