@@ -97,7 +97,7 @@ test-newest: has-newest
 test-vllm: install $(VENV)-vllm/.installed
 	$(BIN)/python -m pytest -m vllm tests/vllm $(ARGS)
 
-# torch first and with its dependencies: which these are depends on the build that there is.
+# torch first, with its dependencies, which depend on the available build.
 $(VENV)-vllm/.installed: constraints-vllm.txt
 	$(PYTHON) -m venv $(VENV)-vllm
 	$(VENV)-vllm/bin/python -m pip install --quiet --upgrade pip

@@ -1,8 +1,8 @@
-"""Print a dialogue of a training config as the model sees it, or one of a file as it is read.
+"""Print a dialogue of a training config as the model sees it, or a dialogue of a file as read.
 
-For a config (a YAML file): live text is green and dead text grey; where there are no colours, live
-text stands between `[[live]]` and `[[/live]]`. For a file of dialogues: who says what, and what was
-broken, repaired or passed over in the whole file.
+For a config (a YAML file): live text is green, other text grey; without colours, live text is
+between `[[live]]` and `[[/live]]`. For a file of dialogues: the messages, and what was rejected,
+repaired or ignored in the whole file.
 """
 
 import itertools
@@ -26,8 +26,8 @@ class DataOnly:
     """What is read of a training config."""
 
     data: DataConfig
-    """The dialogues, and how they become rows: the `data` of a training config, whose other keys
-    are passed over."""
+    """The dialogues, and how they become rows: `data` of a training config. Its other keys are
+    ignored."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +46,8 @@ class FileShowConfig:
     """A file of dialogues, and which of them to print."""
 
     path: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
-    """A file, a glob, the folder of a collection, or hf://owner/name. The format is told by the
-    rows, or by you: kind:FILE, e.g. sharegpt:a.json."""
+    """A file, a glob, the folder of a collection, or hf://owner/name. The format is detected from
+    the rows, or given as kind:FILE, e.g. sharegpt:a.json."""
 
     index: int = 0
     """Which dialogue, counted from 0."""
@@ -56,7 +56,7 @@ class FileShowConfig:
 Config = DataShowConfig
 
 _HUB_DIALOGUES = 1000
-"""A data set of the hub is read no further than this, or the dialogue that is asked for."""
+"""Dialogues read from a Hub dataset, unless `index` asks for a later one."""
 _MOST_CHARS_OF_METADATA = 300
 
 

@@ -23,20 +23,20 @@ class GenerateConfig:
     """What to generate, and how."""
 
     run: Annotated[str, tyro.conf.Positional]
-    """The run folder; its newest checkpoint speaks."""
+    """The run folder; its newest checkpoint is used."""
 
     messages: str
-    """A JSON file with a list of {role, content}, or an object with `messages`; `.jsonl`: one such
-    object a line."""
+    """A JSON file with a list of {role, content}, or an object with `messages`. `.jsonl`: one
+    object per line."""
 
     max_tokens: int = 256
     """Most tokens of a reply."""
 
     temperature: float = 0.0
-    """0 = the likeliest token each time."""
+    """0 = greedy decoding."""
 
     top_p: float = 1.0
-    """Sample among the likeliest tokens that hold this probability, in (0, 1]."""
+    """Nucleus sampling, in (0, 1]; 1 = off."""
 
     seed: int = 0
     """The same seed gives the same reply."""

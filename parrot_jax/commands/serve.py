@@ -18,29 +18,28 @@ class ServeConfig:
     """What to serve, and where."""
 
     run: Annotated[str, tyro.conf.Positional]
-    """The run folder; its newest checkpoint speaks. With vllm, also what `convert flax-to-hf`
-    made."""
+    """The run folder; its newest checkpoint is served. With vllm, also an export of `convert
+    flax-to-hf`."""
 
     backend: Literal["jax", "vllm"] = "jax"
-    """`vllm` exports the checkpoint, once, and runs vLLM: for many clients of a large model."""
+    """`vllm` exports the checkpoint once and runs vLLM: for many clients of a large model."""
 
     port: int = 8000
-    """0 = one that is free; the first line says which."""
+    """0 = a free port; the first line printed names it."""
 
     host: str = "127.0.0.1"
-    """Address to serve at. The default is reached from this machine only; there is no password."""
+    """Address to listen on. The default accepts this machine only; there is no password."""
 
     allowed_hosts: tuple[str, ...] = ()
-    """Further names by which clients reach it, such as a container's. Requests by names that it
-    does not know are refused: a web page can make a name of its own lead here."""
+    """More host names that clients use, such as a container's. Other names are rejected, because a
+    web page can point a name of its own at this server (DNS rebinding)."""
 
     model_name: str | None = None
-    """The name under which clients ask for the model; null = that of the run folder."""
+    """The model name in requests; null = the name of the run folder."""
 
     batch_rows: int | None = None
-    """Rows of every batch, full or not; of jax only. More serve many clients faster, and one more
-    slowly. With another number, replies may differ in rare tokens. Null = 8 on a CPU, 16
-    elsewhere."""
+    """Rows of every batch, full or not; jax only. More rows serve many clients faster and a single
+    one slower. Changing it may change rare tokens. Null = 8 on a CPU, 16 elsewhere."""
 
     vllm: VllmConfig = field(default_factory=VllmConfig)
     """Settings of vllm."""

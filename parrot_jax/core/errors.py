@@ -39,7 +39,7 @@ class DiskFullError(UserError):
 
 
 class RunError(ParrotError):
-    """The run cannot go on although its input was accepted."""
+    """The run failed although its input was valid."""
 
 
 class PreemptedError(ParrotError):

@@ -219,7 +219,7 @@ def counting(what: str, *, total: int | None = None) -> Iterator[Callable[[], No
 
     Args:
       what: What is counted, e.g. `"dialogues read"`.
-      total: How many there are; None = nobody knows.
+      total: How many there are; None = unknown.
 
     Yields:
       A function to call for each.

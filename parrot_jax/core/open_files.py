@@ -17,7 +17,7 @@ def allow_connections(count: int, *, wanted_by: str) -> None:
 
     Args:
       count: Connections that may be open at once.
-      wanted_by: The setting that asks for so many, for the error.
+      wanted_by: The setting that needs them, for the error.
 
     Raises:
       UserError: The system allows fewer.

@@ -6,7 +6,7 @@ FOLDER = Path(__file__).parents[1] / "configs"
 
 
 def shipped_file(path: str) -> Path | None:
-    """The shipped file of a path that begins with `configs/`; None = there is none.
+    """The shipped file of a path that begins with `configs/`; None if there is none.
 
     >>> shipped_file("configs/train/ask_wildchat_cpu.yaml").name
     'ask_wildchat_cpu.yaml'

@@ -19,7 +19,7 @@ class Cache(NamedTuple):
 
 
 def lengthen(cache: Cache, length: int) -> Cache:
-    """Adds free places behind those that there are, up to `length`."""
+    """Appends empty places up to `length`."""
     free = [(0, 0), (0, 0), (0, length - cache.keys.shape[2]), (0, 0), (0, 0)]
     return jax.tree.map(lambda part: jnp.pad(part, free), cache)
 

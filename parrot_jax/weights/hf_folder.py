@@ -275,7 +275,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _file_names(places: Any) -> set[str]:
-    """The files that an index names; empty = it is none."""
+    """The files that an index names; empty if it is not an index."""
     names = list(places.values()) if isinstance(places, dict) else []
     if not all(isinstance(name, str) and name.endswith(".safetensors") for name in names):
         return set()

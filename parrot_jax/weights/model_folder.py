@@ -69,7 +69,7 @@ class ModelFolder:
         """The values of `config.yaml`.
 
         Raises:
-          UserError: There is none, so this is not a run folder.
+          UserError: There is no config.yaml, so this is not a run folder.
         """
         if not self.config_path.exists():
             raise UserError(f"{self.path} is not a run folder: it has no config.yaml.")
@@ -112,7 +112,7 @@ class ModelFolder:
         """The newest whole checkpoint.
 
         Raises:
-          UserError: There is none.
+          UserError: There is no checkpoint.
         """
         step = Checkpoints(self.checkpoints, read_only=True).latest_step()
         if step is None:
