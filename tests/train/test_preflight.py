@@ -48,7 +48,7 @@ def test_a_run_over_eight_devices_is_tried_and_nothing_is_left(
     assert found["hours"] == pytest.approx(7 * found["step_s"] / 3600)
     said = capsys.readouterr().out
     for part in ("data: ", "first step", "host memory: ", "disk: ", "checkpoint: ", "bit-identical",
-                 "collectives: ", "speed: ", "start it without --preflight"):  # fmt: skip
+                 "collectives: ", "speed: ", "start the run without --preflight"):  # fmt: skip
         assert part in said
     train(replace(split, max_steps=1))
 
