@@ -154,7 +154,7 @@ def _finished_export(folder: Path) -> Path:
 
     if not (folder / "config.json").exists():
         raise UserError(
-            f"{folder} is no run folder: it has no config.yaml; and no finished export, which "
+            f"{folder} is not a run folder: it has no config.yaml; nor a finished export, which "
             "has a config.json. Name a run, or run `parrot convert flax-to-hf` again."
         )
     check_small_files(folder)
@@ -179,7 +179,7 @@ def _exported(run: Path, place: Path) -> Path:
 
     if "converted_from" in (read_yaml(run / "config.yaml") or ()):
         raise UserError(
-            f"{run} holds converted weights and no run; serve the folder they came from, or "
+            f"{run} has converted weights, not a run; serve the folder they came from, or "
             f"train a run from them with `--init-from {run}`."
         )
     trained = load_config(TrainConfig, run / "config.yaml")

@@ -207,7 +207,7 @@ class JaxEngine(Engine):
         strange = next((token for token in prompt if token not in known), None)
         if strange is not None:
             raise RequestError(
-                f"the prompt has the id {strange}, but the model knows 0 to {known[-1]}.",
+                f"the prompt has the id {strange}, but the model has ids 0 to {known[-1]}.",
                 param="prompt",
             )
 
