@@ -14,8 +14,8 @@ from parrot_jax.train.run_folder import RunFolder
 from parrot_jax.train.sample import Sample, sample_next_turns
 from parrot_jax.weights.model_folder import load_params
 
-Messages = Sequence[Mapping[str, Any]]
-"""A history as clients of OpenAI send it: {role, content} each."""
+ClientMessages = Sequence[Mapping[str, Any]]
+"""A history as an OpenAI client sends it: {role, content} each."""
 
 
 class Run:
@@ -59,7 +59,7 @@ class Run:
             batch_rows=batch_rows,
         )
 
-    def prompt(self, messages: Messages) -> list[int]:
+    def prompt(self, messages: ClientMessages) -> list[int]:
         """The ids that the model continues.
 
         Raises:
@@ -72,7 +72,7 @@ class Run:
 
     def generate(
         self,
-        histories: Sequence[Messages],
+        histories: Sequence[ClientMessages],
         *,
         max_tokens: int = 256,
         temperature: float = 0.0,

@@ -186,7 +186,7 @@ class Caller:
             try:
                 verdict = await loop.run_in_executor(_JUDGING, judge, response.reply)
             except Exception as error:
-                # Its text and tokens are kept; without a verdict the reply does not count.
+                # The journal keeps its body and tokens; without a verdict it does not count.
                 failed = replace(response, reply=Reply(Outcome.FAILED, ""), error=f"{error}")
                 await self._journal.received(request, failed)
                 raise

@@ -82,9 +82,7 @@ def run_async(main: Coroutine[Any, Any, Result]) -> Result:
 
     There it runs in a thread of its own, and the notebook waits. Ctrl-C cancels it.
     """
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
+    if not _has_running_loop():
         return asyncio.run(main)
     running: Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any] | None]] = Future()
 
@@ -101,6 +99,14 @@ def run_async(main: Coroutine[Any, Any, Result]) -> Result:
             if task is not None:
                 loop.call_soon_threadsafe(task.cancel)
             raise
+
+
+def _has_running_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 class Job:
@@ -186,7 +192,6 @@ class Job:
           UserError: A key is not set, or the journal cannot be written.
           KeyboardInterrupt: Ctrl-C, after at most `GRACE_S` seconds; a second one stops at once.
         """
-        self._noun = noun
         self._view = LiveView(noun, total, finished, self._callers, console=self._console)
         left = iter(items)
         async with contextlib.AsyncExitStack() as stack:
@@ -291,7 +296,9 @@ class Job:
             if health.failures:
                 faults.append(f"failed {_times(health.failures)}")
             if held := health.num_held:
-                faults.append(f"rejected requests of {held:,} of {self._view.total:,} {self._noun}")
+                faults.append(
+                    f"rejected requests of {held:,} of {self._view.total:,} {self._view.noun}"
+                )
             if useless := health.num_useless:
                 faults.append(f"gave {useless:,} useless replies")
             if faults:

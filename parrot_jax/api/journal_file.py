@@ -191,9 +191,12 @@ def upgrade(path: Path) -> None:
         sqlite_errors(path, "upgrade"),
         contextlib.closing(connect(path)) as db,
     ):
-        if db.execute("PRAGMA user_version").fetchone() != (VERSION - 1,):
+        is_old = lambda: db.execute("PRAGMA user_version").fetchone() == (VERSION - 1,)  # noqa: E731
+        if not is_old():
             return
         with take_lock(path):
+            if not is_old():
+                return  # another process was faster
             db.executescript(f"BEGIN IMMEDIATE; {_FROM_VERSION_2} COMMIT;")
 
 

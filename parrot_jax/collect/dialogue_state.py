@@ -140,7 +140,7 @@ class DialogueState:
 
     @property
     def next_speaker(self) -> Speaker:
-        """Who speaks next; valid while the dialogue goes on, and without a writer."""
+        """Who speaks next; valid until the dialogue ends, and without a writer."""
         return "asker" if self.turns[-1].role == "assistant" else "answerer"
 
 

@@ -33,7 +33,7 @@ def parse_arguments(
       arguments: What follows the verb; the first may be a YAML file.
       prog: The command as typed, for the usage line.
       description: One sentence on what the verb does.
-      passed_over: As of `load_config`.
+      passed_over: See `load_config`.
 
     Raises:
       UserError: The YAML file is wrong, or none was given and help was not asked for.

@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import gc
 import io
+import subprocess
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -147,6 +149,31 @@ def test_a_job_runs_inside_a_running_loop() -> None:
         return run_async(asyncio.sleep(0, 7))
 
     assert asyncio.run(notebook()) == 7
+
+
+def test_ctrl_c_in_a_notebook_cancels_a_job() -> None:
+    program = """if True:
+        import asyncio, os, signal, threading
+        from parrot_jax.api.jobs import run_async
+
+        async def job():
+            threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+            try:
+                await asyncio.sleep(60)
+            finally:
+                print("cancelled")
+
+        async def cell():
+            run_async(job())
+
+        try:
+            asyncio.new_event_loop().run_until_complete(cell())
+        except KeyboardInterrupt:
+            print("interrupted")
+    """
+    command = [sys.executable, "-W", "ignore", "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=50, check=True)
+    assert done.stdout.split() == ["cancelled", "interrupted"]
 
 
 def test_the_first_error_is_raised_and_no_other_is_printed() -> None:
