@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import parrot_jax
+from parrot_jax.core.errors import UserError
 
 PAGE = Path(__file__).parents[1] / "docs" / "python.md"
 
@@ -26,6 +27,16 @@ def test_the_package_alone_loads_nothing_heavy() -> None:
     code = f"import sys, parrot_jax; dir(parrot_jax); print({heavy})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+def test_arguments_that_mean_nothing_are_refused_with_what_is_allowed(tmp_path: Path) -> None:
+    config = parrot_jax.small_example(tmp_path)
+    with pytest.raises(UserError, match="the split is 'test'; it must be train or eval"):
+        parrot_jax.prepare.__wrapped__(config.data, "test")
+    with pytest.raises(UserError, match="no path was given; name at least one file"):
+        parrot_jax.compute_statistics([])
+    (file,) = parrot_jax.compute_statistics(tmp_path / "exam.jsonl").files
+    assert file.sessions == 4
 
 
 def test_the_page_of_the_docs_runs(

@@ -16,6 +16,7 @@ throttle.py         concurrency, rate limits and cool-down
 health.py           decides whether an endpoint works
 caller.py           sends requests: journal, budget, throttle, retries
 jobs.py             many items at once, resumable
+run_async.py        runs a coroutine from a plain function, also in a notebook
 live.py             progress of a running job
 notices.py          prints failures that are retried
 moderation.py       OpenAI's /moderations

@@ -15,8 +15,7 @@ where `work(item)` awaits `job.ask(...)` as often as the item needs it.
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -45,7 +44,6 @@ ITEMS_AT_FIRST = 3
 _FORBIDDEN = 403
 
 Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 def open_journal(
@@ -75,38 +73,6 @@ def open_journal(
         journal.close()
         raise
     return journal
-
-
-def run_async(main: Coroutine[Any, Any, Result]) -> Result:
-    """Runs a coroutine to its end, also inside a running event loop, as that of a notebook.
-
-    There it runs in a thread of its own, and the notebook waits. Ctrl-C cancels it.
-    """
-    if not _has_running_loop():
-        return asyncio.run(main)
-    running: Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any] | None]] = Future()
-
-    async def noted() -> Result:
-        running.set_result((asyncio.get_running_loop(), asyncio.current_task()))
-        return await main
-
-    with ThreadPoolExecutor(1, thread_name_prefix="job") as thread:
-        result = thread.submit(asyncio.run, noted())
-        try:
-            return result.result()
-        except KeyboardInterrupt:
-            loop, task = running.result()
-            if task is not None:
-                loop.call_soon_threadsafe(task.cancel)
-            raise
-
-
-def _has_running_loop() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
 
 
 class Job:

@@ -11,12 +11,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from parrot_jax.api.endpoint_config import EndpointConfig, RetryConfig, changes_of_replies
-from parrot_jax.api.jobs import Job, open_journal, run_async
+from parrot_jax.api.jobs import Job, open_journal
 from parrot_jax.api.journal import End, JournalWriter, Start
 from parrot_jax.api.journal_file import put_aside, upgrade
 from parrot_jax.api.journal_reader import JournalReader, StepReply
 from parrot_jax.api.moderation import moderation_body, moderation_endpoint, read_categories
 from parrot_jax.api.replies import Outcome
+from parrot_jax.api.run_async import run_async
 from parrot_jax.collect.filters import Cut
 from parrot_jax.collect.folder import Collection
 from parrot_jax.core.config import config_from_dict, config_to_dict

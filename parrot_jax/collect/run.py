@@ -7,10 +7,11 @@ from dataclasses import replace
 
 from parrot_jax.api.budget import BudgetSpentError
 from parrot_jax.api.endpoint import Endpoint, request_body
-from parrot_jax.api.jobs import Job, run_async
+from parrot_jax.api.jobs import Job
 from parrot_jax.api.journal import End
 from parrot_jax.api.prompts import Prompt
 from parrot_jax.api.replies import Reply
+from parrot_jax.api.run_async import run_async
 from parrot_jax.collect.collect_config import CollectConfig
 from parrot_jax.collect.dialogue_state import (
     USELESS,

@@ -19,11 +19,12 @@ from rich.console import Console
 from parrot_jax.api.budget import usd
 from parrot_jax.api.endpoint import Endpoint, request_body
 from parrot_jax.api.endpoint_config import changes_of_replies
-from parrot_jax.api.jobs import Job, open_journal, run_async
+from parrot_jax.api.jobs import Job, open_journal
 from parrot_jax.api.journal import End, Start
 from parrot_jax.api.journal_reader import JournalReader, SpeakerCounts
 from parrot_jax.api.prompts import Prompt, changed_prompts
 from parrot_jax.api.replies import Outcome
+from parrot_jax.api.run_async import run_async
 from parrot_jax.core.config import config_from_dict, config_to_dict
 from parrot_jax.core.errors import ParrotError, UserError
 from parrot_jax.core.logs import visible

@@ -16,9 +16,10 @@ from rich.console import Console
 from parrot_jax.api import live
 from parrot_jax.api.endpoint import Endpoint, request_body
 from parrot_jax.api.endpoint_config import EndpointConfig, RetryConfig
-from parrot_jax.api.jobs import Job, open_journal, raise_first, run_async
+from parrot_jax.api.jobs import Job, open_journal, raise_first
 from parrot_jax.api.journal import End, Start
 from parrot_jax.api.journal_reader import JournalReader
+from parrot_jax.api.run_async import run_async
 from parrot_jax.api.scripted_server import Scripted, ScriptedServer
 from parrot_jax.core.errors import ParrotError
 
@@ -154,7 +155,7 @@ def test_a_job_runs_inside_a_running_loop() -> None:
 def test_ctrl_c_in_a_notebook_cancels_a_job() -> None:
     program = """if True:
         import asyncio, os, signal, threading
-        from parrot_jax.api.jobs import run_async
+        from parrot_jax.api.run_async import run_async
 
         async def job():
             threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
