@@ -17,7 +17,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from parrot_jax.core.config import config_to_dict
+from parrot_jax.core.config import check_config, config_to_dict
 from parrot_jax.core.errors import PreemptedError, RunError, disk_full_is_a_user_error
 from parrot_jax.core.files import atomic_write, write_array, write_json
 from parrot_jax.core.logs import Pace, console, duration, progress_bar
@@ -70,6 +70,7 @@ def train(
     >>> Path(config.out, "checkpoints", "0").is_dir()
     True
     """
+    check_config(config, TrainConfig)
     folder = RunFolder(config.out)
     in_first_process(folder.check_writable, f"write to {folder.path}")
     setup = set_up(config, is_new=not folder.has_checkpoint(), objective=objective)
