@@ -161,6 +161,15 @@ class JournalReader:
         query = "SELECT reason, progress, detail FROM ends WHERE item = ?"
         return next((End(*row) for row in self._read(query, item)), None)
 
+    def last_reply_at(self, item: int) -> float | None:
+        """The time of an item's last valid reply, in seconds since 1970; None if it has none."""
+        query = """
+            SELECT max(received_at) FROM requests JOIN replies ON request = id
+            WHERE item = ? AND outcome NOT IN ('failed', 'rejected')
+        """
+        ((received_at,),) = self._read(query, item)
+        return received_at
+
     def num_ends(self) -> dict[str, int]:
         """Number of finished items by reason."""
         return dict(self._read("SELECT reason, count(*) FROM ends GROUP BY reason"))
