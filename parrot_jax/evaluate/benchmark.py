@@ -37,6 +37,8 @@ class Question:
     category: str = ""
     system: str = ""
     """The instruction before the first turn; empty = none."""
+    reference_model: str = ""
+    """The model that wrote the references; empty = unknown."""
 
 
 def read_benchmark(path: str, *, references: str | None = None) -> list[Question]:
@@ -218,7 +220,9 @@ def _with_references(questions: Sequence[Question], path: str, references: str) 
     file = _file_of(references, path)
     rejected = Rejected()
     given: dict[str, tuple[str, ...]] = {}
-    for name, texts in read_rows(file, _parse_reference, rejected):
+    models = set[str]()
+    for name, texts, model in read_rows(file, _parse_reference, rejected):
+        models.add(model)
         if name in given:
             raise UserError(f"{file}: the id {name} appears twice; ids must be unique.")
         given[name] = texts
@@ -242,7 +246,11 @@ def _with_references(questions: Sequence[Question], path: str, references: str) 
     if unused := given.keys() - known:
         console.print(f"{file}: {len(unused):,} references belong to no question; not used.")
     return [
-        replace(question, references=given.get(str(question.id), (None,) * len(question.turns)))
+        replace(
+            question,
+            references=given.get(str(question.id), (None,) * len(question.turns)),
+            reference_model=", ".join(sorted(models)),
+        )
         for question in questions
     ]
 
@@ -258,8 +266,9 @@ def _file_of(references: str, path: str) -> str:
     raise UserError(f"there are no references {references!r}: {known}.")
 
 
-def _parse_reference(row: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
+def _parse_reference(row: dict[str, Any]) -> tuple[str, tuple[str, ...], str]:
     choices = row.get("choices")
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
         raise BrokenRowError("no `choices`", "a reference has question_id and choices")
-    return name_at(row, "question_id"), _texts(choices[0].get("turns"), "turns")
+    texts = _texts(choices[0].get("turns"), "turns")
+    return name_at(row, "question_id"), texts, _category(row, "model_id")
