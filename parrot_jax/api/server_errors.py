@@ -160,9 +160,9 @@ def _error_object(value: Any) -> Any:
             if isinstance(inner, list) and inner:
                 inner = inner[0]
             if isinstance(inner, dict | str) and inner:
-                # Some put the code beside it.
-                beside = {k: v for k, v in value.items() if k in ("code", "type", "status")}
-                return {**beside, **({"message": inner} if isinstance(inner, str) else inner)}
+                # Some servers put the code next to the error.
+                outer = {k: v for k, v in value.items() if k in ("code", "type", "status")}
+                return {**outer, **({"message": inner} if isinstance(inner, str) else inner)}
     return value
 
 
