@@ -55,7 +55,7 @@ def _run_cancelled(coroutine: Coroutine[Any, Any, Any], cancel_when: Callable[[]
     async def both() -> None:
         task = asyncio.ensure_future(coroutine)
         while not cancel_when():
-            assert not task.done(), "it ended before"
+            assert not task.done(), "it ended too early"
             await asyncio.sleep(0.001)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -238,7 +238,7 @@ def test_a_dialogue_ends_before_what_the_moderator_flags_and_is_asked_about_once
         more = make_config(server.url, rows=3, max_turns=4)
         collect(more)
         export(more, out, moderator=endpoint)
-        assert moderator.asked == 24, "of each dialogue the two new texts"
+        assert moderator.asked == 24, "two new texts per dialogue"
 
         # A journal of an earlier version lacks new settings; they get their defaults.
         journal = Path(config.out) / "moderation.sqlite"
@@ -343,7 +343,7 @@ def test_a_moderator_that_fails_stops_the_export_and_is_asked_for_the_rest_later
         assert not out.exists()
         asked = moderator.asked
         assert asked == 12
-        assert len(asked_of) == 5, "three failures in a row stop it"
+        assert len(asked_of) == 5, "three failures in a row stop the run"
         is_broken.clear()
         assert export(config, out, moderator=endpoint).dialogues == 8
     assert moderator.asked == 48, "the texts of the first two dialogues were not sent again"
