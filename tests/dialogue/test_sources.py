@@ -82,7 +82,7 @@ def test_a_larger_sample_contains_the_smaller_one_whatever_the_seed_draws(hundre
 
 
 def test_more_than_there_are_cannot_be_drawn(hundred):
-    with pytest.raises(UserError, match="sample is 101, but only 100 dialogues fit"):
+    with pytest.raises(UserError, match="sample is 101, but only 100 dialogues are usable"):
         read(messages(hundred, sample=101))
 
 
