@@ -270,10 +270,10 @@ def test_a_killed_preparation_goes_on_and_gives_the_same_bytes(
     monkeypatch.setattr(prepare_module, "_make_part", dies_in_the_third_part)
     with pytest.raises(KeyboardInterrupt):
         prepare(config, "train")
-    assert not list(Path(config.cache_dir).glob("*/prepared.json")), "half a cache is no cache"
+    assert not list(Path(config.cache_dir).glob("*/prepared.json")), "half a cache was kept"
     resumed = prepare(config, "train")
     assert made[:3] == [0, 1, 2]
-    assert made[3] == 2, "whole parts are not made again"
+    assert made[3] == 2, "complete parts must not be made again"
     assert resumed.counts == whole.counts
     for path in sorted(whole.folder.glob("*.npy")):
         assert path.read_bytes() == (resumed.folder / path.name).read_bytes()

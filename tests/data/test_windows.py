@@ -243,7 +243,7 @@ def test_each_live_turn_is_live_in_exactly_one_window(
     for window in windows:
         ids = window.tokens.tolist()
         assert len(ids) <= row
-        assert window.loss_weights[-1] > 0 or not trim_dead, "it ends with a live turn"
+        assert window.loss_weights[-1] > 0 or not trim_dead, "a window must end with a live turn"
         marked = np.zeros(len(ids), bool)
         for span in window.spans:
             assert ids[span.start : span.stop] == rendering.turns[span.turn].ids[1:]
