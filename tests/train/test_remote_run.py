@@ -97,7 +97,7 @@ def test_a_run_in_a_bucket_stops_and_continues_to_the_bits_of_a_local_one(
     assert folder.load_config() == remote
     assert folder.latest_step() == 7
     assert load_tokenizer(folder.tokenizer).vocab_size == 340
-    assert not list(Path().glob("gs:*")), "no local folder was made of the address"
+    assert not list(Path().glob("gs:*")), "the address became a local folder"
 
 
 @pytest.mark.slow

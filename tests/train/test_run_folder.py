@@ -137,7 +137,7 @@ def test_a_damaged_line_is_named(config: TrainConfig, name: str, line: bytes) ->
     file.append(step=3)
     with pytest.raises(UserError, match=rf"{name}:2 is damaged: .* remove that line"):
         file.keep_through(2)
-    assert len(file.path.read_bytes().splitlines()) == 3, "nothing is lost"
+    assert len(file.path.read_bytes().splitlines()) == 3, "no line is lost"
 
 
 def test_what_a_kill_leaves_of_a_line_is_dropped(config: TrainConfig) -> None:

@@ -219,7 +219,7 @@ def test_moments_in_the_memory_of_the_host_change_nothing() -> None:
 def test_rows_are_taken_in_as_few_micro_batches_as_allowed() -> None:
     config = replace(CONFIG, batch_rows=32, micro_rows=1)
     assert config.accumulation_steps(8) == 4
-    assert config.accumulation_steps(4) == 8, "fewer devices, the same step"
+    assert config.accumulation_steps(4) == 8, "fewer devices must make the same step"
     assert replace(config, micro_rows=3).accumulation_steps(4) == 4, "3 does not divide 8"
     assert replace(config, micro_rows=None).accumulation_steps(4) == 1
     with pytest.raises(UserError, match="batch_rows=32 does not divide into the 3 parts"):
