@@ -105,7 +105,7 @@ def test_a_run_in_a_bucket_killed_4_times_ends_with_the_same_bits(
         assert is_saving(killed) or not kill % 2, "the kill came after the save"
         started_at.append(first)
     assert started_at == sorted(started_at)
-    assert started_at[-1] >= 4, "the run went on"
+    assert started_at[-1] >= 4, "the run did not resume"
     finish(killed_config)
     for a, b in zip(final_state(killed), final_state(whole), strict=True):
         np.testing.assert_equal(a, b)

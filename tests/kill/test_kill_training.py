@@ -64,7 +64,7 @@ def kill_when(config: Path, moment: Callable[[], bool], verb: Sequence[str] = ("
         if process.poll() is not None:
             assert process.returncode == 0, process.communicate()[1].decode()
             return False
-        assert time.monotonic() < deadline, "the moment did not come"
+        assert time.monotonic() < deadline, "timed out"
         time.sleep(0.0005)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()

@@ -125,7 +125,7 @@ def test_one_of_two_processes_killed_in_a_save_and_both_started_again(
         steps_logged(run) < 2 * HALF
     ):
         assert job.processes[0].poll() is None, job.codes()
-        assert time.monotonic() < deadline, "the moment did not come"
+        assert time.monotonic() < deadline, "timed out"
         time.sleep(0.0005)
     os.kill(job.processes[1].pid, signal.SIGKILL)
     died = time.monotonic()
@@ -201,11 +201,11 @@ def test_a_preflight_of_two_processes_checks_both_and_says_it_once(
     assert (found["processes"], found["devices"], found["problems"]) == (2, 8, [])
     assert "bit-identical" in job.outputs[0]
     # Gloo's threads print concurrently, so their lines are broken up.
-    spoken = re.sub(
+    printed = re.sub(
         r"\[Gloo\]|Rank|is connected to|peer ranks|Expected number of connected|is :|[\d\s.]",
         "", job.outputs[1],
     )  # fmt: skip
-    assert spoken == "", "only the first process speaks"
+    assert printed == "", "only the first process may print"
 
 
 # Writes the batch indices that this process reads to a file, because other threads may print in the
