@@ -1,4 +1,4 @@
-"""The Python API: what `dir` shows, lazily, and the page of the docs, run from top to bottom."""
+"""The Python API: lazy imports, `dir`, and the code of docs/python.md, which is run."""
 
 import dataclasses
 import re

@@ -1,4 +1,4 @@
-"""The first page of each room: its docstring lists every file, in the order of reading."""
+"""The docstring of each package lists all of its files, in reading order."""
 
 import ast
 import re

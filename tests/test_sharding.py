@@ -1,4 +1,4 @@
-"""Meshes, and that a sharded model is the unsharded one."""
+"""Meshes; a sharded model computes the same as an unsharded one."""
 
 import jax
 import numpy as np

@@ -1,4 +1,4 @@
-"""The program and its shell: pipes that are closed, streams that are full."""
+"""Closed pipes and full output streams."""
 
 import json
 import subprocess
@@ -18,7 +18,7 @@ def shell(command: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("arguments", ["--help", "train --help", "serve --help", "configs"])
 def test_whoever_closes_the_pipe_gets_no_traceback(arguments: str) -> None:
-    # `true` reads nothing: the pipe is closed before the first line.
+    # `true` reads nothing, so the pipe is closed before the first line.
     closed = shell(f"{PARROT} {arguments} | true")
     assert (closed.returncode, closed.stderr) == (141, "")
 
@@ -64,7 +64,7 @@ sys.exit(cli.main())
 
 
 def test_a_ctrl_c_that_comes_while_the_garbage_is_collected_is_not_lost() -> None:
-    """jax has a callback there, and Python drops what is raised in one."""
+    """jax registers a garbage-collection callback, in which Python drops exceptions."""
     done = subprocess.run(
         [sys.executable, "-c", CTRL_C_IN_A_CALLBACK], capture_output=True, text=True
     )

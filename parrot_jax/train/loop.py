@@ -269,10 +269,10 @@ class _Run:
             )
 
     def _learning_rate(self, step: int) -> float:
-        """Computed on the host: on the devices it would queue behind the next step."""
+        """Computes the rate on the host; on a device it would queue behind the next step."""
         try:
             (host, *_) = jax.local_devices(backend="cpu")
-        except RuntimeError:  # JAX_PLATFORMS names accelerators alone
+        except RuntimeError:  # JAX_PLATFORMS has only accelerators
             host = None
         with jax.default_device(host):
             return float(np.asarray(self.setup.learning_rate(step)))
@@ -308,7 +308,7 @@ class _Run:
 
         def advance(done: int) -> None:
             self.watchdog.reset()
-            # Called equally often in all processes: a collective waits for each of them.
+            # A collective: all processes must call it equally often.
             if any_process(self.sigterm.asked):
                 self._stop_at_signal(state, step)
             pace.line("eval", done, "rows")
@@ -325,7 +325,7 @@ class _Run:
         summary = perplexity.summarise(turns)
         if self.writes:
             write_array(self.folder.results / f"eval-{step:06d}.npy", turns)
-            # Last: a resumed run takes this file as the sign that the evaluation is complete.
+            # Written last: for a resumed run, this file marks the evaluation as complete.
             write_json(self._result(step), {"step": step, **summary})
         console.print(
             f"eval at step {step}: user turns 2..T {_ppl(summary['user_ppl'])}, assistant turns "
