@@ -165,7 +165,8 @@ class Endpoint:
                         break
             if len(received) > most and is_success:
                 raise ValueError(f"the reply is longer than {most:,} bytes")
-            return response.status_code, response.headers, bytes(received)
+            # One byte more than allowed shows that the rest was not read.
+            return response.status_code, response.headers, bytes(received[: most + 1])
 
     def _response(
         self, status: int, headers: httpx2.Headers, received: bytes, request: dict[str, Any]

@@ -56,9 +56,7 @@ def ratio_intervals(
     above, below = np.split(sums, 2, axis=1)
     # If few sessions count, a resample may have none of them; it is ignored.
     ratios = np.divide(above, below, out=np.full_like(above, np.nan), where=below > 0)
-    for place, size, column in zip(
-        np.flatnonzero(counted), sizes[counted], ratios.T, strict=True
-    ):
+    for place, size, column in zip(np.flatnonzero(counted), sizes[counted], ratios.T, strict=True):
         tail = _expanded_tail((1 - level) / 2, int(size))
         ends[place] = np.nanquantile(column, [tail, 1 - tail])
     return ends
