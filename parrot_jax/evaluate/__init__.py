@@ -10,6 +10,7 @@ conversations.py  what is judged: answers to a benchmark, or dialogues
 judge_prompts.py  prompts in FastChat's form, for any number of turns
 judge_tasks.py    requests to the judge, and how its replies are read
 judging.py        runs a judge
+exact.py          grades by comparing with the references, without a judge
 scores.py         scores by model, history, question and turn; means with intervals
 comparing.py      paired differences
 summary.py        the report as tables and JSON
