@@ -162,7 +162,8 @@ def test_a_config_that_is_not_of_the_weights_is_refused(
     values = yaml.safe_load(path.read_text())
     values["model"]["rope_theta"] = 500000.0
     path.write_text(yaml.safe_dump(values))
-    said = f"{path} is not of the weights in {imported}/checkpoints/0: model.rope_theta is 500000.0"
+    place = f"{imported}/checkpoints/0"
+    said = f"{path} does not match the weights in {place}: model.rope_theta is 500000.0"
     assert said in parrot("convert", "flax-to-hf", imported, tmp_path / "out", code=2)
     assert "rope_theta" in parrot("convert", "verify", tmp_path / "hf", imported, code=2)
 

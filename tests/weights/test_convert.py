@@ -154,7 +154,7 @@ def test_rounding_is_told_from_difference(
     capsys.readouterr()
     assert parrot("convert", "verify", tmp_path / "rounded", tmp_path / "flax") == 0
     found = capsys.readouterr().out
-    assert "0 of 21 tensors are identical, 21 after rounding to the folder's type" in found
+    assert "0 of 21 tensors are identical, 21 after rounding to the folder's dtype" in found
 
 
 def test_training_starts_from_what_was_converted(
@@ -224,7 +224,7 @@ def test_tensors_that_are_missing_unknown_or_misshapen_are_all_named(
     assert "model.layers.0.mlp.renamed.weight is unknown" in error
     assert "extra is unknown" in error
     assert "model.norm.weight is [31], not [32]" in error
-    assert f"{DOWN} has type I8, not one of F32, BF16, F16" in error
+    assert f"{DOWN} has dtype I8, not one of F32, BF16, F16" in error
 
 
 def test_float16_asks_what_to_store(
@@ -232,19 +232,19 @@ def test_float16_asks_what_to_store(
     refused: Callable[[Path], str],
 ) -> None:  # fmt: skip
     source = write_hf(tmp_path / "hf", arrays=random_tensors(small, "float16"))
-    assert "is in float16, which no training uses: give --dtype float32" in refused(source)
+    assert "is in float16, which training does not support: set --dtype float32" in refused(source)
 
 
 def test_files_that_are_cut_off_or_absent(hf_folder: Path, refused: Callable[[Path], str]) -> None:
     first, second = sorted(hf_folder.glob("*.safetensors"))
     whole = first.read_bytes()
     first.write_bytes(whole[:-1])
-    assert f"{first} is cut off or no safetensors file" in refused(hf_folder)
+    assert f"{first} is truncated or not a safetensors file" in refused(hf_folder)
     first.write_bytes(b"not weights")
-    assert f"{first} is cut off or no safetensors file" in refused(hf_folder)
+    assert f"{first} is truncated or not a safetensors file" in refused(hf_folder)
     first.write_bytes(whole)
     second.unlink()
-    assert f"names 1 files that are not there: {second.name}" in refused(hf_folder)
+    assert f"names 1 files that do not exist: {second.name}" in refused(hf_folder)
     (hf_folder / "model.safetensors.index.json").write_text("[]")
     assert "is not an index of safetensors files" in refused(hf_folder)
 
@@ -436,9 +436,7 @@ def test_a_folder_of_something_else_is_left_alone(
     capsys.readouterr()
     command = ("convert", "flax-to-hf", tmp_path / "flax", tmp_path / "back")
     assert parrot(*command, "--dtype", "float32") == 2
-    assert "holds the export of another checkpoint, or of this one in another form" in (
-        capsys.readouterr().err
-    )
+    assert "has an export of another checkpoint, dtype or tokenizer" in (capsys.readouterr().err)
     assert parrot(*command, "--step", "7") == 2
     assert "there is no checkpoint" in capsys.readouterr().err
 

@@ -119,7 +119,7 @@ def test_a_damaged_array_is_named(tmp_path: Path) -> None:
     flip(largest)
     said = (
         rf"checkpoint {tmp_path}/6 is damaged: DATA_LOSS: Error reading \S+ .*{tmp_path}/6/params.*"
-        rf"The newest of the others is 3: `parrot train` goes back .* move {tmp_path}/6 away first"
+        rf"The newest other checkpoint is 3: `parrot train` resumes .* move {tmp_path}/6 away first"
     )
     with pytest.raises(DamagedCheckpointError, match=said):
         restore_state(Checkpoints(tmp_path, read_only=True), 6, LIKE)
@@ -136,7 +136,7 @@ def test_what_fails_beside_a_read_is_no_damage(
     handler = ocp.PyTreeCheckpointHandler
     for error, raised, message in (
         (OSError(errno.EMFILE, "Too many open files"), UserError, "cannot read a checkpoint: "),
-        (PermissionError(errno.EACCES, "Permission denied"), UserError, "check your rights"),
+        (PermissionError(errno.EACCES, "Permission denied"), UserError, "check permissions"),
         (ValueError("RESOURCE_EXHAUSTED: Error opening x"), UserError, "cannot read a checkpoint"),
         (UserWarning("Error reading the compile cache"), UserWarning, "the compile cache"),
     ):
@@ -205,7 +205,7 @@ def test_a_run_with_a_damaged_checkpoint_ends_with_the_same_bits(
     assert main(["convert", "flax-to-hf", config.out, str(tiny_run.parent / "hf")]) == 2
     line = capsys.readouterr().err
     assert f"checkpoint {folder}/7 is damaged" in line
-    assert "The newest of the others is 6" in line
+    assert "The newest other checkpoint is 6" in line
 
     assert main(["train", str(tiny_run)]) == 0
     said = capsys.readouterr().out
@@ -227,7 +227,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_does_not_begin_again_by_itself(
         file.write_text("{")
     capsys.readouterr()
     assert main(["train", str(tiny_run)]) == 2
-    assert "There is no other: put a copy in its place, or delete its folder" in (
+    assert "There is no other checkpoint: restore its folder from a copy, or delete it" in (
         capsys.readouterr().err
     )
 

@@ -93,7 +93,7 @@ def test_what_an_earlier_push_left_is_not_read_beside_the_new(hub: Hub, export: 
     hub.repositories[AT_THE_HUB] = Repository(private=True, **old)
     asked: list[str] = []
     push(dataset_upload(export), REPO, confirm=lambda text: asked.append(text) is None)
-    assert "delete data/sessions.parquet, messages/sessions.jsonl, of which it has none" in asked[0]
+    assert "delete data/sessions.parquet, messages/sessions.jsonl, which this push does" in asked[0]
     assert pushed(hub) == files_of(export) | {"notes.md": b"keep"}
 
 
