@@ -74,13 +74,17 @@ def test_programs_and_own_pages_may_ask(port: int, headers: dict[str, str]) -> N
 @pytest.mark.parametrize(
     ("headers", "status", "message"),
     [
-        ({"Host": "attacker.example"}, 403, "this server is not 'attacker.example'"),
-        ({"Host": "attacker.example:{port}"}, 403, "name this host in --allowed-hosts"),
-        ({"Host": "localhost.attacker.example"}, 403, "not 'localhost.attacker.example'"),
-        ({"Host": "localhost@attacker.example"}, 403, "this server is not"),
-        ({"Host": "10.0.0.1"}, 403, "this server is not '10.0.0.1'"),
-        ({"Host": "localhost:80:80"}, 403, "this server is not"),
-        ({"Host": "a" * 9000}, 403, "this server is not"),
+        (
+            {"Host": "attacker.example"},
+            403,
+            "this server does not accept the host 'attacker.example'",
+        ),
+        ({"Host": "attacker.example:{port}"}, 403, "or add the host to --allowed-hosts"),
+        ({"Host": "localhost.attacker.example"}, 403, "host 'localhost.attacker.example'"),
+        ({"Host": "localhost@attacker.example"}, 403, "this server does not accept the host"),
+        ({"Host": "10.0.0.1"}, 403, "this server does not accept the host '10.0.0.1'"),
+        ({"Host": "localhost:80:80"}, 403, "this server does not accept the host"),
+        ({"Host": "a" * 9000}, 403, "this server does not accept the host"),
         ({"Origin": "https://attacker.example"}, 403, "pages of 'https://attacker.example'"),
         ({"Origin": "http://localhost:1"}, 403, "pages of 'http://localhost:1'"),
         ({"Origin": "null"}, 403, "pages of 'null'"),
@@ -91,7 +95,7 @@ def test_programs_and_own_pages_may_ask(port: int, headers: dict[str, str]) -> N
         ({"Content-Type": "application/x-www-form-urlencoded"}, 415, "it must be"),
         ({"Content-Type": "multipart/form-data; boundary=x"}, 415, "it must be"),
         ({"Content-Type": ""}, 415, "the header Content-Type is missing"),
-        ({"Content-Encoding": "gzip"}, 415, "the body's encoding is 'gzip'; send it plain"),
+        ({"Content-Encoding": "gzip"}, 415, "Content-Encoding is 'gzip'; send the body un"),
     ],
 )
 def test_others_are_refused_before_anything_is_done(

@@ -207,8 +207,8 @@ def test_what_the_machine_or_the_model_has_not(export: Path) -> None:
     [
         (["--vllm.data-parallel-size", "0"], "--vllm.data-parallel-size is 0; it must be at lea"),
         (["--vllm.start-timeout-s", "0"], "--vllm.start-timeout-s is 0.0; it must be finite and"),
-        (["--batch-rows", "8"], "--batch-rows is of --backend jax; vLLM fills its batches by its"),
-        (["--backend", "jax", "--vllm.max-model-len", "9"], "--vllm.* are settings of vLLM; say"),
+        (["--batch-rows", "8"], "--batch-rows applies to --backend jax only"),
+        (["--backend", "jax", "--vllm.max-model-len", "9"], "--vllm.* applies to vLLM only; add"),
         (["--port", "{taken}"], "port {taken} on 127.0.0.1 is in use; choose another with --port"),
         (["--vllm.python", "/none"], "cannot run the vLLM interpreter /none: [Errno 2] No such"),
     ],
@@ -235,7 +235,7 @@ def test_folders_that_hold_no_model(
 ) -> None:
     command = ["--backend", "vllm", "--port", "0", "--vllm.python", str(python)]
     assert main(["serve", str(tmp_path), *command]) == 2
-    assert "is not a run folder: it has no config.yaml" in capsys.readouterr().err
+    assert "is neither a run folder (no config.yaml)" in capsys.readouterr().err
     (tmp_path / "config.yaml").write_text("converted_from: x\nmodel: {}\n")
     assert main(["serve", str(tmp_path), *command]) == 2
     assert "has converted weights, not a run" in capsys.readouterr().err
@@ -279,7 +279,7 @@ def test_a_server_that_is_never_ready_is_ended(serve: Serve, export: Path) -> No
     process = serve(export, "--vllm.start-timeout-s", "1", wrong="never ready")
     _, error = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert "parrot: vLLM is not ready after 1 s; allow more with --vllm.start-timeout-s" in error
+    assert "parrot: vLLM is not ready after 1 s; raise --vllm.start-timeout-s" in error
     assert not list(export.glob(".vllm/*.json"))
 
 
@@ -395,7 +395,7 @@ def test_what_a_crash_left_behind_is_named_at_the_next_start(serve: Serve, expor
     assert deaf.is_running()
     _, error = (second := serve(export)).communicate(timeout=60)
     assert second.returncode == 2
-    assert f"left a vLLM behind, at port {port_in(error)}: the processes {deaf.pid};" in error
+    assert f"left vLLM processes on port {port_in(error)}: {deaf.pid};" in error
     deaf.kill()
     assert are_gone([deaf])
     third = serve(export)
@@ -412,7 +412,7 @@ def test_two_servers_of_a_run_do_not_share_a_port(serve: Serve, export: Path) ->
     port = url_of(first).rpartition(":")[2]
     _, error = (second := serve(export, "--port", port)).communicate(timeout=60)
     assert second.returncode == 2
-    assert f"another `parrot serve` is serving or stopping this run at port {port}" in error
+    assert f"is serving or stopping this run on port {port}" in error
     third: Any = serve(export)
     assert url_of(third).rpartition(":")[2] != port
 
@@ -420,5 +420,5 @@ def test_two_servers_of_a_run_do_not_share_a_port(serve: Serve, export: Path) ->
 @pytest.mark.parametrize("content", ["{", "[]", '{"host": "here"}'])
 def test_a_damaged_record_of_a_server_is_one_line(content: str, tmp_path: Path) -> None:
     (tmp_path / "server-8000.json").write_text(content)
-    with pytest.raises(UserError, match=r"server-8000.json is damaged \(.*\), so it is unknown"):
+    with pytest.raises(UserError, match=r"server-8000.json is damaged \(.*\), so vLLM processes"):
         check_nobody_serves(tmp_path)
