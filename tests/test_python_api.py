@@ -33,7 +33,7 @@ def test_arguments_that_mean_nothing_are_refused_with_what_is_allowed(tmp_path: 
     config = parrot_jax.small_example(tmp_path)
     with pytest.raises(UserError, match="the split is 'test'; it must be train or eval"):
         parrot_jax.prepare.__wrapped__(config.data, "test")
-    with pytest.raises(UserError, match="no path was given; name at least one file"):
+    with pytest.raises(UserError, match="no path was given; pass at least one file"):
         parrot_jax.compute_statistics([])
     (file,) = parrot_jax.compute_statistics(tmp_path / "exam.jsonl").files
     assert file.sessions == 4

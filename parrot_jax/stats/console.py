@@ -38,7 +38,7 @@ def print_statistics(statistics: Statistics, written: Sequence[Path]) -> None:
 
 
 def _print(table: Table, title: str) -> None:
-    # Use a fixed width in a file or a pipe, to avoid folding.
+    # In a file or a pipe, a fixed width, to avoid folded lines.
     out = console if console.is_terminal else Console(width=_WIDTH_OF_FILES, file=console.file)
     out.print(_shown(table, title))
 

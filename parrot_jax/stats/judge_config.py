@@ -11,11 +11,11 @@ class JudgeConfig(EndpointConfig):
     """An endpoint that judges the questions of sessions.
 
     Raises:
-      UserError: See `EndpointConfig`; or it may cost something and has no limit.
+      UserError: See `EndpointConfig`; or the judge may cost something and has no budget.
     """
 
     concurrency: int = 16  # pyright: ignore[reportIncompatibleVariableOverride]  # always known here
-    """Most requests in flight at once, >= 1."""
+    """Limit on concurrent requests, >= 1."""
 
     retries: RetryConfig = field(default_factory=RetryConfig)
     """Retries of failed requests."""

@@ -176,7 +176,7 @@ def test_unclear_paths_are_refused_with_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no file matches"):
         source_of(str(path))
     path.write_text('[{"text": "hello"}]')
-    with pytest.raises(UserError, match="cannot detect the format .* keys 'text'.*write kind:path"):
+    with pytest.raises(UserError, match="cannot detect the format .* keys 'text'.*pass kind:path"):
         source_of(str(path))
     path.write_text('[{"conversations": [], "chosen": 1, "rejected": 2}]')
     with pytest.raises(UserError, match="preference pairs.*sharegpt:"):
