@@ -131,7 +131,7 @@ def losses_picture(ask: RunFiles, chat: RunFiles, chat_first_turn: RunFiles) -> 
 
 
 def with_interval(count: Count) -> str:
-    """A share with its interval, in percent."""
+    """Formats a share with its interval, in percent."""
     low, high = share_interval(*count)
     numbers = f"{percent(count.share)} [{100 * low:.0f}, {100 * high:.0f}]"
     return numbers.replace(" ", "\N{NO-BREAK SPACE}")
