@@ -49,9 +49,9 @@ def test_the_list_has_each_config_with_its_purpose_and_hardware(said: Said) -> N
     for path in shipped_configs():
         assert f"\n  {path}\n" in printed
     assert "parrot stats --judge CONFIG" in printed
-    # A header's part may take more than one line.
-    assert "what `parrot collect export RUN --moderation` asks about every text.\n" in printed
-    assert "1 GB of memory and some 10 GB of disk" in printed
+    assert "checks every text for `parrot collect export RUN --moderation`.\n" in printed
+    # A part of the header may span lines.
+    assert "1 GB of memory and about 10 GB of disk" in printed
 
 
 @pytest.mark.parametrize("path", shipped_configs())
