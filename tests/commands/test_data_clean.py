@@ -189,7 +189,7 @@ def test_a_file_that_is_no_tokenizer_is_a_user_error(raw):
 
 
 def test_the_input_is_never_overwritten(raw):
-    with pytest.raises(UserError, match="or the input would be lost"):
+    with pytest.raises(UserError, match="so the input would be overwritten"):
         run(full_config(raw, out=str(raw / "raw.json")))
 
 

@@ -199,7 +199,7 @@ def test_control_characters_of_a_file_are_made_visible(tmp_path, capsys):
     ("arguments", "text"),
     [
         (["nothing.jsonl"], "no file matches the source path 'nothing.jsonl'"),
-        (["notes.txt"], "takes a file of dialogues, or a training config, whose name ends with"),
+        (["notes.txt"], "takes a file of dialogues, or a training config named"),
         (["nothing.yaml"], "cannot read nothing.yaml"),
         (["rows.jsonl", "--index", "5"], "--index is 5, but rows.jsonl has 2 dialogues."),
         (["rows.jsonl", "--index", "-1"], "--index is -1; dialogues are counted from 0."),
