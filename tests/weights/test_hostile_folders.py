@@ -1,4 +1,4 @@
-"""Folders of others, as bad as they can be: one line, at once, and nothing outside is read."""
+"""Malicious or broken folders fail fast with one line; no file outside of them is read."""
 
 import contextlib
 import json
@@ -30,7 +30,7 @@ Refused = Callable[..., str]
 
 @pytest.fixture
 def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Refused:
-    """Imports a folder that cannot be; returns the one line."""
+    """Imports an invalid folder; returns the error line."""
 
     def run(source: Path, *options: str) -> str:
         out = tmp_path / "refused"
@@ -45,7 +45,7 @@ def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Refused:
 
 
 def changed(folder: Path, **values: Any) -> Path:
-    """Changes config.json; a value may be NaN."""
+    """Changes keys of config.json; values may be NaN."""
     path = folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
     return folder
@@ -103,7 +103,7 @@ def test_many_layers_that_are_not_there_are_one_short_line(
 ) -> None:
     error = refused(changed(write_hf(tmp_path / "hf"), num_hidden_layers=1000))
     assert "model.layers.2.input_layernorm.weight is missing" in error
-    assert "and 8,962 more" in error  # 9 tensors of 998 layers, without the 20 that are named
+    assert "and 8,962 more" in error  # 9 tensors of 998 layers, minus the 20 named ones
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_a_config_that_is_no_json_is_one_line(
     assert said in refused(folder)
 
 
-# ---- files and places ----------------------------------------------------------------------------
+# ---- files and paths -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -272,7 +272,7 @@ def test_numbers_that_are_not_finite_are_named(
     name = "model.layers.1.mlp.down_proj.weight"
     arrays[name][3, 5:8] = value
     error = refused(write_hf(tmp_path / "hf", arrays=arrays))
-    # In eight parts, one a device: the first that is found is named.
+    # Eight shards, one per device; the error names the tensor, with the count of one shard.
     assert f"{name} of {tmp_path / 'hf'}: " in error
     assert "are NaN or infinite" in error
 
@@ -305,7 +305,7 @@ def test_an_export_that_was_damaged_is_not_read(
     assert "model.safetensors is damaged" in refused(out)
 
 
-# ---- anything ------------------------------------------------------------------------------------
+# ---- fuzzing -------------------------------------------------------------------------------------
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
@@ -332,7 +332,7 @@ KEYS = {
 
 @st.composite
 def damage(draw: st.DrawFn) -> tuple[str, Any]:
-    """A file of a folder, and a key with another value, or other bytes at a place."""
+    """Draws a file, and a changed JSON key or changed bytes at a position in [0, 1]."""
     name = draw(st.sampled_from([*KEYS, "model.safetensors", "tokenizer.model"]))
     if name in KEYS and draw(st.booleans()):
         return name, {draw(st.sampled_from(KEYS[name].split())): draw(JSON)}
@@ -385,7 +385,7 @@ def test_any_damage_is_one_line(
             assert len(line) < 5000, line
 
 
-# ---- OUT, and folders of ours --------------------------------------------------------------------
+# ---- OUT and converted folders -------------------------------------------------------------------
 
 
 def test_out_may_not_be_a_file_or_below_one(
@@ -408,7 +408,7 @@ def test_out_may_not_be_a_file_or_below_one(
 def converted(
     tmp_path_factory: pytest.TempPathFactory, write_hf: WriteHf, tiny_tokenizer: Path
 ) -> Path:
-    """A folder of ours, with a tokenizer."""
+    """A converted folder with a tokenizer."""
     folder = tmp_path_factory.mktemp("converted")
     shutil.copy(tiny_tokenizer, write_hf(folder / "hf"))
     assert main(["convert", "hf-to-flax", str(folder / "hf"), str(folder / "flax")]) == 0
@@ -468,7 +468,7 @@ def test_no_pickle_is_ever_read(tmp_path: Path, hf_folder: Path) -> None:
     names = [path for path in step.rglob("*") if path.is_file() and path.parent.name != "d"]
     numbers = sorted((step / "params" / "ocdbt.process_0" / "d").iterdir())
     assert len(numbers) > 10
-    # Those with the numbers are all of one kind.
+    # The data files are all alike, so a few are enough.
     for path in [
         *names,
         *(step / "params" / "d").iterdir(),

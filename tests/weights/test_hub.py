@@ -1,4 +1,4 @@
-"""Folders from the hub and exports to it, byte for byte, and what is said where that fails."""
+"""Downloads from the hub and uploads to it are byte-exact; failures give one line."""
 
 import errno
 import io
@@ -28,7 +28,7 @@ from parrot_jax.weights.names import tensors
 
 from .hub_server import TOKEN, Hub, HubError, Repository
 
-# The client sends large files in a form that its HTTP library no longer likes.
+# The client sends large files with an argument that its HTTP library has deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
 TINY = ModelConfig(
@@ -70,18 +70,18 @@ def export(tmp_path: Path) -> Path:
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
-    """The files of an export that are for others."""
+    """Returns the files of an export that are sent."""
     ours = (RECORD, f"{SHARDS[0]}.tmp-17")
     return {file.name: file.read_bytes() for file in folder.iterdir() if file.name not in ours}
 
 
 def pushed(hub: Hub) -> dict[str, bytes]:
-    """The files of the repository that were sent to it."""
+    """Returns the files of the repository that were pushed."""
     return {k: v for k, v in hub.repositories[REPO].files.items() if k != ".gitattributes"}
 
 
 def error_of(call: Callable[[], object]) -> str:
-    """The one line that a failing call says, which does not show the token."""
+    """Returns the one-line error of a failing call; checks that it does not contain the token."""
     with pytest.raises(UserError) as caught:
         call()
     line = str(caught.value)
@@ -101,7 +101,7 @@ def test_a_new_repository_is_private_and_holds_the_export_byte_for_byte(
     printed = capsys.readouterr().out
     assert f"sending 7 files, {size:,} bytes, to the model owl/asker (private)" in printed
     assert printed.endswith(f"done: {constants.ENDPOINT}/owl/asker\n")
-    assert len(hub.repositories[REPO].commits) == 2  # the hub's own, and all files at once
+    assert len(hub.repositories[REPO].commits) == 2  # the initial one, and one with all files
 
 
 def test_public_makes_it_public(hub: Hub, export: Path) -> None:
@@ -123,7 +123,7 @@ def test_files_are_replaced_only_after_a_yes(
     hub.repositories[REPO] = Repository(private=True, **old)
     args = ["push", str(export), REPO]
 
-    assert main(args) == 2  # no terminal
+    assert main(args) == 2  # stdin is no terminal
     said = capsys.readouterr().err
     assert said.startswith("parrot: owl/asker already has 3 files. Overwrite those")
     assert "pass --yes" in said
@@ -138,7 +138,7 @@ def test_files_are_replaced_only_after_a_yes(
 
     monkeypatch.setattr("builtins.input", lambda text: "y")
     assert main(args) == 0
-    # The weights of before, which transformers would take instead of the shards, are gone.
+    # The old weights, which transformers would prefer to the shards, are deleted.
     assert "and delete model.safetensors, which this push does not send?" in asked[0]
     assert pushed(hub) == files_of(export) | {"LICENSE.txt": b"keep"}
 
@@ -274,7 +274,7 @@ def test_a_token_that_is_none_is_one_line(
 
 @pytest.fixture
 def no_hub(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> str:
-    """An address on which nobody listens, where the client looks for the hub."""
+    """A hub address without a server."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     monkeypatch.setattr(constants, "ENDPOINT", url)

@@ -1,4 +1,4 @@
-"""transformers loads what we export: the same prompt, the same logits, the same reply."""
+"""transformers loads our exports: same prompt, same logits, same reply."""
 
 from pathlib import Path
 from typing import Any
