@@ -1,4 +1,4 @@
-"""Who may ask: no page of another site, under no name of its own."""
+"""Requests of foreign web pages are rejected, also with DNS rebinding."""
 
 import http.client
 import json
@@ -16,7 +16,7 @@ BODY = json.dumps({"messages": [{"role": "user", "content": "hi"}]})
 
 @pytest.fixture(scope="module")
 def asked() -> list[str]:
-    """What reached the function."""
+    """The messages that reached the function."""
     return []
 
 
@@ -34,7 +34,7 @@ def port(asked: list[str]) -> Iterator[int]:
 def ask(
     port: int, headers: dict[str, str], method: str = "POST", path: str = "/v1/chat/completions"
 ) -> tuple[int, dict[str, str], str]:
-    """Status, headers and body; a header that is empty is left out."""
+    """Returns status, headers and body; omits empty headers."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     headers = {"Host": f"localhost:{port}", "Content-Type": "application/json"} | headers
     connection.putrequest(method, path, skip_host=True)

@@ -1,4 +1,4 @@
-"""What a request may say: strict types, clear refusals, OpenAI's defaults."""
+"""Parsing of requests: strict types, clear errors, OpenAI's defaults."""
 
 import json
 from typing import Any
@@ -27,7 +27,7 @@ def refused(body: bytes) -> RequestError:
 def test_the_defaults_are_those_of_openai() -> None:
     first, second = chat().settings(), chat(temperature=None, stop=None).settings()
     assert (first.max_tokens, first.temperature, first.top_p, first.stop) == (None, 1.0, 1.0, ())
-    assert first.seed != second.seed  # a fresh one each; equal once in 4 billion runs
+    assert first.seed != second.seed  # random; equal once in 4 billion runs
     completion = read_completion_request(b'{"prompt": "hello"}')
     assert completion.settings().max_tokens == 16
     assert completion.add_special_tokens
@@ -159,7 +159,7 @@ def test_a_long_value_is_shown_in_part() -> None:
 
 
 def test_what_cannot_be_quoted_is_quoted_in_part() -> None:
-    # Each quotes megabytes, or what Python does not write.
+    # Errors that would quote megabytes, or a number that Python refuses to print.
     for fields in (
         {"k" * 1_000_000: 1},
         {"tools": [{"type": "x" * 1_000_000}]},

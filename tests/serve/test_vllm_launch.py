@@ -1,4 +1,4 @@
-"""`parrot serve --backend vllm` with a stand-in for vLLM: its command, its start, and every end."""
+"""`parrot serve --backend vllm` with a fake vLLM: command, start, and all ways to end."""
 
 import json
 import os
@@ -30,7 +30,7 @@ Serve = Callable[..., "subprocess.Popen[str]"]
 
 @pytest.fixture
 def python(tmp_path: Path) -> Path:
-    """The stand-in, which is started as a Python is."""
+    """The fake vLLM, as a Python interpreter."""
     path = tmp_path / "python"
     path.write_text(f'#!/bin/sh\nexec {sys.executable} {STANDIN} "$@"\n')
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
@@ -39,7 +39,7 @@ def python(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def export(tmp_path: Path) -> Path:
-    """What stands in for an export: the launch reads its sizes."""
+    """A fake export, of which only the sizes are read."""
     folder = tmp_path / "asker"
     folder.mkdir()
     sizes = {"max_position_embeddings": 256, "num_attention_heads": 8, "torch_dtype": "bfloat16"}
@@ -50,7 +50,7 @@ def export(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def serve(tmp_path: Path, python: Path) -> Iterator[Serve]:
-    """Starts `parrot serve RUN --backend vllm` at a free port; what is left, it kills."""
+    """Starts `parrot serve RUN --backend vllm` on a free port; kills leftover processes."""
     started: list[subprocess.Popen[str]] = []
     processes = tmp_path / "processes.json"
 
@@ -77,13 +77,13 @@ def serve(tmp_path: Path, python: Path) -> Iterator[Serve]:
 
 
 def url_of(process: subprocess.Popen[str]) -> str:
-    """Where it serves, from its first line."""
+    """Returns the URL from its first line."""
     assert process.stdout is not None
     return process.stdout.readline().split()[3].removesuffix("/v1")
 
 
 def processes_of(folder: Path) -> list[psutil.Process]:
-    """The supervisor, the server and what the server started."""
+    """Returns the supervisor, the server and the server's child."""
     (record,) = folder.glob("*vllm/server-*.json")
     pids = [json.loads(record.read_text())["supervisor"][0]]
     pids += json.loads((folder.parent / "processes.json").read_text())
@@ -94,7 +94,7 @@ def are_gone(processes: list[psutil.Process], timeout_s: float = 30) -> bool:
     return not psutil.wait_procs(processes, timeout_s)[1]
 
 
-# ---- the command --------------------------------------------------------------------------------
+# ---- command ------------------------------------------------------------------------------------
 
 
 def test_the_command_on_a_cpu(export: Path) -> None:
@@ -150,7 +150,7 @@ print(json.dumps(said))
 
 
 def test_another_python_without_this_package_refuses_web_pages(export: Path) -> None:
-    """As vLLM loads a middleware; `-S` leaves out all that is installed."""
+    """Loads the middleware like vLLM, without installed packages (`-S`)."""
     served = Served(export, "ask", "0.0.0.0", 8000, ("asker",))
     environment = Environment("python", (), has_program=False)
     command = vllm_command(served, environment, VllmConfig())
@@ -168,9 +168,9 @@ def test_another_python_without_this_package_refuses_web_pages(export: Path) -> 
     [
         (1, 2000, None, None, (1, 1)),
         (8, 2000, None, None, (1, 8)),
-        (8, 1999, None, None, (2, 4)),  # twice the weights do not fit one
+        (8, 1999, None, None, (2, 4)),  # one GPU cannot hold the weights twice
         (8, 600, None, None, (4, 2)),
-        (8, 1, None, None, (8, 1)),  # they fit nowhere: vLLM will say so
+        (8, 1, None, None, (8, 1)),  # they do not fit at all; vLLM reports it
         (6, 600, None, None, (4, 1)),
         (8, 600, None, 4, (2, 4)),
         (8, 2000, 2, None, (2, 4)),
@@ -247,7 +247,7 @@ def test_without_vllm_one_is_told_how_to_install_it(serve: Serve, export: Path) 
     assert "has no vLLM; install it in a separate environment" in error
 
 
-# ---- its start ----------------------------------------------------------------------------------
+# ---- start --------------------------------------------------------------------------------------
 
 
 def test_the_first_line_says_where_and_the_log_says_how(serve: Serve, export: Path) -> None:
@@ -315,7 +315,7 @@ def test_a_run_is_exported_once_and_half_an_export_is_finished(
     assert "convert flax-to-hf" in said
     assert third.keys() == first.keys()
 
-    # The export stands for its tokenizer as well: another one in the run is not passed over.
+    # Another tokenizer in the run is not ignored, although the export exists.
     file = run / "tokenizer" / "tokenizer.json"
     content = json.loads(file.read_text())
     vocab = content["model"]["vocab"]
@@ -327,7 +327,7 @@ def test_a_run_is_exported_once_and_half_an_export_is_finished(
     assert "tokenizer" in error
 
 
-# ---- its end ------------------------------------------------------------------------------------
+# ---- end ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -363,7 +363,7 @@ def test_a_crash_ends_the_command_and_names_the_log(serve: Serve, export: Path) 
     process = serve(export)
     url = url_of(process)
     processes = processes_of(export)
-    with pytest.raises(OSError):  # noqa: PT011 - the connection is lost in one way or another
+    with pytest.raises(OSError):  # noqa: PT011 - any kind of lost connection
         urllib.request.urlopen(f"{url}/crash", timeout=60)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 1
@@ -388,7 +388,7 @@ def test_what_a_crash_left_behind_is_named_at_the_next_start(serve: Serve, expor
     process = serve(export, wrong="deaf")
     url_of(process)
     supervisor, server, deaf = processes_of(export)
-    os.kill(process.pid, signal.SIGSTOP)  # so that it sees nothing
+    os.kill(process.pid, signal.SIGSTOP)  # so that it does not clean up
     supervisor.kill()
     process.kill()
     assert are_gone([server])
