@@ -1,4 +1,4 @@
-"""What `parrot data show` prints: other people's files, control characters, live text in a pipe."""
+"""Output of `parrot data show`: other formats, control characters, live text in a pipe."""
 
 import gzip
 import json
@@ -31,7 +31,7 @@ def gpt(text, **keys):
 GOOD = {"messages": [user("Fine?"), said("Fine.")]}
 CALL = [{"id": "1", "type": "function", "function": {"name": "w", "arguments": '{"in": "Oslo"}'}}]
 
-# Name, rows, what is printed. A first row is shown; what is said of the others stands below it.
+# Name, rows, expected output: the first dialogue, followed by notes on the other rows.
 FILES = [
     (
         "openai fine-tuning",
