@@ -201,8 +201,9 @@ def _read_fields(body: bytes, request_type: type[_Request]) -> dict[str, Any]:
             "messages."
         )
     try:
+        # pydantic rejects lone surrogates and huge numbers, `parse_json` duplicate keys.
         fields = pydantic_core.from_json(body, allow_inf_nan=False)
-        parse_json(body)  # also rejects duplicate keys
+        parse_json(body)
     except ValueError as error:
         raise RequestError(f"the body is not valid JSON: {error}.") from None
     if not isinstance(fields, dict):

@@ -403,7 +403,7 @@ def test_what_a_crash_left_behind_is_named_at_the_next_start(serve: Serve, expor
 
 
 def port_in(error: str) -> str:
-    return error.partition("at port ")[2].partition(":")[0]
+    return error.partition("on port ")[2].partition(":")[0]
 
 
 @pytest.mark.slow
