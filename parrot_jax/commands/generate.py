@@ -110,7 +110,7 @@ def _messages_of(value: Any, where: str) -> list[Any]:
     for key in _CHANGE_THE_PROMPT:
         if not says_nothing(row.get(key)):
             raise UserError(
-                f"{where}: `{key}` is {shown(row[key])}; only `messages` is supported. Put a "
-                "system prompt into a message with role `system`, and remove other keys."
+                f"{where}: `{key}` is {shown(row[key])}, which is not supported; put a system "
+                "prompt into a message with role `system`, or remove the key."
             )
     return row["messages"]

@@ -70,7 +70,7 @@ def labels_of(paths: list[str]) -> list[str]:
 
 
 def _kind_of(path: str) -> str:
-    """The format prefix of a path, with its colon; empty if there is none."""
+    """Returns the format prefix of a path, with its colon; empty if it has no prefix."""
     kind, colon, rest = path.partition(":")
     return kind + colon if kind in READERS and not rest.startswith("//") else ""
 

@@ -436,7 +436,7 @@ def test_a_folder_of_something_else_is_left_alone(
     capsys.readouterr()
     command = ("convert", "flax-to-hf", tmp_path / "flax", tmp_path / "back")
     assert parrot(*command, "--dtype", "float32") == 2
-    assert "has an export of another checkpoint, dtype or tokenizer" in (capsys.readouterr().err)
+    assert "has an export of another checkpoint, dtype or tokenizer" in capsys.readouterr().err
     assert parrot(*command, "--step", "7") == 2
     assert "there is no checkpoint" in capsys.readouterr().err
 
