@@ -1,39 +1,39 @@
-# What can be done here. Each target makes the environment it needs; nothing else has to be set up.
-#   make install    the environment in .venv, with the versions that were tested
-#   make quickstart the whole loop on synthetic data, in ten minutes; OUT=folder SEED=0
-#   make test       all fast tests, no network, no torch; under five minutes on two cores
-#   make test-slow  the tests that train or compile for tens of seconds
-#   make test-kill  kills training on one process and on two, preparation, collection; compares
-#   make test-faults the same of collection at full size: 2,000 dialogues, faults, 50 kills
-#   make test-torch parity with transformers and torch, in an environment of its own (CPU is enough)
-#   make test-plan  compiles the shipped configs and kernels for TPUs and GPUs that are not here
-#   make test-newest the parts that depend on versions, with Python 3.12 or 3.13 and the newest jax
-#   make test-vllm  the tokens of vLLM on a CPU are ours, and a collection with it; its own environment
-#   make check      format, lint, types, import contracts: what must hold before a commit
-#   make docs       the documentation as a site, in site/; fails at a link that leads nowhere
+# Targets. Each creates the environment that it needs.
+#   make install    creates .venv with the tested versions
+#   make quickstart runs the whole loop on synthetic data in ten minutes; OUT=folder SEED=0
+#   make test       all fast tests, without network and torch; under five minutes on two cores
+#   make test-slow  tests that train or compile for tens of seconds
+#   make test-kill  kills and resumes training (one and two processes), preparation and collection
+#   make test-faults kills and faults in a full-size collection: 2,000 dialogues, 50 kills
+#   make test-torch parity with transformers and torch, in a separate environment (CPU is enough)
+#   make test-plan  compiles the shipped configs and kernels for TPUs and GPUs you don't have
+#   make test-newest version-dependent tests with Python 3.12 or 3.13 and the newest jax
+#   make test-vllm  token parity with vLLM on a CPU, and a collection with it; separate environment
+#   make check      format, lint, types, import contracts; run it before each commit
+#   make docs       builds the documentation in site/; fails on broken links
 #   make ask-real   trains small askers on real dialogues: DATA=wildchat.jsonl TOKENIZER=tokenizer.model
 
 SHELL := /bin/bash
-# Without compiled files every process would compile its libraries again, 3 seconds for jax.
+# Without bytecode files, every process compiles its libraries again: 3 seconds for jax.
 unexport PYTHONDONTWRITEBYTECODE
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-# Python 3.11 has jax 0.10, later ones have the newest: two sets of versions that were tested.
+# Two tested sets of versions: jax 0.10 for Python 3.11, the newest jax for later versions.
 CONSTRAINTS := $(shell $(PYTHON) -c 'import sys; print("constraints.txt" if sys.version_info < (3, 12) else "constraints-newest.txt")')
-# A name on the path may be a shim of pyenv with nothing behind it: so each is tried.
+# Each candidate is run, since a name on the PATH may be a pyenv shim without a Python.
 NEWEST_PYTHON ?= $(shell for python in python3.13 python3.12 $$(ls -d ~/.pyenv/versions/3.1[23].*/bin/python 2>/dev/null | sort -rV); do \
   "$$python" -c 'import ensurepip' 2>/dev/null && echo "$$python" && break; done)
-# What depends most on the versions of Python, jax, flax, orbax, transformers and scipy.
+# Tests that depend most on the versions of Python, jax, flax, orbax, transformers and scipy.
 NEWEST_TESTS := tests/core tests/report tests/model tests/losses tests/test_sharding.py \
   tests/train/test_step.py tests/train/test_loop.py tests/weights/test_checkpoints.py \
   tests/weights/test_convert.py tests/serve/test_jax_engine.py
 
 comma := ,
 
-# An environment for some extras that takes all else from $(VENV): pip sees what lies there, and
-# installs what is missing.
+# An environment for extras, layered on $(VENV): pip sees its packages and installs only what is
+# missing.
 define layered
 	$(PYTHON) -m venv $(dir $1)
 	site=$$($(dir $1)bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'); \
@@ -75,14 +75,14 @@ test-faults: install
 test-torch: $(VENV)-torch/.installed
 	$(VENV)-torch/bin/python -m pytest -m torch tests $(ARGS)
 
-# Torch is large, and most need none: it lies in an environment that sees the one above.
+# A separate layered environment, since torch is large and rarely needed.
 $(VENV)-torch/.installed: $(VENV)/.installed
 	$(call layered,$@,torch)
 
 test-plan: $(VENV)-plan/.installed
 	$(VENV)-plan/bin/python -m pytest -n 2 --dist loadgroup -m "plan and not nightly" tests $(ARGS)
 
-# libtpu prints at every import of jax where it is installed: both compilers have their own place.
+# A separate environment, since an installed libtpu prints at every import of jax.
 $(VENV)-plan/.installed: $(VENV)/.installed
 	$(call layered,$@,cuda13$(comma)tpu)
 
@@ -97,7 +97,7 @@ test-newest: has-newest
 test-vllm: install $(VENV)-vllm/.installed
 	$(BIN)/python -m pytest -m vllm tests/vllm $(ARGS)
 
-# torch first, with its dependencies, which depend on the available build.
+# torch first and with its dependencies, which differ between builds.
 $(VENV)-vllm/.installed: constraints-vllm.txt
 	$(PYTHON) -m venv $(VENV)-vllm
 	$(VENV)-vllm/bin/python -m pip install --quiet --upgrade pip
@@ -108,11 +108,11 @@ $(VENV)-vllm/.installed: constraints-vllm.txt
 check: install
 	BIN=$(BIN) scripts/check.sh
 
-# A warning is an error, but with --quiet it would not be. The variable silences a notice of the
-# theme about its successor.
+# --strict makes warnings errors, but not with --quiet. The variable silences a notice of the theme
+# about its successor.
 docs: $(VENV)-docs/.installed
 	NO_MKDOCS_2_WARNING=1 $(VENV)-docs/bin/mkdocs build --strict
-	@echo "open site/index.html; for the search: python3 -m http.server -d site"
+	@echo "open site/index.html; search needs a server: python3 -m http.server -d site"
 
 $(VENV)-docs/.installed: constraints-docs.txt
 	$(PYTHON) -m venv $(VENV)-docs

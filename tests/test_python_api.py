@@ -45,7 +45,7 @@ def test_arguments_that_mean_nothing_are_refused_with_what_is_allowed(tmp_path: 
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(UserError, match="has no config.yaml. It looks like a Hugging Face folder"):
         parrot_jax.load_run(tmp_path)
-    with pytest.raises(UserError, match="no path was given; name at least one file"):
+    with pytest.raises(UserError, match="no path was given; pass at least one file"):
         parrot_jax.compute_statistics([])
     (file,) = parrot_jax.compute_statistics(tmp_path / "exam.jsonl").files
     assert file.sessions == 4

@@ -1,1 +1,1 @@
-"""The commands of `parrot`, one file each, with `Config` and `run(config)`; imported on use."""
+"""The commands of `parrot`, one module each with `Config` and `run(config)`; imported lazily."""

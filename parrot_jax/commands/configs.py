@@ -39,7 +39,7 @@ KINDS = {
         "api.endpoint_config", "EndpointConfig", "parrot collect export --moderation"
     ),
 }
-"""By folder of the shipped configs."""
+"""Keyed by folder of the shipped configs."""
 
 
 def run(config: ConfigsConfig) -> None:
@@ -61,13 +61,13 @@ def run(config: ConfigsConfig) -> None:
             for part in ("Purpose", "Hardware"):
                 console.print(f"      {part.lower():8}  {header[part]}")
     console.print(
-        "\nThese paths work in any folder; a file of yours with the same "
-        "path takes precedence.\n`parrot configs copy NAME [PATH]` copies one for editing."
+        "\nThese paths work in any working directory; your own file with the same path takes "
+        "precedence.\n`parrot configs copy NAME [PATH]` copies one for editing."
     )
 
 
 def read_header(path: str) -> dict[str, str]:
-    """Reads the named parts of a shipped config's header, such as `Purpose`, each as one line.
+    """Reads the parts of a shipped config's header by name (e.g. `Purpose`), each as one line.
 
     Args:
       path: A path that `shipped_configs` lists.
@@ -78,13 +78,13 @@ def read_header(path: str) -> dict[str, str]:
     name = None
     with open_input(path) as file:
         for line in file:
-            begins = re.match(r"# ([A-Z][a-z]+) {2,}(\S.*)", line)
-            goes_on = re.match(r"# {5,}(\S.*)", line)
-            if begins:
-                name = begins[1]
-                parts[name] = begins[2].strip()
-            elif goes_on and name:
-                parts[name] += " " + goes_on[1].strip()
+            first = re.match(r"# ([A-Z][a-z]+) {2,}(\S.*)", line)
+            continuation = re.match(r"# {5,}(\S.*)", line)
+            if first:
+                name = first[1]
+                parts[name] = first[2].strip()
+            elif continuation and name:
+                parts[name] += " " + continuation[1].strip()
             else:
                 name = None
             if not line.startswith("#"):
@@ -93,7 +93,7 @@ def read_header(path: str) -> dict[str, str]:
 
 
 def commands_for(values: Mapping[str, Any]) -> str:
-    """The commands whose configs have all of these keys, as text; empty if there are none."""
+    """Returns the commands whose configs have all of these keys, as text; empty if none has."""
     from parrot_jax.core.config import field_types
 
     kinds = KINDS.values() if values else ()

@@ -13,11 +13,11 @@ class ConfigsCopyConfig:
     """The config to copy, and the target."""
 
     name: Annotated[str, tyro.conf.Positional]
-    """As `parrot configs` lists it, e.g. configs/train/chat_cpu.yaml; chat_cpu is enough."""
+    """Path as `parrot configs` lists it, e.g. configs/train/chat_cpu.yaml, or just chat_cpu."""
 
     path: Annotated[str | None, tyro.conf.Positional] = None
-    """The file to write, or its folder; default: the same name in the current folder. An existing
-    file is never replaced."""
+    """The file to write, or its folder; default: the same name in the working directory. Existing
+    files are never overwritten."""
 
 
 Config = ConfigsCopyConfig
@@ -48,7 +48,7 @@ def run(config: ConfigsCopyConfig) -> None:
 
 
 def find_config(name: str) -> str:
-    """The path of a shipped config, from its path or an unambiguous end of it.
+    """Finds a shipped config by its path or an unambiguous suffix of it.
 
     Raises:
       UserError: No config matches, or more than one.

@@ -11,7 +11,7 @@ from parrot_jax.weights.dtypes import Dtype
 
 @dataclass(frozen=True, kw_only=True)
 class FlaxToHfConfig:
-    """What to export, and in which form."""
+    """What to export, and how."""
 
     run: Annotated[str, tyro.conf.Positional]
     """A run folder, or a folder made by `convert hf-to-flax`."""
@@ -20,7 +20,7 @@ class FlaxToHfConfig:
     """The output folder; an interrupted export of the same checkpoint is resumed."""
 
     dtype: Dtype | None = None
-    """Type of the written weights. Null = that of the checkpoint (float32 for a run)."""
+    """Dtype of the exported weights. Null = the checkpoint's (float32 by default)."""
 
     step: int | None = None
     """Which checkpoint. Null = the newest."""
@@ -62,7 +62,7 @@ def run(config: FlaxToHfConfig) -> None:
     trained = None if folder.is_converted() else folder.load_config()
     step = folder.latest_step() if config.step is None else config.step
     tokenizer = folder.load_tokenizer() if folder.tokenizer.exists() else None
-    # A run may have fewer token ids than rows on purpose.
+    # With `new_tokenizer`, fewer token ids than embedding rows are intended.
     if tokenizer is not None and not (trained and trained.new_tokenizer):
         note = check_rows(tokenizer, model.vocab_size, str(folder.tokenizer))
         if note:

@@ -1,4 +1,4 @@
-"""Convert a LLaMA from Hugging Face to a folder for `parrot train --init-from`."""
+"""Convert a model from Hugging Face to a folder for `parrot train --init-from`."""
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated
@@ -19,14 +19,14 @@ class HfToFlaxConfig:
     """What to convert, and the output folder."""
 
     source: Annotated[str, tyro.conf.Positional]
-    """A folder with config.json and safetensors, or a name on the Hugging Face hub."""
+    """A folder with config.json and safetensors, or a repository (org/name) of the hub."""
 
     out: Annotated[str, tyro.conf.Positional]
     """The output folder."""
 
     dtype: Dtype | None = None
-    """Type of the stored weights. Null = that of the source; float16 sources need an explicit
-    float32 or bfloat16."""
+    """Dtype of the stored weights. Null = the source's; float16 sources need an explicit float32 or
+    bfloat16."""
 
     revision: str | None = None
     """Branch, tag or commit on the hub. Null = main."""
@@ -78,13 +78,13 @@ def run(config: HfToFlaxConfig) -> None:
 
     in_first_process(finish, f"write {folder.config_path}")
     console.print(
-        f"done. Put the `model` block of {folder.config_path} into a training config, then: "
+        f"done. Copy the `model` block of {folder.config_path} into a training config, then run: "
         f"parrot train CONFIG {options}"
     )
 
 
 def _load_tokenizer(source: "HfFolder") -> "Tokenizer | None":
-    """Loads the tokenizer of the weights; prints what is not converted, or why none is."""
+    """Loads the tokenizer of the weights; prints which parts are not converted, and why."""
     from parrot_jax.core.errors import UserError
     from parrot_jax.core.logs import console
     from parrot_jax.data.tokenizers import check_rows, load_tokenizer
@@ -94,7 +94,7 @@ def _load_tokenizer(source: "HfFolder") -> "Tokenizer | None":
     belongs = record["tokenizer"] if record else None
     try:
         tokenizer = load_tokenizer(source.path, num_rows=rows)
-        # An export records its tokenizer, so fewer ids than rows are no surprise.
+        # An export records its tokenizer, so the number of ids need not be checked.
         note = check_rows(tokenizer, rows, str(source.path)) if belongs is None else None
     except UserError as error:
         if belongs is not None:

@@ -15,7 +15,7 @@ class VerifyConfig:
     """What to compare."""
 
     source: Annotated[str, tyro.conf.Positional]
-    """A folder with config.json and safetensors, or a name on the Hugging Face hub."""
+    """A folder with config.json and safetensors, or a repository (org/name) of the hub."""
 
     run: Annotated[str, tyro.conf.Positional]
     """A run folder, or a folder made by `convert hf-to-flax`."""
@@ -31,7 +31,7 @@ class VerifyConfig:
 Config = VerifyConfig
 
 MAX_LOGIT_DIFFERENCE = 1e-3
-"""Float32 rounding difference between two summation orders, for logits of ordinary size."""
+"""Tolerance: float32 sums in another order differ by less, for logits of ordinary size."""
 
 
 def run(config: VerifyConfig) -> None:
@@ -52,22 +52,22 @@ def run(config: VerifyConfig) -> None:
     if config.text is not None:
         difference, same_best = _compare_logits(source, folder, config.text, config.step)
         console.print(
-            f"logits differ by at most {difference:.2e}; the likeliest next token is the same at "
+            f"logits differ by at most {difference:.2e}; the most likely next token is the same at "
             f"{same_best:.1%} of the positions"
         )
     if found.different:
         raise RunError(f"{len(found.different):,} tensors of {config.run} differ.")
     if not same_tokenizer:
         raise RunError(f"the tokenizers of {config.source} and {config.run} differ.")
-    # Rounded weights give rounded logits: the difference is printed, not judged.
+    # With rounded weights, logits differ too, so the difference is only printed.
     if difference > MAX_LOGIT_DIFFERENCE and not found.rounded:
         raise RunError(
-            f"the logits differ by {difference:.2e}, more than {MAX_LOGIT_DIFFERENCE:g}."
+            f"the logits differ by {difference:.2e}; at most {MAX_LOGIT_DIFFERENCE:g} is allowed."
         )
 
 
 def _compare_tokenizers(source: "HfFolder", folder: "RunFolder") -> bool:
-    """Returns False if they differ; prints a note if they cannot be compared."""
+    """Returns False if the tokenizers differ; True, with a note, if they cannot be compared."""
     from parrot_jax.core.errors import UserError
     from parrot_jax.core.logs import console
     from parrot_jax.data.tokenizers import load_tokenizer
@@ -78,7 +78,7 @@ def _compare_tokenizers(source: "HfFolder", folder: "RunFolder") -> bool:
         console.print(f"the tokenizers are not compared: {error}")
         return True
     if not folder.tokenizer.exists():
-        console.print(f"the tokenizers are not compared: {folder.path} has none")
+        console.print(f"the tokenizers are not compared: {folder.path} has no tokenizer")
         return True
     same = theirs.fingerprint == folder.load_tokenizer().fingerprint
     console.print("the tokenizers are the same" if same else "the tokenizers differ")
@@ -88,7 +88,7 @@ def _compare_tokenizers(source: "HfFolder", folder: "RunFolder") -> bool:
 def _compare_logits(
     source: "HfFolder", folder: "RunFolder", text: str, step: int | None
 ) -> tuple[float, float]:
-    """Largest logit difference, and the share of positions with the same most likely token."""
+    """Returns the largest logit difference, and the share of positions with the same argmax."""
     import jax.numpy as jnp
     import numpy as np
 

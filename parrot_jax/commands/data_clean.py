@@ -79,8 +79,8 @@ def run(config: DataCleanConfig) -> None:
       config: Sources, steps and output.
 
     Raises:
-      UserError: A path, a number or a row makes the run impossible, or the output would replace an
-      input; nothing is written. Or no dialogue is left; only the report is written.
+      UserError: A path, value or row is invalid, or the output would overwrite an input: nothing is
+        written. Or no dialogue is left: only the report is written.
     """
     _check(config)
     steps = _build_steps(config)
@@ -119,7 +119,7 @@ def run(config: DataCleanConfig) -> None:
 
 
 class _NothingLeftError(Exception):
-    """Prevents writing an empty file."""
+    """Aborts the atomic write, so that no empty file is written."""
 
 
 def _check(config: DataCleanConfig) -> None:
@@ -132,13 +132,13 @@ def _check(config: DataCleanConfig) -> None:
             )
         if any(as_path(file).resolve() == out for file in source_files(source)):
             raise UserError(
-                f"out is {config.out}, which the source path {source.path} also matches; write to "
-                "another file, or the input would be lost."
+                f"out is {config.out}, which the source path {source.path} also matches, so the "
+                "input would be overwritten; choose another file."
             )
 
 
 def _build_steps(config: DataCleanConfig) -> dict[str, Step]:
-    """The enabled steps by name, in the order in which they run."""
+    """Returns the enabled steps by name, in the order in which they run."""
     steps: dict[str, Step] = {}
     if config.html is not None:
         steps["html"] = partial(convert_html, config=config.html)
@@ -172,8 +172,8 @@ def _split_step(config: SplitConfig) -> Step:
         tokenizer = sentencepiece.SentencePieceProcessor(model_proto=path.read_bytes())
     except (RuntimeError, OSError) as error:
         raise UserError(
-            f"split.tokenizer: {config.tokenizer} is not a SentencePiece model; give the path of a "
-            "tokenizer.model."
+            f"split.tokenizer: {config.tokenizer} is not a SentencePiece model; set it to the path "
+            "of a tokenizer.model."
         ) from error
     return lambda dialogue: split_dialogue(
         dialogue,
@@ -185,7 +185,7 @@ def _split_step(config: SplitConfig) -> Step:
 
 def _not_empty(stream: Iterable[Dialogue]) -> Iterator[Dialogue]:
     number = 0
-    for number, dialogue in enumerate(stream, 1):  # noqa: B007  # of the last one
+    for number, dialogue in enumerate(stream, 1):  # noqa: B007  # used after the loop
         yield dialogue
     if number == 0:
         raise _NothingLeftError
@@ -210,7 +210,7 @@ def _print_summary(
             f"{reason} {number:,}" for reason, number in step.dropped.most_common(4)
         )
         numbers = (step.seen, step.changed, step.dropped.total(), step.kept)
-        # Text, because rich would read brackets in a reason as markup.
+        # `Text`, since rich would parse brackets in a reason as markup.
         table.add_row(step.name, *(f"{number:,}" for number in numbers), Text(reasons))
     if counts:
         console.print(table)

@@ -1,4 +1,4 @@
-"""Tokenise and pack the dialogues of a training config into cached rows, and print the counts."""
+"""Tokenize and pack the dialogues of a training config into cached rows; print the counts."""
 
 from typing import Any
 

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class DataOnly:
-    """What is read of a training config."""
+    """The key `data` of a training config."""
 
     data: DataConfig
-    """The dialogues, and how they become rows: `data` of a training config. Its other keys are
+    """The dialogues, and how they become rows: `data` of a training config, whose other keys are
     ignored."""
 
 
@@ -38,7 +38,7 @@ class DataShowConfig(DataOnly):
     """Which dialogue of the training split, counted from 0."""
 
     ids: bool = False
-    """Print the ids of each window, live ones marked, instead of the text alone."""
+    """Print token ids instead of text."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +46,8 @@ class FileShowConfig:
     """A file of dialogues, and which of them to print."""
 
     path: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
-    """A file, a glob, the folder of a collection, or hf://owner/name. The format is detected from
-    the rows, or given as kind:FILE, e.g. sharegpt:a.json."""
+    """A file, a glob, the folder of a collection, or hf://owner/name. The format is detected;
+    kind:FILE sets it, e.g. sharegpt:a.json."""
 
     index: int = 0
     """Which dialogue, counted from 0."""
@@ -56,14 +56,14 @@ class FileShowConfig:
 Config = DataShowConfig
 
 _HUB_DIALOGUES = 1000
-"""Dialogues read from a Hub dataset, unless `index` asks for a later one."""
+"""Dialogues read from a hub dataset, or more if `index` requires it."""
 _MOST_CHARS_OF_METADATA = 300
 
 
 def parse(
     config_type: type[DataShowConfig], arguments: Sequence[str], *, prog: str, description: str
 ) -> DataShowConfig | FileShowConfig:
-    """Reads the arguments of the command: a YAML file is a config, all else names dialogues."""
+    """Parses the command's arguments: a YAML file is a config, anything else is dialogues."""
     from parrot_jax.core.arguments import parse_arguments, parse_options
     from parrot_jax.core.config import field_types
     from parrot_jax.train.train_config import TrainConfig
@@ -147,7 +147,7 @@ def _show_windows(config: DataShowConfig) -> None:
 
 
 def _marked(text: str, *, is_live: bool) -> str:
-    """Marks live text in the text itself; a mark that was there already is broken.
+    """Marks live text with brackets; escapes such marks in the text itself.
 
     >>> _marked("a [[live]]", is_live=True)
     '[[live]]a [ [live]][[/live]]'
@@ -168,8 +168,8 @@ def _show_file(config: FileShowConfig) -> None:
         source = source_of(config.path)
     except UserError as error:
         raise UserError(
-            f"{error} (`parrot data show` takes a file of dialogues, or a training config, whose "
-            "name ends with .yaml.)"
+            f"{error} (`parrot data show` takes a file of dialogues, or a training config named "
+            "*.yaml.)"
         ) from None
     if source.kind == "huggingface":
         source = replace(source, limit=max(_HUB_DIALOGUES, config.index + 1))
@@ -184,7 +184,7 @@ def _show_file(config: FileShowConfig) -> None:
     console.print(visible(f"{source.path}, read as kind: {source.kind}"), style="bold")
     for line in _lines(wanted, config.index):
         console.print(visible(line))
-    console.rule("the whole file" if source.kind != "huggingface" else "what was read")
+    console.rule("the whole file" if source.kind != "huggingface" else "the dialogues read")
     console.print(visible(report.summary()))
     for example in report.examples[1:]:
         console.print(visible(f"  another: {example}"))

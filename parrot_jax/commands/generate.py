@@ -1,4 +1,4 @@
-"""Write the next question (a run that asks) or the answer (a run that chats) after a history."""
+"""Generate the next question (`task: ask`) or answer (`task: chat`) for given histories."""
 
 import json
 import math
@@ -14,7 +14,7 @@ from parrot_jax.core.logs import visible
 from parrot_jax.core.paths import AnyPath, as_path
 from parrot_jax.serve.messages import says_nothing, shown
 
-# Keys of a row beside `messages` without which its prompt would be another one.
+# Keys of a row that would change the prompt and are not supported.
 _CHANGE_THE_PROMPT = ("system", "tools", "functions", "documents")
 
 
@@ -30,7 +30,7 @@ class GenerateConfig:
     object per line."""
 
     max_tokens: int = 256
-    """Most tokens of a reply."""
+    """Limit on the tokens of a reply."""
 
     temperature: float = 0.0
     """0 = greedy decoding."""
@@ -54,7 +54,7 @@ Config = GenerateConfig
 
 
 def run(config: GenerateConfig) -> None:
-    """Prints one reply a history: plain for a `.json` file, one JSON object a line for `.jsonl`."""
+    """Prints one reply per history: plain text for `.json`, JSON lines for `.jsonl`."""
     from parrot_jax.loaded_run import load_run
 
     histories = _read_histories(as_path(config.messages))
@@ -79,10 +79,10 @@ def run(config: GenerateConfig) -> None:
 
 
 def _read_histories(path: AnyPath) -> list[tuple[str, list[Any]]]:
-    """Place in the file and messages of each history.
+    """Returns the position in the file (`FILE:LINE`) and the messages of each history.
 
     Raises:
-      UserError: A history is not a list of messages; the text names file and line.
+      UserError: A history is not a list of messages; the error names file and line.
     """
     with open_input(path) as file:
         text = file.read()
@@ -98,19 +98,19 @@ def _read_histories(path: AnyPath) -> list[tuple[str, list[Any]]]:
             raise UserError(f"{where} is not valid JSON: {error}") from None
         histories.append((where, _messages_of(value, where)))
     if not histories:
-        raise UserError(f"{path} holds no messages.")
+        raise UserError(f"{path} has no messages.")
     return histories
 
 
 def _messages_of(value: Any, where: str) -> list[Any]:
-    """The messages of a file's value."""
+    """Returns the messages of one JSON value of the file."""
     row = value if isinstance(value, dict) else {"messages": value}
     if not isinstance(row.get("messages"), list):
         raise UserError(f'{where}: expected a list of messages, or {{"messages": [...]}}.')
     for key in _CHANGE_THE_PROMPT:
         if not says_nothing(row.get(key)):
             raise UserError(
-                f"{where}: `{key}` is {shown(row[key])}, which is not supported beside `messages`; "
-                "put a system text into a message, and leave others out."
+                f"{where}: `{key}` is {shown(row[key])}, which is not supported; put a system "
+                "prompt into a message with role `system`, or remove the key."
             )
     return row["messages"]

@@ -13,14 +13,14 @@ class PlanConfig(TrainConfig):
 
     topology: str | None = None
     """Hardware to compile for, as chip:shape. `v5p:2x2x4` is a slice of 16 chips, `a100-80g:2x8` is
-    two hosts of 8 GPUs; an unknown name lists the valid ones."""
+    two hosts of 8 GPUs; the error for an unknown name lists the valid ones."""
 
     rows: int | None = None
-    """Number of rows of the data, as `parrot data prepare` prints it; gives the hours of the
+    """Number of rows of the data, from `parrot data prepare`; needed to predict the hours of the
     run."""
 
     mfu: tuple[float, ...] = (0.3, 0.4, 0.5)
-    """Model FLOPs utilisations to give times for, each in (0, 1]."""
+    """Model FLOPs utilisations to predict times for, each in (0, 1]."""
 
     search: bool = False
     """Find the largest `micro_rows` that fits, and the cheapest `remat` for it; at most 8
@@ -32,7 +32,7 @@ class PlanConfig(TrainConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.mfu or not all(0 < mfu <= 1 for mfu in self.mfu):
-            raise UserError(f"mfu is {list(self.mfu)}; give one or more, each in (0, 1].")
+            raise UserError(f"mfu is {list(self.mfu)}; set one or more values in (0, 1].")
         if self.rows is not None and self.rows < 1:
             raise UserError(f"rows is {self.rows}; it must be at least 1.")
 
@@ -68,8 +68,7 @@ def run(config: PlanConfig) -> None:
         compiled.append((candidate, plan))
         if config.search and not config.json:
             console.print(planning.describe_briefly(plan))
-    # A search returns the last candidate that fits; if none does, the last one, to show by how
-    # much.
+    # Report the last candidate that fits; if none fits, the last one, to show how much is missing.
     train, plan = next((pair for pair in reversed(compiled) if pair[1].fits), compiled[-1])
     compiles = len(compiled)
     times = planning.times(plan, train, topology.chip, config.mfu, config.rows)

@@ -54,7 +54,7 @@ def _agree(question: str) -> bool:
 
 def _ask(question: str) -> bool:
     if not sys.stdin.isatty():
-        raise UserError(f"{question} There is no terminal to ask on; pass --yes.")
+        raise UserError(f"{question} There is no terminal to answer; pass --yes to agree.")
     try:
         return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
     except EOFError:

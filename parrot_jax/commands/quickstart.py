@@ -11,7 +11,7 @@ class QuickstartConfig:
     """Output folder; run the same command again to resume."""
 
     seed: int = 0
-    """Seed of the world, its people, the weights and the sampling."""
+    """Seed of the world, its users, the weights and the sampling."""
 
 
 Config = QuickstartConfig

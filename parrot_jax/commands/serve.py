@@ -18,31 +18,31 @@ class ServeConfig:
     """What to serve, and where."""
 
     run: Annotated[str, tyro.conf.Positional]
-    """The run folder; its newest checkpoint is served. With vllm, also an export of `convert
-    flax-to-hf`."""
+    """The run folder; its newest checkpoint is served. With vllm, an export of `convert flax-to-hf`
+    also works."""
 
     backend: Literal["jax", "vllm"] = "jax"
-    """`vllm` exports the checkpoint once and runs vLLM: for many clients of a large model."""
+    """`vllm` exports the checkpoint once and runs vLLM: for large models with many clients."""
 
     port: int = 8000
-    """0 = a free port; the first line printed names it."""
+    """0 = a free port; the first line of output shows it."""
 
     host: str = "127.0.0.1"
     """Address to listen on. The default accepts this machine only; there is no password."""
 
     allowed_hosts: tuple[str, ...] = ()
-    """More host names that clients use, such as a container's. Other names are rejected, because a
-    web page can point a name of its own at this server (DNS rebinding)."""
+    """Additional host names that clients use, such as a container's. Other `Host` headers are
+    rejected against DNS rebinding: a web page can point its own name at this server."""
 
     model_name: str | None = None
     """The model name in requests; null = the name of the run folder."""
 
     batch_rows: int | None = None
-    """Rows of every batch, full or not; jax only. More rows serve many clients faster and a single
-    one slower. Changing it may change rare tokens. Null = 8 on a CPU, 16 elsewhere."""
+    """Fixed batch size, jax only; smaller batches are padded. Larger values serve many clients
+    faster and a single one slower, and may change rare tokens. Null = 8 on a CPU, 16 elsewhere."""
 
     vllm: VllmConfig = field(default_factory=VllmConfig)
-    """Settings of vllm."""
+    """vLLM's settings, for `backend: vllm`."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.port < 2**16:
@@ -50,31 +50,31 @@ class ServeConfig:
         if self.batch_rows is not None and self.batch_rows < 1:
             raise UserError(f"--batch-rows is {self.batch_rows}; it must be at least 1.")
         if self.batch_rows is not None and self.backend == "vllm":
-            raise UserError("--batch-rows is of --backend jax; vLLM fills its batches by itself.")
+            raise UserError("--batch-rows applies to --backend jax only; omit it with vllm.")
         if self.vllm != VllmConfig() and self.backend != "vllm":
-            raise UserError("--vllm.* are settings of vLLM; say also --backend vllm.")
+            raise UserError("--vllm.* applies to vLLM only; add --backend vllm.")
 
 
 Config = ServeConfig
 
 
 def run(config: ServeConfig) -> None:
-    """Serves until SIGINT or SIGTERM, which is no failure."""
+    """Serves until SIGINT or SIGTERM, then exits with code 0."""
     if config.backend == "vllm":
         _serve_with_vllm(config)
     else:
         _serve_with_jax(config)
 
 
-def _say_if_open(address: str) -> None:
-    """Says so where others can reach it."""
+def _warn_if_open(address: str) -> None:
+    """Warns if other machines can connect."""
     import ipaddress
 
     if not ipaddress.ip_address(address).is_loopback:
-        print("open to the network, without a password: whoever reaches it may use it")
+        print("open to the network without authentication: anyone who can connect can use it")
 
 
-# ---- by ourselves -------------------------------------------------------------------------------
+# ---- jax ----------------------------------------------------------------------------------------
 
 
 def _serve_with_jax(config: ServeConfig) -> None:
@@ -84,14 +84,14 @@ def _serve_with_jax(config: ServeConfig) -> None:
     from parrot_jax.serve.app import make_app
     from parrot_jax.serve.background import BackgroundServer, open_port, serve_until_stopped
 
-    # Before the weights are read: that a port is in use should be known at once.
+    # Before loading the weights, so that a port in use is reported at once.
     with open_port(config.host, config.port) as listener:
         engine = _load(config)
-        _say_if_open(listener.getsockname()[0])
+        _warn_if_open(listener.getsockname()[0])
         app = make_app(engine, (config.host, *config.allowed_hosts))
         serve_until_stopped(BackgroundServer(app, listener), engine.model)
     if engine.busy:
-        # Nobody waits for what the device still computes, but Python would.
+        # Python would wait at exit for the computation in progress, which no client needs.
         sys.stdout.flush()
         os._exit(0)
 
@@ -111,7 +111,7 @@ def _load(config: ServeConfig) -> "JaxEngine":
     )
 
 
-# ---- by vLLM ------------------------------------------------------------------------------------
+# ---- vLLM ---------------------------------------------------------------------------------------
 
 
 def _serve_with_vllm(config: ServeConfig) -> None:
@@ -127,9 +127,9 @@ def _serve_with_vllm(config: ServeConfig) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     run = Path(config.run)
     is_run = (run / "config.yaml").exists()
-    # Nothing of an export is in a folder, and what begins with a dot is not pushed.
+    # In an export, a dot: `parrot push` rejects folders but skips names with a leading dot.
     place = run / ("vllm" if is_run else ".vllm")
-    # All that can be known at once, before minutes are spent on an export.
+    # Quick checks first: an export takes minutes.
     check_nobody_serves(place, config.port)
     with open_port(config.host, config.port) as listener:
         address = listener.getsockname()[0]
@@ -137,7 +137,7 @@ def _serve_with_vllm(config: ServeConfig) -> None:
     environment = find_environment(config.vllm.python)
     folder = finished or _exported(run, place)
     if not os.environ.get("VLLM_API_KEY"):
-        _say_if_open(address)
+        _warn_if_open(address)
     name = config.model_name or run.resolve().name
     hosts = (config.host, *config.allowed_hosts)
     served = Served(folder, name, address, config.port, hosts)
@@ -154,18 +154,18 @@ def _finished_export(folder: Path) -> Path:
 
     if not (folder / "config.json").exists():
         raise UserError(
-            f"{folder} is not a run folder: it has no config.yaml; nor a finished export, which "
-            "has a config.json. Name a run, or run `parrot convert flax-to-hf` again."
+            f"{folder} is neither a run folder (no config.yaml) nor a finished export (no "
+            "config.json). Check the path, or run `parrot convert flax-to-hf` again."
         )
     check_small_files(folder)
-    # What others exported has a tokenizer of another kind: vLLM reads it.
+    # Exports of other tools may have tokenizers that only vLLM reads.
     if read_record(folder) and (folder / "tokenizer.json").exists():
         check_export_tokenizer(folder, load_tokenizer(folder).fingerprint)
     return folder
 
 
 def _exported(run: Path, place: Path) -> Path:
-    """The export of a run's newest checkpoint, in the type that the run computed in."""
+    """Exports a run's newest checkpoint in the run's `compute_dtype`, unless that exists."""
     import sys
 
     from parrot_jax.core.config import load_config
@@ -189,13 +189,12 @@ def _exported(run: Path, place: Path) -> Path:
     dtype = trained.compute_dtype
     identity = checkpoint_identity(run / "checkpoints" / str(step))
     tokenizer = load_tokenizer(run / "tokenizer")
-    # With another tokenizer or template, of a newer version, it is another export.
+    # A newer version may write another tokenizer or template, which needs another export.
     chat_template = make_template(trained.data.template, tokenizer).chat_template(trained.task)
     key = hash_json([identity, tokenizer.fingerprint, chat_template])[:8]
     out = place / f"step-{step:06d}-{dtype}-{key}"
     if not is_whole_export(out, identity, dtype):
-        # In another process, which gives back its memory; and on the CPU, so that no memory of a
-        # GPU is taken that vLLM will want.
+        # In a subprocess, to free its memory; on the CPU, to leave the GPU's memory to vLLM.
         command = [
             *(sys.executable, "-m", "parrot_jax.cli", "convert", "flax-to-hf", str(run), str(out)),
             *("--dtype", dtype, "--step", str(step)),

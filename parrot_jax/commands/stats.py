@@ -31,7 +31,7 @@ class StatsConfig:
     """Number of sessions to judge in each file, >= 1; drawn by seed and content."""
 
     out: str | None = None
-    """Folder for stats.json, stats.md, stats.html, the figure and the judge's journal; run the same
+    """Folder for stats.json, stats.md, stats.html, the figure and the judge's journal. Run the same
     command again to resume."""
 
     json: bool = False
@@ -45,10 +45,10 @@ class StatsConfig:
             if getattr(self, name) < least:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be at least {least}.")
         if not self.paths:
-            raise UserError("no path was given; name at least one file of dialogues.")
+            raise UserError("no path was given; pass at least one file of dialogues.")
         if self.judge is not None and self.out is None:
             raise UserError(
-                "--judge needs --out, the folder that keeps the judge's (paid) replies."
+                "--judge needs --out, the folder in which the judge's paid replies are stored."
             )
 
 

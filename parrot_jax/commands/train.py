@@ -10,12 +10,12 @@ class TrainOptions(TrainConfig):
     """A training run, and whether to only test it."""
 
     preflight: bool = False
-    """Test everything that the run needs on this machine, at full size, without training: data,
-    steps, a checkpoint round trip, disk, memory, network. Fails if the run could not finish."""
+    """Test data, steps, a checkpoint round trip, disk, memory and network on this machine at full
+    size, without training. Fails if the run could not finish."""
 
     allow_changes: tuple[str, ...] = ()
-    """Keys, or groups of keys, that may differ from the run to resume, e.g. `optim.lr`; `data.rows`
-    allows other rows under the same config. Changes are recorded in `changes.jsonl`."""
+    """Keys or groups of keys that may differ from the resumed run, e.g. `optim.lr`; `data.rows`
+    allows other rows with the same config. Changes are logged in `changes.jsonl`."""
 
 
 Config = TrainOptions
@@ -26,7 +26,7 @@ def run(options: TrainOptions) -> None:
     from parrot_jax.core.xla_flags import set_xla_flags
     from parrot_jax.distributed import join_processes
 
-    set_xla_flags(options.xla_flags)  # before jax makes its backend
+    set_xla_flags(options.xla_flags)  # before jax initializes its backend
     join_processes(options.distributed)
     config = TrainConfig.of(options)
     if options.preflight:

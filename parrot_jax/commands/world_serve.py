@@ -16,10 +16,10 @@ class WorldServeConfig:
     """A folder made by `parrot world write`."""
 
     port: int = 8001
-    """0 = any free port; the first line prints it."""
+    """0 = a free port; the first line of output shows it."""
 
     mistake_rate: float = 0.0
-    """Share of answers, in [0, 1], with mistakes like those of real answerers."""
+    """Share of answers with mistakes, in [0, 1]."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.port < 2**16:

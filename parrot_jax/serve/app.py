@@ -41,10 +41,10 @@ _PATHS = (
 _SHOWN_CHARS = 100
 
 MAX_BODY_BYTES = 4 * 2**20
-"""Largest request; more text than any context holds."""
+"""Limit on the size of a request; larger than any context."""
 
 MAX_BODIES_BYTES = 64 * MAX_BODY_BYTES
-"""Most bytes of requests being read at once; small requests are always read."""
+"""Limit on the total size of requests being read; small requests are exempt."""
 
 _SMALL_BYTES = 2**16
 
@@ -96,7 +96,7 @@ class _Endpoints:
 
     def __init__(self, engine: Engine) -> None:
         self.engine, self.created = engine, int(time.time())
-        # Few, since parsed JSON takes up to thirty times the size of the body.
+        # Two threads only, since parsed JSON takes up to 30 times the memory of the body.
         self._readers = concurrent.futures.ThreadPoolExecutor(2, "requests")
         self._held_bytes = 0
 
@@ -164,8 +164,8 @@ class _Endpoints:
         """Reads and parses the body of a request.
 
         Raises:
-          RequestError: It is too large, too slow or invalid.
-          ClientDisconnect: The client hung up before its end.
+          RequestError: The body is too large, too slow or invalid.
+          ClientDisconnect: The client disconnected before the body was complete.
         """
         body = bytearray()
         try:
@@ -180,7 +180,7 @@ class _Endpoints:
             async with asyncio.timeout(BODY_S) as limit:
                 async for chunk in request.stream():
                     if len(body) > MAX_BODY_BYTES:
-                        continue  # clients read no reply before they have sent everything
+                        continue  # discard the rest: clients read no reply before sending it
                     body += chunk
                     self._held_bytes += len(chunk)
                     if len(body) > MAX_BODY_BYTES:
@@ -197,13 +197,14 @@ class _Endpoints:
                 ) from None
         if len(body) > MAX_BODY_BYTES:
             raise RequestError(
-                f"the request is larger than {MAX_BODY_BYTES:,} bytes; shorten it.", status=413
+                f"the request is larger than {MAX_BODY_BYTES:,} bytes; send a shorter one.",
+                status=413,
             )
 
     def _check_model(self, model: str | None) -> None:
         if model not in (None, self.engine.model):
             raise RequestError(
-                f"there is no model {model[:_SHOWN_CHARS]!r} here; this server has "
+                f"there is no model {model[:_SHOWN_CHARS]!r}; this server has "
                 f"{self.engine.model!r}.",
                 status=404, param="model", code="model_not_found",
             )  # fmt: skip
@@ -218,7 +219,7 @@ async def _in_time(work: Coroutine[Any, Any, Completion]) -> Completion:
             return await work
     except TimeoutError:
         raise RequestError(
-            f"the reply was not complete after {REQUEST_S:g} s; ask for fewer tokens, or try again "
+            f"the reply was not complete after {REQUEST_S:g} s; lower max_tokens, or try again "
             "later.", status=504, code="timeout",
         ) from None  # fmt: skip
 
@@ -227,13 +228,13 @@ async def _in_time(work: Coroutine[Any, Any, Completion]) -> Completion:
 
 
 def _with_errors_answered(endpoint: Handler) -> Handler:
-    # Starlette would raise a bug again after the reply, and uvicorn would then close a connection
-    # that the client still uses.
+    # Starlette re-raises unexpected exceptions after the reply, and uvicorn then closes a
+    # connection that the client still uses.
     async def answered(request: Request) -> Response:
         try:
             return await endpoint(request)
         except ClientDisconnect:
-            return Response(status_code=499)  # nobody receives it
+            return Response(status_code=499)  # never received
         except (Exception, asyncio.CancelledError) as error:
             status, body = describe_error(error, request)
             return _error(status, body)
@@ -242,7 +243,7 @@ def _with_errors_answered(endpoint: Handler) -> Handler:
 
 
 def describe_error(error: BaseException, request: Request) -> tuple[int, dict[str, Any]]:
-    """Status and body of an error reply; bugs are logged."""
+    """Returns status and body of an error reply; logs bugs."""
     match error:
         case RequestError():
             status, param, code = error.status, error.param, error.code
@@ -253,13 +254,13 @@ def describe_error(error: BaseException, request: Request) -> tuple[int, dict[st
             return 503, error_response("the server is stopping.", status=503, code="stopping")
     path = visible(request.scope["path"][:_SHOWN_CHARS])
     _log.error("%s %s: internal error", request.method, path, exc_info=error)
-    return 500, error_response("internal error; the server's log has more.", status=500)
+    return 500, error_response("internal error; see the server's log.", status=500)
 
 
 async def _answer_wrong_route(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     asked = f"{request.method[:_SHOWN_CHARS]} {request.scope['path'][:_SHOWN_CHARS]}"
-    text = f"{asked}: {error.detail.lower()}; this server has {_PATHS}."
+    text = f"{asked}: {error.detail.lower()}; use {_PATHS}."
     response = _error(error.status_code, error_response(text, status=error.status_code))
     response.headers.update(error.headers or {})
     return response

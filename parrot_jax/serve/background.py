@@ -26,7 +26,7 @@ def open_port(host: str = "127.0.0.1", port: int = 0) -> socket.socket:
 
     Args:
       host: An address of this machine. The default is reachable only from this machine.
-      port: 0 = any free port.
+      port: 0 = a free port.
 
     Raises:
       UserError: The port is in use or not allowed, or the host is not an address of this machine.
@@ -38,7 +38,7 @@ def open_port(host: str = "127.0.0.1", port: int = 0) -> socket.socket:
         if error.errno == errno.EADDRINUSE:
             raise UserError(
                 f"port {port} on {host} is in use; choose another with --port, or --port 0 for "
-                "any free port."
+                "a free one."
             ) from None
         raise UserError(
             f"cannot open port {port} on {host}: {error.strerror}; check --host and --port."
@@ -85,7 +85,7 @@ class BackgroundServer:
                 timeout_graceful_shutdown=GRACE_S,
             )
         )
-        # Wait for an event, since an interrupted `Thread.join` treats the thread as ended.
+        # An event, since an interrupted `Thread.join` considers the thread ended.
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="server", daemon=True)
 
@@ -93,13 +93,13 @@ class BackgroundServer:
         """Returns when the server is ready.
 
         Raises:
-          RunError: The application failed to start; the reason was logged.
+          RunError: The application failed to start; uvicorn has logged the reason.
         """
         raise_limit(MAX_CONNECTIONS)
         self._thread.start()
         while not self._server.started:
             if self._ended.is_set():
-                raise RunError("the server did not start; the lines above say why.")
+                raise RunError("the server did not start; see the log above.")
             time.sleep(_TICK_S)
         return self
 
@@ -141,4 +141,4 @@ def serve_until_stopped(server: BackgroundServer, model: str) -> None:
     with contextlib.suppress(KeyboardInterrupt), server:
         print(f"serving {model} at {server.url} (Ctrl-C stops)", flush=True)
         server.join()
-        raise RunError("the server ended by itself; the lines above say why.")
+        raise RunError("the server ended by itself; see the log above.")

@@ -1,4 +1,4 @@
-"""Joins work into batches, which run one at a time in a thread. Does not import jax."""
+"""Groups work into batches, which run one at a time in a thread. Does not import jax."""
 
 import asyncio
 import concurrent.futures
@@ -13,10 +13,10 @@ PartT = TypeVar("PartT")
 
 Deliver = Callable[[Sequence[PartT]], Collection[int]]
 """Delivers the next part of the result of each item of a batch, in order; returns the indices of
-items that were given up."""
+cancelled items."""
 
-# Clients of one batch send their next requests at about the same time.
 _JOIN_S = 0.005
+"""Seconds to wait for more items: clients of one batch send their next requests together."""
 
 
 class _End:
@@ -33,11 +33,11 @@ class _Item:
 
 
 class Batcher(Generic[WorkT, PartT]):
-    """Runs work in order of arrival, and batches each item with others of its kind.
+    """Runs work in order of arrival, batching items of the same kind.
 
     The oldest waiting item determines the kind of a batch, so no item waits forever. If a submitter
-    leaves, its item is removed from the queue, or given up in its batch. Call all methods in one
-    event loop.
+    leaves, its item is removed from the queue or cancelled within its batch. Call all methods in
+    one event loop.
     """
 
     def __init__(
@@ -53,8 +53,8 @@ class Batcher(Generic[WorkT, PartT]):
           run: Processes 1 to `max_items` items of one kind and delivers their results part by part;
             called in a thread, one call at a time. Its exception goes to all submitters of the
             batch.
-          max_items: Most items of a batch, >= 1.
-          max_waiting: Most waiting items; further ones are rejected.
+          max_items: Limit on the items of a batch, >= 1.
+          max_waiting: Limit on waiting items; further ones are rejected.
         """
         self._run, self._max_items, self._max_waiting = run, max_items, max_waiting
         self._waiting: list[_Item] = []
@@ -83,7 +83,7 @@ class Batcher(Generic[WorkT, PartT]):
         self._thread.shutdown(wait=False)
 
     async def submit(self, kind: Hashable, work: WorkT) -> AsyncGenerator[PartT, None]:
-        """Yields the parts of an item's result; close the generator to give it up.
+        """Yields the parts of an item's result; close the generator to cancel the item.
 
         Args:
           kind: Only items of the same kind share a batch.
@@ -123,7 +123,7 @@ class Batcher(Generic[WorkT, PartT]):
                     await self._run_batch(self._batch)
 
     def _next_batch(self) -> list[_Item]:
-        """The oldest waiting item, and others of its kind."""
+        """Returns the oldest waiting item and others of its kind."""
         oldest = self._waiting[:1]
         same = [item for item in self._waiting[1:] if item.kind == oldest[0].kind]
         return oldest + same[: self._max_items - 1]

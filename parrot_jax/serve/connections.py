@@ -29,12 +29,12 @@ LINGER_S = 5.0
 
 MAX_CONNECTIONS = 4096
 
-# Small, since every byte may be a chunk of a body: this takes milliseconds, not a second.
 _READ_BYTES = 16 * 2**10
+"""Small, since each byte may be a chunk of a body: parsing it takes milliseconds, not a second."""
 
 
 class Connection(H11Protocol, asyncio.BufferedProtocol):
-    """One connection."""
+    """A uvicorn connection with timeouts."""
 
     _timer: asyncio.TimerHandle | None = None
     _phase: object = None
@@ -64,8 +64,8 @@ class Connection(H11Protocol, asyncio.BufferedProtocol):
     def data_received(self, data: bytes) -> None:
         """Reads a request, one at a time."""
         if self._has_whole_request():
-            # Data before the reply to this request is dropped: it could grow without limit, but
-            # without reading a disconnect would not be noticed.
+            # Discard data that arrives before the reply to this request: buffering it has no limit,
+            # and without reading, a disconnect would not be noticed.
             self.cycle.keep_alive = False
             return
         super().data_received(data)
@@ -75,22 +75,22 @@ class Connection(H11Protocol, asyncio.BufferedProtocol):
         self._look()
 
     def on_response_complete(self) -> None:
-        """Starts to wait for the next request."""
+        """Starts the timer for the next request."""
         super().on_response_complete()
         self._look()
 
     def pause_writing(self) -> None:
-        """The client has stopped reading."""
+        """Starts the timer of a client that has stopped reading."""
         super().pause_writing()
         self._look()
 
     def resume_writing(self) -> None:
-        """The client is reading again."""
+        """Ends the timer of a client that reads again."""
         super().resume_writing()
         self._look()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Ends the timer."""
+        """Cancels the timer."""
         self._expect(None)
         super().connection_lost(exc)
 
@@ -144,7 +144,7 @@ class Connection(H11Protocol, asyncio.BufferedProtocol):
         self._look()
 
     def _make_room(self) -> None:
-        """Aborts the connection that has been without a complete request for longest."""
+        """Aborts the connection that has been longest without a complete request."""
         waiting = [
             each
             for each in self.connections

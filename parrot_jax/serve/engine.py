@@ -1,4 +1,4 @@
-"""The interface of what generates replies, and a plain function as one. Does not import jax."""
+"""Engine, the interface of reply generators, and FunctionEngine. Does not import jax."""
 
 import abc
 import asyncio
@@ -49,7 +49,7 @@ class Settings:
     """Sampling settings of a reply."""
 
     max_tokens: int | None
-    """Most tokens of the reply, >= 1; None = limited only by the context."""
+    """Limit on the tokens of the reply, >= 1; None = limited only by the context."""
     temperature: float
     """>= 0; 0 = greedy decoding."""
     top_p: float
@@ -57,7 +57,7 @@ class Settings:
     seed: int
     """In [0, 2^32); the same seed gives the same reply."""
     stop: tuple[str, ...]
-    """The reply ends before the first of these strings; none is empty."""
+    """The reply ends before the first of these non-empty strings."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +88,7 @@ class Engine(abc.ABC):
 
     model: str
 
-    async def start(self) -> None:  # noqa: B027 - many speakers have nothing to start
+    async def start(self) -> None:  # noqa: B027 - optional
         """Called once, before the first request."""
 
     async def stop(self) -> None:  # noqa: B027
@@ -148,7 +148,7 @@ class FunctionEngine(Engine):
           reply: Called in threads, several at once; raises `UserError` for messages it cannot
             answer. It cannot be interrupted: if a client disconnects, only a waiting call is
             cancelled.
-          max_context: Most tokens of a request, where each message counts one more.
+          max_context: Limit on the tokens of a request; each message counts as one more.
         """
         self.model, self._reply, self._max_context = model, reply, max_context
         # A separate pool, so that slow functions do not block the default threads.
@@ -161,7 +161,7 @@ class FunctionEngine(Engine):
     async def chat(
         self, messages: Messages, settings: Settings, say: Say = say_nothing
     ) -> Completion:
-        """The function's reply, cut at a stop string and after `max_tokens` words."""
+        """Returns the function's reply, cut at a stop string and after `max_tokens` words."""
         loop = asyncio.get_running_loop()
         completion = await loop.run_in_executor(self._threads, self._answer, messages, settings)
         if say is not say_nothing:
@@ -177,8 +177,8 @@ class FunctionEngine(Engine):
         *,
         add_special_tokens: bool,
     ) -> Completion:
-        """Rejected: a function cannot continue a prompt."""
-        raise RequestError(f"{self.model} answers messages only; use /v1/chat/completions.")
+        """Raises an error, since the function takes only messages."""
+        raise RequestError(f"{self.model} takes only messages; use /v1/chat/completions.")
 
     def _answer(self, messages: Messages, settings: Settings) -> Completion:
         num_prompt_tokens = sum(len(message["content"].split()) for message in messages)
@@ -203,7 +203,7 @@ class FunctionEngine(Engine):
 def context_error(
     max_context: int, found: str, *, param: str = "messages", way_out: str = ""
 ) -> RequestError:
-    """The error for a request that is too long, with OpenAI's code.
+    """Returns the error for a request that is too long, with OpenAI's code.
 
     Args:
       max_context: The context length in tokens.
@@ -220,7 +220,7 @@ def context_error(
 
 
 def first_stop(text: str, stop: Sequence[str]) -> int | None:
-    """The start of the stop string that is complete first; None if there is none.
+    """Returns the start of the stop string that is completed first; None if there is none.
 
     >>> first_stop("one, two. three", [".", ","])
     3

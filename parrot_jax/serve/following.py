@@ -27,7 +27,7 @@ class Log:
     """
 
     def __init__(self, path: Path) -> None:
-        """Does not open the file yet."""
+        """Stores the path; does not open the file."""
         self.path = path
         self._start = 0
 
@@ -54,7 +54,7 @@ class Log:
             yield file
 
     def last_lines(self, count: int = _LAST_LINES) -> list[str]:
-        """The last non-empty lines of this start, in printable form."""
+        """Returns the last non-empty lines since `open`, in printable form."""
         with open(self.path, "rb") as file:
             size = file.seek(0, 2)
             file.seek(max(self._start, size - _LAST_BYTES))
@@ -62,7 +62,7 @@ class Log:
         return [line[:_LINE_CHARS] for line in text.splitlines() if line.strip()][-count:]
 
     def end(self) -> str:
-        """The end of an error message: the path of the log and its last lines."""
+        """Returns the end of an error message: the log's path and last lines."""
         lines = self.last_lines() or ["(nothing)"]
         return "\n  ".join([f"its log {self.path} ends with:", *lines])
 
@@ -72,11 +72,11 @@ def follow(what: str, log: Log) -> Iterator[Callable[[], None]]:
     """Shows the elapsed time and the last line of a log.
 
     Args:
-      what: The beginning of the line, e.g. `"vLLM starts"`.
+      what: The start of the line, e.g. `"vLLM starts"`.
       log: The log to follow.
 
     Yields:
-      A function to call from time to time, which updates the line.
+      A function that updates the line; call it regularly.
     """
     started = last = time.monotonic()
     with notices.status(what) if notices.is_terminal else contextlib.nullcontext() as status:

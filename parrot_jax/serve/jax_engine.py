@@ -1,12 +1,11 @@
-"""A trained model as an engine: messages rendered as in training, replies generated in batches.
+"""A trained model as an engine: renders messages as in training and generates replies in batches.
 
-A reply is a function of its request alone, so that what was collected can be collected again bit
-for bit. A seed alone does not give that: matrix products of other shapes round differently, and now
-and then another token wins. Therefore every batch has the same number of rows, whatever it holds,
-and only requests that are padded to the same lengths share one. The price is paid by a client that
-comes alone: it waits for a whole batch. Each pair of padded lengths is a program, compiled when it
-is first needed. Every few tokens the device hands out what it has, for streams, and drops the rows
-that nobody wants any more.
+A reply depends on its request alone, so that collections are reproducible bit for bit. A seed alone
+does not ensure that: matrix products of other shapes round differently, which occasionally changes
+a token. Therefore all batches have the same number of rows, padded if necessary, and only requests
+that are padded to the same lengths share a batch. The cost: a single client waits for a full batch.
+Each pair of padded lengths has its own program, compiled on first use. Every few tokens, the device
+returns the tokens so far, for streams, and drops cancelled rows.
 """
 
 import asyncio
@@ -36,14 +35,14 @@ from parrot_jax.serve.messages import split_turns
 from parrot_jax.serve.reply_text import ReplyText
 
 _MOST_COUNTED = 16_384
-"""Tokens of a prompt up to which an error has their exact number."""
+"""Longest prompt, in tokens, that is encoded even if it is too long, to report the exact count."""
 
-_LEAST_TOP_P = 1e-30  # below, it would be 0 on the device, and no token allowed
+_LEAST_TOP_P = 1e-30  # smaller values would become 0 on the device and exclude all tokens
 
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """One request as the device sees it."""
+    """One request as a row of a batch."""
 
     prompt: list[int]
     max_tokens: int
@@ -65,18 +64,17 @@ class JaxEngine(Engine):
         batch_rows: int,
         max_waiting: int = 1024,
     ) -> None:
-        """Casts the weights; the rest begins with `start`.
+        """Casts the weights.
 
         Args:
-          model: The name under which clients ask for it.
-          task: `ask`: it speaks after an answer, or first; `chat`: after a question.
-          config: The sizes.
+          model: The model name for clients.
+          task: `ask`: replies to an answer or opens a dialogue; `chat`: replies to a question.
+          config: The model config.
           params: The weights.
-          template: That of the training.
-          compute_dtype: That of the training.
-          batch_rows: Rows of every batch, >= 1. Replies may differ in rare tokens between servers
-            that differ in it.
-          max_waiting: Most requests that wait for a batch; further ones get status 503.
+          template: The template of the training.
+          compute_dtype: The dtype of the training.
+          batch_rows: Rows of every batch, >= 1. Changing it may change rare tokens.
+          max_waiting: Limit on requests waiting for a batch; further ones get status 503.
         """
         self.model = model
         self._task: Task = task
@@ -90,25 +88,25 @@ class JaxEngine(Engine):
 
     @property
     def busy(self) -> bool:
-        """Whether the device is at work."""
+        """Whether the device is generating."""
         return self._batcher.busy
 
     async def start(self) -> None:
-        """Begins to take requests."""
+        """Starts to accept requests."""
         self._batcher.start()
 
     async def stop(self) -> None:
-        """Drops what waits; does not wait for the device."""
+        """Cancels all requests; does not wait for the device."""
         self._batcher.stop()
 
     async def chat(
         self, messages: Messages, settings: Settings, say: Say = say_nothing
     ) -> Completion:
-        """The next turn: rendered as in training, and trimmed, as training trims it.
+        """Generates the next turn, from messages rendered and stripped as in training.
 
         Raises:
-          RequestError: The messages are in no order, or too long.
-          UserError: It is not this model's turn.
+          RequestError: The roles do not alternate, or the messages are too long.
+          UserError: The next turn is not this model's role.
         """
         prompt = await asyncio.to_thread(self._render, messages, settings.max_tokens)
         return await self._speak(prompt, settings, say, "messages")
@@ -121,10 +119,10 @@ class JaxEngine(Engine):
         *,
         add_special_tokens: bool,
     ) -> Completion:
-        """What follows the prompt, untrimmed. Special tokens in a text are special, as in vLLM.
+        """Continues the prompt; strips nothing. Parses special tokens in a text, as in vLLM.
 
         Raises:
-          RequestError: The prompt is empty, too long, or holds ids that the model does not know.
+          RequestError: The prompt is empty, too long, or has ids outside the vocabulary.
         """
         if isinstance(prompt, str):
             prompt = await asyncio.to_thread(
@@ -183,13 +181,13 @@ class JaxEngine(Engine):
     def _check_room(
         self, num_prompt_tokens: int, max_tokens: int | None, param: str, *, least: bool = False
     ) -> None:
-        """Refuses what would not fit as a whole, as OpenAI and vLLM do.
+        """Rejects a request if prompt and `max_tokens` exceed the context, as OpenAI and vLLM do.
 
         Args:
-          num_prompt_tokens: What the prompt has.
-          max_tokens: What is asked for.
-          param: Where the prompt is from.
-          least: The prompt has at least as many tokens, and has not been encoded.
+          num_prompt_tokens: Tokens of the prompt.
+          max_tokens: From the request.
+          param: The field with the prompt.
+          least: Whether `num_prompt_tokens` is a lower bound, because the prompt is not encoded.
         """
         places = self._config.max_position_embeddings
         if num_prompt_tokens + (max_tokens or 1) <= places:
@@ -207,12 +205,12 @@ class JaxEngine(Engine):
         strange = next((token for token in prompt if token not in known), None)
         if strange is not None:
             raise RequestError(
-                f"the prompt has the id {strange}, but the model has ids 0 to {known[-1]}.",
+                f"the prompt has the id {strange}; the model's ids are 0 to {known[-1]}.",
                 param="prompt",
             )
 
     def _render(self, messages: Messages, max_tokens: int | None) -> list[int]:
-        """The ids of the prompt; what is certain to be too long is refused before it is encoded."""
+        """Returns the ids of the prompt; rejects very long messages without encoding them."""
         system, turns = split_turns(messages)
         check_speaker(self._task, [role for role, _ in turns])
         # Each turn has a header and a terminator.
@@ -226,7 +224,7 @@ class JaxEngine(Engine):
         return -(-len(text) // self._tokenizer.max_piece_chars)
 
     def _encode(self, text: str, add_special_tokens: bool, max_tokens: int | None) -> list[int]:
-        """The ids that transformers gives with our `tokenizer.json`."""
+        """Returns the ids of a text, the same as transformers with our `tokenizer.json`."""
         if (least := self._least_tokens(text)) > _MOST_COUNTED:
             self._check_room(least, max_tokens, "prompt", least=True)
         (ids,) = self._tokenizer.encode([text])

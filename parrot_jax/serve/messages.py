@@ -10,18 +10,18 @@ from parrot_jax.serve.engine import Messages, RequestError
 # `developer` is OpenAI's newer name for `system`.
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 
-# Only role and content reach the model. A name distinguishes speakers of one role, which we ignore.
+# Only role and content reach the model. `name` distinguishes speakers of one role and is ignored.
 _READ = frozenset({"role", "content", "name"})
 
 _SHOWN_CHARS = 60
 
 
 def read_messages(values: Any) -> Messages:
-    """Parses a list of messages, in one pass that ends at the first error.
+    """Parses a list of messages in one pass, up to the first error.
 
-    `content` is a text or a list of text parts, which are joined by newlines, as in data files. So
-    that a client may send back a received message, other keys are accepted if they are empty
-    (`refusal: null`, `annotations: []`), and rejected by name otherwise.
+    `content` is a text or a list of text parts, which are joined by newlines, as in data files.
+    Other keys are accepted only if they are empty (`refusal: null`, `annotations: []`), so that
+    clients can send back received messages.
 
     Raises:
       RequestError: A message is invalid.
@@ -61,7 +61,7 @@ def says_nothing(value: Any) -> bool:
 
 
 def shown(value: Any) -> str:
-    """The beginning of a JSON value, for an error; takes constant time.
+    """Returns the beginning of a JSON value, for an error, in constant time.
 
     >>> shown({"a": [1, "x"]})
     '{"a": [1, "x"]}'
@@ -88,14 +88,14 @@ def _read_message(value: Any, at: int) -> dict[str, str]:
     role = value.get("role")
     if not isinstance(role, str) or role not in _ROLES:
         raise RequestError(
-            f"message {number} has the role {shown(role)}; roles are system, user and assistant.",
+            f"message {number} has the role {shown(role)}; use system, user or assistant.",
             param=f"{where}.role",
         )
-    for key, said in value.items():
-        if key not in _READ and not says_nothing(said):
+    for key, each in value.items():
+        if key not in _READ and not says_nothing(each):
             raise RequestError(
-                f"message {number} has `{key[:_SHOWN_CHARS]}`: {shown(said)}, which this server "
-                "does not support; leave it out.",
+                f"message {number} has `{key[:_SHOWN_CHARS]}`: {shown(each)}, which this server "
+                "does not support; omit it.",
                 param=f"{where}.{key}",
             )
     if "content" not in value:

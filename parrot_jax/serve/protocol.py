@@ -1,9 +1,9 @@
 """OpenAI's wire format: parsing of requests. Does not import jax.
 
-Requests are parsed strictly. Fields that do not affect the reply, and fields that are null, are
-accepted. A field of OpenAI or vLLM that this server does not support is rejected, unless its value
-asks for the default behaviour (`n: 1`). Any other field is an error that suggests the nearest known
-one. Parsing takes linear time and ends at the first error.
+Requests are parsed strictly. Fields that are null or do not affect the reply are accepted. A field
+of OpenAI or vLLM that this server does not support is rejected unless it has its default value
+(`n: 1`). Any other field is an error that suggests the nearest known one. Parsing takes linear time
+and ends at the first error.
 """
 
 import difflib
@@ -21,8 +21,8 @@ from parrot_jax.serve.messages import read_messages, says_nothing, shown
 
 _MAX_STOP_STRINGS = 4
 
-# JSON parsing blocks other threads, and nested lists take a hundred times as long as text. This
-# limit allows 60,000 messages, which take some tenths of a second.
+# JSON parsing holds the GIL, and nested lists take a hundred times as long as text. This limit
+# allows 60,000 messages, which take some tenths of a second.
 _MAX_MARKS = 2**19
 
 _CHANGE_NOTHING = frozenset(
@@ -33,7 +33,7 @@ _CHANGE_NOTHING = frozenset(
     }
 )  # fmt: skip
 
-# Unsupported fields with the values that ask for the default behaviour; null always does.
+# Unsupported fields with the values that are accepted, besides null, because they change nothing.
 _NOT_SUPPORTED: dict[str, tuple[Any, ...]] = {
     # OpenAI's
     "audio": (),
@@ -86,7 +86,7 @@ def _text_or_ids(value: Any) -> Any:
     return value
 
 
-def _what_is_said(value: Any) -> Any:
+def _without_empty(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: each for name, each in value.items() if not says_nothing(each)}
     return value
@@ -96,7 +96,7 @@ class _StreamOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     include_usage: bool | None = None
-    """End the stream with a chunk that has the usage."""
+    """Whether the stream ends with a chunk with the usage."""
     include_obfuscation: bool | None = None
     """Padding that hides the size of chunks; accepted, but never added."""
 
@@ -123,10 +123,12 @@ class _Request(BaseModel):
     ) = None
     """Up to four strings."""
     return_token_ids: bool | None = None
-    """vLLM's: add the ids of prompt and reply to the response; not for streams."""
+    """vLLM's: adds the ids of prompt and reply to the response; not supported for streams."""
     stream: bool | None = None
-    """Send the reply in pieces while it is generated."""
-    stream_options: Annotated[_StreamOptions | None, pydantic.BeforeValidator(_what_is_said)] = None
+    """Whether to send the reply in pieces while it is generated."""
+    stream_options: Annotated[_StreamOptions | None, pydantic.BeforeValidator(_without_empty)] = (
+        None
+    )
 
     @property
     def with_usage(self) -> bool:
@@ -134,7 +136,7 @@ class _Request(BaseModel):
         return self.stream_options is not None and bool(self.stream_options.include_usage)
 
     def settings(self) -> Settings:
-        """The settings, with OpenAI's defaults and a seed."""
+        """Returns the settings, with OpenAI's defaults and a seed."""
         return Settings(
             max_tokens=self.max_tokens,
             temperature=1.0 if self.temperature is None else self.temperature,
@@ -157,7 +159,7 @@ class CompletionRequest(_Request):
     prompt: Annotated[str | list[int], pydantic.BeforeValidator(_text_or_ids)]
     max_tokens: Annotated[int, Field(ge=1)] | None = 16
     add_special_tokens: bool | None = True
-    """vLLM's: put the BOS token before a text."""
+    """vLLM's: puts the BOS token before a text."""
 
 
 RequestT = TypeVar("RequestT", bound=_Request)
@@ -167,14 +169,14 @@ def read_chat_request(body: bytes) -> ChatRequest:
     """Parses the body of `/v1/chat/completions`.
 
     Raises:
-      RequestError: It is not JSON, or a field is unknown, unsupported, missing or of a wrong type.
+      RequestError: The body is not JSON, or a field is unknown, unsupported, missing or invalid.
     """
     fields = _read_fields(body, ChatRequest)
     # OpenAI's newer name for `max_tokens`.
     newer = fields.pop("max_completion_tokens", None)
     if newer is not None and fields.get("max_tokens") is not None:
         raise RequestError(
-            "`max_tokens` and `max_completion_tokens` mean the same; give one of them.",
+            "`max_tokens` and `max_completion_tokens` mean the same; set only one of them.",
             param="max_completion_tokens",
         )
     if newer is not None:
@@ -199,7 +201,7 @@ def _read_fields(body: bytes, request_type: type[_Request]) -> dict[str, Any]:
             "messages."
         )
     try:
-        # Also rejects lone surrogates and huge numbers, but not duplicate keys.
+        # pydantic rejects lone surrogates and huge numbers, `parse_json` duplicate keys.
         fields = pydantic_core.from_json(body, allow_inf_nan=False)
         parse_json(body)
     except ValueError as error:
@@ -212,7 +214,7 @@ def _read_fields(body: bytes, request_type: type[_Request]) -> dict[str, Any]:
             continue
         if name not in _NOT_SUPPORTED:
             raise RequestError(f"unknown field `{name[:60]}`; {_hint(name, known)}", param=name)
-        _check_asks_for_nothing(name, value)
+        _check_is_default(name, value)
     return {name: fields[name] for name in known if name in fields}
 
 
@@ -222,11 +224,11 @@ def _hint(name: str, known: set[str]) -> str:
     return f"did you mean `{near[0]}`?" if near else f"the fields are {', '.join(sorted(known))}."
 
 
-def _check_asks_for_nothing(name: str, value: Any) -> None:
+def _check_is_default(name: str, value: Any) -> None:
     allowed = _NOT_SUPPORTED[name]
     # In Python 1 == True, but not in JSON.
     if not any(value == ok and isinstance(value, bool) == isinstance(ok, bool) for ok in allowed):
-        instead = " or ".join(["leave it out", *(f"give {json.dumps(ok)}" for ok in allowed)])
+        instead = " or ".join(["omit it", *(f"set it to {json.dumps(ok)}" for ok in allowed)])
         raise RequestError(
             f"`{name}` is {shown(value)}, which this server does not support; {instead}.",
             param=name,
@@ -248,7 +250,7 @@ def _checked(fields: dict[str, Any], request_type: type[RequestT]) -> RequestT:
         ) from None
     if request.stream and request.return_token_ids:
         raise RequestError(
-            "a stream has no token ids; leave out `return_token_ids` or `stream`.",
+            "`return_token_ids` is not supported for streams; omit it or `stream`.",
             param="return_token_ids",
         )
     return request

@@ -1,4 +1,4 @@
-"""OpenAI's wire format: replies and errors, whole or as a stream of events."""
+"""OpenAI's wire format: replies, whole or as server-sent events, and errors."""
 
 import json
 import secrets
@@ -24,9 +24,9 @@ class ResponseFormat:
 
         Args:
           model: The model's name.
-          is_chat: Whether it is a chat reply; else it continues a prompt.
-          with_ids: Add the ids of prompt and reply, as vLLM does.
-          with_usage: Add a chunk with the usage to a stream.
+          is_chat: Whether to use the chat format; else the completion format.
+          with_ids: Whether to add the ids of prompt and reply, as vLLM does.
+          with_usage: Whether a stream ends with the usage.
         """
         self._is_chat, self._with_ids, self._with_usage = is_chat, with_ids, with_usage
         self._common = {
@@ -37,16 +37,16 @@ class ResponseFormat:
         }
 
     def whole(self, completion: Completion) -> dict[str, Any]:
-        """The body of the response."""
+        """Returns the body of the response."""
         # The role is always `assistant`, also for an asker, as in vLLM.
         message = {"role": "assistant", "content": completion.text, "refusal": None}
-        said = {"message": message} if self._is_chat else {"text": completion.text}
+        content = {"message": message} if self._is_chat else {"text": completion.text}
         response = self._common | {
-            "choices": [_choice(said, completion.finish_reason)],
+            "choices": [_choice(content, completion.finish_reason)],
             "usage": _usage(completion),
         }
         if self._with_ids:
-            # In vLLM, the prompt's ids are in the response of a chat, but in the choice of a
+            # vLLM puts the prompt's ids into the response for a chat, into the choice for a
             # completion.
             (choice,) = response["choices"]
             choice["token_ids"] = completion.ids
@@ -54,17 +54,17 @@ class ResponseFormat:
         return response
 
     def opening(self) -> bytes:
-        """The event before the first piece."""
+        """Returns the event before the first piece; empty for completions."""
         if not self._is_chat:
             return b""
         return self._chunk([_choice({"delta": {"role": "assistant", "content": ""}}, None)])
 
     def piece(self, text: str) -> bytes:
-        """The event of a piece of text."""
+        """Returns the event of a piece of text."""
         return self._chunk([_choice(self._delta(text), None)])
 
     def closing(self, completion: Completion) -> Iterator[bytes]:
-        """The events after the last piece."""
+        """Yields the events after the last piece."""
         delta = {"delta": {}} if self._is_chat else self._delta("")
         yield self._chunk([_choice(delta, completion.finish_reason)])
         if self._with_usage:
@@ -84,19 +84,19 @@ class ResponseFormat:
 
 
 def event(data: Any) -> bytes:
-    """A server-sent event. ASCII only, since some clients break lines at U+2028."""
+    """Formats a server-sent event. ASCII only, since some clients break lines at U+2028."""
     return b"data: " + json.dumps(data, separators=(",", ":")).encode() + b"\n\n"
 
 
 def model_card(model: str, created: int) -> dict[str, Any]:
-    """The entry of a model in `/v1/models`; `created` in seconds since 1970."""
+    """Returns a model's entry in `/v1/models`; `created` in seconds since 1970."""
     return {"id": model, "object": "model", "created": created, "owned_by": "parrot_jax"}
 
 
 def error_response(
     message: str, *, status: int, param: str | None = None, code: str | None = None
 ) -> dict[str, Any]:
-    """The body of an error reply, limited in length."""
+    """Returns the body of an error reply, limited in length."""
     kind = "invalid_request_error" if status < 500 else "server_error"
     if len(message) > _ERROR_CHARS:
         message = f"{message[:_ERROR_CHARS]}..."
@@ -104,8 +104,8 @@ def error_response(
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
-def _choice(said: dict[str, Any], finish_reason: str | None) -> dict[str, Any]:
-    return {"index": 0, **said, "logprobs": None, "finish_reason": finish_reason}
+def _choice(content: dict[str, Any], finish_reason: str | None) -> dict[str, Any]:
+    return {"index": 0, **content, "logprobs": None, "finish_reason": finish_reason}
 
 
 def _usage(completion: Completion) -> dict[str, int]:

@@ -1,8 +1,8 @@
-"""Incremental decoding of a reply: returned text never changes. Does not import jax.
+"""Incremental decoding of a reply. Does not import jax.
 
-Whole replies and streams both use this class, so they have the same text. It holds back what later
-ids could change: incomplete characters, a possible beginning of a stop string, and white space that
-would be stripped at the end.
+Whole replies and streams both use this class, so they have the same text. Text is returned only
+when later ids can no longer change it: incomplete characters, a possible start of a stop string,
+and white space that would be stripped at the end are held back.
 """
 
 import bisect
@@ -25,17 +25,17 @@ class ReplyText:
 
         Args:
           tokenizer: The tokenizer of the ids.
-          stop: Stop strings; the reply ends before the one that is complete first.
-          is_turn: Whether it is a turn of a dialogue, which is decoded without special tokens and
-            stripped, as in training. A continued prompt keeps both.
+          stop: Stop strings; the reply ends before the one that is completed first.
+          is_turn: Whether it is a turn of a dialogue, whose special tokens and surrounding white
+            space are removed, as in training. A continued prompt keeps both.
         """
         self._tokenizer, self._stop, self._is_turn = tokenizer, stop, is_turn
         self._held_chars = max(map(len, stop), default=1) - 1
         self.ids: list[int] = []
         self.stopped = False
-        self._open: list[int] = []  # the last of `ids`, whose text is not settled
-        self._held = ""  # settled, but not handed out
-        self._has_begun, self._has_said = False, False
+        self._open: list[int] = []  # the last of `ids`, whose text may still change
+        self._held = ""  # final text that is held back
+        self._has_begun, self._has_returned = False, False
 
     def add(self, ids: Sequence[int], *, is_last: bool) -> str:
         """Adds the next ids.
@@ -69,15 +69,15 @@ class ReplyText:
         if self._is_turn:
             end = len(text[:end].rstrip())
         piece, self._held = text[:end], "" if is_last else text[end:]
-        if self._is_turn and not self._has_said:
+        if self._is_turn and not self._has_returned:
             piece = piece.lstrip()
-        self._has_said |= bool(piece)
+        self._has_returned |= bool(piece)
         return piece
 
     def _after_held(self, ids: Sequence[int]) -> str:
-        """The held-back text followed by the text of these ids."""
+        """Returns the held-back text followed by the text of these ids."""
         text = self._tokenizer.text_inside(ids, special=not self._is_turn)
-        # The space between a header and its text belongs to neither.
+        # The space after the header is not part of the reply.
         if self._is_turn and not self._has_begun:
             text = text.removeprefix(" ")
         return self._held + text

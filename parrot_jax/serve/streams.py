@@ -19,22 +19,22 @@ class Speaking:
     """A reply that is being generated."""
 
     def __init__(self, speak: Callable[[Say], Coroutine[Any, Any, Completion]]) -> None:
-        """Starts to generate it."""
-        self._said: asyncio.Queue[str | None] = asyncio.Queue()
-        self._work = asyncio.ensure_future(speak(self._said.put_nowait))
-        self._work.add_done_callback(lambda _: self._said.put_nowait(None))
+        """Starts the generation."""
+        self._pieces: asyncio.Queue[str | None] = asyncio.Queue()
+        self._work = asyncio.ensure_future(speak(self._pieces.put_nowait))
+        self._work.add_done_callback(lambda _: self._pieces.put_nowait(None))
 
     async def next(self) -> str | Completion:
-        """Returns the next piece of text, or after the last one the completion.
+        """Returns the next piece of text; after the last piece, the completion.
 
         Raises:
           Exception: The exception of the generation.
         """
-        piece = await self._said.get()
+        piece = await self._pieces.get()
         return self._work.result() if piece is None else piece
 
     def stop(self) -> None:
-        """Cancels the generation, if it is not done."""
+        """Cancels the generation if it is still running."""
         self._work.cancel()
 
 
@@ -56,9 +56,9 @@ class Stream(Response):
         Args:
           request: The request.
           reply: Formats the events.
-          first: The first piece; errors before it can still have an HTTP status.
-          speaking: Gives the other pieces.
-          describe_error: Gives the body for an error after the status was sent.
+          first: The first piece, generated before, so that early errors can set the HTTP status.
+          speaking: Generates the other pieces.
+          describe_error: Returns the body for an error after the status was sent.
         """
         super().__init__(headers={"Cache-Control": "no-cache"})
         del self.headers["content-length"]
@@ -67,7 +67,7 @@ class Stream(Response):
         self._describe_error = describe_error
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Sends all events, while the client is connected."""
+        """Sends all events; stops if the client disconnects."""
 
         async def send_bytes(data: bytes, *, more: bool = True) -> None:
             await send({"type": "http.response.body", "body": data, "more_body": more})
@@ -79,7 +79,7 @@ class Stream(Response):
             with contextlib.suppress(ClientDisconnect):
                 await unless_hung_up(self._request, self._send_events(send_bytes))
         except (Exception, asyncio.CancelledError) as error:
-            # No [DONE] follows, because the reply is incomplete.
+            # No [DONE], since the reply is incomplete.
             await send_bytes(event(self._describe_error(error, self._request)[1]))
         finally:
             self._speaking.stop()
@@ -120,6 +120,6 @@ async def unless_hung_up(request: Request, work: Coroutine[Any, Any, ResultT]) -
 
 
 async def _hung_up(request: Request) -> None:
-    """Returns when the client disconnects, after its body was read."""
+    """Returns when the client disconnects; the request's body must have been read."""
     while (await request.receive())["type"] != "http.disconnect":
         pass

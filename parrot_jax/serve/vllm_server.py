@@ -1,7 +1,7 @@
-"""Starts a vLLM, waits until it is ready, and stops it with this process.
+"""Starts vLLM, waits until it is ready, and stops it when this process ends.
 
-Its files are named by the port: `server-8000.log`, to which every start appends, and
-`server-8000.json`, which lists the processes while they run.
+File names contain the port: every start appends to `server-8000.log`; `server-8000.json` lists the
+processes while they run.
 """
 
 import http.client
@@ -29,14 +29,13 @@ def serve_vllm(
     """Serves until SIGINT or SIGTERM, which must raise KeyboardInterrupt; then returns.
 
     Args:
-      served: Export and address; port 0 = any free port.
+      served: Export and address; port 0 = a free port.
       environment: The environment of vLLM.
       config: The settings.
       place: The folder of the log and the record.
 
     Raises:
-      UserError: The port is in use, an earlier server is still running, or the settings are
-        impossible.
+      UserError: The port is in use, an earlier server is still running, or settings are invalid.
       RunError: vLLM did not start, was not ready in time, or ended by itself; the message has the
         end of its log.
     """
@@ -76,8 +75,8 @@ def run_logged(
       name: The name of the log, also shown on the console.
 
     Raises:
-      UserError: The command's input is wrong.
-      RunError: It failed.
+      UserError: The command failed with a `UserError`.
+      RunError: The command failed otherwise.
     """
     log = Log(place / f"{name}.log")
     with log.open(f"$ {shlex.join(command)}") as output:
@@ -96,11 +95,11 @@ def run_logged(
 
 
 def check_nobody_serves(place: Path, port: int = 0) -> None:
-    """Checks that no process of an earlier start is left, which would hold memory and ports.
+    """Checks that no vLLM process of an earlier start is left, which would hold memory and ports.
 
     Args:
       place: The folder of the records.
-      port: The port to be used; 0 = any.
+      port: The port to be used; 0 = a free port.
 
     Raises:
       UserError: There are such processes, which the message lists; or a record is damaged.
@@ -110,8 +109,8 @@ def check_nobody_serves(place: Path, port: int = 0) -> None:
             pids, supervised = survivors(record)
         except ValueError as error:
             raise UserError(
-                f"{record} is damaged ({error}), so it is unknown whether an earlier start left "
-                "a vLLM behind; end running vLLM processes, and remove the file."
+                f"{record} is damaged ({error}), so vLLM processes of an earlier start cannot be "
+                "found; end any that run, then delete the file."
             ) from None
         if not pids:
             record.unlink(missing_ok=True)
@@ -119,14 +118,14 @@ def check_nobody_serves(place: Path, port: int = 0) -> None:
         where = record.stem.removeprefix("server-")
         if supervised and where == str(port):
             raise UserError(
-                f"another `parrot serve` is serving or stopping this run at port {port} (process "
-                f"{pids[0]}); choose another with --port, or wait until it has ended."
+                f"another `parrot serve` (process {pids[0]}) is serving or stopping this run on "
+                f"port {port}; choose another with --port, or wait until it has ended."
             )
         if not supervised:
             processes = " ".join(map(str, pids))
             raise UserError(
-                f"an earlier start was killed and left a vLLM behind, at port {where}: the "
-                f"processes {processes}; end them with `kill -9 {processes}`, then run this again."
+                f"an earlier start was killed and left vLLM processes on port {where}: "
+                f"{processes}; end them with `kill -9 {processes}`, then run this again."
             )
 
 
@@ -144,15 +143,15 @@ def _wait_until_ready(supervised: Supervised, served: Served, timeout_s: float, 
                 return
             if time.monotonic() > deadline:
                 raise RunError(
-                    f"vLLM is not ready after {timeout_s:g} s; allow more with "
-                    f"--vllm.start-timeout-s, or check the log: {log.end()}"
+                    f"vLLM is not ready after {timeout_s:g} s; raise --vllm.start-timeout-s, or "
+                    f"check the log: {log.end()}"
                 )
             say()
     raise RunError(f"vLLM did not start: it {_end(code)}; {log.end()}")
 
 
 def _is_ready(served: Served) -> bool:
-    """Whether the server is healthy, and ours: another one could have taken the port."""
+    """Whether our server is healthy; another program may have taken the port."""
     if _get(served, "/health") is None:
         return False
     models: Any = _get(served, "/v1/models")
@@ -160,8 +159,8 @@ def _is_ready(served: Served) -> bool:
 
 
 def _get(served: Served, path: str) -> bytes | None:
-    """The body of a reply with status 200; None otherwise."""
-    # The address of all interfaces cannot be connected to. `http.client` ignores proxies.
+    """Returns the body of a reply with status 200; None otherwise."""
+    # Clients cannot connect to the wildcard address. `http.client` ignores proxies.
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(served.host, served.host)
     key = os.environ.get("VLLM_API_KEY")
     headers = {"Authorization": f"Bearer {key}"} if key else {}

@@ -4,15 +4,15 @@ import itertools
 from collections.abc import Iterable, Sequence
 
 MOST_WORDS = 10_000
-"""Most words of a question to compare: the time is the product of both lengths, and people paste
-whole books."""
+"""Limit on the words of a question to compare: the time grows with the product of both lengths, and
+people paste whole books."""
 
 MTLD_THRESHOLD = 0.72
-"""The type-token ratio at which a factor ends, as chosen by the authors."""
+"""The type-token ratio at which a factor ends, from the authors."""
 
 
 def self_rouge(questions: Sequence[Sequence[str]]) -> float | None:
-    """The mean ROUGE-L of each question with the other questions of its session.
+    """Returns the mean ROUGE-L of each question with the other questions of its session.
 
     ROUGE-L is the F measure (beta 1) of the longest common subsequence of words. It is symmetric,
     so the mean over questions of the mean over the others is the mean over pairs.
@@ -33,7 +33,7 @@ def self_rouge(questions: Sequence[Sequence[str]]) -> float | None:
 
     if len(questions) < 2:
         return None
-    # Ids instead of words avoid hash collisions.
+    # Ids, since rapidfuzz compares words by hash, which can collide.
     ids: dict[str, int] = {}
     coded = [[ids.setdefault(word, len(ids)) for word in words[:MOST_WORDS]] for words in questions]
     scores = [
@@ -44,7 +44,7 @@ def self_rouge(questions: Sequence[Sequence[str]]) -> float | None:
 
 
 def mtld(words: Sequence[str]) -> float | None:
-    """The measure of textual lexical diversity: mean length of runs with a high type-token ratio.
+    """Returns the measure of textual lexical diversity: mean length of runs of varied words.
 
     A factor ends with the word at which the share of distinct words falls below the threshold; the
     rest counts as a partial factor: (1 - share) / (1 - threshold). The number of words per factor

@@ -39,7 +39,7 @@ def source_of(path: str) -> SourceConfig:
 
 
 def labels_of(paths: list[str]) -> list[str]:
-    """A unique column name for each path, as short as possible.
+    """Returns a unique column name for each path, as short as possible.
 
     >>> labels_of(["a/people.jsonl", "runs/x/", "runs/y"])
     ['people', 'x', 'y']
@@ -53,7 +53,7 @@ def labels_of(paths: list[str]) -> list[str]:
     """
     if len(set(paths)) < len(paths):
         twice = next(path for path in paths if paths.count(path) > 1)
-        raise UserError(f"{twice} was given twice; give each path once.")
+        raise UserError(f"{twice} was given twice; pass each path once.")
     bare = [path.rstrip("/").removeprefix(_kind_of(path)) for path in paths]
     short = [path.rsplit("/", 1)[-1] for path in bare]
     for ending in (".gz", ".jsonl", ".json"):
@@ -70,7 +70,7 @@ def labels_of(paths: list[str]) -> list[str]:
 
 
 def _kind_of(path: str) -> str:
-    """The format prefix of a path, with its colon; empty if there is none."""
+    """Returns the format prefix of a path, with its colon; empty if it has no prefix."""
     kind, colon, rest = path.partition(":")
     return kind + colon if kind in READERS and not rest.startswith("//") else ""
 
@@ -85,8 +85,8 @@ def _of_collection(path: str) -> str:
             "resume it with `parrot collect`."
         )
     raise UserError(
-        f"{path} is not a collection folder ({DIALOGUES} is missing); name its "
-        f"files, e.g. {path.rstrip('/')}/**/*.jsonl, or huggingface:{path} for a data set."
+        f"{path} is not a collection folder ({DIALOGUES} is missing); pass its files, e.g. "
+        f"{path.rstrip('/')}/**/*.jsonl, or huggingface:{path} for a data set."
     )
 
 
@@ -110,7 +110,7 @@ def _detect(file: str) -> SourceKind:
         reason = "it has preference pairs" if is_pairs else "no known dialogue format has them"
         kinds = ", ".join(READERS)
         raise UserError(
-            f"{file}:{row.line}: cannot detect the format from the keys {keys} ({reason}); write "
+            f"{file}:{row.line}: cannot detect the format from the keys {keys} ({reason}); pass "
             f"kind:path, where kind is one of {kinds}, e.g. sharegpt:{file}."
         )
     return kind

@@ -54,7 +54,7 @@ JUDGED: Mapping[str, JudgedMeasure] = MappingProxyType(
 
 
 def messages_about(session: Session, prompt: Prompt) -> list[dict[str, str]]:
-    r"""The messages to send to the judge about a session.
+    r"""Returns the messages to the judge about a session.
 
     >>> messages_about(Session(("Why?", "How?")), Prompt("", "Look: {{ questions }}"))
     [{'role': 'user', 'content': 'Look: [1] Why?\n\n[2] How?'}]
@@ -64,7 +64,7 @@ def messages_about(session: Session, prompt: Prompt) -> list[dict[str, str]]:
 
 
 class Judgment(NamedTuple):
-    """A judge's result for a session: a number, or the reason why there is none."""
+    """A judge's result for a session: a number, or the reason why it is missing."""
 
     number: int | None
     reason: str = ""
@@ -72,7 +72,7 @@ class Judgment(NamedTuple):
 
 
 def read_reply(reply: Reply, allowed: tuple[int, int]) -> Judgment:
-    """Parses a reply. Without a clear number in the range there is no result, never 0.
+    """Parses a reply. Without exactly one number in the range there is no result, rather than 0.
 
     Numbers in the judge's reasoning are ignored.
 

@@ -1,8 +1,8 @@
 """Sends sessions to a judge: a job whose items are sessions, with one step per measure.
 
-A session is identified by its questions. So a session in two files, or in a larger sample later, is
-judged once, and files and samples may change between runs. The judge and its prompts may not
-change, since their judgments are not comparable.
+A session is identified by its questions. So a session that is in two files, or in a later, larger
+sample, is judged once, and files and samples may change between runs. The judge and its prompts
+must not change, since other judgments are not comparable.
 """
 
 import contextlib
@@ -56,7 +56,7 @@ class Judgments:
     """Why some sessions were not judged; None if all were."""
 
     def reasons(self, sessions: Sequence[Session], key: str) -> dict[str, int]:
-        """Why some of these sessions have no result, most frequent reason first."""
+        """Counts why some of these sessions have no result, most frequent reason first."""
         judgments = (self.by_session[session][key] for session in sessions)
         return dict(Counter(j.reason for j in judgments if j.number is None).most_common())
 
@@ -97,13 +97,13 @@ async def _judge_sessions(
     endpoint = Endpoint(config)  # checks the key first
     start = Start(config_to_dict(config), {key: p.record() for key, p in prompts.items()})
 
-    def inputs(there: JournalReader | None) -> Iterable[str]:
-        if there is None:
+    def inputs(old: JournalReader | None) -> Iterable[str]:
+        if old is None:
             return map(_input_of, sessions)
-        # The judge may still change if it has no reply yet.
-        if there.counts().speakers.get(_SPEAKER, SpeakerCounts()).answered:
-            _check_same(there.last_start(), config, prompts, path)
-        known = set(there.items())
+        # Without replies, the judge may still change.
+        if old.counts().speakers.get(_SPEAKER, SpeakerCounts()).answered:
+            _check_same(old.last_start(), config, prompts, path)
+        known = set(old.items())
         return [text for text in map(_input_of, sessions) if text not in known]
 
     with (
@@ -162,10 +162,10 @@ async def _judge_sessions(
 def _judgments(
     session: Session, number: int, reader: JournalReader, job: Job
 ) -> dict[str, Judgment]:
-    """The journal's judgments of a session, one per measure."""
+    """Returns the journal's judgments of a session, one per measure."""
     replies, end = dict(reader.said(number)), reader.end(number)
 
-    def why_none(step: int) -> str:
+    def why_missing(step: int) -> str:
         if end is not None:
             return f"{end.reason}: {visible(end.detail or '')}"
         if (number, step) in job.unanswered:
@@ -175,7 +175,7 @@ def _judgments(
     return {
         key: read_reply(replies[step], measure.range_of(session))
         if step in replies
-        else Judgment(None, why_none(step))
+        else Judgment(None, why_missing(step))
         for step, (key, measure) in enumerate(JUDGED.items())
     }
 
@@ -191,12 +191,12 @@ def _check_same(old: Start, config: JudgeConfig, prompts: Mapping[str, Prompt], 
 
 
 def _input_of(session: Session) -> str:
-    """The session as a `messages` row; equal for equal questions."""
+    """Returns the session as a `messages` row; equal for equal questions."""
     messages = [{"role": "user", "content": text} for text in session.questions]
     return json.dumps({"messages": messages}, ensure_ascii=False)
 
 
 def _seed(session: Session, key: str) -> int:
-    """The seed of a request, in [0, 2^31): the same in every run."""
+    """Returns the seed of a request, in [0, 2^31), the same in every run."""
     digest = hashlib.sha256(f"{key} {_input_of(session)}".encode()).digest()
     return int.from_bytes(digest[:4], "little") >> 1

@@ -1,4 +1,4 @@
-"""Measures one file of dialogues: reads it as a stream, keeps a few numbers per session."""
+"""Measures one file of dialogues: streams it and keeps a few numbers per session."""
 
 import itertools
 from array import array
@@ -27,8 +27,8 @@ class Estimate(NamedTuple):
 
     value: float
     low: float | None
-    """The 95 % interval; None if there are too few sessions or all values are identical: resampling
-    identical values shows no variation, which is misleading."""
+    """The 95 % interval; None for too few sessions or identical values, whose resampling would show
+    no variation, which is misleading."""
     high: float | None
     num: float
     """Number of sessions or questions of the mean."""
@@ -53,7 +53,7 @@ class FileStats:
     """By measure, without those that have no data in this file."""
 
     def later_length(self, share: float) -> int | None:
-        """A quantile of the words of later questions: 0.5 = the median."""
+        """Returns a quantile of the words of later questions; 0.5 = the median."""
         return quantile(self.later_lengths, share)
 
 
@@ -67,7 +67,7 @@ def measure_file(
 ) -> FileStats:
     """Reads a file once and measures it.
 
-    Memory holds some hundred bytes per session, independent of its length.
+    Needs some hundred bytes of memory per session, independent of its length.
 
     Args:
       label: The name of its column in tables.
@@ -91,7 +91,7 @@ def measure_file(
         tokens = _tokens_of(dialogues, count_tokens) if count_tokens else []
         for place, dialogue in enumerate(dialogues):
             questions = dialogue.questions()
-            # More than needed, since code blocks are ignored.
+            # More than `LANGUAGE_CHARS`, since the detection ignores code blocks.
             opening = "\n".join(q[: 4 * LANGUAGE_CHARS] for q in questions)[: 4 * LANGUAGE_CHARS]
             language = name_language(opening)
             measured = measure_session(dialogue, language[0] if language else None)
@@ -115,7 +115,7 @@ def measure_file(
 
 
 def estimates_of(sessions: Sequence[Mapping[str, Amount]], seed: int) -> dict[str, Estimate]:
-    """Means or shares of each measure over some sessions.
+    """Returns the mean or share of each measure over some sessions.
 
     >>> sessions = [{"turns": Amount(2.0, 1)}, {"turns": Amount(4.0, 1)}]
     >>> estimates_of(sessions, 0)
@@ -128,7 +128,7 @@ def estimates_of(sessions: Sequence[Mapping[str, Amount]], seed: int) -> dict[st
 
 
 def quantile(counts: Mapping[int, int], share: float) -> int | None:
-    """The smallest value whose cumulative share reaches `share`; None if there are no counts.
+    """Returns the smallest value whose cumulative share reaches `share`; None without counts.
 
     >>> quantile({1: 2, 5: 2}, 0.5), quantile({1: 2, 5: 2}, 0.9)
     (1, 5)
@@ -180,7 +180,7 @@ def _interval(low: float, high: float) -> tuple[float, float] | tuple[None, None
 
 
 def _tokens_of(dialogues: Sequence[Dialogue], count_tokens: CountTokens) -> list[int]:
-    """The tokens of each dialogue; one call for all texts uses all cores."""
+    """Counts the tokens of each dialogue; one call for all texts uses all cores."""
     counts = iter(count_tokens([turn.text for d in dialogues for turn in d.turns]))
     return [sum(itertools.islice(counts, len(d.turns))) for d in dialogues]
 

@@ -37,10 +37,10 @@ def compute_statistics(
       seed: Seed of the sample and of the intervals.
 
     Returns:
-      The statistics; if judging failed, the results so far with the problem.
+      The statistics; if judging failed, the results so far and the problem.
 
     Raises:
-      UserError: A path, the tokenizer or the judge cannot be used; nothing was sent.
+      UserError: A path, the tokenizer or the judge is invalid; nothing was sent.
 
     >>> path = getfixture("tmp_path") / "dialogues.jsonl"
     >>> _ = path.write_text('{"messages": [{"role": "user", "content": "Why is the sea salt?"}]}')
@@ -50,7 +50,7 @@ def compute_statistics(
     """
     names = [str(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
     if not names:
-        raise UserError("no path was given; name at least one file of dialogues.")
+        raise UserError("no path was given; pass at least one file of dialogues.")
     if out is not None:
         require_local_folder(out, "out")
     judge_config = load_config(JudgeConfig, judge) if judge else None

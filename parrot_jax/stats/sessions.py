@@ -14,7 +14,7 @@ class Session(NamedTuple):
 
 
 def draw_sessions(source: SourceConfig, count: int, *, seed: int) -> list[Session]:
-    """Reads a file again and draws some of its sessions, by seed and content.
+    """Reads a file and draws some of its sessions, by seed and content.
 
     Args:
       source: The file.

@@ -48,7 +48,7 @@ class Statistics:
     seed: int
 
     def judged(self, label: str) -> dict[str, Estimate]:
-        """The judge's results for a file, by measure; measures without results are missing."""
+        """Returns the judge's results for a file by measure, without measures that have none."""
         if self.judgments is None:
             return {}
         sessions = [self.judgments.by_session[session] for session in self.sampled[label]]
@@ -59,7 +59,7 @@ class Statistics:
         return estimates_of(parts, self.seed)
 
     def to_json(self) -> dict[str, Any]:
-        """All numbers, with the settings and definitions needed to reproduce them."""
+        """Returns all numbers, with the settings and definitions needed to reproduce them."""
         return {
             "version": __version__,
             "seed": self.seed,
@@ -102,26 +102,26 @@ class Statistics:
     def _judge_to_json(self) -> dict[str, Any] | None:
         if self.judge is None or self.judgments is None:
             return None
-        said = self.judgments
+        judgments = self.judgments
         return {
             "base_url": self.judge.base_url,
             "model": name_to_publish(self.judge.model),
-            "models_that_answered": list(map(name_to_publish, said.models)),
+            "models_that_answered": list(map(name_to_publish, judgments.models)),
             "temperature": self.judge.temperature,
             "prompts": {
                 key: {"file": prompt.path, "sha256": prompt.sha256}
-                for key, prompt in said.prompts.items()
+                for key, prompt in judgments.prompts.items()
             },
-            "requests": said.requests,
-            "tokens": said.tokens,
-            "uncertain_tokens": said.uncertain_tokens,
-            "usd_at_most": said.usd,
-            "problem": None if said.problem is None else str(said.problem),
+            "requests": judgments.requests,
+            "tokens": judgments.tokens,
+            "uncertain_tokens": judgments.uncertain_tokens,
+            "usd_at_most": judgments.usd,
+            "problem": None if judgments.problem is None else str(judgments.problem),
         }
 
 
 def table_1(statistics: Statistics, *, intervals: bool) -> Table:
-    """The papers' table: the files, followed by the published rows.
+    """Returns the papers' Table 1: the files, then the published rows.
 
     Args:
       statistics: The statistics.
@@ -157,7 +157,7 @@ def table_1(statistics: Statistics, *, intervals: bool) -> Table:
 
 
 def measures_table(statistics: Statistics) -> Table:
-    """All measures with intervals, one row per measure and one column per file."""
+    """Returns all measures with intervals, one row per measure and one column per file."""
     files = statistics.files
     rows = []
     for key, measure in MEASURES.items():
@@ -177,9 +177,9 @@ def measures_table(statistics: Statistics) -> Table:
 
 
 def turns_shares(files: Sequence[FileStats]) -> tuple[list[str], list[list[float]]]:
-    """Figure 3: numbers of turns, and for each file the shares of its sessions.
+    """Returns Figure 3: numbers of turns, and for each file the shares of its sessions.
 
-    If there are many, the last category includes all higher numbers.
+    The last category may include all higher numbers, as in `12+`.
     """
     most = max(max(file.turns) for file in files)
     shown = min(most, _MOST_TURNS_SHOWN)
@@ -196,7 +196,7 @@ def turns_shares(files: Sequence[FileStats]) -> tuple[list[str], list[list[float
 
 
 def turns_table(files: Sequence[FileStats]) -> Table:
-    """The numbers of Figure 3."""
+    """Returns the numbers of Figure 3."""
     categories, shares = turns_shares(files)
     rows = [
         [turns, *(f"{100 * share[place]:.1f} %" for share in shares)]
@@ -206,7 +206,7 @@ def turns_table(files: Sequence[FileStats]) -> Table:
 
 
 def reading_table(files: Sequence[FileStats]) -> Table:
-    """Rows, sessions, rejected rows and repairs of each file."""
+    """Returns rows, sessions, rejected rows and repairs of each file."""
     rows = []
     for file in files:
         report = file.report
@@ -222,7 +222,7 @@ def reading_table(files: Sequence[FileStats]) -> Table:
 
 
 def judged_table(statistics: Statistics) -> Table | None:
-    """Sessions sent to the judge, and the results; None without a judge."""
+    """Returns how many sessions were judged, and why others were not; None without a judge."""
     if statistics.judgments is None:
         return None
     rows = []
@@ -238,40 +238,40 @@ def judged_table(statistics: Statistics) -> Table | None:
 
 
 def definitions_table() -> Table:
-    """The definition and the population of each measure."""
+    """Returns the definition and the population of each measure."""
     rows = [[measure.name, measure.of, measure.definition] for measure in MEASURES.values()]
     rows += [[measure.name, "judged sessions", measure.definition] for measure in JUDGED.values()]
     return Table(columns=("measure", "of", "definition"), rows=rows, text_columns=3)
 
 
 def notes(statistics: Statistics) -> list[str]:
-    """Notes for readers of the numbers."""
+    """Returns notes on how to read the numbers."""
     tokenizer = statistics.tokenizer
     texts = [
         "In brackets: 95 % bootstrap intervals over whole sessions, "
-        f"{RESAMPLES:,} resamples. They are too narrow if sessions share turns, as the paths of a "
+        f"{RESAMPLES:,} resamples. They are too narrow if sessions share turns, as paths of one "
         "tree do.",
         f"Tokens were counted with {tokenizer.path} ({tokenizer.vocab_size:,} pieces, fingerprint "
         f"{tokenizer.fingerprint[:12]})."
         if tokenizer
-        else "Tokens were not counted; give a tokenizer with --tokenizer.",
+        else "Tokens were not counted; set --tokenizer to count them.",
         "Published rows are from the papers (arXiv:2310.07301), with an unknown tokenizer and "
         "other judge prompts: compare the order, not the digits.",
     ]
-    if statistics.judge is not None and (said := statistics.judgments) is not None:
-        models = ", ".join(map(name_to_publish, said.models)) or "no reply"
-        cost = "" if said.usd is None else f", at most {said.usd:,.2f} USD"
-        prompts = ", ".join(f"{p.path} {p.sha256[:12]}" for p in said.prompts.values())
+    if statistics.judge is not None and (judgments := statistics.judgments) is not None:
+        models = ", ".join(map(name_to_publish, judgments.models)) or "no reply"
+        cost = "" if judgments.usd is None else f", at most {judgments.usd:,.2f} USD"
+        prompts = ", ".join(f"{p.path} {p.sha256[:12]}" for p in judgments.prompts.values())
         model = name_to_publish(statistics.judge.model)
         texts.append(
             f"Judge: {model} at {statistics.judge.base_url} (answering: {models}); "
-            f"{said.requests:,} requests{cost}; prompts {prompts}."
+            f"{judgments.requests:,} requests{cost}; prompts {prompts}."
         )
     return texts
 
 
 def examples(report: ReadReport) -> list[str]:
-    """The first rejected rows, with file and line."""
+    """Returns the first rejected rows, with file and line."""
     return list(map(_example, report.examples))
 
 
@@ -286,7 +286,7 @@ def _example(text: str) -> str:
 
 
 def _cell(estimate: Estimate | None, measure: Measure | None = None) -> str:
-    """A value with its interval, as text."""
+    """Formats a value with its interval."""
     if estimate is None:
         return NOTHING
     unit = measure.unit if measure else "number"

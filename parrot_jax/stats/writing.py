@@ -50,7 +50,7 @@ def write_statistics(statistics: Statistics, out: Path) -> list[Path]:
 
 
 def _charts(files: Sequence[FileStats]) -> list[tuple[Chart, Sequence[FileStats]]]:
-    """One figure for up to three files, since more colours are hard to distinguish."""
+    """Returns one figure for every three files, since more colours are hard to distinguish."""
     categories, shares = turns_shares(files)
     charts = []
     for first in range(0, len(files), len(_HUES)):

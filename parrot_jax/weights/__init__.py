@@ -1,18 +1,18 @@
-"""Weights on disk: our checkpoints, Hugging Face's folders, and the way between them.
+"""Weights on disk: checkpoints, Hugging Face folders, and conversion between them.
 
-dtypes.py        the types that weights are stored in; loads no jax
-names.py         the one table of names and dims, read both ways
-arrays.py        how arrays are written and read through orbax, with checksums
-layers.py        a tree of weights by its names on disk, its layers apart
-damage.py        which failed reads mean that a checkpoint is damaged
-checkpoints.py   the checkpoints of a run: atomic, sharded, whole or one tensor at a time
-lazy_arrays.py   a checkpoint of arrays that are made one after another
-exports.py       which checkpoint a folder is the export of; loads no jax
-model_folder.py  a folder with weights: a run, or what was converted
-hf_folder.py     config.json and safetensors, read a slice at a time
-hf_to_flax.py    in
-flax_to_hf.py    out
-verify.py        are they the same?
+dtypes.py        dtypes that weights are stored in; does not import jax
+names.py         maps our tensor names and dims to Hugging Face's and back
+arrays.py        writes and reads arrays through orbax, with checksums
+layers.py        flattens a parameter tree by its names on disk; splits and stacks layers
+damage.py        decides whether a failed read means a damaged checkpoint
+checkpoints.py   the checkpoints of a run: atomic, sharded, read whole or one tensor at a time
+lazy_arrays.py   saves a checkpoint whose arrays are created one after another
+exports.py       the record of an export: which checkpoint it came from; does not import jax
+model_folder.py  a folder with weights: a run, or a converted model
+hf_folder.py     reads config.json and safetensors, a slice at a time
+hf_to_flax.py    Hugging Face to checkpoint
+flax_to_hf.py    checkpoint to Hugging Face
+verify.py        compares a Hugging Face folder with a checkpoint
 model_card.py    the model card of an export
-hub.py           from and to the Hugging Face hub; loads no jax
+hub.py           downloads from and uploads to the Hugging Face hub; does not import jax
 """

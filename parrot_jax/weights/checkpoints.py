@@ -1,18 +1,18 @@
 """Checkpoints: one array per layer and tensor on disk, atomic, written during training.
 
-In memory the layers are stacked, which the scan needs; on disk they are apart, which converters,
-exports and unrolled models need, and which keeps the largest tensor small. A kill in the middle of
-a save leaves the checkpoint before it.
+In memory, layers are stacked for `scan`. On disk they are separate arrays: converters, exports and
+unrolled models need them so, and the largest tensor stays small. If a save is killed, the previous
+checkpoint remains.
 
-A device that trains has no room for a second copy of the state, 73 GiB of LLaMA2-13B in bfloat16.
-So layers are cut out of their leaves some at a time, copied to the host and forgotten, and leaves
-are read and stacked some at a time: beside the state, `BATCH_BYTES` of a device are taken, or one
-leaf where that is more. The host takes a copy of what its devices hold, until it is written.
+Devices have no room for a second copy of the train state (73 GiB for LLaMA2-13B in bfloat16). So a
+save slices a few layers out of their leaves, copies them to the host and frees them, and a restore
+reads and stacks a few leaves at a time. Either needs `BATCH_BYTES` more per device, or one leaf if
+that is larger. A save also needs host memory for a copy of the state on the host's devices.
 
-A converter holds no whole model: it saves as `lazy_arrays.py` does, and reads one array at a time.
+Converters never hold a whole model: they save with `lazy_arrays.py` and read one array at a time.
 
-What is read is what was written (`arrays.py`), or a `DamagedCheckpointError`. Each checkpoint says
-which model and which tokenizer it was made with.
+A read returns what was written, or raises `DamagedCheckpointError`; see `arrays.py`. Each
+checkpoint stores the model config and the tokenizer's fingerprint.
 """
 
 import json
@@ -38,11 +38,11 @@ from parrot_jax.weights.layers import abstract_parts, join, names_of, parts_of
 
 
 class DamagedCheckpointError(UserError):
-    """A checkpoint does not hold what was written into it."""
+    """A checkpoint's files are missing or have changed since the save."""
 
 
 class StoredArray(NamedTuple):
-    """What is known of an array without reading it."""
+    """Shape and dtype of an array on disk."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
@@ -59,15 +59,15 @@ class Checkpoints:
         read_only: bool = False,
         made_of: Mapping[str, Any] | None = None,
     ) -> None:
-        """Opens or makes the folder, and removes what a killed save left.
+        """Opens or creates the folder, and removes what an interrupted save left.
 
         Args:
-          folder: Holds one numbered folder a checkpoint.
-          keep: How many of the newest to keep; None = all.
-          read_only: Make and remove nothing: another process may be saving here.
-          made_of: What belongs to the weights that will be saved, see `made_of`.
+          folder: Has one numbered folder per checkpoint.
+          keep: Number of newest checkpoints to keep; None = all.
+          read_only: Creates and removes nothing, since another process may be saving here.
+          made_of: Stored with every checkpoint; see the method `made_of`.
         """
-        # A text, as orbax reads it: it does not accept our path type.
+        # A str, since orbax does not accept our path type.
         self._folder = str(folder.absolute())
         self._manager = ocp.CheckpointManager(
             self._folder,
@@ -84,14 +84,14 @@ class Checkpoints:
         self._noted: set[int] = set()
 
     def latest_step(self) -> int | None:
-        """Step of the newest whole checkpoint that was not found to be damaged, or None."""
+        """Returns the step of the newest checkpoint not known to be damaged; None = no such."""
         steps = set(self._manager.all_steps()) - self._damaged
         return max(steps, default=None)
 
     def made_of(self, step: int) -> dict[str, Any]:
-        """What belongs to the weights: `model`, the sizes; `tokenizer`, its fingerprint.
+        """Returns `model` (the config) and `tokenizer` (its fingerprint) of a checkpoint.
 
-        Empty where the checkpoint was saved before this was noted.
+        Empty if an earlier version saved the checkpoint without them.
 
         Raises:
           UserError: There is no such checkpoint, or it is damaged.
@@ -103,19 +103,19 @@ class Checkpoints:
             raise self._damage(step, f"{path} is missing or has changed") from None
 
     def save(self, step: int, params: Any, optimizer: Any) -> None:
-        """Starts a save; returns when the arrays are copied, before they are on the disk.
+        """Starts a save; returns once the arrays are copied to the host, before they are written.
 
         Args:
-          step: Updates done.
-          params: The weights; layers stacked under the key `layers`.
-          optimizer: Everything else that training needs; its trees have the weights' names.
+          step: Number of optimizer updates so far.
+          params: The weights, with layers stacked under the key `layers`.
+          optimizer: The rest of the train state; its trees use the weights' names.
 
         Raises:
-          DiskFullError: There was no room for this save or for the one before it.
+          DiskFullError: The disk is too full for this save, or was for the previous one.
         """
         self.wait()
         for damaged in self._damaged & set(self._manager.all_steps()):
-            self._manager.delete(damaged)  # or it would be kept, and the newest, for good
+            self._manager.delete(damaged)  # or it would stay the newest and count towards `keep`
         if jax.process_count() == 1:
             needed = sum(leaf.nbytes for leaf in jax.tree.leaves((params, optimizer)))
             check_room(as_path(self._folder), needed, "a checkpoint")
@@ -130,7 +130,7 @@ class Checkpoints:
             )
 
     def identity(self, step: int) -> str:
-        """64 hex digits of a checkpoint: of the moment in which it was saved, and of its shapes.
+        """Returns 64 hex digits that identify a checkpoint; see `checkpoint_identity`.
 
         Raises:
           UserError: There is no such checkpoint.
@@ -138,7 +138,7 @@ class Checkpoints:
         return checkpoint_identity(self._at(step))
 
     def stored(self, step: int) -> dict[str, StoredArray]:
-        """The weights of a checkpoint by their names on disk.
+        """Returns shapes and dtypes of a checkpoint's weights, by their names on disk.
 
         Raises:
           UserError: There is no such checkpoint, or it is damaged.
@@ -150,10 +150,10 @@ class Checkpoints:
             raise self._damage(step, str(error)) from None
 
     def read(self, step: int, name: str) -> Shaped[np.ndarray, "..."]:
-        """One array of the weights, whole and on the host, as it is stored.
+        """Reads one whole array of the weights to the host, in its stored dtype.
 
         Raises:
-          DamagedCheckpointError: It is not what was written.
+          DamagedCheckpointError: The array is missing or has changed.
         """
         args = ocp.args.PyTreeRestore(
             item={name: 0},
@@ -168,10 +168,10 @@ class Checkpoints:
             raise self._damage(step, str(error)) from None
 
     def wait(self) -> None:
-        """Returns when every started save is on the disk.
+        """Waits until every started save is on disk.
 
         Raises:
-          DiskFullError: There was no room.
+          DiskFullError: The disk is full.
         """
         with disk_full_is_a_user_error(f"a checkpoint in {self._folder}"):
             self._manager.wait_until_finished()
@@ -182,19 +182,18 @@ class Checkpoints:
         Args:
           step: Which checkpoint.
           like: `params`, or both `params` and `optimizer`: trees of arrays or
-            `jax.ShapeDtypeStruct` with shardings, which the result equals in shape and placement.
+            `jax.ShapeDtypeStruct` with the shapes and shardings of the result.
 
         Raises:
-          UserError: A tensor is missing, unknown or has another shape; the text names them.
-          DamagedCheckpointError: It is not what was written; raised in all processes where one
-            of them found it so.
+          UserError: Tensors are missing, unknown or have another shape; the message names them.
+          DamagedCheckpointError: Some process could not read its part; raised in all processes.
         """
         self._at(step)
         restored, reason = None, None
         try:
             restored = self._restore(step, like)
         except Unreadable as error:
-            # The error itself is let go of: it holds the arrays that were read before it.
+            # Keep only the text: the exception's traceback references the arrays read so far.
             reason = str(error)
         if any_process(reason is not None):
             del restored
@@ -202,7 +201,7 @@ class Checkpoints:
         return restored or {}
 
     def close(self) -> None:
-        """Waits and lets go of the folder."""
+        """Waits for started saves and closes the folder."""
         self.wait()
         self._manager.close()
 
@@ -228,7 +227,7 @@ class Checkpoints:
                 restore_args=ocp.checkpoint_utils.construct_restore_args(parts),
                 partial_restore=True,
             )
-            # Not through the manager: it waits for all processes, also where one of them fails.
+            # Not through the manager: it waits for all processes, which hangs if one fails.
             with reading():
                 arrays = handler.restore(folder, args=args)
             joined += [join(arrays, path, leaf) for path, leaf in leaves[batch]]
@@ -242,10 +241,10 @@ class Checkpoints:
         return f"{self._folder}/{step}"
 
     def _description(self, step: int, item: str) -> dict[str, StoredArray]:
-        """The arrays of an item by their names.
+        """Returns shapes and dtypes of an item's arrays by name.
 
         Raises:
-          Unreadable: That cannot be told any more.
+          Unreadable: The metadata is damaged.
         """
         folder = f"{self._folder}/{step}/{item}"
         with reading():
@@ -259,13 +258,13 @@ class Checkpoints:
             }
 
     def _note_checksums(self, step: int, folder: str) -> None:
-        """Says it, once, where a checkpoint has none: earlier versions saved without."""
+        """Warns, once, if a checkpoint has no checksums; earlier versions saved without them."""
         described = json.loads(as_path(f"{folder}/_METADATA").read_text(encoding="utf-8"))
         if not described.get("use_zarr3") and step not in self._noted:
             self._noted.add(step)
             print(
-                f"checkpoint {self._folder}/{step} was saved without checksums: damage in it "
-                "would not be seen",
+                f"checkpoint {self._folder}/{step} was saved without checksums: damage to it "
+                "cannot be detected",
                 file=sys.stderr,
             )
 
@@ -283,23 +282,23 @@ class Checkpoints:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         found = f"{'; '.join(problems[:3])}{more}"
         if self._made_of and self.made_of(step) == self._made_of:
-            raise Unreadable(found)  # its record says that it is of this model
+            raise Unreadable(found)  # its metadata names this model, so arrays were lost
         raise UserError(
-            f"the checkpoint {self._folder}/{step}/{item} is of another model: {found}; give the "
+            f"the checkpoint {self._folder}/{step}/{item} is of another model: {found}; set the "
             "model sizes it was trained with."
         )
 
     def _damage(self, step: int, reason: str) -> DamagedCheckpointError:
-        """The error that names the damage and the checkpoint to return to."""
+        """Marks a checkpoint as damaged; returns the error, which says what to use instead."""
         self._damaged.add(step)
-        before = self.latest_step()
-        way = (
-            f"The newest of the others is {before}: `parrot train` goes back to it by itself; for "
-            f"anything else move {self._folder}/{step} away first."
-            if before is not None
-            else "There is no other: put a copy in its place, or delete its folder and make it "
-            "again."
+        other = self.latest_step()
+        advice = (
+            f"The newest other checkpoint is {other}: `parrot train` resumes from it by itself; "
+            f"for other commands, move {self._folder}/{step} away first."
+            if other is not None
+            else "There is no other checkpoint: restore its folder from a copy, or delete it and "
+            "train or convert again."
         )
         return DamagedCheckpointError(
-            f"checkpoint {self._folder}/{step} is damaged: {reason}. {way}"
+            f"checkpoint {self._folder}/{step} is damaged: {reason}. {advice}"
         )

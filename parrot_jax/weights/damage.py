@@ -1,4 +1,4 @@
-"""Tells whether a failed read means that a checkpoint is damaged."""
+"""Decides whether a failed read means that a checkpoint is damaged."""
 
 import contextlib
 import errno
@@ -17,24 +17,25 @@ _NOT_DAMAGE = (
     "CANCELLED",
     "RESOURCE_EXHAUSTED",
 )
-"""How TensorStore's errors begin that say nothing of what is stored."""
+"""Prefixes of TensorStore errors that do not concern the stored bytes."""
 
 _OF_THIS_PROCESS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.EPERM)
-"""Of the system's errors those that would come with any bytes: its limits and rights."""
+"""System errors that do not concern the stored bytes: limits and permissions."""
 
 _MAX_REASON_CHARS = 300
 
 
 class Unreadable(Exception):  # noqa: N818
-    """What is stored makes no sense."""
+    """The stored bytes are damaged."""
 
 
 @contextlib.contextmanager
 def reading() -> Iterator[None]:
-    """Wraps a block that only reads, so that other errors are not taken for damage.
+    """Turns errors in a block that only reads into `Unreadable` if they mean damage.
 
     Raises:
-      Unreadable: The stored bytes could not be read; the message is one line.
+      Unreadable: The stored bytes are damaged; the message is one line.
+      UserError: The storage could not be accessed.
     """
     try:
         yield
@@ -46,13 +47,13 @@ def _reason(error: Exception) -> str:
     """Describes the damage behind a failed read, in one line.
 
     Raises:
-      Exception: `error` itself, if it is not about the stored bytes.
-      UserError: The storage could not be asked.
+      Exception: `error` itself, if it does not concern the stored bytes.
+      UserError: The storage could not be accessed.
     """
     chain: list[BaseException] = [error]
     while (cause := chain[-1].__cause__) is not None:
         chain.append(cause)
-    # A warning comes here where warnings are made errors; none of them is of what was read.
+    # `Warning`: raised under `-W error`; never about the stored bytes.
     others = (ParrotError, MemoryError, Warning, jax.errors.JaxRuntimeError)
     if any(isinstance(e, others) for e in chain):
         raise error
@@ -60,7 +61,7 @@ def _reason(error: Exception) -> str:
     number = chain[-1].errno if isinstance(chain[-1], OSError) else None
     if number in _OF_THIS_PROCESS or text.startswith(_NOT_DAMAGE):
         raise UserError(
-            f"cannot read a checkpoint: {text}; check your rights, the network, and how many files "
-            "a process may have open."
+            f"cannot read a checkpoint: {text}; check permissions, the network, and the limit on "
+            "open files (`ulimit -n`)."
         )
     return text.rstrip(".")

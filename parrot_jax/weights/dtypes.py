@@ -1,8 +1,8 @@
-"""The types that weights are stored in, by the names they have in configs. Loads no jax."""
+"""Dtypes that weights are stored in, as configs name them. Does not import jax."""
 
 from typing import Literal
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 
 SAFETENSORS_NAMES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
-"""What a safetensors file calls them."""
+"""Their names in safetensors files."""

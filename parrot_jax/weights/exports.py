@@ -1,4 +1,4 @@
-"""Which checkpoint a folder is the export of, told from small files alone. Loads no jax."""
+"""The record of an export: its checkpoint, dtype and file hashes. Does not import jax."""
 
 import re
 from pathlib import Path
@@ -10,14 +10,14 @@ from parrot_jax.core.paths import AnyPath, as_path, file_in
 from parrot_jax.weights.dtypes import Dtype
 
 RECORD = "parrot_export.json"
-"""Says what a folder is the export of, so that one that was killed can be continued."""
+"""File that says which checkpoint was exported, so that an interrupted export can resume."""
 
 
 def checkpoint_identity(checkpoint: AnyPath | str) -> str:
-    """64 hex digits of a checkpoint: of the moment in which it was saved, and of its shapes.
+    """Returns 64 hex digits that identify a checkpoint: a hash of its save time and its shapes.
 
     Args:
-      checkpoint: Its own folder, `checkpoints/<step>`.
+      checkpoint: Its folder, `checkpoints/<step>`.
     """
     folder = as_path(checkpoint)
     files = (folder / "_CHECKPOINT_METADATA", folder / "params" / "_METADATA")
@@ -25,9 +25,9 @@ def checkpoint_identity(checkpoint: AnyPath | str) -> str:
 
 
 def newest_step(checkpoints: Path) -> int | None:
-    """Step of the newest complete checkpoint on a disk, or None.
+    """Returns the step of the newest complete checkpoint on a local disk; None = no checkpoint.
 
-    A save takes its number for a name when it is whole, and not before.
+    Unfinished saves have other names: a folder gets its number only when the save is complete.
     """
     if not checkpoints.is_dir():
         return None
@@ -37,11 +37,11 @@ def newest_step(checkpoints: Path) -> int | None:
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
-    """The record of an export; None = the folder has none, so it is not an export of ours.
+    """Reads the record of an export; None if the folder was not exported by parrot_jax.
 
     Returns:
-      `checkpoint`, `dtype`, `shards` (their tensors, by file), `tokenizer` (its fingerprint; None =
-      there is none) and `sha256` (of files, by name; older exports have none, or only of shards).
+      `checkpoint`, `dtype`, `shards` (tensor names by file), `tokenizer` (fingerprint, or None) and
+      `sha256` (of files, by name; older exports have no hashes, or only those of shards).
 
     Raises:
       UserError: The record is damaged.
@@ -49,12 +49,12 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     path = folder / RECORD
     if not path.exists():
         return None
-    advice = "put it back from a copy, or delete the folder and export again."
+    advice = "restore it from a copy, or delete the folder and export again."
     try:
         record = read_json(path)
     except UserError as error:
         raise UserError(
-            f"the record of the export is damaged: {error} To mend it, {advice}"
+            f"the record of the export is damaged: {error} To repair it, {advice}"
         ) from None
     if problem := _problem(record):
         raise UserError(f"{path}, the record of the export, is damaged: {problem}; {advice}")
@@ -62,7 +62,7 @@ def read_record(folder: Path) -> dict[str, Any] | None:
 
 
 def _problem(record: Any) -> str:
-    """What is wrong with a record; empty = nothing."""
+    """Returns what is wrong with a record; empty = nothing."""
     if not isinstance(record, dict):
         return f"it holds {type(record).__name__}, not an object"
     checks = {
@@ -85,9 +85,9 @@ def _is_hash(value: Any) -> bool:
 
 
 def is_whole_export(folder: Path, identity: str, dtype: Dtype) -> bool:
-    """Whether a folder is the finished export of a checkpoint in a type.
+    """Whether a folder is the finished export of a checkpoint in a dtype.
 
-    `config.json` is written last: what was killed before has none.
+    `config.json` is written last, so an interrupted export lacks it.
 
     Raises:
       UserError: The record of the export is damaged.
@@ -99,7 +99,7 @@ def is_whole_export(folder: Path, identity: str, dtype: Dtype) -> bool:
 
 
 def known_hashes(folder: Path) -> dict[Path, str]:
-    """SHA-256 that the files of an export must have; empty for folders of others.
+    """Returns the recorded SHA-256 of an export's files; empty for other folders.
 
     Raises:
       UserError: The record is damaged.
@@ -116,10 +116,10 @@ def known_hashes(folder: Path) -> dict[Path, str]:
 
 
 def check_small_files(folder: Path) -> None:
-    """Refuses an export whose config or tokenizer was changed since; the weights are not read.
+    """Rejects an export whose config or tokenizer has changed; does not read the weights.
 
     Raises:
-      UserError: One was changed or is missing, or the record is damaged.
+      UserError: A file has changed or is missing, or the record is damaged.
     """
     for file, digest in known_hashes(folder).items():
         if file.suffix != ".safetensors":
@@ -127,34 +127,34 @@ def check_small_files(folder: Path) -> None:
 
 
 def check_hash(file: Path, digest: str) -> None:
-    """Refuses a file that is not what was written.
+    """Rejects a file that has changed since it was written.
 
     Raises:
-      UserError: It is missing, or has another hash.
+      UserError: The file is missing or has another hash.
     """
     if not file.exists():
         raise UserError(f"{file} is missing; restore it, or export again.")
     if hash_file(file) != digest:
         raise UserError(
-            f"{file} is damaged: it is not what was written or downloaded; delete it "
-            f"({file.resolve()}) and make or download it again."
+            f"{file} is damaged: its SHA-256 is not the recorded one; delete it "
+            f"({file.resolve()}) and export or download it again."
         )
 
 
 def check_export_tokenizer(folder: Path, fingerprint: str) -> None:
-    """Refuses an export whose tokenizer is not the one that was written with its weights.
+    """Rejects an export whose tokenizer is not the one that was exported with its weights.
 
     Args:
-      folder: The export; one of others, which has no record, passes.
-      fingerprint: Of the tokenizer in it.
+      folder: The export; a folder without a record passes.
+      fingerprint: Of the tokenizer in the folder.
 
     Raises:
-      UserError: It is another, or the record is damaged.
+      UserError: The tokenizer differs, or the record is damaged.
     """
     record = read_record(folder)
     written = record["tokenizer"] if record else None
     if written not in (None, fingerprint):
         raise UserError(
-            f"the weights in {folder} were exported with the tokenizer {str(written)[:12]}, but "
-            f"the one there is {fingerprint[:12]}; export the run again into a new folder."
+            f"the weights in {folder} were exported with tokenizer {str(written)[:12]}, but the "
+            f"folder has tokenizer {fingerprint[:12]}; export the run again into a new folder."
         )

@@ -1,7 +1,7 @@
-"""Hugging Face out: a checkpoint to safetensors shards, a few tensors in memory at a time.
+"""Converts a checkpoint to safetensors shards, with a few tensors in memory at a time.
 
-The order is what makes a kill harmless: first a record of what is exported, then the shards, each
-whole or not at all, then the index; `config.json`, without which nothing loads, comes last.
+The order of writing makes interruption safe: the record of the export, the shards (each atomic),
+the index, and last `config.json`, without which nothing loads.
 """
 
 import hashlib
@@ -28,10 +28,11 @@ from parrot_jax.weights.model_folder import ModelFolder
 from parrot_jax.weights.names import Tensor, tensors
 
 MAX_SHARD_BYTES = 4 * 10**9
-"""Most bytes of weights in one file."""
+"""Limit on the bytes of weights in one file."""
 
 _HASHED = (INDEX, "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
-"""Beside the shards and `config.json`; people may edit the model card and the sampling."""
+"""Files that are hashed besides the shards and `config.json`. The model card and
+`generation_config.json` are not, so that users can edit them."""
 
 _THREADS = 2
 
@@ -54,24 +55,24 @@ def flax_to_hf(
     tokenizer: str | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> Dtype:
-    """Writes the weights of a checkpoint; shards that are there already stay as they are.
+    """Writes the weights of a checkpoint; keeps shards that an interrupted export has written.
 
-    `write_hf_config` must follow: without it nothing loads.
+    Call `write_hf_config` afterwards: without `config.json` nothing loads.
 
     Args:
-      folder: A run, or what was converted.
+      folder: A run or a converted model.
       out: The output folder; an interrupted export of the same checkpoint is resumed.
-      dtype: Type to write; None = that in which most tensors of the checkpoint are stored.
+      dtype: Dtype to write; None = the dtype of most tensors of the checkpoint.
       step: Which checkpoint; None = the newest.
       tokenizer: Fingerprint of the tokenizer that will be exported too, or None.
-      max_shard_bytes: Most bytes of weights in a file; a larger tensor has one of its own.
+      max_shard_bytes: Limit on the bytes of weights in a file; a larger tensor gets its own file.
 
     Returns:
-      The type that was written.
+      The dtype that was written.
 
     Raises:
-      UserError: There is no such checkpoint, it is damaged, `out` has other files, or a number
-        is not finite in this type.
+      UserError: There is no such checkpoint, it is damaged, `out` has other files, or a weight is
+        not finite in this dtype.
       DiskFullError: The disk is full.
     """
     out = Path(out)
@@ -83,8 +84,8 @@ def flax_to_hf(
                  if array.dtype.itemsize > DTYPES[dtype].itemsize]  # fmt: skip
         if wider:
             console.print(
-                f"{len(wider):,} tensors, such as {wider[0]}, are rounded to {dtype}, the type of "
-                "most; --dtype float32 keeps them"
+                f"{len(wider):,} tensors, such as {wider[0]}, are rounded to {dtype}, the dtype of "
+                "most tensors; --dtype float32 keeps them exact"
             )
     shards = plan_shards(tensors(folder.load_model()), DTYPES[dtype], max_shard_bytes)
     record = {
@@ -126,19 +127,17 @@ def write_hf_config(
 ) -> None:
     """Writes `generation_config.json` and, last of all files of an export, `config.json`.
 
-    Just before it, the hashes of the small files that decide what the weights mean go into the
-    record.
+    Before `config.json`, adds the hashes of config, index and tokenizer files to the record.
 
     Args:
-      out: The folder with everything else.
-      config: The sizes.
-      dtype: The type of the weights.
-      ids: `bos_token_id`, which opens a text, `eos_token_id`, where generation stops, and others;
-        None = not known.
+      out: The folder with all other files of the export.
+      config: The model config.
+      dtype: The dtype of the weights.
+      ids: `bos_token_id`, `eos_token_id` and others; None = unknown.
     """
     out = Path(out)
     write_json(out / "generation_config.json", dict(ids))
-    # Name in transformers 4; 5 calls it dtype and reads this one too.
+    # The name in transformers 4; version 5 calls it `dtype` and accepts this one too.
     values = to_hf(config) | dict(ids) | {"torch_dtype": dtype}
     text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
     hashes = {name: hash_file(out / name) for name in _HASHED if (out / name).exists()}
@@ -151,7 +150,7 @@ def write_hf_config(
 
 
 def plan_shards(all_tensors: Sequence[Tensor], dtype: np.dtype[Any], max_bytes: int) -> list[Shard]:
-    """Fills files with tensors in their order, none above `max_bytes` unless one tensor is."""
+    """Assigns tensors to files in order; no file exceeds `max_bytes` unless one tensor does."""
     groups: list[list[Tensor]] = [[]]
     room = max_bytes
     for tensor in all_tensors:
@@ -180,22 +179,22 @@ def _most_common(dtypes: Sequence[np.dtype[Any]]) -> Dtype:
 
 
 def _claim(out: Path, record: Mapping[str, Any]) -> dict[str, str]:
-    """Makes the folder that of this export, or sees that it is.
+    """Writes the record into a new folder, or checks that the folder is of this export.
 
     Returns:
-      SHA-256 of the files that are done, by their names.
+      SHA-256 of finished files by name.
     """
     if (out / RECORD).exists():
-        there = read_json(out / RECORD)
-        if isinstance(there, dict):
-            hashes = there.pop("sha256", {})
-            if there == record and isinstance(hashes, dict):
-                for cut in out.glob("*.safetensors.tmp-*"):
-                    cut.unlink()  # what a kill left
+        found = read_json(out / RECORD)
+        if isinstance(found, dict):
+            hashes = found.pop("sha256", {})
+            if found == record and isinstance(hashes, dict):
+                for partial in out.glob("*.safetensors.tmp-*"):
+                    partial.unlink()  # left by an interrupted export
                 return hashes
         raise UserError(
-            f"{out} holds the export of another checkpoint, or of this one in another form; choose "
-            "another folder, or delete it first."
+            f"{out} has an export of another checkpoint, dtype or tokenizer; choose another "
+            "folder, or delete it first."
         )
     if out.exists() and any(out.iterdir()):
         raise UserError(f"{out} is not empty and not an export; choose another folder.")
@@ -206,14 +205,14 @@ def _claim(out: Path, record: Mapping[str, Any]) -> dict[str, str]:
 def _ahead(
     threads: ThreadPoolExecutor, read: Callable[[Tensor], Any], names: Sequence[Tensor]
 ) -> Iterator[Shaped[np.ndarray, "..."]]:
-    """Reads the next tensors, one a thread, while the one before them is written."""
-    coming: deque[Future[Any]] = deque()
+    """Prefetches: reads the next tensors, one per thread, while the previous one is written."""
+    reads: deque[Future[Any]] = deque()
     for tensor in names:
-        coming.append(threads.submit(read, tensor))
-        if len(coming) > _THREADS:
-            yield coming.popleft().result()
-    while coming:
-        yield coming.popleft().result()
+        reads.append(threads.submit(read, tensor))
+        if len(reads) > _THREADS:
+            yield reads.popleft().result()
+    while reads:
+        yield reads.popleft().result()
 
 
 def _write_shard(
@@ -223,12 +222,12 @@ def _write_shard(
     arrays: Iterator[Shaped[np.ndarray, "..."]],
     advance: Any,
 ) -> str:
-    """One file, a tensor at a time: the library's own writer would want them all in memory.
+    """Writes one file, a tensor at a time; safetensors' own writer needs all tensors in memory.
 
     Returns:
-      SHA-256 of what was written.
+      SHA-256 of the file.
 
-    Source: the format as https://github.com/huggingface/safetensors describes it.
+    Source: the format description at https://github.com/huggingface/safetensors.
     """
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0
@@ -251,7 +250,7 @@ def _write_shard(
             digest.update(values)
             file.write(values)
             if hasattr(os, "posix_fadvise"):  # not on macOS
-                # To the disk now, and out of memory: at the end, the sync would wait for it all.
+                # Flush to disk now; otherwise the fsync at the end waits for the whole file.
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
             advance()
     return digest.hexdigest()

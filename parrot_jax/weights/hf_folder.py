@@ -1,4 +1,4 @@
-"""A LLaMA as Hugging Face keeps it: `config.json` and safetensors, read a slice at a time."""
+"""Reads a model in Hugging Face's format, `config.json` and safetensors, a slice at a time."""
 
 import json
 import math
@@ -30,19 +30,19 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
     "float16": np.dtype(np.float16),
 }
-"""numpy's types by their names."""
+"""numpy dtypes by name."""
 
 INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
 _MAX_CONFIG_BYTES = 10**7
 _MAX_SHOWN = 20
-"""Tensors that an error names."""
+"""Limit on the tensors that an error names."""
 
 _EXPONENTS = {"float32": 0x7F800000, "bfloat16": 0x7F80, "float16": 0x7C00}
-"""The bits that all are set in NaN and infinity."""
+"""Masks of the exponent bits, which are all set in NaN and infinity only."""
 
 _AT_ONCE = 2**24
-"""Numbers that are checked at a time."""
+"""Elements checked at a time."""
 
 _DTYPE_OF = {name: dtype for dtype, name in SAFETENSORS_NAMES.items()}
 
@@ -54,28 +54,28 @@ class _Stored(NamedTuple):
     file: Path
     shape: tuple[int, ...]
     dtype: str
-    """As safetensors writes it, e.g. BF16."""
+    """safetensors' name, e.g. BF16."""
     offset: int
-    """Bytes from the beginning of the file."""
+    """In bytes, from the start of the file."""
 
 
 class HfFolder:
-    """The weights of one folder; nothing but headers is read until `read` is called.
+    """The weights of one folder; reads only headers until `read` is called.
 
     Attributes:
       path: The folder.
-      config: The sizes.
-      tensors: All tensors of these sizes.
-      bos_token_id: From its config; None = not set.
-      eos_token_id: From its config; empty = not set.
+      config: The model config.
+      tensors: All tensors of the model.
+      bos_token_id: From `config.json` or `generation_config.json`; None = not set.
+      eos_token_id: From the same files; empty = not set.
     """
 
     def __init__(self, path: Path | str) -> None:
-        """Checks that exactly the tensors of its `config.json` are there.
+        """Checks that the folder has exactly the tensors that its `config.json` describes.
 
         Raises:
-          UserError: A file is missing, cut off or no safetensors, or a tensor is missing, unknown
-            or of another shape or type; the text lists all of them.
+          UserError: A file is missing, truncated or not safetensors, or tensors are missing,
+            unknown or have another shape or dtype; the message lists them.
         """
         self.path = Path(path)
         self.config = _read_config(file_in(self.path, "config.json"))
@@ -86,13 +86,13 @@ class HfFolder:
         self._check(Counter(each.name for each in stored))
 
     def check_files(self) -> None:
-        """Compares the bytes of the files with what is known of them; reads them all.
+        """Compares files with their known SHA-256; reads them completely.
 
-        An export of ours has the hashes of its weights, config and tokenizer in its record, and the
-        cache of the hub names files by theirs. Of other folders nothing is known.
+        Hashes come from the record of a parrot_jax export or from file names in the hub's cache.
+        Other folders have no hashes and pass.
 
         Raises:
-          UserError: A file is not what it was, or the record of the export is damaged.
+          UserError: A file has changed, or the record of the export is damaged.
         """
         known = known_hashes(self.path)
         for file in {stored.file for stored in self._stored.values()}:
@@ -101,21 +101,21 @@ class HfFolder:
                 known.setdefault(file, target.name)
         with ThreadPoolExecutor(4) as threads:
             for _ in threads.map(check_hash, sorted(known), [known[f] for f in sorted(known)]):
-                pass  # raises what a check raises
+                pass  # iterating raises a check's error
 
     def dtype_of(self, tensor: Tensor) -> str:
-        """The type that a tensor is stored in, a key of `DTYPES`."""
+        """Returns the stored dtype of a tensor, a key of `DTYPES`."""
         return _DTYPE_OF[self._stored[tensor.theirs].dtype]
 
     def read(
         self, tensor: Tensor, index: Sequence[slice] | None = None
     ) -> Shaped[np.ndarray, "..."]:
-        """Reads a tensor, or a part of it, in our order of dims and in the type it is stored in.
+        """Reads a tensor, or a slice of it, in our order of dims and its stored dtype.
 
         Args:
           tensor: One of `tensors`.
-          index: One slice with step 1 for each of our dims; None = the whole. Only the bytes of
-            the part are read.
+          index: One slice with step 1 for each of our dims; None = the whole tensor. Only the
+            bytes of the slice are read.
         """
         if index is None:
             index = tuple(slice(0, size) for size in tensor.our_shape)
@@ -123,8 +123,8 @@ class HfFolder:
         return tensor.part(index).to_ours(part)
 
     def _get(self, name: str, index: tuple[slice, ...]) -> Shaped[np.ndarray, "..."]:
-        # Mapped anew for each tensor: what was read counts as memory of this process as long as
-        # its map is there, and a file may be larger than all memory. The library would copy.
+        # One mmap per tensor: pages that were read count as this process's memory until the map is
+        # closed, and a file may be larger than the memory. `safe_open` would copy.
         stored = self._stored[name]
         with open_input(stored.file, "rb") as file:
             bytes_ = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -146,7 +146,7 @@ class HfFolder:
             if name in shapes and shapes[name] != shape
         ]
         mistyped = [
-            f"{name} has type {self._stored[name].dtype}, not one of {', '.join(_DTYPE_OF)}"
+            f"{name} has dtype {self._stored[name].dtype}, not one of {', '.join(_DTYPE_OF)}"
             for name in wanted
             if name in shapes and self._stored[name].dtype not in _DTYPE_OF
         ]
@@ -157,12 +157,12 @@ class HfFolder:
         if problems:
             more = len(problems) - _MAX_SHOWN
             raise UserError(
-                f"the tensors in {self.path} are not those that its config.json describes: "
+                f"the tensors in {self.path} do not match its config.json: "
                 f"{'; '.join(problems[:_MAX_SHOWN])}{f'; and {more:,} more' if more > 0 else ''}."
             )
 
     def _is_derived(self, name: str) -> bool:
-        """Whether a tensor says only what the others say: old folders keep such copies."""
+        """Whether a tensor is redundant, as in old folders: RoPE frequencies or a tied LM head."""
         config = self.config
         if name.startswith("model.layers.") and name.endswith(".self_attn.rotary_emb.inv_freq"):
             stored = self._get(name, (slice(None),)).astype(np.float32)
@@ -180,16 +180,16 @@ class HfFolder:
 def cast_finite(
     array: Shaped[np.ndarray, "..."], dtype: np.dtype[Any], what: str, advice: str
 ) -> Shaped[np.ndarray, "..."]:
-    """The array in a type; refuses numbers that are NaN or infinite in it.
+    """Casts an array; rejects values that are NaN or infinite in the new dtype.
 
     Args:
       array: Contiguous.
       dtype: One of `DTYPES`.
-      what: What the array is, for the error.
-      advice: What to do.
+      what: Describes the array in the error.
+      advice: What to do about it, for the error.
 
     Raises:
-      UserError: There are some; the message has their number.
+      UserError: Some values are not finite; the message has their count.
     """
     with np.errstate(over="ignore"):
         array = array.astype(dtype, copy=False)
@@ -200,7 +200,7 @@ def cast_finite(
         for first in range(0, len(bits), _AT_ONCE)
     )
     if bad:
-        raise UserError(f"{what}: {bad:,} of {array.size:,} numbers are NaN or infinite; {advice}.")
+        raise UserError(f"{what}: {bad:,} of {array.size:,} values are NaN or infinite; {advice}.")
     return array
 
 
@@ -210,12 +210,12 @@ def _read_config(path: Path) -> ModelConfig:
 
 def _object(path: Path, values: Any) -> dict[str, Any]:
     if not isinstance(values, dict):
-        raise UserError(f"{path} holds {type(values).__name__}, not an object.")
+        raise UserError(f"{path} must be a JSON object, not {type(values).__name__}.")
     return values
 
 
 def _special_ids(folder: Path) -> tuple[int | None, tuple[int, ...]]:
-    """The ids that open and end a text; what generation is told goes before what the model is."""
+    """Returns the BOS and EOS ids; `generation_config.json` takes precedence over `config.json`."""
     bos, eos = None, ()
     for name in ("config.json", "generation_config.json"):
         path = file_in(folder, name)
@@ -228,22 +228,22 @@ def _special_ids(folder: Path) -> tuple[int | None, tuple[int, ...]]:
 def _ids(value: Any, path: Any) -> tuple[int, ...]:
     found = value if isinstance(value, list) else [] if value is None else [value]
     if not all(type(each) is int and -1 <= each < 2**31 for each in found) or len(found) > 1000:
-        raise UserError(f"{path}: {ascii(value)[:80]} is not a token id.")
+        raise UserError(f"{path}: {ascii(value)[:80]} is not a token id or a list of token ids.")
     return tuple(each for each in found if each >= 0)
 
 
 def _shown(name: str) -> str:
-    """The name of a tensor, which may be any text, in an error."""
+    """Returns a tensor's name, which may be any text, safe for a one-line error."""
     return name if name.isprintable() and len(name) <= 100 else f"{ascii(name)[:100]}.."
 
 
 def _files(folder: Path) -> list[Path]:
-    """The safetensors files of a folder, all of which are there."""
+    """Returns the safetensors files of a folder, after checking that all exist."""
     index, single = file_in(folder, INDEX), file_in(folder, _SINGLE)
     if index.exists() and single.exists():
         raise UserError(
-            f"{folder} holds {_SINGLE} and {INDEX}: libraries differ in which of them they read; "
-            "remove the one that is not meant."
+            f"{folder} has both {_SINGLE} and {INDEX}, and libraries differ in which they read; "
+            "delete the wrong one."
         )
     if index.exists():
         values = read_json(index)
@@ -251,15 +251,14 @@ def _files(folder: Path) -> list[Path]:
         names = _file_names(places)
         if not names:
             raise UserError(
-                f"{index} is not an index of safetensors files: it has no `weight_map` from "
-                "tensors to "
-                "names of files."
+                f"{index} is not an index of safetensors files: it has no `weight_map` from tensor "
+                "names to file names; download it again."
             )
         files = [file_in(folder, name) for name in sorted(names)]
         absent = [file.name for file in files if not file.exists()]
         if absent:
             raise UserError(
-                f"{index} names {len(absent)} files that are not there: "
+                f"{index} names {len(absent)} files that do not exist: "
                 f"{', '.join(map(_shown, absent[:_MAX_SHOWN]))}; download them again."
             )
         return files
@@ -267,15 +266,15 @@ def _files(folder: Path) -> list[Path]:
         return [single]
     if sorted(folder.glob("*.bin")) or sorted(folder.glob("*.pth")):
         raise UserError(
-            f"{folder} holds weights as pickles (.bin, .pth), which can run any code when they are "
-            "read; take a folder with safetensors, or make one with transformers: "
+            f"{folder} has weights as pickles (.bin, .pth), which can run any code when loaded; "
+            "use a folder with safetensors, or make one with transformers: "
             "AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(NEW_FOLDER)."
         )
     raise UserError(f"{folder} has neither {_SINGLE} nor {INDEX}; check the path.")
 
 
 def _file_names(places: Any) -> set[str]:
-    """The files that an index names; empty if it is not an index."""
+    """Returns the file names in an index's `weight_map`; empty if it is not valid."""
     names = list(places.values()) if isinstance(places, dict) else []
     if not all(isinstance(name, str) and name.endswith(".safetensors") for name in names):
         return set()
@@ -283,16 +282,16 @@ def _file_names(places: Any) -> set[str]:
 
 
 def _read_header(file: Path) -> Iterator[_Stored]:
-    """What a file holds.
+    """Yields the tensors in a file's header.
 
-    Source: the format as https://github.com/huggingface/safetensors describes it.
+    Source: the format description at https://github.com/huggingface/safetensors.
     """
     try:
         with safe_open(file, framework="np"):
-            pass  # sees that the header is one, and that the file holds all that it promises
+            pass  # validates the header and the file's length
     except (SafetensorError, OSError) as error:
         raise UserError(
-            f"{file} is cut off or no safetensors file ({error}); download it again."
+            f"{file} is truncated or not a safetensors file ({error}); download it again."
         ) from None
     with open_input(file, "rb") as opened:
         size = int.from_bytes(opened.read(8), "little")

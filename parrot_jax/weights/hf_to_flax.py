@@ -1,4 +1,4 @@
-"""Hugging Face in: safetensors to a checkpoint, a few tensors in memory at a time."""
+"""Converts safetensors to a checkpoint, with a few tensors in memory at a time."""
 
 from collections import Counter
 from pathlib import Path
@@ -18,8 +18,8 @@ from parrot_jax.weights.model_folder import ConvertedConfig, ModelFolder, made_o
 from parrot_jax.weights.names import Tensor
 
 _IF_NOT_FINITE = (
-    "the folder is damaged, its training diverged, or --dtype holds less than its type: take "
-    "another copy or another --dtype"
+    "the folder is damaged, its training diverged, or --dtype has too small a range: use another "
+    "copy or another --dtype"
 )
 
 
@@ -31,23 +31,23 @@ def hf_to_flax(
     origin: str,
     tokenizer: str | None = None,
 ) -> ConvertedConfig:
-    """Writes the checkpoint of a folder that `init_from` of a training config takes.
+    """Writes the checkpoint of a folder for `init_from` of a training config.
 
-    Each process reads the bytes of its own devices' parts and writes these.
+    Each process reads and writes only its own devices' shards.
 
     Args:
-      source: What to read.
+      source: The folder to read.
       out: The output folder; an interrupted conversion is restarted.
-      dtype: Type to store; None = that of the source.
-      origin: Where the source comes from, for the record.
-      tokenizer: Fingerprint of the tokenizer that belongs to the weights; None = not known.
+      dtype: Dtype to store; None = the source's.
+      origin: Where the source comes from, for `config.yaml`.
+      tokenizer: Fingerprint of the tokenizer that belongs to the weights; None = unknown.
 
     Returns:
-      What to save as `config.yaml`, which must come last: without it nothing loads.
+      The contents of `config.yaml`. Save it last: without it nothing loads.
 
     Raises:
-      UserError: The folder holds something else, the source is float16 and `dtype` is None, or a
-        number is NaN or infinite.
+      UserError: `out` already has a model, the source is float16 and `dtype` is None, or a weight
+        is NaN or infinite.
       DiskFullError: The disk is full.
     """
     folder = ModelFolder(out)
@@ -56,8 +56,8 @@ def hf_to_flax(
     stored = {tensor.ours: dtype or source.dtype_of(tensor) for tensor in source.tensors}
     if "float16" in stored.values():
         raise UserError(
-            f"{source.path} is in float16, which no training uses: give --dtype float32 (exact, "
-            "twice the size) or --dtype bfloat16 (the same size, but 3 bits less of each number)."
+            f"{source.path} is in float16, which training does not support: set --dtype float32 "
+            "(exact, twice the size) or --dtype bfloat16 (same size, 3 bits less precision)."
         )
     mesh = jax.make_mesh((jax.device_count(),), ("fsdp",))
     with progress("tensors", total=len(source.tensors)) as advance:
@@ -93,7 +93,7 @@ def hf_to_flax(
 
 
 def spread(tensor: Tensor, mesh: Mesh) -> NamedSharding:
-    """Splits the largest dim that divides over all devices of a mesh of one axis; else none."""
+    """Shards the largest dim that is divisible by the size of a one-axis mesh; else replicates."""
     sizes = [
         0 if dim == tensor.whole_dim or size % mesh.size else size
         for dim, size in enumerate(tensor.our_shape)

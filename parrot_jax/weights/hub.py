@@ -1,7 +1,8 @@
-"""The Hugging Face hub: folders from it, models and datasets to it. Loads no jax.
+"""Downloads models from the Hugging Face hub; uploads models and datasets. Does not import jax.
 
-The library takes the token from the environment variable HF_TOKEN or from `hf auth login`; no error
-shows it. A push is one commit, so a concurrent download gets either the old or the new files.
+huggingface_hub takes the token from the environment variable HF_TOKEN or from `hf auth login`; no
+error message contains it. A push is one commit, so a concurrent download gets either the old or the
+new files.
 """
 
 import contextlib
@@ -28,69 +29,69 @@ _WANTED = (
     "config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json",
     "tokenizer.model", "tokenizer*.json", "added_tokens.json", "special_tokens_map.json",
 )  # fmt: skip
-# The same weights once more: in folders, or in Meta's and Mistral's form.
+# Second copies of the weights: in subfolders, or in Meta's or Mistral's format.
 _UNWANTED = ("*/*", "consolidated*")
 
 _NOT_SENT = ("parrot_export.json", "*.tmp-*", ".*")
-# What transformers and vLLM read if it is there. transformers takes a `model.safetensors` that an
-# earlier export left before the shards of this one.
+# Files that transformers and vLLM load if present. E.g. transformers prefers a `model.safetensors`
+# of an earlier export to the shards of this one.
 _LOADED = ("*.safetensors", "*.bin", "*.pth", "*.json", "*.jinja", "tokenizer.model")
 
 _TIMEOUT_S = 30
 _MAX_CHARS = 300
 _ADVICE = {
     401: "set the environment variable HF_TOKEN to a token of https://huggingface.co/settings/tokens",
-    403: "set the environment variable HF_TOKEN to a token that may do this, and check the name",
-    412: "it was changed meanwhile: run the same command again",
+    403: "set the environment variable HF_TOKEN to a token with this permission, and check the "
+    "name",
+    412: "the repository changed during the upload: run the same command again",
     429: "wait a little and run the same command again",
 }
 
 
 RepoKind = Literal["model", "dataset"]
-"""Of a repository."""
+"""Type of a repository."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Upload:
-    """What a push sends."""
+    """The files of a push."""
 
     kind: RepoKind
     files: Mapping[str, Path]
-    """By their names in the repository."""
+    """By name in the repository."""
     left_here: Sequence[str] = ()
     """Names in the folder that are not sent."""
     replaces: Callable[[str], bool]
-    """Whether an existing file of the repository conflicts with those sent, by its name."""
+    """Whether an existing file of the repository, by name, must be deleted if it is not sent."""
 
 
 def local_folder(source: str, *, revision: str | None = None) -> Path:
-    """The folder itself, or the downloaded copy of a repository on the hub.
+    """Returns the folder, or downloads a repository of the hub into the hub's cache.
 
     Args:
-      source: A folder, or `org/name` on the hub. Of the latter, config, safetensors and tokenizer
-        are downloaded into the library's cache, what is there already is not; without a network,
-        what is there is taken.
+      source: A folder, or `org/name` on the hub. Config, safetensors and tokenizer are downloaded
+        unless they are cached; without a network, the cached files are used.
       revision: On the hub: a branch, a tag or a commit; None = main.
 
     Raises:
-      UserError: It is neither, may not be read, or has no safetensors.
+      UserError: There is no such folder or repository, access is denied, or it has no safetensors.
       DiskFullError: The cache's disk is full.
     """
     if Path(source).is_dir():
         if revision is not None:
             raise UserError(
-                f"{source} is a folder, which has no revision {revision!r}: leave it out."
+                f"{source} is a local folder, so the revision {revision!r} does not apply: omit it."
             )
         return Path(source)
     if Path(source).exists() or not _NAME.fullmatch(source):
         raise UserError(
-            f"{source} is neither a folder nor a name on the Hugging Face hub, of the form "
-            "org/name."
+            f"{source} is neither a folder nor a repository name (org/name) of the Hugging Face "
+            "hub."
         )
     import huggingface_hub
     from huggingface_hub import constants
 
-    what = f"{source} in {constants.HF_HUB_CACHE} (the environment variable HF_HOME moves it)"
+    what = f"{source} in {constants.HF_HUB_CACHE} (set HF_HOME to move it)"
     with _one_line_errors(source, revision), disk_full_is_a_user_error(what):
         downloaded = huggingface_hub.snapshot_download(
             source,
@@ -107,25 +108,25 @@ def local_folder(source: str, *, revision: str | None = None) -> Path:
 
 
 def push(upload: Upload, repo: str, *, private: bool = True, confirm: Callable[[str], bool]) -> str:
-    """Uploads files to the hub in one commit; safe to repeat after a kill.
+    """Uploads files to the hub in one commit; safe to repeat after an interruption.
 
-    Files of an earlier push that would be read beside the new ones are deleted; others, such as a
+    Deletes files of an earlier push that would be loaded along with the new ones; others, such as a
     licence, stay.
 
     Args:
       upload: From `model_upload`, or `dataset_upload` of `collect/`.
-      repo: `org/name`; made where it is not there yet.
-      private: Whether only its owners see it. One that is there already must be what is asked for.
-      confirm: Is asked before files in the repository are replaced, with the question as text.
+      repo: `org/name`; created if it does not exist.
+      private: Whether only its owners can see it. An existing repository must already match.
+      confirm: Called with a question before files in the repository are replaced.
 
     Returns:
       The address of the repository.
 
     Raises:
-      UserError: The answer was no, or the hub refuses.
+      UserError: The user declined, or the hub rejects the upload.
     """
     if not _NAME.fullmatch(repo):
-        raise UserError(f"{repo} is not a name on the Hugging Face hub, of the form org/name.")
+        raise UserError(f"{repo} is not a repository name (org/name) of the Hugging Face hub.")
 
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
@@ -137,7 +138,7 @@ def push(upload: Upload, repo: str, *, private: bool = True, confirm: Callable[[
         held = [name for name in names if name != ".gitattributes"]  # the hub's own
         stale = [name for name in held if name not in upload.files and upload.replaces(name)]
         if held and not confirm(_question(repo, held, stale)):
-            raise UserError(f"nothing was sent; {repo} stays as it is.")
+            raise UserError(f"nothing was sent; {repo} is unchanged.")
     size = sum(file.stat().st_size for file in upload.files.values())
     console.print(
         f"sending {len(upload.files)} files, {size:,} bytes, to the {upload.kind} {repo} "
@@ -162,10 +163,10 @@ def push(upload: Upload, repo: str, *, private: bool = True, confirm: Callable[[
 
 
 def model_upload(folder: Path | str) -> Upload:
-    """The files of a model that `parrot convert flax-to-hf` made.
+    """Returns the files of an export by `parrot convert flax-to-hf`.
 
     Raises:
-      UserError: The folder is no finished export; the text says why.
+      UserError: The folder is not a finished export; the message says why.
     """
     files = {file.name: file for file in _files_of_export(Path(folder))}
     return Upload(
@@ -176,16 +177,13 @@ def model_upload(folder: Path | str) -> Upload:
 
 
 def _files_of_export(folder: Path) -> list[Path]:
-    """The files to send.
-
-    Raises:
-      UserError: The folder is no finished export; the text says why.
-    """
+    """Returns the files to send; see `model_upload`."""
     if not folder.is_dir():
-        raise UserError(f"there is no folder {folder}.")
+        raise UserError(f"there is no folder {folder}; check the path.")
     if (folder / "config.yaml").exists():
         raise UserError(
-            f"{folder} is a run and no export; make one: parrot convert flax-to-hf {folder} OUT."
+            f"{folder} is a run, not an export; export it: `parrot convert flax-to-hf {folder} "
+            "OUT`."
         )
     if not (folder / "config.json").exists():
         raise UserError(
@@ -196,20 +194,21 @@ def _files_of_export(folder: Path) -> list[Path]:
         HfFolder(folder).check_files()
     except UserError as error:
         raise UserError(
-            f"{folder} is not a finished export: {error} Run `parrot convert flax-to-hf` again; it "
-            "writes what is missing, once what is broken is deleted."
+            f"{folder} is not a finished export: {error} Delete damaged files and run `parrot "
+            "convert flax-to-hf` again; it writes the missing ones."
         ) from None
     entries = sorted(entry for entry in folder.iterdir() if not _matches(entry.name, _NOT_SENT))
     folders = [entry.name for entry in entries if entry.is_dir()]
     if folders:
         raise UserError(
-            f"{folder} holds folders, which no export has: {', '.join(folders)}; move them away."
+            f"{folder} has folders, which are not part of an export: {', '.join(folders)}; move "
+            "them away."
         )
     return [file_in(folder, entry.name) for entry in entries]
 
 
 def _look_up(api: "huggingface_hub.HfApi", repo: str, kind: RepoKind) -> Any:
-    """The hub's information on a repository, or None if it does not exist."""
+    """Returns the hub's information on a repository; None if it does not exist."""
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
     with _one_line_errors(repo, kind=kind):
@@ -224,48 +223,47 @@ def _look_up(api: "huggingface_hub.HfApi", repo: str, kind: RepoKind) -> Any:
 def _check_visibility(repo: str, *, is_private: bool, private: bool) -> None:
     if private and not is_private:
         raise UserError(
-            f"{repo} is public: everybody would see what is sent. Say --public, or choose another "
+            f"{repo} is public, so everybody could see the files. Add --public, or choose another "
             "name."
         )
     if is_private and not private:
         raise UserError(
-            f"{repo} is private and stays so: leave --public out. Its settings on the hub can make "
-            "it public."
+            f"{repo} is private: omit --public, or make it public in its settings on the hub first."
         )
 
 
 def _question(repo: str, held: Sequence[str], stale: Sequence[str]) -> str:
-    deleting = f", and delete {', '.join(stale)}, of which it has none" if stale else ""
+    deleting = f" and delete {', '.join(stale)}, which this push does not send" if stale else ""
     return (
-        f"{repo} holds {len(held)} files already. Replace them by what is sent{deleting}? "
-        "The history of the repository keeps them."
+        f"{repo} already has {len(held)} files. Overwrite those of the same name{deleting}? "
+        "The repository's history keeps the old files."
     )
 
 
 def _without_safetensors(repo: str, names: Sequence[str]) -> str:
     if any(name.endswith((".bin", ".pth")) for name in names):
         return (
-            f"{repo} holds weights as pickles (.bin, .pth), which can run any code when they are "
-            "read; take a repository with safetensors, or make a folder with transformers: "
+            f"{repo} has weights as pickles (.bin, .pth), which can run any code when loaded; "
+            "use a repository with safetensors, or make a folder with transformers: "
             f"AutoModelForCausalLM.from_pretrained({repo!r}).save_pretrained(NEW_FOLDER)."
         )
-    return f"{repo} holds no safetensors; it holds {_flat(', '.join(names))}."
+    return f"{repo} has no safetensors, only {_flat(', '.join(names))}; use another repository."
 
 
 @contextlib.contextmanager
 def _one_line_errors(
     repo: str, revision: str | None = None, *, kind: RepoKind = "model"
 ) -> Iterator[None]:
-    """Turns what the library raises into a `UserError` of one line that shows no token.
+    """Turns errors of huggingface_hub into a one-line `UserError` without the token.
 
     Raises:
-      UserError: Something failed; what and what to do.
+      UserError: The block failed; the message says why and what to do.
     """
     try:
         yield
     except ParrotError:
         raise
-    except Exception as error:  # of the library, its HTTP client, its storage: dozens of kinds
+    except Exception as error:  # dozens of types, from the library, its HTTP client and storage
         raise UserError(_without_token(_explain(error, repo, revision, kind))) from error
 
 
@@ -273,37 +271,37 @@ def _explain(error: Exception, repo: str, revision: str | None, kind: RepoKind) 
     import httpx2
     from huggingface_hub import constants, errors
 
-    # What failed in a thread, or was not in the cache either, is wrapped in errors that say less;
-    # A ValueError has a better message than the error that it wraps.
+    # Errors in threads, or after a miss in the cache, are wrapped in less specific ones. A
+    # ValueError has a better message than the error that it wraps.
     kinds = (errors.HfHubHTTPError, errors.OfflineModeIsEnabled, httpx2.TransportError, ValueError)
     chain = list(_causes(error))
     cause = next((link for link in chain if isinstance(link, kinds)), chain[-1])
     page = _page(repo, kind)
     if isinstance(cause, errors.GatedRepoError):
         return (
-            f"access to {repo} must be asked for on {page}; then set the environment variable "
-            "HF_TOKEN to a token of the account that was let in."
+            f"{repo} is gated: request access on {page}, then set the environment variable "
+            "HF_TOKEN to a token of the account that got it."
         )
     if isinstance(cause, errors.RepositoryNotFoundError):
         return (
-            f"there is no folder and no repository {repo}, or you may not see it: check the name; "
-            "if it is private or gated, set the environment variable HF_TOKEN."
+            f"there is no folder or repository {repo}, or you have no access to it: check the "
+            "name; if it is private or gated, set the environment variable HF_TOKEN."
         )
     if isinstance(cause, errors.RevisionNotFoundError):
-        return f"{repo} has no revision {revision!r}; {page}/commits/main shows what there is."
+        return f"{repo} has no revision {revision!r}; see {page}/commits/main."
     if isinstance(cause, errors.HfHubHTTPError):
         status = cause.response.status_code
-        said = _flat(cause.server_message or cause.response.reason_phrase)
+        detail = _flat(cause.server_message or cause.response.reason_phrase)
         advice = _ADVICE.get(status, _ADVICE[429] if status >= 500 else f"look at {page}")
-        return f"the hub answered for {repo} with status {status} ({said}); {advice}."
+        return f"the hub answered with status {status} for {repo} ({detail}); {advice}."
     if isinstance(cause, errors.OfflineModeIsEnabled):
-        return f"{repo} is needed from the hub, but HF_HUB_OFFLINE is set; unset it."
+        return f"{repo} must be downloaded, but HF_HUB_OFFLINE is set; unset it."
     if isinstance(cause, httpx2.TransportError):
         return (
             f"{constants.ENDPOINT} cannot be reached for {repo} ({_flat(str(cause)) or cause!r}); "
             "check the network and run the same command again."
         )
-    return f"the hub and {repo}: {_flat(str(cause)) or repr(cause)}"
+    return f"the hub failed for {repo}: {_flat(str(cause)) or repr(cause)}"
 
 
 def _page(repo: str, kind: RepoKind) -> str:
@@ -313,7 +311,7 @@ def _page(repo: str, kind: RepoKind) -> str:
 
 
 def _causes(error: BaseException | None) -> Iterator[Any]:
-    """The error, what it was raised from, and so on."""
+    """Yields the error and its chain of causes."""
     while error is not None:
         yield error
         error = error.__cause__
@@ -325,7 +323,7 @@ def _without_token(text: str) -> str:
 
 
 def _flat(text: str) -> str:
-    """At most `_MAX_CHARS` characters of a text, in one line."""
+    """Returns a text as one line, shortened to about `_MAX_CHARS` characters."""
     line = " ".join(text.split())
     return line if len(line) <= _MAX_CHARS else line[:_MAX_CHARS] + "..."
 

@@ -1,4 +1,4 @@
-"""A tree of weights as it is on the disk: by name, with stacked layers apart."""
+"""Flattens a tree of weights by its names on disk; splits stacked layers and stacks them again."""
 
 import functools
 from collections.abc import Callable
@@ -16,7 +16,7 @@ _STACKED = "layers"
 
 
 def parts_of(tree: Any) -> dict[str, ArrayPart]:
-    """The tree as `name: array`, stacked leaves as one array a layer."""
+    """Returns the arrays of a tree by name; a stacked leaf becomes one array per layer."""
     return {
         name: ArrayPart(leaf, layer)
         for path, leaf in tree_flatten_with_path(tree)[0]
@@ -25,13 +25,16 @@ def parts_of(tree: Any) -> dict[str, ArrayPart]:
 
 
 def join(arrays: dict[str, jax.Array], path: tuple[Any, ...], like: Any) -> jax.Array:
-    """The inverse of `arrays.cut_out`: takes the parts of a leaf, and puts it where `like` is."""
+    """Pops the parts of a leaf from `arrays` and returns the leaf with `like`'s sharding.
+
+    The inverse of `arrays.cut_out`.
+    """
     parts = [arrays.pop(name) for name, _ in names_of(path, like)]
     if _is_stacked(path):
         leaf = _stack(like.sharding)(parts)
     else:
         leaf = jax.device_put(parts[0], like.sharding)
-    # Until it is there, the parts are as well.
+    # The parts stay in memory until the leaf is computed, so wait before reading the next ones.
     return jax.block_until_ready(leaf)
 
 
@@ -41,7 +44,7 @@ def _stack(sharding: Sharding) -> Callable[..., jax.Array]:
 
 
 def abstract_parts(tree: Any) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes and placements of what `parts_of` would give."""
+    """Returns shapes, dtypes and shardings of `parts_of(tree)`."""
     return {
         name: jax.ShapeDtypeStruct(part.shape, part.dtype, sharding=part.sharding)
         for name, part in parts_of(tree).items()
@@ -49,7 +52,7 @@ def abstract_parts(tree: Any) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 def names_of(path: tuple[Any, ...], leaf: Any) -> list[tuple[str, int | None]]:
-    """The names on disk of a leaf, e.g. `layers.07.attention.q`, each with its layer."""
+    """Returns a leaf's names on disk, e.g. `layers.07.attention.q`, each with its layer."""
     keys = [str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path]
     if not _is_stacked(path):
         return [(".".join(keys), None)]

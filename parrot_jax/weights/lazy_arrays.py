@@ -1,6 +1,6 @@
-"""A checkpoint of arrays that are made one after another, so that no whole model is in memory.
+"""Saves a checkpoint whose arrays are created one after another, never all in memory.
 
-Converters save so: they read a tensor from its folder when its turn comes.
+Converters use this: they read each tensor from the source only when it is about to be written.
 """
 
 import asyncio
@@ -24,27 +24,27 @@ from parrot_jax.weights.arrays import (
 
 
 class LazyArray:
-    """An array that a save makes when its turn comes, and forgets when it is written."""
+    """An array that a save creates just before writing it and frees afterwards."""
 
     def __init__(self, shape: tuple[int, ...], dtype: Any, make: Callable[[], jax.Array]) -> None:
-        """Describes what `make` will return; it is called once, in a thread."""
+        """Describes the array that `make` returns; `make` is called once, in a thread."""
         self.shape, self.dtype, self.make = shape, np.dtype(dtype), make
 
     @property
     def nbytes(self) -> int:
-        """Its size."""
+        """Bytes of the array."""
         return math.prod(self.shape) * self.dtype.itemsize
 
 
 _AHEAD = 2
-"""Lazy arrays that are made, each in a thread, while those before them are written."""
+"""Arrays being created, each in a thread, while earlier ones are written."""
 
 _WRITTEN_AT_ONCE = 2
-"""While one is waiting for the disk, the other is copied."""
+"""Arrays being written: one is copied while the other waits for the disk."""
 
 
 class _LazyHandler(CheckedHandler):
-    """Writes lazy arrays as arrays, a few of them in memory at a time."""
+    """Writes lazy arrays, with a few in memory at a time."""
 
     async def serialize(self, values: Any, infos: Any, args: Any = None) -> Any:
         return await until_all_ended(self._serialize(values, infos, args))
@@ -70,7 +70,7 @@ class _LazyHandler(CheckedHandler):
 
 
 def _item_handler() -> ocp.PyTreeCheckpointHandler:
-    """Writes trees of `LazyArray`s."""
+    """Returns a handler that writes trees of `LazyArray`s."""
     return make_handler((LazyArray, _LazyHandler()))
 
 
@@ -80,21 +80,20 @@ def save_lazily(
     arrays: Mapping[str, LazyArray],
     made_of: Mapping[str, Any] | None = None,
 ) -> None:
-    """Saves weights that do not fit into memory; returns when all is on the disk.
+    """Saves weights that do not fit into memory; returns when all are on disk.
 
     Args:
-      folder: That of the checkpoints; what a killed save left there is removed.
-      step: The number of the checkpoint; one that is there is replaced.
+      folder: Folder of the checkpoints; leftovers of an interrupted save are removed.
+      step: The checkpoint's step; an existing one is replaced.
       arrays: By their names on disk, see `names.tensors`. At most four are in memory at once.
-      made_of: What belongs to the weights, see `Checkpoints.made_of`.
+      made_of: Stored with the checkpoint, see `Checkpoints.made_of`.
 
     Raises:
-      DiskFullError: There was no room.
+      DiskFullError: The disk is full.
     """
-    at = str(folder.absolute())
     with disk_full_is_a_user_error(f"a checkpoint in {folder}"):
         manager = ocp.CheckpointManager(
-            at,
+            str(folder.absolute()),
             item_handlers={"params": _item_handler()},
             options=ocp.CheckpointManagerOptions(
                 cleanup_tmp_directories=True, enable_async_checkpointing=False

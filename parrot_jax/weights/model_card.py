@@ -1,4 +1,4 @@
-"""The README of an export: what the model does, how to ask it, what it was trained on."""
+"""The model card (README) of an export: task, usage, training data and settings."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,13 +18,13 @@ class Training(NamedTuple):
 
     task: Literal["ask", "chat"]
     base: str | None
-    """What the run started from; None = random weights."""
+    """The base model; None = random weights."""
     sources: Sequence[str]
-    """Names of the files of dialogues, without their folders: these say nothing to others."""
+    """Names of the dialogue files, without their local folders."""
     settings: Mapping[str, Any]
-    """The settings that decide the result."""
+    """The settings that affect the result."""
     versions: Mapping[str, str | None]
-    """The commit of this program, and its packages."""
+    """The commit of parrot_jax, and package versions."""
 
 
 def model_card(
@@ -36,15 +36,15 @@ def model_card(
     dtype: str,
     license: str | None,
 ) -> str:
-    """The text of `README.md`, with the header that the hub reads.
+    """Returns the text of `README.md`, with the hub's YAML header.
 
     Args:
-      name: What the model is called.
-      config: Its sizes.
-      training: What the run was; None = the weights were converted and not trained.
+      name: The model's name.
+      config: Its config.
+      training: The run; None = the weights were converted, not trained.
       step: The step of the checkpoint.
-      dtype: The type of the weights.
-      license: A name of the hub's list, such as `llama2`; None = not stated.
+      dtype: The dtype of the weights.
+      license: A license id of the hub, e.g. `llama2`; None = not stated.
     """
     header = {
         "license": license or "other",

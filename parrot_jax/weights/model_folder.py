@@ -1,8 +1,8 @@
-"""A folder with weights that we can load: a run, or what was converted from Hugging Face.
+"""A folder with weights: a run, or a model converted from Hugging Face.
 
-config.yaml        its key `model` has the sizes
+config.yaml        its key `model` is the model config
 tokenizer/         tokenizer.json, its config and, in a run, the chat template
-checkpoints/       one folder a checkpoint
+checkpoints/       one folder per checkpoint
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from parrot_jax.model.model_config import ModelConfig
 from parrot_jax.sharding import MeshConfig, make_mesh, param_shardings
 from parrot_jax.weights.checkpoints import Checkpoints, DamagedCheckpointError
 
-# What may differ between a model and the weights it starts from: nothing of the mathematics.
+# May differ from the weights that training starts from: they do not change the forward pass.
 _FREE_SIZES = ("max_position_embeddings", "initializer_range")
 
 
@@ -32,44 +32,44 @@ class ConvertedConfig:
     """The `config.yaml` of a folder that was converted from Hugging Face."""
 
     converted_from: str
-    """The folder or the name on the hub."""
+    """Source folder or hub repository."""
     dtype: str
-    """The type in which the weights are stored."""
+    """Dtype of the stored weights."""
     tokenizer: str | None = None
-    """Fingerprint of the tokenizer that belongs to the weights, in `tokenizer/`; null = the source
-    has none that can be read."""
+    """Fingerprint of the tokenizer in `tokenizer/`; null = the source has no supported
+    tokenizer."""
     bos_token_id: int | None = None
-    """What the source says opens a text."""
+    """BOS id from the source's config."""
     eos_token_id: tuple[int, ...] = ()
-    """What the source says ends a text."""
+    """EOS ids from the source's config."""
     model: ModelConfig
-    """Sizes of the model."""
+    """Architecture and sizes."""
 
 
 class ModelFolder:
     """Paths of one folder, and the weights in it."""
 
     def __init__(self, path: AnyPath | str) -> None:
-        """Names the folder; nothing is made yet.
+        """Creates nothing on disk.
 
         Raises:
-          UserError: It is in a bucket of a kind that checkpoints cannot be in.
+          UserError: Checkpoints cannot be stored at such an address.
         """
         self.path = as_path(path)
-        # orbax would take any other scheme for the name of a local folder.
+        # orbax treats an address with another scheme as a local path.
         if isinstance(self.path, RemotePath) and self.path.scheme != "gs":
             raise UserError(
-                f"{path} cannot hold checkpoints; they are on a local disk or in gs://bucket/folder."
+                f"{path} cannot hold checkpoints; use a local folder or gs://bucket/folder."
             )
         self.config_path = self.path / "config.yaml"
         self.checkpoints = self.path / "checkpoints"
         self.tokenizer = self.path / "tokenizer"
 
     def read_config(self) -> dict[str, Any]:
-        """The values of `config.yaml`.
+        """Reads `config.yaml`.
 
         Raises:
-          UserError: There is no config.yaml, so this is not a run folder.
+          UserError: There is no `config.yaml`, or it has no key `model`.
         """
         if not self.config_path.exists():
             advice = ""
@@ -81,19 +81,19 @@ class ModelFolder:
             raise UserError(f"{self.path} is not a run folder: it has no config.yaml.{advice}")
         values = read_yaml(self.config_path)
         if not isinstance(values, dict) or "model" not in values:
-            raise UserError(f"{self.config_path} names no model.")
+            raise UserError(f"{self.config_path} has no key `model`.")
         return values
 
     def is_converted(self) -> bool:
-        """Whether the weights were converted, and not trained here.
+        """Whether the weights were converted from Hugging Face rather than trained.
 
         Raises:
-          UserError: This is not a run folder.
+          UserError: See `read_config`.
         """
         return "converted_from" in self.read_config()
 
     def source_ids(self) -> dict[str, Any]:
-        """What a converted folder's source said opens and ends a text, as far as it said it."""
+        """Returns `bos_token_id` and `eos_token_id` of a converted folder's source, if known."""
         values = self.read_config()
         bos, eos = values.get("bos_token_id"), values.get("eos_token_id") or []
         found = {} if bos is None else {"bos_token_id": bos}
@@ -102,20 +102,20 @@ class ModelFolder:
         return found
 
     def load_model(self) -> ModelConfig:
-        """The sizes of the model.
+        """Reads the model config.
 
         Raises:
-          UserError: As in `read_config`, or the sizes are wrong.
+          UserError: See `read_config`, or the model config is invalid.
         """
         values = self.read_config()["model"]
         return config_from_dict(ModelConfig, values, where=f"{self.config_path}: model")
 
     def has_checkpoint(self) -> bool:
-        """Whether there are weights; a folder that does not exist has none."""
+        """Whether there is a checkpoint; False if the folder does not exist."""
         return Checkpoints(self.checkpoints, read_only=True).latest_step() is not None
 
     def latest_step(self) -> int:
-        """The newest whole checkpoint.
+        """Returns the step of the newest checkpoint.
 
         Raises:
           UserError: There is no checkpoint.
@@ -126,14 +126,17 @@ class ModelFolder:
         return step
 
     def open_checkpoint(self, step: int | None = None) -> tuple[Checkpoints, int]:
-        """The checkpoints, for reading, and the step to read; `config.yaml` is of its weights.
+        """Opens the checkpoints for reading and checks that `config.yaml` matches the weights.
 
         Args:
           step: Which checkpoint; None = the newest.
 
+        Returns:
+          The checkpoints, and the step to read.
+
         Raises:
           UserError: There is no such checkpoint, it is damaged, or `config.yaml` describes another
-            model than it was made with.
+            model.
         """
         step = self.latest_step() if step is None else step
         checkpoints = Checkpoints(self.checkpoints, read_only=True)
@@ -144,13 +147,13 @@ class ModelFolder:
             wrong = _differences(there=stored, here=self.load_model())
             if wrong:
                 raise UserError(
-                    f"{self.config_path} is not of the weights in {where}: {'; '.join(wrong)}. "
-                    "Correct it, or put the weights back that belong to it."
+                    f"{self.config_path} does not match the weights in {where}: "
+                    f"{'; '.join(wrong)}. Correct the file, or restore the matching checkpoint."
                 )
         return checkpoints, step
 
     def tokenizer_fingerprint(self) -> str | None:
-        """That of the tokenizer which the weights were made with; None = it is not known."""
+        """Returns the fingerprint of the tokenizer stored with the weights; None = unknown."""
         checkpoints = Checkpoints(self.checkpoints, read_only=True)
         while (step := checkpoints.latest_step()) is not None:
             with contextlib.suppress(DamagedCheckpointError):
@@ -161,15 +164,15 @@ class ModelFolder:
 def load_params(
     folder: ModelFolder | AnyPath | str, like: Any = None, *, step: int | None = None
 ) -> Any:
-    """The weights of a folder, also while a run trains there.
+    """Loads the weights of a folder; safe while a run trains there.
 
     Args:
       folder: The folder.
-      like: Shapes and placements; None = those of the folder's model, on the first device.
+      like: Shapes, dtypes and shardings; None = the folder's model in float32 on the first device.
       step: Which checkpoint; None = the newest.
 
     Raises:
-      UserError: As in `open_checkpoint`, there is no model, or it is of another shape than `like`.
+      UserError: See `open_checkpoint`; or there is no model, or its shapes differ from `like`.
     """
     folder = folder if isinstance(folder, ModelFolder) else ModelFolder(folder)
     if like is None:
@@ -180,12 +183,17 @@ def load_params(
 
 
 def made_of(model: ModelConfig, tokenizer: str | None) -> dict[str, Any]:
-    """What a checkpoint says belongs to it; `tokenizer` is a fingerprint, None = not known."""
+    """Returns the metadata to store with a checkpoint.
+
+    Args:
+      model: The model config.
+      tokenizer: The tokenizer's fingerprint; None = unknown.
+    """
     return {"model": config_to_dict(model), "tokenizer": tokenizer}
 
 
 def abstract_params(config: ModelConfig, mesh: Mesh, dtype: DTypeLike = "float32") -> Any:
-    """Shapes, types and placements of the weights; allocates nothing."""
+    """Returns shapes, dtypes and shardings of the weights; allocates nothing."""
     shapes = decoder.abstract_params(config)
     shardings = param_shardings(shapes, decoder.logical_axes(config), mesh)
     return jax.tree.map(
@@ -196,21 +204,21 @@ def abstract_params(config: ModelConfig, mesh: Mesh, dtype: DTypeLike = "float32
 
 
 def check_same_model(folder: AnyPath | str, config: ModelConfig) -> None:
-    """Refuses weights that fit in shape but mean another model: another theta, another epsilon.
+    """Rejects weights of another model, even if all shapes match (e.g. another `rope_theta`).
 
     Raises:
-      UserError: The folder's model differs from `config`; the text lists how.
+      UserError: The folder's model differs from `config`; the message lists the differences.
     """
     wrong = _differences(there=ModelFolder(folder).load_model(), here=config)
     if wrong:
         raise UserError(
-            f"the weights in {folder} are of another model: {'; '.join(wrong)}. Put the `model` "
-            f"block of {ModelFolder(folder).config_path} into the config."
+            f"the weights in {folder} are of another model: {'; '.join(wrong)}. Copy the `model` "
+            f"block of {ModelFolder(folder).config_path} into your config."
         )
 
 
 def _differences(*, there: ModelConfig, here: ModelConfig) -> list[str]:
-    """In what two models differ that may not differ."""
+    """Returns the differences between two models that matter, as text."""
     names = [field.name for field in fields(ModelConfig) if field.name not in _FREE_SIZES]
     pairs = {name: (_filled(there, name), _filled(here, name)) for name in names}
     return [f"model.{name} is {ours!r}, there {theirs!r}" for name, (theirs, ours) in pairs.items()
@@ -218,6 +226,6 @@ def _differences(*, there: ModelConfig, here: ModelConfig) -> list[str]:
 
 
 def _filled(config: ModelConfig, name: str) -> Any:
-    """A size with its default filled in."""
+    """Returns a field of the model config with its default filled in."""
     derived = {"num_key_value_heads": config.num_kv_heads, "head_dim": config.head_width}
     return derived.get(name, getattr(config, name))

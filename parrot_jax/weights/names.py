@@ -1,7 +1,7 @@
-"""Our tensors and those of a Hugging Face folder: the table of a family, read both ways.
+"""Maps our tensors to Hugging Face's and back, from the table of the model family.
 
-Every tensor is there once on either side. What differs is its name, the order of its dims, and that
-we keep the heads apart (`D N H`) where Hugging Face joins them with their width (`NH D`).
+Tensors correspond one to one. They differ in name and in the order of dims, and we keep heads and
+head width as two dims (`D N H`) where Hugging Face joins them (`NH D`).
 """
 
 import math
@@ -15,14 +15,14 @@ from parrot_jax.model.families import tensor_names
 from parrot_jax.model.model_config import ModelConfig
 
 _BAND = 256
-"""Rows that are transposed at a time: they stay in the cache."""
+"""Rows transposed at a time, so that they stay in the CPU cache."""
 
 _CACHE_LINE = 64
-"""Bytes. jax takes an array on the host as it is where it begins at a multiple of these."""
+"""Bytes. jax uses a host array without a copy if it is aligned to this."""
 
 
 class Tensor(NamedTuple):
-    """One tensor under both its names and in both its shapes."""
+    """One tensor, with both names and both shapes."""
 
     ours: str
     """Name in a checkpoint, e.g. `layers.07.attention.q`."""
@@ -31,30 +31,29 @@ class Tensor(NamedTuple):
     our_shape: tuple[int, ...]
     their_shape: tuple[int, ...]
     split_shape: tuple[int, ...]
-    """Theirs with the joined dims apart."""
+    """Their shape with joined dims split."""
     order: tuple[int, ...]
-    """For each of our dims, which of `split_shape` it is."""
+    """For each of our dims, its index in `split_shape`."""
     whole_dim: int | None
-    """Which of our dims is the width of a head, which is never cut."""
+    """Index of the head width in our dims, which is never sliced; None = no such dim."""
 
     def to_ours(self, theirs: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "..."]:
-        """Their array in our order of dims, contiguous."""
+        """Converts their array to our order of dims, contiguous."""
         return _turned(theirs.reshape(self.split_shape), self.order)
 
     def to_theirs(self, ours: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "..."]:
-        """Our array in their order of dims, contiguous."""
+        """Converts our array to their order of dims, contiguous."""
         order = tuple(int(dim) for dim in np.argsort(self.order))
         return _turned(ours, order).reshape(self.their_shape)
 
     def their_slice(self, index: Sequence[slice]) -> tuple[slice, ...]:
-        """Which part of their array holds a part of ours.
+        """Returns the slice of their array that holds a slice of ours.
 
         Args:
-          index: One slice with step 1 for each of our dims; the width of heads is never cut.
+          index: One slice with step 1 for each of our dims; the head width must be whole.
 
         Returns:
-          One slice for each of their dims; what is read there has the part's elements and, seen
-          through `part`, its order.
+          One slice for each of their dims. `part(index).to_ours` converts the result.
         """
         bounds = {dim: index[at].indices(self.our_shape[at])[:2] for at, dim in
                   enumerate(self.order)}  # fmt: skip
@@ -62,7 +61,7 @@ class Tensor(NamedTuple):
         for size in self.their_shape:
             first, last = bounds[dim]
             width, dim = self.split_shape[dim], dim + 1
-            if width != size:  # the heads, joined with the width of one
+            if width != size:  # heads joined with the head width
                 head = self.split_shape[dim]
                 if bounds[dim] != (0, head):
                     raise ValueError(f"{self.ours}: the head dim is split at {bounds[dim]}")
@@ -71,7 +70,7 @@ class Tensor(NamedTuple):
         return tuple(slices)
 
     def part(self, index: Sequence[slice]) -> "Tensor":
-        """The tensor as if there were only this part of it; `index` is that of `their_slice`."""
+        """Returns the tensor with the shapes of a slice; `index` is as in `their_slice`."""
         our_shape = tuple(
             len(range(*cut.indices(size))) for cut, size in zip(index, self.our_shape, strict=True)
         )
@@ -83,7 +82,7 @@ class Tensor(NamedTuple):
 
 
 def tensors(config: ModelConfig) -> list[Tensor]:
-    """All tensors of a model, layer by layer, in the order in which a forward pass reads them.
+    """Lists all tensors of a model in the order in which the forward pass uses them.
 
     >>> tiny = ModelConfig(vocab_size=7, hidden_size=8, intermediate_size=3, num_hidden_layers=1,
     ...                    num_attention_heads=4, num_key_value_heads=2)
@@ -98,14 +97,14 @@ def tensors(config: ModelConfig) -> list[Tensor]:
 
 
 def layer_key(layer: int) -> str:
-    """How a layer is written in the names of a checkpoint."""
+    """Formats a layer's index for names in a checkpoint."""
     return f"{layer:02d}"
 
 
 def _shapes(
     their_dims: Sequence[str], our_dims: Sequence[str], sizes: dict[str, int]
 ) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...], int | None]:
-    """All of a `Tensor` but its names, from a row of the table."""
+    """Returns the fields of a `Tensor` after its names, from a row of the table."""
     split = "".join(their_dims)
     return (
         tuple(sizes[letter] for letter in our_dims),
@@ -117,11 +116,12 @@ def _shapes(
 
 
 def _turned(array: Shaped[np.ndarray, "..."], order: Sequence[int]) -> Any:
-    """`array.transpose(order)`, contiguous; `order` is a rotation, as all of the table are.
+    """Returns `array.transpose(order)`, contiguous; `order` must be a rotation.
 
-    That makes it one matrix transposed, whatever its dims. numpy alone would read it column by
-    column, one element of each line of the cache: five times slower than band by band. Each band is
-    copied first, to rows one line longer: rows of 2**n bytes would all want the same few lines.
+    A rotation of dims is a matrix transpose. numpy reads the matrix column by column, one element
+    per cache line, which is five times slower than transposing a band of rows at a time. Each band
+    is first copied to rows that are one cache line longer: rows of 2**n bytes would all map to the
+    same few cache sets.
     """
     cut = order[0]
     if tuple(order) != (*range(cut, array.ndim), *range(cut)):
@@ -129,7 +129,7 @@ def _turned(array: Shaped[np.ndarray, "..."], order: Sequence[int]) -> Any:
     if cut == 0:
         return np.ascontiguousarray(array)
     rows, columns = math.prod(array.shape[:cut]), math.prod(array.shape[cut:])
-    # What moves is bytes: numpy's own loops are slow for bfloat16.
+    # View as unsigned integers: numpy copies bfloat16 slowly.
     bits = array.reshape(rows, columns).view(f"u{array.itemsize}")
     out = _empty_aligned(rows * columns, bits.dtype).reshape(columns, rows)
     band = np.empty((_BAND, columns + _CACHE_LINE // bits.itemsize), bits.dtype)[:, :columns]

@@ -1,4 +1,4 @@
-"""Are these the same weights? A Hugging Face folder and a checkpoint, tensor by tensor, by hash."""
+"""Compares a Hugging Face folder with a checkpoint, tensor by tensor, by hash."""
 
 import hashlib
 from dataclasses import dataclass, field
@@ -14,35 +14,35 @@ from parrot_jax.weights.model_folder import ModelFolder, check_same_model
 
 @dataclass
 class Comparison:
-    """What was found, by Hugging Face's names."""
+    """The result of `verify`: Hugging Face names of tensors."""
 
     identical: list[str] = field(default_factory=list)
-    """Equal in every bit, or stored in two types of which one holds all values of the other."""
+    """Equal values, possibly in different dtypes."""
     rounded: list[str] = field(default_factory=list)
-    """Equal once the checkpoint's values are rounded to the folder's type."""
+    """Equal after rounding the checkpoint's values to the folder's dtype."""
     different: list[str] = field(default_factory=list)
     """Not equal."""
 
     def summary(self) -> str:
-        """One line, and one for each tensor that differs."""
+        """Returns one line of counts, then one line for each tensor that differs."""
         total = len(self.identical) + len(self.rounded) + len(self.different)
         lines = [f"{len(self.identical):,} of {total:,} tensors are identical"]
         if self.rounded:
-            lines[0] += f", {len(self.rounded):,} after rounding to the folder's type"
+            lines[0] += f", {len(self.rounded):,} after rounding to the folder's dtype"
         lines += [f"  {name} differs" for name in self.different]
         return "\n".join(lines)
 
 
 def verify(source: HfFolder, folder: ModelFolder, *, step: int | None = None) -> Comparison:
-    """Compares all tensors; two of them are in memory at a time.
+    """Compares all tensors; two are in memory at a time.
 
     Args:
-      source: A folder in Hugging Face's form.
-      folder: A run, or what was converted.
-      step: Which checkpoint of it; None = the newest.
+      source: A folder in Hugging Face's format.
+      folder: A run or a converted model.
+      step: Which checkpoint; None = the newest.
 
     Raises:
-      UserError: The sizes differ, or there is no such checkpoint.
+      UserError: The model configs differ, or there is no such checkpoint.
     """
     check_same_model(folder.path, source.config)
     checkpoints, step = folder.open_checkpoint(step)
@@ -54,6 +54,7 @@ def verify(source: HfFolder, folder: ModelFolder, *, step: int | None = None) ->
         for tensor in source.tensors:
             theirs, ours = source.read(tensor), checkpoints.read(step, tensor.ours)
             kind = found.different
+            # float32 represents all values of bfloat16 and float16.
             if _hash(theirs.astype(np.float32)) == _hash(ours.astype(np.float32)):
                 kind = found.identical
             elif _hash(ours.astype(DTYPES[source.dtype_of(tensor)])) == _hash(theirs):
@@ -64,7 +65,7 @@ def verify(source: HfFolder, folder: ModelFolder, *, step: int | None = None) ->
 
 
 def _hash(array: Shaped[np.ndarray, "..."]) -> bytes:
-    """SHA-256 of shape and bytes; numbers are compared in float32, which holds all of the types."""
+    """Returns the SHA-256 of shape and bytes."""
     digest = hashlib.sha256(repr(array.shape).encode())
     digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return digest.digest()

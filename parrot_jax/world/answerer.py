@@ -1,7 +1,7 @@
-"""The answerer of the synthetic world: answers truthfully, or wrongly at a given rate.
+"""The answerer of the synthetic world: gives the true answer, or a wrong one at a given rate.
 
-It reads only the questions, not its own answers. Anything it cannot parse gets `NO_ANSWER`, which a
-collection treats as meaningless.
+It reads only the questions, not its own answers. It answers what it cannot parse with `NO_ANSWER`,
+which a collection treats as meaningless.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ class Answerer:
     """Answers from a world's facts. Equal histories get equal answers."""
 
     def __init__(self, world: World, *, mistake_rate: float = 0.0) -> None:
-        """Sets the facts and the error rate.
+        """Stores the facts and the error rate.
 
         Args:
           world: The facts.
@@ -34,7 +34,7 @@ class Answerer:
         self.mistake_rate = mistake_rate
 
     def answer(self, questions: Sequence[str]) -> str:
-        """The answer to the last of these questions, asked in this order."""
+        """Returns the answer to the last of these questions, which were asked in this order."""
         context = self.language.context_after(questions[:-1])
         question = self.language.understand(questions[-1], context)
         if not isinstance(question, Question):
@@ -47,7 +47,7 @@ class Answerer:
 
 
 def wrong_answers(world: World, question: Question, context: Context) -> list[str]:
-    """Plausible wrong answers: for another place or attribute, or made up."""
+    """Returns plausible wrong answers: for another place or attribute, or with another value."""
     right = true_answer(world, question)
     misread = [question._replace(place=place) for place, _ in context.named]
     misread += [question._replace(attribute=attribute) for attribute in world.attributes]

@@ -52,7 +52,7 @@ def take_exam(run: Path, exam: Path, out: Path) -> None:
 
 
 def _answer(run: Path, questions: Sequence[Sequence[str]]) -> list[list[str]]:
-    """The answers; generates one turn of all dialogues at a time."""
+    """Returns the model's answers; generates one turn of all dialogues at a time."""
     folder = RunFolder(run)
     config = folder.load_config()
     template, params = folder.load_template(), load_params(str(run))
@@ -75,7 +75,7 @@ def _answer(run: Path, questions: Sequence[Sequence[str]]) -> list[list[str]]:
 
 
 def accuracy_by_turn(results: Path) -> list[float]:
-    """Share of right answers at each turn, from a file that `take_exam` wrote."""
+    """Returns the share of right answers at each turn, from a file of `take_exam`."""
     right = np.array([row["right"] for row in _read_rows(results, "right")])
     return right.mean(axis=0).tolist()
 
@@ -90,8 +90,8 @@ def _read_rows(path: Path, *keys: str) -> list[dict[str, Any]]:
                 row = None
             if not isinstance(row, dict) or any(key not in row for key in keys):
                 raise UserError(
-                    f"{path}:{number} is not a JSON object with {', '.join(keys)}; a "
-                    "stage of the quickstart writes this file: remove the folder and run it again."
+                    f"{path}:{number} is not a JSON object with {', '.join(keys)}; a stage of the "
+                    "quickstart writes this file: remove the folder and run the quickstart again."
                 )
             rows.append(row)
     return rows

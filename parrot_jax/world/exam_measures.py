@@ -53,7 +53,7 @@ def asked_kinds(language: Language, dialogues: Iterable[tuple[Sequence[str], int
 
 
 def kind_distance(first: KindCounts, second: KindCounts) -> float:
-    """Total variation distance between two distributions of kinds, by turn index.
+    """Returns the total variation distance between two distributions of kinds, by turn index.
 
     At each turn that both have: half the sum of absolute differences of the shares. Over turns: the
     mean, weighted by the number of questions in `first`. 0 = same distribution, 1 = disjoint.

@@ -1,4 +1,4 @@
-"""A small world and the config of a model that trains on it in seconds, to try things on."""
+"""A small world, and the config of a model that trains on it in seconds, for experiments."""
 
 from pathlib import Path
 
@@ -11,10 +11,10 @@ from parrot_jax.world.world_files import VOCAB_SIZE, Sizes, write_world
 
 
 def small_example(folder: Path | str) -> TrainConfig:
-    """Writes a small synthetic world, and says how to train a small Parrot-Chat on it.
+    """Writes a small synthetic world; returns the config of a small Parrot-Chat to train on it.
 
-    The folder gets dialogues and a tokenizer, as `parrot world write` makes them. The model is far
-    too small to be of use: it is there to try things on, in seconds.
+    The folder gets the files of `parrot world write`, with fewer dialogues. The model is too small
+    to be useful, but trains in seconds.
 
     >>> config = small_example(getfixture("tmp_path"))
     >>> config.task, config.model.hidden_size, config.max_steps

@@ -1,7 +1,7 @@
 """The facts of the synthetic world: places, attributes and values.
 
 A difficulty and a seed determine everything. `easy` can be learned in two minutes on two CPU cores;
-`hard` has more facts, and people who refer farther back, correct themselves and mention places that
+`hard` has more facts, and users who refer farther back, correct themselves and mention places that
 they do not ask about.
 """
 
@@ -104,7 +104,7 @@ def make_world(difficulty: Difficulty, seed: int) -> World:
     if seed < 0:
         raise UserError(f"the world's seed is {seed}; it must be at least 0.")
     traits = TRAITS[difficulty]
-    # String seeds give the same numbers on every machine and Python version.
+    # With a string seed, `Random` gives the same numbers on every machine and Python version.
     random = Random(f"facts {difficulty} {seed}")
     names = _names(random)
     places = tuple(itertools.islice(names, traits.num_places))
@@ -121,7 +121,7 @@ def make_world(difficulty: Difficulty, seed: int) -> World:
 
 
 def _names(random: Random) -> Iterator[str]:
-    """Distinct made-up names."""
+    """Yields distinct made-up names."""
     syllables = [onset + vowel for onset in _ONSETS for vowel in _VOWELS]
     seen: set[str] = set()
     while True:
@@ -135,7 +135,7 @@ def read_world(folder: Path) -> World:
     """Reads the world that `write_world` wrote to a folder.
 
     Raises:
-      UserError: There is none, or its facts do not match its seed.
+      UserError: The file is missing, or its facts do not match its seed.
     """
     with open_input(folder / "world.json") as file:
         found = json.load(file)
@@ -149,5 +149,5 @@ def read_world(folder: Path) -> World:
 
 
 def facts_of(world: World) -> list[list[str]]:
-    """All facts as `[place, attribute, value]`."""
+    """Returns all facts as `[place, attribute, value]`."""
     return [[place, attribute, value] for (place, attribute), value in world.facts.items()]

@@ -1,7 +1,7 @@
-"""Simulated users of the synthetic world: they refer back, correct themselves and leave.
+"""Simulated users of the synthetic world ("people"): they refer back, correct themselves, leave.
 
-A person draws the next kind of question, by the world's weights, among those that make sense,
-prefers facts not asked yet, and leaves after each answer with a constant probability.
+A person draws the kind of the next question by the world's weights, among the kinds that are
+possible, prefers facts not asked yet, and leaves after each answer with a constant probability.
 """
 
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ MOST_ROUNDS = 12
 def people_dialogues(
     world: World, name: str, count: int, *, num_rounds: int | None = None
 ) -> Iterator[Dialogue]:
-    """Dialogues of people with an answerer that makes no errors.
+    """Yields dialogues of people with an answerer that makes no errors.
 
     Args:
       world: Their world.
@@ -68,11 +68,11 @@ def _rounds_until_leaving(random: Random) -> int:
 def next_question(
     world: World, context: Context, asked: set[tuple[str, str]], random: Random
 ) -> Question:
-    """The next question of a person.
+    """Draws the next question of a person.
 
     Args:
-      world: Where they live.
-      context: What was said.
+      world: The person's world.
+      context: The context after the previous questions.
       asked: (place, attribute) pairs that were answered already.
       random: Random generator.
     """
@@ -91,7 +91,7 @@ def next_question(
 
 
 def _candidates(world: World, kind: QuestionKind, context: Context) -> list[Question]:
-    """The questions of a kind that make sense in a nonempty context."""
+    """Returns the possible questions of a kind in a nonempty context."""
     place, attribute = str(context.place), str(context.attribute)
     elsewhere = [other for other in world.places if other != place]
     otherwise = [other for other in world.attributes if other != attribute]
@@ -105,7 +105,7 @@ def _candidates(world: World, kind: QuestionKind, context: Context) -> list[Ques
         return [Question(kind, place, attribute, p) for p in elsewhere]
     if kind == "correction":
         places = [Question(kind, p, attribute) for p in elsewhere]
-        # Equal numbers of both sorts, although there are more places than attributes.
+        # As many corrections of the place as of the attribute, although there are more places.
         return places[:: len(places) // len(otherwise)] + [
             Question(kind, place, a) for a in otherwise
         ]
@@ -113,5 +113,5 @@ def _candidates(world: World, kind: QuestionKind, context: Context) -> list[Ques
         named for named in context.named[: len(world.traits.ordinals)] if named[0] != place
     ]
     back = [Question(kind, p, a) for p, _ in reachable for a in world.attributes]
-    # Half of the time the attribute asked when the place was named: "The first one again?"
+    # In half of the cases, the attribute asked when the place was named: "The first one again?"
     return back + [Question(kind, *named) for named in reachable] * (len(world.attributes) - 2)

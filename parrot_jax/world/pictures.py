@@ -19,7 +19,7 @@ _MOST_LOSS_POINTS = 40
 
 
 def accuracy_picture(all_turns: Sequence[Count], first_turns: Sequence[Count]) -> Picture:
-    """Chart of right answers by exam question, for both chat models."""
+    """Draws the share of right answers by exam question, for both chat models."""
 
     def line(name: str, hue: Hue, counts: Sequence[Count]) -> Line:
         return Line(
@@ -53,7 +53,7 @@ def accuracy_picture(all_turns: Sequence[Count], first_turns: Sequence[Count]) -
 def kinds_picture(
     asker: Mapping[str, float], people: Mapping[str, float], examples: Mapping[str, str]
 ) -> Picture:
-    """Chart of the share of each kind of question, with examples."""
+    """Draws the share of each kind of question, with examples."""
     # In the order of the world's kinds; others come last.
     kinds = [kind for kind in KINDS if kind in asker or kind in people]
     kinds += sorted((asker.keys() | people.keys()) - set(KINDS))
@@ -86,7 +86,7 @@ def kinds_picture(
 
 
 def lengths_picture(collected: Sequence[Dialogue], people: Sequence[Dialogue]) -> Picture:
-    """Chart of the number of questions per dialogue."""
+    """Draws the distribution of the number of questions per dialogue."""
     lengths = range(1, max(dialogue.num_rounds for dialogue in (*collected, *people)) + 1)
 
     def bars(name: str, hue: Hue, dialogues: Sequence[Dialogue]) -> Bars:
@@ -107,7 +107,7 @@ def lengths_picture(collected: Sequence[Dialogue], people: Sequence[Dialogue]) -
 
 
 def losses_picture(ask: RunFiles, chat: RunFiles, chat_first_turn: RunFiles) -> Picture:
-    """Chart of the training loss of the three models."""
+    """Draws the training loss of the three models."""
     chart = line_chart(
         [
             Line(name="Parrot-Ask", hue="plain", points=ask.mean_losses(_MOST_LOSS_POINTS)),
@@ -131,7 +131,7 @@ def losses_picture(ask: RunFiles, chat: RunFiles, chat_first_turn: RunFiles) -> 
 
 
 def with_interval(count: Count) -> str:
-    """A share with its interval, in percent."""
+    """Formats a share with its interval, in percent."""
     low, high = share_interval(*count)
     numbers = f"{percent(count.share)} [{100 * low:.0f}, {100 * high:.0f}]"
     return numbers.replace(" ", "\N{NO-BREAK SPACE}")

@@ -92,7 +92,7 @@ class Context:
     then."""
 
     def after(self, question: Question) -> "Context":
-        """The context after this question."""
+        """Returns the context after this question."""
         named = dict(self.named)
         for place in (question.place, question.other):
             if place is not None:
@@ -165,7 +165,7 @@ class Language:
         return Question(kind, place, attribute)
 
     def say(self, question: Question, context: Context, random: Random) -> str:
-        """A random phrase for this question in this context.
+        """Returns a random phrase for this question in this context.
 
         Raises:
           ValueError: No phrase of its kind fits this context.
@@ -188,7 +188,7 @@ class Language:
         return [filled.replace("{ordinal}", ordinal) for ordinal in self.world.traits.ordinals]
 
     def context_after(self, questions: Sequence[str]) -> Context:
-        """The context after these questions; invalid ones do not change it."""
+        """Returns the context after these questions; invalid ones do not change it."""
         context = Context()
         for text in questions:
             question = self.understand(text, context)
@@ -198,7 +198,7 @@ class Language:
 
 
 def true_answer(world: World, question: Question) -> str:
-    """The exact right answer.
+    """Returns the exact right answer.
 
     >>> from parrot_jax.world.facts import make_world
     >>> world = make_world("easy", 0)

@@ -3,7 +3,7 @@
 people's dialogues → Parrot-Ask → collection with an answerer → Parrot-Chat, on all turns and on
 first turns only → an exam of eight turns → a report
 
-Finished stages are skipped, and a killed stage is resumed: training from its checkpoints, the
+Finished stages are skipped. An interrupted stage is resumed: training from its checkpoints, the
 collection from its journal.
 """
 
@@ -51,8 +51,8 @@ class QuickstartScale:
     """Epochs over the people's dialogues."""
 
     chat_epochs: float = 7.0
-    """Epochs over the collected dialogues with all turns; the model of first turns trains for as
-    many steps."""
+    """Epochs over the collected dialogues, for the model trained on all turns; the one trained on
+    first turns gets as many steps."""
 
     mistake_rate: float = 0.01
     """Share of wrong answers in the collection."""
@@ -62,8 +62,8 @@ def quickstart(folder: Path, *, seed: int, scale: QuickstartScale | None = None)
     """Runs all stages, or the remaining ones.
 
     Args:
-      folder: Where everything goes.
-      seed: Of the world, its people, the weights and the sampling, >= 0.
+      folder: The output folder.
+      seed: Seed of the world, its people, the weights and the sampling, >= 0.
       scale: Sizes of the stages; None = the defaults.
 
     Returns:
@@ -98,18 +98,18 @@ class Loop:
     """The stages of the loop in one folder. Each can be repeated; finished work is kept."""
 
     def __init__(self, folder: Path, seed: int, scale: QuickstartScale) -> None:
-        """Does nothing yet.
+        """Runs nothing.
 
         Args:
-          folder: Where everything goes.
-          seed: Of everything that is drawn, >= 0.
-          scale: How much is done.
+          folder: The output folder.
+          seed: Seed of the world, the weights and the sampling, >= 0.
+          scale: Sizes of the stages.
         """
         self.folder, self.seed, self.scale = folder, seed, scale
         self.world = make_world("easy", seed)
         self.files = folder / "world"
         self.ask = ask_config(self.files, folder / "ask", seed=seed, epochs=scale.ask_epochs)
-        # Shared by all quickstarts, so that a second one does not compile again.
+        # Shared by all quickstarts, so that a second one need not compile.
         cache = Path(self.ask.data.cache_dir) / "compiled"
         jax.config.update("jax_compilation_cache_dir", str(cache))
 
@@ -118,7 +118,7 @@ class Loop:
         write_world(self.files, self.world, self.scale.sizes)
         (place, attribute), value = next(iter(self.world.facts.items()))
         console.print(
-            f"{len(self.world.facts)} facts, such as: the {attribute} of {place} is {value}; "
+            f"{len(self.world.facts)} facts, e.g. the {attribute} of {place} is {value}; "
             f"{self.scale.sizes.people:,} dialogues of people"
         )
 
@@ -180,14 +180,14 @@ class Loop:
             self.take_exam(name)
 
     def take_exam(self, name: str) -> Path:
-        """Runs the exam on a trained model, if not done yet; returns the path of its answers."""
+        """Runs the exam on a trained model unless it is done; returns the file of its answers."""
         out = self.folder / "exam" / f"{name}.jsonl"
         if not out.exists():
             take_exam(self.folder / name, self.files / "exam.jsonl", out)
         return out
 
     def summary(self, stages: Mapping[str, float], wall_s: float) -> dict[str, Any]:
-        """The content of `summary.json`."""
+        """Returns the content of `summary.json`."""
         return summarise(self.folder, self.seed, stages, wall_s)
 
     def _chat_config(self, name: str, epochs: float, max_turns: int | None) -> TrainConfig:

@@ -1,8 +1,8 @@
 """Training configs for the synthetic world: small LLaMAs, two minutes on two CPU cores.
 
-Batches are small because such a small model needs steps more than tokens: on about the same
-dialogues, Parrot-Chat learned nothing in 250 steps of 16 rows, nearly everything in 800 of 4, and
-everything in 1,300 of 2.
+Batches are small because so small a model needs many steps rather than many tokens. On about the
+same dialogues, Parrot-Chat learned nothing in 250 steps of 16 rows, nearly everything in 800 steps
+of 4, and everything in 1,300 steps of 2.
 """
 
 import re
@@ -19,7 +19,7 @@ from parrot_jax.world.world_engine import MODEL as ANSWERER
 from parrot_jax.world.world_files import VOCAB_SIZE
 
 ASKER = "ask"
-"""The name under which Parrot-Ask is served."""
+"""The model name of the served Parrot-Ask."""
 
 _MODEL = ModelConfig(
     vocab_size=VOCAB_SIZE,
@@ -30,8 +30,8 @@ _MODEL = ModelConfig(
     num_key_value_heads=4,
     max_position_embeddings=512,
     tie_word_embeddings=True,
-    # 1 / sqrt(128), so that matrix products keep their scale. With LLaMA's 0.02, meant for widths
-    # of thousands, learning started much later, and with one seed not at all.
+    # About 1 / sqrt(128), so that matrix products keep their scale. With LLaMA's 0.02, meant for
+    # widths of thousands, learning started much later, and with one seed not at all.
     initializer_range=0.09,
 )
 
@@ -39,7 +39,7 @@ _MODEL = ModelConfig(
 def ask_config(
     world: Path, out: Path, *, seed: int, epochs: float, train_end: bool = False
 ) -> TrainConfig:
-    """Parrot-Ask of a world: trained on people's questions, except the first of each dialogue."""
+    """Returns the config of Parrot-Ask, trained on people's second and later questions."""
     mask = MaskConfig(loss_roles=("user",), skip_first_turn=True, train_end=train_end)
     return _config(
         "ask", world, world / "people.jsonl", mask, out,
@@ -50,7 +50,7 @@ def ask_config(
 def chat_config(
     world: Path, dialogues: Path, out: Path, *, seed: int, epochs: float, max_turns: int | None
 ) -> TrainConfig:
-    """Parrot-Chat of a world: trained on the answers, in all turns or in the first few only."""
+    """Returns the config of Parrot-Chat, trained on the answers of all or of the first turns."""
     mask = MaskConfig(loss_roles=("assistant",), max_turns=max_turns)
     return _config(
         "chat", world, dialogues, mask, out, seed=seed, epochs=epochs, batch_rows=2, lr=2e-3
@@ -60,11 +60,11 @@ def chat_config(
 def collect_config(
     world: Path, out: Path, *, asker_url: str, answerer_url: str, seed: int, max_turns: int = 10
 ) -> CollectConfig:
-    """A collection from first questions (the papers' part U) and short sessions (part S).
+    """Returns a collection's config, with first questions (part U) and short sessions (part S).
 
-    Parrot-Ask samples at temperature 1. A smaller top-p gives fewer invalid questions but removes
-    rare ones: at 0.95 it never asked "The first one again?", which starts with a word that is 1 %
-    of people's first words, and Parrot-Chat did not learn to answer it.
+    Parrot-Ask samples at temperature 1. A lower top-p gives fewer invalid questions, but removes
+    rare ones too: at 0.95 it never asked "The first one again?", since 1 % of people's questions
+    start with "The", and Parrot-Chat did not learn to answer it.
     """
     return CollectConfig(
         out=str(out),
@@ -79,9 +79,9 @@ def collect_config(
             ),
         ),
         max_turns=max_turns,
-        # Six batches of the asker: with three, a third of the rows stayed empty.
+        # Six batches of the asker; with three, a third of their rows stayed empty.
         concurrency=48,
-        # Its people ask "And its river?" of one place after the other, and all speak one language.
+        # Repeats are normal here ("And its river?", of several places), and there is one language.
         stops=StopConfig(
             meaningless_answers=(f"^{re.escape(NO_ANSWER)}$",),
             repeated_question=None,
@@ -115,7 +115,7 @@ def _config(
             row_tokens=320 if task == "ask" else 256,
         ),
         model=_MODEL,
-        # One twentieth of the run.
+        # Warm-up: one twentieth of the run.
         optim=OptimConfig(lr=lr, warmup_epochs=epochs / 20, beta2=0.98, weight_decay=0.1),
         epochs=epochs,
         batch_rows=batch_rows,

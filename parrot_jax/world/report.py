@@ -56,9 +56,8 @@ _NUM_EXAMPLE_DIALOGUES = 100
 
 _LEAD = (
     "A model learned to ask questions like a user. It talked with an answerer, and a chat model "
-    "was "
-    "trained on these dialogues. This page shows one such run on a synthetic world in which every "
-    "true answer is known."
+    "was trained on these dialogues. This page shows one such run on a synthetic world in which "
+    "every true answer is known."
 )
 _PAPER = Link(
     "The paper: Parrot: Enhancing Multi-Turn Chat Models by Learning to Ask Questions",
@@ -85,14 +84,14 @@ def write_report(folder: Path) -> Path:
     """Writes `report.html` from the results in a quickstart's folder.
 
     Args:
-      folder: The quickstart's.
+      folder: The quickstart's folder.
 
     Returns:
       The path of the page.
 
     Raises:
       UserError: A file is missing or invalid; the message names it.
-      DiskFullError: There is no room.
+      DiskFullError: The disk is full.
     """
     files = read_quickstart(folder)
     page = Page(
@@ -165,23 +164,22 @@ def _what_was_done(files: QuickstartFiles) -> Section:
             f"Both answer {len(files.exam.rows):,} dialogues that they have never seen.",
         ),
     }
-    told = [name for name in stories if name in stages]
+    shown = [name for name in stories if name in stages]
     return Section(
         heading="What was done",
         text=[
             f"The world has {len(world.places)} places, and each has its "
-            f"{', '.join(world.attributes[:-1])} and {world.attributes[-1]}. The first question "
-            "of a "
-            "dialogue is complete. Later ones may depend on context: “And its mayor?”, “What about "
-            f"{world.places[0]}?”. The true answer to every question in its context is known, so "
-            "answers are marked by exact match, without a judge.",
+            f"{', '.join(world.attributes[:-1])} and {world.attributes[-1]}. The first question of "
+            "a dialogue is complete. Later ones may depend on context: “And its mayor?”, “What "
+            f"about {world.places[0]}?”. The true answer to every question in its context is "
+            "known, so answers are marked by exact match, without a judge.",
         ],
         blocks=[
             Table(
                 columns=("Stage", "What happens", "Time"),
                 rows=[
-                    *((*stories[name], _duration(stages[name])) for name in told),
-                    ("All", "", _duration(sum(stages[name] for name in told))),
+                    *((*stories[name], _duration(stages[name])) for name in shown),
+                    ("All", "", _duration(sum(stages[name] for name in shown))),
                 ],
                 text_columns=2,
             )
@@ -199,16 +197,14 @@ def _accuracy(files: QuickstartFiles) -> Section:
         heading="Right answers, question by question",
         text=[
             f"Both chat models answer the same {last.answers:,} dialogues, each with its own "
-            "answers "
-            "as context. At the last question the model trained on all turns is right in "
+            "answers as context. At the last question the model trained on all turns is right in "
             f"{with_interval(last)}, the one trained on first turns only in "
             f"{with_interval(other_last)}. The intervals in brackets "
             f"{'overlap' if _overlap(last, other_last) else 'do not overlap'}.",
             "Complete questions are answered right in "
-            f"{alone[0]} by the first model and in {alone[1]} by the second; questions that "
-            "depend on "
-            f"context in {leaning[0]} and {leaning[1]}. First turns have no context, so only later "
-            "turns can teach its use.",
+            f"{alone[0]} by the first model and in {alone[1]} by the second; questions that depend "
+            f"on context in {leaning[0]} and {leaning[1]}. First turns have no context, so only "
+            "later turns can teach its use.",
             "The paper’s Figure 5 makes this comparison with LLaMA2-13B. On MT-Bench++, the score "
             "is 5.90 with one turn trained, 6.14 with three, 6.32 with five and 6.56 with all.",
         ],
@@ -228,8 +224,7 @@ def _kinds(files: QuickstartFiles) -> Section:
             f"{ask.kind_distance:.2f}. Between two samples of people it is "
             f"{ask.kind_distance_floor:.2f}.",
             f"Its perplexity on held-out people is {ask.user_ppl:.1f}, as if each token were a "
-            "choice "
-            "among that many equally likely ones. Before training it was "
+            "choice among that many equally likely ones. Before training it was "
             f"{ask.user_ppl_untrained:,.0f}.",
         ],
         blocks=[kinds_picture(*files.kinds.shares(), _kind_examples(files))],
@@ -268,8 +263,7 @@ def _learning(files: QuickstartFiles) -> Section:
         text=[
             "The loss is the mean cross-entropy on the trained tokens; lower is better. "
             "The three models train on different tokens (questions, all answers, first answers), "
-            "so "
-            "the curves show that each learned, not which one is best.",
+            "so the curves show that each learned, not which one is best.",
         ],
         blocks=[losses_picture(files.ask, files.chat, files.chat_first_turn)],
     )
@@ -319,7 +313,7 @@ def _collected_transcript(
         [turn.text for turn in dialogue.turns if turn.role == role]
         for role in ("user", "assistant")
     )
-    # A session gives its questions with their answers; a first question gets one that is collected.
+    # Given questions: those of a session, or one whose answer is collected.
     num_given = len(answers) - about.collected_turns + (about.part == "question")
     kinds = ["given"] * num_given + _question_kinds(dialogue, language)[num_given:]
     return TranscriptPanel(
@@ -345,7 +339,7 @@ def _your_own(folder: Path) -> Section:
 
 
 def _versions(files: QuickstartFiles) -> str:
-    """Package versions; several of one package if it changed between the runs."""
+    """Formats package versions; lists several of a package if it changed between the runs."""
     found: dict[str, list[str]] = {}
     for run in (files.ask, files.chat, files.chat_first_turn):
         for name, version in run.versions.items():
@@ -360,7 +354,7 @@ def _overlap(first: Count, second: Count) -> bool:
 
 
 def _kind_examples(files: QuickstartFiles) -> dict[str, str]:
-    """A short example question of each kind."""
+    """Returns a short example question of each kind."""
     language, examples = Language(files.world), {}
     for dialogue in files.people[:_NUM_EXAMPLE_DIALOGUES]:
         questions = dialogue.questions()

@@ -64,7 +64,7 @@ class KindsFile:
     people: dict[int, dict[str, int]]
 
     def shares(self) -> tuple[dict[str, float], dict[str, float]]:
-        """Shares of kinds, for the asker and for people, over the turns that both have.
+        """Returns the shares of kinds, for the asker and for people, over the turns of both.
 
         Turns are weighted by the asker's questions for both, because the possible kinds depend on
         the turn.
@@ -128,12 +128,12 @@ class Exam:
     rows: Sequence[ExamRow]
 
     def by_turn(self) -> list[Count]:
-        """The count at each turn."""
+        """Returns the count at each turn."""
         marks = zip(*(row.right for row in self.rows), strict=True)
         return [Count(sum(turn), len(turn)) for turn in marks]
 
     def where(self, *, leaning: bool) -> Count:
-        """The count over questions that depend on context, or that do not."""
+        """Returns the count over questions that depend on context, or over the others."""
         marks = [
             right
             for row in self.rows
@@ -166,7 +166,7 @@ class RunFiles:
     versions: dict[str, str | None]
 
     def mean_losses(self, most: int) -> list[tuple[int, float]]:
-        """(last step, mean loss per token) of at most `most` equal ranges of steps."""
+        """Returns (last step, mean loss per token) of at most `most` equal ranges of steps."""
         num_parts = min(len(self.steps), most)
         bounds = [len(self.steps) * part // num_parts for part in range(num_parts + 1)]
         means = []

@@ -22,8 +22,8 @@ _NUM_ROUNDS = 10
 def write_kinds(folder: Path, world: World) -> None:
     """Writes `kinds.json`: kinds by turn, for the asker and for two samples of people.
 
-    People in both samples ask up to the asker's maximum of questions, and at least as many in
-    total.
+    People in both samples ask as many questions per dialogue as the asker may ask, and in total at
+    least as many as it asked.
     """
     language = Language(world)
     asker = asked_kinds(language, _collected_questions(folder))
@@ -47,7 +47,7 @@ def write_kinds(folder: Path, world: World) -> None:
 def summarise(
     folder: Path, seed: int, stages: Mapping[str, float], wall_s: float
 ) -> dict[str, Any]:
-    """The content of `summary.json`; stages and wall time are in seconds, rates in [0, 1].
+    """Returns the content of `summary.json`; times are in seconds, rates in [0, 1].
 
     Raises:
       UserError: A file of a stage is missing.
@@ -82,7 +82,7 @@ def summarise(
 
 
 def as_text(summary: Mapping[str, Any]) -> str:
-    """The results in a few lines."""
+    """Formats the results as a few lines of text."""
     ask, collection, chat = summary["ask"], summary["collection"], summary["chat"]
 
     def percents(rates: Iterable[float]) -> str:
@@ -119,7 +119,7 @@ def _read_json(path: Path) -> Any:
 
 
 def _collected_questions(folder: Path) -> Iterator[tuple[Sequence[str], int]]:
-    """The questions of every dialogue with those that ended it, and the number that were given."""
+    """Yields the questions of each dialogue, also one that ended it, and how many were given."""
     with contextlib.closing(Collection(folder / "collect")) as collection:
         for dialogue in collection:
             texts = [turn.text for turn in dialogue.beginning.turns]

@@ -44,7 +44,7 @@ class Sizes:
 
 
 def write_world(folder: Path, world: World, sizes: Sizes) -> None:
-    """Writes all files of a world; the same arguments give the same bytes.
+    """Writes all files of a world, deterministically.
 
     Args:
       folder: Created if missing; existing files are replaced.
@@ -72,7 +72,7 @@ def write_world(folder: Path, world: World, sizes: Sizes) -> None:
         )
         exam = people_dialogues(world, "exam", sizes.exam, num_rounds=EXAM_ROUNDS)
         write_messages(folder / "exam.jsonl", exam)
-        # Last: its presence marks the others as complete.
+        # Written last, so its presence means that the other files are complete.
         write_json(
             folder / "world.json",
             {"difficulty": world.difficulty, "seed": world.seed, "facts": facts_of(world)},

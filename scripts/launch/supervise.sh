@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# Runs a command, and starts it again when its exit code says that this helps.
+# Runs a command and restarts it, depending on its exit code.
 #
 #   supervise.sh N COMMAND [ARGUMENT...]
 #
-# N          restarts at most; 0 = none
-# started again: 75 (told to stop, or hung), and what a signal ended: above 128, but 130
-# left alone:    all others: 0 done, 1 the run failed, 2 the input is wrong, 130 interrupted
+# N          most restarts; 0 = none
+# restarts:  75 (stopped by a signal, or hung), and above 128 except 130 (killed by a signal)
+# ends:      all other codes: 0 done, 1 the run failed, 2 the input is wrong, 130 interrupted
 #
-# SUPERVISE_PAUSE_S (5) seconds are waited before the first restart, twice as many before each
-# further one, 60 at most. SIGTERM, SIGINT and SIGHUP (as SIGTERM) are passed to the command; after
-# one there is no restart. The exit code is always the command's.
+# Waits SUPERVISE_PAUSE_S (default 5) seconds before the first restart, and doubles this each time, up
+# to 60. Passes SIGTERM, SIGINT and SIGHUP (as SIGTERM) to the command, and does not restart it then.
+# The exit code is always the command's.
 set -uo pipefail
-# The command gets a process group of its own: a Ctrl-C reaches it once, through here, and bash
-# does not make it deaf to SIGINT, as it does with other commands in the background.
+# Job control gives the command its own process group: Ctrl-C reaches it once, through this script.
+# It also keeps bash from ignoring SIGINT in the command, as in other background commands.
 set -m
 
 say() { printf 'supervise: %s %s\n' "$(date -u +%Y-%m-%dT%H:%M:%SZ)" "$*" >&2; }
@@ -26,9 +26,9 @@ fi
 restarts=$1
 shift
 
-child=""   # process id of what runs now: the command, or the pause
-asked=""   # the last signal that came
-signals=0  # how many came
+child=""   # process id of the command or the pause
+asked=""   # the last signal received
+signals=0  # number of signals received
 
 pass_on() {
   asked=$1
@@ -38,7 +38,7 @@ pass_on() {
 trap 'pass_on TERM' TERM HUP
 trap 'pass_on INT' INT
 
-# Runs a command to its end and puts its exit code into `code`.
+# Runs a command until it ends and stores its exit code in `code`.
 run() {
   local status before
   code=127
@@ -49,7 +49,7 @@ run() {
     before=$signals
     wait "$child" 2>/dev/null
     status=$?
-    # 127 = it is known already; a signal to us ends `wait` too, with a code of its own.
+    # A signal to this script also ends `wait`, with another code; 127 = already reaped.
     if [[ $status -ne 127 ]]; then code=$status; fi
     if [[ $signals -eq $before ]]; then break; fi
   done
@@ -61,15 +61,15 @@ for ((count = 1; ; count++)); do
   last=$code
   if ((last == 0)); then exit 0; fi
   if ! ((last == 75 || (last > 128 && last != 130))); then
-    say "code $last: not started again"
+    say "code $last: not restarted"
     exit "$last"
   fi
   if [[ -n $asked ]]; then
-    say "code $last after SIG$asked: not started again here; the same command continues"
+    say "code $last after SIG$asked: not restarted; run the same command again to resume"
     exit "$last"
   fi
   if ((count > restarts)); then
-    say "code $last after $restarts restarts: given up"
+    say "code $last after $restarts restarts: giving up"
     exit "$last"
   fi
   say "code $last: restart $count of $restarts in $pause_s s"

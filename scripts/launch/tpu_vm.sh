@@ -1,25 +1,25 @@
 #!/usr/bin/env bash
-# Training on TPU VMs without Kubernetes: the image of Dockerfile.tpu on every host of a slice.
+# Training on TPU VMs without Kubernetes: runs the image of Dockerfile.tpu on every host of a slice.
 #
 #   export NAME=parrot ZONE=us-east5-a PROJECT=my-project
 #   export IMAGE=us-east5-docker.pkg.dev/my-project/parrot/parrot-tpu:1
-#   tpu_vm.sh create                    a v5p slice of 16 chips (TYPE, RUNTIME, SPOT=1), queued
-#   tpu_vm.sh state                     until it says ACTIVE
-#   tpu_vm.sh pull                      the image, on all hosts
+#   tpu_vm.sh create                    queues a v5p slice of 16 chips (TYPE, RUNTIME, SPOT=1)
+#   tpu_vm.sh state                     repeat until it prints ACTIVE
+#   tpu_vm.sh pull                      pulls the image on all hosts
 #   tpu_vm.sh run train configs/train/parrot_ask_llama2_13b_v5p.yaml \
 #       --out gs://BUCKET/runs/ask --data.sources.0.path gs://BUCKET/data.jsonl ...
-#   tpu_vm.sh logs                      of the first host, as they come
-#   tpu_vm.sh stop                      lets it save
-#   tpu_vm.sh ssh COMMAND               on all hosts
-#   tpu_vm.sh delete
+#   tpu_vm.sh logs                      follows the log of the first host
+#   tpu_vm.sh stop                      stops the run after saving
+#   tpu_vm.sh ssh COMMAND               runs a command on all hosts
+#   tpu_vm.sh delete                    deletes the slice
 #
-# The hosts' service account (SERVICE_ACCOUNT, or the project's default) must be allowed to read the
-# image and to write the bucket; no key is copied anywhere. A run outlives this shell. jax finds the
-# other hosts by asking the metadata server.
+# The hosts' service account (SERVICE_ACCOUNT, or the project's default) needs permission to read the
+# image and to write to the bucket; no keys are copied. The run continues when this shell ends. jax
+# finds the other hosts through the metadata server.
 set -euo pipefail
 
 : "${NAME:?the name of the slice}" "${ZONE:?its zone}" "${PROJECT:?its project}"
-type=${TYPE:-v5p-32} # counts cores, two a chip
+type=${TYPE:-v5p-32} # the number counts cores, two per chip
 runtime=${RUNTIME:-v2-alpha-tpuv5}
 restarts=${RESTARTS:-20}
 place=(--zone="$ZONE" --project="$PROJECT")
@@ -54,7 +54,7 @@ case $verb in
       echo "usage: tpu_vm.sh run train CONFIG [--overrides]" >&2
       exit 2
     fi
-    # What ended is removed; what still runs keeps the name, and docker refuses a second.
+    # Removes a stopped container. A running one keeps its name, so that docker rejects a second.
     on_hosts all "sudo docker container prune --force --filter label=app=parrot >/dev/null; \
       sudo docker run --detach --name parrot --label app=parrot --privileged --net=host \
       --ulimit memlock=-1 --volume parrot_cache:/cache $(image) \

@@ -1,4 +1,4 @@
-"""Shipped configs are listed, copied and found; a help that was saved is a config."""
+"""Listing, copying and finding shipped configs; saved `--help` output is a config."""
 
 import importlib
 import json
@@ -21,7 +21,7 @@ TAKES_CONFIG = [verb for verb in VERBS if verb.argument == "CONFIG"]
 
 @pytest.fixture
 def said(capsys: pytest.CaptureFixture[str]) -> Said:
-    """Runs `parrot` and returns what it printed, or the one line in which it failed."""
+    """Runs `parrot`; returns its output, or its one-line error."""
 
     def run(*arguments: object, status: int = 0) -> str:
         capsys.readouterr()
@@ -38,7 +38,7 @@ def said(capsys: pytest.CaptureFixture[str]) -> Said:
 
 @pytest.fixture
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder without a checkout."""
+    """A working directory outside of a checkout."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -49,9 +49,9 @@ def test_the_list_has_each_config_with_its_purpose_and_hardware(said: Said) -> N
     for path in shipped_configs():
         assert f"\n  {path}\n" in printed
     assert "parrot stats --judge CONFIG" in printed
-    # A header's part may take more than one line.
-    assert "what `parrot collect export RUN --moderation` asks about every text.\n" in printed
-    assert "1 GB of memory and some 10 GB of disk" in printed
+    assert "checks every text for `parrot collect export RUN --moderation`.\n" in printed
+    # A part of the header may span lines.
+    assert "1 GB of memory and about 10 GB of disk" in printed
 
 
 @pytest.mark.parametrize("path", shipped_configs())
@@ -98,7 +98,7 @@ def test_a_shipped_path_is_found_in_any_folder_and_yours_comes_first(
 
     config = load_config(CollectConfig, "configs/collect/self_chat.yaml")
     assert config.writer is not None
-    # What it names is found as well.
+    # Files that it names are found too.
     assert config.writer.model in load_prices(str(config.prices))
     assert load_prompts(config)["writer"].text
     Path("configs/collect").mkdir(parents=True)
@@ -122,11 +122,11 @@ LEAST: dict[str, dict[str, Any]] = {
     "answer": {"out": "a", "benchmark": "q.jsonl", "answerer": {**SPEAKER}},
     "judge": {"out": "a", "benchmark": "q.jsonl", "answers": ["b"], "judge": {**SPEAKER}},
 }  # fmt: skip
-"""What a config of each kind cannot do without."""
+"""Required keys of each kind of config."""
 
 
 def leaves(values: Any) -> Iterator[tuple[str, Any]]:
-    """Each key of the least config with its value; a speaker is given whole."""
+    """Yields each leaf key of a minimal config with its value; a speaker is one value."""
     if isinstance(values, dict):
         for key, value in values.items():
             inner = [] if value is SPEAKER else list(leaves(value))
@@ -141,20 +141,20 @@ def test_a_help_that_was_saved_is_a_config_once_it_is_filled_in(
 ) -> None:
     path = tmp_path / "c.yaml"
     path.write_text(said(*verb.words.split(), "--help"))
-    # As saved: one line that names all that is to be filled in, and nothing else.
+    # As saved, the error is one line that names all missing values and nothing else.
     line = said(*verb.words.split(), path, status=2)
     assert line.count("has no value") == line.count("; ") + 1
 
     config_type = importlib.import_module(f"parrot_jax.commands.{verb.module}").Config
     kinds = [name for name in LEAST if issubclass(config_type, KINDS[name].type())]
-    # `data show` takes a part of a training config.
+    # `data show` takes only the key `data` of a training config.
     least = LEAST[kinds[0]] if kinds else {"data": LEAST["train"]["data"]}
     text = path.read_text()
     for key, value in leaves(least):
         if value != {}:
             text = re.sub(rf"^([ -]*{key}:).*$", rf"\1 {json.dumps(value)}", text, flags=re.M)
     path.write_text(text)
-    # It says nothing but defaults, and serves every verb that takes such a config.
+    # It has only defaults, and works with every command that takes such a config.
     for of in (config_type, *(KINDS[kind].type() for kind in kinds)):
         assert load_config(of, path) == config_from_dict(of, least, where="least")
 
@@ -166,7 +166,7 @@ def test_a_config_for_another_verb_says_for_which(said: Said, tmp_path: Path) ->
     assert "for `parrot train`." in said("data", "clean", train, status=2)
     judge = said("train", "configs/stats/judge_gpt4.yaml", status=2)
     assert "for `parrot stats --judge`" in judge
-    # A wrong value in the right config is no other config.
+    # A wrong value does not make it a config for another command.
     own = tmp_path / "c.yaml"
     own.write_text((FOLDER / "train" / "ask_wildchat_cpu.yaml").read_text() + "max_steps: x\n")
     assert "It is a config" not in said("train", own, status=2)

@@ -30,7 +30,7 @@ def conversation(name, *texts):
 
 @pytest.fixture
 def raw(tmp_path):
-    """A small dirty ShareGPT file; each name says what must become of it."""
+    """A small raw ShareGPT file; each name says what cleaning must do with it."""
     good = "Please tell me how I should water the plants on my balcony in a hot summer."
     other = "I would like to learn how a suspension bridge carries the load of its road."
     answer = "<p>Water them early in the <strong>morning</strong>, and again in the evening.</p>"
@@ -105,7 +105,7 @@ def test_the_same_input_gives_the_same_bytes_in_another_process(raw):
     run(config)
     outputs = [Path(config.out), Path(config.out + ".report.json")]
     first = [path.read_bytes() for path in outputs]
-    # Another process has another seed of Python's own hashes.
+    # Another process has another hash seed.
     (raw / "config.json").write_bytes(TypeAdapter(DataCleanConfig).dump_json(config))
     code = (
         "import sys, pathlib, pydantic\n"
@@ -165,7 +165,7 @@ def test_an_impossible_run_is_a_user_error_and_writes_nothing(raw, changes, text
 
 
 def test_where_nothing_is_left_the_report_says_why(raw, capsys):
-    """A file whose every question is one of the benchmark."""
+    """All questions of the file are from the benchmark."""
     asked = conversation("all", ASKED, "The river Sel flows there.", "Why?", "It is low.")
     (raw / "raw.json").write_text(json.dumps([asked, asked | {"id": "again"}]))
     config = full_config(raw, exact_duplicates=None)
@@ -175,7 +175,7 @@ def test_where_nothing_is_left_the_report_says_why(raw, capsys):
     report = json.loads((raw / "out" / "clean.jsonl.report.json").read_text())
     assert (report["written"], report["contamination"]["dialogues_with_hits"]) == (0, 2)
     assert "decontaminate" in capsys.readouterr().out
-    # What an earlier run wrote stays.
+    # The output of an earlier run stays.
     (raw / "out" / "clean.jsonl").write_text("before")
     with pytest.raises(UserError, match="no dialogue is left"):
         run(config)
@@ -189,7 +189,7 @@ def test_a_file_that_is_no_tokenizer_is_a_user_error(raw):
 
 
 def test_the_input_is_never_overwritten(raw):
-    with pytest.raises(UserError, match="or the input would be lost"):
+    with pytest.raises(UserError, match="so the input would be overwritten"):
         run(full_config(raw, out=str(raw / "raw.json")))
 
 

@@ -1,4 +1,4 @@
-"""What `parrot data show` prints: other people's files, control characters, live text in a pipe."""
+"""Output of `parrot data show`: other formats, control characters, live text in a pipe."""
 
 import gzip
 import json
@@ -31,7 +31,7 @@ def gpt(text, **keys):
 GOOD = {"messages": [user("Fine?"), said("Fine.")]}
 CALL = [{"id": "1", "type": "function", "function": {"name": "w", "arguments": '{"in": "Oslo"}'}}]
 
-# Name, rows, what is printed. A first row is shown; what is said of the others stands below it.
+# Name, rows, expected output: the first dialogue, followed by notes on the other rows.
 FILES = [
     (
         "openai fine-tuning",
@@ -199,7 +199,7 @@ def test_control_characters_of_a_file_are_made_visible(tmp_path, capsys):
     ("arguments", "text"),
     [
         (["nothing.jsonl"], "no file matches the source path 'nothing.jsonl'"),
-        (["notes.txt"], "takes a file of dialogues, or a training config, whose name ends with"),
+        (["notes.txt"], "takes a file of dialogues, or a training config named"),
         (["nothing.yaml"], "cannot read nothing.yaml"),
         (["rows.jsonl", "--index", "5"], "--index is 5, but rows.jsonl has 2 dialogues."),
         (["rows.jsonl", "--index", "-1"], "--index is -1; dialogues are counted from 0."),

@@ -1,4 +1,4 @@
-"""The launch recipes, as far as they can be checked without a cluster."""
+"""Checks of the launch recipes that need no cluster."""
 
 import os
 import re
@@ -43,7 +43,7 @@ def test_scripts_are_bash_that_can_be_started(script: Path) -> None:
 @pytest.mark.parametrize("recipe", RECIPES, ids=name)
 def test_the_configs_that_a_recipe_names_exist(recipe: Path) -> None:
     for config in re.findall(r"configs/[\w/.-]+\.yaml", recipe.read_text()):
-        if config != "configs/train/other.yaml":  # an example's
+        if config != "configs/train/other.yaml":  # a placeholder in an example
             assert (ROOT / config).is_file(), f"{recipe.name} names {config}"
 
 
@@ -65,7 +65,7 @@ def container_of(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def action(job: dict[str, Any], code: int, *, disrupted: bool = False) -> str:
-    """What Kubernetes does about a pod: the first rule that fits, or it counts."""
+    """Returns what Kubernetes does with a failed pod: the first matching rule, or `Count`."""
     for rule in job["podFailurePolicy"]["rules"]:
         codes = rule.get("onExitCodes")
         if codes is not None:
@@ -87,7 +87,7 @@ def test_kubernetes_makes_a_pod_again_where_that_helps(manifest: Path) -> None:
     assert [action(job, e.exit_code) for e in (RunError, UserError)] == ["FailJob"] * 2
     assert job["backoffLimit"] > 0
     pod = job["template"]["spec"]
-    assert pod["restartPolicy"] == "Never"  # what podFailurePolicy demands
+    assert pod["restartPolicy"] == "Never"  # required by podFailurePolicy
     assert pod["terminationGracePeriodSeconds"] >= 300
 
 
@@ -150,11 +150,11 @@ def test_slurm_tells_the_trainer_in_time_and_starts_one_process_a_node() -> None
     text = (LAUNCH / "train.slurm").read_text()
     options = dict(re.findall(r"^#SBATCH --([\w-]+)=?(\S*)$", text, re.MULTILINE))
     assert options["ntasks-per-node"] == "1"
-    assert re.fullmatch(r"TERM@\d+", options["signal"])  # with B: only the script would hear it
+    assert re.fullmatch(r"TERM@\d+", options["signal"])  # with B:, only the script would get it
     assert "requeue" in options
 
 
-# Instead of SLURM: srun ends with a given code, scontrol says what it was asked.
+# Fakes SLURM: srun exits with a given code, scontrol prints its arguments.
 @pytest.mark.parametrize(
     ("code", "requeues", "is_requeued"),
     [(0, 0, False), (1, 0, False), (2, 0, False), (75, 0, True), (143, 3, True), (75, 50, False),

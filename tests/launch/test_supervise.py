@@ -1,4 +1,4 @@
-"""supervise.sh with real children: which codes start again, how often, and what signals do."""
+"""supervise.sh with real processes: which exit codes restart, how often, and signals."""
 
 import os
 import signal
@@ -11,8 +11,8 @@ import pytest
 
 SUPERVISE = Path(__file__).resolve().parents[2] / "scripts" / "launch" / "supervise.sh"
 
-# Appends a line at each start, and ends with the next of the codes given; a negative one is a
-# signal to itself.
+# Appends a line at each start and exits with the next given code; a negative code is a signal to
+# itself.
 CHILD = """
 import os, sys
 from pathlib import Path
@@ -26,14 +26,14 @@ if code < 0:
 sys.exit(code)
 """
 
-# Says what it hears, and ends with a code of its own choice. A handler may not print: Python runs
-# it within the `print` that it interrupts, and refuses to enter the same stream twice.
+# Prints the signals it gets and exits with a given code. The handler must not print: Python may run
+# it inside an interrupted `print`, whose stream is not reentrant.
 LISTENER = """
 import os, signal, sys, time
 
 def hear(number, frame):
     os.write(1, f"heard {signal.Signals(number).name}\\n".encode())
-    time.sleep(0.2)  # the time of a checkpoint
+    time.sleep(0.2)  # time to save
     sys.exit(int(sys.argv[1]))
 
 signal.signal(signal.SIGTERM, hear)
@@ -63,7 +63,7 @@ def test_a_code_that_no_restart_mends_is_passed_on_at_once(code: int, tmp_path: 
     done = supervise(tmp_path / "starts", 5, code, 0)
     assert done.returncode == (code if code >= 0 else 130)
     assert count(tmp_path / "starts") == 1
-    assert done.stderr.count("not started again") == (code != 0)
+    assert done.stderr.count("not restarted") == (code != 0)
 
 
 @pytest.mark.parametrize("code", [75, 134, 143, -signal.SIGKILL, -signal.SIGSEGV])
@@ -73,7 +73,7 @@ def test_a_run_that_was_ended_from_outside_is_started_again(code: int, tmp_path:
     assert count(tmp_path / "starts") == 3
     shown = code if code >= 0 else 128 - code
     lines = [line for line in done.stderr.splitlines() if line.startswith("supervise:")]
-    assert len(lines) == 2  # one a restart
+    assert len(lines) == 2  # one per restart
     assert f"code {shown}: restart 1 of 5 in 0 s" in lines[0]
     assert f"code {shown}: restart 2 of 5 in 0 s" in lines[1]
 
@@ -89,7 +89,7 @@ def test_restarts_are_counted(restarts: int, tmp_path: Path) -> None:
     done = supervise(tmp_path / "starts", restarts, *[134] * 9)
     assert done.returncode == 134
     assert count(tmp_path / "starts") == restarts + 1
-    assert f"code 134 after {restarts} restarts: given up" in done.stderr
+    assert f"code 134 after {restarts} restarts: giving up" in done.stderr
 
 
 @pytest.mark.slow
@@ -144,13 +144,13 @@ def test_a_signal_is_passed_on_and_nothing_is_started_again(
     with listen(code) as process:
         process.send_signal(sent)
         output, errors = process.communicate(timeout=10)
-    # Once, and no second `ready`.
+    # One signal and no second `ready`.
     assert (output, process.returncode) == (f"heard {heard}\n", code), errors
-    assert "restart" not in errors
+    assert "restart " not in errors
 
 
 def test_ctrl_c_reaches_the_command_once() -> None:
-    # A terminal signals its whole foreground group, of which the command is no part.
+    # A terminal signals its foreground process group, to which the command does not belong.
     process = subprocess.Popen(
         [SUPERVISE, "5", sys.executable, "-c", LISTENER, "130"],
         stdout=subprocess.PIPE, text=True, start_new_session=True,

@@ -1,4 +1,4 @@
-"""A real trained asker behind a real server, and bare HTTP for what no good client would send."""
+"""Fixtures: a trained asker behind a real server, and plain HTTP for invalid requests."""
 
 import http.client
 import json
@@ -26,7 +26,7 @@ Send = Callable[..., tuple[int, Any]]
 
 @pytest.fixture(scope="session")
 def tokenizer(trained_run: Path) -> Tokenizer:
-    """The tokenizer of the asker."""
+    """The asker's tokenizer."""
     return load_tokenizer(RunFolder(trained_run).tokenizer)
 
 
@@ -49,14 +49,14 @@ def asker(trained_run: Path, tokenizer: Tokenizer) -> Iterator[str]:
 
 @pytest.fixture
 def client(asker: str) -> Iterator[openai.OpenAI]:
-    """The stock client, talking to the asker; an error is not tried again."""
+    """OpenAI's client for the asker, without retries."""
     with stock_client(asker) as client:
         yield client
 
 
 @pytest.fixture(scope="session")
 def send() -> Send:
-    """Sends bytes or JSON, returns status and JSON."""
+    """Sends bytes or JSON; returns status and JSON."""
 
     def send(url: str, body: Any = None, method: str = "POST") -> tuple[int, Any]:
         parts = urlsplit(url)

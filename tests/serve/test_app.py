@@ -1,4 +1,4 @@
-"""The application around a plain function: routes, refusals, bugs, hang-ups, the end."""
+"""The application around a plain function: routes, errors, bugs, disconnects, shutdown."""
 
 import asyncio
 import json
@@ -33,7 +33,7 @@ Send = Callable[..., tuple[int, Any]]
 
 
 def answer(messages: Messages) -> str:
-    """Says what it heard; a question mark only is no question, and two are a bug."""
+    """Echoes the message; `?` is a user error, `??` a bug."""
     heard = messages[-1]["content"]
     if heard == "?":
         raise UserError("that is no question; ask something.")
@@ -55,7 +55,7 @@ def client(url: str) -> Iterator[openai.OpenAI]:
 
 
 def post(body: bytes, path: str = "/v1/chat/completions") -> bytes:
-    """A request as it goes over the wire."""
+    """Returns the bytes of an HTTP request."""
     return (
         f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         f"Content-Length: {len(body)}\r\n\r\n"
@@ -104,7 +104,7 @@ def test_what_the_function_refuses_is_a_400_with_its_reason(client: openai.OpenA
 
 
 def test_an_unknown_model_is_a_404_that_names_the_known_one(client: openai.OpenAI) -> None:
-    with pytest.raises(openai.NotFoundError, match="no model 'gpt-5' here; .* 'world'") as error:
+    with pytest.raises(openai.NotFoundError, match="no model 'gpt-5'; .* 'world'") as error:
         client.chat.completions.create(model="gpt-5", messages=said("hi"))
     assert (error.value.code, error.value.param) == ("model_not_found", "model")
 
@@ -117,7 +117,7 @@ def test_a_model_is_retrieved_by_its_name_whatever_it_is() -> None:
     ):
         assert client.models.retrieve("lab/asker 13b%2F") == client.models.list().data[0]
         for unknown in ("lab", "asker 13b", "lab/asker 13b%2F/", "x" * 5000):
-            with pytest.raises(openai.NotFoundError, match="no model .* here; .* 'lab/") as error:
+            with pytest.raises(openai.NotFoundError, match="no model .*; .* 'lab/") as error:
                 client.models.retrieve(unknown)
             assert error.value.code == "model_not_found"
             assert len(str(error.value)) < 1000
@@ -144,11 +144,11 @@ def test_malformed_json_and_wrong_routes_are_answered_in_openais_shape(
     assert body["error"]["type"] == "invalid_request_error"
     status, body = send(f"{url}/embeddings", {})
     assert status == 404
-    assert "this server has POST /v1/chat/completions" in body["error"]["message"]
+    assert "use POST /v1/chat/completions" in body["error"]["message"]
     status, body = send(f"{url}/completions", method="GET")
     assert status == 405
     assert "method not allowed" in body["error"]["message"]
-    # No redirect, which would lead where the request's Host says.
+    # No redirect, since its target would come from the Host header.
     assert send(f"{url}/chat/completions/", {})[0] == 404
 
 
@@ -181,7 +181,7 @@ def test_a_bug_is_a_500_without_internals_and_a_traceback_in_the_log(
     with pytest.raises(openai.InternalServerError) as error:
         client.chat.completions.create(model="world", messages=said("??"))
     assert error.value.body == {
-        "message": "internal error; the server's log has more.",
+        "message": "internal error; see the server's log.",
         "type": "server_error",
         "param": None,
         "code": None,
@@ -189,7 +189,7 @@ def test_a_bug_is_a_500_without_internals_and_a_traceback_in_the_log(
     ((_, _, message),) = caplog.record_tuples
     assert message == "POST /v1/chat/completions: internal error"
     assert "secret internals" in caplog.text
-    # The server goes on, on the same connection.
+    # The connection is still usable.
     assert client.chat.completions.create(model="world", messages=said("hi")).choices
 
 
@@ -207,7 +207,7 @@ def test_a_client_that_hangs_up_in_its_body_disturbs_nobody(
 
 
 class Slow(Engine):
-    """Thinks for ever, until it is let; remembers who left."""
+    """Replies when allowed to; records cancellation."""
 
     def __init__(self) -> None:
         self.model = "slow"

@@ -1,4 +1,4 @@
-"""Who shares a batch with whom, and what becomes of those who leave."""
+"""Which items share a batch, and cancellation."""
 
 import asyncio
 import contextlib
@@ -14,9 +14,9 @@ from parrot_jax.serve.engine import RequestError
 
 
 class Device:
-    """Doubles numbers, a batch at a time, when it is let; keeps what it was given.
+    """Doubles the numbers of a batch when allowed to; records the batches.
 
-    From 1,000 on, a number comes in a thousand parts, or until nobody wants more.
+    A number >= 1,000 has a thousand parts, unless it is cancelled.
     """
 
     def __init__(self) -> None:
@@ -38,13 +38,13 @@ class Device:
 
 
 async def result(parts: AsyncIterator[int]) -> int:
-    """The result that comes in one part."""
+    """Returns a result that has one part."""
     (only,) = [part async for part in parts]
     return only
 
 
 def with_batcher(play: Any, *, max_items: int = 3, max_waiting: int = 100) -> Device:
-    """Plays a scene with a batcher whose device is at work on the item 0 already."""
+    """Runs a scenario with a batcher whose device is already processing the item 0."""
     device = Device()
 
     async def scene() -> None:
@@ -65,7 +65,7 @@ def with_batcher(play: Any, *, max_items: int = 3, max_waiting: int = 100) -> De
 
 
 async def started(*works: AsyncIterator[int]) -> list[asyncio.Task[int]]:
-    """Tasks that all wait in the queue, in this order."""
+    """Creates tasks that wait in the queue in this order."""
     tasks = [asyncio.create_task(result(work)) for work in works]
     await asyncio.sleep(0)
     return tasks
@@ -180,6 +180,6 @@ def test_stopping_cancels_who_waits_and_who_is_on_the_device() -> None:
         assert isinstance(results[0], asyncio.CancelledError)
         device.free.set()
 
-    # The first item, on the device when the batcher stopped, is cancelled as well.
+    # The item that was on the device when the batcher stopped is cancelled too.
     with pytest.raises(asyncio.CancelledError):
         with_batcher(play)

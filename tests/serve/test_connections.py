@@ -1,4 +1,4 @@
-"""What one client can take: connections, time, memory; and what is left for the others."""
+"""Limits on the connections, time and memory of a client."""
 
 import contextlib
 import http.client
@@ -44,7 +44,7 @@ def health(address: tuple[str, int]) -> int:
 
 
 def num_connections(server: BackgroundServer) -> int:
-    """Connections that the server holds."""
+    """Returns the number of open connections of the server."""
     return len(server._server.server_state.connections)
 
 
@@ -56,7 +56,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 
 def send_until_cut(connection: socket.socket, data: bytes, *, pause_s: float = 0) -> int:
-    """Bytes that could be sent before the server closed."""
+    """Sends until the server closes; returns the number of bytes sent."""
     sent = 0
     deadline = time.monotonic() + 30
     with contextlib.suppress(ConnectionError):
@@ -69,7 +69,7 @@ def send_until_cut(connection: socket.socket, data: bytes, *, pause_s: float = 0
 
 
 def answer(connection: socket.socket) -> tuple[int, Any]:
-    """Status and body of the answer that comes before the end of the connection."""
+    """Returns status and body of the response before the connection ends."""
     connection.settimeout(30)
     response = http.client.HTTPResponse(connection)
     response.begin()
@@ -77,7 +77,7 @@ def answer(connection: socket.socket) -> tuple[int, Any]:
 
 
 def is_closed(connection: socket.socket) -> bool:
-    """Whether the server closes within the test's time."""
+    """Whether the server closes the connection within 30 s."""
     connection.settimeout(30)
     with contextlib.suppress(ConnectionResetError):
         while connection.recv(65536):
@@ -174,7 +174,7 @@ def test_bodies_that_are_held_leave_room_for_small_ones(
 def test_idle_connections_and_half_sent_requests_leave_room_for_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As many as there is room for, and more: the oldest give way."""
+    """Above the limit, the oldest connections are closed."""
     monkeypatch.setattr(connections, "MAX_CONNECTIONS", 50)
     server = BackgroundServer(make_app(FunctionEngine("world", lambda _: "yes")))
     with server, contextlib.ExitStack() as stack:
@@ -240,7 +240,7 @@ HEAVY = {
 
 @pytest.mark.parametrize("name", HEAVY)
 def test_no_body_keeps_others_waiting(address: tuple[str, int], name: str) -> None:
-    """It is refused in a short answer; meanwhile the loop turns."""
+    """Rejected with a short error, while the event loop stays responsive."""
     body = HEAVY[name]
     assert len(body) <= MAX_BODY_BYTES
     path = b"/v1/completions" if name == "ids" else b"/v1/chat/completions"

@@ -1,4 +1,4 @@
-"""What a request may say: strict types, clear refusals, OpenAI's defaults."""
+"""Parsing of requests: strict types, clear errors, OpenAI's defaults."""
 
 import json
 from typing import Any
@@ -27,7 +27,7 @@ def refused(body: bytes) -> RequestError:
 def test_the_defaults_are_those_of_openai() -> None:
     first, second = chat().settings(), chat(temperature=None, stop=None).settings()
     assert (first.max_tokens, first.temperature, first.top_p, first.stop) == (None, 1.0, 1.0, ())
-    assert first.seed != second.seed  # a fresh one each; equal once in 4 billion runs
+    assert first.seed != second.seed  # random; equal once in 4 billion runs
     completion = read_completion_request(b'{"prompt": "hello"}')
     assert completion.settings().max_tokens == 16
     assert completion.add_special_tokens
@@ -46,7 +46,7 @@ def test_every_setting_arrives() -> None:
 def test_max_completion_tokens_is_another_name_of_max_tokens() -> None:
     assert chat(max_completion_tokens=5).settings().max_tokens == 5
     error = refused(b'{"messages": [], "max_tokens": 5, "max_completion_tokens": 6}')
-    assert "mean the same; give one of them" in str(error)
+    assert "mean the same; set only one of them" in str(error)
 
 
 def test_fields_that_change_nothing_are_accepted() -> None:
@@ -84,16 +84,16 @@ def test_a_client_may_send_back_what_it_got() -> None:
 @pytest.mark.parametrize(
     ("fields", "param", "message"),
     [
-        ({"n": 2}, "n", "`n` is 2, which this server does not support; leave it out or give 1."),
+        ({"n": 2}, "n", "`n` is 2, which this server does not support; omit it or set it to 1."),
         ({"n": True}, "n", "`n` is true"),
         ({"stream": "yes"}, "stream", "valid boolean"),
         ({"stream_options": {"x": 1}, "stream": True}, "stream_options.x", "not permitted"),
-        ({"stream": True, "return_token_ids": True}, "return_token_ids", "a stream has no"),
+        ({"stream": True, "return_token_ids": True}, "return_token_ids", "not supported for"),
         ({"frequency_penalty": 0.5}, "frequency_penalty", "is 0.5"),
         ({"logprobs": True}, "logprobs", "does not support"),
         ({"tools": [{"type": "function"}]}, "tools", '`tools` is [{"type": "function"}]'),
         ({"response_format": {"type": "json_object"}}, "response_format", "json_object"),
-        ({"audio": {"voice": "x"}}, "audio", "support; leave it out."),
+        ({"audio": {"voice": "x"}}, "audio", "support; omit it."),
         ({"max_token": 5}, "max_token", "unknown field `max_token`; did you mean `max_tokens`?"),
         ({"qqq": 5}, "qqq", "unknown field `qqq`; the fields are max_completion_tokens,"),
         ({"max_tokens": "5"}, "max_tokens", '`max_tokens`: Input should be a valid integer, found'),
@@ -109,7 +109,7 @@ def test_a_client_may_send_back_what_it_got() -> None:
         ({"messages": None}, "messages", "`messages` must be a list of messages, found null."),
         ({"messages": ["hi"]}, "messages.0", 'message 1 must be an object, found "hi".'),
         ({"messages": [{"role": "tool", "content": "x"}]}, "messages.0.role",
-         'message 1 has the role "tool"; roles are system, user and assistant.'),
+         'message 1 has the role "tool"; use system, user or assistant.'),
         ({"messages": [{"role": "user"}]}, "messages.0.content", "its `content` is missing"),
         ({"messages": [{"role": "user", "content": None}]}, "messages.0.content",
          "message 1 has no text: its `content` is null."),
@@ -159,7 +159,7 @@ def test_a_long_value_is_shown_in_part() -> None:
 
 
 def test_what_cannot_be_quoted_is_quoted_in_part() -> None:
-    # Each quotes megabytes, or what Python does not write.
+    # Errors that would quote megabytes, or a number that Python refuses to print.
     for fields in (
         {"k" * 1_000_000: 1},
         {"tools": [{"type": "x" * 1_000_000}]},

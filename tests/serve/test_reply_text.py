@@ -1,4 +1,4 @@
-"""A reply in pieces is the reply: white space, stop strings, characters of several bytes."""
+"""Pieces join to the reply: white space, stop strings, multi-byte characters."""
 
 import pytest
 from hypothesis import given
@@ -31,25 +31,25 @@ def pieces_of(
 
 
 def encoded(tokenizer: Tokenizer, text: str) -> list[list[int]]:
-    """The ids of a text, each a part of its own."""
+    """Returns the ids of a text, one per part."""
     return [[index] for index in tokenizer.encode_pieces([text])[0]]
 
 
 def test_a_character_comes_when_its_last_byte_is_there(tokenizer: Tokenizer) -> None:
-    # The tokenizer has neither sign: they are three and four bytes.
+    # The tokenizer has neither character; they are three and four byte tokens.
     parts = encoded(tokenizer, " hello 你🙂 bye")
     pieces, _ = pieces_of(tokenizer, parts)
     assert "".join(pieces) == "hello 你🙂 bye"
     assert not any("�" in piece for piece in pieces)
     (whole,) = [piece for piece in pieces if "你" in piece]
-    assert "🙂" in whole  # a run of bytes is decoded as a whole
+    assert "🙂" in whole  # consecutive byte tokens are decoded together
 
 
 def test_bytes_that_are_no_character_are_what_the_decoder_makes_of_them(
     tokenizer: Tokenizer,
 ) -> None:
     ids = tokenizer.encode_pieces([" a你b"])[0]
-    cut = ids[:-2]  # without the last byte, and without b
+    cut = ids[:-2]  # without the last byte token and "b"
     assert "".join(pieces_of(tokenizer, [[index] for index in cut])[0]) == "a��"
 
 
@@ -66,7 +66,7 @@ def test_no_part_of_a_stop_string_leaks(tokenizer: Tokenizer) -> None:
     pieces, reply = pieces_of(tokenizer, parts, ("river hills", "never"))
     assert ("".join(pieces), reply.stopped) == ("hello ".strip(), True)
     assert tokenizer.decode(reply.ids).endswith("river hills")
-    # What only looked like one comes after all.
+    # Text that only looked like a stop string is returned.
     pieces, reply = pieces_of(tokenizer, parts, ("river hillside",))
     assert ("".join(pieces), reply.stopped) == ("hello river hills bye", False)
 
@@ -81,7 +81,7 @@ def test_of_two_stop_strings_the_one_that_is_complete_first_ends_the_reply() -> 
 def test_pieces_join_to_the_trimmed_text_however_the_ids_come(
     data: st.DataObject, tokenizer: Tokenizer
 ) -> None:
-    """Any ids: bytes that make no character, special tokens, white space."""
+    """For any ids: invalid bytes, special tokens, white space."""
     ids = data.draw(st.lists(st.integers(0, tokenizer.vocab_size - 1), max_size=25))
     stop = tuple(data.draw(st.lists(st.text("elo wr\n�", min_size=1, max_size=3), max_size=3)))
     whole = tokenizer.decode(ids)

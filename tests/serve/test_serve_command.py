@@ -1,4 +1,4 @@
-"""`parrot serve` as typed: its first line, its end, a port in use."""
+"""`parrot serve` as a process: first line, shutdown, a port in use."""
 
 import http.client
 import json
@@ -57,7 +57,7 @@ def test_a_signal_lets_requests_in_flight_finish_and_is_no_failure(
     in_flight.putheader("content-type", "application/json")
     in_flight.putheader("content-length", str(len(body)))
     in_flight.endheaders(body[:10])
-    send(f"{url}/models", method="GET")  # by now it has read the request's head
+    send(f"{url}/models", method="GET")  # returns after the server has read the head
     process.send_signal(signal.SIGTERM)
     wait_until_refused(address.hostname, address.port)
     in_flight.send(body[10:])
@@ -70,7 +70,7 @@ def test_a_signal_lets_requests_in_flight_finish_and_is_no_failure(
 
 
 def wait_until_refused(host: str, port: int) -> None:
-    """Returns when the server takes no new connections."""
+    """Waits until the server rejects new connections."""
     while True:
         try:
             socket.create_connection((host, port), timeout=60).close()

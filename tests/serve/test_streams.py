@@ -1,4 +1,4 @@
-"""Streams: their text is the reply's, their form is OpenAI's, and who leaves frees the work."""
+"""Streams have the reply's text and OpenAI's format; a disconnect cancels the work."""
 
 import asyncio
 import http.client
@@ -35,7 +35,7 @@ HELLO: Any = [{"role": "user", "content": "hello"}, {"role": "assistant", "conte
 
 
 def events(url: str, body: dict[str, Any]) -> tuple[http.client.HTTPResponse, list[str]]:
-    """The answer to a request for a stream, and its events without `data: `."""
+    """Returns the response to a streaming request, and its events without `data: `."""
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.netloc, timeout=60)
     headers = {"Content-Type": "application/json"}
@@ -50,7 +50,7 @@ def events(url: str, body: dict[str, Any]) -> tuple[http.client.HTTPResponse, li
 
 
 def streamed(chunks: Any) -> tuple[list[str], str]:
-    """Pieces of text and the reason of the end."""
+    """Returns the pieces of text and the finish reason."""
     choices = [chunk.choices[0] for chunk in chunks if chunk.choices]
     pieces = [c.text if hasattr(c, "text") else c.delta.content or "" for c in choices]
     return pieces, choices[-1].finish_reason
@@ -98,7 +98,7 @@ def test_a_continued_prompt_is_streamed_with_its_spaces(client: openai.OpenAI) -
 
 
 def test_text_comes_while_the_device_still_writes(client: openai.OpenAI) -> None:
-    # Of 30 replies some are longer than a part, and each part that has a text is a piece.
+    # Some of 30 replies need several parts; each part with text is a piece.
     for seed in range(30):
         chunks = client.chat.completions.create(
             model="asker", messages=HELLO, stream=True, temperature=3.0, seed=seed, max_tokens=64,
@@ -143,7 +143,7 @@ def test_a_request_that_is_refused_has_a_status_also_as_a_stream(client: openai.
     assert error.value.code == "context_length_exceeded"
 
 
-# ---- the form -----------------------------------------------------------------------------------
+# ---- format -------------------------------------------------------------------------------------
 
 
 def answer(messages: Messages) -> str:
@@ -179,7 +179,7 @@ def test_the_events_are_those_of_openai(url: str) -> None:
     assert {chunk["object"] for chunk in (opening, *pieces, end, usage)} == {
         "chat.completion.chunk"
     }
-    # Without the option, no chunk speaks of usage.
+    # Without the option, no chunk has the key `usage`.
     without = events(url, {"messages": HELLO[:1], "stream": True})[1]
     assert len(without) == len(lines) - 1
     assert not any("usage" in line for line in without)
@@ -192,7 +192,7 @@ def test_an_error_before_the_first_piece_is_no_stream(url: str, send: Send) -> N
 
 
 class Drip(Engine):
-    """Says a word at once, another when it may; then it fails, or has said all."""
+    """Sends a word at once and another when allowed to, or then fails."""
 
     def __init__(self, *, fails: bool = False) -> None:
         self.model, self.fails = "drip", fails

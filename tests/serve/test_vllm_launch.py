@@ -1,4 +1,4 @@
-"""`parrot serve --backend vllm` with a stand-in for vLLM: its command, its start, and every end."""
+"""`parrot serve --backend vllm` with a fake vLLM: command, start, and all ways to end."""
 
 import json
 import os
@@ -30,7 +30,7 @@ Serve = Callable[..., "subprocess.Popen[str]"]
 
 @pytest.fixture
 def python(tmp_path: Path) -> Path:
-    """The stand-in, which is started as a Python is."""
+    """The fake vLLM, as a Python interpreter."""
     path = tmp_path / "python"
     path.write_text(f'#!/bin/sh\nexec {sys.executable} {STANDIN} "$@"\n')
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
@@ -39,7 +39,7 @@ def python(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def export(tmp_path: Path) -> Path:
-    """What stands in for an export: the launch reads its sizes."""
+    """A fake export, of which only the sizes are read."""
     folder = tmp_path / "asker"
     folder.mkdir()
     sizes = {"max_position_embeddings": 256, "num_attention_heads": 8, "torch_dtype": "bfloat16"}
@@ -50,7 +50,7 @@ def export(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def serve(tmp_path: Path, python: Path) -> Iterator[Serve]:
-    """Starts `parrot serve RUN --backend vllm` at a free port; what is left, it kills."""
+    """Starts `parrot serve RUN --backend vllm` on a free port; kills leftover processes."""
     started: list[subprocess.Popen[str]] = []
     processes = tmp_path / "processes.json"
 
@@ -77,13 +77,13 @@ def serve(tmp_path: Path, python: Path) -> Iterator[Serve]:
 
 
 def url_of(process: subprocess.Popen[str]) -> str:
-    """Where it serves, from its first line."""
+    """Returns the URL from its first line."""
     assert process.stdout is not None
     return process.stdout.readline().split()[3].removesuffix("/v1")
 
 
 def processes_of(folder: Path) -> list[psutil.Process]:
-    """The supervisor, the server and what the server started."""
+    """Returns the supervisor, the server and the server's child."""
     (record,) = folder.glob("*vllm/server-*.json")
     pids = [json.loads(record.read_text())["supervisor"][0]]
     pids += json.loads((folder.parent / "processes.json").read_text())
@@ -94,7 +94,7 @@ def are_gone(processes: list[psutil.Process], timeout_s: float = 30) -> bool:
     return not psutil.wait_procs(processes, timeout_s)[1]
 
 
-# ---- the command --------------------------------------------------------------------------------
+# ---- command ------------------------------------------------------------------------------------
 
 
 def test_the_command_on_a_cpu(export: Path) -> None:
@@ -150,7 +150,7 @@ print(json.dumps(said))
 
 
 def test_another_python_without_this_package_refuses_web_pages(export: Path) -> None:
-    """As vLLM loads a middleware; `-S` leaves out all that is installed."""
+    """Loads the middleware like vLLM, without installed packages (`-S`)."""
     served = Served(export, "ask", "0.0.0.0", 8000, ("asker",))
     environment = Environment("python", (), has_program=False)
     command = vllm_command(served, environment, VllmConfig())
@@ -168,9 +168,9 @@ def test_another_python_without_this_package_refuses_web_pages(export: Path) -> 
     [
         (1, 2000, None, None, (1, 1)),
         (8, 2000, None, None, (1, 8)),
-        (8, 1999, None, None, (2, 4)),  # twice the weights do not fit one
+        (8, 1999, None, None, (2, 4)),  # one GPU cannot hold the weights twice
         (8, 600, None, None, (4, 2)),
-        (8, 1, None, None, (8, 1)),  # they fit nowhere: vLLM will say so
+        (8, 1, None, None, (8, 1)),  # they do not fit at all; vLLM reports it
         (6, 600, None, None, (4, 1)),
         (8, 600, None, 4, (2, 4)),
         (8, 2000, 2, None, (2, 4)),
@@ -207,8 +207,8 @@ def test_what_the_machine_or_the_model_has_not(export: Path) -> None:
     [
         (["--vllm.data-parallel-size", "0"], "--vllm.data-parallel-size is 0; it must be at lea"),
         (["--vllm.start-timeout-s", "0"], "--vllm.start-timeout-s is 0.0; it must be finite and"),
-        (["--batch-rows", "8"], "--batch-rows is of --backend jax; vLLM fills its batches by its"),
-        (["--backend", "jax", "--vllm.max-model-len", "9"], "--vllm.* are settings of vLLM; say"),
+        (["--batch-rows", "8"], "--batch-rows applies to --backend jax only"),
+        (["--backend", "jax", "--vllm.max-model-len", "9"], "--vllm.* applies to vLLM only; add"),
         (["--port", "{taken}"], "port {taken} on 127.0.0.1 is in use; choose another with --port"),
         (["--vllm.python", "/none"], "cannot run the vLLM interpreter /none: [Errno 2] No such"),
     ],
@@ -235,7 +235,7 @@ def test_folders_that_hold_no_model(
 ) -> None:
     command = ["--backend", "vllm", "--port", "0", "--vllm.python", str(python)]
     assert main(["serve", str(tmp_path), *command]) == 2
-    assert "is not a run folder: it has no config.yaml" in capsys.readouterr().err
+    assert "is neither a run folder (no config.yaml)" in capsys.readouterr().err
     (tmp_path / "config.yaml").write_text("converted_from: x\nmodel: {}\n")
     assert main(["serve", str(tmp_path), *command]) == 2
     assert "has converted weights, not a run" in capsys.readouterr().err
@@ -247,7 +247,7 @@ def test_without_vllm_one_is_told_how_to_install_it(serve: Serve, export: Path) 
     assert "has no vLLM; install it in a separate environment" in error
 
 
-# ---- its start ----------------------------------------------------------------------------------
+# ---- start --------------------------------------------------------------------------------------
 
 
 def test_the_first_line_says_where_and_the_log_says_how(serve: Serve, export: Path) -> None:
@@ -279,7 +279,7 @@ def test_a_server_that_is_never_ready_is_ended(serve: Serve, export: Path) -> No
     process = serve(export, "--vllm.start-timeout-s", "1", wrong="never ready")
     _, error = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert "parrot: vLLM is not ready after 1 s; allow more with --vllm.start-timeout-s" in error
+    assert "parrot: vLLM is not ready after 1 s; raise --vllm.start-timeout-s" in error
     assert not list(export.glob(".vllm/*.json"))
 
 
@@ -315,7 +315,7 @@ def test_a_run_is_exported_once_and_half_an_export_is_finished(
     assert "convert flax-to-hf" in said
     assert third.keys() == first.keys()
 
-    # The export stands for its tokenizer as well: another one in the run is not passed over.
+    # Another tokenizer in the run is not ignored, although the export exists.
     file = run / "tokenizer" / "tokenizer.json"
     content = json.loads(file.read_text())
     vocab = content["model"]["vocab"]
@@ -327,7 +327,7 @@ def test_a_run_is_exported_once_and_half_an_export_is_finished(
     assert "tokenizer" in error
 
 
-# ---- its end ------------------------------------------------------------------------------------
+# ---- end ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -363,7 +363,7 @@ def test_a_crash_ends_the_command_and_names_the_log(serve: Serve, export: Path) 
     process = serve(export)
     url = url_of(process)
     processes = processes_of(export)
-    with pytest.raises(OSError):  # noqa: PT011 - the connection is lost in one way or another
+    with pytest.raises(OSError):  # noqa: PT011 - any kind of lost connection
         urllib.request.urlopen(f"{url}/crash", timeout=60)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 1
@@ -388,14 +388,14 @@ def test_what_a_crash_left_behind_is_named_at_the_next_start(serve: Serve, expor
     process = serve(export, wrong="deaf")
     url_of(process)
     supervisor, server, deaf = processes_of(export)
-    os.kill(process.pid, signal.SIGSTOP)  # so that it sees nothing
+    os.kill(process.pid, signal.SIGSTOP)  # so that it does not clean up
     supervisor.kill()
     process.kill()
     assert are_gone([server])
     assert deaf.is_running()
     _, error = (second := serve(export)).communicate(timeout=60)
     assert second.returncode == 2
-    assert f"left a vLLM behind, at port {port_in(error)}: the processes {deaf.pid};" in error
+    assert f"left vLLM processes on port {port_in(error)}: {deaf.pid};" in error
     deaf.kill()
     assert are_gone([deaf])
     third = serve(export)
@@ -403,7 +403,7 @@ def test_what_a_crash_left_behind_is_named_at_the_next_start(serve: Serve, expor
 
 
 def port_in(error: str) -> str:
-    return error.partition("at port ")[2].partition(":")[0]
+    return error.partition("on port ")[2].partition(":")[0]
 
 
 @pytest.mark.slow
@@ -412,7 +412,7 @@ def test_two_servers_of_a_run_do_not_share_a_port(serve: Serve, export: Path) ->
     port = url_of(first).rpartition(":")[2]
     _, error = (second := serve(export, "--port", port)).communicate(timeout=60)
     assert second.returncode == 2
-    assert f"another `parrot serve` is serving or stopping this run at port {port}" in error
+    assert f"is serving or stopping this run on port {port}" in error
     third: Any = serve(export)
     assert url_of(third).rpartition(":")[2] != port
 
@@ -420,5 +420,5 @@ def test_two_servers_of_a_run_do_not_share_a_port(serve: Serve, export: Path) ->
 @pytest.mark.parametrize("content", ["{", "[]", '{"host": "here"}'])
 def test_a_damaged_record_of_a_server_is_one_line(content: str, tmp_path: Path) -> None:
     (tmp_path / "server-8000.json").write_text(content)
-    with pytest.raises(UserError, match=r"server-8000.json is damaged \(.*\), so it is unknown"):
+    with pytest.raises(UserError, match=r"server-8000.json is damaged \(.*\), so vLLM processes"):
         check_nobody_serves(tmp_path)

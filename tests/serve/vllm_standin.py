@@ -1,7 +1,7 @@
-"""Answers as a Python with vLLM does, as far as `parrot serve` asks it; STANDIN says what is wrong.
+"""Fakes a Python with vLLM for `parrot serve`; the variable STANDIN selects a fault.
 
-Its server starts a process of its own, deaf to SIGTERM where STANDIN is `deaf`, and writes the ids
-of both into the file PROCESSES.
+Its server starts a child, which ignores SIGTERM if STANDIN is `deaf`, and writes both process ids
+to the file PROCESSES.
 """
 
 import http.server

@@ -1,4 +1,4 @@
-"""Small files of dialogues and a judge that answers from a script."""
+"""Fixtures: small dialogue files, and configs of a scripted judge."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ WriteJudge = Callable[..., Path]
 
 @pytest.fixture
 def write_sessions(tmp_path: Path) -> WriteSessions:
-    """Writes a `messages` file; each session is its questions, all answered with "Yes it is."."""
+    """Writes a `messages` file from questions; every answer is "Yes it is."."""
 
     def write(sessions: Sequence[Sequence[str]], name: str = "people.jsonl") -> Path:
         path = tmp_path / name
@@ -31,7 +31,7 @@ def write_sessions(tmp_path: Path) -> WriteSessions:
 
 @pytest.fixture
 def write_judge(tmp_path: Path) -> WriteJudge:
-    """Writes the config of a judge at a server of this machine."""
+    """Writes the config of a judge at a local server."""
 
     def write(url: str, **changes: object) -> Path:
         values: dict[str, object] = {

@@ -1,4 +1,4 @@
-"""Self-ROUGE and MTLD: numbers to be checked by eye, and those of the packages that others use."""
+"""Self-ROUGE and MTLD, checked by hand and against reference packages."""
 
 import itertools
 import json
@@ -16,7 +16,7 @@ WORDS = st.lists(st.sampled_from("abcde"), max_size=30)
 
 
 def test_rouge_l_of_two_questions_is_twice_the_common_words_by_all_words() -> None:
-    # "make it" of 3 + 5 words: 2 * 2 / 8.
+    # Common subsequence "make it", 3 + 5 words: 2 * 2 / 8.
     assert self_rouge([["make", "it", "short"], ["make", "the", "poem", "about", "it"]]) == 0.5
 
 
@@ -35,7 +35,7 @@ def test_rouge_l_is_that_of_rouge_score_on_real_questions(shared_data: Path) -> 
     for line in (shared_data / "dialogues" / "wildchat.jsonl").read_text().splitlines():
         messages = json.loads(line)["messages"]
         texts = [m["content"][:400] for m in messages if m["role"] == "user"]
-        # Other scripts and the underscore are no letters to that package.
+        # rouge-score does not treat the underscore and other scripts as letters.
         texts = [text.replace("_", " ") for text in texts if text.isascii()]
         if len(texts) < 2:
             continue
@@ -47,11 +47,11 @@ def test_rouge_l_is_that_of_rouge_score_on_real_questions(shared_data: Path) -> 
 
 
 def test_a_factor_of_mtld_ends_where_different_words_are_too_few() -> None:
-    # Forwards a, a: share 1/2, a factor; then again: 4 words by 2 factors. Backwards the same.
+    # In both directions "a a" (share 1/2) ends a factor, twice: 4 words / 2 factors.
     assert mtld(list("aaaa")) == 2.0
-    # 18 different ones of 25 are 0.72 and still rich: no factor, but the part of 1 at the end.
+    # Forwards, 18 distinct words of 25 are 0.72, not below: only the partial factor 1 at the end.
     words = [str(number) for number in range(18)] + ["0"] * 7
-    # Backwards 0, 0 end a factor three times, and 0 0 ... leaves 17 new words behind one "0".
+    # Backwards, "0 0" ends a factor three times; then one "0" and 18 words with 17 new ones follow.
     assert mtld(words) == pytest.approx((25 / 1 + 25 / (3 + (1 - 18 / 19) / 0.28)) / 2)
 
 

@@ -1,4 +1,4 @@
-"""A judge over real HTTP: what it is asked, what counts as an answer, kills, budgets, samples."""
+"""A judge over HTTP: requests, parsing of replies, kills, budgets, samples."""
 
 import json
 import os
@@ -35,7 +35,7 @@ SESSIONS = [["Where is Velora?", "And its hills?", "Bye"], ["What is a quasar?",
 
 @pytest.fixture(scope="module", autouse=True)
 def charts_drawn_once() -> Iterator[None]:
-    """A chart takes longer than a judge; those of these tests are nearly all the same."""
+    """Caches charts, which are slow to draw and mostly identical in these tests."""
     drawn: dict[str, Chart] = {}
 
     def chart(*args: Any, **settings: Any) -> Chart:
@@ -50,7 +50,7 @@ def charts_drawn_once() -> Iterator[None]:
 
 
 def measure_of(body: dict[str, Any]) -> str:
-    """Which measure a request asks for, by a word of its prompt."""
+    """Returns the measure of a request, by a word of its prompt."""
     (message,) = body["messages"]
     words = {"topics": "different topics", "ref_count": "points back", "context_dependent": "alone"}
     (key,) = [key for key, word in words.items() if word in message["content"]]
@@ -63,7 +63,7 @@ def questions_in(body: dict[str, Any]) -> list[str]:
 
 
 def count(body: dict[str, Any]) -> Scripted:
-    """Topics: all questions; references: 7; context-dependent: all but the first."""
+    """Replies with the number of questions (topics), 7 (references), or questions - 1."""
     num = len(questions_in(body))
     numbers = {"topics": num, "ref_count": 7, "context_dependent": num - 1}
     return Scripted(text=f"I count: [[{numbers[measure_of(body)]}]]")
@@ -85,7 +85,7 @@ def test_the_means_of_what_the_judge_counts(
         assert main(command) == 0
         first = (out / "stats.json").read_text()
         assert main(command) == 0
-    # The second run found everything in the journal.
+    # The second run took everything from the journal.
     assert (out / "stats.json").read_text() == first
     assert len(server.bodies) == 6
     found = judged(out)
@@ -100,7 +100,7 @@ def test_the_means_of_what_the_judge_counts(
     assert said["prompts"]["topics"]["sha256"] == JUDGED["topics"].load().sha256
     body = server.bodies[0]
     assert (body["temperature"], body["max_tokens"]) == (0.0, 100)
-    # Questions only: the judge sees no answer.
+    # The judge gets questions only.
     assert all("Yes it is." not in json.dumps(body) for body in server.bodies)
     assert {len(questions_in(body)) for body in server.bodies} == {2, 3}
     assert "RefCount" in capsys.readouterr().out
@@ -134,7 +134,7 @@ def test_what_is_no_clear_number_is_not_judged_and_never_zero(
         assert main(command) == 0
         num_requests = len(server.bodies)
         assert main(command) == 0
-        assert len(server.bodies) == num_requests  # such a reply is an answer, and paid for
+        assert len(server.bodies) == num_requests  # useless replies are not requested again
     found = judged(out)
     assert found["not_judged"] == {key: {reason: 1} for key in JUDGED}
     assert {key: e["value"] for key, e in found["measures"].items()} == {
@@ -175,7 +175,7 @@ def test_a_judge_that_takes_no_request_stops_at_once_and_its_settings_can_be_men
             "rejected requests of 3 of 10 sessions (last error: HTTP 400: no max_tokens, please)"
             in error
         )
-        # Three measures of three sessions, one after the other, of which the last one stops.
+        # Three measures of three sessions, one at a time; the third session stops the run.
         assert len(server.bodies) == 7
         assert server.most_in_flight == 1
         assert main([*command, str(write_judge(server.url, max_tokens=50))]) == 0
@@ -197,7 +197,7 @@ def test_a_judge_that_fails_is_asked_again_by_the_next_run(
         command += ["--judge", str(write_judge(server.url))]
         assert main(command) == 1
         assert "failed 3 times (last error: HTTP 503" in capsys.readouterr().err
-        # Three requests of two attempts each, and nothing more.
+        # Three requests with two attempts each.
         assert len(server.bodies) == 6
         assert sum(judged(out)["not_judged"]["topics"].values()) == 10
         is_broken = False
@@ -229,7 +229,7 @@ def test_nothing_is_sent_once_the_budget_is_spent(
         reasons = judged(out)["not_judged"]
         assert sum(sum(r.values()) for r in reasons.values()) == 60 - sent
         assert all(set(r) == {"not asked: the budget is spent"} for r in reasons.values())
-        # What was spent before counts; with a higher budget it goes on where it stopped.
+        # Earlier spending counts; with a higher budget, the job resumes.
         assert main([*command, str(write_judge(server.url, budget_tokens=5000))]) == 1
         assert len(server.bodies) == sent
         assert main([*command, str(write_judge(server.url, budget_tokens=500_000))]) == 0
@@ -263,7 +263,7 @@ def test_a_killed_judging_goes_on_and_asks_nothing_twice_but_what_was_in_flight(
             assert not (out / "stats.json").exists()
         assert subprocess.run(command, **quiet).returncode == 0
     assert len(asked) == 30
-    # SIGKILL loses at most the two that were in flight; Ctrl-C waits for them.
+    # SIGKILL loses at most the two requests in flight; Ctrl-C waits for them.
     assert asked.total() <= 32
     assert judged(out)["measures"]["topics"]["num"] == 10
 
@@ -281,7 +281,7 @@ def test_another_judge_in_the_same_folder_is_refused(
         assert "another judge (temperature: 0.0 -> 1.0); choose another --out" in error
         assert main([*command, str(write_judge(server.url, top_p=0.5))]) == 2
         assert "another judge (top_p: None -> 0.5)" in capsys.readouterr().err
-        # How fast it is asked decides nothing; more files only add their sessions.
+        # Concurrency may change; more files only add sessions.
         more = write_sessions([["Where is the sea?", "Why?"]], "more.jsonl")
         changed = str(write_judge(server.url, concurrency=3))
         assert main(["stats", str(more), *command[1:], changed]) == 0

@@ -1,4 +1,4 @@
-"""What is measured of small files, with numbers to be checked by eye, and of real ones."""
+"""Measures of small files, checked by hand, and of real ones."""
 
 import json
 import subprocess
@@ -44,12 +44,12 @@ def test_the_figures_of_two_sessions(
     assert file["later_question_words"] == {"median": 3, "90 %": 4}
     found = values(file)
     assert found["turns"] == 3
-    # 11 + 3 + 4 + 3 and 8 + 4 words of questions, 3 of each of the six answers.
+    # Questions: 11 + 3 + 4 + 3 and 8 + 4 words; six answers of 3 words.
     assert found["words"] == (21 + 12 + 6 * 3) / 2
     assert found["first_question_words"] == (11 + 8) / 2
     assert found["later_question_words"] == (3 + 4 + 3 + 4) / 4
-    # Of four later questions: one thanks, one is asked again, three say "it" or "its", and "and its
-    # source" leaves something out twice.
+    # Of four later questions, one thanks, one is a repeat, three have "it" or "its", and two ("and
+    # its source", twice) are elliptical.
     assert found["thanks"] == 1 / 4
     assert found["verbatim_repeats"] == found["near_repeats"] == 1 / 4
     assert found["pronouns"] == 3 / 4
@@ -120,7 +120,7 @@ def test_files_stand_beside_what_the_papers_print(
     markdown = (out / "stats.md").read_text()
     for text in ("8.71", "3,551", "Parrot-40K, published", "![Figure 3"):
         assert text in markdown
-    # Four files are two pictures: nobody tells more than three colours apart.
+    # Four files need two figures of at most three colours.
     assert (out / "figure3.svg").read_text().startswith("<svg")
     assert (out / "figure3-2.svg").exists()
     assert (out / "stats.html").read_text().count("<figure>") == 2
@@ -176,7 +176,7 @@ def test_unclear_paths_are_refused_with_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no file matches"):
         source_of(str(path))
     path.write_text('[{"text": "hello"}]')
-    with pytest.raises(UserError, match="cannot detect the format .* keys 'text'.*write kind:path"):
+    with pytest.raises(UserError, match="cannot detect the format .* keys 'text'.*pass kind:path"):
         source_of(str(path))
     path.write_text('[{"conversations": [], "chosen": 1, "rejected": 2}]')
     with pytest.raises(UserError, match="preference pairs.*sharegpt:"):

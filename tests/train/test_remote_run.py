@@ -171,7 +171,7 @@ def test_a_loss_that_is_not_finite_leaves_its_batch_in_the_bucket(remote: TrainC
         (lambda c: train(replace(c, out="gs://no-such-bucket/runs/a", max_steps=0)),
          "cannot write gs://no-such-bucket/runs/a/.*: there is no such bucket"),
         (lambda c: train(replace(c, out="s3://bucket/a")),
-         "s3://bucket/a cannot hold checkpoints; they are on a local disk or in gs://"),
+         "s3://bucket/a cannot hold checkpoints; use a local folder or gs://"),
         (lambda c: train(replace(c, init_from="gs://no-such-bucket/runs/a")),
          "gs://no-such-bucket/runs/a is not a run folder: it has no config.yaml"),
         (lambda c: replace(c.data, cache_dir="gs://bucket/cache"),

@@ -1,4 +1,4 @@
-"""Small LLaMA folders as Hugging Face keeps them, and a hub that holds what is sent to it."""
+"""Fixtures: small LLaMA folders in Hugging Face's format, and a fake hub."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -71,25 +71,25 @@ def _write_hf(
 
 @pytest.fixture(scope="session")
 def small() -> ModelConfig:
-    """The sizes of the folders that are written when nothing else is said."""
+    """The default config of written folders."""
     return _SMALL
 
 
 @pytest.fixture(scope="session")
 def random_tensors() -> RandomTensors:
-    """The function that makes all tensors of some sizes, by Hugging Face's names."""
+    """A function that creates all tensors of a config, by Hugging Face's names."""
     return _random_tensors
 
 
 @pytest.fixture(scope="session")
 def write_hf() -> WriteHf:
-    """The function that writes a folder."""
+    """A function that writes a Hugging Face folder."""
     return _write_hf
 
 
 @pytest.fixture
 def hf_folder(tmp_path: Path) -> Path:
-    """A random folder in two files."""
+    """A folder of random weights in two files."""
     return _write_hf(tmp_path / "hf", num_files=2)
 
 
@@ -104,7 +104,7 @@ def running() -> Iterator[tuple[Hub, str]]:
 
 @pytest.fixture
 def hub(running: tuple[Hub, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """An empty hub, the only one that the client knows, with a cache and a token of its own."""
+    """An empty hub; the client is configured to use only it, with a separate cache and token."""
     hub, url = running
     hub.reset()
     settings = {

@@ -1,6 +1,6 @@
-"""A stand-in for the Hugging Face hub, in memory: what its client asks of a real one.
+"""A fake Hugging Face hub in memory, with the routes that the client uses.
 
-Source: the requests of huggingface_hub 2.4 and the answers that it reads.
+Source: the requests of huggingface_hub 2.4 and the responses that it expects.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ TOKEN = "hf_" + "SeCrEt" * 5
 
 
 class HubError(Exception):
-    """An answer that says no."""
+    """An error response."""
 
     def __init__(self, status: int, message: str, code: str | None = None) -> None:
         super().__init__(message)
@@ -54,15 +54,15 @@ class Repository:
 
 
 class Hub:
-    """The state of the hub, and the application over it.
+    """The state of the hub, and its web application.
 
     Attributes:
-      repositories: By name; that of a dataset begins with `datasets/`.
+      repositories: By name; names of datasets start with `datasets/`.
       stored: Large files, by SHA-256, committed or not.
       requests: Method and path of each request.
-      fail: Answers for paths that contain a text, instead of the right ones.
-      stall: Whether large files after the first `stall_after` are never received; `stalled` says
-        that one is not.
+      fail: Error responses for paths that contain a text.
+      stall: Whether large files after the first `stall_after` are never received; `stalled` is
+        set when one hangs.
     """
 
     def __init__(self) -> None:
@@ -83,7 +83,7 @@ class Hub:
                 ("POST", api + "/commit/{revision}", self._commit),
                 ("GET", files + "/resolve/{revision}/{path:path}", self._resolve),
             ]
-        # What begins with `/datasets/` is no model of an owner of that name.
+        # Match `/datasets/` first, so that it is not taken for the owner of a model.
         routes.sort(key=lambda route: "/datasets" not in route[1])
         self.app = Starlette(
             routes=[Route(path, self._answer(do), methods=[verb]) for verb, path, do in routes]
@@ -98,7 +98,7 @@ class Hub:
         self.stalled = threading.Event()
 
     def asked(self, method: str, text: str) -> list[str]:
-        """The paths of requests of this method that contain a text."""
+        """Returns the paths of requests with this method that contain a text."""
         return [path for verb, path in self.requests if verb == method and text in path]
 
     def _answer(self, do: Any) -> Any:
@@ -196,7 +196,7 @@ class Hub:
             return Response(status_code=499)
         data = await request.body()
         if hashlib.sha256(data).hexdigest() != request.path_params["oid"]:
-            raise HubError(400, "not what was announced")
+            raise HubError(400, "hash mismatch")
         self.stored[request.path_params["oid"]] = data
         return Response()
 
@@ -230,15 +230,15 @@ class Hub:
 
 
 def is_large(path: str) -> bool:
-    """Whether the hub keeps a file outside of git."""
+    """Whether the hub stores a file in LFS."""
     return path.endswith((".safetensors", ".bin", ".parquet"))
 
 
 def oid(path: str, data: bytes) -> str:
-    """What the hub calls the content of a file."""
+    """Returns the hub's id of a file's content."""
     return hashlib.sha256(data).hexdigest() if is_large(path) else git_hash(data)
 
 
 def git_hash(data: bytes) -> str:
-    """The hash of a file in git."""
+    """Returns the git hash of a file."""
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()

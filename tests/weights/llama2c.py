@@ -1,7 +1,7 @@
-"""Reads a model of llama2.c (its legacy layout) into a folder as Hugging Face keeps it.
+"""Converts a llama2.c model (legacy layout) to Hugging Face's format.
 
-There, rotary embedding turns neighbours (dims 2i and 2i + 1 of a head); here and at Hugging Face it
-turns i and i + H/2. The rows of the query and key matrices are put into that order.
+llama2.c's RoPE rotates neighbouring dims of a head (2i and 2i + 1); ours and Hugging Face's rotates
+i and i + H/2. So the rows of the query and key matrices are permuted.
 """
 
 import json
@@ -15,7 +15,7 @@ from parrot_jax.model.model_config import ModelConfig
 
 
 def llama2c_to_hf(model: Path, folder: Path) -> ModelConfig:
-    """Converts a `.bin` file; returns its sizes."""
+    """Converts a `.bin` file; returns the model config."""
     data = model.read_bytes()
     dim, hidden, layers, heads, kv_heads, vocab, length = np.frombuffer(data, "<i4", 7).tolist()
     config = ModelConfig(
@@ -54,7 +54,7 @@ def llama2c_to_hf(model: Path, folder: Path) -> ModelConfig:
 
 
 def halves(matrices: np.ndarray, heads: int) -> np.ndarray:
-    """Puts the rows of each head from neighbours (0, 1, 2, 3, ...) to halves (0, 2, ..., 1, 3)."""
+    """Permutes the rows of each head from 0, 1, 2, 3, ... to 0, 2, ..., 1, 3, ...."""
     layers, rows, dim = matrices.shape
     pairs = matrices.reshape(layers, heads, rows // heads // 2, 2, dim)
     return pairs.swapaxes(2, 3).reshape(layers, rows, dim)

@@ -1,4 +1,4 @@
-"""Weights, tokenizer and config belong together: what does not is refused with both named."""
+"""Weights, tokenizer and config must match; the error for a mismatch names both."""
 
 import json
 import shutil
@@ -19,13 +19,13 @@ from parrot_jax.weights.exports import RECORD
 WriteHf = Callable[..., Path]
 Run = Callable[..., str]
 
-# Nothing is measured and sampled: what is tried is whether a run begins.
+# No evaluation and no steps: the tests only check whether a run starts.
 NO_EVAL = ("--data.eval-fraction", "0", "--max-steps", "0")
 
 
 @pytest.fixture
 def parrot(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs a command that must end with a code; returns what it says."""
+    """Runs a command, checks its exit code and returns its output."""
 
     def run(*arguments: object, code: int = 0) -> str:
         capsys.readouterr()
@@ -39,7 +39,7 @@ def parrot(capsys: pytest.CaptureFixture[str]) -> Run:
 
 @pytest.fixture(scope="module")
 def other_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """340 pieces, as many as those of `tiny_tokenizer`, but others."""
+    """340 pieces, as many as in `tiny_tokenizer`, but different ones."""
     folder = tmp_path_factory.mktemp("other")
     (folder / "corpus.txt").write_text("lorem ipsum dolor sit amet consectetur elit sed do\n" * 40)
     sentencepiece.SentencePieceTrainer.Train(
@@ -121,7 +121,7 @@ def test_many_more_rows_than_ids_are_of_another_model_and_some_are_padding(
     error = parrot(*few, code=2)
     assert "has 340 ids, but the model 1,400 rows" in error
     parrot(*few, "--new-tokenizer")
-    # And the numbers of LLaMA 2, 3 and of one whose rows are rounded up.
+    # LLaMA 2, a padded vocabulary, and LLaMA 3.
     llama = load_tokenizer(tiny_tokenizer)
     llama.vocab_size = 32_000
     assert check_rows(llama, 32_000, "t") is None
@@ -142,7 +142,7 @@ def test_a_run_goes_on_with_its_own_tokenizer_alone(
     shutil.copy(other_tokenizer, tmp_path / "tokenizer.model")
     error = parrot("train", tiny_run, *NO_EVAL[:2], "--max-steps", "1", code=2)
     assert "were made with tokenizer" in error
-    # Nor is a tokenizer taken that was put into the folder of the run.
+    # A replaced tokenizer in the run folder is rejected too.
     folder = tmp_path / "run" / "tokenizer"
     load_tokenizer(other_tokenizer).save(folder)
     (tmp_path / "m.json").write_text('[{"role": "user", "content": "a"}]')
@@ -162,7 +162,8 @@ def test_a_config_that_is_not_of_the_weights_is_refused(
     values = yaml.safe_load(path.read_text())
     values["model"]["rope_theta"] = 500000.0
     path.write_text(yaml.safe_dump(values))
-    said = f"{path} is not of the weights in {imported}/checkpoints/0: model.rope_theta is 500000.0"
+    place = f"{imported}/checkpoints/0"
+    said = f"{path} does not match the weights in {place}: model.rope_theta is 500000.0"
     assert said in parrot("convert", "flax-to-hf", imported, tmp_path / "out", code=2)
     assert "rope_theta" in parrot("convert", "verify", tmp_path / "hf", imported, code=2)
 
@@ -206,7 +207,7 @@ def test_ids_that_the_tokenizer_does_not_have_are_said(
 
 
 def takers(out: Path) -> list[tuple[object, ...]]:
-    """The commands that take an export."""
+    """Returns the commands that take an export."""
     return [
         ("push", out, "owl/asker"),
         ("serve", out, "--backend", "vllm", "--port", "0"),
@@ -219,7 +220,7 @@ def change_json(path: Path, change: Callable[[Any], Any]) -> None:
 
 
 def without_new_hashes(record: dict[str, Any]) -> dict[str, Any]:
-    """The record as earlier versions wrote it: with the hashes of the shards alone."""
+    """Returns the record as in earlier versions, with the hashes of the shards only."""
     return record | {"sha256": {name: record["sha256"][name] for name in record["shards"]}}
 
 
@@ -244,7 +245,7 @@ def test_an_export_with_another_tokenizer_is_taken_by_nobody(
         for command in takers(out):
             error = parrot(*command, code=2)
             assert said in error or f"the weights in {out} were exported with" in error
-        parrot("convert", "flax-to-hf", trained_run, out)  # puts the right files back
+        parrot("convert", "flax-to-hf", trained_run, out)  # restores the right files
         assert (out / "tokenizer.json").read_text() == written
         if older:
             change_json(out / RECORD, without_new_hashes)
@@ -277,7 +278,7 @@ def test_an_export_with_another_theta_is_taken_by_nobody(
     change_json(out / "config.json", lambda config: config | {"rope_theta": 500000.0})
     for command in takers(out):
         assert f"{out}/config.json is damaged" in parrot(*command, code=2)
-    # What earlier versions exported says nothing of it.
+    # Exports of earlier versions have no hash of config.json.
     change_json(out / RECORD, without_new_hashes)
     parrot("convert", "hf-to-flax", out, tmp_path / "flax")
 

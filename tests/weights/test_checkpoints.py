@@ -1,6 +1,6 @@
-"""What is on the disk: one array a layer, the newest N, nothing half, nothing of another shape.
+"""Checkpoints: one array per layer, atomic, the newest N kept, shapes checked.
 
-And what is in memory meanwhile: never a second state on the devices.
+Also device memory while saving and restoring: never a second state.
 """
 
 import gc
@@ -42,7 +42,7 @@ def like(mesh: MeshConfig, *, offload: bool = False, **changes: Any) -> TrainSta
 
 
 def numbered(shapes: TrainState) -> TrainState:
-    """A state in which every number is another one."""
+    """Returns a state in which all numbers differ."""
     start = iter(range(0, 10**9, 10_000))
 
     def array(leaf: Any) -> jax.Array:
@@ -145,7 +145,7 @@ def test_a_checkpoint_of_orbax_alone_is_read(tmp_path: Path) -> None:
 
 
 def device_bytes() -> int:
-    """What all arrays hold of the memory of all devices, each piece of it once."""
+    """Returns the device memory of all arrays; buffers shared by arrays count once."""
     pieces = {
         shard.data.unsafe_buffer_pointer(): shard.data.nbytes
         for array in jax.live_arrays()
@@ -156,13 +156,13 @@ def device_bytes() -> int:
 
 
 def bytes_of(arrays: Any) -> int:
-    """What arrays hold of all devices, copies included."""
+    """Returns the bytes of arrays on all devices, including replicas."""
     return sum(shard.data.nbytes for a in jax.tree.leaves(arrays) for shard in a.addressable_shards)
 
 
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[int]]:
-    """`device_bytes` whenever orbax is given arrays, and when those it gave have been stacked."""
+    """Records `device_bytes` at each orbax write, and after each orbax read."""
     seen: dict[str, list[int]] = {"saving": [], "restoring": []}
     handler = ocp.type_handlers.ArrayHandler
     serialize, deserialize = handler.serialize, handler.deserialize
@@ -179,9 +179,9 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[int]]:
 
     monkeypatch.setattr(handler, "serialize", watched_serialize)
     monkeypatch.setattr(handler, "deserialize", watched_deserialize)
-    # A batch is a layer, or a leaf.
+    # So each batch is one layer when saving, one leaf when restoring.
     monkeypatch.setattr(arrays, "BATCH_BYTES", 1)
-    gc.collect()  # what other tests left
+    gc.collect()  # arrays of other tests
     return seen
 
 
@@ -198,7 +198,7 @@ def test_beside_the_state_devices_hold_a_layer_while_saving_and_a_leaf_while_res
     before, whole = device_bytes(), bytes_of(state)
     leaf = max(map(bytes_of, jax.tree.leaves(state)))
     assert whole > 10 * leaf
-    # The second is room for what is not split: on a CPU, the device's memory is the host's copy.
+    # The second layer allows for unsharded arrays: on a CPU, the host copy is device memory too.
     two_layers = 2 * leaf // 4
     checkpoints = Checkpoints(tmp_path)
     save_state(checkpoints, 1, state)
@@ -238,7 +238,7 @@ def test_moments_in_the_memory_of_the_host_are_saved_and_come_back(
     checkpoints = Checkpoints(tmp_path)
     save_state(checkpoints, 1, state)
     checkpoints.wait()
-    # A leaf comes to the devices as a whole.
+    # An offloaded leaf is copied to the devices as a whole.
     assert max(seen["saving"]) - before <= leaf + 2 * leaf // 4
     restored = restore_state(checkpoints, 1, wanted)
     assert_equal_and_placed(state, restored, wanted)

@@ -1,4 +1,4 @@
-"""In and out again: the same bits, and nothing that loads of what is broken or half done."""
+"""Conversion round trips are bit-exact; damaged or unfinished output never loads."""
 
 import json
 import shutil
@@ -52,7 +52,7 @@ def assert_same_bits(found: Arrays, wanted: Arrays) -> None:
 
 @pytest.fixture
 def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[[Path], str]:
-    """Imports a folder that cannot be; returns the one line, and sees that nothing loads."""
+    """Imports an invalid folder; returns the error line and checks that nothing loads."""
 
     def run(source: Path) -> str:
         assert parrot("convert", "hf-to-flax", source, tmp_path / "refused") == 2
@@ -66,7 +66,7 @@ def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[[Pat
     return run
 
 
-# ---- there and back -----------------------------------------------------------------------------
+# ---- round trips --------------------------------------------------------------------------------
 
 
 def test_there_and_back_is_the_same_to_the_bit(hf_folder: Path, tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_weights_are_loaded_in_float32_whatever_they_are_stored_in(
 
 
 def test_weights_may_begin_at_any_byte(hf_folder: Path, tmp_path: Path) -> None:
-    # Writers pad the header to 8 bytes; the format does not ask for it.
+    # Writers pad the header to 8 bytes, but the format does not require it.
     for file in hf_folder.glob("*.safetensors"):
         content = file.read_bytes()
         length = int.from_bytes(content[:8], "little")
@@ -154,7 +154,7 @@ def test_rounding_is_told_from_difference(
     capsys.readouterr()
     assert parrot("convert", "verify", tmp_path / "rounded", tmp_path / "flax") == 0
     found = capsys.readouterr().out
-    assert "0 of 21 tensors are identical, 21 after rounding to the folder's type" in found
+    assert "0 of 21 tensors are identical, 21 after rounding to the folder's dtype" in found
 
 
 def test_training_starts_from_what_was_converted(
@@ -170,7 +170,7 @@ def test_training_starts_from_what_was_converted(
     assert parrot("train", tiny_run, *base) == 0
     norm = load_params(config["out"])["norm"]
     np.testing.assert_array_equal(norm, all_tensors(source)["model.norm.weight"].astype(np.float32))
-    # Shapes alone would not tell: another epsilon is another model.
+    # Another epsilon is another model, although the shapes are the same.
     other = ["--out", str(tmp_path / "other"), "--model.rms-norm-eps", "1e-6"]
     assert parrot("train", tiny_run, *base, *other) == 2
     error = capsys.readouterr().err
@@ -207,7 +207,7 @@ def test_a_trained_run_is_exported_with_all_that_others_need(
     assert str(trained_run.parent) not in card
 
 
-# ---- what is broken -----------------------------------------------------------------------------
+# ---- damaged input ------------------------------------------------------------------------------
 
 
 def test_tensors_that_are_missing_unknown_or_misshapen_are_all_named(
@@ -224,7 +224,7 @@ def test_tensors_that_are_missing_unknown_or_misshapen_are_all_named(
     assert "model.layers.0.mlp.renamed.weight is unknown" in error
     assert "extra is unknown" in error
     assert "model.norm.weight is [31], not [32]" in error
-    assert f"{DOWN} has type I8, not one of F32, BF16, F16" in error
+    assert f"{DOWN} has dtype I8, not one of F32, BF16, F16" in error
 
 
 def test_float16_asks_what_to_store(
@@ -232,19 +232,19 @@ def test_float16_asks_what_to_store(
     refused: Callable[[Path], str],
 ) -> None:  # fmt: skip
     source = write_hf(tmp_path / "hf", arrays=random_tensors(small, "float16"))
-    assert "is in float16, which no training uses: give --dtype float32" in refused(source)
+    assert "is in float16, which training does not support: set --dtype float32" in refused(source)
 
 
 def test_files_that_are_cut_off_or_absent(hf_folder: Path, refused: Callable[[Path], str]) -> None:
     first, second = sorted(hf_folder.glob("*.safetensors"))
     whole = first.read_bytes()
     first.write_bytes(whole[:-1])
-    assert f"{first} is cut off or no safetensors file" in refused(hf_folder)
+    assert f"{first} is truncated or not a safetensors file" in refused(hf_folder)
     first.write_bytes(b"not weights")
-    assert f"{first} is cut off or no safetensors file" in refused(hf_folder)
+    assert f"{first} is truncated or not a safetensors file" in refused(hf_folder)
     first.write_bytes(whole)
     second.unlink()
-    assert f"names 1 files that are not there: {second.name}" in refused(hf_folder)
+    assert f"names 1 files that do not exist: {second.name}" in refused(hf_folder)
     (hf_folder / "model.safetensors.index.json").write_text("[]")
     assert "is not an index of safetensors files" in refused(hf_folder)
 
@@ -349,9 +349,9 @@ def test_two_processes_read_about_a_half_each(hf_folder: Path, tmp_path: Path) -
         assert int(output.split()[-1]) < 0.6 * total
 
 
-# ---- what was killed ----------------------------------------------------------------------------
+# ---- interruption -------------------------------------------------------------------------------
 
-# Stops for ever when it comes to the named tensor, so that the kill finds it there.
+# Hangs at the named tensor, so that the kill happens there.
 STOP_AT = """
 import sys, time
 from parrot_jax.cli import main
@@ -415,7 +415,7 @@ def test_a_killed_export_goes_on_at_the_next_file(hf_folder: Path, tmp_path: Pat
         return list(json.loads((out / RECORD).read_text()).get("sha256", {}))
 
     kill_at("to_theirs", DOWN, *command, ready=lambda: bool(recorded()))
-    # A file that was written and not yet recorded is written again.
+    # A file that was written but not recorded yet is rewritten.
     before = {name: (out / name).stat().st_mtime_ns for name in recorded()}
     with pytest.raises(UserError, match="config.json"):
         HfFolder(out)
@@ -436,9 +436,7 @@ def test_a_folder_of_something_else_is_left_alone(
     capsys.readouterr()
     command = ("convert", "flax-to-hf", tmp_path / "flax", tmp_path / "back")
     assert parrot(*command, "--dtype", "float32") == 2
-    assert "holds the export of another checkpoint, or of this one in another form" in (
-        capsys.readouterr().err
-    )
+    assert "has an export of another checkpoint, dtype or tokenizer" in capsys.readouterr().err
     assert parrot(*command, "--step", "7") == 2
     assert "there is no checkpoint" in capsys.readouterr().err
 

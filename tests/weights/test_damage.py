@@ -1,4 +1,4 @@
-"""What is damaged on the disk is found when it is read, said in one line, and gone back from."""
+"""Damaged checkpoints are detected on read and reported in one line; training falls back."""
 
 import errno
 import json
@@ -36,7 +36,7 @@ SIZES = ModelConfig(
     max_position_embeddings=32,
 )
 OPTIMIZER = adamw(OptimConfig(), lambda _: 1e-3)
-# On one device: what is smaller than 1 kB stands in the tables, which are copied.
+# On one device: arrays below 1 kB are stored inside the chunk tables, of which there are copies.
 LIKE = abstract_state(SIZES, OPTIMIZER, make_mesh(MeshConfig(fsdp=1), jax.devices()[:1]))
 
 
@@ -56,7 +56,7 @@ def same_bits(a: TrainState, b: TrainState) -> bool:
 
 
 def flip(path: Path) -> None:
-    """One bit, in the middle."""
+    """Flips one bit in the middle of a file."""
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
@@ -105,7 +105,7 @@ def test_what_is_read_is_what_was_written_or_an_error(
         assert line.startswith(f"checkpoint {whole}/3 is damaged: ")
         assert "\n" not in line
         assert len(line) < 700
-    # The rest are copies that nothing reads any more; threads decide how many there are.
+    # The other files are unused copies, whose number depends on the timing of threads.
     assert sum(len(contents[file]) for file in found) > 0.75 * sum(map(len, contents.values()))
     assert "Traceback" not in capfd.readouterr().err
 
@@ -119,7 +119,7 @@ def test_a_damaged_array_is_named(tmp_path: Path) -> None:
     flip(largest)
     said = (
         rf"checkpoint {tmp_path}/6 is damaged: DATA_LOSS: Error reading \S+ .*{tmp_path}/6/params.*"
-        rf"The newest of the others is 3: `parrot train` goes back .* move {tmp_path}/6 away first"
+        rf"The newest other checkpoint is 3: `parrot train` resumes .* move {tmp_path}/6 away first"
     )
     with pytest.raises(DamagedCheckpointError, match=said):
         restore_state(Checkpoints(tmp_path, read_only=True), 6, LIKE)
@@ -131,12 +131,12 @@ def test_a_damaged_array_is_named(tmp_path: Path) -> None:
 def test_what_fails_beside_a_read_is_no_damage(
     whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whole bytes: the reading process has no files left, is warned, or cannot stack arrays."""
+    """An intact checkpoint: the process has no file handles left, gets a warning or has a bug."""
     checkpoints = Checkpoints(whole, read_only=True)
     handler = ocp.PyTreeCheckpointHandler
     for error, raised, message in (
         (OSError(errno.EMFILE, "Too many open files"), UserError, "cannot read a checkpoint: "),
-        (PermissionError(errno.EACCES, "Permission denied"), UserError, "check your rights"),
+        (PermissionError(errno.EACCES, "Permission denied"), UserError, "check permissions"),
         (ValueError("RESOURCE_EXHAUSTED: Error opening x"), UserError, "cannot read a checkpoint"),
         (UserWarning("Error reading the compile cache"), UserWarning, "the compile cache"),
     ):
@@ -149,7 +149,7 @@ def test_what_fails_beside_a_read_is_no_damage(
         patch.setattr(jax, "block_until_ready", Mock(side_effect=TypeError("a bug of ours")))
         with pytest.raises(TypeError, match="a bug of ours"):
             restore_state(checkpoints, 3, LIKE)
-    # None of it is held against the checkpoint.
+    # The checkpoint is not marked as damaged.
     assert checkpoints.latest_step() == 3
     assert same_bits(restore_state(checkpoints, 3, LIKE), state(1))
 
@@ -201,11 +201,11 @@ def test_a_run_with_a_damaged_checkpoint_ends_with_the_same_bits(
     assert sorted(path.name for path in folder.iterdir()) == ["6", "7"]
     for file in (folder / "7" / "params").rglob("d/*"):
         flip(file)
-    # Whoever only reads is told where the way leads.
+    # Commands that only read name the checkpoint to use instead.
     assert main(["convert", "flax-to-hf", config.out, str(tiny_run.parent / "hf")]) == 2
     line = capsys.readouterr().err
     assert f"checkpoint {folder}/7 is damaged" in line
-    assert "The newest of the others is 6" in line
+    assert "The newest other checkpoint is 6" in line
 
     assert main(["train", str(tiny_run)]) == 0
     said = capsys.readouterr().out
@@ -227,7 +227,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_does_not_begin_again_by_itself(
         file.write_text("{")
     capsys.readouterr()
     assert main(["train", str(tiny_run)]) == 2
-    assert "There is no other: put a copy in its place, or delete its folder" in (
+    assert "There is no other checkpoint: restore its folder from a copy, or delete it" in (
         capsys.readouterr().err
     )
 

@@ -1,4 +1,4 @@
-"""What small files tell of checkpoints and exports, without jax."""
+"""Checkpoint identities and export records, read without jax."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Folders of others, as bad as they can be: one line, at once, and nothing outside is read."""
+"""Malicious or broken folders fail fast with one line; no file outside of them is read."""
 
 import contextlib
 import json
@@ -30,7 +30,7 @@ Refused = Callable[..., str]
 
 @pytest.fixture
 def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Refused:
-    """Imports a folder that cannot be; returns the one line."""
+    """Imports an invalid folder; returns the error line."""
 
     def run(source: Path, *options: str) -> str:
         out = tmp_path / "refused"
@@ -45,7 +45,7 @@ def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Refused:
 
 
 def changed(folder: Path, **values: Any) -> Path:
-    """Changes config.json; a value may be NaN."""
+    """Changes keys of config.json; values may be NaN."""
     path = folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
     return folder
@@ -103,7 +103,7 @@ def test_many_layers_that_are_not_there_are_one_short_line(
 ) -> None:
     error = refused(changed(write_hf(tmp_path / "hf"), num_hidden_layers=1000))
     assert "model.layers.2.input_layernorm.weight is missing" in error
-    assert "and 8,962 more" in error  # 9 tensors of 998 layers, without the 20 that are named
+    assert "and 8,962 more" in error  # 9 tensors of 998 layers, minus the 20 named ones
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_many_layers_that_are_not_there_are_one_short_line(
         (b'{"a":' * 100_000, "nested too deeply"),
         (b"\xff\xfe", "no valid JSON"),
         (b"", "no valid JSON"),
-        (b"null", "holds NoneType, not an object"),
+        (b"null", "must be a JSON object, not NoneType"),
         (b'{"hidden_size": ' + b"1" * 5000 + b"}", "no valid JSON"),
         (b" " * (10**7 + 1), "is larger than 10,000,000 bytes"),
     ],
@@ -126,7 +126,7 @@ def test_a_config_that_is_no_json_is_one_line(
     assert said in refused(folder)
 
 
-# ---- files and places ----------------------------------------------------------------------------
+# ---- files and paths -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,7 @@ def test_links_into_the_cache_of_the_hub_are_followed_and_their_bytes_compared(
     flipped = bytearray(content)
     flipped[-7] ^= 1
     blob.write_bytes(flipped)
-    assert "model.safetensors is damaged: it is not what was written or down" in refused(snapshot)
+    assert "model.safetensors is damaged: its SHA-256 is not the recorded" in refused(snapshot)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.model"])
@@ -218,7 +218,7 @@ def test_two_sets_of_weights_in_one_folder_are_refused(
     hf_folder: Path, write_hf: WriteHf, tmp_path: Path, refused: Refused
 ) -> None:
     shutil.copy(write_hf(tmp_path / "one") / "model.safetensors", hf_folder)
-    assert "libraries differ in which of them they read" in refused(hf_folder)
+    assert "libraries differ in which they read" in refused(hf_folder)
 
 
 # ---- safetensors ---------------------------------------------------------------------------------
@@ -258,7 +258,7 @@ def test_a_bad_header_is_one_line(
     folder = write_hf(tmp_path / "hf")
     (folder / "model.safetensors").write_bytes(content)
     error = refused(folder)
-    assert "is cut off or no safetensors file" in error or "are not those that its" in error
+    assert "is truncated or not a safetensors file" in error or "do not match its" in error
     assert "\x1b" not in error
 
 
@@ -272,7 +272,7 @@ def test_numbers_that_are_not_finite_are_named(
     name = "model.layers.1.mlp.down_proj.weight"
     arrays[name][3, 5:8] = value
     error = refused(write_hf(tmp_path / "hf", arrays=arrays))
-    # In eight parts, one a device: the first that is found is named.
+    # Eight shards, one per device; the error names the tensor, with the count of one shard.
     assert f"{name} of {tmp_path / 'hf'}: " in error
     assert "are NaN or infinite" in error
 
@@ -287,7 +287,7 @@ def test_numbers_that_a_type_does_not_hold_are_not_exported(
     assert main(["convert", "hf-to-flax", str(source), str(tmp_path / "flax")]) == 0
     export = ["convert", "flax-to-hf", str(tmp_path / "flax"), str(tmp_path / "out")]
     assert main([*export, "--dtype", "float16"]) == 2
-    assert "norm as float16: 1 of 32 numbers are NaN or infinite" in capsys.readouterr().err
+    assert "norm as float16: 1 of 32 values are NaN or infinite" in capsys.readouterr().err
     assert not (tmp_path / "out" / "config.json").exists()
     assert ml_dtypes.finfo(ml_dtypes.bfloat16).max > 70_000
 
@@ -305,7 +305,7 @@ def test_an_export_that_was_damaged_is_not_read(
     assert "model.safetensors is damaged" in refused(out)
 
 
-# ---- anything ------------------------------------------------------------------------------------
+# ---- fuzzing -------------------------------------------------------------------------------------
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
@@ -332,7 +332,7 @@ KEYS = {
 
 @st.composite
 def damage(draw: st.DrawFn) -> tuple[str, Any]:
-    """A file of a folder, and a key with another value, or other bytes at a place."""
+    """Draws a file, and a changed JSON key or changed bytes at a position in [0, 1]."""
     name = draw(st.sampled_from([*KEYS, "model.safetensors", "tokenizer.model"]))
     if name in KEYS and draw(st.booleans()):
         return name, {draw(st.sampled_from(KEYS[name].split())): draw(JSON)}
@@ -385,7 +385,7 @@ def test_any_damage_is_one_line(
             assert len(line) < 5000, line
 
 
-# ---- OUT, and folders of ours --------------------------------------------------------------------
+# ---- OUT and converted folders -------------------------------------------------------------------
 
 
 def test_out_may_not_be_a_file_or_below_one(
@@ -408,7 +408,7 @@ def test_out_may_not_be_a_file_or_below_one(
 def converted(
     tmp_path_factory: pytest.TempPathFactory, write_hf: WriteHf, tiny_tokenizer: Path
 ) -> Path:
-    """A folder of ours, with a tokenizer."""
+    """A converted folder with a tokenizer."""
     folder = tmp_path_factory.mktemp("converted")
     shutil.copy(tiny_tokenizer, write_hf(folder / "hf"))
     assert main(["convert", "hf-to-flax", str(folder / "hf"), str(folder / "flax")]) == 0
@@ -421,7 +421,7 @@ def converted(
         (lambda run: (run / "config.yaml").write_text("a: !!python/object/apply:os.system [x]"),
          "the tag !!python/object/apply:os.system is not allowed"),
         (lambda run: (run / "config.yaml").write_bytes(b"\xff\xfe\x00"), "is not UTF-8 text"),
-        (lambda run: (run / "config.yaml").write_text("- 1"), "names no model"),
+        (lambda run: (run / "config.yaml").write_text("- 1"), "has no key `model`"),
         (lambda run: (run / "config.yaml").write_text("model: {hidden_size: 10000000000}"),
          "model.hidden_size is 10000000000"),
         (lambda run: shutil.rmtree(run / "checkpoints"), "has no checkpoint yet"),
@@ -468,7 +468,7 @@ def test_no_pickle_is_ever_read(tmp_path: Path, hf_folder: Path) -> None:
     names = [path for path in step.rglob("*") if path.is_file() and path.parent.name != "d"]
     numbers = sorted((step / "params" / "ocdbt.process_0" / "d").iterdir())
     assert len(numbers) > 10
-    # Those with the numbers are all of one kind.
+    # The data files are all alike, so a few are enough.
     for path in [
         *names,
         *(step / "params" / "d").iterdir(),

@@ -1,4 +1,4 @@
-"""Folders from the hub and exports to it, byte for byte, and what is said where that fails."""
+"""Downloads from the hub and uploads to it are byte-exact; failures give one line."""
 
 import errno
 import io
@@ -28,7 +28,7 @@ from parrot_jax.weights.names import tensors
 
 from .hub_server import TOKEN, Hub, HubError, Repository
 
-# The client sends large files in a form that its HTTP library no longer likes.
+# The client sends large files with an argument that its HTTP library has deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
 TINY = ModelConfig(
@@ -70,18 +70,18 @@ def export(tmp_path: Path) -> Path:
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
-    """The files of an export that are for others."""
+    """Returns the files of an export that are sent."""
     ours = (RECORD, f"{SHARDS[0]}.tmp-17")
     return {file.name: file.read_bytes() for file in folder.iterdir() if file.name not in ours}
 
 
 def pushed(hub: Hub) -> dict[str, bytes]:
-    """The files of the repository that were sent to it."""
+    """Returns the files of the repository that were pushed."""
     return {k: v for k, v in hub.repositories[REPO].files.items() if k != ".gitattributes"}
 
 
 def error_of(call: Callable[[], object]) -> str:
-    """The one line that a failing call says, which does not show the token."""
+    """Returns the one-line error of a failing call; checks that it does not contain the token."""
     with pytest.raises(UserError) as caught:
         call()
     line = str(caught.value)
@@ -101,7 +101,7 @@ def test_a_new_repository_is_private_and_holds_the_export_byte_for_byte(
     printed = capsys.readouterr().out
     assert f"sending 7 files, {size:,} bytes, to the model owl/asker (private)" in printed
     assert printed.endswith(f"done: {constants.ENDPOINT}/owl/asker\n")
-    assert len(hub.repositories[REPO].commits) == 2  # the hub's own, and all files at once
+    assert len(hub.repositories[REPO].commits) == 2  # the initial one, and one with all files
 
 
 def test_public_makes_it_public(hub: Hub, export: Path) -> None:
@@ -123,9 +123,9 @@ def test_files_are_replaced_only_after_a_yes(
     hub.repositories[REPO] = Repository(private=True, **old)
     args = ["push", str(export), REPO]
 
-    assert main(args) == 2  # no terminal
+    assert main(args) == 2  # stdin is no terminal
     said = capsys.readouterr().err
-    assert said.startswith("parrot: owl/asker holds 3 files already. Replace them")
+    assert said.startswith("parrot: owl/asker already has 3 files. Overwrite those")
     assert "pass --yes" in said
 
     monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: True))
@@ -133,13 +133,13 @@ def test_files_are_replaced_only_after_a_yes(
     for answer in ("n", ""):
         monkeypatch.setattr("builtins.input", lambda text, a=answer: asked.append(text) or a)
         assert main(args) == 2
-        assert "nothing was sent; owl/asker stays as it is" in capsys.readouterr().err
+        assert "nothing was sent; owl/asker is unchanged" in capsys.readouterr().err
     assert pushed(hub) == old
 
     monkeypatch.setattr("builtins.input", lambda text: "y")
     assert main(args) == 0
-    # The weights of before, which transformers would take instead of the shards, are gone.
-    assert "and delete model.safetensors, of which it has none?" in asked[0]
+    # The old weights, which transformers would prefer to the shards, are deleted.
+    assert "and delete model.safetensors, which this push does not send?" in asked[0]
     assert pushed(hub) == files_of(export) | {"LICENSE.txt": b"keep"}
 
 
@@ -155,7 +155,7 @@ def test_a_repository_seen_by_others_than_asked_for_is_refused(
 ) -> None:
     hub.repositories[REPO] = Repository(private=not private)
     line = error_of(lambda: push(model_upload(export), REPO, private=private, confirm=never))
-    assert ("is public: everybody would see" if private else "is private and stays so") in line
+    assert ("is public, so everybody could see" if private else "is private: omit --public") in line
     assert pushed(hub) == {}
 
 
@@ -163,12 +163,12 @@ def test_a_repository_seen_by_others_than_asked_for_is_refused(
     ("change", "message"),
     [
         ("rm config.json", "has no config.json, which is written last"),
-        (f"rm {SHARDS[1]}", f"names 1 files that are not there: {SHARDS[1]}"),
-        (f"truncate -s -4 {SHARDS[0]}", "is cut off or no safetensors file"),
+        (f"rm {SHARDS[1]}", f"names 1 files that do not exist: {SHARDS[1]}"),
+        (f"truncate -s -4 {SHARDS[0]}", "is truncated or not a safetensors file"),
         ("echo '{}' > model.safetensors.index.json", "is not an index of safetensors files"),
         ("rm *.index.json", "has neither model.safetensors"),
-        ("rm config.json; touch config.yaml", "is a run and no export"),
-        ("mkdir more", "holds folders, which no export has: more"),
+        ("rm config.json; touch config.yaml", "is a run, not an export"),
+        ("mkdir more", "has folders, which are not part of an export: more"),
         ("rm -r $PWD", "there is no folder"),
     ],
 )
@@ -223,7 +223,7 @@ def test_what_changed_since_the_question_is_not_overwritten(hub: Hub, export: Pa
         return True
 
     line = error_of(lambda: push(model_upload(export), REPO, confirm=answer_late))
-    assert "status 412 (A commit has happened since); it was changed meanwhile" in line
+    assert "status 412 for owl/asker (A commit has happened since); the repository changed" in line
     assert pushed(hub) == {"config.json": b"of somebody else"}
 
 
@@ -232,7 +232,7 @@ def test_what_changed_since_the_question_is_not_overwritten(hub: Hub, export: Pa
     [
         ("/api/models/", 500, "wait a little and run the same command again"),
         ("/api/repos/create", 401, "set the environment variable HF_TOKEN"),
-        ("/api/repos/create", 403, "HF_TOKEN to a token that may do this"),
+        ("/api/repos/create", 403, "HF_TOKEN to a token with this permission"),
         ("/api/repos/create", 409, "look at http"),
         ("/preupload/", 404, "look at http"),
         ("/preupload/", 500, "wait a little"),
@@ -246,7 +246,7 @@ def test_what_the_hub_refuses_is_one_line_without_the_token(
 ) -> None:
     hub.fail[path] = HubError(status, f"no,\nsaid the owl to {TOKEN}")
     line = error_of(lambda: push(model_upload(export), REPO, confirm=never))
-    assert f"the hub answered for owl/asker with status {status} (no, said the owl to ***" in line
+    assert f"the hub answered with status {status} for owl/asker (no, said the owl to ***" in line
     assert advice in line
     hub.fail.clear()
     push(model_upload(export), REPO, confirm=never)
@@ -274,7 +274,7 @@ def test_a_token_that_is_none_is_one_line(
 
 @pytest.fixture
 def no_hub(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> str:
-    """An address on which nobody listens, where the client looks for the hub."""
+    """A hub address without a server."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     monkeypatch.setattr(constants, "ENDPOINT", url)
@@ -289,11 +289,9 @@ def test_without_a_network_a_push_is_one_line(no_hub: str, export: Path) -> None
 
 def test_a_name_that_is_none_is_refused(hub: Hub, export: Path) -> None:
     for name in ("asker", "a/b/c", "../asker", "owl/", "owl/as ker", ""):
-        with pytest.raises(UserError, match="of the form org/name"):
+        with pytest.raises(UserError, match="is not a repository name"):
             push(model_upload(export), name, confirm=never)
-        with pytest.raises(
-            UserError, match="is neither a folder nor a name on the Hugging Face hub"
-        ):
+        with pytest.raises(UserError, match="is neither a folder nor a repository name"):
             local_folder(name or "?")
     with pytest.raises(UserError, match="Cannot have -- or .. in repo_id"):
         push(model_upload(export), "owl/as--ker", confirm=never)
@@ -302,9 +300,9 @@ def test_a_name_that_is_none_is_refused(hub: Hub, export: Path) -> None:
 
 def test_a_folder_is_itself(export: Path) -> None:
     assert local_folder(str(export)) == export
-    with pytest.raises(UserError, match="is a folder, which has no revision 'v1'"):
+    with pytest.raises(UserError, match="is a local folder, so the revision 'v1' does not apply"):
         local_folder(str(export), revision="v1")
-    with pytest.raises(UserError, match="neither a folder nor a name"):
+    with pytest.raises(UserError, match="neither a folder nor a repository name"):
         local_folder(str(export / "config.json"))
 
 
@@ -349,18 +347,18 @@ def test_what_is_in_the_cache_needs_no_hub(
 def test_repositories_that_cannot_be_had_are_one_line(
     hub: Hub, export: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert "no folder and no repository owl/asker" in error_of(lambda: local_folder(REPO))
+    assert "no folder or repository owl/asker" in error_of(lambda: local_folder(REPO))
     hub.repositories[REPO] = Repository(**files_of(export))
     hub.fail = {"/tree/": HubError(500, f"said the owl to {TOKEN}")}
-    assert "status 500 (said the owl to ***)" in error_of(lambda: local_folder(REPO))
+    assert "status 500 for owl/asker (said the owl to ***)" in error_of(lambda: local_folder(REPO))
     hub.fail = {"/resolve/": HubError(403, "not you")}
     assert "status 403" in error_of(lambda: local_folder(REPO))
     hub.fail = {}
     hub.repositories[REPO].gated = True
     line = error_of(lambda: local_folder(REPO))
-    assert f"access to owl/asker must be asked for on {constants.ENDPOINT}/owl/asker" in line
+    assert f"owl/asker is gated: request access on {constants.ENDPOINT}/owl/asker" in line
     monkeypatch.setenv("HF_TOKEN", "wrong")
-    assert "status 401 (Invalid credentials" in error_of(lambda: local_folder(REPO))
+    assert "status 401 for owl/asker (Invalid credentials" in error_of(lambda: local_folder(REPO))
 
 
 def test_without_a_network_a_download_is_one_line(no_hub: str) -> None:
@@ -371,11 +369,11 @@ def test_without_a_network_a_download_is_one_line(no_hub: str) -> None:
 def test_a_repository_of_pickles_says_how_to_make_safetensors(hub: Hub) -> None:
     hub.repositories[REPO] = Repository(**{"config.json": b"{}", "pytorch_model.bin": b"pickle"})
     line = error_of(lambda: local_folder(REPO))
-    assert "owl/asker holds weights as pickles" in line
+    assert "owl/asker has weights as pickles" in line
     assert "AutoModelForCausalLM.from_pretrained('owl/asker').save_pretrained(NEW_FOLDER)" in line
     hub.repositories["owl/asker2"] = Repository(**{"config.json": b"{}", "asker.gguf": b"other"})
     line = error_of(lambda: local_folder("owl/asker2"))
-    assert "holds no safetensors; it holds .gitattributes, config.json, asker.gguf" in line
+    assert "has no safetensors, only .gitattributes, config.json, asker.gguf" in line
 
 
 def test_a_full_disk_says_where(hub: Hub, export: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -385,7 +383,7 @@ def test_a_full_disk_says_where(hub: Hub, export: Path, monkeypatch: pytest.Monk
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(file_download, "http_get", write)
-    with pytest.raises(DiskFullError, match="for owl/asker in .*cache .*HF_HOME moves it"):
+    with pytest.raises(DiskFullError, match="for owl/asker in .*cache .*set HF_HOME to move it"):
         local_folder(REPO)
 
 

@@ -1,4 +1,4 @@
-"""An exported collection on the hub: dialogues and card, byte for byte, and nothing else."""
+"""Uploads of exported collections: exactly the dialogues and the card, byte for byte."""
 
 import json
 import os
@@ -31,7 +31,7 @@ SENT = {
 
 @pytest.fixture
 def collection(tmp_path: Path) -> Path:
-    """A collection of three short dialogues, as `parrot collect` leaves it."""
+    """A collection of three short dialogues, as `parrot collect` writes it."""
     rows = [{"messages": [{"role": "user", "content": f"What is {n}?"}]} for n in range(3)]
     begin = tmp_path / "private" / "begin.jsonl"
     begin.parent.mkdir()
@@ -93,7 +93,7 @@ def test_what_an_earlier_push_left_is_not_read_beside_the_new(hub: Hub, export: 
     hub.repositories[AT_THE_HUB] = Repository(private=True, **old)
     asked: list[str] = []
     push(dataset_upload(export), REPO, confirm=lambda text: asked.append(text) is None)
-    assert "delete data/sessions.parquet, messages/sessions.jsonl, of which it has none" in asked[0]
+    assert "delete data/sessions.parquet, messages/sessions.jsonl, which this push does" in asked[0]
     assert pushed(hub) == files_of(export) | {"notes.md": b"keep"}
 
 
@@ -173,7 +173,7 @@ def test_an_export_that_was_changed_by_hand_is_refused(
         dataset_upload(export)
     said = f"{export / name} was changed after it was exported; run `parrot collect export` again."
     assert str(caught.value) == said
-    # An earlier version wrote no hashes; this is said.
+    # Exports of earlier versions have no hashes, which is reported.
     record = json.loads((export / "export.json").read_text())
     del record["sha256"]
     (export / "export.json").write_text(json.dumps(record))

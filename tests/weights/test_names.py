@@ -1,4 +1,4 @@
-"""Every tensor has its place on either side, and parts of it are parts of it."""
+"""The mapping of tensors and of slices between our layout and Hugging Face's."""
 
 import jax
 import numpy as np
@@ -27,7 +27,7 @@ BY_NAME = {tensor.ours: tensor for tensor in tensors(TINY)}
 
 
 def test_a_query_matrix_by_hand() -> None:
-    # Theirs has a row for each number that comes out: head 0's two, then head 1's two, ...
+    # Their rows are outputs: two of head 0, then two of head 1, ...
     query = BY_NAME["layers.01.attention.q"]
     theirs = np.arange(8 * 6).reshape(8, 6)
     ours = query.to_ours(theirs)
@@ -92,6 +92,6 @@ def test_the_width_of_a_head_is_never_cut() -> None:
 
 
 def test_jax_takes_a_turned_matrix_without_a_copy() -> None:
-    # A copy would take as long as turning it did, and as much memory again.
+    # A copy would take as long as the transpose, and the same memory again.
     turned = BY_NAME["layers.00.mlp.gate"].to_ours(np.ones((5, 6), np.float32))
     assert jax.device_put(turned).unsafe_buffer_pointer() == turned.ctypes.data

@@ -1,4 +1,4 @@
-"""A real trained model says, id for id, what a float64 reference says that it says."""
+"""A real trained model generates the same ids as a float64 reference."""
 
 import importlib.util
 import json
@@ -31,7 +31,7 @@ def llama2c() -> ModuleType:
 def stories(
     shared_data: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[ModelConfig, Any, list[int]]:
-    """Sizes and weights, by way of the converter, and the 256 ids that follow BOS."""
+    """Config and converted weights, and the 256 greedy ids after BOS."""
     folder = tmp_path_factory.mktemp("stories")
     llama2c().llama2c_to_hf(shared_data / "stories260K" / "stories260K.bin", folder / "hf")
     assert main(["convert", "hf-to-flax", str(folder / "hf"), str(folder / "flax")]) == 0

@@ -1,4 +1,4 @@
-"""transformers loads what we export: the same prompt, the same logits, the same reply."""
+"""transformers loads our exports: same prompt, same logits, same reply."""
 
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,7 @@ def test_verify_holds_the_logits_against_transformers(
     assert main([*command, "--text", "question 3 1 word word answer"]) == 0
     output = capsys.readouterr().out
     assert "21 of 21 tensors are identical" in output
-    assert "the likeliest next token is the same at 100.0% of the positions" in output
+    assert "the most likely next token is the same at 100.0% of the positions" in output
 
 
 def test_a_bfloat16_export_is_loaded_as_bfloat16(trained_run: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""How like people an asker asks: counts that can be checked by eye."""
+"""Measures of an asker's questions, checked by hand."""
 
 import os
 import subprocess
@@ -30,7 +30,7 @@ def test_kinds_are_counted_by_turn_and_invalid_is_one_of_them() -> None:
 
 
 def test_the_distance_is_taken_at_equal_turns() -> None:
-    # Overall both are half full, half back; but one asks them in the opposite order.
+    # Overall both have the same shares, but in the opposite order.
     first = {1: Counter(full=10), 2: Counter(back=10)}
     second = {1: Counter(back=10), 2: Counter(full=10)}
     assert kind_distance(first, second) == 1
@@ -49,7 +49,7 @@ def test_without_a_common_turn_there_is_no_distance() -> None:
 
 
 def test_the_distance_is_the_same_number_in_every_process() -> None:
-    # A sum over a set of words has another order, and other last digits, in each process.
+    # The order of a set of strings, and so a sum over it, would differ between processes.
     program = (
         "from collections import Counter; "
         "from parrot_jax.world.exam_measures import kind_distance; "

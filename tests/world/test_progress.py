@@ -1,4 +1,4 @@
-"""Stages are done once; a folder belongs to one quickstart and one process at a time."""
+"""Stages run once; a folder belongs to one quickstart and one process at a time."""
 
 from pathlib import Path
 

@@ -145,7 +145,7 @@ def test_wrong_answers_are_about_something_that_was_said_or_made_up() -> None:
 @pytest.mark.slow
 def test_people_leave_after_seven_questions_or_so() -> None:
     rounds = [dialogue.num_rounds for dialogue in people_dialogues(EASY, "test", 2000)]
-    # 1 - 0.9 leaves at once; the mean of a geometric law that is cut at 12 is (1 - 0.9^12) / 0.1.
+    # A share of 0.1 leaves at once; a geometric law capped at 12 has the mean (1 - 0.9^12) / 0.1.
     assert sum(n == 1 for n in rounds) / 2000 == pytest.approx(0.1, abs=0.02)
     assert sum(rounds) / 2000 == pytest.approx(7.18, abs=0.25)
 

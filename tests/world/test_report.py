@@ -1,4 +1,4 @@
-"""The quickstart's page: its numbers are those of the files, and one missing file is one error."""
+"""The quickstart's page shows the numbers of the files; a missing file is an error."""
 
 import json
 import math
@@ -58,7 +58,7 @@ def write_run(folder: Path, *, num_steps: int, floor: float) -> None:
 
 
 def write_exam(path: Path, dialogues: list[Dialogue], *, rights: list[float]) -> None:
-    """Answers of a model that is right at turn t with probability rights[t], once they lean."""
+    """Writes answers that are right with probability rights[t] at turn t, if they need context."""
     dice = Random(path.name)
     rows = []
     for dialogue in dialogues:
@@ -80,7 +80,7 @@ def write_exam(path: Path, dialogues: list[Dialogue], *, rights: list[float]) ->
 
 
 def as_collected(dialogue: Dialogue, number: int, *, part: str) -> Dialogue:
-    """A session has two questions with their answers, which were not collected."""
+    """Adds the metadata of a collection; a session starts with two given questions and answers."""
     about = {
         "number": number, "part": part,
         "collected_turns": dialogue.num_rounds - (2 if part == "session" else 0),
@@ -90,9 +90,9 @@ def as_collected(dialogue: Dialogue, number: int, *, part: str) -> Dialogue:
 
 
 def write_quickstart(folder: Path, *, size: int = 30) -> None:
-    """What a quickstart leaves, made by people and dice in place of models.
+    """Writes the files of a quickstart, from simulated people and random numbers, without models.
 
-    A real one has the size 300.
+    A real quickstart has about the size 300.
     """
     people = list(people_dialogues(WORLD, "people", 4 * size))
     collected = [
@@ -140,13 +140,13 @@ def write_quickstart(folder: Path, *, size: int = 30) -> None:
 
 
 def edit(path: Path, change: Any) -> None:
-    """Rewrites a file of JSON lines: each row becomes `change(row)`."""
+    """Applies `change` to each row of a JSON-lines file."""
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     path.write_text("".join(json.dumps(change(row)) + "\n" for row in rows))
 
 
 def words(page: Path) -> str:
-    """What a reader sees, without the charts, white space made even."""
+    """Returns the visible text without charts, with normalised white space."""
     bare = re.sub(r"<svg.*?</svg>|<style>.*?</style>", "", page.read_text(), flags=re.DOTALL)
     return " ".join(re.sub(r"<[^>]*>", " ", bare).replace("\xa0", " ").split())
 
@@ -297,7 +297,7 @@ def test_lists_of_unequal_length_are_no_exam(quickstart: Path) -> None:
 
 def test_kinds_are_compared_at_equal_turns() -> None:
     kinds = KindsFile(
-        # The asker has three quarters of its questions at turn 1.
+        # Three quarters of the asker's questions are at turn 1.
         asker={1: {"full": 3}, 2: {"back": 1}, 9: {"shift": 5}},
         people={1: {"full": 1, "back": 1}, 2: {"back": 4}},
     )

@@ -1,4 +1,4 @@
-"""The answerer over HTTP, asked by the client that everybody has."""
+"""The answerer over HTTP, with OpenAI's client."""
 
 import openai
 import pytest

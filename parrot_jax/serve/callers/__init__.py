@@ -1,4 +1,4 @@
 """Middleware that rejects requests from foreign web pages.
 
-A separate folder, because vLLM's Python, which may lack this package, imports the file in it.
+In its own folder, which is put on the path of vLLM's Python, where parrot_jax may be missing.
 """

@@ -1,9 +1,9 @@
-"""Accepts requests from programs, but not from web pages of other sites. Standard library only.
+"""Rejects requests from web pages of other sites; accepts programs. Standard library only.
 
-A server on loopback has no password, and every web page in a browser on the same machine can send
-it requests. Without a preflight request, a page can send only what a form can, which is never JSON;
-its own address is always in `Origin` or `Sec-Fetch-Site`; and with DNS rebinding, its host name is
-in `Host`.
+A server on loopback has no password, and any web page in a browser on the same machine can send it
+requests. They can be told apart: without a CORS preflight, a page can send only form content types,
+never JSON; browsers set `Origin` or `Sec-Fetch-Site`; and with DNS rebinding, `Host` has the page's
+host name.
 """
 
 import ipaddress
@@ -34,7 +34,7 @@ class KnownCallers:
         Args:
           app: The application for all other requests.
           hosts: Additional host names and addresses for clients, besides loopback. `0.0.0.0` or
-            `::` adds this machine's name and all addresses, since rebinding needs a name.
+            `::` adds this machine's name and all IP addresses, since DNS rebinding needs a name.
         """
         self._app = app
         self._names = {"localhost", *(host.lower().strip("[]") for host in hosts)}
@@ -64,7 +64,7 @@ class KnownCallers:
         await send({"type": "http.response.body", "body": body})
 
     def _refusal(self, scope: Scope) -> tuple[int, str] | None:
-        """Status and reason of a rejection; None = accepted."""
+        """Returns status and reason of a rejection; None = accepted."""
         found: dict[str, list[str]] = {}
         for name, value in scope["headers"]:
             found.setdefault(name.decode("latin-1"), []).append(value.decode("latin-1").strip())
@@ -72,8 +72,8 @@ class KnownCallers:
         for host in hosts:
             if not self._is_known(host.lower()):
                 return 403, (
-                    f"this server is not {_shown(host)}; use the address at which it serves, "
-                    "or name this host in --allowed-hosts."
+                    f"this server does not accept the host {_shown(host)}; use the address that it "
+                    "printed, or add the host to --allowed-hosts."
                 )
         own = {f"{scheme}://{host.lower()}" for scheme in ("http", "https") for host in hosts}
         for origin in found.get("origin", []):
@@ -98,7 +98,7 @@ class KnownCallers:
 
 
 class KnownCallersOfVllm(KnownCallers):
-    """The same for vLLM, which passes only the application to a middleware."""
+    """The same for vLLM, which passes no arguments to a middleware."""
 
     def __init__(self, app: App) -> None:
         """Reads the hosts from the environment variable `HOSTS_VARIABLE`, separated by commas."""
@@ -112,11 +112,11 @@ def _is_loopback(address: str) -> bool:
 def _wrong_content(found: dict[str, list[str]]) -> tuple[int, str] | None:
     kinds = found.get("content-type", [])
     if not kinds or any(kind.split(";")[0].strip().lower() != "application/json" for kind in kinds):
-        is_now = f"is {_shown(', '.join(kinds))}" if kinds else "is missing"
-        return 415, f"the header Content-Type {is_now}; it must be `application/json`."
+        found_kind = f"is {_shown(', '.join(kinds))}" if kinds else "is missing"
+        return 415, f"the header Content-Type {found_kind}; it must be `application/json`."
     codings = [each for each in found.get("content-encoding", []) if each.lower() != "identity"]
     if codings:
-        return 415, f"the body's encoding is {_shown(', '.join(codings))}; send it plain."
+        return 415, f"Content-Encoding is {_shown(', '.join(codings))}; send the body uncompressed."
     return None
 
 
