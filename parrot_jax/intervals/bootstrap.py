@@ -1,4 +1,4 @@
-"""Bootstrap confidence intervals of means over sessions."""
+"""Bootstrap confidence intervals of ratios of sums over sessions."""
 
 import numpy as np
 from jaxtyping import Float64
@@ -12,15 +12,15 @@ def ratio_intervals(
     *,
     seed: int = 0,
 ) -> Float64[np.ndarray, "measures 2"]:
-    """The 95 % percentile bootstrap intervals of ratios of sums, one per column.
+    """Returns the 95 % percentile bootstrap intervals of ratios of sums, one per column.
 
     Whole sessions are resampled (cluster bootstrap), because questions of one session are more
-    alike than those of different ones. A mean over sessions has the denominator 1, a share of
-    questions has the number of questions.
+    alike than those of different ones. For a mean over sessions, the denominators are 1; for a
+    share of questions, they are the numbers of questions.
 
     Args:
-      numerators: The summand of each session.
-      denominators: Its count, >= 0.
+      numerators: The sum of each session.
+      denominators: The count of each session, >= 0.
       seed: Equal seeds give equal intervals.
 
     Returns:
@@ -43,7 +43,7 @@ def ratio_intervals(
         )
         sums[row] = drawn @ both
     above, below = np.split(sums, 2, axis=1)
-    # If few sessions count, a resample may have none of them; it is ignored.
+    # If few sessions have a count, a resample may contain none of them; it is ignored.
     ratios = np.divide(above, below, out=np.full_like(above, np.nan), where=below > 0)
     ends[counted] = np.nanquantile(ratios, [0.025, 0.975], axis=0).T
     return ends
