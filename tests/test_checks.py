@@ -1,4 +1,4 @@
-"""What the other tests rely on: types and shapes are checked at every call."""
+"""Types and shapes are checked at every call in tests, which the other tests rely on."""
 
 from typing import Any
 

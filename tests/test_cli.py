@@ -1,4 +1,4 @@
-"""The program as typed: help that answers at once, bad input as one clear line and exit code 2."""
+"""The command line: fast help, and a one-line error with exit code 2 for bad input."""
 
 import json
 import shutil
@@ -105,7 +105,7 @@ def test_a_run_folder_or_a_checkpoint_of_another_shape(
 def test_an_output_that_cannot_be_made(
     fails: Run, write_dialogues: Any, trained_run: Path, tmp_path: Path
 ) -> None:
-    """Errors of the system that no command expects: here a file stands where a folder must be."""
+    """Unexpected errors of the system: here a file is in the place of a folder."""
     (tmp_path / "file").touch()
     out, dialogues = tmp_path / "file" / "out", write_dialogues(tmp_path / "d.jsonl", 3)
     for arguments in (
@@ -123,7 +123,7 @@ def test_a_full_disk(fails: Run, tiny_run: Path, small_disk: Path) -> None:
     error = fails(*start, "--out", small_disk / "run")
     assert f"no room left on the disk for a checkpoint in {small_disk}" in error
     assert "it takes 484,236 bytes and" in error
-    # With more room, the same command goes on.
+    # With more space, the same command resumes.
     moved = Path(shutil.copytree(small_disk / "run", small_disk.parent / "moved"))
     assert main([*start, "--out", str(moved)]) == 0
     lines = (moved / "metrics.jsonl").read_text().splitlines()
@@ -133,13 +133,13 @@ def test_a_full_disk(fails: Run, tiny_run: Path, small_disk: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("limit", [1_000, 60_000])
 def test_a_file_that_may_not_grow(limit: int, tiny_run: Path) -> None:
-    """A quota that is met only while writing: in the first file, or in a checkpoint's thread."""
+    """A quota that is reached while writing: in the first file, or in a checkpoint's thread."""
     code = (
         "import resource, sys; from parrot_jax.cli import main\n"
         f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
         f"sys.exit(main(['train', {str(tiny_run)!r}]))"
     )
-    # -B: Python itself would leave compiled files cut off at the limit.
+    # -B: otherwise Python would leave truncated .pyc files at the limit.
     done = subprocess.run([sys.executable, "-B", "-c", code], capture_output=True, text=True)
     assert done.returncode == 2, done.stderr
     (line,) = [text for text in done.stderr.splitlines() if text.startswith("parrot:")]

@@ -1,4 +1,4 @@
-"""Every YAML file that the project ships is a config of the verb its folder is for."""
+"""Every shipped YAML file is a valid config of the command that its folder belongs to."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ FILES = sorted(CONFIGS.glob("*/*.yaml"))
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(CONFIGS)))
 def test_shipped_configs_load(path: Path) -> None:
     config = load_config(KINDS[path.parent.name].type(), path)
-    # And `parrot VERB CONFIG --help` shows that config, as YAML that gives it again.
+    # `parrot COMMAND CONFIG --help` shows that config as YAML, which reads back to an equal config.
     shown = yaml.safe_load(config_help(type(config), config))
     assert config_from_dict(type(config), shown, where="help") == config
 
@@ -36,7 +36,7 @@ def test_every_speaker_of_a_shipped_collection_has_a_price_or_costs_nothing() ->
 
 
 PAPER = {
-    # name: (GPUs or chips, rows a step, micro-batches)
+    # name: (GPUs or chips, rows per step, micro-batches)
     "ask_llama2_13b_a100x8": (8, 32, 4),
     "ask_llama2_13b_a100x8_8steps": (8, 32, 8),
     "ask_llama2_13b_a100x8_256": (8, 256, 8),
@@ -81,7 +81,7 @@ def test_the_20k_runs_differ_from_the_papers_in_their_data_alone(name: str) -> N
         "data.sources",
     }
     (source,) = subset.data.sources
-    # A part of Parrot-40K has 20,000 dialogues already.
+    # Each part of Parrot-40K already has 20,000 dialogues.
     assert source.sample == (None if name.startswith("parrot") else 20_000)
 
 

@@ -1,4 +1,4 @@
-"""The documentation: its links, the commands and files it names, the messages it quotes."""
+"""The documentation: its links, and the commands, files and messages that it names."""
 
 import ast
 import re
@@ -25,7 +25,7 @@ FENCE = re.compile(r"^ *```.*?^ *```", re.M | re.S)
 
 
 def anchors(text: str) -> set[str]:
-    """The anchors of a page, as GitHub and the site make them of headings."""
+    """The anchors that GitHub and the site derive from a page's headings."""
     headings = re.findall(r"^#+ (.+)", FENCE.sub("", text), re.M)
     plain = [re.sub(r"[^\w\- ]", "", heading.lower()) for heading in headings]
     return {heading.strip().replace(" ", "-") for heading in plain}
@@ -44,7 +44,7 @@ def test_every_link_leads_to_a_file_and_a_heading(name: str) -> None:
 
 
 def bash_commands(text: str) -> list[str]:
-    """The commands of the `bash` blocks, whole lines, without comments."""
+    """The commands in `bash` blocks, with continued lines joined and without comments."""
     blocks = re.findall(r"^ *```bash\n(.*?)^ *```", text, re.M | re.S)
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
     return [re.sub(r"\s+#\s.*", "", line).strip() for line in lines]
@@ -64,7 +64,7 @@ COMMANDS = sorted(
 def test_every_command_can_be_parsed(
     name: str, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # In capitals a page names a file of the reader's.
+    # Pages write CONFIG for a file of the reader.
     words = [
         re.sub(r"^CONFIG$", "configs/train/chat_cpu.yaml", word)
         for word in shlex.split(command)[1:]
@@ -95,7 +95,7 @@ def test_every_page_is_in_the_navigation_of_the_site() -> None:
 
 
 def messages_of_the_code() -> str:
-    """All strings of the package; what a formatted one fills in is `{}`."""
+    """All strings of the package; the values in f-strings are `{}`."""
     found = [(ROOT / "Makefile").read_text()]
     for path in (ROOT / "parrot_jax").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -108,7 +108,7 @@ def messages_of_the_code() -> str:
 
 
 def test_the_messages_that_troubleshooting_quotes_are_those_of_the_code() -> None:
-    # A message is the first cell of a row; `...` stands for what the message fills in.
+    # A message is the first cell of a row; `...` stands for values in the message.
     rows = re.findall(r"^\| `([^`|]+)`", TEXTS["docs/troubleshooting.md"], re.M)
     assert len(rows) > 30
     code = messages_of_the_code()

@@ -1,4 +1,4 @@
-"""The Python API: what `dir` shows, lazily, and the page of the docs, run from top to bottom."""
+"""The Python API: `dir` and lazy imports, and the code of docs/python.md from top to bottom."""
 
 import re
 import subprocess

@@ -1,4 +1,4 @@
-"""The README's commands: each can be parsed, and the whole way is gone with files of one's own."""
+"""The README's commands can be parsed, and "Your own data" runs from start to end."""
 
 import importlib.util
 import os
@@ -25,7 +25,7 @@ def load_script() -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules["readme"] = module  # dataclasses look their module up there
+    sys.modules["readme"] = module  # dataclasses look up their module there
     spec.loader.exec_module(module)
     return module
 
@@ -55,7 +55,7 @@ def test_every_command_can_be_parsed_in_an_empty_folder(
     Path("dialogues.jsonl").write_text(row + "\n")
     words = shlex.split(command)
     module, config = parse(words[words.index("parrot") + 1 :])
-    # A verb may take another form of its arguments, as `data show FILE` does.
+    # A command may also take other arguments, e.g. `data show FILE`.
     assert isinstance(config, module.Config) or type(config).__module__ == module.__name__
 
 

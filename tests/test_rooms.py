@@ -1,4 +1,4 @@
-"""The first page of each room: its docstring lists every file, in the order of reading."""
+"""The docstring of each package lists all its files."""
 
 import ast
 import re

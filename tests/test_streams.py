@@ -1,4 +1,4 @@
-"""The program and its shell: pipes that are closed, streams that are full."""
+"""The command line in a shell: closed pipes and full output streams."""
 
 import json
 import subprocess
@@ -51,7 +51,7 @@ def run(config):
     def callback(phase, info):
         gc.callbacks.clear()
         os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(0)  # here it is raised, and dropped
+        time.sleep(0)  # KeyboardInterrupt is raised here, and dropped
     gc.callbacks.append(callback)
     gc.collect()
     time.sleep(30)
@@ -64,7 +64,7 @@ sys.exit(cli.main())
 
 
 def test_a_ctrl_c_that_comes_while_the_garbage_is_collected_is_not_lost() -> None:
-    """jax has a callback there, and Python drops what is raised in one."""
+    """jax registers such a callback, and Python drops exceptions in it."""
     done = subprocess.run(
         [sys.executable, "-c", CTRL_C_IN_A_CALLBACK], capture_output=True, text=True
     )
