@@ -47,6 +47,9 @@ VERBS = (
     Verb("convert flax-to-hf", "convert_flax_to_hf", "RUN OUT", "export to transformers, vLLM"),
     Verb("convert verify", "convert_verify", "HF_DIR RUN", "compare tensors by hash, and logits"),
     Verb("push", "push", "FOLDER REPO", "upload a model or a dataset to the Hugging Face hub"),
+    Verb("evaluate answer", "evaluate_answer", "CONFIG", "let a model answer a benchmark"),
+    Verb("evaluate rescore", "evaluate_rescore", "FILE...", "parse FastChat judgments again"),
+    Verb("evaluate winrate", "evaluate_winrate", "FILE...", "AlpacaEval's win rate, with interval"),
     Verb("world write", "world_write", "", "write the synthetic world: dialogues, facts, an exam"),
     Verb("world serve", "world_serve", "WORLD", "serve the synthetic world's answerer"),
 )

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from parrot_jax.core.errors import UserError
 from parrot_jax.core.paths import AnyPath
 from parrot_jax.data.templates.base import check_speaker
 from parrot_jax.serve.jax_engine import JaxEngine
@@ -66,7 +67,8 @@ class Run:
           UserError: A message is malformed, or it is not this model's turn: an asker speaks after
             an answer, an answerer after a question.
         """
-        system, turns = split_turns(read_messages(list(messages)))
+        given = list(messages) if isinstance(messages, tuple) else messages
+        system, turns = split_turns(read_messages(given))
         check_speaker(self.config.task, [role for role, _ in turns])
         return self.template.prompt(system, turns)
 
@@ -89,8 +91,11 @@ class Run:
           seed: The same seed gives the same replies.
 
         Raises:
-          UserError: As in `prompt`.
+          UserError: As in `prompt`, or a number is out of its range.
         """
+        for name, value, least in (("max_tokens", max_tokens, 1), ("seed", seed, 0)):
+            if value < least:
+                raise UserError(f"{name} is {value}; it must be {least} or more.")
         return sample_next_turns(
             self.config.model,
             self.params,

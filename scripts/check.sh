@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What must hold before a commit: format, lint, types, import contracts. CI runs exactly this.
+# Checks before a commit, as in CI: format, lint, types, import contracts.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bin=${BIN:-.venv/bin}

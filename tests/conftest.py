@@ -20,14 +20,14 @@ _PACKAGE = Path(__file__).resolve().parents[1] / "parrot_jax"
 
 
 def _needs_jaxtyping(file: Path) -> bool:
-    """Whether a file names shapes, or types that it imports for type checkers only."""
+    """Whether a file annotates shapes, or imports types under TYPE_CHECKING."""
     return (
         re.search("^(from jaxtyping import|if TYPE_CHECKING)", file.read_text(), re.M) is not None
     )
 
 
-# Types are checked at every call, and shapes where a file names any. jaxtyping binds the arguments
-# of each call: where there is no shape, that would be half of the time of the tests.
+# Types are checked at every call; shapes only in files that annotate any. jaxtyping binds the
+# arguments of each call, which would take half of the tests' time if applied to all files.
 beartype_package("parrot_jax", conf=BeartypeConf(claw_is_pep526=False, is_pep484_tower=True))
 install_import_hook(
     [
@@ -40,16 +40,16 @@ install_import_hook(
 
 from parrot_jax.core.xla_flags import known_xla_flags
 
-# Tests run small programs once: compiling them well would take longer than running them badly.
+# Tests run small programs once, so compiling with optimisations would take longer than it saves.
 _XLA_FLAGS = [
     "--xla_backend_optimization_level=0",
     "--xla_llvm_disable_expensive_passes=true",
-    # Half of the time of a compilation, on two cores; newer versions of XLA have only emitters.
+    # Halves compile time on two cores. Newer versions of XLA have only the emitters.
     "--xla_cpu_use_fusion_emitters=false",
     "--xla_cpu_parallel_codegen_split_count=1",
 ]
 _given = os.environ.get("XLA_FLAGS", "")
-if _XLA_FLAGS[0] not in _given:  # xdist's workers have them from the process that started them
+if _XLA_FLAGS[0] not in _given:  # xdist workers inherit the flags
     os.environ["XLA_FLAGS"] = " ".join([_given, *known_xla_flags(_XLA_FLAGS)]).strip()
 
 import jax
@@ -61,7 +61,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 WriteDialogues = Callable[..., Path]
 
-# A shell starts what is put in the background deaf to Ctrl-C, and children inherit that.
+# A shell starts background processes with SIGINT ignored, and their children inherit that.
 for _number, _handler in (
     (signal.SIGINT, signal.default_int_handler),
     (signal.SIGHUP, signal.SIG_DFL),
@@ -72,7 +72,8 @@ for _number, _handler in (
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-# Timings on a shared machine say nothing about a test, and every run tries the same examples.
+# No deadlines, since timings on a shared machine vary; derandomised, so every run tries the same
+# examples.
 settings.register_profile(
     "parrot", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
 )
@@ -80,7 +81,7 @@ settings.load_profile("parrot")
 
 
 def pytest_collection_finish() -> None:
-    """What was imported stays: the collector of garbage need not go through it again and again."""
+    """Exempts imported objects from garbage collection, which would scan them again and again."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
@@ -91,7 +92,7 @@ _SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of real dialogues, weights and judgments beside the checkout."""
+    """The folder with real dialogues, weights and judgments, beside the checkout."""
     if not _SHARED_DATA.is_dir():
         reason = f"the folder of real data is absent: ../shared/data beside {Path.cwd().name}"
         if os.environ.get("CI"):
@@ -123,7 +124,7 @@ def tiny_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _write_dialogues(path: Path, count: int, rounds: int = 3) -> Path:
-    """Writes `count` dialogues of `rounds` questions with answers, of uneven length."""
+    """Writes `count` dialogues of `rounds` questions and answers, of different lengths."""
     with open(path, "w") as file:
         for number in range(count):
             messages = []
@@ -137,12 +138,12 @@ def _write_dialogues(path: Path, count: int, rounds: int = 3) -> Path:
 
 @pytest.fixture(scope="session")
 def write_dialogues() -> WriteDialogues:
-    """The function that writes a file of dialogues."""
+    """Returns the function that writes a file of dialogues."""
     return _write_dialogues
 
 
 def _tiny_config(folder: Path, tokenizer: Path, cache: Path) -> dict[str, Any]:
-    """A training config that runs in seconds: 40 dialogues, a model of two layers."""
+    """A training config that runs in seconds: 40 dialogues, a two-layer model."""
     dialogues = _write_dialogues(folder / "dialogues.jsonl", 40)
     return {
         "task": "ask",
@@ -174,7 +175,7 @@ def _tiny_config(folder: Path, tokenizer: Path, cache: Path) -> dict[str, Any]:
 
 @pytest.fixture(autouse=True)
 def keep_compile_cache() -> Iterator[None]:
-    """A run says where compiled programs are kept, for the whole process; that ends with a test."""
+    """Restores the compilation cache folder after a test, because a run sets it for the process."""
     before = jax.config.jax_compilation_cache_dir
     yield
     if jax.config.jax_compilation_cache_dir != before:
@@ -184,15 +185,15 @@ def keep_compile_cache() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def run_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Prepared rows and compiled programs, shared by all small runs of a session."""
+    """Folder of prepared rows and compiled programs, shared by all small runs of a session."""
     return tmp_path_factory.mktemp("cache")
 
 
 @pytest.fixture(scope="session")
 def small_steps() -> Iterator[None]:
-    """Small runs say 8 tokens in a sample, not 64, and use two devices where no mesh is asked for.
+    """Limits samples of small runs to 8 tokens instead of 64, and the default mesh to two devices.
 
-    A program of eight devices takes twice as long to compile and to run here.
+    Programs for eight devices take twice as long to compile and to run here.
     """
     from parrot_jax.sharding import MeshConfig, make_mesh
     from parrot_jax.train import loop, setup
@@ -208,7 +209,7 @@ def small_steps() -> Iterator[None]:
 
 @pytest.fixture
 def tiny_run(tmp_path: Path, tiny_tokenizer: Path, run_cache: Path, small_steps: None) -> Path:
-    """The path of a small training config in a folder of its own."""
+    """The path of a small training config in a new folder."""
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(_tiny_config(tmp_path, tiny_tokenizer, run_cache)))
     return path
@@ -221,14 +222,14 @@ def trained_run(
     run_cache: Path,
     small_steps: None,
 ) -> Path:
-    """The run folder of a small trained asker, trained once for all workers; only read."""
+    """The run folder of a small asker, trained once for all workers; tests must not change it."""
     from parrot_jax.core.config import config_from_dict
     from parrot_jax.train.loop import train
     from parrot_jax.train.train_config import TrainConfig
 
     parent = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
-        parent = parent.parent  # that of the session, with a folder for each worker
+        parent = parent.parent  # the session's folder, which all workers share
     folder = parent / "trained"
     with FileLock(parent / "trained.lock"):
         if not (folder / "done").exists():
@@ -241,7 +242,7 @@ def trained_run(
 
 @pytest.fixture(scope="session")
 def storage_server() -> Iterator[str]:
-    """The address of a server on loopback that speaks as Google's storage does."""
+    """The address of a local server that emulates Google Cloud Storage."""
     emulator = pytest.importorskip("gcp_storage_emulator.server", reason="it is in the dev extra")
     import fsspec
 
@@ -254,10 +255,10 @@ def storage_server() -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("STORAGE_EMULATOR_HOST", address)  # for gcsfs and orbax
         patch.setenv("TENSORSTORE_GCS_HTTP_URL", address)
-        # The tester's credentials are not asked for, here and in processes that tests start.
+        # Anonymous access, so that neither tests nor their processes look for credentials.
         patch.setitem(fsspec.config.conf, "gcs", {"token": "anon"})
         patch.setenv("FSSPEC_GCS_TOKEN", "anon")
-        # It asks an API that the emulator does not have whether buckets have folders.
+        # gcsfs would query an API for hierarchical buckets that the emulator lacks.
         patch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
         patch.setattr(emulator, "RequestHandler", GenerationsHandler)
         with emulator.create_server("127.0.0.1", port, in_memory=True):
@@ -266,7 +267,7 @@ def storage_server() -> Iterator[str]:
 
 @pytest.fixture
 def bucket(storage_server: str) -> str:
-    """A bucket of its own, as `gs://name`."""
+    """A new bucket, as `gs://name`."""
     import fsspec
 
     name = f"bucket-{uuid.uuid4().hex[:8]}"

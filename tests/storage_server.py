@@ -1,8 +1,8 @@
-"""The emulator of Google's storage, with the generations that it lacks.
+"""An emulator of Google Cloud Storage, extended by generations.
 
-Each put of an object has a number, its generation. tensorstore replaces an object only if that is
-still of the generation that it has read, which is how several writers share one checkpoint; the
-emulator sends no generations and knows no such conditions.
+Each write of an object gets a number, its generation. tensorstore replaces an object only if its
+generation is still the one that it has read; this is how several writers share one checkpoint. The
+original emulator sends no generations and ignores such conditions.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ _OBJECT = re.compile(r".*/b/([^/]+)/o(?:/([^/]+))?$")
 
 
 class GenerationsHandler(RequestHandler):
-    """Answers one request at a time, so that nothing comes between a condition and its write."""
+    """Handles one request at a time, so that checking a condition and writing are atomic."""
 
     def do_GET(self) -> None:  # noqa: N802
         self._answer(super().do_GET, HTTPStatus.NOT_MODIFIED)
@@ -38,7 +38,7 @@ class GenerationsHandler(RequestHandler):
         url = urlsplit(self.path)
         query = {name: values[0] for name, values in parse_qs(url.query).items()}
         found = _OBJECT.match(url.path)
-        self._generation = "0"  # as for an object that is absent
+        self._generation = "0"  # the generation of a missing object
         if found and (name := unquote(found[2] or query.get("name", ""))):
             with contextlib.suppress(NotFound):
                 self._generation = self.storage.get_file_obj(found[1], name)["generation"]

@@ -1,4 +1,4 @@
-"""Types and shapes are checked at every call in tests, which the other tests rely on."""
+"""Types and shapes are checked at every call, which the other tests rely on."""
 
 from typing import Any
 
@@ -21,5 +21,5 @@ def test_sizes_that_share_a_letter_must_be_equal() -> None:
     hidden, head = np.zeros((1, 2, 3), np.float32), np.zeros((3, 5), np.float32)
     targets, weights = np.zeros((1, 4), np.int32), np.ones((1, 4), np.float32)
     arrays: Any = (hidden, head, targets, weights)
-    with pytest.raises(TypeCheckError, match="targets"):  # T is 2 and 4
+    with pytest.raises(TypeCheckError, match="targets"):  # T is both 2 and 4
         role_weighted_nll(*arrays)

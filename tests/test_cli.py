@@ -1,4 +1,4 @@
-"""The command line: fast help, and a one-line error with exit code 2 for bad input."""
+"""The command line: fast help; bad input gives one line and exit code 2."""
 
 import json
 import shutil
@@ -18,7 +18,7 @@ Run = Callable[..., str]
 
 @pytest.fixture
 def fails(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs `parrot`, checks for exit code 2 and one line without a traceback, returns the line."""
+    """Runs `parrot`; checks for exit code 2; returns the only line on stderr."""
 
     def run(*arguments: object) -> str:
         capsys.readouterr()
@@ -105,7 +105,7 @@ def test_a_run_folder_or_a_checkpoint_of_another_shape(
 def test_an_output_that_cannot_be_made(
     fails: Run, write_dialogues: Any, trained_run: Path, tmp_path: Path
 ) -> None:
-    """Unexpected errors of the system: here a file is in the place of a folder."""
+    """System errors that no command expects, here a file in place of a folder."""
     (tmp_path / "file").touch()
     out, dialogues = tmp_path / "file" / "out", write_dialogues(tmp_path / "d.jsonl", 3)
     for arguments in (
@@ -123,7 +123,7 @@ def test_a_full_disk(fails: Run, tiny_run: Path, small_disk: Path) -> None:
     error = fails(*start, "--out", small_disk / "run")
     assert f"no room left on the disk for a checkpoint in {small_disk}" in error
     assert "it takes 484,236 bytes and" in error
-    # With more space, the same command resumes.
+    # With more room, the same command resumes.
     moved = Path(shutil.copytree(small_disk / "run", small_disk.parent / "moved"))
     assert main([*start, "--out", str(moved)]) == 0
     lines = (moved / "metrics.jsonl").read_text().splitlines()
@@ -133,13 +133,13 @@ def test_a_full_disk(fails: Run, tiny_run: Path, small_disk: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("limit", [1_000, 60_000])
 def test_a_file_that_may_not_grow(limit: int, tiny_run: Path) -> None:
-    """A quota that is reached while writing: in the first file, or in a checkpoint's thread."""
+    """A quota that is exceeded while writing: in the first file, or in a checkpoint's thread."""
     code = (
         "import resource, sys; from parrot_jax.cli import main\n"
         f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
         f"sys.exit(main(['train', {str(tiny_run)!r}]))"
     )
-    # -B: otherwise Python would leave truncated .pyc files at the limit.
+    # -B: otherwise Python would leave truncated bytecode files behind.
     done = subprocess.run([sys.executable, "-B", "-c", code], capture_output=True, text=True)
     assert done.returncode == 2, done.stderr
     (line,) = [text for text in done.stderr.splitlines() if text.startswith("parrot:")]

@@ -1,4 +1,4 @@
-"""Every shipped YAML file is a valid config of the command that its folder belongs to."""
+"""Every shipped YAML file is a valid config of its folder's verb."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ FILES = sorted(CONFIGS.glob("*/*.yaml"))
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(CONFIGS)))
 def test_shipped_configs_load(path: Path) -> None:
     config = load_config(KINDS[path.parent.name].type(), path)
-    # `parrot COMMAND CONFIG --help` shows that config as YAML, which reads back to an equal config.
+    # `parrot VERB CONFIG --help` prints YAML that loads as the same config.
     shown = yaml.safe_load(config_help(type(config), config))
     assert config_from_dict(type(config), shown, where="help") == config
 

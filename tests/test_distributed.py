@@ -1,4 +1,4 @@
-"""How a process finds the others of its job. Jobs of several processes are in tests/kill."""
+"""How a process finds its peers. Jobs with several processes are tested in tests/kill."""
 
 import pytest
 
@@ -22,7 +22,7 @@ VARIABLES = {
 
 
 def found(environ: dict[str, str]) -> dict[str, object] | None:
-    """The arguments found from the environment, on a machine without accelerators."""
+    """The arguments found in the environment, with devices that provide none."""
     return process_arguments(FROM_ENVIRONMENT, {"JAX_PLATFORMS": "cpu", **environ})
 
 
@@ -104,7 +104,7 @@ def test_wrong_variables_say_what_is_right(change: dict[str, str], message: str)
         found({**VARIABLES, **change})
 
 
-# ---- SLURM, TPUs, a single process --------------------------------------------------------------
+# ---- SLURM, TPUs, a single process ---------------------------------------------------------------
 
 
 def test_one_task_of_slurm_on_each_node_takes_all_its_gpus() -> None:
@@ -143,7 +143,7 @@ def test_on_tpus_jax_reads_the_rest(environ: dict[str, str]) -> None:
         {},
         {"TPU_WORKER_HOSTNAMES": "localhost"},
         {"SLURM_NTASKS": "1", "SLURM_STEP_NODELIST": "node1"},
-        # A shell inside an allocation, which is not a job step.
+        # A shell inside an allocation is not a job step.
         {"SLURM_NTASKS": "2", "SLURM_JOB_NODELIST": "node[1-2]"},
         {"JOB_COMPLETION_INDEX": "3"},
         {"JAX_NUM_PROCESSES": "1", "JAX_PROCESS_ID": "0"},

@@ -1,4 +1,4 @@
-"""The documentation: its links, and the commands, files and messages that it names."""
+"""The documentation: links, commands, file names and quoted messages."""
 
 import ast
 import re
@@ -25,7 +25,7 @@ FENCE = re.compile(r"^ *```.*?^ *```", re.M | re.S)
 
 
 def anchors(text: str) -> set[str]:
-    """The anchors that GitHub and the site derive from a page's headings."""
+    """The anchors that GitHub and MkDocs generate from the headings of a page."""
     headings = re.findall(r"^#+ (.+)", FENCE.sub("", text), re.M)
     plain = [re.sub(r"[^\w\- ]", "", heading.lower()) for heading in headings]
     return {heading.strip().replace(" ", "-") for heading in plain}
@@ -44,7 +44,7 @@ def test_every_link_leads_to_a_file_and_a_heading(name: str) -> None:
 
 
 def bash_commands(text: str) -> list[str]:
-    """The commands in `bash` blocks, with continued lines joined and without comments."""
+    """The commands of the `bash` blocks, whole lines, without comments."""
     blocks = re.findall(r"^ *```bash\n(.*?)^ *```", text, re.M | re.S)
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
     return [re.sub(r"\s+#\s.*", "", line).strip() for line in lines]
@@ -64,7 +64,7 @@ COMMANDS = sorted(
 def test_every_command_can_be_parsed(
     name: str, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Pages write CONFIG for a file of the reader.
+    # Words in capitals stand for the reader's files.
     words = [
         re.sub(r"^CONFIG$", "configs/train/chat_cpu.yaml", word)
         for word in shlex.split(command)[1:]
@@ -95,7 +95,7 @@ def test_every_page_is_in_the_navigation_of_the_site() -> None:
 
 
 def messages_of_the_code() -> str:
-    """All strings of the package; the values in f-strings are `{}`."""
+    """All strings of the package; placeholders of f-strings become `{}`."""
     found = [(ROOT / "Makefile").read_text()]
     for path in (ROOT / "parrot_jax").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -108,7 +108,7 @@ def messages_of_the_code() -> str:
 
 
 def test_the_messages_that_troubleshooting_quotes_are_those_of_the_code() -> None:
-    # A message is the first cell of a row; `...` stands for values in the message.
+    # A message is in the first cell of a row; `...` stands for a placeholder.
     rows = re.findall(r"^\| `([^`|]+)`", TEXTS["docs/troubleshooting.md"], re.M)
     assert len(rows) > 30
     code = messages_of_the_code()

@@ -1,4 +1,4 @@
-"""Extensions from outside the package: an objective, a chat format and a model family."""
+"""Extensions from outside the package: an objective, a chat template and a model family."""
 
 import json
 from collections.abc import Sequence
@@ -39,7 +39,7 @@ from parrot_jax.weights.model_folder import load_params
 
 @dataclass(frozen=True)
 class Smoothed:
-    """Cross-entropy with label smoothing; logs the entropy as an additional metric."""
+    """Cross-entropy with label smoothing; also reports the entropy of the predictions."""
 
     amount: float
 
@@ -59,7 +59,7 @@ def test_an_objective_of_ones_own_trains(tiny_run: Path) -> None:
     lines = Path(config.out, "metrics.jsonl").read_text().splitlines()
     first, *_, last = map(json.loads, lines)
     assert last["loss"] < first["loss"]
-    # At first the 340 tokens are about equally likely: log(340) = 5.83 nats.
+    # At first all 340 tokens are about equally likely: log(340) = 5.83 nats.
     assert 0 < last["entropy"] < first["entropy"] <= 5.83
 
 
@@ -175,7 +175,7 @@ def test_a_family_of_ones_own_trains_and_is_exported(
     train(config)
     first, *_, last = map(json.loads, Path(config.out, "metrics.jsonl").read_text().splitlines())
     assert last["loss"] < first["loss"]
-    # To a Hugging Face folder and back, bit-identical.
+    # Export to Hugging Face and import again are bit-identical.
     assert main(["convert", "flax-to-hf", config.out, str(tmp_path / "hf")]) == 0
     assert main(["convert", "hf-to-flax", str(tmp_path / "hf"), str(tmp_path / "back")]) == 0
     ours, back = load_params(config.out), load_params(tmp_path / "back")

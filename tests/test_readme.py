@@ -1,4 +1,4 @@
-"""The README's commands can be parsed, and "Your own data" runs from start to end."""
+"""The README's commands: each can be parsed, and all are run on small files."""
 
 import importlib.util
 import os
@@ -55,7 +55,7 @@ def test_every_command_can_be_parsed_in_an_empty_folder(
     Path("dialogues.jsonl").write_text(row + "\n")
     words = shlex.split(command)
     module, config = parse(words[words.index("parrot") + 1 :])
-    # A command may also take other arguments, e.g. `data show FILE`.
+    # A verb may accept other arguments too, as in `data show FILE`.
     assert isinstance(config, module.Config) or type(config).__module__ == module.__name__
 
 

@@ -1,4 +1,4 @@
-"""The docstring of each package lists all its files."""
+"""The docstring of each package lists all of its files, in reading order."""
 
 import ast
 import re

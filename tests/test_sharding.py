@@ -1,4 +1,4 @@
-"""Mesh sizes, and that a sharded model equals the unsharded one."""
+"""Meshes; a sharded model computes the same as an unsharded one."""
 
 import jax
 import numpy as np

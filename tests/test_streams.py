@@ -1,4 +1,4 @@
-"""The command line in a shell: closed pipes and full output streams."""
+"""Closed pipes and full output streams."""
 
 import json
 import subprocess
@@ -18,7 +18,7 @@ def shell(command: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("arguments", ["--help", "train --help", "serve --help", "configs"])
 def test_whoever_closes_the_pipe_gets_no_traceback(arguments: str) -> None:
-    # `true` reads nothing: the pipe is closed before the first line.
+    # `true` reads nothing, so the pipe is closed before the first line.
     closed = shell(f"{PARROT} {arguments} | true")
     assert (closed.returncode, closed.stderr) == (141, "")
 
@@ -51,7 +51,7 @@ def run(config):
     def callback(phase, info):
         gc.callbacks.clear()
         os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(0)  # KeyboardInterrupt is raised here, and dropped
+        time.sleep(0)  # here it is raised, and dropped
     gc.callbacks.append(callback)
     gc.collect()
     time.sleep(30)
@@ -64,7 +64,7 @@ sys.exit(cli.main())
 
 
 def test_a_ctrl_c_that_comes_while_the_garbage_is_collected_is_not_lost() -> None:
-    """jax registers such a callback, and Python drops exceptions in it."""
+    """jax registers a garbage-collection callback, in which Python drops exceptions."""
     done = subprocess.run(
         [sys.executable, "-c", CTRL_C_IN_A_CALLBACK], capture_output=True, text=True
     )

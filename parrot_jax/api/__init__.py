@@ -2,6 +2,7 @@
 
 endpoint_config.py  settings of endpoints and retries
 prompts.py          prompts from Jinja2 templates
+brackets.py         the [[number]] or [[letter]] of a judge's reply
 endpoint.py         client of one endpoint
 replies.py          parsing of responses
 server_errors.py    classification of server errors

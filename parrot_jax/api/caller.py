@@ -20,7 +20,7 @@ from parrot_jax.api.throttle import Throttle
 
 _JUDGING = ThreadPoolExecutor(max_workers=1, thread_name_prefix="judging")
 _BYTES_A_TOKEN = 4
-"""Of ordinary text. Used only to estimate rates; budgets take the worst case."""
+"""Of ordinary text. Used only to estimate rates; budgets use the worst case."""
 
 
 def retry_delay_s(
@@ -49,8 +49,8 @@ def retry_delay_s(
 class Caller:
     """An endpoint with its journal, limits and retry settings.
 
-    The first failure of a kind that is retried is printed at once, with the server's message; later
-    ones now and then.
+    The first retried failure of each kind is printed at once, with the server's message; later ones
+    at growing intervals.
 
     Attributes:
       speaker: The name under which the journal keeps its requests.
@@ -143,10 +143,10 @@ class Caller:
                 return response
             if response.is_rate_limited:
                 if self._has_waited_too_long():
-                    told = f"{response.error} (for {self._retries.max_wait_s:g} s)"
-                    return replace(response, error=told)
+                    error = f"{response.error} (for {self._retries.max_wait_s:g} s)"
+                    return replace(response, error=error)
                 self._notices.failed(response, "all requests to it wait")
-                continue  # a 429 is no attempt: all requests wait for the throttle
+                continue  # a 429 does not count: all requests wait in the throttle
             delay_s = retry_delay_s(
                 self._retries, response, attempt=attempt, shortening=random.random()
             )
@@ -182,11 +182,11 @@ class Caller:
         self.budget.settle(worst, known=response.usage, may_be_billed=response.may_be_billed)
         if response.reply.outcome is Outcome.COMPLETE:
             loop = asyncio.get_running_loop()
-            # In a thread, because the loop serves hundreds of other requests.
+            # In a thread, so that the event loop keeps serving the other requests.
             try:
                 verdict = await loop.run_in_executor(_JUDGING, judge, response.reply)
             except Exception as error:
-                # The journal keeps its body and tokens; without a verdict it does not count.
+                # Journaled as failed: body and tokens are kept, but the reply is not used.
                 failed = replace(response, reply=Reply(Outcome.FAILED, ""), error=f"{error}")
                 await self._journal.received(request, failed)
                 raise

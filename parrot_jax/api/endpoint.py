@@ -49,7 +49,7 @@ _NEVER_CONNECTED = (
 def request_body(
     config: EndpointConfig, messages: list[dict[str, str]], *, seed: int
 ) -> dict[str, Any]:
-    """The body of a request to `/chat/completions`; settings that are null are left out."""
+    """The body of a request to `/chat/completions`, without settings that are null."""
     settings = {
         "temperature": config.temperature,
         "top_p": config.top_p,
@@ -63,9 +63,9 @@ def request_body(
 class Endpoint:
     """A client of one endpoint, open while the `async with` block runs.
 
-    It never retries, since every request must be journaled. It follows no redirects, and of the
-    environment it reads only proxies and certificates, no settings of other clients (`OPENAI_*`,
-    netrc).
+    It never retries, since every request must be journaled, and follows no redirects. It reads
+    proxies and certificates from the environment, but not the settings of other clients
+    (`OPENAI_*`, netrc).
     """
 
     def __init__(
@@ -84,8 +84,8 @@ class Endpoint:
             here.
 
         Raises:
-          UserError: The environment variable of the key is not set or not a key, the key is in the
-            config, or a proxy or a certificate of the environment cannot be used.
+          UserError: The environment variable of the key is not set or invalid, the key is in the
+            config, or a proxy or certificate from the environment cannot be used.
         """
         self.config, self._read = config, read
         key = _read_key(config)
@@ -103,7 +103,7 @@ class Endpoint:
         self._client = _client(config)
 
     async def __aenter__(self) -> "Endpoint":
-        """Connects at the first request."""
+        """Does not connect yet; the first request does."""
         return self
 
     async def __aexit__(
@@ -112,7 +112,7 @@ class Endpoint:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Closes the connections."""
+        """Closes all connections."""
         await self._client.aclose()
 
     async def send(self, body: dict[str, Any]) -> Response:
@@ -143,8 +143,8 @@ class Endpoint:
                 return no_response(f"no connection {within}", was_sent=False)
             return no_response(f"no reply {within}")
         except Exception as error:
-            # No list of classes: on invalid HTTP, parsers, decompressors and TLS raise all kinds of
-            # exceptions, and all mean the same. The request itself was built above.
+            # Any exception: parsers, decompressors and TLS raise many kinds on invalid HTTP; each
+            # means a failed request. The request itself was built above.
             causes = list(_causes(error))
             reason = next((text for cause in causes if (text := str(cause))), type(error).__name__)
             was_sent = not any(isinstance(cause, _NEVER_CONNECTED) for cause in causes)
@@ -165,7 +165,8 @@ class Endpoint:
                         break
             if len(received) > most and is_success:
                 raise ValueError(f"the reply is longer than {most:,} bytes")
-            return response.status_code, response.headers, bytes(received)
+            # One byte more than allowed shows that the rest was not read.
+            return response.status_code, response.headers, bytes(received[: most + 1])
 
     def _response(
         self, status: int, headers: httpx2.Headers, received: bytes, request: dict[str, Any]
@@ -177,10 +178,10 @@ class Endpoint:
             # The rest was not read, and the last characters may be the beginning of the key.
             body = body[:-_MAX_KEY_CHARS]
         response = self._read(status, body, request=request)
-        # A text in parts may contain the key only after they are joined. Then the body, with the
-        # pieces, is not kept.
-        if (said := self._redactor.text(response.reply.text)) != response.reply.text:
-            response = replace(response, reply=response.reply._replace(text=said), body=None)
+        # A text in several parts may contain the key only after they are joined. The body has the
+        # parts, so it is dropped.
+        if (cleaned := self._redactor.text(response.reply.text)) != response.reply.text:
+            response = replace(response, reply=response.reply._replace(text=cleaned), body=None)
         if 300 <= status < 400:
             target = self._redactor.text(headers.get("location", "nowhere"))
             return replace(

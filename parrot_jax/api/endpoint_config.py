@@ -210,6 +210,38 @@ class RetryConfig:
             )
 
 
+@dataclass(frozen=True, kw_only=True)
+class JobEndpointConfig(EndpointConfig):
+    """An endpoint that does a whole job alone: a judge, or a model that answers a benchmark.
+
+    Raises:
+      UserError: See `EndpointConfig`; or it may cost something and has no limit.
+    """
+
+    concurrency: int = 16  # pyright: ignore[reportIncompatibleVariableOverride]  # always known here
+    """Most requests in flight at once, >= 1."""
+
+    retries: RetryConfig = field(default_factory=RetryConfig)
+    """Retries of failed requests."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        is_limited = self.budget_usd is not None or self.budget_tokens is not None
+        costs = (
+            not self.is_local if self.price is None else self.price.prompt + self.price.completion
+        )
+        if costs and not is_limited:
+            raise UserError(
+                f"endpoint {self.model!r} may cost something and has no limit; set budget_usd or "
+                "budget_tokens."
+            )
+        if self.budget_usd is not None and self.price is None:
+            raise UserError(
+                f"endpoint {self.model!r} has a budget_usd and no price; set "
+                "price: {prompt: USD, completion: USD} per million tokens, or budget_tokens."
+            )
+
+
 def _check_extra_body(where: str, fields: dict[str, Any]) -> None:
     for name in fields:
         if name in _OWN_FIELDS:

@@ -2,9 +2,9 @@
 
     python -m parrot_jax.api.faulty_server --seed 1 --rate 0.2 --log server.jsonl
 
-It prints its address, and serves until its standard input is closed. Replies depend only on the
-request; failures also depend on how often it was sent. Each accepted (billable) request is a line
-of the log, whether or not its reply arrived.
+Prints its address and serves until standard input is closed. Replies depend only on the request;
+failures also depend on how often it was sent. The log has one line for each accepted (billable)
+request, whether or not its reply arrived.
 """
 
 import argparse
@@ -21,13 +21,13 @@ from typing import IO, Any
 from parrot_jax.api.scripted_server import Script, Scripted, ScriptedServer, converse
 
 KEY = "sk-/faulty+0123456789"
-"""The client's key; some faults send it back."""
+"""The client's API key; some faults echo it."""
 LONG_TEXT_CHARS = 100_000
 
 _OK = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
 _ESCAPED_KEY = "".join(f"\\u{ord(char):04x}" for char in KEY[:9]) + KEY[9:]
 
-# Refused requests: not billed.
+# Rejected requests, which are not billed.
 REFUSALS: Mapping[str, Scripted] = {
     "429": Scripted(status=429, text="slow down"),
     "429 with Retry-After": Scripted(
@@ -35,21 +35,21 @@ REFUSALS: Mapping[str, Scripted] = {
     ),
     "500": Scripted(status=500, text="boom"),
     "503": Scripted(status=503, text="busy"),
-    "500 without end": Scripted(status=500, text="boom", endless=b"boom " * 1000),
+    "500 with endless body": Scripted(status=500, text="boom", endless=b"boom " * 1000),
     "500 with the key": Scripted(status=500, text=f"you sent Bearer {KEY}"),
-    "500 with the key in JSON's escapes": Scripted(
+    "500 with the key JSON-escaped": Scripted(
         status=500, body=json.dumps({"error": f"you sent {KEY}"}).replace("/", "\\/")
     ),
-    "502 with the key in a page": Scripted(
+    "502 with the key in HTML": Scripted(
         status=502, body=f"<html>you sent {_ESCAPED_KEY}</html>", headers={"server": KEY}
     ),
 }
-# Accepted requests whose reply is lost.
+# Faults of accepted requests that lose the reply.
 LOSSES: Mapping[str, Mapping[str, Any]] = {
     "time-out": {"delay_s": 3600.0},
-    "a byte now and then": {"body": "{", "endless": b" ", "pause_s": 0.3},
-    "reset in mid body": {"hangs_up": True},
-    "no byte": {"raw": b""},
+    "trickling bytes": {"body": "{", "endless": b" ", "pause_s": 0.3},
+    "reset mid-body": {"hangs_up": True},
+    "empty response": {"raw": b""},
     "garbage": {"raw": bytes(range(256)) * 4},
     "bad status line": {"raw": b"HTTP/1.1 fine\r\n\r\n"},
     "another protocol": {"raw": b"220 mail.example ESMTP ready\r\n"},
@@ -58,7 +58,7 @@ LOSSES: Mapping[str, Mapping[str, Any]] = {
     "long header": {"raw": _OK + b"x-long: " + b"y" * 100_000 + b"\r\n\r\n{}"},
     "many headers": {"raw": _OK + b"x-many: y\r\n" * 10_000 + b"\r\n{}"},
     "bad gzip": {"body": b"\x1f\x8b no gzip", "headers": {"content-encoding": "gzip"}},
-    "gzip without end": {
+    "gzip bomb": {
         "body": zlib.compress(bytes(2**24), wbits=31), "headers": {"content-encoding": "gzip"}
     },
     "unknown encoding": {"body": b"\x0b\x02\x80{}", "headers": {"content-encoding": "br, zstd"}},
@@ -68,7 +68,7 @@ LOSSES: Mapping[str, Mapping[str, Any]] = {
         "body": "<html><body>Please stand by</body></html>",
         "headers": {"content-type": "text/html"},
     },
-    "half a surrogate pair": {"text": "Hel\ud800lo"},
+    "lone surrogate": {"text": "Hel\ud800lo"},
     "NUL": {"text": "Hel\0lo"},
     "Latin-1": {
         "body": '{"choices": [{"message": {"content": "é"}, "finish_reason": "stop"}]}'.encode(
@@ -80,18 +80,18 @@ LOSSES: Mapping[str, Mapping[str, Any]] = {
         "headers": {"content-type": "application/json; charset=utf-16"},
     },
     "20 MB": {"body": b'{"choices": [{"message": {"content": "' + b"x" * 20_000_000 + b'"}}]}'},
-    "without end": {"body": '{"choices": [', "endless": b" " * 65_536},
-    "broken off": {"finish_reason": "error"},
+    "endless body": {"body": '{"choices": [', "endless": b" " * 65_536},
+    "aborted reply": {"finish_reason": "error"},
     "error with status 200": {"body": '{"error": {"message": "upstream failed", "code": 502}}'},
 }  # fmt: skip
-# Accepted requests with an unusual reply.
+# Unusual but valid replies to accepted requests.
 ODDITIES: Mapping[str, Mapping[str, Any]] = {
     "charset utf-7": {"headers": {"content-type": "application/json; charset=utf-7"}},
     "no content type": {"headers": {"content-type": ""}},
     "eos": {"finish_reason": "eos"},
     "no finish_reason": {"finish_reason": None},
-    "tokens that nothing has": {"usage": {"prompt_tokens": 2**53 - 1, "completion_tokens": 2**60}},
-    "limits that never end": {
+    "impossible token counts": {"usage": {"prompt_tokens": 2**53 - 1, "completion_tokens": 2**60}},
+    "endless rate limits": {
         "headers": {
             "x-ratelimit-limit-requests": "1e9", "x-ratelimit-remaining-requests": "1e9",
             "x-ratelimit-reset-requests": "1e300", "set-cookie": "a=b", "retry-after": "1e300",
@@ -111,7 +111,7 @@ LASTING: Mapping[str, Scripted] = {
 
 
 def converse_oddly(body: dict[str, Any]) -> Scripted:
-    """As `converse`, but some replies are cut, filtered, empty, refused or very long."""
+    """As `converse`, but some replies are cut, filtered, empty, rejected or very long."""
     scripted = converse(body)
     odd = int(hashlib.sha256(f"odd {scripted.text}".encode()).hexdigest(), 16) % 400
     if odd == 0:
@@ -121,7 +121,7 @@ def converse_oddly(body: dict[str, Any]) -> Scripted:
     if odd == 2:
         return replace(scripted, text="")
     if odd == 3:
-        return Scripted(status=400, text="this one I cannot")
+        return Scripted(status=400, text="cannot process this request")
     if odd == 4:
         return Scripted(status=400, text="too long", code="context_length_exceeded")
     if odd == 5:
@@ -142,27 +142,27 @@ class FaultyScript:
         """Wraps a script.
 
         Args:
-          script: Gives the replies of requests that do not fail.
+          script: Replies to requests that do not fail.
           seed: Seed of the faults.
-          rate: The share of requests that fail, in [0, 1).
-          log: Gets a JSON line for each accepted request, with the `sha256` of its body.
+          rate: Share of requests that fail, in [0, 1).
+          log: Receives a JSON line for each accepted request, with the `sha256` of its body.
         """
         self.counts: Counter[str] = Counter()
         self._script, self._seed, self._rate, self._log = script, seed, rate, log
         self._seen: Counter[str] = Counter()
 
     def __call__(self, body: dict[str, Any]) -> Scripted:
-        """Returns what the server does with a request."""
+        """Returns the response to a request, which may be a fault."""
         key = body_key(body)
         self._seen[key] += 1
-        dice = random.Random(f"{self._seed} {key} {self._seen[key]}")
-        fault = dice.choice(FAULTS) if dice.random() < self._rate else "none"
+        rng = random.Random(f"{self._seed} {key} {self._seen[key]}")
+        fault = rng.choice(FAULTS) if rng.random() < self._rate else "none"
         scripted = self._script(body)
         is_accepted = fault not in REFUSALS and scripted.status < 400
         if fault in LOSSES and not is_accepted:
-            fault = "none"  # keep errors of the script unchanged
-        is_plain = is_accepted and scripted.finish_reason == "stop"
-        if fault in ODDITIES and not (is_plain and 0 < len(scripted.text) < 100):
+            fault = "none"  # keep the script's errors
+        is_ordinary = is_accepted and scripted.finish_reason == "stop"
+        if fault in ODDITIES and not (is_ordinary and 0 < len(scripted.text) < 100):
             fault = "none"  # keep replies that end a dialogue
         self.counts[fault] += 1
         if fault in REFUSALS:
@@ -175,12 +175,12 @@ class FaultyScript:
 
 
 def body_key(body: Mapping[str, Any]) -> str:
-    """The sha256 of a request, independent of the order of its keys."""
+    """The SHA-256 of a request, independent of the order of its keys."""
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
 def main() -> None:
-    """Serves until the standard input is closed."""
+    """Serves until standard input is closed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rate", type=float, default=0.2)

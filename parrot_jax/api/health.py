@@ -1,9 +1,9 @@
 """Decides from this run's replies whether an endpoint works, and whether to stop the run.
 
 A rejection (HTTP 400, 422, ...) has one of two causes: the settings, so that no request will be
-accepted, or that one request. Only later replies can tell. So a rejected request is held: after a
-reply, the request itself was at fault; after several equal rejections without a reply, the run
-stops and the held items stay open.
+accepted, or that one request. Only later replies can tell, so a rejected request is held. After a
+reply, held requests are known to be at fault themselves. After several equal rejections without a
+reply, the run stops, and the held items stay open.
 """
 
 import re
@@ -19,13 +19,13 @@ MAX_REJECTIONS_AT_FIRST = 3
 """Equal rejections that stop a run before the endpoint's first reply."""
 
 MAX_REJECTIONS_IN_A_ROW = 20
-"""Rejections that stop a run after that: among hundreds in flight a few bad requests may come
-together. Rejections cost nothing."""
+"""Rejections that stop a run after the first reply. More, because several bad requests may be in
+flight together, and rejections cost nothing."""
 
 MAX_USELESS_AT_FIRST = 20
-"""Useless replies, without a useful one before, that stop the run. They may cost something."""
+"""Useless replies that stop a run before the endpoint's first useful one. They may be billed."""
 
-# Server messages repeat ids, lengths and values of the request.
+# Ids, lengths and values of the request, which server messages repeat.
 _VARYING = re.compile(r"\w*\d\w*")
 
 
@@ -34,7 +34,7 @@ class Rejected:
     """A request that the endpoint rejected."""
 
     item: int
-    """The number of its item: several requests of one item may share a fault."""
+    """The number of its item; requests of one item may share a fault, so they count once."""
     end: End
     """How the item ends if the request itself is at fault."""
     error: str
@@ -60,7 +60,7 @@ class Health:
         self._held: list[Rejected] = []
 
     def replied(self) -> list[Rejected]:
-        """Notes a reply; returns the held rejections, now known to be the requests' own fault."""
+        """Notes a reply; returns the held requests, now known to be at fault themselves."""
         self.has_replied = True
         self._failures_in_a_row = 0
         held, self._held = self._held, []
@@ -73,8 +73,8 @@ class Health:
     def was_useless(self, why: str) -> bool:
         """Notes a useless reply; returns whether the run must stop.
 
-        The cause may be settings that no server complains about: a token limit that cuts each
-        reply, a model that only reasons, a filter that blocks everything.
+        The cause may be settings that no server rejects: a token limit that cuts each reply, a
+        model that only reasons, a filter that blocks everything.
         """
         if self._useless_at_first is None:
             return False
@@ -104,11 +104,11 @@ class Health:
         return is_enough or self.num_held >= MAX_REJECTIONS_IN_A_ROW
 
     def settle(self) -> list[Rejected]:
-        """Settles the held rejections at the end of a run.
+        """Decides about the held rejections at the end of a run.
 
         Returns:
-          The held rejections, as the requests' own fault; empty if the endpoint may be at fault,
-          because they are too many or it never replied.
+          The held requests if they are at fault themselves. Empty if the endpoint may be at fault,
+          because there are too many or it never replied.
         """
         if self.has_replied and self.num_held < MAX_REJECTIONS_AT_FIRST:
             return self.replied()
@@ -116,7 +116,7 @@ class Health:
 
     @property
     def num_useless(self) -> int:
-        """Number of useless replies if the run must stop for them; else 0."""
+        """Number of useless replies if they must stop the run; else 0."""
         found = self._useless_at_first or 0
         return found if found >= MAX_USELESS_AT_FIRST else 0
 

@@ -131,7 +131,7 @@ class Job:
         self._budget_spent: BudgetSpentError | None = None
         self._is_stopping = False
         self._rejected: set[int] = set()
-        """Items that ended by their own fault in this run."""
+        """Items that ended in this run because their own requests were rejected."""
         self.stopped_by = ""
         self.unanswered: set[tuple[int, int]] = set()
 
@@ -172,7 +172,7 @@ class Job:
                 for _ in range(self._concurrency - 1):
                     workers.append(asyncio.create_task(self._work(left, work)))
                 await asyncio.wait(workers, return_when=asyncio.FIRST_EXCEPTION)
-                came_to_its_end = not self._is_stopping
+                is_complete = not self._is_stopping
             finally:
                 self._stop_sending()
                 if waiting := sum(not worker.done() for worker in workers):
@@ -182,7 +182,7 @@ class Job:
                     )
                 await _wind_down(workers)
         raise_first(workers)
-        if came_to_its_end:
+        if is_complete:
             for health in self._health.values():
                 await self._finish_rejected(health.settle())
 
@@ -255,8 +255,8 @@ class Job:
 
     @property
     def problem(self) -> ParrotError | None:
-        """Why items lack replies; None if none do, or only by fault of their own requests."""
-        did, refusing = [], []
+        """Why items lack replies; None if none do, or only because of their own requests."""
+        problems, rejecting = [], []
         for name, health in self._health.items():
             faults = []
             if health.failures:
@@ -269,17 +269,20 @@ class Job:
                 faults.append(f"gave {useless:,} useless replies")
             if faults:
                 url = self._endpoints[name].config.base_url
-                did.append(
+                problems.append(
                     f"the {name} at {url} {' and '.join(faults)} (last error: {health.last_error})"
                 )
             if held or useless:
-                refusing.append(f"the {name}")
-        if not did:
+                rejecting.append(f"the {name}")
+        if not problems:
             return self._budget_spent
-        mend = f"change the settings of {' and '.join(refusing)}" if refusing else ""
+        advice = (
+            f"change the settings of {' and '.join(rejecting)}"
+            if rejecting
+            else "check the endpoint"
+        )
         return RunError(
-            f"{'; '.join(did)}; {mend or 'check the endpoint'} and run the same command again to "
-            "continue."
+            f"{'; '.join(problems)}; {advice} and run the same command again to continue."
         )
 
     async def _work(

@@ -113,7 +113,7 @@ def damaged_row(
     elif table in ("replies", "reply_bodies"):
         of = db.execute("SELECT item, step FROM requests WHERE id = ?", (row,)).fetchone()
         if of is not None:
-            way_out = f'or have it asked again: sqlite3 {path} "{_undo(*of)}"'
+            way_out = f'or request it again: sqlite3 {path} "{_undo(*of)}"'
     return DamagedJournalError(
         f"row {row} of {table} in the journal {path} is damaged: {problem}; restore the file from "
         f"a copy, {way_out}."
@@ -121,7 +121,7 @@ def damaged_row(
 
 
 def _undo(item: int, step: int | None) -> str:
-    """The SQL that resets an item to before a step, or to before its end."""
+    """SQL that removes an item's end and, with a step, its replies from that step on."""
     replies = (
         ""
         if step is None

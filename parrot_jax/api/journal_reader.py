@@ -22,6 +22,24 @@ class StepReply(NamedTuple):
     reply: Reply
 
 
+class Exchange(NamedTuple):
+    """A request and its valid reply."""
+
+    step: int
+    request: str
+    """The body, as JSON."""
+    reply: Reply
+    body: str | None
+    """The reply's body, as JSON."""
+    model: str | None
+    """As named by the server."""
+    sent_at: float
+    """In seconds since 1970."""
+    received_at: float
+    usage: Usage | None
+    """None = the server counted no tokens."""
+
+
 class SpeakerCounts(NamedTuple):
     """Counts of the requests to one endpoint."""
 
@@ -160,6 +178,37 @@ class JournalReader:
         """Why an item is finished; None if it is not."""
         query = "SELECT reason, progress, detail FROM ends WHERE item = ?"
         return next((End(*row) for row in self._read(query, item)), None)
+
+    def exchanges(self, item: int) -> list[Exchange]:
+        """The requests of an item with valid replies, in order of the steps."""
+        rows = self._read(
+            """
+            SELECT step, request_bodies.body, outcome, text, verdict, reply_bodies.body, model,
+              sent_at, received_at, prompt_tokens, completion_tokens
+            FROM requests JOIN replies ON replies.request = id
+            JOIN reply_bodies ON reply_bodies.request = id
+            JOIN request_bodies ON request_bodies.request = id
+            WHERE item = ? AND outcome NOT IN ('failed', 'rejected') ORDER BY step, id
+            """,
+            item,
+        )
+        return [
+            Exchange(
+                step, request, Reply(Outcome(outcome), text, verdict), body, model, sent, received,
+                None if prompt is None or completion is None else Usage(prompt, completion),
+            )
+            for step, request, outcome, text, verdict, body, model, sent, received, prompt,
+            completion in rows
+        ]  # fmt: skip
+
+    def last_reply_at(self, item: int) -> float | None:
+        """The time of an item's last valid reply, in seconds since 1970; None if it has none."""
+        query = """
+            SELECT max(received_at) FROM requests JOIN replies ON request = id
+            WHERE item = ? AND outcome NOT IN ('failed', 'rejected')
+        """
+        ((received_at,),) = self._read(query, item)
+        return received_at
 
     def num_ends(self) -> dict[str, int]:
         """Number of finished items by reason."""

@@ -1,4 +1,4 @@
-"""Progress of a running job: a live view on a terminal, else a line now and then."""
+"""Shows the progress of a running job: a live view on a terminal, else a line every 30 seconds."""
 
 import asyncio
 import contextlib
@@ -18,21 +18,21 @@ from parrot_jax.api.caller import Caller
 from parrot_jax.core.logs import LINE_EVERY_S, Pace
 from parrot_jax.core.logs import console as standard_output
 
-_RENEW_EVERY_S = 1.0
+_REFRESH_EVERY_S = 1.0
 
 
 @dataclass
 class LiveView:
-    """Counts the progress of a run, and shows it."""
+    """Counts and displays the progress of a run."""
 
     noun: str
     """The name of the items, e.g. `dialogues`."""
     total: int
     """Number of items."""
     finished: int
-    """Number of finished items, before this run and since."""
+    """Number of finished items, including those of earlier runs."""
     callers: Mapping[str, Caller]
-    """The endpoints, with their requests in flight and their cost."""
+    """The endpoints by speaker."""
     console: Console = field(default_factory=lambda: standard_output)
     results: Counter[str] = field(default_factory=Counter)
     """Results of the items finished in this run."""
@@ -45,18 +45,18 @@ class LiveView:
         self._pace.left(self.finished)
 
     def reply_came(self, speaker: str) -> None:
-        """Counts a reply."""
+        """Counts a reply of a speaker."""
         self.replies[speaker] += 1
 
     def item_finished(self, result: str) -> None:
-        """Counts an item."""
+        """Counts a finished item by its result."""
         self.finished += 1
         self.results[result] += 1
 
     @contextlib.asynccontextmanager
     async def shown(self) -> AsyncIterator[None]:
-        """Shows the view while the block runs."""
-        work = self._renew() if self.console.is_terminal else self._print()
+        """Displays the progress while the block runs."""
+        work = self._refresh() if self.console.is_terminal else self._print_lines()
         task = asyncio.create_task(work)
         try:
             yield
@@ -66,7 +66,7 @@ class LiveView:
                 await task
 
     def line(self) -> str:
-        """The counts in one line."""
+        """Returns the counts as one line."""
         replies = self.replies.total()
         seconds = max(time.monotonic() - self.started, 1e-9)
         left = self._pace.left(self.finished)
@@ -76,41 +76,45 @@ class LiveView:
         )
 
     def view(self) -> RenderableType:
-        """The counts with a bar, a row for each speaker, and the results."""
+        """Returns the live view: counts, a progress bar, a row per speaker, and the results."""
         speakers = Table(box=None, pad_edge=False)
         speakers.add_column()
-        for title in ("replies", "in flight", "at most", "429", "spent, at most"):
+        for title in ("replies", "in flight", "limit", "429s", "spent"):
             speakers.add_column(title, justify="right")
         for name, caller in self.callers.items():
             throttle = caller.throttle
-            cools = f" cools {throttle.cools_s:.0f} s" if throttle.cools_s else ""
+            cooling = f" (cooling {throttle.cools_s:.0f} s)" if throttle.cools_s else ""
             speakers.add_row(
-                name, f"{self.replies[name]:,}", f"{throttle.in_flight:,}",
-                f"{int(throttle.room):,}{cools}", f"{throttle.num_rate_limited:,}", _spent(caller),
-            )  # fmt: skip
+                name,
+                f"{self.replies[name]:,}",
+                f"{throttle.in_flight:,}",
+                f"{int(throttle.room):,}{cooling}",
+                f"{throttle.num_rate_limited:,}",
+                _spent(caller),
+            )
         results = ", ".join(f"{result} {count:,}" for result, count in self.results.most_common())
-        # A bar does not end its line; padding does.
+        # A progress bar prints no newline; padding adds it.
         bar = Padding(ProgressBar(total=max(1, self.total), completed=self.finished, width=60), 0)
         return Group(self.line(), bar, speakers, f"finished in this run: {results or 'none yet'}")
 
-    async def _renew(self) -> None:
+    async def _refresh(self) -> None:
         with Live(self.view(), console=self.console, transient=True, auto_refresh=False) as live:
             while True:
-                await asyncio.sleep(_RENEW_EVERY_S)
+                await asyncio.sleep(_REFRESH_EVERY_S)
                 live.update(self.view(), refresh=True)
 
-    async def _print(self) -> None:
+    async def _print_lines(self) -> None:
         while True:
             await asyncio.sleep(LINE_EVERY_S)
             self.console.print(self.line())
 
 
 def _spent(caller: Caller) -> str:
-    """Known and possible cost, with the limit."""
+    """The known cost, its upper bound, and the budget."""
     budget = caller.budget
-    known, all_of_it = budget.spent.known, budget.spent.known.plus(budget.spent.uncertain)
+    known, upper = budget.spent.known, budget.spent.known.plus(budget.spent.uncertain)
     if budget.price is not None and budget.max_usd is not None:
-        sums = (usd(known, budget.price), usd(all_of_it, budget.price))
+        sums = (usd(known, budget.price), usd(upper, budget.price))
         return f"{sums[0]:,.2f} to {sums[1]:,.2f} of {budget.max_usd:,.2f} USD"
     limit = "" if budget.max_tokens is None else f" of {budget.max_tokens:,}"
-    return f"{known.total:,} to {all_of_it.total:,}{limit} tokens"
+    return f"{known.total:,} to {upper.total:,}{limit} tokens"

@@ -10,7 +10,7 @@ FIRST_GAP_S = 60.0
 
 
 class Notices:
-    """Prints the first failure of each kind at once, and later ones more and more rarely."""
+    """Prints the first failure of each kind at once, and later ones at growing intervals."""
 
     def __init__(self, who: str) -> None:
         """Starts with no failures.

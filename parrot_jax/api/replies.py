@@ -17,9 +17,9 @@ _WINDOW = re.compile(r"maximum (?:context|model) length (?:is|of) (\d{1,9})\b", 
 MOST_TOKENS = 2**31
 """More than any call has; keeps the sums of a journal within SQLite's integers."""
 _HIDDEN_PROMPT = 16_384
-"""Tokens that a server may put before a prompt: its own instructions."""
+"""Tokens of a server's own instructions, which it may put before the prompt."""
 _HIDDEN_REASONING = 131_072
-"""Reasoning tokens that a model may write besides its reply."""
+"""Reasoning tokens that may be billed besides the reply."""
 
 
 class Outcome(StrEnum):
@@ -232,7 +232,7 @@ def read_chat_reply(value: Any, *, usage: Usage | None = None, limit: int | None
     if not text and isinstance(refusal, str) and refusal:
         return Reply(Outcome.FILTERED, "")
     if reason is None or reason == "":
-        outcome = _unsaid_finish(text, usage, limit)
+        outcome = _guess_outcome(text, usage, limit)
     else:
         outcome = _OUTCOMES.get(_finish_name(reason)) if isinstance(reason, str) else None
     if outcome is Outcome.REJECTED:
@@ -257,7 +257,7 @@ def _finish_name(reason: str) -> str:
     return name.removeprefix("finish_reason_").removeprefix("finishreason_")
 
 
-def _unsaid_finish(text: str, usage: Usage | None, limit: int | None) -> Outcome | None:
+def _guess_outcome(text: str, usage: Usage | None, limit: int | None) -> Outcome | None:
     """The outcome of a reply without finish_reason; None if it cannot be determined."""
     if not text:
         raise NoReplyError("the body has no finish_reason and no text")
@@ -319,18 +319,18 @@ def _error_response(status: int, value: Any, body: str, limit: int | None) -> Re
 def _error_in_success(
     status: int, value: Mapping[str, Any], body: str, usage: Usage | None
 ) -> Response:
-    """An error with the status of a success, e.g. from a gateway that had begun its reply."""
+    """An error sent with a success status, e.g. by a gateway that had already sent its headers."""
     error = value["error"]
     code = error.get("code") if isinstance(error, dict) else None
-    told_status = code if type(code) is int and 400 <= code < 600 else None
-    told = read_error(told_status or 400, value, body)
+    body_status = code if type(code) is int and 400 <= code < 600 else None
+    found = read_error(body_status or 400, value, body)
     # An error without status and known code may be anything, so it is retried.
-    is_unclear = told.problem is Problem.REQUEST and told_status is None
-    may_pass = told.problem is Problem.PASSING or is_unclear
-    outcome = Outcome.FAILED if may_pass else _OF_PROBLEMS[told.problem]
+    is_unclear = found.problem is Problem.REQUEST and body_status is None
+    may_pass = found.problem is Problem.PASSING or is_unclear
+    outcome = Outcome.FAILED if may_pass else _OF_PROBLEMS[found.problem]
     return Response(
         reply=Reply(outcome, ""), status=status, body=body, usage=usage, may_pass=may_pass,
-        error=one_line(f"HTTP {status}, but the body is an error: {told.message}"),
+        error=one_line(f"HTTP {status}, but the body is an error: {found.message}"),
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Runs a coroutine from a plain function, also where an event loop is running already."""
+"""Runs a coroutine from a plain function, also inside a running event loop."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -9,20 +9,20 @@ Result = TypeVar("Result")
 
 
 def run_async(main: Coroutine[Any, Any, Result]) -> Result:
-    """Runs a coroutine to its end, also inside a running event loop, as that of a notebook.
+    """Runs a coroutine to completion, also inside a running event loop such as a notebook's.
 
-    There it runs in a thread of its own, and the notebook waits. Ctrl-C cancels it.
+    In a notebook it runs in a separate thread while the cell waits. Ctrl-C cancels it.
     """
     if not _has_running_loop():
         return asyncio.run(main)
     running: Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any] | None]] = Future()
 
-    async def noted() -> Result:
+    async def tracked() -> Result:
         running.set_result((asyncio.get_running_loop(), asyncio.current_task()))
         return await main
 
     with ThreadPoolExecutor(1, thread_name_prefix="job") as thread:
-        result = thread.submit(asyncio.run, noted())
+        result = thread.submit(asyncio.run, tracked())
         try:
             return result.result()
         except KeyboardInterrupt:

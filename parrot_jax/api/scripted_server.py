@@ -16,13 +16,13 @@ from types import TracebackType
 from typing import Any
 
 Script = Callable[[dict[str, Any]], "Scripted"]
-"""Maps the body of a request to what the server does. It runs in the server's thread, one request
-at a time, and may keep state."""
+"""Maps the body of a request to a response. Called in the server's thread, one request at a
+time, so it may keep state."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scripted:
-    """What the server does with one request."""
+    """The server's response to one request."""
 
     text: Any = ""
     """The reply's text, or the error's message."""
@@ -30,20 +30,20 @@ class Scripted:
     status: int = 200
     """From 400 on, the body is an error."""
     code: str | None = None
-    """OpenAI's word for the error."""
+    """OpenAI's error code."""
     usage: Mapping[str, Any] | None = None
     """The token counts; None = the number of words."""
     body: str | bytes | None = None
-    """The whole body, instead of the fields above."""
+    """The whole body; replaces the fields above."""
     headers: Mapping[str, str] = field(default_factory=dict)
     delay_s: float = 0.0
     """Seconds until the reply."""
     hangs_up: bool = False
-    """Breaks the connection within the reply."""
+    """Closes the connection in the middle of the reply."""
     endless: bytes | None = None
     """Sent repeatedly after the body, until the client disconnects."""
     pause_s: float = 0.0
-    """Seconds before each `endless`."""
+    """Seconds before each `endless` chunk."""
     raw: bytes | None = None
     """Raw bytes to send instead of an HTTP reply; then the connection is closed."""
 
@@ -84,7 +84,7 @@ class ScriptedServer:
         """Opens the port; serving starts with the `with` block.
 
         Args:
-          script: Decides the reply to each request.
+          script: Returns the response to each request.
           delay_s: Seconds added to every reply's delay.
           key: Other keys get 401, with the key in the message; None = all are accepted.
           keeps_bodies: Whether to record requests in `bodies` and `heads`; false for long runs.
@@ -102,7 +102,7 @@ class ScriptedServer:
         self._thread = threading.Thread(target=self._run, name="scripted server", daemon=True)
 
     def __enter__(self) -> "ScriptedServer":
-        """The socket already listens, so early clients wait for the thread."""
+        """Starts serving. The socket already listens, so earlier requests are not lost."""
         self._thread.start()
         return self
 

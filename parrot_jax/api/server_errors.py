@@ -91,12 +91,12 @@ _CONTENT_CODES = [words for problem, words in _CODE_TABLE if problem is Problem.
 _MAX_CHARS = 2000
 """Searched characters of a message: a body may be a page of megabytes."""
 _EMPTY_QUOTA = re.compile(r"exceeded[ _](your[ _])?current[ _]quota|quota exceeded", re.I)
-_HAS_END = re.compile(r"(retry|try again) (in|after) \d|per[ _]?(min|sec|hour|day)", re.I)
+_NAMES_A_WAIT = re.compile(r"(retry|try again) (in|after) \d|per[ _]?(min|sec|hour|day)", re.I)
 # A moderator's message is about one request. One about the account concerns all requests.
 _ACCOUNT = re.compile(r"\b(account|organi[sz]ation|workspace|your access|api[ _-]?key)\b", re.I)
 
-_STATUSES_OF_ENDPOINT = frozenset({401, 402, 403, 404, 405, 407})
-_STATUSES_THAT_PASS = frozenset({408, 409, 425, 429})
+_ENDPOINT_STATUSES = frozenset({401, 402, 403, 404, 405, 407})
+_TEMPORARY_STATUSES = frozenset({408, 409, 425, 429})
 
 
 def read_error(status: int, value: Any, body: str) -> ServerError:
@@ -129,25 +129,25 @@ def _problem(status: int, codes: set[str], message: str) -> Problem:
         for problem, words in _CODE_TABLE:
             if any(words.search(code) for code in codes):
                 return problem
-        if status == 429 and _EMPTY_QUOTA.search(message) and not _HAS_END.search(message):
+        if status == 429 and _EMPTY_QUOTA.search(message) and not _NAMES_A_WAIT.search(message):
             return Problem.ENDPOINT
         for problem, words in _SENTENCE_TABLE:
-            if words.search(message) and _may_mean(problem, status, message):
+            if words.search(message) and _fits_status(problem, status, message):
                 return problem
-    if status in _STATUSES_THAT_PASS:
+    if status in _TEMPORARY_STATUSES:
         return Problem.PASSING
-    if status in _STATUSES_OF_ENDPOINT or status < 400:
+    if status in _ENDPOINT_STATUSES or status < 400:
         return Problem.ENDPOINT
     return Problem.REQUEST
 
 
-def _may_mean(problem: Problem, status: int, message: str) -> bool:
+def _fits_status(problem: Problem, status: int, message: str) -> bool:
     if problem is Problem.CONTENT:
         return status not in (404, 405, 407, 429) and _ACCOUNT.search(message) is None
     if problem is Problem.CONTEXT:
-        return status not in _STATUSES_OF_ENDPOINT | _STATUSES_THAT_PASS
+        return status not in _ENDPOINT_STATUSES | _TEMPORARY_STATUSES
     # "Rate limit reached ... Please try again in 6ms" may also mention credits.
-    return status != 429 or _HAS_END.search(message) is None
+    return status != 429 or _NAMES_A_WAIT.search(message) is None
 
 
 def _error_object(value: Any) -> Any:
@@ -160,9 +160,9 @@ def _error_object(value: Any) -> Any:
             if isinstance(inner, list) and inner:
                 inner = inner[0]
             if isinstance(inner, dict | str) and inner:
-                # Some put the code beside it.
-                beside = {k: v for k, v in value.items() if k in ("code", "type", "status")}
-                return {**beside, **({"message": inner} if isinstance(inner, str) else inner)}
+                # Some servers put the code next to the error.
+                outer = {k: v for k, v in value.items() if k in ("code", "type", "status")}
+                return {**outer, **({"message": inner} if isinstance(inner, str) else inner)}
     return value
 
 

@@ -43,20 +43,20 @@ class _Bucket:
     again.
     """
 
-    def __init__(self, a_minute: float | None, now: float, most_wait_s: float) -> None:
+    def __init__(self, per_minute: float | None, now: float, max_wait_s: float) -> None:
         """Starts full.
 
         Args:
-          a_minute: The limit; None = unlimited until `sync` sets one.
+          per_minute: The limit; None = unlimited until `sync` sets one.
           now: The time.
-          most_wait_s: Longest wait for a limit that comes from the server.
+          max_wait_s: Longest wait for a limit that comes from the server.
         """
-        self.most_wait_s = math.inf if a_minute is not None else most_wait_s
+        self.max_wait_s = math.inf if per_minute is not None else max_wait_s
         self.waits_since: float | None = None
-        self.rate = math.inf if a_minute is None else a_minute / _MINUTE_S
+        self.rate = math.inf if per_minute is None else per_minute / _MINUTE_S
         # One second's worth: a bucket of a whole minute would admit twice the limit in the first
         # minute.
-        self.capacity = math.inf if a_minute is None else max(1.0, self.rate)
+        self.capacity = math.inf if per_minute is None else max(1.0, self.rate)
         self.level, self.time = self.capacity, now
 
     def wait_s(self, now: float) -> float:
@@ -66,18 +66,18 @@ class _Bucket:
             self.waits_since = None
             return 0.0
         self.waits_since = now if self.waits_since is None else self.waits_since
-        left_s = self.waits_since + self.most_wait_s - now
-        # Wait for a whole unit, or rounding would wake it too early.
+        left_s = self.waits_since + self.max_wait_s - now
+        # Wait for a whole unit: with less, rounding could wake it too early.
         return max(0.0, min((min(1.0, self.capacity / 2) - self.level) / self.rate, left_s))
 
     def take(self, amount: float, now: float) -> None:
-        """Takes an amount out; a negative amount is put back."""
+        """Takes an amount out of the bucket; a negative amount is put back."""
         self._refill(now)
         self.waits_since = None
         self.level = min(self.capacity, self.level - amount)
 
     def sync(self, seen: RateLimit, under_way: float, now: float) -> None:
-        """Takes over the server's state.
+        """Sets the bucket to the state that the server reports.
 
         Args:
           seen: The server's limit when it sent the response.
@@ -138,7 +138,7 @@ class Throttle:
             return None
         future: asyncio.Future[Ticket | None] = asyncio.get_running_loop().create_future()
         self._waiting.append((future, tokens))
-        self._let_in()
+        self._admit_waiting()
         try:
             return await future
         except asyncio.CancelledError:
@@ -156,7 +156,7 @@ class Throttle:
         self.in_flight -= 1
         if response is not None:
             self._learn(ticket, response)
-        self._let_in()
+        self._admit_waiting()
 
     def stop(self) -> None:
         """Admits nothing more; waiting calls return at once."""
@@ -173,8 +173,8 @@ class Throttle:
         """Seconds until the cool-down is over; 0 if there is none. In the loop's thread only."""
         return max(0.0, self._cool_until - asyncio.get_running_loop().time())
 
-    def _let_in(self) -> None:
-        """Admits waiting requests as far as the limits allow; runs again when something changes."""
+    def _admit_waiting(self) -> None:
+        """Admits waiting requests as far as the limits allow; called again after every change."""
         loop = asyncio.get_running_loop()
         now = loop.time()
         requests, tokens = self._buckets(now)
@@ -184,7 +184,7 @@ class Throttle:
         while self._waiting and self.in_flight < max(1, int(self.room)):
             wait_s = max(self._cool_until - now, requests.wait_s(now), tokens.wait_s(now))
             if wait_s > 0:
-                self._timer = loop.call_later(wait_s, self._let_in)
+                self._timer = loop.call_later(wait_s, self._admit_waiting)
                 return
             future, cost = self._waiting.popleft()
             if future.done():
@@ -223,7 +223,7 @@ class Throttle:
             self._cool_downs += 1
             own_s = self._retries.first_delay_s * 2.0 ** min(self._cool_downs - 1, 60)
             own_s = min(own_s, self._retries.max_delay_s) * random.uniform(0.5, 1)
-            # Otherwise a server that always sends a short wait would be asked again at once.
+            # Otherwise a server that always asks for a short wait would get requests at once.
             asked_s = max(asked_s, own_s) if self._cool_downs > 1 else asked_s or own_s
         self._cool_until = max(self._cool_until, now + asked_s)
 

@@ -15,7 +15,7 @@ export.py           dialogues.jsonl and summary.json
 filters.py          filters of an export
 moderation.py       moderation of all texts
 publish.py          exports a collection as a dataset
-dataset_summary.py  a dataset in numbers
+dataset_summary.py  counts and origin of a dataset
 dataset.py          writes the dataset folder
 card.py             the dataset card
 upload.py           the files to upload to the hub

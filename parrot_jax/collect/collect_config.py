@@ -70,11 +70,11 @@ class CollectConfig:
     """The folder, on a local disk. If it already holds this collection, it is resumed."""
 
     asker: SpeakerConfig | None = None
-    """Asks the next question; gets the dialogue, which ends with an answer. A Parrot-Ask behind
+    """Writes the next question to a dialogue that ends with an answer: a Parrot-Ask, served by
     `parrot serve` or vLLM; or, with `prompt`, any model that plays a user (iterative self-chat)."""
 
     answerer: SpeakerConfig | None = None
-    """Answers; gets the dialogue, which ends with a question."""
+    """Writes the answer to a dialogue that ends with a question."""
 
     writer: SpeakerConfig | None = None
     """Writes a whole dialogue in one reply, as its prompt says (self-chat). Replaces asker and
@@ -118,7 +118,7 @@ class CollectConfig:
 
     allow_changes: tuple[str, ...] = ()
     """Keys, or groups of keys, that may differ from the last start of the collection, e.g. `stops`
-    or `answerer.temperature`. Turns collected before stay as they are."""
+    or `answerer.temperature`. Turns collected earlier are kept."""
 
     seed: int = 0
     """Seed of every request and of the sampling of beginnings. Servers that honour seeds give the

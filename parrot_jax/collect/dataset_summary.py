@@ -1,4 +1,4 @@
-"""A dataset in numbers, and where it comes from: what the card and the command show."""
+"""Counts and origin of an exported dataset, as shown by the card and the command."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -47,7 +47,7 @@ class DatasetSummary:
     left_out: Mapping[str, int]
     """Number of dialogues that a filter removed, by reason."""
     turns_with_reasoning: int
-    """Turns that came with reasoning; `about.filters` has what was done with it."""
+    """Turns that came with reasoning; `about.filters` has how it was handled."""
     unfinished: int
     """Dialogues of the collection that have not ended, or have no collected turn."""
     about: About

@@ -1,7 +1,6 @@
 """A dialogue as a state machine: the next step depends only on the replies so far.
 
-There is no clock, network or journal here: the same replies lead to the same step, also after a
-kill.
+It uses no clock, network or journal: the same replies give the same step, also after a kill.
 
     question?  ──asker──▶  question  ──answerer──▶  answer  ──▶  question?  ...  until a stop
     question   ──writer──▶  a whole dialogue
@@ -83,7 +82,7 @@ USELESS = frozenset(
         StopReason.FILTERED_QUESTION, StopReason.FILTERED_ANSWER, StopReason.CONTEXT_FULL,
     }
 )  # fmt: skip
-"""Stops by a reply without content. If all dialogues stop so, the settings may be wrong."""
+"""Stops by replies without content. If all dialogues stop like this, settings may be wrong."""
 
 _BAD_QUESTIONS = {
     Outcome.CUT: StopReason.CUT_QUESTION,
@@ -109,7 +108,7 @@ class Rules:
     has_writer: bool = False
     """Whether a writer writes the whole dialogue."""
     reasoning: OnReasoning = "strip"
-    """What to do with reasoning in a reply, or in an answer of the beginning."""
+    """How to handle reasoning in a reply, or in an answer of the beginning."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +116,7 @@ class DialogueState:
     """A dialogue after some replies."""
 
     turns: tuple[Turn, ...]
-    """The turns so far, without a reply that ended the dialogue."""
+    """The turns so far, without the reply that ended the dialogue."""
     stop: StopReason | None = None
     """Why it ended; None = it has not."""
     detail: str | None = None
@@ -150,14 +149,14 @@ class Speak:
 
     speaker: Speaker
     shown: Dialogue
-    """What the speaker is shown, with unchanged roles: the asker writes the user's message."""
+    """The messages for the speaker. Roles are unchanged: the asker writes user messages."""
     turn: int
     """Index of the requested message, from 0."""
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """There is no next step."""
+    """The dialogue has ended."""
 
     reason: StopReason
     detail: str | None = None

@@ -86,7 +86,7 @@ class CollectionSummary:
     reasoning: Mapping[str, int]
     """Number of replies with reasoning, by speaker."""
     on_reasoning: OnReasoning
-    """What was done with reasoning."""
+    """How reasoning was handled."""
     speakers: Mapping[str, SpeakerSummary]
     """Requests and cost of each endpoint."""
     repeated: int

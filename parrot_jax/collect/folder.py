@@ -164,7 +164,7 @@ class Collection:
 
 @contextlib.contextmanager
 def _naming_what_is_left(folder: Path) -> Iterator[None]:
-    """Adds what is left to the error about a damaged journal."""
+    """Adds to the error about a damaged journal which results are left."""
     try:
         yield
     except DamagedJournalError as error:

@@ -1,7 +1,7 @@
-"""Forecasts calls, tokens, cost, hours and disk of a collection, before it and during it.
+"""Forecasts calls, tokens, cost, hours and disk of a collection, before and during it.
 
-A prompt holds the whole dialogue so far, so prompts grow with each turn, and their sum with the
-square of the turns. Measured calls replace the assumptions, turn by turn.
+A prompt has the whole dialogue so far, so prompts grow with each turn, and their sum grows with the
+square of the number of turns. Measured calls replace the assumptions, turn by turn.
 """
 
 from collections import Counter

@@ -29,6 +29,7 @@ from parrot_jax.collect.prices import with_prices
 from parrot_jax.collect.prompts import load_prompts, messages_for
 from parrot_jax.collect.stops import StopJudge, TurnFilter, check_filters
 from parrot_jax.collect.transcript import parse_transcript
+from parrot_jax.core.config import check_config
 from parrot_jax.core.errors import RunError
 from parrot_jax.core.logs import console
 
@@ -75,6 +76,7 @@ async def collect_async(
     config: CollectConfig, *, filters: Sequence[TurnFilter] = ()
 ) -> CollectionSummary:
     """As `collect`, in a running event loop; cancelling it stops the run as Ctrl-C does."""
+    check_config(config, CollectConfig)
     check_filters(filters)
     config = with_prices(config)
     speakers = config.speakers()

@@ -51,7 +51,7 @@ class Status:
     """Number of replies with reasoning, by speaker, among the newest `REPLIES_LOOKED_AT`: reading
     all would be too slow during a run."""
     on_reasoning: OnReasoning
-    """What is done with reasoning."""
+    """How reasoning is handled."""
     speakers: Mapping[str, SpeakerSummary]
     calls_per_s: float
     """Replies per second over the last minute."""

@@ -87,10 +87,10 @@ class StopConfig:
 
 
 def check_filters(filters: object) -> None:
-    """Checks that filters of one's own are a list of functions.
+    """Checks that custom filters are a list of functions.
 
     Raises:
-      UserError: They are not.
+      UserError: They are not a list of functions.
     """
     if not isinstance(filters, list | tuple) or not all(map(callable, filters)):
         raise UserError(f"filters is {filters!r}; give a list of functions.")

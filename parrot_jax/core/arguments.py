@@ -13,6 +13,7 @@ from parrot_jax.core.config import (
     config_to_dict,
     field_types,
     load_config,
+    names_of_values,
 )
 from parrot_jax.core.config_help import config_help, options_help
 from parrot_jax.core.errors import UserError
@@ -91,7 +92,7 @@ def parse_options(
 
     rest = list(arguments)
     if default is not None:
-        default, rest = _without_blocks(config_type, default, rest)
+        default, rest = _set_blocks(config_type, default, rest)
     registry = tyro.constructors.ConstructorRegistry()
 
     @registry.primitive_rule
@@ -116,13 +117,16 @@ def parse_options(
     )
 
 
-def _without_blocks(
+def _set_blocks(
     config_type: type[ConfigT], config: ConfigT, arguments: Sequence[str]
 ) -> tuple[ConfigT, list[str]]:
-    """Applies `--block null`, which tyro does not support, and removes it from the arguments.
+    """Applies `--block null` and `--block NAME`, which tyro does not support.
+
+    Returns:
+      The config with these blocks, and the remaining arguments.
 
     Raises:
-      UserError: The config is invalid without the block.
+      UserError: The config is invalid with these blocks.
     """
     values, rest, left = config_to_dict(config), [], list(arguments)
     while left:
@@ -130,8 +134,9 @@ def _without_blocks(
         if not equals and left:
             value = left[0]
         path = option.removeprefix("--").replace("-", "_").split(".")
-        is_block = option.startswith("--") and _is_optional_block(config, path)
-        if value not in ("null", "None") or not is_block:
+        takes = _blocks(config, path) if option.startswith("--") else frozenset()
+        is_null = value in ("null", "None")
+        if not (("null" if is_null else "name") in takes and value):
             rest.append(f"{option}{equals}{value}" if equals else option)
             continue
         if not equals:
@@ -139,20 +144,22 @@ def _without_blocks(
         inner = typing.cast(Any, values)
         for part in path[:-1]:
             inner = inner[int(part) if isinstance(inner, list) else part]
-        inner[path[-1]] = None
+        inner[path[-1]] = None if is_null else value
     if len(rest) < len(arguments):
         config = config_from_dict(config_type, values, where="the options")
     return config, rest
 
 
-def _is_optional_block(config: Any, path: Sequence[str]) -> bool:
-    """Whether the key at this path is a block or null."""
+def _blocks(config: Any, path: Sequence[str]) -> frozenset[str]:
+    """Returns what the key of a block accepts besides a block: "null", "name", both or neither."""
     for part in path[:-1]:
         if isinstance(config, tuple):
             config = config[int(part)] if part.isdecimal() and int(part) < len(config) else None
         else:
             config = getattr(config, part, None)
     if not dataclasses.is_dataclass(config):
-        return False
+        return frozenset()
     options = typing.get_args(field_types(type(config)).get(path[-1]))
-    return types.NoneType in options and any(map(dataclasses.is_dataclass, options))
+    is_optional = types.NoneType in options and any(map(dataclasses.is_dataclass, options))
+    is_named = path[-1] in names_of_values(type(config))
+    return frozenset(["null"] * is_optional + ["name"] * is_named)

@@ -55,9 +55,9 @@ class Named:
         from pydantic_core import PydanticCustomError, core_schema
 
         def value_of(given: Any) -> Any:
-            if not isinstance(given, str):
+            if isinstance(given, dict) or dataclasses.is_dataclass(given):
                 return given
-            if given not in self.values:
+            if not isinstance(given, str) or given not in self.values:
                 message = f"must be one of {', '.join(self.values)}, or a block of keys"
                 raise PydanticCustomError("unknown_name", message)  # type: ignore[arg-type]
             return self.values[given]
@@ -147,6 +147,20 @@ def config_to_dict(config: Any) -> dict[str, Any]:
         return str(value) if isinstance(value, Path | RemotePath) else value
 
     return plain(config)
+
+
+def check_config(config: Any, config_type: type) -> None:
+    """Rejects an argument of a public function that is not the config it needs.
+
+    Raises:
+      UserError: It has another type; the message says how to make the right one.
+    """
+    if not isinstance(config, config_type):
+        name = config_type.__name__
+        raise UserError(
+            f"the config is {_shortened(repr(config))}; it must be a {name}: make one, or read it "
+            f"from a YAML file with `load_config({name}, PATH)`."
+        )
 
 
 def save_config(config: Any, path: AnyPath | str) -> None:

@@ -25,7 +25,12 @@ def as_path(path: AnyPath | str) -> AnyPath:
     PosixPath('runs/a/config.yaml')
     >>> as_path("gs://bucket/runs/a") / "config.yaml"
     RemotePath(url='gs://bucket/runs/a/config.yaml')
+
+    Raises:
+      UserError: It is neither a string nor a path.
     """
+    if not isinstance(path, str | Path | RemotePath):
+        raise UserError(f"a path is {path!r}; give a text or a pathlib.Path.")
     if isinstance(path, str) and _SCHEME.match(path):
         return RemotePath(path)
     return path if isinstance(path, RemotePath) else Path(path)

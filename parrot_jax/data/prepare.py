@@ -28,6 +28,7 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
+from parrot_jax.core.config import check_config
 from parrot_jax.core.errors import UserError, disk_full_is_a_user_error
 from parrot_jax.core.files import hash_file, hash_json, write_array, write_json
 from parrot_jax.core.logs import Pace, console
@@ -122,6 +123,7 @@ def prepare(config: DataConfig, split: Split) -> Prepared:
     >>> prepared.counts["sessions"], len(prepared.rows()), len(prepared.rows()[0]["tokens"])
     (300, 260, 256)
     """
+    check_config(config, DataConfig)
     if split not in ("train", "eval"):
         raise UserError(f"the split is {split!r}; it must be train or eval.")
     template = make_template(config.template, load_tokenizer(config.tokenizer))

@@ -33,7 +33,7 @@ def make_rows(
     """Makes the rows of some dialogues.
 
     Args:
-      dialogues: They share rows only among themselves.
+      dialogues: Only these share rows.
       first: The number of the first dialogue in the split.
       config: The settings; `mask` selects the live turns.
       template: Renders the dialogues.

@@ -1,4 +1,4 @@
-"""Cuts dialogues into windows of at most T tokens, such that each live turn is live in one window.
+"""Cuts dialogues into windows of at most T tokens; each live turn is live in exactly one of them.
 
 A window ends with a live turn, since text after the last live turn carries no loss. The first
 window starts at the beginning. A later one takes new turns up to half of its room, at least one,

@@ -28,7 +28,7 @@ def draw(dialogues: Iterable[Dialogue], count: int, *, seed: int, where: str) ->
     drawn = heapq.nsmallest(count, keyed, key=lambda pair: pair[0])
     if len(drawn) < count:
         raise UserError(
-            f"{where}: sample is {count:,}, but only {len(drawn):,} dialogues fit; "
+            f"{where}: sample is {count:,}, but only {len(drawn):,} dialogues are usable; "
             "lower sample, or give more files."
         )
     return [dialogue for _, dialogue in drawn]

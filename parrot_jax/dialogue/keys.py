@@ -41,14 +41,14 @@ class Rule(Enum):
     SORT = "a word such as bad: the answer is bad; else metadata"
     SORT_OF_MESSAGE = "as SORT; a word such as reasoning: the text is not an answer"
     HARMLESS = "kept as metadata"
-    TOLD = "ignored and reported, unless empty"
+    REPORTED = "ignored and reported, unless empty"
 
 
 _BAD_ANSWER = "the answer is bad"
 _PAIR = "this is a preference pair, not a dialogue"
 _MEDIA = "part of it is not text"
 _TOKENS = "it masks parts of a text, which is not supported"
-_THOUGHT = "the text is reasoning, not an answer"
+_REASONING = "the text is reasoning, not an answer"
 
 # Rule, reason for rejection, names in lower case.
 _GROUPS: tuple[tuple[Rule, str, str], ...] = (
@@ -118,7 +118,7 @@ _GROUPS: tuple[tuple[Rule, str, str], ...] = (
     ),
     (Rule.SORT, _BAD_ANSWER, "type kind category tags tag state"),
     (
-        Rule.TOLD,
+        Rule.REPORTED,
         "",
         "tools functions toxic redacted flagged reasoning reasoning_content reasoning_details "
         "thinking thoughts name rank reward",
@@ -143,7 +143,7 @@ PART_KEYS: Mapping[str, Rule] = MappingProxyType(
         "cache_control": Rule.HARMLESS,
     }
 )
-_WHY["channel"] = _THOUGHT
+_WHY["channel"] = _REASONING
 
 
 def _words(text: str) -> frozenset[str]:
@@ -167,7 +167,7 @@ _GOOD_WORDS = _words(
     "upvoted chosen approved pass passed safe acceptable helpful okay great excellent better best "
     "keep kept"
 )
-_THOUGHT_WORDS = _words(
+_REASONING_WORDS = _words(
     "reasoning reasoning_content reason thinking think thought thoughts chain_of_thought cot "
     "scratchpad reflection analysis commentary inner_monologue redacted_thinking"
 )
@@ -220,14 +220,14 @@ def read_keys(
         if found := _bad_within(value, table, rule):
             inner, seen, why = found
             raise BrokenRowError(f"{f'{key}.{inner}'!r} is {_shown(seen)}, so {why}", detail)
-        verdict = "told" if rule is None else _verdict(rule, value)
-        if verdict in ("bad", "thought"):
+        verdict = "reported" if rule is None else _verdict(rule, value)
+        if verdict in ("bad", "reasoning"):
             seen = "not empty" if rule is Rule.EMPTY else _shown(value)
-            why = _THOUGHT if verdict == "thought" else _WHY[name]
+            why = _REASONING if verdict == "reasoning" else _WHY[name]
             raise BrokenRowError(f"{key!r} is {seen}, so {why}", detail)
-        if verdict == "odd":
+        if verdict == "wrong type":
             raise BrokenRowError(f"{key!r} is {_shown(value)}, not a boolean", detail)
-        if verdict == "told":
+        if verdict == "reported":
             passed_over[f"{key!r} of a {where.split()[0]}"] += 1
     return weight, honoured
 
@@ -295,11 +295,11 @@ def _bad_within(
 
 
 def _verdict(rule: Rule, value: Any) -> str:
-    """Returns `fine`, `bad`, `thought`, `odd` (wrong type) or `told`."""
+    """Returns `fine`, `bad`, `reasoning`, `wrong type` or `reported`."""
     if rule is Rule.HARMLESS:
         return "fine"
-    if rule in (Rule.EMPTY, Rule.TOLD):
-        return "fine" if is_empty(value) else "bad" if rule is Rule.EMPTY else "told"
+    if rule in (Rule.EMPTY, Rule.REPORTED):
+        return "fine" if is_empty(value) else "bad" if rule is Rule.EMPTY else "reported"
     if rule is Rule.FINAL:
         return "fine" if value in ("", "final") else "bad"
     if rule is Rule.ONE:
@@ -308,22 +308,25 @@ def _verdict(rule: Rule, value: Any) -> str:
         return "fine"
     if isinstance(value, list):
         found = {_verdict(rule, each) for each in value if each is not None}
-        return next((each for each in ("bad", "thought", "odd", "told") if each in found), "fine")
+        return next(
+            (each for each in ("bad", "reasoning", "wrong type", "reported") if each in found),
+            "fine",
+        )
     if rule in (Rule.SORT, Rule.SORT_OF_MESSAGE):
         word = plain_word(value)
-        if rule is Rule.SORT_OF_MESSAGE and word in _THOUGHT_WORDS:
-            return "thought"
+        if rule is Rule.SORT_OF_MESSAGE and word in _REASONING_WORDS:
+            return "reasoning"
         return "bad" if word in _BAD_SORTS else "fine"
     if isinstance(value, bool):
         return "bad" if value is (rule is Rule.BAD) else "fine"
     if isinstance(value, str):
         return _verdict_of_word(rule, plain_word(value))
     if not _is_number(value) or rule is Rule.MEASURE:
-        return "told"
+        return "reported"
     if rule is Rule.BAD:
-        return "told" if 0 < value < 1 else "bad" if value else "fine"
+        return "reported" if 0 < value < 1 else "bad" if value else "fine"
     is_bad = value < 0 or (value == 0 and rule is Rule.LABEL)
-    return "bad" if is_bad else "fine" if rule is Rule.LABEL and value in (0, 1) else "told"
+    return "bad" if is_bad else "fine" if rule is Rule.LABEL and value in (0, 1) else "reported"
 
 
 def _is_bad_word(word: str) -> bool:
@@ -333,10 +336,10 @@ def _is_bad_word(word: str) -> bool:
 
 def _verdict_of_word(rule: Rule, word: str) -> str:
     if word in _BOOLEAN_WORDS:
-        return "odd"
+        return "wrong type"
     if _is_bad_word(word):
         return "bad"
-    return "fine" if word in _GOOD_WORDS and rule is not Rule.BAD else "told"
+    return "fine" if word in _GOOD_WORDS and rule is not Rule.BAD else "reported"
 
 
 def _read_weight(key: str, value: Any, detail: str) -> float:
@@ -366,12 +369,12 @@ def _is_number(value: Any) -> TypeGuard[int | float]:
 
 
 def _shown(value: Any) -> str:
-    """Describes a value in a few words, such that only a limited number of texts exist."""
+    """Describes a value in a few words, from a limited number of texts."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
         word = plain_word(value)
-        short = _is_bad_word(word) or word in _BOOLEAN_WORDS or word in _THOUGHT_WORDS
+        short = _is_bad_word(word) or word in _BOOLEAN_WORDS or word in _REASONING_WORDS
         short = short or (len(value) <= 20 and word.isidentifier())
         return repr(value.strip()) if short else "a text"
     if _is_number(value):

@@ -44,7 +44,7 @@ class ReadMessages(NamedTuple):
     """The content of a list of messages."""
 
     turns: list[Turn]
-    """As read: speakers may not alternate, texts may be blank."""
+    """As read: speakers need not alternate, texts may be blank."""
     system: str
     """The texts of the system messages; empty = none."""
 
@@ -83,7 +83,7 @@ def read_messages(messages: Any, place: RowPlace) -> ReadMessages:
 
 
 def is_message(value: Any) -> bool:
-    """Whether a value has a speaker like a message."""
+    """Whether a value is an object with a speaker, like a message."""
     return isinstance(value, Mapping) and any(value.get(key) is not None for key in SPEAKER_KEYS)
 
 

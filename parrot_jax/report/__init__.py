@@ -1,6 +1,7 @@
 """Reports: charts and self-contained pages. Loads no jax and imports only core.
 
-texts.py   cleans untrusted text for a page
-charts.py  charts as SVG
-page.py    a page as one HTML file
+texts.py    cleans untrusted text for a page
+charts.py   charts as SVG
+page.py     a page as one HTML file
+console.py  tables on the console
 """

@@ -1,18 +1,14 @@
 """The judge's prompts, and the parsing of its replies."""
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import NamedTuple
 
+from parrot_jax.api.brackets import number_in_brackets
 from parrot_jax.api.prompts import Prompt, packaged_prompt
 from parrot_jax.api.replies import Outcome, Reply
-from parrot_jax.dialogue.reasoning import split_reasoning
 from parrot_jax.stats.sessions import Session
-
-_BRACKETS = re.compile(r"\[\[([^\[\]]*)\]\]")
-_MAX_DIGITS = 6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,16 +83,5 @@ def read_reply(reply: Reply, allowed: tuple[int, int]) -> Judgment:
     """
     if reply.outcome is not Outcome.COMPLETE:
         return Judgment(None, f"the reply is {reply.outcome.value}")
-    verdict = split_reasoning(reply.text).text
-    found = {text.strip() for text in _BRACKETS.findall(verdict)}
-    if not found:
-        return Judgment(None, "no [[number]] in the reply")
-    if len(found) > 1:
-        return Judgment(None, "several [[numbers]] in the reply")
-    (text,) = found
-    if not (text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS):
-        return Judgment(None, "no whole number in the brackets")
-    least, most = allowed
-    if not least <= int(text) <= most:
-        return Judgment(None, "a number out of range")
-    return Judgment(int(text))
+    found = number_in_brackets(reply.text, *allowed, whole=True)
+    return Judgment(None if found.number is None else int(found.number), found.reason)

@@ -20,7 +20,7 @@ watchdog.py      ends a process that hangs
 profile.py       traces of chosen steps
 trackers.py      TensorBoard, Weights & Biases
 chips.py         accelerators by name
-topologies.py    hardware to compile for that you don't have
-plan.py          memory and time of a run on that hardware
+topologies.py    target hardware for compiling, by name
+plan.py          predicts memory and time of a run on other hardware
 preflight.py     short test of everything a long run needs
 """

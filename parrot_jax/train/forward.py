@@ -57,7 +57,7 @@ class Forward(NamedTuple):
 
 
 def next_tokens(batch: Batch) -> tuple[Int[Array, "B T"], Float[Array, "B T"]]:
-    """Shifts the targets, nowhere else: position t predicts the token at t + 1.
+    """Shifts the targets by one; nothing else does: position t predicts the token at t + 1.
 
     A segment starts with BOS, which has loss weight 0, so no position predicts the next segment.
 

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from parrot_jax.core.config import config_to_dict
+from parrot_jax.core.config import check_config, config_to_dict
 from parrot_jax.core.errors import PreemptedError, RunError, disk_full_is_a_user_error
 from parrot_jax.core.files import atomic_write, write_array, write_json
 from parrot_jax.core.logs import Pace, console, duration, progress_bar
@@ -70,6 +70,7 @@ def train(
     >>> Path(config.out, "checkpoints", "0").is_dir()
     True
     """
+    check_config(config, TrainConfig)
     folder = RunFolder(config.out)
     in_first_process(folder.check_writable, f"write to {folder.path}")
     setup = set_up(config, is_new=not folder.has_checkpoint(), objective=objective)
@@ -268,10 +269,10 @@ class _Run:
             )
 
     def _learning_rate(self, step: int) -> float:
-        """Computed on the host: on the devices it would queue behind the next step."""
+        """Computes the rate on the host; on a device it would queue behind the next step."""
         try:
             (host, *_) = jax.local_devices(backend="cpu")
-        except RuntimeError:  # JAX_PLATFORMS names accelerators alone
+        except RuntimeError:  # JAX_PLATFORMS has only accelerators
             host = None
         with jax.default_device(host):
             return float(np.asarray(self.setup.learning_rate(step)))
@@ -307,7 +308,7 @@ class _Run:
 
         def advance(done: int) -> None:
             self.watchdog.reset()
-            # Called equally often in all processes: a collective waits for each of them.
+            # A collective: all processes must call it equally often.
             if any_process(self.sigterm.asked):
                 self._stop_at_signal(state, step)
             pace.line("eval", done, "rows")
@@ -324,7 +325,7 @@ class _Run:
         summary = perplexity.summarise(turns)
         if self.writes:
             write_array(self.folder.results / f"eval-{step:06d}.npy", turns)
-            # Last: a resumed run takes this file as the sign that the evaluation is complete.
+            # Written last: for a resumed run, this file marks the evaluation as complete.
             write_json(self._result(step), {"step": step, **summary})
         console.print(
             f"eval at step {step}: user turns 2..T {_ppl(summary['user_ppl'])}, assistant turns "

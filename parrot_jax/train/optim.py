@@ -27,7 +27,7 @@ class Steps(NamedTuple):
 
 
 def count_steps(config: TrainConfig, num_rows: int) -> Steps:
-    """Converts epochs to steps; an epoch is one pass over all rows, thus over all sessions."""
+    """Converts epochs to steps; an epoch is one pass over all rows, hence all sessions."""
     per_epoch = num_rows / config.batch_rows
     num_steps = max(1, round(config.epochs * per_epoch))
     stop = num_steps if config.max_steps is None else min(config.max_steps, num_steps)

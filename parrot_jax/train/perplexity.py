@@ -137,5 +137,5 @@ def _perplexity(turns: NDArray[Any]) -> float | None:
     tokens = int(turns["tokens"].sum())
     if not tokens:
         return None
-    # exp() of more than about 709 overflows a float; no model is that bad.
+    # exp() overflows above about 709; no model is that bad.
     return math.exp(min(float(turns["nll"].sum()) / tokens, 700.0))

@@ -1,7 +1,7 @@
 """`parrot plan`: compiles the real train step for hardware that you don't have.
 
-All figures are predictions. The compiler knows each array and temporary, thus whether a step fits.
-It does not measure time, so hours follow from an assumed utilisation (MFU).
+All figures are predictions. Whether a step fits follows from the compiler's list of arrays and
+temporaries. It measures no time, so hours follow from an assumed utilisation (MFU).
 """
 
 import math
@@ -46,7 +46,7 @@ class Plan:
     topology: str
     devices: int
     fits: bool
-    """Whether it compiles and leaves `MARGIN` of the memory free beside the reserve."""
+    """Whether it compiles and leaves `MARGIN` of the memory free in addition to the reserve."""
     hbm_bytes: int
     used_bytes: int | None
     """Arguments, temporaries, program, and outputs that reuse no argument. If the compiler gave

@@ -250,7 +250,7 @@ class RunFolder(ModelFolder):
             raise UserError(
                 f"the weights in {self.path} were made with tokenizer {made_with[:12]}, but "
                 f"{name} is {tokenizer.fingerprint[:12]}, with {tokenizer.vocab_size:,} ids; "
-                "restore the former."
+                "restore the original tokenizer."
             )
 
     def training(self) -> Training | None:
@@ -324,7 +324,7 @@ class RunFolder(ModelFolder):
         if layout and not changes:
             console.print(
                 f"the layout has changed ({'; '.join(layout)}): the rows are the same, but losses "
-                "agree to about 1e-5, not to the bit"
+                "agree only to about 1e-5"
             )
         changes += other_data
         refused = [change for change in changes if not is_one_of(change, allow_changes)]

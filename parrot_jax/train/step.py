@@ -28,11 +28,11 @@ class StepMetrics(NamedTuple):
     finite: Any
     """Whether loss and norm are finite; if not, nothing was updated."""
     tokens: Int[Array, ""]
-    """Tokens in the rows of the step, padding aside."""
+    """Tokens of the step, without padding."""
     live_tokens: Int[Array, ""]
-    """Those of them that bear loss."""
+    """Tokens that carry loss."""
     extras: Mapping[str, Float[Array, ""]]
-    """What else the objective reports, divided by its weight."""
+    """Further metrics of the objective, divided by its weight."""
 
 
 def train_step(

@@ -1,4 +1,4 @@
-"""Hardware to compile for that you don't have, by name.
+"""Target hardware for compiling, by name; you need not have it.
 
 `v5p:2x2x4` is a TPU slice of 16 chips, `a100-80g:2x8` two hosts with 8 GPUs each. libtpu describes
 TPUs (extra `tpu`); for GPUs, jax's CUDA plugin reads a text description (extra `cuda13`). Neither
@@ -99,7 +99,7 @@ def prepare_environment(
     if importlib.util.find_spec(package) is None:
         raise UserError(
             f"compiling for {topology.name} needs the extra {extra}: "
-            f"pip install 'parrot-jax[{extra}]' (best in an environment of its own)."
+            f"pip install 'parrot-jax[{extra}]' (best in a separate environment)."
         )
     environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     environ["JAX_PLATFORMS"] = "cpu"

@@ -196,7 +196,7 @@ class TrainConfig:
             raise UserError(
                 f"data.row_tokens={self.data.row_tokens} is more than "
                 f"model.max_position_embeddings={self.model.max_position_embeddings}; "
-                "lower the former."
+                "lower data.row_tokens."
             )
 
     @classmethod

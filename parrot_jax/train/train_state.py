@@ -18,7 +18,7 @@ class TrainState(NamedTuple):
     opt_state: Any
     step: Any
     """Number of updates so far."""
-    frozen: Any = {}  # noqa: RUF012  # of a NamedTuple; nobody writes into it
+    frozen: Any = {}  # noqa: RUF012  # never changed
     """The other weights, disjoint from `params`; empty if all are trained."""
 
     @property

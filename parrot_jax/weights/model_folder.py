@@ -72,7 +72,13 @@ class ModelFolder:
           UserError: There is no config.yaml, so this is not a run folder.
         """
         if not self.config_path.exists():
-            raise UserError(f"{self.path} is not a run folder: it has no config.yaml.")
+            advice = ""
+            if (self.path / "config.json").exists():
+                advice = (
+                    " It looks like a Hugging Face folder: import it with `parrot convert "
+                    f"hf-to-flax {self.path} OUT`."
+                )
+            raise UserError(f"{self.path} is not a run folder: it has no config.yaml.{advice}")
         values = read_yaml(self.config_path)
         if not isinstance(values, dict) or "model" not in values:
             raise UserError(f"{self.config_path} names no model.")

@@ -1,9 +1,9 @@
-"""Who asks best: small models trained on user turns, on assistant turns, on all, and not at all.
+"""Compares loss masks: small models trained on user turns, assistant turns, all turns, or nothing.
 
-Trains four models from scratch for each seed on the same rows in the same order, differing only in
-which turns bear loss, and compares their perplexity on held-out dialogues with a bootstrap over
-dialogues, paired between models. Every run is a `parrot train`, printed before it starts; a run
-that is there already is not trained again.
+For each seed, trains four models from scratch on the same rows in the same order; they differ only
+in the turns that carry loss. Compares their perplexity on held-out dialogues, with a bootstrap over
+dialogues that is paired between models. Prints each `parrot train` command before it starts;
+existing runs are not repeated.
 
     python scripts/bench/ask_wildchat.py --data wildchat.jsonl --tokenizer tokenizer.model
 
@@ -86,13 +86,13 @@ def compare(turns: dict[str, list[NDArray[Any]]]) -> dict[str, Any]:
     """Perplexities with intervals, and paired differences to the model trained on user turns.
 
     Args:
-      turns: For each model, one array of measured turns a seed; the same turns in the same order.
+      turns: For each model, one array of measured turns per seed, with equal turns in equal order.
 
     Returns:
-      For user turns 2..T and assistant turns: `{model: {ppl, low, high, by_seed, ratio, ...}}`,
-      `ratio` being the model's perplexity over that of the user-trained one. Intervals are the
-      2.5 % and 97.5 % quantiles over resampled dialogues of the perplexity whose log is averaged
-      over seeds.
+      For user turns 2..T and assistant turns: `{model: {ppl, low, high, by_seed, ratio, ...}}`.
+      `ratio` is the model's perplexity divided by that of the user-trained model. Perplexities are
+      geometric means over seeds. Intervals are the 2.5 % and 97.5 % quantiles over resampled
+      dialogues.
     """
     first = next(iter(turns.values()))[0]
     chosen = {
@@ -103,7 +103,7 @@ def compare(turns: dict[str, list[NDArray[Any]]]) -> dict[str, Any]:
     for kind, mask in chosen.items():
         dialogues, owner = np.unique(first["dialogue"][mask], return_inverse=True)
         tokens = np.bincount(owner, first["tokens"][mask])
-        # [models, seeds, dialogues] losses in nats; one draw of dialogues serves all models.
+        # Losses in nats, [models, seeds, dialogues]; all models use the same resampled dialogues.
         nll = np.array(
             [[np.bincount(owner, seed["nll"][mask]) for seed in runs] for runs in turns.values()]
         )
@@ -130,13 +130,13 @@ def compare(turns: dict[str, list[NDArray[Any]]]) -> dict[str, Any]:
 
 
 def as_markdown(result: dict[str, Any]) -> str:
-    """The comparison as tables."""
+    """Formats the comparison as Markdown tables."""
     lines = []
     for kind, table in result.items():
         lines += [
             f"\nPerplexity of {kind} ({table['dialogues']} held-out dialogues, "
             f"{table['tokens']:,} tokens)\n",
-            "| trained on | perplexity [95 %] | by seed | over the user-trained [95 %] |",
+            "| trained on | perplexity [95 %] | by seed | ratio to user-trained [95 %] |",
             "|---|---|---|---|",
         ]
         for name, row in table["models"].items():

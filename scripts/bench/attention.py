@@ -1,15 +1,14 @@
-"""Times the attention backends of this machine beside `jax.nn.dot_product_attention`.
+"""Times this machine's attention backends and `jax.nn.dot_product_attention`.
 
     python scripts/bench/attention.py
     python scripts/bench/attention.py --length 2048 --rows 2 --width 64 --backends block_causal
     python scripts/bench/attention.py --rows 4 --length 4096 --heads 40 --width 128 \
         --dtype bfloat16 --segments 12 --backends pallas      # a layer of LLaMA-2-13B on a GPU
 
-Each is run forward and backward, in turn with the others, so that a busy machine slows all of them
-alike; the median of the rounds is printed. `alone` is one call, `in a model` is one of six calls in
-a scan, where the memory of one is used again by the next, as between layers. FLOPs count the causal
-half of the square (forward once, backward two and a half times), whatever was computed: segments
-that a kernel skips or not show in its time.
+Each runs forward and backward, alternating with the others, so that a busy machine slows all of
+them equally; the median of the rounds is printed. `alone` is a single call. `in a model` is one of
+six calls in a scan, where a call reuses the memory of the previous one, as layers do. FLOPs are
+those of causal attention (forward once, backward 2.5 times), even if a kernel skips segments.
 """
 
 import argparse
@@ -63,7 +62,7 @@ def temporary_mib(compiled: Any) -> float:
 
 
 def fitting(length: int, width: int, dtype: str, packed: bool) -> list[str]:
-    """The backends that run on this machine and take these rows and heads."""
+    """The backends that run on this machine and support these rows and heads."""
     return [
         backend.name
         for backend in backends()
@@ -81,11 +80,11 @@ def main() -> None:
     parser.add_argument("--kv-heads", type=int, default=None)
     parser.add_argument("--width", type=int, default=32)
     parser.add_argument(
-        "--segments", type=int, default=4, help="dialogues in a row; 1 = rows are not packed"
+        "--segments", type=int, default=4, help="dialogues per row; 1 = rows are not packed"
     )
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--backends", nargs="+", help="all that fit, and jax.nn")
+    parser.add_argument("--backends", nargs="+", help="default: all that run here, and jax.nn")
     args = parser.parse_args()
     packed = args.segments > 1
     names = args.backends or ["jax.nn", *fitting(args.length, args.width, args.dtype, packed)]

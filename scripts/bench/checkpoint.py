@@ -1,17 +1,16 @@
-"""Speed and memory of checkpoints, beside the plain form.
+"""Speed and memory of checkpoints, compared with a plain implementation.
 
-The plain form is what one writes first: one jitted function cuts the whole state into layers,
-orbax saves and restores them with its defaults, another function stacks them again. Every
-measurement is a process of its own, the forms take turns; medians are printed.
+In the plain implementation, one jitted function splits the whole state into layers, orbax saves and
+restores them with its defaults, and another function stacks them again. Every measurement runs in a
+separate process, alternating between implementations; medians are printed.
 
     python scripts/bench/checkpoint.py --folder /data/bench [--layers 12] [--repeats 3]
-    python scripts/bench/checkpoint.py --folder /data/bench --hidden 64 --layers 4   # small, often
+    python scripts/bench/checkpoint.py --folder /data/bench --hidden 64 --layers 4   # small
 
-What is measured: `stop` is how long training waits for a save, the first of a process and the
-second; `save` the time until the bytes are on the disk; `restore` reads them from the disk, not
-from the page cache; `device` and `host` are the most bytes beside the state, as multiples of it,
-while saving and while restoring. Where devices do not report their memory (CPU), theirs is counted
-with the host's.
+Measured are: `stop`, how long training waits for the first and the second save of a process;
+`save`, the time until the bytes are on the disk; `restore`, reading them with a cold page cache;
+`device` and `host`, the peak memory in addition to the state, as a multiple of it, while saving and
+while restoring. If devices do not report their memory (CPU), it is part of the host's.
 """
 
 import argparse
@@ -45,7 +44,7 @@ FORMS = ("plain", "zstd", "ours")
 
 
 class Plain:
-    """The whole state cut at once, orbax as it comes."""
+    """Splits the whole state at once and uses orbax's defaults."""
 
     def __init__(self, folder: Path) -> None:
         self._manager = ocp.CheckpointManager(folder)
@@ -65,11 +64,11 @@ class Plain:
         return {item: self._join(restored[item], tree) for item, tree in like.items()}
 
     def wait(self) -> None:
-        """Returns when it is on the disk."""
+        """Waits until the checkpoint is on the disk."""
         self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Lets go of the folder."""
+        """Closes the manager."""
         self._manager.close()
 
     @staticmethod
@@ -97,7 +96,7 @@ class Plain:
 
 
 def make(form: str, folder: Path) -> Any:
-    """The checkpoints of a form."""
+    """Creates the checkpoints of an implementation."""
     if form == "zstd":
         handler = ocp.PyTreeCheckpointHandler
         ocp.PyTreeCheckpointHandler = lambda **options: handler(
@@ -111,7 +110,7 @@ def make(form: str, folder: Path) -> Any:
 
 
 class Watch:
-    """The most memory that is used inside the block, beyond what was used before it."""
+    """Measures the peak memory of a block, in addition to the memory used before it."""
 
     def __enter__(self) -> "Watch":
         self.before, self.peak, self._running = self._used(), 0, True
@@ -135,12 +134,12 @@ class Watch:
 
 
 def device_bytes(what: str) -> int:
-    """`bytes_in_use` or `peak_bytes_in_use` of the first device; 0 where it does not say."""
+    """`bytes_in_use` or `peak_bytes_in_use` of the first device; 0 if not reported."""
     return (jax.devices()[0].memory_stats() or {}).get(what, 0)
 
 
 def random_state(like: TrainState) -> TrainState:
-    """Numbers of which none is like another, as in a state that was trained."""
+    """Random numbers, which compress like a trained state."""
     rng = np.random.default_rng(0)
 
     def array(leaf: Any) -> jax.Array:
@@ -151,7 +150,7 @@ def random_state(like: TrainState) -> TrainState:
 
 
 def forget(folder: Path) -> None:
-    """Takes the files of a folder out of the page cache."""
+    """Drops the files of a folder from the page cache."""
     for path in folder.rglob("*"):
         if path.is_file():
             with open(path, "rb") as file:
@@ -159,7 +158,7 @@ def forget(folder: Path) -> None:
 
 
 def measure(options: argparse.Namespace) -> dict[str, float]:
-    """One form, once: what is printed."""
+    """Measures one implementation once."""
     folder = Path(options.folder, "checkpoints")
     shutil.rmtree(folder, ignore_errors=True)
     config = ModelConfig(
@@ -198,7 +197,7 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
 
 
 def restore(options: argparse.Namespace, folder: Path, like: Any, state: Any) -> dict[str, float]:
-    """Reads the checkpoint beside the state that was saved, which then must be its equal."""
+    """Restores the checkpoint while the saved state is in memory; both must be equal."""
     forget(folder)
     found: dict[str, float] = {}
     checkpoints = make(options.form, folder)
@@ -216,7 +215,7 @@ def restore(options: argparse.Namespace, folder: Path, like: Any, state: Any) ->
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--folder", required=True, help="an empty folder on the disk in question")
+    parser.add_argument("--folder", required=True, help="an empty folder on the disk to measure")
     parser.add_argument("--hidden", type=int, default=768)
     parser.add_argument("--layers", type=int, default=12)
     parser.add_argument("--vocab", type=int, default=4096)
@@ -238,10 +237,10 @@ def main() -> None:
         m = {name: statistics.median(run[name] for run in found) for name in found[0]}
         size = m["state"]
         print(
-            f"{form:5s} state {size / 1e9:.3f} GB, {m['disk'] / size:.3f} of it on the disk; "
+            f"{form:5s} state {size / 1e9:.3f} GB, {m['disk'] / size:.3f} of it on disk; "
             f"stop {m['stop1']:.2f} s, {m['stop2']:.2f} s; save {m['save']:.2f} s, "
             f"{size / m['save'] / 1e9:.2f} GB/s; restore {m['restore']:.2f} s, "
-            f"{size / m['restore'] / 1e9:.2f} GB/s; beside the state, saving: device "
+            f"{size / m['restore'] / 1e9:.2f} GB/s; in addition to the state, saving: device "
             f"{m['device_save'] / size:.2f}, host {m['host_save'] / size:.2f}; restoring: device "
             f"{m['device_restore'] / size:.2f}, host {m['host_restore'] / size:.2f}"
         )

@@ -1,12 +1,11 @@
-"""Calls a second of the collection loop, beside the bare client that sends the same requests.
+"""Calls per second of a collection, compared with bare clients that send the same requests.
 
     python scripts/bench/collect.py [--in-flight 64 256 1000] [--delay-ms 50] [--rounds 5]
 
-The server is a process of its own, on a core of its own where there are two, and answers after a
-fixed delay. `collect` journals each request and each reply to the disk (WAL, synchronous=FULL)
-before it goes on, and judges every text; `client` has no journal: `send` is the endpoint that
-`collect` uses, `create` the `openai` client as most people use it. Whoever comes first in a round
-changes from round to round.
+The server runs in a separate process, on a separate core if there are two, and replies after a
+fixed delay. `collect` journals each request and reply on disk (WAL, synchronous=FULL) before it
+continues, and applies the stop rules. The bare clients have no journal: `send` is the endpoint that
+`collect` uses, `create` the usual call of the `openai` client. The order alternates between rounds.
 """
 
 import argparse
@@ -38,13 +37,13 @@ TURNS = 4
 
 
 def pin(place: int) -> None:
-    """Keeps this process on one core, where there are several."""
+    """Pins this process to one core, if there are several."""
     if hasattr(os, "sched_setaffinity") and len(cores := sorted(os.sched_getaffinity(0))) > 1:
         os.sched_setaffinity(0, {cores[place]})
 
 
 def serve(delay_s: float, urls: Any) -> None:
-    """The server's process: says where it is, then serves until it is terminated."""
+    """The server's process: reports its address and serves until it is terminated."""
     pin(-1)
     with ScriptedServer(delay_s=delay_s, keeps_bodies=False) as server:
         urls.put(server.url)
@@ -52,7 +51,7 @@ def serve(delay_s: float, urls: Any) -> None:
 
 
 def collect_bodies(url: str, folder: Path, dialogues: int, in_flight: int) -> list[dict[str, Any]]:
-    """Runs a whole collection; the requests that it sent."""
+    """Runs a whole collection; returns the requests that it sent."""
     beginnings = folder / "beginnings.jsonl"
     with open(beginnings, "w") as file:
         for number in range(dialogues):
@@ -66,7 +65,7 @@ def collect_bodies(url: str, folder: Path, dialogues: int, in_flight: int) -> li
         beginnings=(BeginningsConfig(kind="messages", path=str(beginnings)),),
         max_turns=TURNS,
         concurrency=in_flight,
-        # Scripted texts differ in a number alone.
+        # Scripted texts differ only in a number.
         stops=StopConfig(repeated_question=None),
     )
     with console.capture():
@@ -78,7 +77,7 @@ def collect_bodies(url: str, folder: Path, dialogues: int, in_flight: int) -> li
 async def send_bodies(
     url: str, bodies: Sequence[dict[str, Any]], in_flight: int, *, create: bool
 ) -> None:
-    """Sends requests by a client alone: the `openai` client, or the endpoint of `collect`."""
+    """Sends requests with a bare client: the `openai` client, or the endpoint of `collect`."""
     waiting = iter(bodies)
 
     async def work(send: Callable[[dict[str, Any]], Awaitable[Any]]) -> None:
@@ -95,7 +94,7 @@ async def send_bodies(
 
 
 def bench(url: str, dialogues: int, in_flight: int, rounds: int) -> None:
-    """Prints calls a second, and milliseconds of this process's CPUs a call."""
+    """Prints calls per second, and this process's CPU milliseconds per call."""
     rates: dict[str, list[tuple[float, float]]] = {}
     bodies: list[dict[str, Any]] = []
 
@@ -115,11 +114,11 @@ def bench(url: str, dialogues: int, in_flight: int, rounds: int) -> None:
         with timed(f"client, {name}"):
             asyncio.run(send_bodies(url, bodies, in_flight, create=name == "create"))
 
-    contestants = [run_collect, *(functools.partial(run_client, n) for n in ("create", "send"))]
+    variants = [run_collect, *(functools.partial(run_client, n) for n in ("create", "send"))]
     for number in range(rounds):
-        # The first round collects first: it makes the requests of the others.
-        for contestant in contestants if number % 2 == 0 else reversed(contestants):
-            contestant()
+        # The first round starts with `collect`, which generates the requests for the others.
+        for variant in variants if number % 2 == 0 else reversed(variants):
+            variant()
     print(f"{len(bodies):,} calls, {in_flight} in flight   calls/s        CPU ms/call")
     for name, seen in rates.items():
         (rate, low, high), (cpu, *_) = (
@@ -135,7 +134,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--in-flight", type=int, nargs="+", default=[64, 256, 1000])
     parser.add_argument("--delay-ms", type=float, default=50.0)
-    parser.add_argument("--rounds", type=int, default=5, help="all contestants in turn; the median")
+    parser.add_argument("--rounds", type=int, default=5, help="the median is printed")
     options = parser.parse_args()
     context = multiprocessing.get_context("spawn")
     urls = context.Queue()

@@ -1,10 +1,10 @@
-"""Does the memory of a collection grow with its dialogues, and how soon does a large one go on?
+"""Memory of a collection by its number of dialogues, and time to resume a large one.
 
     python scripts/bench/collect_size.py [--dialogues 1000 20000] [--turns 10]
 
-Each size is a process of its own. The replies are made in that process, without a connection, so
-what is measured is the collection: its engine, its journal, its export. The largest one is then
-given one dialogue more: until the first request of that dialogue is journaled, it has continued.
+Each size runs in a separate process. Replies are generated in that process, without a connection,
+so only the collection, its journal and its export are measured. The largest collection is then
+resumed with one more dialogue; its first journaled request marks the end of the resumption.
 """
 
 import argparse
@@ -32,7 +32,7 @@ _FILLER = "What a number is, is a question that people have asked for a very lon
 
 
 async def reply_in_process(endpoint: Endpoint, body: dict[str, Any]) -> Response:
-    """What a scripted server would send, at once."""
+    """Returns at once what a scripted server would send."""
     said = scripted_server.converse(body).text
     usage = {"prompt_tokens": 100, "completion_tokens": 50}
     message = {"message": {"content": f"{said} {_FILLER}"}, "finish_reason": "stop"}
@@ -40,7 +40,7 @@ async def reply_in_process(endpoint: Endpoint, body: dict[str, Any]) -> Response
 
 
 def run(folder: Path, dialogues: int, turns: int) -> tuple[float, float]:
-    """Collects, or goes on; seconds, and the most memory of this process in MB."""
+    """Collects or resumes; returns seconds and this process's peak memory in MB."""
     beginnings = folder / "beginnings.jsonl"
     with open(beginnings, "w") as file:
         for number in range(dialogues):
@@ -77,7 +77,7 @@ def main() -> None:
         process.start()
         process.join()
         if process.exitcode:
-            raise SystemExit(f"a collection ended with {process.exitcode}; its lines are above")
+            raise SystemExit(f"a collection ended with {process.exitcode}; see its output above")
         return results.get()
 
     with tempfile.TemporaryDirectory(dir=".") as parent:
@@ -97,7 +97,7 @@ def main() -> None:
 
 
 def in_process_again(in_process: Any, folder: Path, dialogues: int, turns: int) -> str:
-    """Goes on with one dialogue more."""
+    """Resumes with one more dialogue."""
     first: list[float] = []
     journal = folder / "out" / "journal.sqlite"
     watching = threading.Thread(target=_watch, args=(journal, first), daemon=True)
@@ -106,8 +106,8 @@ def in_process_again(in_process: Any, folder: Path, dialogues: int, turns: int) 
     seconds, most_mb = in_process(folder, dialogues + 1, turns)
     watching.join()
     return (
-        f"one dialogue more: its first request after {first[0] - start:.1f} s, imports included; "
-        f"all done, the export of all included, after {seconds:.0f} s; {most_mb:.0f} MB"
+        f"one more dialogue: first request after {first[0] - start:.1f} s, imports included; "
+        f"done, including the full export, after {seconds:.0f} s; {most_mb:.0f} MB"
     )
 
 

@@ -1,12 +1,12 @@
-"""Speed and memory of the converters, beside `cp` of the same folder.
+"""Speed and memory of the converters, compared with `cp` of the same folder.
 
     python scripts/bench/convert.py --folder /data/bench --layers 10 --repeats 3   # a quarter
     python scripts/bench/convert.py --folder /data/bench --layers 40 --repeats 1   # the full size
 
-Makes a random LLaMA2-13B-shaped bfloat16 folder of so many layers, then in turns: `cp` and `sync`;
-`parrot convert hf-to-flax` and `sync`; `parrot convert flax-to-hf` and `sync`, none with its input
-in the page cache. Every output is deleted as soon as it is not needed; at its fullest, the disk
-holds two copies. Exits with 1 where a bar is missed.
+Creates a folder of random bfloat16 weights with the shapes of LLaMA2-13B and the given number of
+layers. Then alternates `cp`, `parrot convert hf-to-flax` and `parrot convert flax-to-hf`, each
+followed by `sync` and started with a cold page cache. Outputs are deleted as soon as possible, so
+the disk needs room for two copies. Exits with 1 if a target is missed.
 """
 
 import argparse
@@ -39,7 +39,7 @@ MAX_GIB = 8.0
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--folder", required=True, help="an empty folder on the disk in question")
+    parser.add_argument("--folder", required=True, help="an empty folder on the disk to measure")
     parser.add_argument("--layers", type=int, default=10, help="40 = LLaMA2-13B")
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
@@ -64,7 +64,7 @@ def main() -> None:
         print(f"{what}: {seconds[what][-1]:.1f} s, {peak:.2f} GiB resident", flush=True)
 
     convert = [sys.executable, "-m", "parrot_jax.cli", "convert"]
-    # A child's peak begins with its parent's memory, so the large arrays stand in other processes.
+    # A child's peak includes its parent's memory, so other processes hold the large arrays.
     spawn = multiprocessing.get_context("spawn")
     for number in range(options.repeats):
         with spawn.Pool(1) as pool:
@@ -97,7 +97,7 @@ def main() -> None:
 
 
 def make(folder: Path, config: Any) -> dict[str, str]:
-    """Writes random weights of ordinary size; SHA-256 of each tensor."""
+    """Writes random weights of ordinary size; returns the SHA-256 of each tensor."""
     folder.mkdir()
     dtype, hashes, places = DTYPES["bfloat16"], {}, {}
     shards = plan_shards(tensors(config), dtype, MAX_SHARD_BYTES)
@@ -116,7 +116,7 @@ def make(folder: Path, config: Any) -> dict[str, str]:
             file.write(len(text).to_bytes(8, "little") + text)
             for tensor in shard.tensors:
                 bits = random.integers(0, 2**16, int(np.prod(tensor.their_shape)), np.uint16)
-                # Sign and fraction are random, the exponent is one of eight, about 2^-10 to 2^-3.
+                # Random sign and fraction; one of eight exponents, about 2^-10 to 2^-3.
                 bits = (bits & 0x807F) | ((117 + (bits >> 7 & 7)) << 7).astype(np.uint16)
                 hashes[tensor.theirs] = hashlib.sha256(bits.data).hexdigest()
                 file.write(bits.data)
@@ -128,7 +128,7 @@ def make(folder: Path, config: Any) -> dict[str, str]:
 
 
 def hash_folder(folder: Path) -> dict[str, str]:
-    """SHA-256 of each tensor."""
+    """Returns the SHA-256 of each tensor."""
     hashes = {}
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, framework="np") as file:
@@ -138,7 +138,7 @@ def hash_folder(folder: Path) -> dict[str, str]:
 
 
 def run(*command: object) -> float:
-    """Runs a command; its peak resident memory in GiB."""
+    """Runs a command; returns its peak resident memory in GiB."""
     process = subprocess.Popen([str(part) for part in command], stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     if status:
@@ -147,7 +147,7 @@ def run(*command: object) -> float:
 
 
 def forget(folder: Path) -> None:
-    """Takes a folder's files out of the page cache, and nothing else: not the programs'."""
+    """Drops the files of a folder, but no others, from the page cache."""
     subprocess.run(["sync"], check=True)
     for path in folder.rglob("*"):
         if path.is_file():

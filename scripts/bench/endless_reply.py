@@ -1,9 +1,9 @@
-"""What does a reply without end cost: most memory and time, beside the bare `openai` client.
+"""Time and peak memory of an endless reply, compared with the bare `openai` client.
 
     python scripts/bench/endless_reply.py [--mb 1000]
 
-A server sends a body of this size, as it is and as gzip of zeros. Each client is a process of its
-own and sends one request.
+A server sends a body of this size, plain and as gzip of zeros. Each client sends one request from a
+separate process.
 """
 
 import argparse
@@ -24,7 +24,7 @@ PART = b" " * 2**20
 
 
 async def parts(mb: int, *, packed: bool) -> AsyncIterator[bytes]:
-    """The body of a reply, by the megabyte."""
+    """Yields the body of a reply, one megabyte at a time."""
     packer = zlib.compressobj(wbits=31)
     for _ in range(mb):
         yield packer.compress(PART) if packed else PART
@@ -45,7 +45,7 @@ def serve(mb: int, ports: Any) -> None:
                 writer.write(part)
                 await writer.drain()
         except ConnectionError:
-            pass  # the client has left
+            pass  # the client disconnected
         writer.close()
 
     async def run() -> None:
@@ -57,7 +57,7 @@ def serve(mb: int, ports: Any) -> None:
 
 
 def ask(url: str, client: str, results: Any) -> None:
-    """A client's process: sends one request; what came of it, seconds, and MB of memory."""
+    """A client's process: sends one request; reports result, seconds and MB of memory."""
     messages = [{"role": "user", "content": "Hi"}]
 
     async def endpoint() -> str:

@@ -1,11 +1,11 @@
-"""Time and most memory of what hostile or broken peers send, beside an older checkout.
+"""Time and peak memory for input from hostile or broken peers, compared with an older checkout.
 
     git worktree add --detach ../before COMMIT
     python scripts/bench/hostile.py --before ../before [--mb 1000] [--dialogues 500]
 
-Four situations, each in processes of their own, with the code before and with this one in turn:
-a reply of 16,000 characters of `_` is judged, 40,000 messages are posted to a served model, a reply
-has no end, and a journal is damaged. Any end is told as it is: exit code, lines, and the last line.
+Four cases, each in separate processes with the older and with this code: the stop rules check a
+reply of 16,000 `_`, a served model gets 40,000 messages, a reply is endless, and a journal is
+damaged. Failures are reported with exit code, number of lines and last line.
 """
 
 import argparse
@@ -75,7 +75,7 @@ def python(source: Path, *arguments: str, folder: Path) -> subprocess.Popen[str]
 
 
 def measured(source: Path, *arguments: str, folder: Path) -> tuple[int, float, float, str]:
-    """Exit code, seconds, MB of memory at most, and the output of a program."""
+    """Runs a program; returns exit code, seconds, peak memory in MB, and output."""
     started = time.perf_counter()
     process = python(source, *arguments, folder=folder)
     assert process.stdout is not None
@@ -87,7 +87,7 @@ def measured(source: Path, *arguments: str, folder: Path) -> tuple[int, float, f
 
 
 def snippet(source: Path, code: str, *arguments: str, folder: Path) -> str:
-    """What a piece of code that prints its seconds, its MB and a result says."""
+    """Runs code that prints seconds, MB and a result; returns them formatted."""
     status, *_, output = measured(source, code, *arguments, folder=folder)
     lines = output.strip().splitlines() or [""]
     if status:
@@ -96,12 +96,12 @@ def snippet(source: Path, code: str, *arguments: str, folder: Path) -> str:
     return f"{float(seconds):8.3f} s, {float(mb):7,.1f} MB more; {said[:100]}"
 
 
-# ---- what a reply may be ------------------------------------------------------------------------
+# ---- replies ------------------------------------------------------------------------------------
 
 
 @contextmanager
 def answering(answer: Callable[[BaseHTTPRequestHandler, dict[str, Any]], None]) -> Iterator[str]:
-    """A server on loopback; its URL."""
+    """Runs a local server; yields its URL."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -111,13 +111,13 @@ def answering(answer: Callable[[BaseHTTPRequestHandler, dict[str, Any]], None]) 
             try:
                 answer(self, json.loads(body))
             except ConnectionError:
-                self.close_connection = True  # the client has left
+                self.close_connection = True  # the client disconnected
 
         def log_message(self, format: str, *args: object) -> None:
             pass
 
     class Server(ThreadingHTTPServer):
-        request_queue_size = 1024  # with the usual 5, many connections at once wait for seconds
+        request_queue_size = 1024  # with the default 5, connections would wait for seconds
 
     server = Server(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -129,7 +129,7 @@ def answering(answer: Callable[[BaseHTTPRequestHandler, dict[str, Any]], None]) 
 
 
 def without_end(mb: int) -> Callable[[BaseHTTPRequestHandler, dict[str, Any]], None]:
-    """A reply of so many megabytes of spaces."""
+    """A reply of this many megabytes of spaces."""
 
     def answer(handler: BaseHTTPRequestHandler, _: dict[str, Any]) -> None:
         handler.send_response(200)
@@ -146,7 +146,7 @@ THINGS = ("river", "harbour", "market", "bridge", "tower", "garden", "castle", "
 
 
 def usual(handler: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
-    """A reply that differs with the dialogue so far."""
+    """A reply that depends on the dialogue so far."""
     history = body["messages"]
     thing = THINGS[len(history)]
     asks = history[-1]["role"] == "assistant"
@@ -166,11 +166,11 @@ def usual(handler: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
     handler.wfile.write(content)
 
 
-# ---- the situations -----------------------------------------------------------------------------
+# ---- cases --------------------------------------------------------------------------------------
 
 
 def served(source: Path, folder: Path) -> str:
-    """40,000 messages are posted to a model of two layers behind `parrot serve`."""
+    """Posts 40,000 messages to a two-layer model behind `parrot serve`."""
     folder.mkdir()
     status, *_, output = measured(source, PARROT, "world", "write", "--out", "world", folder=folder)
     assert status == 0, output
@@ -214,7 +214,7 @@ def served(source: Path, folder: Path) -> str:
 
 
 def post(url: str, messages: list[dict[str, str]]) -> str:
-    """What a served model says to these messages."""
+    """Returns a served model's response to these messages."""
     body = json.dumps({"model": "run", "messages": messages, "max_tokens": 4}).encode()
     headers = {"content-type": "application/json"}
     request = urllib.request.Request(f"{url}/chat/completions", body, headers)
@@ -226,7 +226,7 @@ def post(url: str, messages: list[dict[str, str]]) -> str:
 
 
 def watch_health(url: str, ended: threading.Event, longest: list[float]) -> None:
-    """Asks for /health until the end; the longest time that it took."""
+    """Requests /health until the end; keeps the longest response time."""
     while not ended.is_set():
         started = time.perf_counter()
         with urllib.request.urlopen(f"{url.removesuffix('/v1')}/health", timeout=600) as reply:
@@ -236,13 +236,13 @@ def watch_health(url: str, ended: threading.Event, longest: list[float]) -> None
 
 
 def most_memory(pid: int) -> float:
-    """The most MB that a process has held."""
+    """The peak memory of a process in MB."""
     status = Path(f"/proc/{pid}/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
 def damage(journal: Path, how: str) -> None:
-    """Damages the rows of a journal, or its file."""
+    """Damages rows of a journal, or its file."""
     if how == "cut":
         os.truncate(journal, journal.stat().st_size // 2)
         return
@@ -257,7 +257,7 @@ def damage(journal: Path, how: str) -> None:
 
 
 def journals(source: Path, folder: Path, dialogues: int) -> Iterator[tuple[str, str]]:
-    """A collection goes on from journals that are damaged in several ways."""
+    """Resumes a collection from journals with different damage."""
     folder.mkdir()
     turns = [{"role": "user", "content": ""}, {"role": "assistant", "content": "It depends."}]
     with open(folder / "dialogues.jsonl", "w") as file:
@@ -289,12 +289,12 @@ def journals(source: Path, folder: Path, dialogues: int) -> Iterator[tuple[str, 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--before", type=Path, help="an older checkout")
-    parser.add_argument("--mb", type=int, default=1000, help="of the reply without end")
-    parser.add_argument("--dialogues", type=int, default=500, help="of the journal")
+    parser.add_argument("--mb", type=int, default=1000, help="size of the endless reply")
+    parser.add_argument("--dialogues", type=int, default=500, help="dialogues in the journal")
     options = parser.parse_args()
     sources = {"before": options.before.resolve()} if options.before else {}
     sources["now"] = HERE
-    # Replies go through no proxy.
+    # The local servers need no proxy.
     os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1"
     with tempfile.TemporaryDirectory(prefix="hostile-") as name:
         for when, source in sources.items():

@@ -1,9 +1,9 @@
-"""Time and memory of the chunked loss beside the dense one, forward and backward.
+"""Time and memory of the tiled loss, compared with the dense one, forward and backward.
 
     python scripts/bench/loss.py
     python scripts/bench/loss.py --tokens 8192 --width 1024 --vocab 32000 --dtype bfloat16
 
-`live` is the share of tokens with a weight: `compacted` computes these alone.
+`--live` is the share of live tokens; `compacted` computes only these.
 """
 
 import argparse

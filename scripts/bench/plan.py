@@ -1,11 +1,11 @@
-"""The shipped 13B runs, planned for each topology: the table of docs/plans.md.
+"""Plans the shipped 13B runs for each topology: the table of docs/plans.md.
 
     python scripts/bench/plan.py --out plans.jsonl [--only v5p] [--rows 70000]
 
-Needs the extras cuda13 and tpu. Each plan is compiled by `parrot plan` in a process of its own, as
-jax reads once what it is to compile for, and kept as one line of the file, so that a killed bench
-goes on: what stands there is not compiled again. Name another file once the program has changed.
-The 15 plans take ten minutes on two cores that do nothing else.
+Needs the extras cuda13 and tpu. Each plan is compiled by `parrot plan` in a separate process, since
+jax reads its target only once, and stored as a line of the file. A killed benchmark resumes: stored
+plans are not compiled again, so use another file after a change of the code. The 15 plans take ten
+minutes on two idle cores.
 """
 
 import argparse
@@ -22,7 +22,7 @@ GIB = 2**30
 
 
 class Case(NamedTuple):
-    """What to plan."""
+    """A config and a topology to plan."""
 
     config: str
     """Name in configs/train, without `parrot_ask_` and `.yaml`."""
@@ -52,9 +52,9 @@ CASES = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--out", default="runs/plans.jsonl", help="where plans are kept")
-    parser.add_argument("--only", default="", help="a part of a config's or topology's name")
-    parser.add_argument("--rows", type=int, default=70_000, help="rows of the data")
+    parser.add_argument("--out", default="runs/plans.jsonl", help="file of the plans")
+    parser.add_argument("--only", default="", help="part of a config's or topology's name")
+    parser.add_argument("--rows", type=int, default=70_000, help="rows of the training data")
     options = parser.parse_args()
     path = Path(options.out)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -75,7 +75,7 @@ def main() -> None:
 
 
 def command_of(case: Case, rows: int) -> tuple[str, ...]:
-    """What follows `parrot`; also the name of the plan in the file."""
+    """The arguments of `parrot`; also identifies the plan in the file."""
     config = f"configs/train/parrot_ask_{case.config}.yaml"
     fixed = ("--rows", str(rows), "--mfu", MFU, "--json")
     return ("plan", config, "--topology", case.topology, *case.options, *fixed)
@@ -90,7 +90,7 @@ def read_plans(path: Path) -> dict[tuple[str, ...], Any]:
 
 
 def compile_plan(command: Sequence[str]) -> dict[str, Any]:
-    """Runs `parrot plan`; a plan that does not fit is a plan."""
+    """Runs `parrot plan`; accepts plans that do not fit."""
     done = subprocess.run(
         [sys.executable, "-m", "parrot_jax.cli", *command],
         cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True,
@@ -99,7 +99,7 @@ def compile_plan(command: Sequence[str]) -> dict[str, Any]:
 
 
 def as_markdown(plans: Sequence[tuple[Case, dict[str, Any]]]) -> str:
-    """The table. Sizes are GiB of one device."""
+    """Formats the plans as a Markdown table. Sizes are GiB per device."""
     head = ("config", "topology", "mesh", "a step is", "remat", "attention", "parameters",
             "optimizer", "temporaries", "reserve", "of", "free", "fits", "step, s",
             "hours")  # fmt: skip
@@ -130,7 +130,7 @@ def as_markdown(plans: Sequence[tuple[Case, dict[str, Any]]]) -> str:
 
 
 def gib(num_bytes: int | None) -> str:
-    """Bytes as GiB; what the compiler did not say as `?`."""
+    """Formats bytes as GiB; `?` if unknown."""
     return "?" if num_bytes is None else f"{num_bytes / GIB:.1f}"
 
 

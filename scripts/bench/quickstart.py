@@ -1,9 +1,9 @@
-"""Is the quickstart what it promises? Runs it with several seeds and holds it against its bars.
+"""Runs the quickstart with several seeds and compares it with its targets.
 
     python scripts/bench/quickstart.py --out runs/bars --seeds 3
 
-Each run is the command of `make quickstart`; a run that is there already is not done again. Exits
-with 1 where a bar is missed.
+Each run is the command of `make quickstart`; existing runs are not repeated. Exits with 1 if a
+target is missed.
 """
 
 import argparse
@@ -19,7 +19,7 @@ BUDGETS_S = {"ask": 120, "chat": 150, "chat_first_turn": 150, "collect": 90, "ex
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--out", default="runs/bars", help="a folder for each seed")
+    parser.add_argument("--out", default="runs/bars", help="folder of the runs")
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args()
     summaries = []
@@ -30,33 +30,33 @@ def main() -> None:
         before = cpu_times()
         subprocess.run([sys.executable, "-m", "parrot_jax.cli", *command], check=True)
         spent = [now - then for now, then in zip(cpu_times(), before, strict=True)]
-        print(f"seed {seed}: the host took {spent[7] / sum(spent):.0%} of the CPU time")
+        print(f"seed {seed}: the host stole {spent[7] / sum(spent):.0%} of the CPU time")
         summaries.append(json.loads((folder / "summary.json").read_text(encoding="utf-8")))
     rows = [row for summary in summaries for row in bars(summary)] + budgets(summaries)
-    print("| what | seen | bar | |\n|---|---|---|---|")
+    print("| figure | value | target | |\n|---|---|---|---|")
     for what, seen, bar, holds in rows:
-        print(f"| {what} | {seen} | {bar} | {'holds' if holds else 'MISSED'} |")
+        print(f"| {what} | {seen} | {bar} | {'reached' if holds else 'MISSED'} |")
     sys.exit(0 if all(row[3] for row in rows) else 1)
 
 
 def cpu_times() -> list[int]:
-    """Ticks of all CPUs by kind, from Linux: the eighth is what the host kept to itself."""
+    """CPU ticks by kind, from /proc/stat; the eighth is time stolen by the host."""
     with open("/proc/stat", encoding="ascii") as file:
         return [int(ticks) for ticks in file.readline().split()[1:]]
 
 
 def bars(summary: dict[str, Any]) -> list[tuple[str, str, str, bool]]:
-    """What the figures of one seed must be: (what, seen, bar, whether it holds)."""
+    """Compares one seed with the targets: (name, value, target, whether it is reached)."""
     ask, chat = summary["ask"], summary["chat"]
     whole, first = chat["accuracy_by_turn"], chat["accuracy_by_turn_first_turn_only"]
     distance = ask["kind_distance"] - ask["kind_distance_floor"]
     least_lead = min(a - b for a, b in zip(whole[4:], first[4:], strict=True))
     rows = [
         ("valid_question_rate", ask["valid_question_rate"], ">= 0.95", 0.95),
-        ("kind_distance over its floor", -distance, "<= 0.10", -0.10),
+        ("kind_distance above its floor", -distance, "<= 0.10", -0.10),
         ("mean_turns", summary["collection"]["mean_turns"], ">= 8", 8.0),
-        ("all turns trained, right at turn 8", whole[7], ">= 0.95", 0.95),
-        ("least lead over first turns only, turns 5-8", least_lead, ">= 0.30", 0.30),
+        ("all turns trained: right at turn 8", whole[7], ">= 0.95", 0.95),
+        ("smallest lead over first turns only, turns 5 to 8", least_lead, ">= 0.30", 0.30),
     ]
     return [
         (f"seed {summary['seed']}: {what}", f"{abs(seen):.3f}", bar, seen >= limit)
@@ -65,7 +65,7 @@ def bars(summary: dict[str, Any]) -> list[tuple[str, str, str, bool]]:
 
 
 def budgets(summaries: list[dict[str, Any]]) -> list[tuple[str, str, str, bool]]:
-    """Seconds of the stages and of all, as medians over the seeds."""
+    """Compares the seconds of each stage and in total, as medians over the seeds."""
     seconds = {
         stage: statistics.median(summary["stages"][stage] for summary in summaries)
         for stage in BUDGETS_S

@@ -1,9 +1,8 @@
-"""Follows the README as a newcomer does: a wheel, a folder of its own, your files.
+"""Runs the README's section "Your own data" from a wheel, in an empty folder, with your files.
 
-Builds the wheel, installs it into an environment without this checkout, and runs the commands of
-the section "Your own data" as printed, with your dialogues and your tokenizer. Servers run until
-the end. Prints what each command took. What is sent to the Hugging Face Hub is sent only where
-HF_TOKEN is set.
+Builds the wheel, installs it into an environment without this checkout, and runs the section's
+commands as printed, with your dialogues and your tokenizer. Servers run until the end. Prints the
+time of each command. Uploads to the Hugging Face Hub only if HF_TOKEN is set.
 
     python scripts/bench/readme.py --data wildchat.jsonl --tokenizer tokenizer.model
 """
@@ -29,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True, kw_only=True)
 class ReadmeConfig:
-    """Whose files."""
+    """Your files."""
 
     data: str
     """A `messages` file of dialogues."""
@@ -39,7 +38,7 @@ class ReadmeConfig:
 
 
 def main(config: ReadmeConfig) -> None:
-    """Runs the commands; ends at the first that fails."""
+    """Runs the commands; stops at the first failure."""
     with tempfile.TemporaryDirectory(prefix="newcomer-") as name, contextlib.ExitStack() as servers:
         place = Path(name)
         bin_folder = install_wheel(place)
@@ -47,14 +46,14 @@ def main(config: ReadmeConfig) -> None:
         work.mkdir()
         shutil.copy(config.data, work / "dialogues.jsonl")
         shutil.copy(config.tokenizer, work / "tokenizer.model")
-        # Neither the checkout nor settings of whoever runs this.
+        # Without this checkout and its settings.
         ours = ("PYTHONPATH", "XLA_FLAGS")
         environment = {key: value for key, value in os.environ.items() if key not in ours}
         environment["PATH"] = f"{bin_folder}:{os.environ['PATH']}"
         started = time.monotonic()
         for command in commands("Your own data"):
             if command.startswith("parrot push") and "HF_TOKEN" not in os.environ:
-                print(f"  not run  {command}")
+                print(f" skipped  {command}")
                 continue
             before = time.monotonic()
             if re.match(r"parrot (world )?serve ", command):
@@ -62,13 +61,13 @@ def main(config: ReadmeConfig) -> None:
             else:
                 run(command, work, environment)
             print(f"{time.monotonic() - before:8.1f} s  {command}", flush=True)
-        print(f"{time.monotonic() - started:8.1f} s  in all")
+        print(f"{time.monotonic() - started:8.1f} s  in total")
 
 
 def install_wheel(place: Path) -> Path:
-    """Makes an environment whose parrot_jax is that of the wheel; the folder of its programs.
+    """Creates an environment with the wheel's parrot_jax; returns its `bin` folder.
 
-    Its libraries are those of the environment that runs this; only setuptools is downloaded.
+    The libraries are those of the current environment; only setuptools is downloaded.
     """
     source = place / "source"
     listed = subprocess.run(
@@ -85,7 +84,7 @@ def install_wheel(place: Path) -> Path:
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
     python = environment / "bin" / "python"
     (site,) = environment.glob("lib/python*/site-packages")
-    # The checkout is known there by a file that Python reads in its own site-packages only.
+    # A path file adds the libraries, but not the checkout: nested path files are ignored.
     (site / "libraries.pth").write_text(sysconfig.get_path("purelib"))
     (wheel,) = place.glob("*.whl")
     install = ["install", "--no-deps", "--force-reinstall", str(wheel)]
@@ -99,13 +98,13 @@ def install_wheel(place: Path) -> Path:
 
 
 def commands(title: str | None = None) -> list[str]:
-    """The commands of the README's `bash` blocks, without comments; of one section, or of all."""
+    """The commands of the README's `bash` blocks without comments, in one section or in all."""
     text = (ROOT / "README.md").read_text()
     if title is not None:
         text = text.partition(f"\n## {title}")[2].partition("\n## ")[0]
     found = []
     for block in re.findall(r"^```bash\n(.*?)^```", text, re.M | re.S):
-        # A command ends with its line, but for a backslash there or within quotes.
+        # A command ends with its line, except after a backslash and inside quotes.
         for command in re.findall(r"(?:[^\n'\\]|'[^']*'|\\\n)+", block):
             without = re.sub(r"(^|\s)#\s.*", "", command.replace("\\\n", " ")).strip()
             if without:
@@ -129,7 +128,7 @@ def run(command: str, folder: Path, environment: Mapping[str, str]) -> None:
 
 @contextlib.contextmanager
 def served(command: str, folder: Path, environment: Mapping[str, str]) -> Iterator[None]:
-    """Starts a server, waits until it answers, and ends it after the block."""
+    """Starts a server, waits until it is ready, and ends it after the block."""
     process = subprocess.Popen(
         shlex.split(command), cwd=folder, env=environment, stdout=subprocess.PIPE, text=True
     )

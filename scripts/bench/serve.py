@@ -1,11 +1,11 @@
-"""Requests a second of a served run, beside a direct call of `generate` that does the same work.
+"""Requests per second of a served run, compared with calling `generate` directly.
 
     python scripts/bench/serve.py RUN [--rows 1 4 8 16 32] [--in-flight 64] [--requests 256]
 
-For each number of rows of a batch: one client alone, many requests in flight, and `generate` on the
-same prompts in batches of that many, with no server between. The stock client and the server share
-this process and its cores. `same` counts the replies that one client alone got with the same bits
-as among many: the promise is that it is all of them.
+For each number of rows per batch: a single client, many requests in flight, and `generate` on the
+same prompts in full batches without a server. The stock client and the server share this process
+and its cores. `same` counts the replies to the single client that are bit-identical among many
+requests; it must be all.
 """
 
 import argparse
@@ -34,7 +34,7 @@ NUM_ALONE = 16
 
 
 def histories(task: str, count: int) -> list[History]:
-    """Dialogues of one to three rounds, after which a model of this task speaks."""
+    """Dialogues of one to three rounds for which a model of this task writes the next turn."""
     found: list[History] = []
     for number in range(count):
         turns: History = []
@@ -46,7 +46,7 @@ def histories(task: str, count: int) -> list[History]:
 
 
 async def ask(url: str, requests: Sequence[dict[str, Any]], in_flight: int) -> list[list[int]]:
-    """The ids of the replies, in order."""
+    """Returns the ids of the replies, in order."""
     room = asyncio.Semaphore(in_flight)
     async with openai.AsyncOpenAI(base_url=url, api_key="none", timeout=600) as client:
 
@@ -59,7 +59,7 @@ async def ask(url: str, requests: Sequence[dict[str, Any]], in_flight: int) -> l
 
 
 def timed(url: str, requests: Sequence[dict[str, Any]], in_flight: int) -> tuple[float, list[Any]]:
-    """Requests a second, and the ids of the replies."""
+    """Returns requests per second, and the ids of the replies."""
     started = time.perf_counter()
     replies = asyncio.run(ask(url, requests, in_flight))
     return len(requests) / (time.perf_counter() - started), replies
@@ -71,7 +71,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 4, 8, 16, 32])
     parser.add_argument("--in-flight", type=int, default=64)
     parser.add_argument("--requests", type=int, default=256)
-    parser.add_argument("--repeats", type=int, default=3, help="rounds, all in turn; the median")
+    parser.add_argument("--repeats", type=int, default=3, help="the median is printed")
     parser.add_argument("--max-tokens", type=int, default=32)
     options = parser.parse_args()
     folder = RunFolder(options.run)

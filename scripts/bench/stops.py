@@ -1,10 +1,10 @@
-"""What each rule that ends a dialogue would do to real people, and what it catches of bad turns.
+"""How often each stop rule ends real users' dialogues, and how many bad turns it catches.
 
     python scripts/bench/stops.py PEOPLE.jsonl [BAD.jsonl ...]
 
-The files hold dialogues in the `messages` form. For each rule alone, with its default setting and
-some others: the share of later questions, or of answers, that it would end a dialogue at, and two
-examples. In a file of people's dialogues these are its mistakes.
+The files have dialogues in the `messages` format. For each rule alone, with its default and some
+other settings, prints the share of later questions, or of answers, that would end a dialogue, and
+two examples. In a file of people's dialogues these are errors of the rule.
 """
 
 import argparse
@@ -41,7 +41,7 @@ SETTINGS: Mapping[str, Sequence[Any]] = {
 
 
 def ended(judge: StopJudge, dialogues: Sequence[Dialogue]) -> tuple[list[int], list[str]]:
-    """How many later questions and answers would end their dialogue, of how many; and which."""
+    """Counts later questions and answers that end a dialogue, and all; returns examples too."""
     counts, examples = [0, 0, 0, 0], []
     for dialogue in dialogues:
         for place in range(2, len(dialogue.turns)):
@@ -72,7 +72,7 @@ def main() -> None:
                 )
         judge = StopJudge(StopConfig())
         (questions, answers, all_questions, all_answers), _ = ended(judge, dialogues)
-        print(f"all, by default: {questions} of {all_questions}, {answers} of {all_answers}\n")
+        print(f"all rules, defaults: {questions} of {all_questions}, {answers} of {all_answers}\n")
 
 
 if __name__ == "__main__":

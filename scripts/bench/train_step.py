@@ -1,9 +1,9 @@
-"""Tokens a second of the train step, beside the same step in its plain form.
+"""Tokens per second of the train step, compared with a plain implementation.
 
-The plain form is what one writes first: `jax.nn.dot_product_attention` with a mask that keeps
-segments apart, and the cross-entropy of whole logits. Ours is what `parrot train` runs:
-block-causal attention and tiles of live tokens only. Both do one AdamW update on the same packed
-rows, in turns, in one process; medians and the ratio are printed, and both losses as a check.
+The plain implementation uses `jax.nn.dot_product_attention` with a segment mask, and cross-entropy
+over all logits. Ours is what `parrot train` runs: block-causal attention, and tiled logits of live
+tokens only. Both do one AdamW update on the same packed rows, alternating in one process. Prints
+medians, their ratio, and both losses as a check.
 
     python scripts/bench/train_step.py [--rows 8] [--tokens 512] [--live 0.13] [--repeats 7]
 """
@@ -42,7 +42,7 @@ CONFIG = ModelConfig(
 
 
 def plain_attention(query: Array, key: Array, value: Array, segments: Array | None) -> Array:
-    """What fact-free code does: one call, with a mask of [B, 1, T, T]."""
+    """One call with a segment mask of [B, 1, T, T]."""
     assert segments is not None
     same = segments[:, None, :, None] == segments[:, None, None, :]
     return jax.nn.dot_product_attention(query, key, value, mask=same, is_causal=True)
@@ -52,7 +52,7 @@ PLAIN = attention.Backend(name="plain", platforms=None, segments=True, function=
 
 
 def plain_step(state: TrainState, batch: Batch, optimizer: optax.GradientTransformation) -> Any:
-    """One update with whole logits."""
+    """One update with all logits."""
     rows = {name: array[0] for name, array in batch.items()}
 
     def loss(params: Any) -> Array:
@@ -90,10 +90,10 @@ def packed_batch(rows: int, tokens: int, live: float) -> Batch:
 
 
 def flops_per_step(rows: int, tokens: int, live: float) -> tuple[float, float]:
-    """Matrix-product operations of a step as (layers, head of live tokens only).
+    """FLOPs of the matrix products of a step: (layers, head of live tokens only).
 
-    6 a weight and token, plus causal attention: 6 T D a token and layer. The head is computed again
-    in the backward pass: 8 a weight and live token.
+    6 per weight and token, plus causal attention, 6 T D per token and layer. The backward pass
+    recomputes the head: 8 per weight and live token.
     """
     c = CONFIG
     weights = c.num_hidden_layers * (4 * c.hidden_size**2 + 3 * c.hidden_size * c.intermediate_size)
@@ -142,7 +142,7 @@ def main() -> None:
             states[name], _ = jax.block_until_ready(step(states[name], batch))
             seconds[name].append(time.perf_counter() - started)
     count = options.rows * options.tokens
-    print(f"{num_parameters(CONFIG):,} parameters, {count:,} tokens a step, {live:.1%} live")
+    print(f"{num_parameters(CONFIG):,} parameters, {count:,} tokens per step, {live:.1%} live")
     print(f"first loss: ours {losses['ours']:.5f}, plain {losses['plain']:.5f}")
     medians = {name: statistics.median(times) for name, times in seconds.items()}
     for name, median in medians.items():
@@ -151,7 +151,7 @@ def main() -> None:
     print(f"ours is {medians['plain'] / medians['ours']:.2f} times as fast")
     layers, head = flops_per_step(options.rows, options.tokens, live)
     print(
-        f"floor: {layers / 1e9:.0f} GFLOP in the layers + {head / 1e9:.0f} in the head; "
+        f"lower bound: {layers / 1e9:.0f} GFLOP in the layers + {head / 1e9:.0f} in the head; "
         f"ours does {(layers + head) / medians['ours'] / 1e9:.0f} GFLOP/s"
     )
 

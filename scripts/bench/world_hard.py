@@ -1,8 +1,8 @@
-"""How far ordinary training gets on the hard world, which is kept for preference training.
+"""Accuracy of ordinary training on the hard world, which is reserved for preference training.
 
-For each seed: Parrot-Chat with the quickstart's recipe, trained on all turns of 440 dialogues of
-ten turns, asked by people and answered rightly, before the exam of eight turns. The same on the
-easy world beside it.
+For each seed, trains Parrot-Chat with the quickstart's recipe on all turns of 440 dialogues of ten
+turns, with people's questions and right answers, and gives it the exam of eight turns. The easy
+world is measured in the same way for comparison.
 
     python scripts/bench/world_hard.py --out runs/world_hard --seeds 3
 """
@@ -28,7 +28,7 @@ NUM_ROUNDS = 10
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--out", default="runs/world_hard", help="a folder for each world")
+    parser.add_argument("--out", default="runs/world_hard", help="folder of the runs")
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args()
     print("| world | seed | " + " | ".join(f"turn {n}" for n in range(1, 9)) + " | all |")
@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def examine(folder: Path, difficulty: Difficulty, seed: int) -> np.ndarray:
-    """Trains a model, if it is not there, and marks its answers: [dialogues, 8] of right."""
+    """Trains a model if needed; returns whether its answers are right, [dialogues, 8]."""
     out = folder / "exam.jsonl"
     if not out.exists():
         world, sizes = make_world(difficulty, seed), Sizes()
@@ -55,7 +55,7 @@ def examine(folder: Path, difficulty: Difficulty, seed: int) -> np.ndarray:
             folder / "world", dialogues, folder / "chat",
             seed=seed, epochs=QuickstartScale().chat_epochs, max_turns=None,
         )  # fmt: skip
-        # The hard world's people use more words: ten turns of theirs need longer rows.
+        # Questions of the hard world are longer, so ten turns need longer rows.
         data = dataclasses.replace(config.data, row_tokens=320)
         train(dataclasses.replace(config, data=data))
         take_exam(folder / "chat", folder / "world" / "exam.jsonl", out)

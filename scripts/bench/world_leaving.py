@@ -1,8 +1,8 @@
-"""Does an asker that was trained to leave (`train_end`) leave as people leave?
+"""Does an asker that was trained to end dialogues (`train_end`) end them when people do?
 
-For each seed: Parrot-Ask of the synthetic world, trained with one live empty turn after each last
-answer, talks with the answerer until it leaves. Its dialogues that began with a first question are
-held against people's.
+For each seed, Parrot-Ask of the synthetic world is trained with a live empty turn after each last
+answer, and talks with the answerer until it ends the dialogue. The lengths of its dialogues from
+first questions are compared with people's.
 
     python scripts/bench/world_leaving.py --out runs/world_leaving --seeds 3
 """
@@ -24,7 +24,7 @@ MAX_TURNS = 20
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--out", default="runs/world_leaving", help="a folder for each seed")
+    parser.add_argument("--out", default="runs/world_leaving", help="folder of the runs")
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args()
     print("| seed | people | Parrot-Ask | stops |\n|---|---|---|---|")
@@ -54,7 +54,7 @@ def _rows(path: Path) -> list[dict]:
 
 
 def _mean(turns: Sequence[int]) -> str:
-    """Mean and its 95 % interval by the normal law."""
+    """Formats the mean with its 95 % normal interval."""
     error = 1.96 * np.std(turns) / np.sqrt(len(turns))
     return f"{np.mean(turns):.2f} ± {error:.2f} (n = {len(turns)})"
 

@@ -1,12 +1,12 @@
-"""Figure 5 on the synthetic world: what training on 1, 3, 5 and all turns is worth at each turn.
+"""Figure 5 on the synthetic world: accuracy at each turn after training on 1, 3, 5 and all turns.
 
-For each seed: the quickstart (its collection serves all models, its two models are two of the
-four), then Parrot-Chat on three and on five turns. All models take as many steps, and answer the
-same exam of dialogues of eight turns.
+For each seed, runs the quickstart, whose collection is used for all models and whose two models are
+two of the four; then trains Parrot-Chat on three and on five turns. All models take equally many
+steps and the same exam of eight turns.
 
     python scripts/bench/world_turns.py --out runs/world_turns --seeds 3
 
-Whatever is done already is not done again.
+Finished parts are not repeated.
 """
 
 import argparse
@@ -24,7 +24,7 @@ RUNS = {"1": "chat_first_turn", "3": "chat_3_turns", "5": "chat_5_turns", "all":
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--out", default="runs/world_turns", help="a folder for each seed")
+    parser.add_argument("--out", default="runs/world_turns", help="folder of the runs")
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args()
     right: dict[str, list[list[bool]]] = {turns: [] for turns in RUNS}
@@ -59,7 +59,7 @@ def as_markdown(right: dict[str, list[list[bool]]]) -> str:
 
 
 def draw(right: dict[str, list[list[bool]]], path: Path) -> None:
-    """The picture: a line for each number of turns trained on, named at its end."""
+    """Draws a labelled line for each number of trained turns."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.add_subplot()
     shades = ("#b9480a", "#8a8f98", "#5b8db8", "#0b63a5")

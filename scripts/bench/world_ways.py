@@ -1,23 +1,23 @@
-"""The papers' three ways to make dialogues, on the synthetic world, compared by `parrot stats`.
+"""Compares the papers' three ways to make dialogues on the synthetic world with `parrot stats`.
 
     python scripts/bench/world_ways.py --out runs/world_ways [--seed 0]
 
 Parrot-Ask is the quickstart's. The prompted model of the two baselines is a chat model of the same
-size. It is trained to answer on the quickstart's collection, and on as many examples each of doing
-what two prompts say: to ask as a user would, and to write a dialogue. In these examples all
-questions are full ones, and one user's turn in nine only thanks: that chat models play users so was
-found by others (docs/benchmarks/world_ways.md), and here is an assumption. What follows from it is
-shown, not that it is so.
+size. It is trained to answer on the quickstart's collection, and on equally many examples of
+following each of two prompts: to ask like a user, and to write a whole dialogue. In these examples
+every question is self-contained, and one user turn in nine only says thanks. This is an assumption
+about large chat models, based on published data (docs/benchmarks/world_ways.md); the benchmark
+measures its consequences.
 
     parrot-ask            Parrot-Ask asks, the world's answerer answers
-    iterative-self-chat   the chat model asks, by a prompt; the world's answerer answers
-    self-chat             the chat model writes the whole dialogue, by a prompt
+    iterative-self-chat   the chat model is prompted to ask, the world's answerer answers
+    self-chat             the chat model is prompted to write the whole dialogue
 
-Then the baselines once more with all rules off, so that bad turns stay in: hotter, and with a
-prompt that the chat model was not trained for, at which it takes the other part. For each rule of
-`stops`: how many of the bad turns of each kind it finds, and how many of the good ones.
+Then runs the baselines with all stop rules off, so that bad turns stay: at a higher temperature,
+and with a prompt that the chat model was not trained for, to which it responds with answers. For
+each rule of `stops`, counts how many bad turns of each kind and how many good turns it catches.
 
-Whatever is done already is not done again.
+Finished parts are not repeated.
 """
 
 import argparse
@@ -66,12 +66,12 @@ ALL_OFF = StopConfig(
     sensitive=(),
 )  # fmt: skip
 MEANINGLESS = (f"^{re.escape(NO_ANSWER)}$",)
-# The quickstart's: its people ask the same of one place after the other.
+# As in the quickstart, where people repeat questions for one place after another.
 AS_QUICKSTART = StopConfig(
     meaningless_answers=MEANINGLESS, repeated_question=None, language_switch=None
 )
 WAYS = ("ways/parrot-ask", "ways/iterative-self-chat", "ways/self-chat")
-# Each alone, as it is by default.
+# Each rule alone, with its default.
 RULES = {
     name: dataclasses.replace(ALL_OFF, **{name: value})
     for name, value in dataclasses.asdict(StopConfig(meaningless_answers=MEANINGLESS)).items()
@@ -79,7 +79,7 @@ RULES = {
 
 
 class Ways:
-    """The three ways in one folder."""
+    """The three ways, in one folder."""
 
     def __init__(self, folder: Path, seed: int) -> None:
         self.folder, self.seed = folder, seed
@@ -88,7 +88,7 @@ class Ways:
         self.dice = random.Random(f"ways {seed}")
 
     def prepare(self) -> None:
-        """The world, Parrot-Ask, its collection, and the chat model that can be prompted."""
+        """Makes the world, Parrot-Ask, its collection, and the prompted chat model."""
         if not (self.loop.files / "tokenizer.model").exists():
             self.loop.make_world()
         self.loop.train_ask()
@@ -120,7 +120,7 @@ class Ways:
             yield Dialogue(turns=(Turn("user", prompt), Turn("assistant", self._transcript(first))))
 
     def _full(self, context: Context) -> tuple[Question, str]:
-        """A question with all that is needed to understand it."""
+        """A self-contained question."""
         drawn = next_question(self.loop.world, context, set(), self.dice)
         question = Question("full", drawn.other or drawn.place, drawn.attribute)
         return question, self.language.say(question, context, self.dice)
@@ -137,7 +137,7 @@ class Ways:
         return "\n".join(lines)
 
     def talk(self) -> dict[str, Path]:
-        """All collections by name, each in its folder."""
+        """Runs all collections; returns their folders by name."""
         prompts = self.folder / "prompts"
         prompts.mkdir(exist_ok=True)
         (prompts / "user.jinja").write_text(USER_PROMPT)
@@ -196,9 +196,9 @@ class Ways:
         )  # fmt: skip
 
     def ends_table(self, folders: dict[str, Path]) -> str:
-        """Why the dialogues of each way ended, and by the world's own truth what was asked."""
+        """Stop reasons of each way, and its questions classified by ground truth."""
         lines = [
-            "| way | ended by | questions | understood | only in context |",
+            "| way | ended by | questions | valid | context-dependent |",
             "|---|---|---:|---:|---:|",
         ]
         for name, folder in folders.items():
@@ -217,7 +217,7 @@ class Ways:
         return "\n".join(lines)
 
     def rules_table(self, paths: list[Path]) -> str:
-        """For each rule: how many of the bad turns of each kind it ends, and of the good ones."""
+        """For each rule, the number of bad turns of each kind and of good turns that it catches."""
         judges = {name: StopJudge(rule) for name, rule in RULES.items()}
         total, caught = Counter[str](), Counter[tuple[str, str]]()
         for path in paths:
@@ -239,7 +239,7 @@ class Ways:
         return "\n".join(lines)
 
     def _kinds(self, dialogue: Dialogue) -> Iterator[str]:
-        """What each turn is: good, or why it is bad."""
+        """Classifies each turn as good, or by why it is bad."""
         context, seen, question = Context(), set(), None
         for turn in dialogue.turns:
             if turn.role == "assistant":

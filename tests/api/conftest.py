@@ -1,4 +1,4 @@
-"""An event loop whose clock jumps: what waits an hour is tested in a millisecond."""
+"""An event loop with a virtual clock, so that waits of an hour take no time."""
 
 import asyncio
 import selectors
@@ -31,7 +31,7 @@ class _VirtualLoop(asyncio.SelectorEventLoop):
 
 @pytest.fixture
 def run_virtual() -> RunVirtual:
-    """Runs a coroutine whose waits take no time; the loop's clock starts at 0."""
+    """Returns a function that runs a coroutine with a virtual clock, which starts at 0."""
 
     def run(work: Coroutine[Any, Any, Any]) -> Any:
         with asyncio.Runner(loop_factory=_VirtualLoop) as runner:

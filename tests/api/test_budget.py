@@ -1,4 +1,4 @@
-"""Money and tokens: no call is made that might pass a limit, whatever it turns out to cost."""
+"""Budgets: no call is made whose largest possible cost could exceed a limit."""
 
 import asyncio
 
@@ -11,7 +11,7 @@ from parrot_jax.api.endpoint_config import EndpointConfig, Price
 from parrot_jax.api.replies import Usage
 
 PRICE = Price(prompt=1.0, completion=10.0)
-"""A million tokens of prompts cost a dollar, and of completions ten."""
+"""USD per million tokens."""
 
 
 def budget(*, spent: Spent | None = None, **limits: float) -> Budget:
@@ -24,9 +24,9 @@ def budget(*, spent: Spent | None = None, **limits: float) -> Budget:
 
 def test_the_worst_case_of_a_request_is_its_bytes_and_its_limit() -> None:
     messages = [{"role": "user", "content": "你好"}]
-    # Three bytes each; 16 for the message, 16 for the header of the reply.
+    # Two characters of 3 bytes; 16 tokens for the message and 16 for the header of the reply.
     assert worst_usage({"messages": messages, "max_tokens": 100}) == Usage(6 + 32, 100)
-    # The limit under its other name; a list of ten bytes that the model may be shown.
+    # `stop` has 10 bytes as JSON and counts, because a server may show it to the model.
     more = {"max_completion_tokens": 70, "stop": ["a", "c"], "top_p": 1.0}
     assert worst_usage({"messages": messages, **more}) == Usage(6 + 32 + 10, 70)
 
@@ -55,7 +55,7 @@ def test_the_call_that_might_pass_the_limit_is_not_made() -> None:
     )
     with pytest.raises(BudgetSpentError, match=text):
         asyncio.run(run(budget(tokens=1000)))
-    # Nine times 90 + 100 millionths of a dollar are 0.00171, and one more is 0.0019.
+    # A call costs (90 + 100) / 10^6 USD: nine cost 0.00171, ten 0.0019.
     with pytest.raises(BudgetSpentError, match="budget of 0.00 USD is spent"):
         asyncio.run(run(budget(usd=0.0018)))
 

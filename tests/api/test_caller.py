@@ -1,4 +1,4 @@
-"""Requests with their journal: every attempt is a row, and a row is there before its request."""
+"""Journaled requests: every attempt has a row, written before the request is sent."""
 
 import asyncio
 import contextlib
@@ -41,7 +41,7 @@ def call(
     stop_after_s: float | None = None,
     **settings: Any,
 ) -> tuple[Response | None, Spent]:
-    """What one call gave, and what it cost."""
+    """Makes one call; returns the response and the cost."""
     spent: list[Spent] = []
 
     async def once(url: str) -> Response | None:
@@ -85,7 +85,7 @@ def test_attempts_go_on_until_one_succeeds_and_all_are_journaled(journal: Path) 
     faults = Scripted(status=429, text="slow down"), Scripted(hangs_up=True)
     response = last(call(journal, in_turn(*faults, Scripted(text=" Hello. "))))
     assert response.reply == (Outcome.COMPLETE, "Hello.", None)
-    # "Too many requests" is no attempt.
+    # A 429 does not count as an attempt.
     query = "SELECT attempt, status, outcome FROM requests JOIN replies ON request = id"
     assert rows(journal, query) == [
         (1, 429, "failed"),
@@ -107,7 +107,7 @@ def test_too_many_requests_for_too_long_are_a_failure(journal: Path) -> None:
     response = last(call(journal, lambda _: busy, retries=retries))
     assert response.reply.outcome is Outcome.FAILED
     assert response.error == "HTTP 429: slow down (for 0.05 s)"
-    # It was asked again meanwhile, and nothing came of it.
+    # It was retried in the meantime, without success.
     outcomes = rows(journal, "SELECT DISTINCT outcome, status, attempt FROM replies, requests")
     assert outcomes == [("failed", 429, 1)]
 
@@ -175,8 +175,8 @@ def test_the_word_of_the_judge_is_journaled_with_the_reply(journal: Path) -> Non
 def test_what_each_attempt_cost_is_counted(journal: Path) -> None:
     lost = Scripted(hangs_up=True), Scripted(status=500, text="boom")
     _, spent = call(journal, in_turn(*lost, Scripted(text="One two three.")), max_tokens=50)
-    # The server counts words and no prompts. What was lost may have been billed: two bytes, twice
-    # 16 tokens of headers, and a reply of 50. An error of the server is not.
+    # The server counts words, and 0 for prompts. The lost request may have been billed: 2 bytes,
+    # 2 x 16 tokens of headers, and a reply of 50. A server error is not billed.
     assert spent == Spent(known=Usage(0, 3), uncertain=Usage(34, 50))
 
 

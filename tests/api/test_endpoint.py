@@ -1,4 +1,4 @@
-"""One endpoint, over real HTTP: what is sent, and what each fault on the way becomes."""
+"""The client of one endpoint over real HTTP: the request, and the result of each fault."""
 
 import asyncio
 import base64
@@ -83,17 +83,17 @@ def test_whatever_comes_back_is_a_failed_attempt_that_may_pass(
     fault: str, key: str, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     what = REFUSALS[fault] if fault in REFUSALS else Scripted(**{"text": "Hello.", **LOSSES[fault]})
-    # Two of them never end; the others do at once, and may take their time on a busy machine.
-    timeout_s = 1.0 if fault in ("time-out", "a byte now and then") else 30.0
+    # Two faults never end. The others end at once, but may take longer on a busy machine.
+    timeout_s = 1.0 if fault in ("time-out", "trickling bytes") else 30.0
     with ScriptedServer(lambda _: what) as server:
         response = send(server.url, api_key_env=key, timeout_s=timeout_s)
     assert response.reply == (Outcome.FAILED, "", None)
     assert response.may_pass
     assert response.error
-    # An error of the server is not billed; what it accepted may be, however the reply was lost.
+    # A server error is not billed; an accepted request may be, however its reply was lost.
     assert response.may_be_billed == (fault in LOSSES)
     assert len(server.bodies) == 1
-    # Journal, terminal and logs can hold all of it, and the key is nowhere.
+    # All of it is valid text for journal, terminal and logs, and the key appears nowhere.
     shown = f"{response!r} {caplog.text} {capfd.readouterr()}"
     shown.encode()
     (response.body or "").encode()
@@ -126,7 +126,7 @@ def test_a_reply_in_gzip_is_read() -> None:
 
 def test_tls_with_a_server_that_speaks_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(endpoint, "_CONNECT_S", 0.5)
-    with ScriptedServer() as server:  # it waits for the end of a request, which never comes
+    with ScriptedServer() as server:  # the server waits for the rest of a request
         response = send(server.url.replace("http://", "https://"))
     assert response.reply.outcome is Outcome.FAILED
     assert not response.may_be_billed
@@ -198,14 +198,14 @@ def test_a_proxy_that_cannot_be_used_is_one_line_before_anything_is_sent(
     with pytest.raises(UserError, match=message) as error:
         Endpoint(config)
     assert "secret" not in str(error.value)
-    # A server of this machine is asked without one, and so is a host that needs none.
+    # Local servers are called without a proxy, and so are hosts in NO_PROXY.
     with ScriptedServer() as server:
         assert send(server.url).status == 200
     monkeypatch.setenv("NO_PROXY", "api.example")
     Endpoint(config)
 
 
-# Of the transport of `openai`:
+# Raised by the transport of `openai`:
 @pytest.mark.filterwarnings("ignore:BasicAuth is deprecated", "ignore:The 'proxy_auth' parameter")
 def test_a_proxy_that_is_down_is_a_failed_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
     with ScriptedServer() as server:
@@ -261,7 +261,7 @@ def test_the_key_comes_from_the_named_variable(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("OPENAI_API_KEY", "sk-of-somebody-else")
     with ScriptedServer(key=KEY) as server:
         assert send(server.url, api_key_env="PARROT_TEST_KEY").status == 200
-        # Without a named variable none is sent, whatever the environment holds.
+        # Without `api_key_env` no key is sent, whatever the environment has.
         response = send(server.url)
     assert response.error == "HTTP 401: Incorrect API key provided:"
 
@@ -281,7 +281,7 @@ ESCAPED = "".join(f"\\u{ord(char):04X}" for char in KEY)
 SAID = [
     KEY,
     f"{KEY[:6]}\n  {KEY[6:]}",
-    ESCAPED,  # JSON in JSON
+    ESCAPED,  # JSON inside JSON
     urllib.parse.quote(KEY, safe="").replace("-", "%2D"),
     KEY.replace("-", "&#45;"),
     KEY.replace("-", "&#x2D;"),
@@ -396,7 +396,7 @@ def test_a_key_in_pieces_or_at_the_end_of_what_is_kept_stands_nowhere(
     with scripted(body=body) as server:
         response = send(server.url, api_key_env="PARROT_TEST_KEY")
     assert (response.reply.text, response.body) == ("It is [api key]", None)
-    # Wherever the reading ends, no beginning of a key is kept.
+    # If reading stops inside a key, its beginning is not kept.
     with scripted(
         status=400, body="e" * (endpoint.MAX_ERROR_BYTES - 5), endless=KEY.encode()
     ) as server:
@@ -406,7 +406,7 @@ def test_a_key_in_pieces_or_at_the_end_of_what_is_kept_stands_nowhere(
 
 
 def test_as_many_requests_are_in_flight_as_are_sent() -> None:
-    """The client's own limit is 1,000; the time of all others would run while they wait."""
+    """By default the client allows 1,000; further requests would time out while they wait."""
     count = 1100
     body = json.dumps({"choices": [{"finish_reason": "stop", "message": {"content": "Yes."}}]})
     reply = f"HTTP/1.1 200 OK\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n{body}"
@@ -421,7 +421,7 @@ def test_as_many_requests_are_in_flight_as_are_sent() -> None:
             arrived += 1
             if arrived == count:
                 all_are_here.set()
-            await all_are_here.wait()  # no reply before the last request has come
+            await all_are_here.wait()  # no reply before the last request has arrived
             writer.write(reply.encode())
             writer.close()
 

@@ -1,4 +1,4 @@
-"""Settings of endpoints and retries: what cannot work, or would show a secret, is refused."""
+"""Settings of endpoints and retries: invalid values and exposed secrets are rejected."""
 
 from dataclasses import fields
 from typing import Any

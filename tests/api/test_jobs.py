@@ -1,4 +1,4 @@
-"""A job of our own in a screenful: ask for what items lack, stop on faults, resume."""
+"""A minimal job: sends the missing requests, stops on faults, resumes."""
 
 import asyncio
 import contextlib
@@ -27,7 +27,7 @@ WORDS = [f"word {number}" for number in range(12)]
 
 
 def translate(path: Path, url: str, words: list[str] = WORDS) -> tuple[list[str], Job, str]:
-    """Asks for a French and a German word for each; all texts, the job, and what was shown."""
+    """Requests a French and a German translation of each word; returns texts, job and output."""
     shown = io.StringIO()
 
     def inputs(there: JournalReader | None) -> Iterable[str]:
@@ -94,7 +94,7 @@ def test_three_failures_in_a_row_stop_a_job_and_it_resumes(tmp_path: Path) -> No
         assert "the translator fails: nothing more is sent" in shown
         assert isinstance(job.problem, ParrotError)
         assert "times (last error: HTTP 500: out of memory); check the end" in str(job.problem)
-        assert len(job.unanswered) >= 3  # more where others were in flight
+        assert len(job.unanswered) >= 3  # more if others were in flight
         assert len(texts) < 24
     with ScriptedServer(say) as server:
         assert len(translate(path, server.url)[0]) == 24

@@ -1,4 +1,4 @@
-"""The journal: what is in it stays in it, one process writes it, anybody reads it."""
+"""The journal: rows are durable; one process writes, any process reads."""
 
 import asyncio
 import contextlib
@@ -36,7 +36,7 @@ _opened: list[JournalReader] = []
 
 
 def read(path: Path) -> JournalReader:
-    """A reader that is closed when the test ends."""
+    """Opens a reader that is closed when the test ends."""
     _opened.append(JournalReader(path))
     return _opened[-1]
 
@@ -115,7 +115,7 @@ def test_a_request_without_a_reply_counts_as_repeated_once_it_was_sent_again(pat
     asyncio.run(write())
     counts = read(path).counts()
     assert counts.repeated == 1
-    # Two have no reply: they may have been billed, at most as much as was set aside for each.
+    # Two requests have no reply; they may have cost up to their worst case.
     assert counts.speakers == {
         "answerer": SpeakerCounts(
             requests=4, answered=1, failed=1, lost=2, known=Usage(5, 2), uncertain=Usage(80, 18)
@@ -177,7 +177,7 @@ def test_a_full_disk_reaches_all_who_wait_for_a_write(path: Path) -> None:
     async def write() -> list[int | BaseException]:
         with JournalWriter(path) as journal:
             journal.begin(Start({}), ["first"])
-            # SQLite's own limit gives the error that a full disk gives.
+            # SQLite's page limit gives the same error as a full disk.
             journal._db.execute("PRAGMA max_page_count = 1")
             sends = [
                 journal.sent(
@@ -252,7 +252,7 @@ def test_a_network_file_system_is_refused(
     monkeypatch.setattr(psutil, "disk_partitions", lambda all: mounts)
     with pytest.raises(UserError, match=r"is on a network file system \(nfs4\)"):
         JournalWriter(path)
-    # A local disk mounted inside of it is none.
+    # A local disk mounted inside the network file system is accepted.
     mounts.append(mount(path.parent, "xfs"))
     JournalWriter(path).close()
 
@@ -340,7 +340,7 @@ def test_a_file_cut_short_is_one_line(path: Path) -> None:
 
 
 def test_texts_that_sqlite_cannot_take_do_not_reach_it(path: Path) -> None:
-    """Whatever a server says, its response can be journaled."""
+    """Any response can be journaled, whatever the server sends."""
     content = {"message": {"content": "a\0b\ud800"}, "finish_reason": "stop"}
     odd = read_response(200, json.dumps({"choices": [content], "model": "m\ud800\0"}))
     error = read_response(500, json.dumps({"error": {"message": "a\0b\ud800\x1b[2J"}}))

@@ -1,4 +1,4 @@
-"""What a response is worth: a reply, the end of the context, or a failure that may pass or not."""
+"""Parsing of responses: replies, full contexts, temporary and permanent failures."""
 
 import json
 from typing import Any
@@ -78,7 +78,7 @@ def test_where_no_end_is_said_the_limit_decides() -> None:
         request = {"max_tokens": limit}
         return read_response(200, success("Hello.", None), request=request).reply.outcome
 
-    # "Hello." has six bytes, and so at most six tokens; the server counted three.
+    # "Hello." has 6 bytes, thus at most 6 tokens; the server counted 3.
     assert [outcome(n) for n in (None, 7, 4, 3)] == [*[Outcome.COMPLETE] * 3, Outcome.CUT]
     body = json.dumps({"choices": [{"message": {"content": "Hello."}}]})
     assert read_response(200, body).reply.text == "Hello."
@@ -107,15 +107,15 @@ def test_text_in_parts_is_joined_and_other_parts_are_not_paid_for_again() -> Non
     ("usage", "counted"),
     [
         ({"prompt_tokens": 5, "completion_tokens": 2}, Usage(5, 2)),
-        # More than any such call can have: the request has 16 bytes, the reply about 200.
+        # Impossible counts: the request has 16 bytes, the response about 200.
         ({"prompt_tokens": 2**53 - 1, "completion_tokens": 2}, None),
         ({"prompt_tokens": 1_000_000, "completion_tokens": 2}, None),
         ({"prompt_tokens": 5, "completion_tokens": 2**53 - 1}, None),
         ({"prompt_tokens": 5, "completion_tokens": 1_000_000}, None),
         ({"prompt_tokens": -1, "completion_tokens": 2}, None),
-        ({"prompt_tokens": 0, "completion_tokens": 0}, None),  # "Hello." is more
+        ({"prompt_tokens": 0, "completion_tokens": 0}, None),  # "Hello." has at least 1 token
         ({"prompt_tokens": 5.0, "completion_tokens": 2}, None),
-        # Instructions of the server's own, and reasoning that is not shown.
+        # Possible with the server's own instructions and hidden reasoning.
         ({"prompt_tokens": 2_000, "completion_tokens": 30_000}, Usage(2_000, 30_000)),
     ],
 )
@@ -169,19 +169,19 @@ def test_errors_that_waiting_mends_may_pass(status: int, code: Any, may_pass: bo
 
 @pytest.mark.parametrize("status", [400, 406, 413, 422])
 def test_what_speaks_of_the_request_is_the_last_word_on_it(status: int) -> None:
-    response = read_response(status, '{"error": {"message": "this one I cannot"}}')
+    response = read_response(status, '{"error": {"message": "cannot process this request"}}')
     assert response.reply == (Outcome.REJECTED, "", None)
-    assert response.error == f"HTTP {status}: this one I cannot"
+    assert response.error == f"HTTP {status}: cannot process this request"
 
 
 def test_what_may_have_been_billed() -> None:
-    # A reply, with or without a text that can be used, and one that was lost on the way.
+    # A reply, one without usable text, and one that was lost.
     for response in (read_response(200, success("x")), read_response(200, ""), no_response("eof")):
         assert response.may_be_billed
     for response in (read_response(500, ""), read_response(429, ""), read_response(400, "")):
         assert not response.may_be_billed
     assert not no_response("nobody listens", was_sent=False).may_be_billed
-    # A body that holds no reply may hold the bill.
+    # A body without a usable reply may still have token counts.
     assert read_response(200, success("x", "vanished")).usage == Usage(7, 3)
     assert read_response(200, '{"usage": {"prompt_tokens": 7}}').usage is None
 
@@ -192,7 +192,7 @@ def test_what_may_have_been_billed() -> None:
         # OpenAI
         {"error": {"message": "This model's maximum context length is 8192 tokens. However, ...",
                    "type": "invalid_request_error", "code": "context_length_exceeded"}},
-        # vLLM, by age
+        # vLLM, older and newer
         {"object": "error", "message": "This model's maximum context length is 4096 tokens.",
          "type": "BadRequestError", "param": None, "code": 400},
         {"error": {"message": "max_tokens must be at least 1, got -186.",
@@ -231,6 +231,6 @@ def test_whatever_a_server_says_is_a_reply_or_a_failure_with_a_reason(
 ) -> None:
     response = read_response(status, body)
     assert (response.reply.outcome is Outcome.COMPLETE) == (response.error is None)
-    # What goes into the journal must be valid text.
+    # The journal stores only valid text.
     assert response.reply.text == response.reply.text.strip()
     (response.reply.text + (response.error or "")).encode("utf-8")

@@ -1,4 +1,4 @@
-"""What servers say when they do not answer, in their own words, and what it means."""
+"""Real error bodies of many servers, and their classification."""
 
 import json
 from typing import Any
@@ -48,7 +48,7 @@ def test_a_moderator_speaks_of_one_request(status: int, body: Any) -> None:
 
 
 ENDPOINT = [
-    # Money: OpenAI, Moonshot, DeepSeek, one-api, DashScope, Anthropic, Zhipu, OpenRouter
+    # Quota and credit: OpenAI, Moonshot, DeepSeek, one-api, DashScope, Anthropic, Zhipu, OpenRouter
     (429, {"error": {"message": "You exceeded your current quota, please check your plan and "
            "billing details.", "type": "insufficient_quota", "code": "insufficient_quota"}}),
     (429, {"error": {"message": "You exceeded your current quota, please check your plan."}}),
@@ -69,7 +69,7 @@ ENDPOINT = [
            "balance is too low to access the API. Please go to Plans & Billing."}}),
     (429, {"error": {"code": "1113", "message": "您的账户已欠费"}}),
     (429, {"error": {"code": 429, "message": "余额不足或无可用资源包,请充值。"}}),
-    # The key, the model, the account
+    # Key, model, account
     (400, [{"error": {"code": 400, "message": "API key not valid. Please pass a valid API key.",
             "status": "INVALID_ARGUMENT"}}]),
     (400, {"error": {"message": "Model Not Exist", "type": "invalid_request_error"}}),
@@ -95,7 +95,7 @@ PASSING = [
            "min. Limit: 10000. Please try again in 6ms. You can increase your rate limit by adding "
            "a payment method to your account at https://platform.openai.com/account/billing.",
            "type": "tokens", "code": "rate_limit_exceeded"}}),
-    # Gemini says the words of an empty account, and when to come back.
+    # Gemini's rate limit reads like an exhausted quota, but says when to retry.
     (429, [{"error": {"code": 429, "status": "RESOURCE_EXHAUSTED", "message": "You exceeded your "
             "current quota, please check your plan and billing details. Please retry in 34s."}}]),
     (429, {"error": {"type": "rate_limit_reached_error", "message": "max RPM: 3, please try again "

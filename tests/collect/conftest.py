@@ -1,4 +1,4 @@
-"""A small collection against a scripted server: its beginnings, its config, its run."""
+"""Fixtures for small collections from a scripted server."""
 
 import asyncio
 import json
@@ -15,7 +15,7 @@ MakeConfig = Callable[..., CollectConfig]
 
 
 def beginnings(count: int) -> list[dict[str, Any]]:
-    """Dialogues of which every other one is a first question, and every other a short session."""
+    """Alternately a first question and a short session."""
     rows = []
     for number in range(count):
         messages = [{"role": "user", "content": f"What is {number}?"}]
@@ -27,7 +27,7 @@ def beginnings(count: int) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def make_config(tmp_path: Path) -> MakeConfig:
-    """Makes the config of a collection of a few short dialogues."""
+    """Returns a function that makes the config of a small collection."""
 
     def make(url: str, *, rows: int | list[dict[str, Any]] = 4, **changes: Any) -> CollectConfig:
         path = tmp_path / "beginnings.jsonl"
@@ -40,7 +40,7 @@ def make_config(tmp_path: Path) -> MakeConfig:
             "answerer": {"base_url": url, "model": "answerer"},
             "beginnings": [{"kind": "messages", "path": str(path)}],
             "max_turns": 3,
-            # Scripted speakers say "Yes." again and again, in no language.
+            # Scripted speakers repeat "Yes.", which belongs to no language.
             "stops": {"repeated_question": None, "language_switch": None},
             "retries": {"max_attempts": 3, "first_delay_s": 0.001},
         }
@@ -55,7 +55,7 @@ def _run_cancelled(coroutine: Coroutine[Any, Any, Any], cancel_when: Callable[[]
     async def both() -> None:
         task = asyncio.ensure_future(coroutine)
         while not cancel_when():
-            assert not task.done(), "it ended before"
+            assert not task.done(), "it ended too early"
             await asyncio.sleep(0.001)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -66,5 +66,5 @@ def _run_cancelled(coroutine: Coroutine[Any, Any, Any], cancel_when: Callable[[]
 
 @pytest.fixture
 def run_cancelled() -> Callable[..., None]:
-    """Runs a coroutine until a condition holds, then cancels it as Ctrl-C does."""
+    """Returns a function that runs a coroutine and, like Ctrl-C, cancels it at a condition."""
     return _run_cancelled

@@ -1,4 +1,4 @@
-"""The papers' two baselines over real HTTP, with the prompts that are shipped."""
+"""The papers' two baselines over real HTTP, with the shipped prompts."""
 
 import contextlib
 import json
@@ -26,7 +26,7 @@ def texts(config: CollectConfig) -> dict[str, list[str]]:
 
 
 def write_dialogue(body: dict[str, Any]) -> Scripted:
-    """A model that is told to write it all: about 1 four turns, about 2 one with a number in it."""
+    """A writer of whole dialogues: four turns about 1; about 2 one turn with a telephone number."""
     (prompt,) = body["messages"]
     first = next(line for line in prompt["content"].splitlines() if line.startswith("Is "))
     said = [first, "Ask on.", "Why?", "Because.", "Since when?", "1834.", "And before?", "No."]
@@ -55,7 +55,7 @@ def test_one_reply_is_a_dialogue_and_ends_before_its_first_bad_turn(
             "d1": ["Is 1 odd?", "Ask on.", "Why?", "Because.", "Since when?", "1834."],
             "d2": ["Is 2 odd?", "Ask on.", "Why?", "Because."],
         }
-        # More turns were written already; what is bad stays bad.
+        # The reply already has a fourth turn; the bad turn stays out.
         more = self_chat(make_config(server.url), server.url, max_turns=4)
         assert collect(more).stops == {"max_turns": 1, "sensitive": 1}
         assert [len(said) for said in texts(more).values()] == [8, 4]
@@ -78,7 +78,7 @@ def test_a_prompted_model_asks_and_is_told_to_at_the_end(make_config: MakeConfig
         asker = {"model": "chat", "prompt": str(PROMPTS / "user.jinja")}
         config = make_config(server.url, rows=FIRST[:1], asker=asker)
         collect(config)
-    # The instruction is the asker's alone: it is in no dialogue, and the answerer never sees it.
+    # Only the asker gets the instruction; it is in no dialogue and never sent to the answerer.
     assert texts(config) == {
         "d1": ["Is 1 odd?", "Yes, 1.", "And 3?", "Yes, 3.", "And 5?", "Yes, 5."]
     }

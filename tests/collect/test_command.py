@@ -1,4 +1,4 @@
-"""`parrot collect` as typed: one clear line for what the user can mend, exit codes, Ctrl-C."""
+"""The command `parrot collect`: one-line errors, exit codes, Ctrl-C."""
 
 import contextlib
 import itertools
@@ -42,7 +42,7 @@ def server() -> Iterator[ScriptedServer]:
 
 @pytest.fixture
 def fails(capsys: pytest.CaptureFixture[str]) -> Fails:
-    """Runs `parrot collect`, checks for an exit code and one line, returns the line."""
+    """Runs `parrot collect`; checks the exit code; returns the only line on stderr."""
 
     def run(config: CollectConfig, *options: str, exit_code: int = 2) -> str:
         path = Path(config.beginnings[0].path).with_name("config.yaml")
@@ -173,7 +173,7 @@ def test_the_key_is_in_no_file_and_no_line(
 def test_a_full_disk_is_one_line_and_the_collection_goes_on(
     make_config: MakeConfig, tmp_path: Path
 ) -> None:
-    """A file size limit that is met in the middle of the collection."""
+    """A file size limit that is reached in the middle of the collection."""
     with ScriptedServer() as server:
         config = make_config(server.url, rows=40)
         path = tmp_path / "config.yaml"
@@ -183,7 +183,7 @@ def test_a_full_disk_is_one_line_and_the_collection_goes_on(
             "resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))\n"
             f"sys.exit(main(['collect', {str(path)!r}]))"
         )
-        # -B: Python itself would leave compiled files cut off at the limit.
+        # -B: otherwise Python would leave truncated bytecode files behind.
         done = subprocess.run([sys.executable, "-B", "-c", code], capture_output=True, text=True)
         assert done.returncode == 2, done.stderr
         (line,) = done.stderr.splitlines()
@@ -198,7 +198,7 @@ def test_a_full_disk_is_one_line_and_the_collection_goes_on(
 def test_a_folder_that_is_taken_away_ends_the_collection(
     act: Callable[[Path], object], make_config: MakeConfig, fails: Fails
 ) -> None:
-    """What is paid for now would be lost."""
+    """Further replies would be paid for and lost."""
     numbers = itertools.count()
 
     def script(body: dict[str, Any]) -> Scripted:
@@ -213,7 +213,7 @@ def test_a_folder_that_is_taken_away_ends_the_collection(
     assert len(server.bodies) <= 20 + 5
     assert not Path(config.out).exists()
     moved = Path(f"{config.out}-moved")
-    if moved.exists():  # with the replies to what was in flight
+    if moved.exists():  # has the replies to requests in flight
         with contextlib.closing(JournalReader(journal_path(moved))) as reader:
             counts = reader.counts().speakers.values()
         assert sum(each.answered for each in counts) == len(server.bodies)
@@ -257,7 +257,7 @@ def test_ctrl_c_keeps_what_was_paid_for_and_the_same_command_continues(
     numbers = itertools.count(1)
 
     def slow(body: dict[str, Any]) -> Scripted:
-        # The second ten are in flight for long enough to be interrupted on a busy machine, too.
+        # Replies 11 to 20 are slow, so that they are in flight at Ctrl-C even on a busy machine.
         return replace(converse(body), delay_s=1.5 if 10 < next(numbers) <= 20 else 0.02)
 
     with ScriptedServer(slow) as server:

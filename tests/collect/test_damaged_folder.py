@@ -1,4 +1,4 @@
-"""A folder whose journal is damaged: one line that says what is left, and nothing is lost."""
+"""A collection with a damaged journal: one line names what is left, and nothing is lost."""
 
 import contextlib
 import os
@@ -68,7 +68,7 @@ def test_a_damaged_journal_is_one_line_with_the_ways_out(
             assert f"The dialogues that had ended are in {dialogues}" in error
         assert dialogues.read_bytes() == before
         assert len(server.bodies) == num_requests
-        # The ways out: what had ended is read without the journal, and all is put aside.
+        # Finished dialogues can be read without the journal, and `restart` moves everything away.
         assert main(["stats", config.out]) == 0
         assert main(["collect", str(path), "--if-exists", "restart"]) == 0
     aside = Path(config.out) / "earlier-1"

@@ -1,4 +1,4 @@
-"""A damaged row of a journal is one line to everything that reads a collection."""
+"""Everything that reads a collection reports a damaged journal row in one line."""
 
 import contextlib
 import sqlite3
@@ -20,7 +20,7 @@ DAMAGES = [
     ("UPDATE items SET input = '[1, 2'", "row 0 of items"),
     ("UPDATE replies SET verdict = 'no such reason' WHERE request = 1", "row 1 of replies"),
     ("UPDATE replies SET completion_tokens = 1 << 62 WHERE request = 1", "row 1 of replies"),
-    # One bit of one letter: "w" is 0x77, "v" is 0x76.
+    # A single flipped bit: "w" is 0x77, "v" is 0x76.
     ("UPDATE reply_bodies SET text = replace(text, 'answer', 'ansver') WHERE request = 1",
      "row 1 of reply_bodies"),
     ("UPDATE reply_bodies SET body = replace(body, 'answer', 'ansver') WHERE request = 1",
@@ -48,10 +48,10 @@ def test_status_export_and_collect_name_the_row(damage: str, row: str, tmp_path:
             with contextlib.closing(Collection(config.out)) as collection:
                 use(collection)
 
-        with contextlib.suppress(UserError):  # it does not read all of it
+        with contextlib.suppress(UserError):  # the status does not read every row
             read(read_status)
         for run in (lambda: read(export), lambda: collect(config)):
             with pytest.raises(UserError, match=f"{row} in the journal .* is damaged") as error:
                 run()
             assert "\n" not in str(error.value)
-    assert len(server.bodies) == 1  # nothing more was sent
+    assert len(server.bodies) == 1  # no further request

@@ -1,4 +1,4 @@
-"""A collection as a dataset: what is in the folder, what the filters cut, who is asked."""
+"""Exporting a collection as a dataset: files, filters and moderation."""
 
 import contextlib
 import json
@@ -51,7 +51,7 @@ def test_the_folder_is_read_by_its_parts_and_in_every_form(
         collect(config)
     summary = export(config, out, license="cc-by-4.0")
 
-    # 0, 2 and 4 began with a question, 1 and 3 with a session of one turn; all have three turns.
+    # 0, 2 and 4 start from a question, 1 and 3 from a session of one turn; all have three turns.
     parts = {n: (p.dialogues, p.turns, p.collected_turns) for n, p in summary.parts.items()}
     assert parts == {"sessions": (2, 6, 4), "questions": (3, 9, 9)}
     assert [row["id"] for row in load(out)] == ["d0", "d2", "d4", "d1", "d3"]
@@ -90,7 +90,7 @@ def test_no_published_file_names_a_folder_of_this_machine_or_a_model_that_did_no
 
     def script(body: dict[str, Any]) -> Scripted:
         said = {"message": {"content": converse(body).text}, "finish_reason": "stop"}
-        # As vLLM does: the name of a model is the folder that it was started with.
+        # As in vLLM, the model's name is the folder that it was started with.
         name = model if is_question(body) else "gpt-3.5-turbo-0125"
         return Scripted(body=json.dumps({"model": name, "choices": [said]}))
 
@@ -176,7 +176,7 @@ def test_a_question_that_another_dialogue_has_asked_ends_the_later_one(
     def script(body: dict[str, Any]) -> Scripted:
         said = converse(body)
         is_question = said.text.startswith("question")
-        # d0 asks it as its second question, d1 as its third, in other capitals.
+        # The second question of d0, and in capitals the third of d1.
         if is_question and len(body["messages"]) == (2 if "What is 0?" in str(body) else 4):
             return Scripted(text=LONG if len(body["messages"]) == 2 else LONG.upper())
         return said
@@ -199,13 +199,13 @@ def test_a_question_that_another_dialogue_has_asked_ends_the_later_one(
     assert line == {"number": 1, "id": "d1", "turn": 4, "reason": "repeated_elsewhere",
                     "text": LONG.upper()}  # fmt: skip
 
-    # Where it may be repeated, or is too short to count, it stays.
+    # It stays if repeats are allowed or the question is too short to count.
     for repeats in (RepeatsConfig(threshold=None), RepeatsConfig(fewest_words=12)):
         assert export(config, out, repeats=repeats).cut == {}
 
 
 class Moderator:
-    """Flags every text with one of its words; counts the texts that it was asked about."""
+    """Flags texts with one of its words; counts the texts that it gets."""
 
     def __init__(self, *words: str) -> None:
         self.words, self.asked = words, 0
@@ -230,7 +230,7 @@ def test_a_dialogue_ends_before_what_the_moderator_flags_and_is_asked_about_once
         collect(config)
         endpoint = EndpointConfig(base_url=server.url, model="m")
         summary = export(config, out, moderator=endpoint)
-        # Three dialogues of six texts.
+        # Three dialogues with six texts each.
         assert moderator.asked == 18
         assert export(config, out, moderator=endpoint) == summary
         assert moderator.asked == 18
@@ -238,9 +238,9 @@ def test_a_dialogue_ends_before_what_the_moderator_flags_and_is_asked_about_once
         more = make_config(server.url, rows=3, max_turns=4)
         collect(more)
         export(more, out, moderator=endpoint)
-        assert moderator.asked == 24, "of each dialogue the two new texts"
+        assert moderator.asked == 24, "two new texts per dialogue"
 
-        # A journal of an earlier version lacks the settings that are new: they have their defaults.
+        # A journal of an earlier version lacks new settings; they get their defaults.
         journal = Path(config.out) / "moderation.sqlite"
         with contextlib.closing(sqlite3.connect(journal)) as db, db:
             db.execute("UPDATE starts SET config = json_remove(config, '$.extra_body')")
@@ -250,11 +250,11 @@ def test_a_dialogue_ends_before_what_the_moderator_flags_and_is_asked_about_once
         export(more, out, moderator=EndpointConfig(base_url=server.url, model="another"))
         assert moderator.asked == 48
 
-        # Begun anew, the same numbers are other dialogues: no verdict of before is theirs.
+        # After a restart the numbers denote other dialogues, so no earlier verdict applies.
         collect(make_config(server.url, rows=3, if_exists="restart", seed=1))
         export(more, out, moderator=EndpointConfig(base_url=server.url, model="another"))
         assert moderator.asked == 66
-    # d0 and d2 end before the question whose answer is flagged, of d1 nothing is left.
+    # d0 and d2 are cut before the question with the flagged answer; d1 is removed.
     assert summary.cut == {"moderation: violence": 2}
     assert summary.left_out == {"moderation: violence": 1}
     assert [len(r["messages"]) for r in rows(out / "messages" / "questions.jsonl")] == [4, 4]
@@ -275,7 +275,7 @@ def test_what_the_moderator_does_not_judge_does_not_pass(
         config = make_config(server.url, rows=2)
         collect(config)
         endpoint = EndpointConfig(base_url=server.url, model="m")
-        # One result for six texts tells nothing of any: it is no answer, and asked for again.
+        # One result for six texts cannot be assigned, so the request failed and is retried.
         with pytest.raises(RunError, match="it has 1 results for 6 texts.; check the endpoint"):
             export(config, out, moderator=endpoint)
         results *= 6
@@ -284,7 +284,7 @@ def test_what_the_moderator_does_not_judge_does_not_pass(
         ) as error:
             export(config, out, moderator=endpoint)
     assert not out.exists()
-    # Why nothing is left is kept, and said where.
+    # The reasons are kept, and the error names their file.
     report = out.with_name("parrot-left-out")
     assert f"{report / 'left_out.jsonl'} lists each removed dialogue" in str(error.value)
     reasons = [line["reason"] for line in rows(report / "left_out.jsonl")]
@@ -343,7 +343,7 @@ def test_a_moderator_that_fails_stops_the_export_and_is_asked_for_the_rest_later
         assert not out.exists()
         asked = moderator.asked
         assert asked == 12
-        assert len(asked_of) == 5, "three failures in a row stop it"
+        assert len(asked_of) == 5, "three failures in a row stop the run"
         is_broken.clear()
         assert export(config, out, moderator=endpoint).dialogues == 8
     assert moderator.asked == 48, "the texts of the first two dialogues were not sent again"

@@ -1,4 +1,4 @@
-"""The state machine of a dialogue: who speaks next, and when it ends, from the replies alone."""
+"""The state machine of a dialogue: next speaker and end, as a function of the replies."""
 
 from collections.abc import Sequence
 
@@ -52,7 +52,7 @@ def test_the_askers_reply_becomes_the_users_turn() -> None:
 
 
 def test_a_dialogue_ends_with_its_last_turn() -> None:
-    # Three turns: the beginning is the first of them.
+    # Three turns, including the one of the beginning.
     replies = said("q2", "a2", "q3", "a3")
     assert isinstance(step_after(SESSION, replies[:3], RULES), Speak)
     assert step_after(SESSION, replies, RULES) == Done(StopReason.MAX_TURNS)
@@ -118,16 +118,16 @@ def test_a_speaker_that_cannot_read_all_is_shown_the_first_round_and_the_latest(
 
     talk = said("q2", "a2", "q3", "a3")
     assert shown(*talk) == ["Hi", "Hello.", "q2", "a2", "q3", "a3"]
-    # The asker asks for less, and from then on gets less; the answerer reads everything.
+    # The asker's context was full, so it is shown fewer turns; the answerer is shown all.
     assert shown(*talk, full) == ["Hi", "Hello.", "q3", "a3"]
     more = [*talk, full, *said("q4")]
     assert shown(*more) == ["Hi", "Hello.", "q2", "a2", "q3", "a3", "q4"]
     assert shown(*more, *said("a4")) == ["Hi", "Hello.", "q3", "a3", "q4", "a4"]
     assert shown(*more, full) == ["Hi", "Hello.", "q3", "a3", "q4"]
     assert replay(SESSION, more, rules).is_truncated
-    # What is said is all in the dialogue, whoever was shown less of it.
+    # The dialogue has all turns, including hidden ones.
     assert len(replay(SESSION, more, rules).turns) == 7
-    # With one more question and answer left, there is nothing more to hide.
+    # Only the first and the last turn are left, so no more can be hidden.
     assert step_after(SESSION, [*talk, full, full], rules) == Done(StopReason.CONTEXT_FULL)
     assert step_after(SESSION, [*more, full, full], rules) == Done(StopReason.CONTEXT_FULL)
 
@@ -157,7 +157,7 @@ def test_what_a_writer_wrote_ends_before_its_first_bad_turn() -> None:
     assert judged("sensitive: turn 4, phone") == (["Hi", "Hello."], "sensitive", "turn 4, phone")
     assert judged("thanks: turn 3") == (["Hi", "Hello."], "thanks", "turn 3")
     assert judged("refusal: turn 2") == ([], "refusal", "turn 2")
-    # Where it has to end before that, nothing bad is in it; a higher limit comes upon it.
+    # A lower limit ends the dialogue before its bad turn; a higher one reaches it.
     assert judged("thanks: turn 3", max_turns=1) == (["Hi", "Hello."], "max_turns", None)
 
 
@@ -243,7 +243,7 @@ def test_a_higher_limit_goes_on_where_a_lower_one_had_ended() -> None:
     assert len(replay(SESSION, said("q2", "a2", "q3", "a3"), Rules(max_turns=2)).turns) == 4
 
 
-# Most replies are complete, or few dialogues would come far.
+# Most replies are complete; otherwise few dialogues would get long.
 outcomes = st.sampled_from(
     [Outcome.COMPLETE] * 8 + [o for o in Outcome if o not in (Outcome.FAILED, Outcome.REJECTED)]
 )
@@ -268,15 +268,15 @@ def test_turns_alternate_and_a_dialogue_ends_once_within_its_limit(
     for used in range(len(replies) + 1):
         step = step_after(beginning, replies[:used], rules)
         if isinstance(step, Done):
-            # However many replies follow, it ends there and for this reason.
+            # Later replies change neither the end nor its reason.
             assert step_after(beginning, replies, rules) == step
             ended_after = used
             break
         num_full = sum(reply.outcome is Outcome.CONTEXT_FULL for reply in replies[:used])
         assert step.turn == len(beginning.turns) + used - num_full
         assert step.speaker == ("answerer" if step.turn % 2 else "asker")
-        # Both speak in turn, also where some is hidden: a dialogue cannot be otherwise. Each
-        # question that is shown stands before its own answer.
+        # Roles alternate, even if turns are hidden, and each question comes right before its
+        # answer.
         turns = replay(beginning, replies[:used], rules).turns
         assert step.shown.turns[0] == beginning.turns[0]
         assert step.shown.turns[-1] == turns[-1]
@@ -287,7 +287,7 @@ def test_turns_alternate_and_a_dialogue_ends_once_within_its_limit(
     assert (state.stop is None) == (ended_after is None)
     num_turns = len(state.complete_turns) // 2
     assert num_turns <= max(rules.max_turns, len(beginning.turns) // 2)
-    # Every turn but the beginning's is a reply, unchanged and in order.
+    # All turns after the beginning are replies, unchanged and in order.
     collected = [turn.text for turn in state.turns[len(beginning.turns) :]]
     texts = [reply.text for reply in replies if reply.outcome is not Outcome.CONTEXT_FULL]
     assert collected == texts[: len(collected)]

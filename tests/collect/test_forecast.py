@@ -1,4 +1,4 @@
-"""What a collection will take, by numbers that a reader can check, and what is left of it."""
+"""Forecasts of calls, tokens, cost and time, with numbers that can be checked by hand."""
 
 import contextlib
 import json
@@ -44,8 +44,8 @@ def plan(turns: list[int], **changes: Any) -> Forecast:
 
 
 def test_the_papers_forty_thousand() -> None:
-    # 40,000 first questions to 10 turns of 355 tokens: the asker reads 1, 2, ... 9 turns, which are
-    # 45 turns; the answerer the same, and each time a question.
+    # 40,000 first questions, 10 turns of 355 tokens: the asker reads 1 + 2 + ... + 9 = 45 turns,
+    # and the answerer too, plus a question each time.
     found = plan([1] * 40_000)
     asker, answerer = found.speakers["asker"], found.speakers["answerer"]
     assert (asker.calls, answerer.calls) == (360_000, 400_000)
@@ -53,13 +53,13 @@ def test_the_papers_forty_thousand() -> None:
     assert answerer.usage == Usage(40_000 * (45 * 355 + 10 * 45), 400_000 * 310)
     assert asker.usage.prompt == pytest.approx(0.64e9, rel=0.01)
     assert (asker.usd, answerer.usd) == (0.0, pytest.approx(0.657 * 500 + 0.124 * 1500))
-    # 19 calls of 5 s one after the other, a thousand dialogues at once.
+    # 19 sequential calls of 5 s, 1,000 dialogues at once.
     assert found.hours == pytest.approx(40 * 19 * 5 / 3600)
 
 
 def test_sessions_are_asked_on_from_where_they_are() -> None:
     found = plan([4, 19, 20])
-    # Two turns are there: 3 to 10 are left. Nine and a question: one answer. Ten: nothing.
+    # 2 turns: 3 to 10 are missing. 9 turns and a question: one answer is missing. 10: none.
     assert found.speakers["asker"].calls == 8
     assert found.speakers["answerer"].calls == 8 + 1
 
@@ -77,7 +77,7 @@ def test_what_was_seen_replaces_what_was_assumed_and_later_turns_go_on_from_it()
         ("asker", 2): MeanCall(5, 120.0, 10.0, 1.0),
     }
     found = plan([1], max_turns=2, seen=seen)
-    # The second answer was not seen: its prompt is longer by one assumed turn.
+    # The second answer was not measured: its prompt is longer by one assumed turn.
     assert found.speakers["answerer"].usage == Usage(100 + (100 + 355), 20 + 20)
     assert found.speakers["asker"].usage == Usage(120, 10)
     assert found.hours == pytest.approx(3 / 3600)
@@ -85,7 +85,7 @@ def test_what_was_seen_replaces_what_was_assumed_and_later_turns_go_on_from_it()
 
 def test_nobody_writes_more_than_max_tokens() -> None:
     found = plan([1], max_turns=2, limits={"max_tokens": 24})
-    # Both speakers write 24 at most: an answer of 24, then one to a dialogue of 24 + 24 + 24.
+    # Texts have at most 24 tokens, so the prompts are 24, then 24 + 24 + 24.
     assert found.speakers["answerer"].usage == Usage(24 + (24 + 24 + 24), 24 + 24)
     assert found.speakers["asker"].usage == Usage(24 + 24, 24)
 
@@ -117,7 +117,7 @@ def test_a_plan_refuses_what_a_collection_refuses(
                 assert main([*verb, str(path), *options]) == 2
                 lines.append(capsys.readouterr().err)
             assert lines[0] == lines[1]
-        # What may differ is planned: two more turns of four dialogues.
+        # Allowed changes are planned: two more turns for four dialogues.
         save_config(make_config(server.url, answerer={"temperature": 0.5}, max_turns=5), path)
         assert main(["collect", "plan", str(path), "--json"]) == 0
         found = json.loads(capsys.readouterr().out)
@@ -135,7 +135,7 @@ def test_before_the_first_call(
     save_config(make_config("http://127.0.0.1:9/v1"), path)
     assert main(["collect", "plan", str(path), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    # Two first questions and two sessions of one turn, to three turns.
+    # Two first questions and two sessions of one turn, extended to three turns.
     assert found["dialogues"] == 4
     assert found["speakers"]["asker"]["calls"] == 4 * 2
     assert found["speakers"]["answerer"]["calls"] == 2 * 3 + 2 * 2
@@ -157,7 +157,7 @@ def test_status_in_the_middle_of_a_run_and_after_it(
     with ScriptedServer(script) as server:
         config = make_config(server.url, rows=2, concurrency=1)
         collect(config)
-    # The first dialogue takes 5 calls, the second 4; each is in the journal when it arrives.
+    # The first dialogue takes 5 calls, the second 4; each is journaled on arrival.
     first, middle = seen[0], seen[6]
     assert (first.dialogues, first.open, first.stops) == (2, 2, {})
     assert sum(s.lost for s in first.speakers.values()) == 1

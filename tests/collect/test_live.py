@@ -1,4 +1,4 @@
-"""What a running job shows, on a terminal and elsewhere."""
+"""Progress of a running job, on a terminal and in a log."""
 
 import io
 import re
@@ -21,7 +21,7 @@ def test_a_terminal_gets_a_view_that_renews_itself(
 ) -> None:
     terminal = Console(file=io.StringIO(), force_terminal=True, width=120, highlight=False)
     monkeypatch.setattr(jobs, "standard_output", terminal)
-    monkeypatch.setattr(live, "_RENEW_EVERY_S", 0.05)
+    monkeypatch.setattr(live, "_REFRESH_EVERY_S", 0.05)
     with ScriptedServer(delay_s=0.1) as server:
         limits = {"max_tokens": 50, "budget_tokens": 10_000}
         collect(make_config(server.url, rows=4, answerer=limits))
@@ -52,7 +52,7 @@ def test_an_endpoint_that_is_down_is_said_at_once(
         collect(make_config(url, rows=4))
     lines = capsys.readouterr().out.splitlines()
     (first,) = [n for n, line in enumerate(lines) if line.startswith("4 dialogues, 64 at once")]
-    # Before the first attempt is made again.
+    # Before the first retry.
     assert lines[first + 1].startswith(f"the answerer at {url}: Cannot connect")
 
 
@@ -62,5 +62,5 @@ def test_elsewhere_there_is_a_line_now_and_then(
     monkeypatch.setattr(live, "LINE_EVERY_S", 0.05)
     with ScriptedServer(delay_s=0.1) as server:
         collect(make_config(server.url, rows=4))
-    # The first dialogue goes alone until both have spoken.
+    # The first dialogue runs alone until both speakers have replied.
     assert "0 of 4 dialogues finished, 1 replies" in capsys.readouterr().out

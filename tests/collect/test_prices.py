@@ -1,4 +1,4 @@
-"""What speakers cost: from the config, from a file, or nothing on this machine; never a guess."""
+"""Prices of speakers: from the config, from a file, or free on this machine; never guessed."""
 
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,7 @@ def test_an_unknown_price_is_refused_or_stays_unknown(tmp_path: Path, prices: st
     free = with_prices(config(tmp_path, answerer=unknown, prices=prices, budget=False))
     assert free.answerer is not None
     assert free.answerer.price is None
-    # A limit in dollars means nothing without a price.
+    # A limit in USD needs a price.
     with pytest.raises(UserError, match="is unknown"):
         with_prices(config(tmp_path, answerer=unknown | LIMITED, budget=False))
 

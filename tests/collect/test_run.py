@@ -1,4 +1,4 @@
-"""Whole collections over real HTTP: what is asked, what is written, how each of them ends."""
+"""Whole collections over real HTTP: requests, journal, dialogues and ends."""
 
 import asyncio
 import contextlib
@@ -34,13 +34,13 @@ def files(config: CollectConfig) -> list[bytes]:
 
 
 def hash_of(row: dict[str, Any]) -> bytes:
-    """The content hash of the session that an exported dialogue began with."""
+    """The content hash of the session that an exported dialogue started from."""
     turns = tuple(Turn(message["role"], message["content"]) for message in row["messages"][:2])
     return Dialogue(turns=turns).content_hash()
 
 
 def totals(summary: CollectionSummary) -> tuple[int, int, int, int]:
-    """Requests, failed and lost ones of both speakers, and repeated ones."""
+    """Requests, failed, lost and repeated requests, over both speakers."""
     speakers = summary.speakers.values()
     sums = [sum(getattr(s, name) for s in speakers) for name in ("requests", "failed", "lost")]
     return (*sums, summary.repeated)
@@ -59,7 +59,7 @@ def rows(config: CollectConfig, query: str) -> list[Any]:
 def test_asker_and_answerer_speak_in_turn(make_config: MakeConfig) -> None:
     def script(body: dict[str, Any]) -> Scripted:
         number = len(body["messages"])
-        # As models do: white space around the text, which would pile up turn by turn.
+        # White space around texts, as from real models; it would accumulate turn by turn.
         return Scripted(text=f" {'question' if is_question(body) else 'answer'} {number}\n")
 
     with ScriptedServer(script) as server:
@@ -90,7 +90,7 @@ def test_asker_and_answerer_speak_in_turn(make_config: MakeConfig) -> None:
         "models": {"answerer": ["scripted"], "asker": ["scripted"]},
     }  # fmt: skip
     assert (summary.dialogues, summary.exported, summary.mean_turns) == (2, 2, 2.0)
-    # The requests of the second dialogue, as the server got them.
+    # The requests of the second dialogue.
     question, answer = [
         body for body in server.bodies if body["messages"][0]["content"] == "What is 1?"
     ]
@@ -115,7 +115,7 @@ def test_nothing_is_sent_or_used_before_it_is_journaled(make_config: MakeConfig)
         sent = [json.loads(text) for (text,) in rows(config, "SELECT body FROM request_bodies")]
         unjournaled.extend([] if body in sent else [body])
         replies = {text for (text,) in rows(config, "SELECT text FROM reply_bodies")}
-        # The first two messages may be of the beginning, all later ones are replies.
+        # The first two messages may be the beginning; all later ones are replies.
         used = {message["content"] for message in body["messages"][2:]}
         unanswered.extend(used - replies)
         return converse(body)
@@ -123,7 +123,7 @@ def test_nothing_is_sent_or_used_before_it_is_journaled(make_config: MakeConfig)
     with ScriptedServer(script) as server:
         config = make_config(server.url, rows=6)
         collect(config)
-    # Three turns: five requests after a first question, four after a session of one turn.
+    # For three turns, a first question takes five requests and a session of one turn four.
     assert len(server.bodies) == 3 * 5 + 3 * 4
     assert unjournaled == []
     assert unanswered == []
@@ -167,7 +167,7 @@ def test_each_dialogue_ends_with_the_reason_of_its_last_reply(make_config: MakeC
         "has read enough": "context_full",
         "is kind": "max_turns",
     }
-    # All but the last one kept their first turn, and nothing of what ended them.
+    # All but the last dialogue keep their first turn, without the text that ended them.
     for row in exported(config)[:-1]:
         assert [m["content"] for m in row["messages"]] == [row["id"], "Yes."]
     assert summary.stops == dict.fromkeys(sorted(found.values()), 1)
@@ -191,13 +191,13 @@ def test_who_cannot_read_all_of_it_is_shown_the_first_round_and_the_latest(
 
     row, shown = run(5, when_context_is_full="truncate")
     said = [message["content"] for message in row["messages"]]
-    # Both speakers spoke on, and the dialogue has all of it.
+    # Both speakers continued, and the dialogue has all turns.
     assert len(said) == 10
     assert row["collection"]["truncated_context"] is True
     assert {texts[0] for texts in shown} == {"What is 0?"}
-    # The last answer was given to the first question and answer and the latest three turns.
+    # The last answerer's request has the first turn and the latest three messages.
     assert shown[-1] == [*said[:2], *said[6:9]]
-    # It goes on so, and what was said is not asked for again.
+    # A sixth turn takes only two more requests.
     longer, new = run(6, when_context_is_full="truncate")
     assert [message["content"] for message in longer["messages"]][:10] == said
     assert len(new) == 2
@@ -252,10 +252,10 @@ def test_settings_that_the_server_does_not_take_stop_the_run_and_can_be_mended(
             f"HTTP 400: {UNKNOWN_FIELD}); change the settings of the answerer and run the same "
             "command again to continue."
         )
-        # Three went out, one after the other, and a question of d1; all dialogues are open.
+        # Three requests went out one by one, and a question of d1; all dialogues stay open.
         assert len(server.bodies) == 4
         assert server.most_in_flight == 1
-        # Nothing was said with these settings, so they may change.
+        # No reply was made with these settings, so they may change.
         summary = collect(make_config(server.url))
     assert (summary.exported, summary.stops, summary.errors) == (20, {"max_turns": 20}, {})
     assert exported(make_config(server.url)) == exported(whole)
@@ -265,7 +265,7 @@ def test_settings_that_the_server_does_not_take_stop_the_run_and_can_be_mended(
 def test_what_only_the_asker_refuses_is_known_after_one_answer(make_config: MakeConfig) -> None:
     def refuses_seeds(body: dict[str, Any]) -> Scripted:
         if is_question(body):
-            # As FastAPI does: with the value that it was sent.
+            # Like FastAPI, it repeats the value that it got.
             return Scripted(status=422, text=f"Extra inputs are not permitted: {body['seed']}")
         return converse(body)
 
@@ -282,7 +282,7 @@ def test_what_only_the_asker_refuses_is_known_after_one_answer(make_config: Make
         answers = [body for body in server.bodies if not is_question(body)]
     assert len(answers) == 3
     with ScriptedServer() as server:
-        # The answerer has spoken with its settings; the asker has not.
+        # The answerer has replied with its settings; the asker has not.
         with pytest.raises(UserError, match=r"answerer.temperature: None -> 0.5\)"):
             collect(make_config(server.url, max_turns=2, answerer={"temperature": 0.5}))
         summary = collect(make_config(server.url, max_turns=2, asker={"temperature": 0.5}))
@@ -365,7 +365,7 @@ def test_requests_that_are_bad_for_themselves_cannot_keep_a_collection_from_its_
                 ends.append(collect(config).stops)
             except RunError as error:
                 ends.append(str(error).partition(" Unf")[0])
-    # At first nobody knows whose fault it is; then the others are taken, and these are not.
+    # First the cause is unknown; then the other dialogues get replies, and these do not.
     assert "rejected requests of 3 of 8" in ends[0]
     assert ends[-1] == {"error": 4, "max_turns": 4}
 
@@ -440,7 +440,7 @@ def test_reasoning_is_in_no_turn_and_no_request_and_is_counted(make_config: Make
     assert not [body for body in sent if "think" in body]
     text = (Path(config.out) / "dialogues.jsonl").read_text()
     assert "think>" not in text
-    # Three answers of d0, and two of d1, which begins with one.
+    # Three answers of d0, and two of d1, whose first answer is in its beginning.
     assert [row["collection"]["turns_with_reasoning"] for row in exported(config)] == [3, 2]
     assert summary.reasoning == {"answerer": 5}
     assert "  reasoning in replies: answerer 5; it was left out" in summary.lines()
@@ -468,7 +468,7 @@ def test_faults_that_pass_leave_no_trace_in_the_dialogues(
     failed: Counter[str] = Counter()
 
     def script(body: dict[str, Any]) -> Scripted:
-        """Fails each request twice, each time in another way."""
+        """Fails each request twice, in different ways."""
         key = json.dumps(body)
         failed[key] += 1
         faults = [
@@ -503,7 +503,7 @@ def test_dialogues_that_fail_do_not_stop_the_others(make_config: MakeConfig) -> 
         return converse(body)
 
     with ScriptedServer(script) as server:
-        # One after the other: between two failures there are replies.
+        # Sequential, so that there are replies between failures.
         config = make_config(server.url, rows=8, concurrency=1)
         with pytest.raises(RunError) as error:
             collect(config)
@@ -530,13 +530,13 @@ def test_an_endpoint_that_fails_three_in_a_row_stops_the_run_and_it_goes_on_late
         return converse(body)
 
     with ScriptedServer(dying) as server:
-        # One at a time: a reply that was in flight would begin the count of failures again.
+        # One at a time: a reply in flight would reset the count of failures.
         config = make_config(server.url, concurrency=1)
         with pytest.raises(RunError, match=r"failed 3 times .*HTTP 401: key␛\[2J revoked"):
             collect(config)
         assert rows(config, "SELECT sum(outcome = 'failed') FROM replies") == [(3,)]
     with ScriptedServer() as server:
-        # The same models at another address, more at once: still the same collection.
+        # Another address and concurrency still resume the same collection.
         config = make_config(server.url, concurrency=2)
         summary = collect(config)
     assert exported(config) == exported(whole)
@@ -569,7 +569,7 @@ def test_replies_that_take_too_long_to_wait_for_are_asked_for_again(
     monkeypatch.setattr("parrot_jax.api.jobs.GRACE_S", 0.01)
     with ScriptedServer(delay_s=0.3) as server:
         config = make_config(server.url, rows=5)
-        # The first dialogue has both speakers reply before the others begin.
+        # The others start when both speakers have replied in the first dialogue.
         run_cancelled(collect_async(config), lambda: len(server.bodies) >= 2 + 5)
     with ScriptedServer() as server:
         config = make_config(server.url)
@@ -630,7 +630,7 @@ def test_more_turns_go_on_without_paying_twice(make_config: MakeConfig, tmp_path
             collect(config)
         assert exported(config) == exported(direct)
         assert len(server.bodies) == 2 * num_direct
-        # Fewer turns are a matter of the export.
+        # Fewer turns need no requests.
         assert collect(make_config(server.url, max_turns=1)).mean_turns == 1.0
         assert len(server.bodies) == 2 * num_direct
 

@@ -1,4 +1,4 @@
-"""Which texts end a dialogue: one example a rule, real people, settings that switch rules off."""
+"""Stop rules: an example of each, real users' dialogues, and rules that are switched off."""
 
 import json
 import time
@@ -16,7 +16,7 @@ TALK = ("Where does the river Velora begin, and how long is it?", "In the hills 
 
 
 def verdict(*said: str, **settings: Any) -> str | None:
-    """Of the last text, behind the others; the first is a question."""
+    """The verdict on the last text, after the others; the first is a question."""
     turns = [Turn("assistant" if number % 2 else "user", text) for number, text in enumerate(said)]
     return StopJudge(StopConfig(**settings))(turns[:-1], turns[-1].text)
 
@@ -55,7 +55,7 @@ def test_an_answerer_may_ask_back_but_not_for_ever() -> None:
     assert verdict(*said) == "answerer_asks"
     assert verdict(*said, most_counter_questions=None) is None
     assert verdict(*said[:2], most_counter_questions=0) == "answerer_asks"
-    # One that tells something in between is no loop.
+    # With a real answer in between, it is not a loop.
     assert verdict(*said[:3], "At Oria, by the sea.", *said[4:]) is None
 
 
@@ -105,9 +105,9 @@ def test_the_judge_takes_a_time_that_is_linear_in_the_text(piece: str) -> None:
         judge(turns[:2], text)
         return time.process_time() - started
 
-    seconds(1000)  # loads what it needs
-    # 16 times the text; quadratic would be 256 times the time. Twice, as the garbage of all tests
-    # before may be collected in one of them.
+    seconds(1000)  # loads lazy imports
+    # A text 16 times as long; quadratic time would be 256 times as long. Measured twice, because
+    # garbage collection may fall into one of them.
     long = min(seconds(64_000), seconds(64_000))
     assert long < 64 * max(seconds(4_000), 1e-3)
 
@@ -116,7 +116,7 @@ def test_a_text_of_megabytes_is_searched_to_its_end() -> None:
     long = "All is well in Oria. " * 50_000
     assert verdict(TALK[0], f"{long}Write to jane.doe@uni-velora.org.") == "sensitive: e-mail"
     for kind, text in (("card", "4539 1488 0343 6467"), ("phone", "+44 20 7946 0958")):
-        # Wherever it stands, no cut between two pieces goes through it.
+        # Found at any place: pieces overlap, so none splits it.
         for place in range(19_980, 20_000):
             words = "x " * (place // 2)
             assert verdict(TALK[0], f"{words}{text} {words}") == f"sensitive: {kind}"
@@ -133,7 +133,7 @@ def test_every_way_to_divide_thanks_into_phrases_is_tried_once() -> None:
 def test_patterns_of_ones_own() -> None:
     settings = {"meaningless_answers": ("(?i)^as i said",)}
     assert verdict(TALK[0], "As I said, 70 km.", **settings) == "meaningless_answer"
-    # They are about answers.
+    # The patterns apply to answers only.
     assert verdict(*TALK, "As I said, which one?", **settings) is None
 
 
@@ -184,7 +184,7 @@ def test_few_turns_of_real_people_would_be_ended(shared_data: Path) -> None:
                     reason = found.partition(":")[0]
                     ended[reason] = ended.get(reason, 0) + 1
     assert num_questions == 733
-    # People say the same again to get another answer, and ask for a translation; they hardly thank.
+    # People repeat questions to get another answer and ask for translations, but hardly thank.
     assert ended.pop("repeated_question") / num_questions < 0.08
     assert ended.pop("language_switch") / num_questions < 0.03
     assert sum(ended.values()) / num_questions < 0.005

@@ -8,6 +8,7 @@ import pytest
 
 from parrot_jax.core.arguments import parse_arguments
 from parrot_jax.core.config import Named
+from parrot_jax.core.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,3 +121,14 @@ def test_an_option_overrides_a_key_of_a_named_value(tmp_path: Path) -> None:
     arguments = [str(path), "--optim.lr", "0.5"]
     config = parse_arguments(Run, arguments, prog="parrot run", description="Runs.")
     assert config == Run(optim=Optim(lr=0.5))
+
+
+def test_an_option_takes_the_name_of_a_named_value(tmp_path: Path) -> None:
+    path = write(tmp_path, "optim: {lr: 0.2}\n")
+    for options in (("--optim", "slow"), ("--optim=slow",), ("--optim", "slow", "--optim.lr", "9")):
+        config = parse_arguments(Run, [str(path), *options], prog="p", description="")
+        assert config == Run(optim=Optim(lr=9.0 if "9" in options else 0.01))
+    with pytest.raises(
+        UserError, match="`optim`: must be one of slow, or a block of keys, found '"
+    ):
+        parse_arguments(Run, [str(path), "--optim", "fast"], prog="p", description="")

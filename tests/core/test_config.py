@@ -124,7 +124,9 @@ def test_a_name_is_read_as_its_value_and_saved_as_a_block(tmp_path: Path) -> Non
     ("value", "message"),
     [
         ("Slow", r"`optim`: must be one of fast, slow, or a block of keys, found 'Slow'"),
-        ("7", r"`optim`: .*, found 7"),
+        ("7", r"`optim`: must be one of fast, slow, or a block of keys, found 7"),
+        ("[a]", r"`optim`: must be one of fast, slow, or a block of keys, found \['a'\]"),
+        ("null", r"`optim` has no value: must be one of fast, slow, or a block of keys"),
         ("{rate: 1.0}", r"unknown key `optim.rate`; did you mean `optim.lr`"),
         ("{lr: -1.0}", r"optim.lr is -1.0; it must be above 0"),
     ],

@@ -1,4 +1,4 @@
-"""Tokens beside the pieces: carried with the ids that transformers gives them, or named."""
+"""Added tokens get the ids that transformers gives them, or are listed as left out."""
 
 import json
 import shutil
@@ -15,7 +15,7 @@ from parrot_jax.data.templates.base import clean_text
 from parrot_jax.data.templates.parrot import ParrotTemplate
 from parrot_jax.data.tokenizers import Tokenizer, load_tokenizer
 
-# 340 pieces; the rows of the model are one more, as in Vicuna and Alpaca.
+# 340 pieces plus one added token, as in Vicuna and Alpaca.
 PAD = {"<pad>": 340}
 CHAT = {"<|im_start|>": 340, "<|im_end|>": 341}
 
@@ -26,7 +26,7 @@ TEXTS = [
 
 
 def written(folder: Path, model: Path, **files: Any) -> Path:
-    """A folder with a tokenizer.model and JSON files; `_` in a name stands for itself."""
+    """Creates a folder with a tokenizer.model and JSON files, given by name without `.json`."""
     folder.mkdir()
     shutil.copy(model, folder / "tokenizer.model")
     for name, value in files.items():
@@ -92,7 +92,7 @@ def test_an_added_token_has_its_ids_after_the_way_there_and_back(
     assert transformers_ids(tmp_path / "ours", TEXTS) == ids
     assert any(i >= 340 for text in ids for i in text)
     assert tokenizer.left_out == ()
-    # As we read back what we wrote.
+    # Our own export reads back.
     again = load_tokenizer(tmp_path / "ours")
     assert again.fingerprint == tokenizer.fingerprint
     assert (again.vocab_size, again.roles) == (tokenizer.vocab_size, tokenizer.roles)
@@ -141,7 +141,7 @@ def test_special_tokens_are_broken_inside_texts_and_others_are_not(
     assert 340 not in rendering.ids()
 
 
-# ---- symbols of tokenizer.model itself -----------------------------------------------------------
+# ---- user-defined symbols of tokenizer.model -----------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +175,7 @@ def test_user_defined_symbols_are_cut_as_sentencepiece_cuts_them(
     assert ids == reference.EncodeAsIds(cleaned)
 
 
-# ---- what is not carried, or refused -------------------------------------------------------------
+# ---- left out or rejected ------------------------------------------------------------------------
 
 
 def test_what_cannot_be_carried_is_named(tiny_tokenizer: Path, tmp_path: Path) -> None:

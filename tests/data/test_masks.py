@@ -1,4 +1,4 @@
-"""Exactly which turns are live, for asker and answerer and for each option."""
+"""Which turns are live, for askers, answerers and each option."""
 
 import pytest
 
@@ -45,7 +45,7 @@ def test_train_end_adds_one_live_empty_turn_after_the_last_answer() -> None:
     ask = {"loss_roles": ("user",), "train_end": True}
     assert mask_turns(FOUR, MaskConfig(**ask))[-1][:3] == ("user", "", 1.0)  # type: ignore[arg-type]
     assert weights(FOUR, **ask) == [1, 0, 1, 0, 1]
-    # Where the end was not seen, none is invented: cut by max_turns, or ending with a question.
+    # No end is added if the real end is unknown: cut by max_turns, or ending with a question.
     assert weights(FOUR, **ask, max_turns=1) == [1, 0]
     assert weights(FIVE, **ask) == [1, 0, 1, 0, 1]
     assert mask_turns(FIVE, MaskConfig(**ask))[-1].text == "q3"  # type: ignore[arg-type]

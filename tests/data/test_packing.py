@@ -1,4 +1,4 @@
-"""Packing: every window in one row, the parts of a record together, nothing lost or mixed."""
+"""Packing: every window is in exactly one row, complete and unmixed."""
 
 import numpy as np
 from hypothesis import given
@@ -32,5 +32,5 @@ def test_rows_hold_every_window_once_and_are_well_filled(lengths: list[int]) -> 
     assert sorted(i for row in rows for i in row) == list(range(len(lengths)))
     filled = [sum(lengths[i] for i in row) for row in rows]
     assert all(total <= 50 for total in filled)
-    # No two rows could have been one.
+    # No two rows would fit into one.
     assert all(a + b > 50 for n, a in enumerate(filled) for b in filled[n + 1 :])

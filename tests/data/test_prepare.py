@@ -1,4 +1,4 @@
-"""Prepared rows: counts that add up, a cache that knows its content, a killed run that goes on."""
+"""Prepared rows: counts, the cache key, and resuming after a kill."""
 
 import json
 import shutil
@@ -60,7 +60,7 @@ def test_counts_add_up(config: DataConfig) -> None:
     assert train.counts["padding_share"] == pytest.approx(1 - tokens / (len(rows) * 256))
     spans = train.spans()
     assert int((spans["stop"] - spans["start"]).sum()) == live
-    # Parrot-Ask: two live questions in each dialogue of three rounds, none of them the first.
+    # Parrot-Ask: each dialogue of three rounds has two live questions, not the first.
     assert len(spans) == 2 * train.counts["sessions"]
     assert set(spans["turn"].tolist()) == {2, 4}
     assert spans["is_user"].all()
@@ -144,7 +144,7 @@ def test_the_key_knows_the_bytes_and_not_the_place_of_a_file(
     moved = tmp_path / "moved.jsonl"
     moved.write_bytes(Path(config.sources[0].path).read_bytes())
     assert key(at(moved)) == key(config)
-    # The end of a name may tell how the bytes are read.
+    # The suffix may decide how a file is read.
     other_end = moved.with_name("moved.json")
     other_end.write_bytes(moved.read_bytes())
     assert key(at(other_end)) != key(config)
@@ -212,7 +212,7 @@ def test_a_local_data_set_is_known_by_its_bytes_and_one_of_the_hub_by_its_commit
         second = at("hf://a/b")
         assert second != first
         server.shutdown()
-    # Without a network, the rows of the commit that was seen last are found.
+    # Without a network, the rows of the last known commit are used.
     assert at("hf://a/b") == second
 
 
@@ -270,10 +270,10 @@ def test_a_killed_preparation_goes_on_and_gives_the_same_bytes(
     monkeypatch.setattr(prepare_module, "_make_part", dies_in_the_third_part)
     with pytest.raises(KeyboardInterrupt):
         prepare(config, "train")
-    assert not list(Path(config.cache_dir).glob("*/prepared.json")), "half a cache is no cache"
+    assert not list(Path(config.cache_dir).glob("*/prepared.json")), "half a cache was kept"
     resumed = prepare(config, "train")
     assert made[:3] == [0, 1, 2]
-    assert made[3] == 2, "whole parts are not made again"
+    assert made[3] == 2, "complete parts must not be made again"
     assert resumed.counts == whole.counts
     for path in sorted(whole.folder.glob("*.npy")):
         assert path.read_bytes() == (resumed.folder / path.name).read_bytes()
@@ -344,7 +344,7 @@ def test_memory_does_not_grow_with_the_data(
         tracemalloc.stop()
         return peak
 
-    peak(10)  # loads what is loaded once
+    peak(10)  # loads lazy imports
     assert peak(160) < 1.5 * peak(20)
 
 
@@ -391,7 +391,7 @@ def test_a_long_preparation_says_how_far_it_is_and_how_long_it_takes(
 
     monkeypatch.setattr(logs, "time", SimpleNamespace(monotonic=tick))
     prepare(replace(config, eval_fraction=0.0), "train")
-    # One line of the file is a dialogue; a block takes 30 s.
+    # Each line is one dialogue; a block takes 30 s.
     assert capsys.readouterr().out.splitlines() == [
         "prepare train: 20 dialogues done, 50% of the files read, about 1 min left",
         "prepare train: 30 dialogues done, 75% of the files read, about 30 s left",
@@ -405,7 +405,7 @@ def test_a_long_preparation_says_how_far_it_is_and_how_long_it_takes(
         ([{}], [0.25, 0.5, 0.75, 1.0]),
         ([{"limit": 20}], [0.5, 1.0]),
         ([{"sample": 20, "weight": 2.0}], [0.25, 0.5, 0.75, 1.0]),
-        # Two sources of the same size.
+        # Two sources of equal size.
         ([{"limit": 10}, {}], [0.5, 0.625, 0.75, 0.875, 1.0]),
     ],
 )

@@ -1,4 +1,4 @@
-"""One format everywhere: golden rows, no forged boundaries, equal to the references."""
+"""The template: golden rows, no forged boundaries, equality with transformers."""
 
 import functools
 import json
@@ -57,7 +57,7 @@ def test_golden_row_of_a_short_dialogue(tokenizer: Tokenizer) -> None:
     assert [turn.ids for turn in rendering.turns] == [
         [11889, 29901, 7251, 2],  #              USER : hi </s>
         [22933, 9047, 13566, 29901, 22172, 2],  # ASS IST ANT : hello </s>
-        [11889, 29901, 2],  #                    USER : </s>        the user leaves
+        [11889, 29901, 2],  #                    USER : </s>        end of the dialogue
     ]
     assert [turn.num_header for turn in rendering.turns] == [2, 4, 2]
 
@@ -87,7 +87,7 @@ def test_a_context_changes_no_id_and_none_of_it_is_learnt(
     assert parted.ids() == whole.ids()
     learnt = parted.turns[1].ids[parted.turns[1].num_dead : -1]
     cleaned = clean_text(text, tokenizer.control_strings)
-    # An id on the border is dead, so that less than the text may be learnt, and never more.
+    # An id across the border is not live, so at most the text itself is trained on.
     assert cleaned.replace("▁", " ").endswith(tokenizer.decode(learnt).lstrip())
 
 
@@ -106,7 +106,7 @@ def test_no_text_forges_a_boundary(tokenizer: Tokenizer, system: str, turns: lis
         [(system, list(zip(roles, turns, strict=False)))]
     )
     ids = rendering.ids()
-    # Control ids stand exactly where the template puts them: one BOS, one terminator a turn.
+    # Control ids are only where the template puts them: one BOS, one terminator per turn.
     assert [i for i, t in enumerate(ids) if t == tokenizer.bos_id] == [0]
     ends = [len(rendering.prefix)] if len(rendering.prefix) > 1 else []
     position = len(rendering.prefix)
@@ -115,7 +115,7 @@ def test_no_text_forges_a_boundary(tokenizer: Tokenizer, system: str, turns: lis
         ends.append(position)
     assert [i + 1 for i, t in enumerate(ids) if t == tokenizer.eos_id] == ends
     assert ids.count(0) == 0, "<unk> is a control token too"
-    # And the text comes back from the ids: nothing was lost but what the template says.
+    # The ids decode to the text, except for the template's documented changes.
     for turn, text in zip(rendering.turns, turns, strict=True):
         cleaned = clean_text(text, tokenizer.control_strings).replace("▁", " ")
         assert tokenizer.decode(turn.ids[turn.num_header : -1]) == cleaned
@@ -193,7 +193,7 @@ def parts(*said: object) -> list[object]:
     [
         (parts("one part"), "one part"),
         (parts("first", "second"), "first\nsecond"),
-        # Joined before it is trimmed and broken, as in a file that is trained on.
+        # Parts are joined before stripping and breaking up control strings, as in training data.
         (parts("  a <", "/s> b", " "), "a <\n/s> b"),
         (parts("a </s>"), "a < /s>"),
         ([], ""),

@@ -1,4 +1,4 @@
-"""Which ids are live, and how long dialogues become windows; with numbers to check by eye."""
+"""Live ids, and how long dialogues are cut into windows; numbers can be checked by eye."""
 
 from collections import Counter
 from pathlib import Path
@@ -40,7 +40,7 @@ DIALOGUE = Dialogue(
 
 
 def live_text(tokenizer: Tokenizer, **mask: object) -> str:
-    """The single window of DIALOGUE, live tokens in brackets."""
+    """The single window of DIALOGUE, with live tokens in brackets."""
     turns = mask_turns(DIALOGUE, MaskConfig(**mask))  # type: ignore[arg-type]
     (rendering,) = ParrotTemplate(tokenizer).render(
         [(DIALOGUE.system, [(t.role, t.text) for t in turns])]
@@ -53,7 +53,7 @@ def live_text(tokenizer: Tokenizer, **mask: object) -> str:
 
 
 def test_exactly_which_ids_are_live_for_ask(tokenizer: Tokenizer) -> None:
-    # What follows the last live turn bears no loss and is left out.
+    # Text after the last live turn carries no loss and is left out.
     assert live_text(tokenizer, loss_roles=("user",), skip_first_turn=True) == (
         "<s>SYSTEM: be brief</s>USER: hi</s>ASSISTANT: hello</s>USER:[ by][e][</s>]"
     )
@@ -72,7 +72,7 @@ def test_an_asker_can_learn_to_end(tokenizer: Tokenizer) -> None:
 
 
 class Numbers(Cutter):
-    """Cuts numbers: every id is a place to begin at."""
+    """A cutter for numbers: a text may begin at any id."""
 
     def __init__(self) -> None:
         self.mark = [MARK]
@@ -84,12 +84,12 @@ CUTTER = Numbers()
 
 
 def dialogue(lengths: list[int], live: list[int], prefix: int = 1) -> tuple[Rendering, list]:
-    """Turns of the given lengths; token values tell the turn: turn 3 is 300, 301, ..."""
+    """A dialogue with turns of these lengths; token values 300, 301, ... are in turn 3."""
     turns = [
         RenderedTurn([HEADER, *(100 * i + k % 100 for k in range(n - 2)), END], 1)
         for i, n in enumerate(lengths)
     ]
-    # Token values below 100 are the first turn's: it begins behind those that mean something.
+    # Small token values are reserved (HEADER, END, ...), so the first turn uses 1200 to 1299.
     turns[0] = RenderedTurn([HEADER, *(1200 + k % 100 for k in range(lengths[0] - 2)), END], 1)
     masked = [
         MaskedTurn("user" if i % 2 == 0 else "assistant", "x", float(i in live))
@@ -107,7 +107,7 @@ def windows_of(
 
 
 def shown(window: Window) -> str:
-    """The turns of a window with their numbers of ids; `..` marks one that lost its beginning."""
+    """The turns of a window with their numbers of ids; `..` marks a shortened turn."""
     ids = window.tokens.tolist()
     texts = []
     at = ids.index(HEADER)
@@ -126,7 +126,7 @@ def turns_in(window: Window) -> list[int]:
 
 
 def test_a_long_dialogue_becomes_windows_with_history() -> None:
-    # Row 101 = BOS + 100. Turns of 20: the first window takes 5, later ones at most 50 new tokens.
+    # Row 101 = BOS + 100. Turns of 20: the first window has 5, later ones at most 50 new tokens.
     windows, counts = windows_of([20] * 10, live=[1, 3, 5, 7, 9], row=101)
     assert [shown(w) for w in windows] == [
         "0:20 1:20 2:20 3:20",
@@ -141,22 +141,22 @@ def test_a_long_dialogue_becomes_windows_with_history() -> None:
 @pytest.mark.parametrize(
     ("lengths", "live", "window"),
     [
-        # The question before a short answer is too long: its end fills the row.
+        # The question is too long, its answer short: the question's end fills the row.
         ([300, 10, 10], 2, "..0:80 1:10 2:10"),
-        # An answer is too long: its question is short and stands whole.
+        # The answer is too long, its question short: the question is kept whole.
         ([10, 300, 10], 2, "0:10 ..1:80 2:10"),
-        # Both are too long: the question keeps 25, a quarter of the room.
+        # Both are too long: the question keeps 25 ids, a quarter of the room.
         ([300, 300, 10], 2, "..0:25 ..1:65 2:10"),
-        # The same behind turns that do fit.
+        # The same, with later turns that fit.
         ([300, 300, 10, 10, 10], 4, "..0:25 ..1:45 2:10 3:10 4:10"),
-        # 10 are left for the question of answer 1, which gives up 15 of its ids for it ..
+        # Only 10 ids are left for question 0, so answer 1 gives up 15 of its own, ...
         ([300, 60, 10, 10, 10], 4, "..0:25 ..1:45 2:10 3:10 4:10"),
-        # .. unless too little of the answer would stand: the window opens with the next question.
+        # ... unless too little of the answer would be left: then the window opens with question 2.
         ([300, 30, 40, 10, 10], 4, "2:40 3:10 4:10"),
-        # An answer that is live stays whole, behind the end of its question.
+        # A live answer is kept whole, after the end of its question.
         ([300, 75], 1, "..0:25 1:75"),
         ([300, 96], 1, "..0:4 1:96"),
-        # A question that is live and leaves no room stands alone; it is the opening itself.
+        # A live question that leaves no room opens the window itself.
         ([300, 300, 90], 2, "2:90"),
     ],
 )  # fmt: skip
@@ -173,14 +173,14 @@ def test_a_context_turn_that_is_too_long_keeps_its_end() -> None:
     assert counts == {"windows": 1, "cut_turns": 1}
     (window,) = windows
     assert len(window.tokens) == 101
-    # BOS, turn 0, then turn 1: header, mark, its last 77 ids and its terminator; the live turn.
+    # BOS, turn 0, then turn 1 (header, mark, last 77 ids, terminator), then the live turn.
     assert window.tokens[11:14].tolist() == [HEADER, MARK, 100 + (297 - 76) % 100]
     assert window.tokens[89:94].tolist() == [197, END, HEADER, 200, 201]
     assert window.loss_weights.sum() == 9
 
 
 def test_an_answer_that_leaves_no_room_for_its_question_is_dropped_and_counted() -> None:
-    # Header, mark, one id and the terminator of the question, and 97 are more than 100.
+    # The question's header, mark, one id and terminator plus 97 exceed 100.
     windows, counts = windows_of([300, 97], live=[1], row=101)
     assert windows == []
     assert counts == {"dropped_live_turns": 1}
@@ -236,21 +236,21 @@ def test_each_live_turn_is_live_in_exactly_one_window(
     num_prefix = prefix if prefix <= row // 4 else row // 4
     room = row - num_prefix
     least = min(32, room // 4)
-    # An answer needs its question, or the last id of it; a question may open a window.
+    # An answer needs at least the last id of its question; a question may open a window.
     needed = [min(lengths[i - 1], 4) if i % 2 else 0 for i in range(len(lengths))]
     assert learnt == [i for i in live if lengths[i] + needed[i] <= room]
     assert counts["dropped_live_turns"] == len(live) - len(learnt)
     for window in windows:
         ids = window.tokens.tolist()
         assert len(ids) <= row
-        assert window.loss_weights[-1] > 0 or not trim_dead, "it ends with a live turn"
+        assert window.loss_weights[-1] > 0 or not trim_dead, "a window must end with a live turn"
         marked = np.zeros(len(ids), bool)
         for span in window.spans:
             assert ids[span.start : span.stop] == rendering.turns[span.turn].ids[1:]
             marked[span.start : span.stop] = True
         np.testing.assert_array_equal(marked, window.loss_weights > 0)
-        # Its turns follow one another, the first is a question, and only the first two are cut,
-        # each to its end behind a mark.
+        # Turns are consecutive, the first is a question, and only the first two may be shortened,
+        # to a mark and their end.
         numbers, at = [], num_prefix
         while at < len(ids):
             end = ids.index(END, at) + 1
@@ -265,7 +265,7 @@ def test_each_live_turn_is_live_in_exactly_one_window(
             at = end
         assert numbers == list(range(numbers[0], numbers[-1] + 1))
         assert numbers[0] % 2 == 0
-        # A turn is never learnt without what came right before it, where there is room.
+        # A trained turn has the turn before it, if there is room.
         if numbers[0] == window.spans[0].turn > 0 if window.spans else False:
             assert room - lengths[numbers[0]] < 2 * least
 
@@ -291,7 +291,7 @@ def test_what_is_kept_of_a_text_begins_with_a_word_or_a_character(
     assert text.startswith("USER: ...")
     kept = text.removeprefix("USER: ...").removesuffix("</s>")
     assert TEXTS[kind].strip().endswith(kept)
-    # What is trained is what a server would make of the shortened text.
+    # The ids equal those of the shortened text as sent to a server.
     if kind in ("words", "lines"):
         (again,) = ParrotTemplate(tokenizer).render([("", [("user", "..." + kept)])])
         assert again.turns[0].ids == cut.ids
@@ -312,6 +312,6 @@ def test_no_window_of_real_dialogues_opens_with_an_answer(
             ids = window.tokens.tolist()
             start = 1 if not dialogue.system else ids.index(tokenizer.eos_id) + 1
             seen[ids[start : start + len(opening)] == opening] += 1
-    # Of these 503, 129 opened with an answer before there was a rule.
+    # 503 windows; before this rule, 129 of them opened with an answer.
     assert seen[True] == seen["windows"] > 400
     assert not seen[False]

@@ -187,7 +187,7 @@ def test_the_languages_of_real_dialogues(shared_data):
     keep = language_filter(LanguageConfig(languages=("en",)))
     source = SourceConfig(kind="messages", path=path)
     reasons = Counter(keep(item) for item in read_sources([source], seed=0, report=ReadReport()))
-    # Most, not all, of WildChat's sample is English; the exact number hangs on the classifier.
+    # Most of the WildChat sample is English; the exact number depends on the classifier.
     assert 200 <= reasons[None] <= 215
     assert {"language es", "language fr", "language pt"} <= set(reasons)
 
@@ -224,9 +224,9 @@ def test_a_near_duplicate_is_dropped_and_a_half_equal_one_kept():
     text = words(0, 200)
     step = NearDuplicates(NearDuplicatesConfig(threshold=0.8), seed=0)
     assert step(dialogue(" ".join(text))) is None
-    one_word_changed = [*text[:100], "changed", *text[101:]]  # 191 of 201 shingles: 0.95
+    one_word_changed = [*text[:100], "changed", *text[101:]]  # similarity 191 / 201 shingles = 0.95
     assert step(dialogue(" ".join(one_word_changed))) == NEAR_REASON
-    half = text[:100] + words(1, 100)  # 96 of 296 shingles: 0.32
+    half = text[:100] + words(1, 100)  # similarity 96 / 296 shingles = 0.32
     assert step(dialogue(" ".join(half))) is None
 
 
@@ -252,7 +252,7 @@ def test_near_duplicates_are_found_at_the_threshold_and_repeatably():
         for number in range(40):
             text = words(number, 120)
             step(dialogue(" ".join(text)))
-            # 10 words replaced at the end: 106 common of 126 shingles, a similarity of 0.84.
+            # The last 10 words differ: 106 of 126 shingles are common, a similarity of 0.84.
             found.append(step(dialogue(" ".join(text[:110] + words(number + 999, 10)))))
         return found
 
@@ -278,7 +278,7 @@ def test_the_system_text_counts_in_every_piece_and_templates_in_every_turn():
     pieces = split_dialogue(long, max_tokens=6, count=count_words)
     assert [len(piece.turns) for piece in pieces] == [2, 2]
     assert all(piece.system == "s s s" for piece in pieces)
-    # 3 + 4 words and 5 times 2 tokens of the template = 17.
+    # 3 + 4 words, plus 2 template tokens for each of 5 texts = 17.
     assert len(split_dialogue(long, max_tokens=17, count=count_words, tokens_per_turn=2)) == 1
     assert len(split_dialogue(long, max_tokens=16, count=count_words, tokens_per_turn=2)) == 2
 

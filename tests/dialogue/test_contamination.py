@@ -194,7 +194,7 @@ def test_benchmarks_must_be_named():
 
 def test_mt_bench_is_found_in_the_first_questions_of_ultrachat(shared_data):
     index = ContaminationIndex(read_benchmark(shared_data / "mt_bench" / "question.jsonl"))
-    # 80 dialogues of two turns; "Can you parallelize it?" is one of the five too short ones.
+    # 80 dialogues of two turns; five questions are too short, e.g. "Can you parallelize it?".
     assert (index.num_questions, len(index.too_short)) == (155, 5)
     first = read_benchmark(shared_data / "dialogues" / "ultrachat_first_questions.json")
     hits = {number: index.hits(dialogue(item.text)) for number, item in enumerate(first)}

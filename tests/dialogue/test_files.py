@@ -1,4 +1,4 @@
-"""Files as people have them: packed, cut off, one object, Parquet; the content tells which."""
+"""Kinds of files, detected by content: compressed, truncated, single objects, Parquet."""
 
 import functools
 import gzip
@@ -120,7 +120,7 @@ def test_an_object_that_does_not_end_or_is_too_long_is_named(tmp_path):
     ]
     ((line, problem),) = read(write(tmp_path, text.encode()), max_row_bytes=60)
     assert (line, problem[:30]) == (1, "row too long: over 60 bytes; t")
-    # A row that never closes costs itself alone.
+    # A row that never closes affects no other row.
     assert read(write(tmp_path, b'{"a": [\n"x",\n{"b": 1}\n{"c": 1}\n'))[1:] == [
         (3, {"b": 1}),
         (4, {"c": 1}),
@@ -164,7 +164,7 @@ def test_a_parquet_file_that_is_cut_off_or_broken_is_named_with_its_place(tmp_pa
     ((line, problem),) = read(path)
     assert (line, problem[:20]) == (1, "not valid Parquet: P")
     broken = bytearray(whole)
-    broken[len(whole) * 5 // 8] ^= 0xFF  # in the third group of four
+    broken[len(whole) * 5 // 8] ^= 0xFF  # in the third of four row groups
     path.write_bytes(broken)
     *rows, (line, problem) = read(path)
     assert (line, len(rows)) == (201, 200)
@@ -202,7 +202,7 @@ def test_a_group_of_a_parquet_file_that_ends_early_is_counted(tmp_path, monkeypa
     iter_batches = pq.ParquetFile.iter_batches
 
     def early(self, *args, row_groups, **named):
-        # As pyarrow does where the header of a page that was damaged says so.
+        # pyarrow ends a row group early if the header of a damaged page says so.
         batches = list(iter_batches(self, *args, row_groups=row_groups, **named))
         return iter([batches[0].slice(0, 1)] if row_groups == [0] else batches)
 

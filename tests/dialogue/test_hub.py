@@ -15,7 +15,7 @@ def read(path):
 
 
 class FakeDatasets:
-    """Stands for the library: `load_dataset` gives the rows, or raises."""
+    """Replaces the datasets library: `load_dataset` returns the rows, or raises."""
 
     class exceptions:  # noqa: N801
         class DatasetsError(Exception):

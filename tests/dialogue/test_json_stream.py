@@ -52,7 +52,7 @@ def test_no_bytes_make_the_reader_fail(tmp_path_factory, content, chunk_bytes):
     path = tmp_path_factory.mktemp("bytes") / "any.json"
     for prefix in (b"", b"[", b'[{"a": "'):
         path.write_bytes(prefix + content)
-        # A zip file and the like are named at once.
+        # Unsupported formats such as zip raise immediately.
         with contextlib.suppress(UserError):
             for row in stream_rows(path, chunk_bytes=chunk_bytes, max_row_bytes=50):
                 assert row.line >= 1
@@ -196,7 +196,7 @@ def test_the_time_for_one_large_element_is_linear_in_its_size(tmp_path):
             best = min(best, time.perf_counter() - start)
         return best
 
-    # 16 times the size: a quadratic reader would take 256 times as long.
+    # 16 times the size; a quadratic reader would take 256 times as long.
     assert seconds(8_000_000) < 60 * seconds(500_000)
 
 

@@ -45,7 +45,7 @@ def test_a_message_says_how_much_it_is_learnt(tmp_path, keys, weight):
 def test_a_weight_of_the_row_holds_for_all_of_it_and_is_written_once(tmp_path):
     ((dialogue,), _) = read(tmp_path, {"weight": 0.5, **answer_with(weight=0.5)})
     assert [turn.weight for turn in dialogue.turns] == [0.5, 0.25]
-    assert "weight" not in dialogue.metadata  # or it would count twice when it is read again
+    assert "weight" not in dialogue.metadata  # it would count twice when read back
 
 
 @pytest.mark.parametrize(
@@ -279,7 +279,7 @@ def test_what_repeats_the_dialogue_refuses_nothing(tmp_path, keys):
 
 
 def test_what_repeats_the_dialogue_is_no_metadata(tmp_path):
-    # Or a piece of the dialogue, written with it, would be refused when it is read again.
+    # Otherwise a piece of the dialogue, written with this metadata, would be rejected when read.
     ((dialogue,), report) = read(tmp_path, {"messages": SAID, "response": "4", "mood": "sad"})
     assert dialogue.metadata == {"mood": "sad"}
     assert report.passed_over == {"'mood' of a row": 1}

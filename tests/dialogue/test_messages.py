@@ -1,4 +1,4 @@
-"""Calls of tools and their results stand in the answer's turn and are never learnt."""
+"""Tool calls and their results are part of the answer's turn and are never trained on."""
 
 from collections import Counter
 

@@ -134,7 +134,7 @@ def test_a_very_deep_tree_does_not_overflow():
         prompt = message(f"m{depth}", "prompter" if depth % 2 else "assistant", prompt)
     prompt["role"] = "prompter"
     (dialogue,) = parse_oasst_tree(tree(prompt), RowPlace("f", 1))
-    assert len(dialogue.turns) == 5000  # the first two are both the user's
+    assert len(dialogue.turns) == 5000  # the first two messages are both the user's and are merged
 
 
 def test_deep_nesting_in_a_file_is_a_broken_row(tmp_path):

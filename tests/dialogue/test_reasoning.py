@@ -1,4 +1,4 @@
-"""Reasoning in replies: every usual form is found, and nothing that only speaks about it."""
+"""Reasoning in replies: all usual forms are found; texts that only mention the marks are not."""
 
 import time
 
@@ -34,12 +34,12 @@ from parrot_jax.dialogue.reasoning import split_reasoning
         ("```thinking\nHm.\n```\nParis.", "Paris.", "Hm."),
         ("```thinking\n```py\n1\n```\nHm.\n```\nParis.", "Paris.", "```py\n1\n```\nHm."),
         ("```thinking\nHm.", "", "Hm."),
-        # R1-Zero marks the answer too.
+        # R1-Zero also marks the answer.
         ("<think>Hm.</think><answer>Paris.</answer>", "Paris.", "Hm."),
         ("<think>Hm.</think>\n<answer>\nParis.\n</answer>\n", "Paris.", "Hm."),
         ("<think>Hm.</think><answer>Par", "Par", "Hm."),
         ("Hm.</think><answer>Paris.</answer>", "Paris.", "Hm."),
-        # gpt-oss, with its marks and as servers give it that cut special tokens out.
+        # gpt-oss, with its marks, and from servers that remove special tokens.
         (
             "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>final<|message|>"
             "Paris.<|return|>",
@@ -49,13 +49,13 @@ from parrot_jax.dialogue.reasoning import split_reasoning
         ("<|channel|>analysis<|message|>Hm.", "", "Hm."),
         ("<|channel|>final<|message|>Paris.", "Paris.", ""),
         ("analysisHm.assistantfinalParis.", "Paris.", "Hm."),
-        # Never closed, and never opened: the template of DeepSeek-R1 opens it in the prompt.
+        # Never closed; never opened, as DeepSeek-R1's template puts the opening mark in the prompt.
         ("<think>Hm, so", "", "Hm, so"),
         ("Hm.\n</think>\n\nParis.", "Paris.", "Hm."),
         ("Hm.</think>Paris.", "Paris.", "Hm."),
         ("Hm.</think>", "", "Hm."),
         ("I wonder about `<think>`.\n</think>\n\nParis.", "Paris.", "I wonder about `<think>`."),
-        # Several, nested, and one that is only spoken about within another.
+        # Several blocks, nested blocks, and a mark that is only mentioned inside a block.
         ("<think>Hm.</think>\n<think>So.</think>\nParis.", "Paris.", "Hm.\n\nSo."),
         ("<think>Hm.</think>\nIt is\n<think>So.</think>\nParis.", "It is\n\nParis.", "Hm.\n\nSo."),
         ("<think>a<think>b</think>c</think>Paris.", "Paris.", "a<think>b</think>c"),
@@ -116,7 +116,7 @@ def test_the_time_is_linear(piece: str) -> None:
         split_reasoning(f"<think>a</think>{text}")
         return time.process_time() - started
 
-    # 16 times the text; quadratic would be 256 times the time. Twice, as the garbage of all tests
-    # before may be collected in one of them.
+    # A text 16 times as long; quadratic time would be 256 times as long. Measured twice, because
+    # garbage collection may fall into one of them.
     long = min(seconds(80_000), seconds(80_000))
     assert long < 64 * max(seconds(5_000), 1e-3)

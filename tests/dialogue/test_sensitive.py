@@ -1,4 +1,4 @@
-"""What belongs to somebody is found, and what only looks like it is not."""
+"""Personal data is found; texts that only look like it are not."""
 
 import pytest
 
@@ -18,7 +18,7 @@ FOUND = {
 NOT_FOUND = [
     "Write to user@example.com or me@localhost.",
     "In 1914 and 1939; 2,147,483,647 is the largest; pi is 3.14159265358979323846.",
-    # The check digit is wrong, or there is none.
+    # Wrong or missing check digits.
     "4539 1488 0343 6468", "DE88 3704 0044 0532 0130 00", "0000 0000 0000 0000",
     "Call 650-253-0000 or 110.", "3 + 4567890123 = 4567890126",
     "def f(x): return x@y  # a matrix product", "the_longest_name_of_a_variable_in_version_2 = 1",

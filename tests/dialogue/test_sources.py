@@ -48,7 +48,7 @@ def test_a_weight_below_one_keeps_a_seeded_share_that_is_stable(hundred, tmp_pat
     assert 15 <= len(kept) <= 35
     assert kept == texts(read(messages(hundred, weight=0.25))[0])
     assert kept != texts(read(messages(hundred, weight=0.25), seed=1)[0])
-    # The choice hangs on the content alone: reversed lines give the same dialogues.
+    # The choice depends only on content: reversed lines give the same dialogues.
     with open(hundred) as file:
         backwards = "".join(reversed(file.readlines()))
     (tmp_path / "backwards.jsonl").write_text(backwards)
@@ -82,7 +82,7 @@ def test_a_larger_sample_contains_the_smaller_one_whatever_the_seed_draws(hundre
 
 
 def test_more_than_there_are_cannot_be_drawn(hundred):
-    with pytest.raises(UserError, match="sample is 101, but only 100 dialogues fit"):
+    with pytest.raises(UserError, match="sample is 101, but only 100 dialogues are usable"):
         read(messages(hundred, sample=101))
 
 

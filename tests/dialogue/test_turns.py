@@ -11,7 +11,7 @@ from parrot_jax.dialogue.types import Dialogue, Turn
 
 
 def repaired(spoken):
-    """`"u:a a:b"` to the repaired turns in the same form, and the repairs."""
+    """Parses `"u:a a:b"`; returns the repaired turns in the same form, and the repairs."""
     repairs = Counter()
     roles = {"u": "user", "a": "assistant"}
     pairs = [piece.split(":") for piece in spoken.split()]

@@ -14,7 +14,7 @@ SAID = UNICODE.filter(str.strip)
 
 
 KEYS = st.text(min_size=1).filter(lambda key: key not in ("id", "source", "messages"))
-# Plain values: beartype draws random numbers when a dialogue is built, which a strategy must not.
+# Plain values instead of dialogues, since beartype uses random numbers and strategies must not.
 ROWS = st.fixed_dictionaries(
     {
         "texts": st.lists(

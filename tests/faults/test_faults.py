@@ -1,7 +1,7 @@
-"""A collection against a server that fails in every way, and killed again and again meanwhile.
+"""A collection from a server with all kinds of faults, and killed repeatedly.
 
-Whatever happens, the dialogues are those of a calm run, no turn is lost, doubled or out of order,
-and the journal knows of every call that the server may send a bill for.
+The dialogues must equal those of a run without faults, no turn may be lost, duplicated or out of
+order, and the journal must have every call that may be billed.
 """
 
 import contextlib
@@ -47,7 +47,7 @@ SIZES = [
 
 
 def write_beginnings(path: Path, size: Size) -> None:
-    """Half of them are a question, half a session."""
+    """Writes beginnings: half of them questions, half sessions."""
     with open(path, "w") as file:
         for number in range(size.dialogues):
             messages = [{"role": "user", "content": f"What is {number}?"}]
@@ -57,7 +57,7 @@ def write_beginnings(path: Path, size: Size) -> None:
 
 
 def write_config(folder: Path, url: str, name: str, beginnings: Path, size: Size) -> Path:
-    """A collection to 10 turns."""
+    """Writes the config of a collection with up to 10 turns; returns its path."""
     path = folder / f"{name}.yaml"
     speaker = {
         "base_url": url, "model": "faulty", "max_tokens": 256, "timeout_s": 2.0,
@@ -77,7 +77,7 @@ def write_config(folder: Path, url: str, name: str, beginnings: Path, size: Size
 
 @contextmanager
 def serving(log: Path, *, rate: float) -> Iterator[tuple[str, dict[str, int]]]:
-    """The server in a process of its own: its address, and at the end what it did how often."""
+    """Runs the server in a separate process; yields its address, and its counts once it ended."""
     command = [sys.executable, "-m", "parrot_jax.api.faulty_server", "--seed", str(SEED)]
     process = subprocess.Popen(
         [*command, "--rate", str(rate), "--log", str(log)],
@@ -120,7 +120,7 @@ def accepted_by(log: Path) -> Counter[str]:
 
 
 def billed_in(run: Path) -> Counter[str]:
-    """How often each request may have been accepted, as the journal has it."""
+    """How often each request may have been accepted, according to the journal."""
     query = (
         "SELECT body FROM request_bodies LEFT JOIN replies USING (request) "
         "WHERE may_be_billed IS NOT 0"
@@ -129,7 +129,7 @@ def billed_in(run: Path) -> Counter[str]:
 
 
 def check_turns(run: Path) -> None:
-    """No turn is lost, doubled or out of order; a rejected request has none, and costs nothing."""
+    """Checks that no turn is lost, duplicated or out of order; rejected requests cost nothing."""
     query = (
         "SELECT item, step FROM requests JOIN replies ON request = id "
         "WHERE outcome NOT IN ('failed', 'rejected') ORDER BY item, replies.request"
@@ -144,21 +144,21 @@ def check_turns(run: Path) -> None:
 
 
 def check_that_the_key_is_nowhere(run: Path) -> None:
-    """Neither in the bytes of any file, nor in a text once JSON is decoded."""
+    """Checks all files for the key, as bytes and in decoded JSON texts."""
     for path in run.iterdir():
         assert KEY.encode() not in path.read_bytes()
     for (text,) in rows(run, "SELECT body FROM reply_bodies WHERE body LIKE '%faulty%'"):
         with contextlib.suppress(ValueError):
             text = str(json.loads(text))
         assert KEY[3:] not in text
-    # It came back in four ways, and each left its mark.
+    # The server did send the key, and the placeholder replaced it.
     found = rows(run, "SELECT count(*) FROM replies WHERE error LIKE '%you sent%[api key]%'")
     assert found[0][0] > 0
 
 
 @pytest.fixture(scope="module", params=SIZES)
 def calm(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Calm:
-    """A run in which nothing fails."""
+    """A run without faults."""
     folder, size = tmp_path_factory.mktemp("calm"), request.param
     beginnings = folder / "beginnings.jsonl"
     write_beginnings(beginnings, size)
@@ -175,12 +175,12 @@ def test_one_call_in_five_fails_and_nobody_could_tell(calm: Calm, tmp_path: Path
         finish(config)
     run = tmp_path / "faulty"
 
-    # Every fault was met, one call in five.
+    # Every fault occurred; in total, one call in five failed.
     assert [fault for fault in FAULTS if not counts[fault]] == []
     all_of_them = sum(counts[fault] for fault in FAULTS)
     assert all_of_them / (all_of_them + counts["none"]) == pytest.approx(0.2, abs=0.03)
 
-    # Every dialogue is complete, or ended for a true reason: that of the calm run.
+    # All dialogues and their ends equal those of the run without faults.
     assert (run / "dialogues.jsonl").read_bytes() == (whole / "dialogues.jsonl").read_bytes()
     summary, expected = (json.loads((f / "summary.json").read_text()) for f in (run, whole))
     assert summary["stops"] == expected["stops"]
@@ -191,7 +191,7 @@ def test_one_call_in_five_fails_and_nobody_could_tell(calm: Calm, tmp_path: Path
     assert len(odd & set(summary["stops"])) >= 4
     check_turns(run)
 
-    # The server's own log and the journal agree on every call that may be billed.
+    # The server's log and the journal agree on every call that may be billed.
     assert accepted_by(log) == billed_in(run)
     speakers = summary["speakers"].values()
     assert sum(speaker["lost"] for speaker in speakers) == 0
@@ -201,16 +201,16 @@ def test_one_call_in_five_fails_and_nobody_could_tell(calm: Calm, tmp_path: Path
     assert sum(speaker["failed"] for speaker in speakers) == failures + rejected
     rate_limited = counts["429"] + counts["429 with Retry-After"]
     assert sum(speaker["rate_limited"] for speaker in speakers) == rate_limited
-    # What was lost, or has no count that can be true, is counted in its worst case.
+    # Lost replies and impossible token counts are counted with their worst case.
     worst = rows(
         run,
         "SELECT outcome = 'failed', count(*), sum(worst_prompt + worst_completion) FROM requests "
         "JOIN replies ON request = id WHERE may_be_billed AND prompt_tokens IS NULL GROUP BY 1",
     )
-    # A reply that came whole has a count, though its text is of no use.
+    # A complete reply has a token count, even if its text is useless.
     lost = sum(counts[f] for f, what in LOSSES.items() if not {"text", "finish_reason"} & {*what})
     assert [(failed, count) for failed, count, _ in worst] == [
-        (0, counts["tokens that nothing has"]), (1, lost)
+        (0, counts["impossible token counts"]), (1, lost)
     ]  # fmt: skip
     uncertain = sum(speaker["uncertain_tokens"] for speaker in speakers)
     assert sum(tokens for *_, tokens in worst) == uncertain
@@ -223,7 +223,7 @@ def test_killed_at_random_instants_it_ends_with_the_same_dialogues(
     size, beginnings, whole, calm_bytes = calm
     log, run = tmp_path / "killed.log", tmp_path / "killed"
     dice = random.Random(SEED)
-    # Spread over the run by what the server has accepted, so that each kill meets it at work.
+    # Kills are spread by the size of the server's log, so that each interrupts some work.
     instants = [0.9 * calm_bytes * (i + dice.random()) / size.kills for i in range(size.kills)]
     lost = 0
     with serving(log, rate=0.2) as (url, _):
@@ -243,20 +243,20 @@ def test_killed_at_random_instants_it_ends_with_the_same_dialogues(
 
     assert (run / "dialogues.jsonl").read_bytes() == (whole / "dialogues.jsonl").read_bytes()
     check_turns(run)
-    # Nothing was paid for that the journal does not know of; what was journaled and then killed
-    # may never have reached the server.
+    # Every billed request is in the journal. Requests that were journaled just before a kill may
+    # not have reached the server.
     accepted, billed = accepted_by(log), billed_in(run)
     assert accepted <= billed
     assert (billed - accepted).total() <= lost
-    # Sent again was what had been in flight, and no more.
+    # Only requests in flight at a kill were repeated.
     summary = json.loads((run / "summary.json").read_text())
     assert sum(speaker["lost"] for speaker in summary["speakers"].values()) == lost
     assert summary["repeated"] <= lost
 
 
 def num_unanswered(run: Path) -> int:
-    """Requests that were journaled as sent and have no reply."""
+    """Number of requests without a reply in the journal."""
     if not (run / "journal.sqlite").exists() or rows(run, "PRAGMA user_version") == [(0,)]:
-        return 0  # killed before the journal was begun
+        return 0  # killed before the journal was created
     query = "SELECT count(*) FROM requests WHERE id NOT IN (SELECT request FROM replies)"
     return rows(run, query)[0][0]

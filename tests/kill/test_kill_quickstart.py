@@ -1,4 +1,4 @@
-"""The quickstart is killed in each of its stages, and ends with the summary of one that was not."""
+"""A quickstart killed in each stage ends with the summary of an uninterrupted one."""
 
 import json
 import os
@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.nightly]
 SEED = 20240523
 STAGES = ("world", "ask", "collect", "chat", "chat_first_turn", "exam", "report")
 
-# A minute instead of ten; nothing else is different.
+# The quickstart in a minute instead of ten, otherwise unchanged.
 SMALL = """
 import sys
 from pathlib import Path
@@ -73,7 +73,7 @@ def test_killed_in_each_stage_it_ends_with_the_same_summary(tmp_path: Path, size
     for stage in STAGES:
         process = start(size, killed)
         wait_for(process, f"== {stage}")
-        # Half of it, because what the first run compiled need not be compiled again.
+        # Within the first half: stages are shorter now, since their programs are already compiled.
         time.sleep(dice.random() * lengths[stage] * 0.5)
         os.kill(process.pid, signal.SIGKILL)
         process.communicate()
@@ -81,6 +81,6 @@ def test_killed_in_each_stage_it_ends_with_the_same_summary(tmp_path: Path, size
     finish(size, killed)
     assert summary_without_times(killed) == summary_without_times(whole)
     for name in ("collect/dialogues.jsonl", "exam/chat.jsonl", "exam/chat_first_turn.jsonl"):
-        # A dialogue names the file it began in.
+        # Dialogues contain the path of their source.
         texts = [(folder / name).read_text().replace(str(folder), "") for folder in (whole, killed)]
         assert texts[0] == texts[1]

@@ -1,4 +1,4 @@
-"""A run in a bucket, killed between and inside saves, ends with the bits of one that was not."""
+"""A run in a bucket, killed between and during saves, ends with the same bits as without kills."""
 
 import json
 import os
@@ -58,7 +58,7 @@ def finish(config: Path) -> None:
 
 
 def final_state(run: RemotePath) -> tuple[list[Any], list[dict[str, Any]], list[str]]:
-    """The last weights, the metrics without durations, the evaluations."""
+    """The last weights, the metrics without durations, and the evaluations."""
     arrays = [np.asarray(leaf) for leaf in jax.tree.leaves(load_params(run))]
     metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     for line in metrics:
@@ -68,7 +68,7 @@ def final_state(run: RemotePath) -> tuple[list[Any], list[dict[str, Any]], list[
 
 
 def is_saving(run: RemotePath) -> bool:
-    """Whether there is a checkpoint that is not whole yet."""
+    """Whether a checkpoint is being written."""
     objects = [url.rpartition("/checkpoints/")[2] for url in
                RemotePath(f"{run}/checkpoints/**").matches()]  # fmt: skip
     whole = {name.partition("/")[0] for name in objects if name.count("/") == 1
@@ -105,7 +105,7 @@ def test_a_run_in_a_bucket_killed_4_times_ends_with_the_same_bits(
         assert is_saving(killed) or not kill % 2, "the kill came after the save"
         started_at.append(first)
     assert started_at == sorted(started_at)
-    assert started_at[-1] >= 4, "the run went on"
+    assert started_at[-1] >= 4, "the run did not resume"
     finish(killed_config)
     for a, b in zip(final_state(killed), final_state(whole), strict=True):
         np.testing.assert_equal(a, b)

@@ -1,4 +1,4 @@
-"""Real processes, really killed: every continued run ends with the bits of an uninterrupted one."""
+"""Killed processes: every resumed run ends bit-identical to an uninterrupted one."""
 
 import json
 import os
@@ -26,7 +26,7 @@ SEED = 20231011
 def write_config(
     tmp_path: Path, tiny_run: Path, write_dialogues: Callable[..., Path]
 ) -> Callable[..., Path]:
-    """Writes the config of a run, over 100 steps where nothing limits it; returns its path."""
+    """Writes the config of a run of over 100 steps, unless limited; returns its path."""
 
     def write(name: str, *, max_steps: int | None = None, **changes: Any) -> Path:
         values = yaml.safe_load(tiny_run.read_text())
@@ -57,14 +57,14 @@ def finish(config: Path, verb: Sequence[str] = ("train",)) -> None:
 
 
 def kill_when(config: Path, moment: Callable[[], bool], verb: Sequence[str] = ("train",)) -> bool:
-    """Starts a run and kills it with SIGKILL at a moment; False where it ended before."""
+    """Starts a run and kills it with SIGKILL at a moment; False if it ended first."""
     process = start(config, verb)
     deadline = time.monotonic() + 120
     while not moment():
         if process.poll() is not None:
             assert process.returncode == 0, process.communicate()[1].decode()
             return False
-        assert time.monotonic() < deadline, "the moment did not come"
+        assert time.monotonic() < deadline, "timed out"
         time.sleep(0.0005)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
@@ -78,7 +78,7 @@ def steps_logged(run: Path) -> int:
 
 
 def final_state(run: Path) -> tuple[list[Any], list[dict[str, Any]], list[str]]:
-    """The last weights and moments, the metrics without durations, the evaluations."""
+    """The last weights and moments, the metrics without durations, and the evaluations."""
     from parrot_jax.core.config import load_config
     from parrot_jax.sharding import make_mesh
     from parrot_jax.train.optim import adamw
@@ -103,7 +103,7 @@ def assert_same(a: Path, b: Path) -> None:
 
 
 def assert_same_state(one: tuple[list[Any], ...], two: tuple[list[Any], ...]) -> None:
-    """Holds what two calls of `final_state` gave against each other, bit for bit."""
+    """Checks that two results of `final_state` are bit-identical."""
     for left, right in zip(one[0], two[0], strict=True):
         np.testing.assert_array_equal(left, right)
     assert one[1:] == two[1:]
@@ -120,7 +120,7 @@ def test_training_killed_20_times_ends_with_the_same_bits(
     moments = random.Random(SEED)
     kills = 0
     while kills < NUM_KILLS:
-        # Spread over the run: each kill some steps, and a random part of a step, behind the last.
+        # Kills are spread over the run: each some steps and a random part of a step after the last.
         target = (kills + moments.random()) * (num_steps - 10) / NUM_KILLS
         delay_s = moments.random() * 0.05
 
@@ -130,7 +130,7 @@ def test_training_killed_20_times_ends_with_the_same_bits(
             time.sleep(delay_s)
             return True
 
-        # Lines of the attempt before stand until the new one has restored its checkpoint.
+        # Lines of the previous attempt remain until the new one has restored its checkpoint.
         seen = steps_logged(run)
         if seen > target:
             target = seen + moments.random() * 3

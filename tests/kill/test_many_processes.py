@@ -1,4 +1,4 @@
-"""Several processes train one run: killed and resumed, they end with the bits of one left alone."""
+"""A run in several processes, killed and resumed, ends with the same bits as without kills."""
 
 import json
 import os
@@ -21,11 +21,11 @@ pytestmark = pytest.mark.slow
 
 STEPS = 24
 HALF = 4
-"""The step whose checkpoint the layouts continue from."""
+"""The step from whose checkpoint other layouts resume."""
 
 
 class Job:
-    """The processes of one start of a run, each with some virtual devices, joined by gloo."""
+    """The processes of one start of a run, each with virtual devices, connected by gloo."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class Job:
         ]  # fmt: skip
 
     def codes(self) -> list[int]:
-        """Waits for all; their exit codes."""
+        """Waits for all processes; returns their exit codes."""
         self.outputs = [process.communicate()[0] for process in self.processes]
         return [process.returncode for process in self.processes]
 
@@ -97,7 +97,7 @@ def test_two_processes_go_back_together_from_a_checkpoint_that_one_of_them_canno
     config = write_config("run", max_steps=2 * HALF)
     Job(config, processes=2, devices=4).finish()
     expected = final_state(tmp_path / "run")
-    # Each process wrote what its devices hold, and reads it again.
+    # Each process wrote the shards of its devices, and reads them back.
     newest = tmp_path / "run" / "checkpoints" / str(2 * HALF)
     largest = max(newest.glob("params/ocdbt.process_1/d/*"), key=lambda path: path.stat().st_size)
     content = bytearray(largest.read_bytes())
@@ -120,18 +120,18 @@ def test_one_of_two_processes_killed_in_a_save_and_both_started_again(
 
     job = Job(killed, processes=2, devices=4)
     deadline = time.monotonic() + 180
-    # A save is a folder of a temporary name until it is whole.
+    # A checkpoint has a temporary name until it is complete.
     while not any("tmp" in path.name for path in run.glob("checkpoints/*")) or (
         steps_logged(run) < 2 * HALF
     ):
         assert job.processes[0].poll() is None, job.codes()
-        assert time.monotonic() < deadline, "the moment did not come"
+        assert time.monotonic() < deadline, "timed out"
         time.sleep(0.0005)
     os.kill(job.processes[1].pid, signal.SIGKILL)
     died = time.monotonic()
     survivor, victim = job.codes()
     assert victim == -signal.SIGKILL
-    # No exception can reach it: jax ends it, as a launcher expects, when the heartbeat is missed.
+    # jax raises nothing when a peer dies; it aborts the process after a missed heartbeat.
     assert survivor == -signal.SIGABRT, job.outputs[0]
     assert time.monotonic() - died < 40
 
@@ -154,7 +154,7 @@ def test_another_layout_reads_the_same_rows_and_follows_the_loss(
 ) -> None:
     base = write_config("base")
     Job(base, processes=2, devices=4).finish()
-    # From the checkpoint of step 4 on: what came after it is taken away.
+    # Removes everything after the checkpoint of step 4.
     run = tmp_path / "base"
     expected = metrics(run)
     for path in (run / "checkpoints").iterdir():
@@ -200,16 +200,16 @@ def test_a_preflight_of_two_processes_checks_both_and_says_it_once(
     found = json.loads((tmp_path / "tried" / "preflight.json").read_text())
     assert (found["processes"], found["devices"], found["problems"]) == (2, 8, [])
     assert "bit-identical" in job.outputs[0]
-    # Gloo's threads print too, in pieces, and into each other's lines.
-    spoken = re.sub(
+    # Gloo's threads print concurrently, so their lines are broken up.
+    printed = re.sub(
         r"\[Gloo\]|Rank|is connected to|peer ranks|Expected number of connected|is :|[\d\s.]",
         "", job.outputs[1],
     )  # fmt: skip
-    assert spoken == "", "only the first process speaks"
+    assert printed == "", "only the first process may print"
 
 
-# Writes to a file which places of the batches this process reads: on the standard output a line of
-# another thread may come between.
+# Writes the batch indices that this process reads to a file, because other threads may print in the
+# middle of a line.
 READING = """
 import os, sys
 from parrot_jax.data.pipeline import Batches
@@ -235,6 +235,6 @@ def test_each_process_reads_its_own_rows_and_no_others(write_config: Callable[..
         first, second = (
             [place for at, *places in lines if at == step for place in places] for lines in reads
         )
-        # Each row once, though two devices of the tensor axis hold it.
+        # Each row is read once, although two devices of the tensor axis hold it.
         assert sorted(first + second) == list(range(8))
         assert len(first) == len(second) == 4

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C end the long commands at any moment, from their imports on."""
+"""SIGTERM and Ctrl-C end long commands at any moment, even during imports."""
 
 import random
 import signal
@@ -22,10 +22,10 @@ LONG_COMMANDS = {
 SEED = 17
 KILLS = 4
 WITHIN_S = 20
-"""Generous: the machine may be busy. Before, a signal in the first seconds changed nothing."""
+"""Long, because the machine may be busy. Once, signals in the first seconds were ignored."""
 
 
-# A signal of one kind leaves no time for the other in what CI runs.
+# CI has time for only one kind of signal.
 @pytest.mark.parametrize(
     "number",
     [pytest.param(signal.SIGTERM, id="SIGTERM"),
@@ -44,7 +44,7 @@ def test_a_signal_ends_a_long_command_at_any_moment_without_a_traceback(
             [sys.executable, "-m", "parrot_jax.cli", *arguments],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
-        # From the imports over data and compilation to what the command is for.
+        # Anywhere from imports, data and compilation to the command's main work.
         time.sleep(0.3 + dice.random() * 12)
         assert process.poll() is None, process.communicate()
         process.send_signal(number)

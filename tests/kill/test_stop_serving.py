@@ -1,4 +1,4 @@
-"""A server that is stopped in the midst of long work ends, although its work does not."""
+"""A server that is stopped during long work ends without waiting for the work."""
 
 import signal
 import subprocess
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_a_long_batch_does_not_keep_the_process(trained_run: Path) -> None:
-    # So many rows take minutes for 200 steps; requests in flight have 20 seconds.
+    # 200 steps of this many rows take minutes; requests in flight get only 20 seconds.
     command = [sys.executable, "-m", "parrot_jax.cli", "serve", str(trained_run), "--port", "0"]
     options = ["--batch-rows", "10000"]
     process = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, text=True)

@@ -110,8 +110,8 @@ def test_the_means_of_what_the_judge_counts(
     ("reply", "reason"),
     [
         (Scripted(text="There are two."), "no [[number]] in the reply"),
-        (Scripted(text="[[two]]"), "no whole number in the brackets"),
-        (Scripted(text="[[-1]]"), "no whole number in the brackets"),
+        (Scripted(text="[[two]]"), "no [[number]] in the reply"),
+        (Scripted(text="[[-1]]"), "a number out of range"),
         (Scripted(text="[[1]] or [[2]]"), "several [[numbers]] in the reply"),
         (Scripted(text="[[999999]]"), "a number out of range"),
         (Scripted(text="[[1]]", finish_reason="length"), "the reply is cut"),

@@ -1,6 +1,6 @@
-"""Runs in which weights, moments and sums of gradients are bfloat16, as for one H200.
+"""Runs with bfloat16 weights, moments and gradient sums, as on one H200.
 
-They continue to the same bits, and what is added to a bfloat16 sum is not lost.
+Resuming is bit-identical, and small addends to bfloat16 sums are not lost.
 """
 
 import json
@@ -36,7 +36,7 @@ BFLOAT16 = jnp.dtype("bfloat16")
 
 
 def final_state(config: TrainConfig) -> TrainState:
-    """The last checkpoint, in the types it has on disk."""
+    """The last checkpoint, in its stored types."""
     checkpoints = Checkpoints(RunFolder(config.out).checkpoints, read_only=True)
     step = checkpoints.latest_step()
     assert step is not None
@@ -97,11 +97,11 @@ def test_a_stopped_run_continues_to_the_same_bits(
     jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
-# ---- the sum of gradients ------------------------------------------------------------------------
+# ---- gradient sums -------------------------------------------------------------------------------
 
 
 def add_256_times(sums: jax.Array, addend: float) -> np.ndarray:
-    """Adds as the step does: in a loop, with a key of its own each time."""
+    """Adds in a loop with a new key each time, as the step does."""
 
     def add(sums: jax.Array, key: Any) -> Any:
         (sums,) = add_rounded([sums], [jnp.full(sums.shape, addend)], key)
@@ -183,11 +183,11 @@ def test_the_mean_of_bfloat16_sums_is_the_float32_sum() -> None:
     for alone, exact, rounded in zip(*map(jax.tree.leaves, all_sums()), strict=True):
         assert rounded.dtype == jnp.bfloat16
         rounded = np.asarray(rounded, np.float64)
-        # No sum is above all = |g1| + ... + |g8| by more than its rounding, so its last bit is 2^-7
-        # all at most. The standard deviation of one rounding is half of that, of eight sqrt(8)
-        # times as much, of the mean of 128 sums sqrt(128) times less. Five of these are allowed.
+        # A sum is at most |g1| + ... + |g8| = everything, so its last bit is <= 2^-7 everything.
+        # The standard deviation of one rounding is at most half of that, of eight roundings sqrt(8)
+        # times as much, of the mean of 128 sums sqrt(128) times less. Five deviations are allowed.
         everything = np.abs(np.asarray(alone, np.float64)).sum(0)
         bound = 5 * everything * 2**-8 * np.sqrt(NUM_MICRO / NUM_SUMS)
         assert (np.abs(rounded.mean(0) - np.asarray(exact)) <= bound).all()
-        # And there was something to round.
+        # Rounding took place.
         assert (rounded.std(0) > 0).any()

@@ -1,4 +1,4 @@
-"""What training asks of a chip, worked by hand, and which chip a device is."""
+"""Training FLOPs computed by hand, and chips by device name."""
 
 import dataclasses
 
@@ -26,9 +26,9 @@ def test_the_flops_of_a_tiny_model_can_be_counted_on_fingers() -> None:
     norms = 2 * 4
     layer = q + k + v + o + gate + up + down + norms  # 128
     head, last_norm = 4 * 10, 4
-    weights = 2 * layer + head + last_norm  # 300; the embedding is looked up
-    # Of 8 positions, one attends to 4 others on average: 2 heads * 2 wide * 2 operations, for
-    # scores and for values, in 2 layers; forward once and backward twice.
+    weights = 2 * layer + head + last_norm  # 300; the embedding is a lookup
+    # With T = 8, a token attends to 4 others on average: 2 heads * width 2 * 2 FLOPs, for scores
+    # and for values, in 2 layers; forward once, backward twice.
     attention = 3 * 2 * (2 * 2 * 2 * 4) * 2
     assert weights == 300
     assert flops_per_token(TINY, 8) == 6 * weights + attention == 2184
@@ -42,7 +42,7 @@ def test_a_tied_embedding_is_the_head_and_counts_once() -> None:
 
 @pytest.mark.parametrize(("row_tokens", "gflops"), [(4096, 82.1), (2048, 79.6)])
 def test_the_flops_of_llama2_13b(row_tokens: int, gflops: float) -> None:
-    # 13,015,864,320 weights less an embedding of 32,000 x 5120; 40 layers of 40 heads of 128.
+    # 13,015,864,320 weights without the embedding of 32,000 x 5120; 40 layers, 40 heads of 128.
     by_hand = 6 * (13_015_864_320 - 163_840_000) + 6 * 40 * 5120 * row_tokens
     assert flops_per_token(PRESETS["llama2-13b"], row_tokens) == by_hand
     assert by_hand / 1e9 == pytest.approx(gflops, abs=0.05)

@@ -1,8 +1,8 @@
-"""Twenty steps of three small runs, to the bit: a refactoring changes none of them.
+"""Twenty steps of three small runs must be bit-identical after a refactoring.
 
-`golden_losses.json` has the loss of each step as a hexadecimal float. Another jax or processor may
-add in another order, so there the losses need only be close. A change of the mathematics writes the
-file again, and its commit says why:
+`golden_losses.json` has the loss of each step as a hexadecimal float. Another jax version or
+processor may add in another order, so the losses need only be close there. If the mathematics
+changes, write the file again, and say why in the commit:
 
     WRITE_GOLDEN_LOSSES=1 .venv/bin/python -m pytest tests/train/test_golden.py
 """
@@ -36,7 +36,7 @@ RUNS: dict[str, dict[str, Any]] = {
 
 
 def here() -> dict[str, str]:
-    """What decides the order of additions."""
+    """The versions and CPU features that determine the order of additions."""
     info = Path("/proc/cpuinfo")
     flags = info.read_text() if info.exists() else ""
     widest = next((each for each in ("avx512f", "avx2") if each in flags), "neither")

@@ -1,4 +1,4 @@
-"""Whole runs: resumed equals uninterrupted to the bit, sharded equals alone, evaluation by turn."""
+"""Whole runs: bit-identical resuming, equality of sharded runs, evaluation by turn."""
 
 import json
 from dataclasses import replace
@@ -56,7 +56,7 @@ def test_a_run_leaves_a_folder_that_says_everything(
     train(config)
     lines = capsys.readouterr().out.splitlines()
     steps = [line for line in lines if line.startswith("step ")]
-    # The first step compiles, and tells nothing of the others; after the last one none are left.
+    # No estimate after the first step, which compiles, and after the last.
     assert [" left" in line for line in steps] == [False, *[True] * 5, False]
     first, second = (line for line in lines if " rows and 5 samples" in line)
     assert first.startswith("eval at step 4: ")
@@ -66,7 +66,7 @@ def test_a_run_leaves_a_folder_that_says_everything(
     lines = metrics(config)
     assert [line["step"] for line in lines] == list(range(1, 8))
     assert lines[-1]["loss"] < lines[0]["loss"]
-    # Two passes, but for the last two rows, which fill no batch.
+    # Two epochs, without the last two rows, which do not fill a batch.
     counts = prepare(config.data, "train").counts
     seen = [sum(line[key] for line in lines) for key in ("live_tokens", "tokens")]
     rows = 7 * config.batch_rows
@@ -232,7 +232,7 @@ def test_evaluation_by_turn_equals_scoring_each_window_alone(config: TrainConfig
         segment = row["segment_ids"][span["start"]]
         inside = row["segment_ids"] == segment
         begin = int(np.flatnonzero(inside)[0])
-        # Of one length, so that it compiles once: what follows a token does not change it.
+        # Padded to one length, so that it compiles once; later tokens do not affect earlier ones.
         tokens = np.zeros_like(row["tokens"])
         tokens[: span["stop"] - begin] = row["tokens"][begin : span["stop"]]
         logprobs = logprobs_of(tokens)
@@ -265,7 +265,7 @@ def test_perplexities_by_hand() -> None:
 
 
 def test_steps_of_a_run(config: TrainConfig) -> None:
-    # 29 rows, 8 a step: 3.625 steps an epoch.
+    # 29 rows, 8 per step: 3.625 steps per epoch.
     plan = count_steps(replace(config, epochs=2.0, eval_every_epochs=0.5), 29)
     assert (plan.num_steps, plan.stop_step) == (7, 7)
     assert sorted(plan.eval_steps) == [2, 4, 5, 7]

@@ -1,7 +1,7 @@
-"""`parrot plan`: what it counts, what it calls a fit, how it searches, what it says of 13B.
+"""`parrot plan`: memory counts, the criterion for a fit, the search, and the shipped 13B runs.
 
-The last part compiles for hardware that is not here. A compilation has a process of its own: jax,
-libtpu and the CUDA plugin read once, when they are loaded, what they are to compile for.
+The last part compiles for hardware that this machine lacks. Each compilation runs in a separate
+process, because jax, libtpu and the CUDA plugin read their target only once, when they are loaded.
 """
 
 import functools
@@ -78,7 +78,7 @@ NORMS = 2 * 2 * 32 + 32
 
 
 def a_plan(**changes: Any) -> Plan:
-    """A plan of round figures."""
+    """A plan with round numbers."""
     plan = Plan(
         topology="a100-80g:1x8", devices=8, fits=True, hbm_bytes=80 * GIB, used_bytes=40 * GIB,
         params_bytes=6 * GIB, optimizer_bytes=12 * GIB, argument_bytes=19 * GIB,
@@ -89,17 +89,17 @@ def a_plan(**changes: Any) -> Plan:
     return replace(plan, **changes)
 
 
-# ---- what it counts -----------------------------------------------------------------------------
+# ---- memory counts ------------------------------------------------------------------------------
 
 
 def test_the_bytes_of_a_plan_are_those_counted_by_hand() -> None:
     plan = make_plan(CONFIG, A100, jax.devices())
-    # Weights are split over 4 x 2 devices; norms are small, and whole on each.
+    # Weights are sharded over 4 x 2 devices; the small norms are replicated.
     params = 4 * WEIGHTS // 8 + 4 * NORMS
     assert plan.params_bytes == params
-    # Two moments of each, and the two counts of steps that AdamW and its schedule keep.
+    # Two moments per weight, and the step counts of AdamW and of the schedule.
     assert plan.optimizer_bytes == 2 * params + 2 * 4
-    # 32 rows over 4 parts, 16 bytes a token, and the number of the step.
+    # 32 rows over 4 parts, 16 bytes per token, and the step number.
     assert plan.argument_bytes == 3 * params + 2 * 4 + 8 * 128 * 16 + 4
     assert (plan.devices, plan.mesh) == (8, (1, 4, 2))
     assert (plan.micro_batches, plan.micro_rows) == (4, 2)
@@ -113,7 +113,7 @@ def test_the_bytes_of_a_plan_are_those_counted_by_hand() -> None:
 
 @pytest.fixture
 def compiler_says(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Nothing is compiled; the compiler is said to need these bytes."""
+    """Replaces compilation: the compiler reports these numbers of bytes."""
 
     def say(
         arguments: int, temps: int = 0, code: int = 0, outputs: int = 0, alias: int = 0
@@ -138,7 +138,7 @@ def test_bfloat16_halves_what_is_kept(compiler_says: Callable[..., None]) -> Non
 
 
 def test_of_the_outputs_only_what_is_new_counts(compiler_says: Callable[..., None]) -> None:
-    # The new state takes the place of the old one; only metrics come on top.
+    # The new state reuses the memory of the old one; only metrics are additional.
     compiler_says(1000, temps=200, code=30, outputs=604, alias=600)
     plan = make_plan(CONFIG, A100, jax.devices())
     assert (plan.used_bytes, plan.temp_bytes) == (1000 + 200 + 30 + 4, 200)
@@ -177,7 +177,7 @@ XLA = (  # openxla.org/xla/errors/error_1000
     "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm. "
     "Used 49.34G of 32.00G hbm. Exceeded hbm capacity by 17.34G."
 )
-XLA_CORES = (  # the same page: of which memory is which is not said
+XLA_CORES = (  # the same page: it does not say which memory is meant
     "RESOURCE_EXHAUSTED: TPU TensorCore Hbm usage: 34.82G, SparseCore Hbm usage 174.10G, exceeding "
     "available bytes: 95.74G"
 )
@@ -196,7 +196,7 @@ def gives_up(message: str, monkeypatch: pytest.MonkeyPatch) -> Plan:
 def test_a_compiler_that_gives_up_says_what_it_needs(
     message: str, gib: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan = gives_up(message, monkeypatch)  # no fit, though an A100 has more than that
+    plan = gives_up(message, monkeypatch)  # does not fit, although an A100 has more memory
     assert plan.used_bytes == int(gib * GIB)
     assert plan.temp_bytes is None
     assert not plan.fits
@@ -218,16 +218,16 @@ def test_other_failures_are_not_taken_for_a_want_of_memory(
         gives_up(message, monkeypatch)
 
 
-# ---- times, and what is printed -----------------------------------------------------------------
+# ---- times and output ---------------------------------------------------------------------------
 
 
 def test_times_by_hand() -> None:
-    # 1e9 FLOP a token * 1e6 tokens = 1e15 a step; 8 chips of 312e12 at half their peak make
-    # 1.248e15 a second.
+    # 1e9 FLOP per token * 1e6 tokens = 1e15 per step; 8 chips of 312e12 FLOP/s at half their peak
+    # do 1.248e15 per second.
     (time,) = times(a_plan(), CONFIG, A100.chip, [0.5], rows=320)
     assert time.step_s == pytest.approx(1 / 1.248)
     assert time.tokens_per_s == pytest.approx(1.248e6)
-    # 2 epochs of 320 rows, 32 a step: 20 steps.
+    # 2 epochs of 320 rows, 32 per step: 20 steps.
     assert time.hours == pytest.approx(20 / 1.248 / 3600)
     assert time.device_hours == pytest.approx(8 * 20 / 1.248 / 3600)
 
@@ -287,7 +287,7 @@ def test_what_does_not_fit_says_by_how_much(used: int, verdict: str) -> None:
 def searched(
     config: TrainConfig, needs: dict[str, float], room: float, sums: float = 0
 ) -> list[tuple[TrainConfig, Plan]]:
-    """Searches where n rows take n * needs[remat], and `sums` where they are not all rows."""
+    """Runs a search in which n rows take n * needs[remat], plus `sums` if they are not all rows."""
 
     def made(config: TrainConfig, *_: object) -> Plan:
         assert config.micro_rows is not None
@@ -314,12 +314,12 @@ def test_the_search_takes_rows_first_and_remat_second(room: float, rows: int, re
     config, plan = [pair for pair in tried if pair[1].fits][-1]
     assert (config.micro_rows, config.remat) == (rows, remat)
     assert (plan.micro_rows, plan.remat) == (rows, remat)
-    assert replace(config, micro_rows=2, remat=CONFIG.remat) == CONFIG  # the rest is the run's
+    assert replace(config, micro_rows=2, remat=CONFIG.remat) == CONFIG  # all else is kept
     assert len(tried) <= 1 + 2 + 2
 
 
 def test_all_rows_at_once_may_fit_where_fewer_do_not() -> None:
-    # A sum of gradients beside the gradient is more than the other 7 rows.
+    # The gradient sum of accumulation takes more than 7 further rows.
     tried = searched(CONFIG, NEEDS, room=8, sums=8)
     config, _ = [pair for pair in tried if pair[1].fits][-1]
     assert config.micro_rows == 8
@@ -329,11 +329,11 @@ def test_a_search_where_nothing_fits_yields_only_failures() -> None:
     tried = searched(CONFIG, NEEDS, room=0.5)
     assert tried
     assert not any(plan.fits for _, plan in tried)
-    assert tried[-1][0].micro_rows == 1  # the last shows by how much it fails
+    assert tried[-1][0].micro_rows == 1  # the last plan shows by how much it fails
 
 
 @given(
-    rows=st.integers(1, 839),  # 840 has 32 divisors; 5 compiles tell 31 apart
+    rows=st.integers(1, 839),  # 840 has 32 divisors; 5 compilations distinguish 31
     needs=st.lists(st.floats(0.1, 10), min_size=4, max_size=4).map(
         lambda values: dict(zip(POLICIES, sorted(values, reverse=True), strict=True))
     ),
@@ -358,7 +358,7 @@ def test_the_search_finds_what_trying_all_finds(
 
 
 def test_more_sizes_than_can_be_told_apart_are_cut_from_above() -> None:
-    rows = 27_720  # it has 96 divisors; the 31st is 60
+    rows = 27_720  # has 96 divisors; the 31st is 60
     tried = searched(replace(CONFIG, batch_rows=4 * rows), NEEDS, room=rows - 1)
     assert len(tried) == MAX_COMPILES
     config, _ = [pair for pair in tried if pair[1].fits][-1]
@@ -375,7 +375,7 @@ def test_a_search_refuses_rows_that_cannot_be_shared() -> None:
         list(search(replace(CONFIG, batch_rows=30), A100, jax.devices()))
 
 
-# ---- the program as typed -----------------------------------------------------------------------
+# ---- the command --------------------------------------------------------------------------------
 
 KEYS = {
     "topology", "devices", "fits", "hbm_bytes", "used_bytes", "argument_bytes", "temp_bytes",
@@ -387,7 +387,7 @@ KEYS = {
 
 @pytest.fixture
 def on_this_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Plans are compiled for the eight devices of the tests, whatever the topology says."""
+    """Compiles for the eight CPU devices of the tests, whatever the topology."""
     monkeypatch.setattr(topologies, "prepare_environment", lambda *_: None)
     monkeypatch.setattr(topologies, "topology_devices", lambda _: jax.devices())
 
@@ -401,7 +401,7 @@ def test_json_is_one_object_with_these_keys(
     compiler_says: Callable[..., None],
 ) -> None:
     if options:
-        compiler_says(1000)  # of each program that is tried
+        compiler_says(1000)  # for each program of the search
     arguments = ["plan", str(tiny_run), "--topology", "a100-80g:1x8", "--rows", "80", "--json"]
     assert main([*arguments, *options]) == 0
     plan = json.loads(capsys.readouterr().out)
@@ -423,7 +423,7 @@ def test_a_run_that_does_not_fit_is_no_error(
     assert main(["plan", str(tiny_run), "--topology", "a100-80g:1x8", "--search"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert sum("does not fit" in line for line in lines) == 3
-    assert "does not fit: 10.0% over the limit" in lines  # the last tried
+    assert "does not fit: 10.0% over the limit" in lines  # the last attempt
 
 
 @pytest.mark.parametrize(
@@ -455,22 +455,22 @@ def test_a_mesh_of_another_size_is_refused_in_one_line(
     assert "does not fit 8 devices" in capsys.readouterr().err
 
 
-# ---- 13B, for hardware that is not here ---------------------------------------------------------
+# ---- 13B, for other hardware --------------------------------------------------------------------
 
 
 @functools.lru_cache
 def planned(config: str, topology: str, *options: str) -> dict[str, Any]:
-    """The JSON of `parrot plan` for a shipped run of LLaMA2-13B."""
+    """The JSON of `parrot plan` for a shipped LLaMA2-13B config."""
     path = ROOT / "configs" / "train" / f"parrot_ask_llama2_13b_{config}.yaml"
     command = ["plan", str(path), "--topology", topology, "--json", *options]
     output, errors = run_alone("-m", "parrot_jax.cli", *command)
-    # libtpu warns, and no louder, of flags that may give wrong results on a chip.
+    # libtpu only warns about flags that may give wrong results on a chip.
     assert "not supported" not in errors
     return json.loads(output)
 
 
 def run_alone(*arguments: str) -> tuple[str, str]:
-    """What a Python of its own prints and logs, everything that libtpu has to say included."""
+    """Runs Python in a new process; returns its output and its log, including all of libtpu's."""
     environ = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     environ |= {"TPU_MIN_LOG_LEVEL": "0", "TPU_STDERR_LOG_LEVEL": "0"}
     done = subprocess.run(
@@ -481,7 +481,7 @@ def run_alone(*arguments: str) -> tuple[str, str]:
 
 
 def check_plan(plan: dict[str, Any], topology: str) -> None:
-    """What every plan says."""
+    """Checks the fields that all plans share."""
     assert set(plan) == KEYS
     assert (plan["topology"], plan["label"], plan["margin"]) == (topology, "predicted", 0.08)
     taken = plan["used_bytes"] + plan["reserve_bytes"]
@@ -490,13 +490,13 @@ def check_plan(plan: dict[str, Any], topology: str) -> None:
     assert plan["flops_per_token"] == 82_145_310_720
 
 
-# The other two are the same run with other rows a step.
+# The other two are the same run with other numbers of rows per step.
 A100X8 = [("a100x8", "a100-80g:1x8"),
           pytest.param("a100x8_8steps", "a100-80g:1x8", marks=pytest.mark.nightly),
           pytest.param("a100x8_256", "a100-80g:1x8", marks=pytest.mark.nightly)]  # fmt: skip
-# One worker, as a plan of the H200 is compared with another.
+# One group, because a plan for the H200 is compared with another.
 ON_GPUS = [*A100X8, pytest.param("h200", "h200:1x1", marks=pytest.mark.xdist_group("h200"))]
-# The machine code of a v5p takes minutes: v5e stands for TPUs where time is short.
+# Compiling for v5p takes minutes, so the ordinary tests use v5e.
 ON_TPUS = [pytest.param("v5p", "v5p:2x2x4", marks=pytest.mark.nightly), ("v5e", "v5e:4x8")]
 ONE_ROW = ("--micro-rows", "1", "--remat", "full")
 ELSEWHERE = [
@@ -515,10 +515,10 @@ def test_each_shipped_run_fits_its_hardware(config: str, topology: str) -> None:
     check_plan(plan, topology)
     assert plan["fits"], plan["free_share"]
     kernel = "splash" if topology.startswith("v") else "pallas"
-    assert plan["attention"] == kernel  # the dense formula would fit nowhere
+    assert plan["attention"] == kernel  # dense attention would not fit anywhere
     run = load_config(TrainConfig, ROOT / f"configs/train/parrot_ask_llama2_13b_{config}.yaml")
     assert plan["tokens_per_step"] == run.batch_rows * 4096
-    # The whole state of 13B parameters, over all devices; norms are on each.
+    # All 13B parameters, sharded over the devices; norms are replicated.
     bytes_each = 2 if run.param_dtype == "bfloat16" else 4
     assert plan["params_bytes"] * plan["devices"] == pytest.approx(
         bytes_each * 13_015_864_320, rel=0.01
@@ -544,7 +544,7 @@ def test_one_h200_has_no_room_for_a_float32_sum_of_gradients() -> None:
     assert not plan["fits"]
     kept = planned("h200", "h200:1x1")
     grown = plan["used_bytes"] - kept["used_bytes"]
-    assert grown == pytest.approx(2 * 13_015_864_320, rel=0.05)  # 4 bytes a parameter, not 2
+    assert grown == pytest.approx(2 * 13_015_864_320, rel=0.05)  # 4 bytes each, not 2
 
 
 @pytest.mark.plan
@@ -552,7 +552,7 @@ def test_a_slice_with_too_little_memory_says_what_is_needed() -> None:
     plan = planned("v5e", "v5e:2x4", "--mesh.fsdp", "8")
     assert set(plan) == KEYS
     assert not plan["fits"]
-    # A quarter of the chips: four times the weights and moments, and temporaries on top.
+    # On a quarter of the chips, each has four times the weights and moments, plus temporaries.
     assert plan["used_bytes"] > plan["argument_bytes"] > 15 * GIB
     assert plan["temp_bytes"] is None
     assert plan["free_share"] < 0
@@ -589,7 +589,7 @@ for tensor in (1, 2, 4, 8, 16):
 def test_every_mesh_finds_its_place_on_a_torus(topology: str) -> None:
     meshes = run_alone("-c", _MESHES, topology)[0].splitlines()
     assert len(meshes) == 15  # the ways to write 16 as a product of three powers of two
-    assert "(1, 8, 2)" in meshes  # an axis of 8 on a torus of 4 x 4
+    assert "(1, 8, 2)" in meshes  # an axis of 8 on a 4 x 4 torus
 
 
 LIMITS = {

@@ -1,4 +1,4 @@
-"""SIGTERM, sent to real processes: the step is finished, and who insists is obeyed."""
+"""SIGTERM to real processes: the step is finished; a second, later SIGTERM ends the process."""
 
 import signal
 import subprocess
@@ -76,10 +76,10 @@ def test_the_first_sigterm_is_heard_and_its_repetition_changes_nothing(start: ty
     child = start(60.0)
     child.terminate()
     child.expect("asked")
-    child.terminate()  # the supervisor passes on what the scheduler has told both
+    child.terminate()  # the supervisor forwards a signal that the process already has
     child.save()
     child.end_block()
-    child.terminate()  # the handler from before, which is none, is back
+    child.terminate()  # the previous handler, the default, is restored
     assert child.process.wait(10) == -signal.SIGTERM
 
 

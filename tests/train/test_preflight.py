@@ -1,4 +1,4 @@
-"""A preflight tries all that a run needs, leaves nothing, and fails on what would stop the run."""
+"""A preflight tests all that a run needs, leaves only its report, and fails if the run would."""
 
 import json
 from dataclasses import replace
@@ -24,7 +24,7 @@ def config(tiny_run: Path) -> TrainConfig:
 
 @pytest.fixture
 def split(config: TrainConfig) -> TrainConfig:
-    """Over all axes of the mesh, in micro-batches."""
+    """The config on all mesh axes, with micro-batches."""
     return replace(config, mesh=MeshConfig(data=2, fsdp=2, tensor=2), micro_rows=1)
 
 
@@ -38,7 +38,7 @@ def test_a_run_over_eight_devices_is_tried_and_nothing_is_left(
     found = json.loads(left.read_text())
     assert found["problems"] == []
     assert found["devices"] == 8
-    # Weights and two moments in float32, and three counts of steps.
+    # Weights and two moments in float32, and three step counts.
     assert found["checkpoint_bytes"] == 3 * 4 * num_parameters(split.model) + 3 * 4
     assert found["disk_needed_bytes"] == 3 * found["checkpoint_bytes"], (
         "two kept, one in the making"

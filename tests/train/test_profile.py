@@ -1,4 +1,4 @@
-"""The profiler: traces of chosen steps only, readable, and an end to each."""
+"""The profiler: readable traces of the chosen steps only, each of them ended."""
 
 import gzip
 import json
@@ -22,7 +22,7 @@ def run_steps(profiler: Profiler, count: int) -> None:
 
 
 def traced_steps(folder: Path) -> list[int]:
-    """The numbers of the steps in the one trace of a folder."""
+    """The step numbers in the only trace of a folder."""
     (file,) = folder.rglob("*.trace.json.gz")
     with gzip.open(file) as text:
         events = json.load(text)["traceEvents"]
@@ -51,7 +51,7 @@ def test_a_step_that_raises_ends_its_trace(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), profiler.step(1):
         raise ZeroDivisionError
     assert [folder.name for folder in (tmp_path / "profile").iterdir()] == ["step-000001"]
-    run_steps(Profiler(tmp_path / "next", (1,)), 1)  # jax has one trace at a time
+    run_steps(Profiler(tmp_path / "next", (1,)), 1)  # works only if the last trace was ended
 
 
 def test_a_run_that_stops_inside_neighbouring_steps_ends_their_trace(tmp_path: Path) -> None:

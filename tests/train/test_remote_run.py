@@ -1,4 +1,4 @@
-"""A run whose data, tokenizer and folder are in a bucket is the run of a disk, to the bit."""
+"""A run with data, tokenizer and run folder in a bucket is bit-identical to one on a disk."""
 
 import json
 from collections.abc import Callable
@@ -33,7 +33,7 @@ def local(tiny_run: Path) -> TrainConfig:
 
 @pytest.fixture
 def remote(local: TrainConfig, bucket: str, tmp_path: Path) -> TrainConfig:
-    """The same run with everything in a bucket; its rows are prepared anew."""
+    """The same run with everything in a bucket; its rows are prepared again."""
     (source,) = local.data.sources
     for file, name in ((source.path, "d.jsonl"), (local.data.tokenizer, "tokenizer.model")):
         RemotePath(f"{bucket}/data/{name}").put(Path(file))
@@ -97,7 +97,7 @@ def test_a_run_in_a_bucket_stops_and_continues_to_the_bits_of_a_local_one(
     assert folder.load_config() == remote
     assert folder.latest_step() == 7
     assert load_tokenizer(folder.tokenizer).vocab_size == 340
-    assert not list(Path().glob("gs:*")), "no local folder was made of the address"
+    assert not list(Path().glob("gs:*")), "the address became a local folder"
 
 
 @pytest.mark.slow
@@ -151,7 +151,7 @@ def test_another_config_in_the_same_bucket_folder_is_refused(remote: TrainConfig
         owner = (RunFolder(remote.out).path / "owner.json").read_text()
         with pytest.raises(UserError, match=r"has a run with another config \(seed: 0 -> 1\)"):
             train(replace(remote, seed=1))
-        # A mistake of the second process does not end the first.
+        # An invalid second start does not take the folder from the first process.
         assert (RunFolder(remote.out).path / "owner.json").read_text() == owner
 
 

@@ -1,4 +1,4 @@
-"""A bfloat16 weight moves by less than half its last bit, on average by the right amount."""
+"""Stochastic rounding: bfloat16 weights take updates below half their last bit, on average."""
 
 from typing import Any
 
@@ -47,7 +47,7 @@ def test_it_is_one_of_the_two_neighbours(value: float, seed: int) -> None:
 
 
 def test_what_is_no_number_stays_so() -> None:
-    # The first NaN has its only bit where it would be cut off.
+    # The first NaN has its only mantissa bit in the low half, which rounding drops.
     nan = np.uint32(0x7F800001).view(np.float32)
     values = jnp.asarray([nan, np.nan, np.inf, -np.inf, 0.0], jnp.float32)
     rounded = np.asarray(round_stochastically(values, KEY), np.float32)
@@ -75,7 +75,7 @@ NUM_STEPS = 200
 
 
 def decrease(param_dtype: str, moments_dtype: str = "float32") -> float:
-    """How far 200 steps at the paper's 3e-5 take the loss down."""
+    """The decrease of the loss in 200 steps at the paper's learning rate of 3e-5."""
     tokens = jax.random.randint(jax.random.key(1), (1, 4, 16), 3, MODEL.vocab_size)
     ones = jnp.ones(tokens.shape, jnp.int32)
     batch = {
@@ -85,7 +85,7 @@ def decrease(param_dtype: str, moments_dtype: str = "float32") -> float:
         "positions": jnp.broadcast_to(jnp.arange(16), tokens.shape),
     }
     optimizer = adamw(OptimConfig(moments_dtype=moments_dtype), lambda _: 3e-5)  # type: ignore[arg-type]
-    # All begin with weights that bfloat16 can hold.
+    # All runs start from weights that bfloat16 represents exactly.
     params = jax.tree.map(
         lambda leaf: leaf.astype(param_dtype), decoder.init_params(MODEL, 0, dtype="bfloat16")
     )

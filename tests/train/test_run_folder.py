@@ -1,4 +1,4 @@
-"""The run folder: which run goes on in it, and what is said of one that is damaged."""
+"""The run folder: which runs may resume in it, and errors about damaged ones."""
 
 import json
 from dataclasses import replace
@@ -25,7 +25,7 @@ def config(tiny_run: Path) -> TrainConfig:
 
 
 def start(config: TrainConfig, **options: Any) -> None:
-    """Begins or continues a run as training does, and trains nothing."""
+    """Starts or resumes a run as training does, without training."""
     data = describe_data(config.data, prepare(config.data, "train"), prepare(config.data, "eval"))
     tokenizer = load_tokenizer(config.data.tokenizer)
     with RunFolder(config.out).open(config, ParrotTemplate(tokenizer), data, **options):
@@ -44,7 +44,7 @@ def test_other_rows_are_refused_and_named(config: TrainConfig, write_dialogues: 
     assert f"data.rows: eval {before['eval']['rows']} -> " in message
     assert message.count(f"{path}: 40 -> 60 rows read") == 2
     assert message.endswith("or allow the change with --allow-changes data.rows.")
-    # Refused without a trace: the old file continues the run.
+    # The refused start changed nothing: with the old file, the run resumes.
     write_dialogues(path, 40)
     start(config)
 
@@ -79,7 +79,7 @@ def test_another_tokenizer_under_the_same_name_is_refused(
     start(config)
     model = sentencepiece_model_pb2.ModelProto()  # pyright: ignore[reportAttributeAccessIssue]
     model.ParseFromString(tokenizer.read_bytes())
-    # Two pieces change places that stand in no row: the rows stay, but ids mean other texts.
+    # Swaps two pieces that no row uses: the ids stay the same, but mean other texts.
     pieces = [piece for piece in model.pieces if piece.type == piece.NORMAL]
     pieces[0].piece, pieces[1].piece = pieces[1].piece, pieces[0].piece
     tokenizer.write_bytes(model.SerializeToString())
@@ -137,7 +137,7 @@ def test_a_damaged_line_is_named(config: TrainConfig, name: str, line: bytes) ->
     file.append(step=3)
     with pytest.raises(UserError, match=rf"{name}:2 is damaged: .* delete that line"):
         file.keep_through(2)
-    assert len(file.path.read_bytes().splitlines()) == 3, "nothing is lost"
+    assert len(file.path.read_bytes().splitlines()) == 3, "no line is lost"
 
 
 def test_what_a_kill_leaves_of_a_line_is_dropped(config: TrainConfig) -> None:
@@ -174,7 +174,7 @@ def test_a_cache_that_is_a_file_is_one_line(
     for verb in (["train"], ["data", "prepare"]):
         assert main([*verb, str(tiny_run), "--data.cache-dir", str(tmp_path / "file" / "x")]) == 2
         assert "cannot create the folder data.cache_dir" in capsys.readouterr().err
-    # Nor does what is compiled next in this process look below that file.
+    # Later compilations in this process do not use a cache below that file.
     assert str(tmp_path) not in str(jax.config.jax_compilation_cache_dir)
 
 

@@ -1,6 +1,6 @@
-"""A step on eight devices is the step on one, however the devices share it; and so is its memory.
+"""A step on eight devices equals the step on one, for every mesh, and its memory is sharded.
 
-The model and the batch are small, but have everything: grouped heads, packed segments, dead tokens,
+Model and batch are small but use all features: grouped heads, packed segments, tokens without loss,
 micro-batches of unequal weight, compaction of live tokens.
 """
 
@@ -64,7 +64,7 @@ FACTORISATIONS = [
 
 
 def rows() -> dict[str, np.ndarray]:
-    """Each row has segments of other lengths, padding, and 1 to 12 live tokens."""
+    """Rows with segments of different lengths, padding, and 1 to 12 live tokens."""
     rng = np.random.default_rng(0)
     batch = {
         "tokens": rng.integers(3, MODEL.vocab_size, (ROWS, T)).astype(np.int32),
@@ -88,7 +88,7 @@ def program_on(config: TrainConfig, num_devices: int, live_capacity: int | None)
 
 
 def loss_and_gradients(config: TrainConfig, num_devices: int) -> tuple[Any, Any]:
-    """The mean loss of the step and its gradients, by the code that the step runs."""
+    """The step's mean loss and gradients, computed by the code of the step."""
     program = program_on(config, num_devices, live_capacity=24)
     batch, all_rows = program.batch["tokens"], rows()
     placed = put_rows(
@@ -117,7 +117,7 @@ def loss_and_gradients(config: TrainConfig, num_devices: int) -> tuple[Any, Any]
 
 @cache
 def on_one_device() -> tuple[Any, Any]:
-    """All rows at once, on one device, everything kept."""
+    """The reference: all rows at once on one device, without remat."""
     return loss_and_gradients(replace(CONFIG, mesh=MeshConfig(data=1, fsdp=1, tensor=1)), 1)
 
 
@@ -134,7 +134,7 @@ def assert_equal_to_one_device(config: TrainConfig) -> None:
 
 @pytest.mark.parametrize(
     "mesh",
-    # All axes at once is the one that fails first; the others are as many compilations.
+    # Using all axes finds most errors; each other mesh costs a compilation.
     [m if m.data == m.fsdp == 2 else pytest.param(m, marks=pytest.mark.slow)
      for m in FACTORISATIONS],
     ids=lambda mesh: f"data{mesh.data}-fsdp{mesh.fsdp}-tensor{mesh.tensor}",
@@ -144,7 +144,7 @@ def test_every_mesh_has_the_loss_and_gradients_of_one_device(mesh: MeshConfig) -
     assert_equal_to_one_device(replace(CONFIG, mesh=mesh, micro_rows=1))
 
 
-@pytest.mark.slow  # each is a compilation; on one device all are tried below tests/model
+@pytest.mark.slow  # each is a compilation; tests/model has all of them on one device
 @pytest.mark.parametrize("remat", [name for name in REMAT_POLICIES if name != "none"])
 def test_every_remat_policy_has_them_too(remat: str) -> None:
     mesh = MeshConfig(data=2, fsdp=2, tensor=2)
@@ -165,7 +165,7 @@ def test_every_device_holds_its_share_of_the_whole_state(param_dtype: Any) -> No
         CONFIG,
         param_dtype=param_dtype,
         mesh=MeshConfig(data=1, fsdp=4, tensor=2),
-        # Wide enough for what every device holds whole, the scales of norms, to be little.
+        # So wide that the replicated norm scales are negligible.
         model=replace(MODEL, hidden_size=512, intermediate_size=1024, vocab_size=512),
     )
     program = program_on(config, 8, None)
@@ -190,8 +190,8 @@ def test_no_device_ever_holds_the_whole_gradient() -> None:
     memory = program.step.lower(program.state, program.batch).compile().memory_analysis()
     whole = 4 * num_parameters(config.model)
     assert memory.argument_size_in_bytes < 1.1 * 3 * whole / 8
-    # Two layers gathered, one layer's gradient, its own part of the sums: not eight layers, whose
-    # gathered weights and gradient alone would be twice the whole.
+    # Two gathered layers, the gradient of one, and a part of the sums; not all eight layers, whose
+    # gathered weights and gradients would take 2 * whole.
     assert memory.temp_size_in_bytes < whole
 
 
@@ -219,7 +219,7 @@ def test_moments_in_the_memory_of_the_host_change_nothing() -> None:
 def test_rows_are_taken_in_as_few_micro_batches_as_allowed() -> None:
     config = replace(CONFIG, batch_rows=32, micro_rows=1)
     assert config.accumulation_steps(8) == 4
-    assert config.accumulation_steps(4) == 8, "fewer devices, the same step"
+    assert config.accumulation_steps(4) == 8, "fewer devices must make the same step"
     assert replace(config, micro_rows=3).accumulation_steps(4) == 4, "3 does not divide 8"
     assert replace(config, micro_rows=None).accumulation_steps(4) == 1
     with pytest.raises(UserError, match="batch_rows=32 does not divide into the 3 parts"):

@@ -1,4 +1,4 @@
-"""What a step computes: equal sums however rows are arranged, no update from bad numbers."""
+"""The train step: sums do not depend on the arrangement of rows; bad numbers cause no update."""
 
 import functools
 from typing import Any
@@ -51,7 +51,7 @@ def window(seed: int, length: int, live: slice) -> Window:
 
 
 def batch_of(*rows: list[Window]) -> dict[str, Any]:
-    # Three rows at least, so that batches share a program: the others are padding.
+    # At least three rows, some of them padding, so that batches share a compiled program.
     filled = [fill_row(windows, ROW) for windows in [*rows, [], []][: max(len(rows), 3)]]
     return {name: jnp.stack([row[name] for row in filled]) for name in filled[0].dtype.names}
 
@@ -86,9 +86,9 @@ def test_targets_are_shifted_once_and_never_into_the_next_segment() -> None:
     batch = batch_of([A, B])
     targets, weights = next_tokens(batch)
     np.testing.assert_array_equal(targets[0, :-1], batch["tokens"][0, 1:])
-    # Position 3 of A predicts its first live token, at 4; the last live one is predicted at 7.
+    # Position 3 of A predicts its first live token, at 4; position 7 predicts the last.
     assert np.flatnonzero(weights[0]).tolist() == [3, 4, 5, 6, 7, 18, 19, 20, 21]
-    assert weights[0, 8] == 0, "the end of A is not asked for the beginning of B"
+    assert weights[0, 8] == 0, "the end of A must not predict the start of B"
 
 
 def test_packed_rows_give_the_loss_and_gradients_of_separate_rows(params: Any) -> None:
@@ -98,7 +98,7 @@ def test_packed_rows_give_the_loss_and_gradients_of_separate_rows(params: Any) -
 
 
 def test_masked_equals_removed(params: Any) -> None:
-    # What follows the last live token, and a segment without live tokens, changes nothing.
+    # Tokens after the last live one and segments without live tokens change nothing.
     dead_tail = Window(C.tokens[:12], C.loss_weights[:12], [])
     dead = window(7, 10, slice(0, 0))
     assert_close(
@@ -149,7 +149,7 @@ def test_the_frozen_part_stays_and_meets_no_optimizer(params: Any) -> None:
         for new, old in zip(*map(jax.tree.leaves, (after.trainable, trainable)), strict=True)
     ]
     assert all(moved)
-    # Two moments a trainable weight, and the count of steps.
+    # Two moments per trainable weight, and the step count.
     assert len(jax.tree.leaves(after.opt_state)) == 2 * len(moved) + 1
     _, of_all = run_step(params, batch)
     np.testing.assert_array_equal(metrics.loss, of_all.loss)
@@ -164,14 +164,14 @@ def test_accumulation_over_8_steps_equals_one_batch(params: Any) -> None:
     one_state, one = run_step(params, micro(batch, 1))
     many_state, many = run_step(params, micro(batch, 8))
     assert_close((one.loss, one.grad_norm), (many.loss, many.grad_norm))
-    # Adam divides by the gradient's size, where rounding shows if it is near 0: compare moments.
+    # Compares moments, because Adam's division amplifies rounding errors of gradients near 0.
     assert_close(one_state.opt_state[0].mu, many_state.opt_state[0].mu)
 
 
 def test_the_gradient_is_clipped_as_a_whole(params: Any) -> None:
     batch = micro(batch_of([A, B], [C]))
     state, metrics = run_step(params, batch, clip_norm=1e-3)
-    assert float(metrics.grad_norm) > 1e-3, "the reported norm is that before clipping"
+    assert float(metrics.grad_norm) > 1e-3, "the reported norm must be the one before clipping"
     clipped = optax.tree.norm(state.opt_state[0].mu) / 0.1  # mu = (1 - beta1) * gradient
     np.testing.assert_allclose(float(clipped), 1e-3, rtol=1e-4)
 
@@ -199,7 +199,7 @@ def test_the_rate_rises_then_falls_as_a_cosine() -> None:
 
 
 def test_adamw_by_hand() -> None:
-    # First step: the moments' bias corrections cancel, so the move is lr * (sign(g) + decay * w).
+    # In the first step the bias corrections cancel: the update is lr * (sign(g) + decay * w).
     config = OptimConfig(lr=0.1, weight_decay=0.5, warmup_epochs=0.0)
     optimizer = adamw(config, lambda _: 0.1)
     weights = {"w": jnp.array([2.0, -4.0])}

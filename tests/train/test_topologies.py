@@ -1,6 +1,6 @@
-"""Names of hardware that is not here, and what is set before anything is compiled for it.
+"""Names of hardware to compile for, and the environment that compiling needs.
 
-What is compiled for it is in test_plan.py.
+Compilations are tested in test_plan.py.
 """
 
 import importlib.util
@@ -21,7 +21,7 @@ PACKAGES = {"gpu": "jax_cuda13_plugin", "tpu": "libtpu"}
 
 @pytest.fixture
 def flags_set(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
-    """Every extra seems installed; the calls of `set_xla_flags`, which has its own tests."""
+    """Makes every extra seem installed; returns the calls of `set_xla_flags`."""
     calls: list[tuple[Any, ...]] = []
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
     monkeypatch.setattr(topologies, "set_xla_flags", lambda *arguments: calls.append(arguments))
@@ -109,7 +109,7 @@ def test_the_flags_of_a_config_come_first_and_a_gpu_tries_no_kernels(
     ],
 )
 def test_what_is_compiled_for_is_not_computed_on(name: str, environ: dict[str, str]) -> None:
-    # As it is, jax would look for devices that are not here, or for other hosts of a slice.
+    # Without the prepared environment, jax would look for such devices or for peers of a slice.
     code = (
         "import importlib.util\n"
         "from parrot_jax.train.topologies import parse_topology, prepare_environment\n"

@@ -1,4 +1,4 @@
-"""Twenty steps of `parrot train` beside torch's AdamW on transformers' LLaMA: the same losses."""
+"""Twenty steps of `parrot train` have the losses of torch's AdamW on transformers' LLaMA."""
 
 import json
 from pathlib import Path
@@ -32,7 +32,7 @@ def test_losses_of_twenty_steps(packing: bool, tmp_path: Path, tiny_run: Path) -
     theirs = torch_losses(reference, config)
     assert len(ours) == len(theirs) == STEPS
     norms = [line["grad_norm"] for line in ours]
-    # Steps with and without clipping, else that would not be tried.
+    # Some steps are clipped and some are not.
     assert min(norms) < config.optim.clip_norm < max(norms)
     np.testing.assert_allclose([line["loss"] for line in ours], theirs, atol=1e-4, rtol=0)
     assert theirs[0] - theirs[-1] > 1
@@ -45,7 +45,7 @@ def write_config(tiny_run: Path, folder: Path, *, packing: bool) -> Path:
     values |= {"init_from": str(folder / "flax"), "batch_rows": 8, "micro_rows": 1}
     values |= {"epochs": 40 if packing else 8, "max_steps": STEPS, "mesh": {"fsdp": 4, "data": 1}}
     values["mesh"] = {"data": 1, "fsdp": 4, "tensor": 2}
-    values["new_tokenizer"] = True  # the converted folder has none
+    values["new_tokenizer"] = True  # the converted folder has no tokenizer
     path = folder / "train.yaml"
     path.write_text(yaml.safe_dump(values))
     return path
@@ -65,7 +65,7 @@ def random_model(config: Path, folder: Path) -> Any:
 
 
 def torch_losses(model: Any, config: TrainConfig) -> list[float]:
-    """The same rows, schedule, clipping, decay and accumulation, as torch users write them."""
+    """The same rows, schedule, clipping, decay and accumulation in plain torch."""
     import torch
 
     rows = prepare(config.data, "train").rows()
@@ -110,7 +110,7 @@ def torch_losses(model: Any, config: TrainConfig) -> list[float]:
 
 
 def torch_loss(model: Any, tokens: Any, segments: Any, positions: Any, weights: Any) -> Any:
-    """The weighted sum of the losses; a token sees its own segment, up to itself."""
+    """The weighted sum of token losses, with causal attention within segments."""
     import torch
 
     same = segments[:, :, None] == segments[:, None, :]

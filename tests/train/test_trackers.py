@@ -1,4 +1,4 @@
-"""Trackers: what is read back from their files, also after a run was killed and continued."""
+"""Trackers: the values read back from their files, also after a kill and a resume."""
 
 import builtins
 import struct
@@ -23,7 +23,7 @@ def start(
 
 
 def read_events(data: bytes) -> list[Any]:
-    """The events of a file: length, its checksum, the event, its checksum, again and again."""
+    """The events of a file, each stored as length, checksum, event, checksum."""
     from tensorboardX.proto import event_pb2
 
     messages: Any = event_pb2
@@ -36,7 +36,7 @@ def read_events(data: bytes) -> list[Any]:
 
 
 def shown(files: list[bytes]) -> dict[str, list[tuple[int, float]]]:
-    """The curves as TensorBoard shows them: a start takes back its step and later ones."""
+    """The curves as TensorBoard shows them: a start drops earlier values from its step on."""
     curves: dict[str, list[tuple[int, float]]] = {}
     for data in files:
         for event in read_events(data):
@@ -65,7 +65,7 @@ def test_tensorboard_shows_a_killed_and_continued_run_as_one(tmp_path: Path) -> 
     killed = start("tensorboard", tmp_path)
     for step in (1, 2, 3):
         killed.log(step, {"loss": 10.0 - step, "lr": 0.5})
-    killed.flush()  # and no close: the run was killed after step 3, its last checkpoint was at 1
+    killed.flush()  # not closed: the run was killed after step 3, with its last checkpoint at 1
     continued = start("tensorboard", tmp_path, first_step=2)
     for step in (2, 3, 4):
         continued.log(step, {"loss": 10.0 - step})
@@ -170,7 +170,7 @@ def test_wandb_is_not_told_of_a_step_that_it_has_passed(
 
     class Run:
         url = None
-        step = 7  # what a continued run learns from the server
+        step = 7  # the step that the server reports to a resumed run
 
         def log(self, values: dict[str, float], step: int) -> None:
             logged.append(step)

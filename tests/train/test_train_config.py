@@ -1,4 +1,4 @@
-"""Configs that contradict themselves are refused before anything is read or trained."""
+"""Contradictory configs are rejected before anything is read or trained."""
 
 from dataclasses import replace
 from pathlib import Path

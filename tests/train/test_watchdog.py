@@ -1,4 +1,4 @@
-"""The watchdog, in real processes: one that hangs ends with its stacks, one that moves lives on."""
+"""The watchdog in real processes: a hanging process ends with its stacks, others continue."""
 
 import subprocess
 import sys
@@ -76,7 +76,7 @@ def test_after_the_block_nothing_watches(tmp_path: Path) -> None:
     with Watchdog(0.2, tmp_path / "hang.txt") as watchdog:
         pass
     watchdog.reset()
-    time.sleep(0.4)  # this process is still here
+    time.sleep(0.4)  # this process was not ended
     with Watchdog(None, tmp_path / "hang.txt"):
         time.sleep(0.1)
 

@@ -1,4 +1,4 @@
-"""Programs as users start them: `parrot` to its end, a server while it is needed."""
+"""Runs `parrot` commands, and servers for the duration of a block."""
 
 import contextlib
 import os
@@ -17,30 +17,30 @@ from parrot_jax.serve.background import open_port
 
 PARROT = (sys.executable, "-m", "parrot_jax.cli")
 
-# vLLM alone is up in half a minute; on a machine that does other work it may take some.
+# vLLM starts in half a minute, but may take minutes on a busy machine.
 _START_TIMEOUT_S = 600.0
 _STOP_TIMEOUT_S = 60.0
 
-# XLA_FLAGS are for the tests' own process; the rest is for vLLM, which would ask the network.
+# Without the XLA_FLAGS of the tests; the other variables keep vLLM from using the network.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"} | {
     "HF_HUB_OFFLINE": "1",
     "VLLM_NO_USAGE_STATS": "1",
-    "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB; by default it takes much of the memory
+    "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB; by default vLLM takes much of the memory
 }
 
 
 def parrot(*arguments: object) -> None:
-    """Runs `parrot` with these arguments; what it prints, pytest shows where a test fails."""
+    """Runs `parrot` with these arguments; pytest shows its output if a test fails."""
     subprocess.run([*PARROT, *map(str, arguments)], check=True, env=ENVIRONMENT)
 
 
 @contextlib.contextmanager
 def served(*command: object, log: Path) -> Iterator[openai.OpenAI]:
-    """The stock client of a server that runs while the `with` block does.
+    """Runs a server during the `with` block; yields the stock client for it.
 
     Args:
-      command: Starts the server, given also `--port` with one that is free.
-      log: File for what it prints.
+      command: Starts the server; `--port` with a free port is appended.
+      log: File for its output.
     """
     with open_port() as listener:
         port = listener.getsockname()[1]
@@ -79,7 +79,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     process.terminate()
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(_STOP_TIMEOUT_S)
-    # vLLM has children, which a server that could not end by itself would leave behind.
+    # Also ends vLLM's child processes if the server was killed.
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

@@ -1,4 +1,4 @@
-"""`parrot serve --backend vllm` with the real one: it collects, and leaves nothing behind."""
+"""`parrot serve --backend vllm` with the real vLLM: a collection, and no processes left behind."""
 
 import contextlib
 import dataclasses
@@ -44,7 +44,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(world: Path) -> Path:
-    """The run folder of an asker that has learned to ask, in a minute."""
+    """The run folder of an asker, trained for a minute."""
     if not VLLM_PYTHON.exists():
         pytest.fail(f"{VLLM_PYTHON} is absent; `make test-vllm` installs it and runs these tests.")
     folder = world.parent / ASKER
@@ -61,7 +61,7 @@ class Asker(NamedTuple):
     process: subprocess.Popen[str]
     url: str
     descendants: list[psutil.Process]
-    """All that was started: the supervisor, vLLM, its engine and its workers."""
+    """All processes: the supervisor, vLLM, its engine and its workers."""
     start_s: float
 
 
@@ -106,7 +106,7 @@ def are_gone(processes: list[psutil.Process]) -> bool:
 
 
 def check_that_it_streams_and_knows_its_callers(url: str) -> None:
-    # vLLM refuses an empty list of messages, which our own server continues with a first question.
+    # vLLM rejects empty lists of messages; our own server replies with a first question.
     history = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]
     asked: Any = {"model": ASKER, "messages": history, "temperature": 0, "max_tokens": 20}
     with openai.OpenAI(base_url=url, api_key="none", max_retries=0) as client:
@@ -134,8 +134,8 @@ def test_it_collects_dialogues_and_stops_cleanly(
             world, out, asker_url=asker.url, answerer_url=str(answerer.base_url),
             seed=0, max_turns=MAX_TURNS,
         )  # fmt: skip
-        # From first questions, so that each dialogue has a turn that was collected. The others
-        # could end with their first new question.
+        # Only first questions, so that each dialogue has a collected turn; a session might end with
+        # its first new question.
         (first_questions,) = (each for each in config.beginnings if each.take == "first_question")
         config = dataclasses.replace(config, beginnings=(first_questions,))
         save_config(config, world.parent / "collect.yaml")
@@ -186,4 +186,4 @@ def test_an_engine_that_dies_ends_the_command(serve: Serve, run: Path) -> None:
         assert are_gone(asker.descendants)
     said = (run.parent / "serve.txt").read_text()
     assert "parrot: vLLM ended by itself with exit code" in said
-    assert "convert flax-to-hf" not in said  # the first test has exported it
+    assert "convert flax-to-hf" not in said  # exported by the first test

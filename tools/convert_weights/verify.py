@@ -1,4 +1,4 @@
-"""`parrot convert verify` as a program of its own; `--help` says what it takes."""
+"""Runs `parrot convert verify` as a script; see `--help`."""
 
 import sys
 

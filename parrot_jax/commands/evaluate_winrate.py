@@ -1,0 +1,47 @@
+"""AlpacaEval's win rate with its interval, from files of annotations."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+from parrot_jax.core.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class WinrateConfig:
+    """Files, and the form of the result.
+
+    Raises:
+      UserError: No file was given.
+    """
+
+    paths: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE...")]
+    """Annotation files of AlpacaEval 1 or 2."""
+
+    json: bool = False
+    """Print one JSON object and nothing else."""
+
+    def __post_init__(self) -> None:
+        if not self.paths:
+            raise UserError("no file was given; name at least one.")
+
+
+Config = WinrateConfig
+
+
+def run(config: WinrateConfig) -> None:
+    """Reads the files and prints the result."""
+    import json
+    import sys
+
+    from parrot_jax.evaluate.winrate import win_rates
+
+    found = win_rates(config.paths)
+    if config.json:
+        print(json.dumps(found.to_json(), ensure_ascii=False))
+        print(*found.rejected.lines(), sep="\n", end="", file=sys.stderr)
+        return
+    from parrot_jax.evaluate.console import print_win_rates
+
+    print_win_rates(found)

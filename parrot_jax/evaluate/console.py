@@ -1,0 +1,90 @@
+"""Prints rescored judgments and win rates on the console."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from parrot_jax.core.logs import console, visible
+from parrot_jax.evaluate.rescore import Rescored, turns_without_judgment
+from parrot_jax.evaluate.rows import Rejected
+from parrot_jax.evaluate.winrate import WinRates
+from parrot_jax.report.console import print_table
+from parrot_jax.report.page import Table
+
+
+def print_rescored(found: Rescored) -> None:
+    """Prints means by model and turn with intervals, wins of pairs, and what is wrong."""
+    models = found.models
+    if models:
+        turns = sorted({turn for scores in models.values() for turn in scores.turns()})
+        rows = [
+            [
+                name,
+                _with_interval(_mean(scores.scores()), scores.interval()),
+                *(_with_interval(_mean(scores.scores(turn)), None) for turn in turns),
+                f"{len(scores.scores()):,}",
+                f"{scores.unscored:,}",
+                f"{scores.duplicates:,}",
+                f"{scores.disagreeing:,}",
+            ]
+            for name, scores in models.items()
+        ]
+        columns = ["model", "mean", *(f"turn {turn}" for turn in turns)]
+        columns += ["scored", "unscored", "duplicates", "disagreeing"]
+        print_table(Table(columns=columns, rows=rows), "Ratings, parsed from the texts")
+    if found.compared:
+        rows = [
+            [first, second, judge, *map(str, scores.wins), str(scores.ties), str(scores.unscored),
+             str(scores.duplicates), str(scores.disagreeing)]
+            for (first, second, judge), scores in sorted(found.compared.items())
+        ]  # fmt: skip
+        columns = ["model 1", "model 2", "judge", "wins 1", "wins 2", "ties", "unscored"]
+        columns += ["duplicates", "disagreeing"]
+        print_table(Table(columns=columns, rows=rows, text_columns=3), "Pairs, in both orders")
+    notes = ["Intervals: 95 %, questions resampled with all their turns."] if models else []
+    if lacking := turns_without_judgment(models.values()):
+        notes.append(f"{lacking:,} turns were judged for some models and not for others.")
+    reasons: Counter[str] = Counter()
+    for scores in [*found.graded.values(), *found.compared.values()]:
+        reasons.update(scores.reasons)
+    if reasons:
+        notes.append("texts without a verdict: " + _by_reason(reasons))
+    _print_notes(notes, found.examples, found.rejected)
+
+
+def print_win_rates(found: WinRates) -> None:
+    """Prints the win rates with intervals, and what is wrong."""
+    rows = [
+        [
+            name,
+            rate.baseline,
+            rate.annotator,
+            _with_interval(rate.win_rate, rate.interval()),
+            f"{len(rate.wins):,}",
+            f"{rate.missing:,}",
+            f"{rate.duplicates:,}",
+        ]
+        for name, rate in found.models.items()
+    ]
+    columns = ["model", "baseline", "annotator", "win rate %", "n", "missing", "duplicates"]
+    print_table(Table(columns=columns, rows=rows, text_columns=3), "Win rates")
+    notes = ["Intervals: 95 %. Draws count as half; rows without a preference do not count."]
+    _print_notes(notes, found.examples, found.rejected)
+
+
+def _print_notes(notes: Sequence[str], examples: Sequence[str], rejected: Rejected) -> None:
+    for line in [*notes, *(f"  {example}" for example in examples), *rejected.lines()]:
+        console.print(visible(line), markup=False, highlight=False)
+
+
+def _mean(scores: dict[tuple[str, int], float]) -> float | None:
+    return sum(scores.values()) / len(scores) if scores else None
+
+
+def _with_interval(value: float | None, interval: tuple[float, float] | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.2f}" + (f" ({interval[0]:.2f} to {interval[1]:.2f})" if interval else "")
+
+
+def _by_reason(reasons: Counter[str]) -> str:
+    return ", ".join(f"{reason} {count:,}" for reason, count in reasons.most_common())

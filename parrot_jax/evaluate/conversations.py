@@ -1,0 +1,143 @@
+"""Conversations to judge: the answers of models to a benchmark, or any dialogues."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from parrot_jax.core.errors import UserError
+from parrot_jax.core.logs import console
+from parrot_jax.dialogue.types import Dialogue
+from parrot_jax.evaluate.answer_config import History
+from parrot_jax.evaluate.benchmark import Question
+from parrot_jax.evaluate.sheets import Sheet
+
+Ender = Literal["asker", "answerer", ""]
+"""Whose fault ended a dialogue early; empty = nobody's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conversation:
+    """Questions and the answers of one model."""
+
+    model: str
+    question_id: int | str
+    category: str = ""
+    history: History = "own"
+    questions: tuple[str, ...]
+    answers: tuple[str | None, ...]
+    """One per question; None = there is none."""
+    references: tuple[str | None, ...]
+    """One per question; None = there is none."""
+    shown: tuple[str | None, ...]
+    """The earlier answers that the judge sees: those that the model saw. A model without history
+    saw none; the judge sees its answers with its own history, if there are any."""
+    reasons: dict[int, str] = field(default_factory=dict)
+    """Why an answer is missing, by turn from 1."""
+    reference_model: str = ""
+    """Who wrote the references; empty = unknown."""
+
+    def texts(self, turn: int, slot: str) -> list[dict[str, str]] | None:
+        """What a prompt shows of the turns up to one, from 1.
+
+        Args:
+          turn: The turn to judge.
+          slot: The slot of the answers.
+
+        Returns:
+          None if an answer is missing.
+        """
+        answers = [*self.shown[: turn - 1], self.answers[turn - 1]]
+        shown = []
+        for question, answer, reference in zip(
+            self.questions, answers, self.references, strict=False
+        ):
+            if answer is None:
+                return None
+            texts = {"question": question, slot: answer}
+            if reference is not None:
+                texts["ref_answer"] = reference
+            shown.append(texts)
+        return shown
+
+    def has_references(self, turn: int) -> bool:
+        """Whether all turns up to this one have a reference."""
+        return None not in self.references[:turn]
+
+
+def from_sheets(questions: Sequence[Question], sheets: Iterable[Sheet]) -> list[Conversation]:
+    """The answers of models to a benchmark.
+
+    Raises:
+      UserError: A model answered an unknown question, or another number of turns.
+    """
+    by_id = {str(question.id): question for question in questions}
+    sheets = list(sheets)
+    own = {(s.model, str(s.question_id)): s.answers for s in sheets if s.history == "own"}
+    found, unknown = [], set[str]()
+    for sheet in sheets:
+        question = by_id.get(str(sheet.question_id))
+        if question is None:
+            unknown.add(str(sheet.question_id))
+            continue
+        if len(sheet.answers) != len(question.turns):
+            raise UserError(
+                f"{sheet.model_id} has {len(sheet.answers)} answers to question "
+                f"{sheet.question_id}, which has {len(question.turns)} turns in the benchmark; "
+                "judge with the benchmark that was answered."
+            )
+        shown: tuple[str | None, ...] = sheet.answers
+        if sheet.history == "reference":
+            shown = question.references
+        elif sheet.history == "none":
+            shown = own.get((sheet.model, str(sheet.question_id)), sheet.answers)
+        found.append(
+            Conversation(
+                model=sheet.model,
+                question_id=sheet.question_id,
+                category=question.category,
+                history=sheet.history,
+                questions=question.turns,
+                answers=sheet.answers,
+                references=question.references,
+                shown=shown,
+                reasons=sheet.reasons,
+                reference_model=question.reference_model,
+            )
+        )
+    if unknown and not found:
+        raise UserError(
+            f"none of the answered questions is in the benchmark; the first is {min(unknown)}."
+        )
+    if unknown:
+        console.print(f"{len(unknown):,} answered questions are not in the benchmark; not judged")
+    return found
+
+
+def from_dialogues(model: str, dialogues: Iterable[Dialogue]) -> list[Conversation]:
+    """Dialogues of any origin; their answers are judged without references.
+
+    Args:
+      model: The name under which they are judged.
+      dialogues: A last question without an answer is left out.
+
+    Raises:
+      UserError: Two dialogues have the same id.
+    """
+    found: dict[str, Conversation] = {}
+    for dialogue in dialogues:
+        answers = tuple(turn.whole for turn in dialogue.turns if turn.role == "assistant")
+        if not answers:
+            continue
+        if dialogue.id in found:
+            raise UserError(f"two dialogues of {model} have the id {dialogue.id}.")
+        category = dialogue.metadata.get("category", "")
+        found[dialogue.id] = Conversation(
+            model=model,
+            question_id=dialogue.id,
+            category=category if isinstance(category, str) else "",
+            questions=tuple(dialogue.questions()[: len(answers)]),
+            answers=answers,
+            references=(None,) * len(answers),
+            shown=answers,
+        )
+    return list(found.values())

@@ -1,0 +1,152 @@
+"""What is sent to the judge about each turn, and how its reply is read."""
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from parrot_jax.api.brackets import letter_in_brackets, number_in_brackets
+from parrot_jax.api.replies import Outcome, Reply
+from parrot_jax.core.errors import UserError
+from parrot_jax.evaluate.conversations import Conversation
+from parrot_jax.evaluate.judge_config import JudgeConfig
+from parrot_jax.evaluate.judge_prompts import JudgeMode, JudgePrompt, JudgePrompts
+
+SCALE = (1.0, 10.0)
+"""The lowest and the highest rating."""
+
+# Assistant A is model 1 in the first order, and model 2 in the second.
+_ORDERS = (
+    {"A": "model_1", "B": "model_2", "C": "tie"},
+    {"A": "model_2", "B": "model_1", "C": "tie"},
+)
+
+
+class Verdict(NamedTuple):
+    """What a reply of the judge says."""
+
+    value: float | str | None
+    """A rating, or `model_1`, `model_2` or `tie`; None = it says nothing clear."""
+    reason: str = ""
+    """Why the value is None."""
+
+
+class Task(NamedTuple):
+    """A turn to judge."""
+
+    conversations: tuple[Conversation, ...]
+    """One to grade, two to compare."""
+    turn: int
+    """From 1."""
+    prompt: JudgePrompt
+    requests: tuple[list[dict[str, str]], ...]
+    """The messages: one list to grade, one per order to compare."""
+
+    def input(self) -> str:
+        """The task in the journal. A changed answer is another task."""
+        content = json.dumps(self.requests, ensure_ascii=False)
+        key: dict[str, Any] = {
+            "models": [one.model for one in self.conversations],
+            "history": self.conversations[0].history,
+            "question": self.conversations[0].question_id,
+            "turn": self.turn,
+            "sha256": hashlib.sha256(content.encode()).hexdigest(),
+        }
+        return json.dumps(key, ensure_ascii=False)
+
+    def read(self, reply: Reply, order: int) -> Verdict:
+        """The verdict in a reply to one of the requests."""
+        if reply.outcome is not Outcome.COMPLETE:
+            return Verdict(None, f"the reply is {reply.outcome.value}")
+        if len(self.conversations) == 1:
+            found = number_in_brackets(reply.text, *SCALE)
+            return Verdict(found.number, found.reason)
+        letter, reason = letter_in_brackets(reply.text, "ABC")
+        return Verdict(_ORDERS[order].get(letter), reason)
+
+
+class Failed(NamedTuple):
+    """A turn that cannot be judged, because an answer is missing."""
+
+    conversations: tuple[Conversation, ...]
+    turn: int
+    reason: str
+
+
+def make_tasks(
+    config: JudgeConfig, conversations: Sequence[Conversation], prompts: JudgePrompts
+) -> tuple[list[Task], list[Failed]]:
+    """The turns to judge, and those that cannot be judged.
+
+    Raises:
+      UserError: The prompts have none for a turn, or there is nothing to compare.
+    """
+    groups: Sequence[tuple[Conversation, ...]] = [(one,) for one in conversations]
+    if config.mode == "pairwise":
+        groups = list(_pairs(conversations, config.baseline))
+        if not groups:
+            raise UserError(
+                "there is nothing to compare: no two models answered the same question with the "
+                f"same history{f', one of them {config.baseline}' if config.baseline else ''}."
+            )
+    tasks, failed = [], []
+    for group in groups:
+        for turn in range(1, len(group[0].questions) + 1):
+            if reason := _why_not(group, turn):
+                failed.append(Failed(group, turn, reason))
+            else:
+                tasks.append(_task(config.mode, group, turn, prompts))
+    return tasks, failed
+
+
+def _pairs(
+    conversations: Sequence[Conversation], baseline: str | None
+) -> Iterator[tuple[Conversation, Conversation]]:
+    by_question: dict[tuple[str, str], list[Conversation]] = {}
+    for one in conversations:
+        by_question.setdefault((str(one.question_id), one.history), []).append(one)
+    for group in by_question.values():
+        for first, second in itertools.combinations(sorted(group, key=lambda one: one.model), 2):
+            if baseline in (None, first.model):
+                yield first, second
+            elif baseline == second.model:
+                yield second, first
+
+
+def _why_not(group: tuple[Conversation, ...], turn: int) -> str:
+    for one in group:
+        if one.answers[turn - 1] is None:
+            return one.reasons.get(turn, "missing")
+        if one.texts(turn, "answer") is None:
+            return "an earlier answer is missing"
+    return ""
+
+
+def _task(
+    mode: JudgeMode, group: tuple[Conversation, ...], turn: int, prompts: JudgePrompts
+) -> Task:
+    first = group[0]
+    with_references = first.has_references(turn)
+    prompt = prompts.choose(mode, turn, with_references=with_references)
+    if mode == "single":
+        requests = (prompt.messages(_shown(first, turn, "answer")),)
+    else:
+        requests = tuple(
+            prompt.messages(
+                [
+                    {**a, **b}
+                    for a, b in zip(
+                        _shown(one, turn, "answer_a"), _shown(other, turn, "answer_b"), strict=True
+                    )
+                ]
+            )
+            for one, other in (group, group[::-1])
+        )
+    return Task(group, turn, prompt, requests)
+
+
+def _shown(conversation: Conversation, turn: int, slot: str) -> list[dict[str, str]]:
+    texts = conversation.texts(turn, slot)
+    assert texts is not None  # `_why_not` has looked
+    return texts

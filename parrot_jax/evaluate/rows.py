@@ -1,0 +1,139 @@
+"""Rows of JSON files; rejected rows are counted by reason and reported with file and line."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from parrot_jax.core.errors import UserError
+from parrot_jax.core.paths import as_path
+from parrot_jax.dialogue.json_stream import stream_rows
+from parrot_jax.dialogue.raw_rows import BrokenRowError, printable
+
+_MAX_EXAMPLES = 10
+
+Row = TypeVar("Row")
+
+
+@dataclass
+class Rejected:
+    """Counts of rejected rows."""
+
+    reasons: Counter[str] = field(default_factory=Counter)
+    examples: list[str] = field(default_factory=list)
+    """The first ones, as `file:line: reason`."""
+
+    def add(self, path: Path | str, line: int, problem: BrokenRowError) -> None:
+        """Counts a row."""
+        self.reasons[problem.reason] += 1
+        if len(self.examples) < _MAX_EXAMPLES:
+            self.examples.append(f"{printable(str(path))}:{line}: {problem}")
+
+    def first(self) -> str:
+        """The first rejected row, or that there is none."""
+        return self.examples[0] if self.examples else "no row has any content"
+
+    def lines(self) -> list[str]:
+        """What to tell the user; empty if no row was rejected."""
+        if not self.reasons:
+            return []
+        counts = ", ".join(f"{reason} {count:,}" for reason, count in self.reasons.most_common())
+        return [f"rejected rows: {counts}", *(f"  {example}" for example in self.examples)]
+
+
+def check_paths(paths: Sequence[Path | str]) -> None:
+    """Checks the files of a command.
+
+    Raises:
+      UserError: A path was given twice, or is a folder.
+    """
+    for place, path in enumerate(map(str, paths)):
+        if path in map(str, paths[:place]):
+            raise UserError(f"{path} was given twice; give each file once.")
+        if as_path(path).is_dir():
+            raise UserError(f"{path} is a folder; name its files.")
+
+
+def read_rows(
+    path: Path | str, parse: Callable[[dict[str, Any]], Row], rejected: Rejected
+) -> Iterator[Row]:
+    """Reads the objects of a file: JSON lines, or one JSON list, also compressed.
+
+    Args:
+      path: The file.
+      parse: Parses a row; raises `BrokenRowError` if it is invalid.
+      rejected: Counts what is invalid.
+
+    Raises:
+      UserError: The file cannot be opened.
+    """
+    for row in stream_rows(path):
+        problem = row.problem
+        if problem is None:
+            try:
+                if not isinstance(row.value, dict):
+                    raise BrokenRowError("not an object", printable(repr(row.value), 60))
+                parsed = parse(row.value)
+            except BrokenRowError as error:
+                problem = error
+            else:
+                yield parsed
+                continue
+        rejected.add(path, row.line, problem)
+
+
+def text_at(row: dict[str, Any], key: str) -> str:
+    """The text under a key.
+
+    Raises:
+      BrokenRowError: There is none.
+    """
+    if not isinstance(row.get(key), str):
+        raise BrokenRowError(f"no text in `{key}`", _shown(row, key))
+    return row[key]
+
+
+def name_at(row: dict[str, Any], key: str) -> str:
+    """The name under a key: a text that is not empty, or an integer.
+
+    Raises:
+      BrokenRowError: There is none.
+    """
+    value = row.get(key)
+    if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
+        raise BrokenRowError(f"no `{key}`", _shown(row, key))
+    return str(value)
+
+
+def count_at(row: dict[str, Any], key: str) -> int:
+    """The integer under a key, at least 1.
+
+    Raises:
+      BrokenRowError: There is none.
+    """
+    value = row.get(key)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise BrokenRowError(f"no positive integer in `{key}`", _shown(row, key))
+    return value
+
+
+def number_at(row: dict[str, Any], key: str) -> float | None:
+    """The number under a key; None if the key is absent or null.
+
+    Raises:
+      BrokenRowError: It is something else.
+    """
+    value = row.get(key)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise BrokenRowError(f"no number in `{key}`", _shown(row, key))
+    try:
+        return float(value)
+    except OverflowError:
+        raise BrokenRowError(f"no number in `{key}`", "it is too large") from None
+
+
+def _shown(row: dict[str, Any], key: str) -> str:
+    return f"found {printable(repr(row[key]), 60)}" if key in row else "the key is missing"

@@ -1,0 +1,298 @@
+"""Scores by model, history, question and turn, and their means with intervals and bounds."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
+
+import numpy as np
+
+from parrot_jax.core.errors import UserError
+from parrot_jax.dialogue.raw_rows import BrokenRowError, printable
+from parrot_jax.evaluate.answer_config import History
+from parrot_jax.evaluate.judge_tasks import SCALE
+from parrot_jax.evaluate.rows import Rejected, count_at, name_at, number_at, read_rows
+from parrot_jax.intervals.bootstrap import ratio_intervals
+
+_FOLDER = "model_judgment"
+
+
+class Place(NamedTuple):
+    """A question and a turn."""
+
+    question: str
+    turn: int
+    """From 1."""
+
+
+@dataclass
+class Cell:
+    """The judgments of one turn."""
+
+    ratings: dict[int, float] = field(default_factory=dict)
+    """By repeat, from 0."""
+    unscored: list[str] = field(default_factory=list)
+    """Why judgments have no rating."""
+    failed: str = ""
+    """Why there is no answer; empty = there is one."""
+
+    @property
+    def score(self) -> float | None:
+        """The mean of the ratings; None if there are none."""
+        return float(np.mean(list(self.ratings.values()))) if self.ratings else None
+
+
+class Estimate(NamedTuple):
+    """A mean over turns."""
+
+    mean: float | None
+    """None = no turn is scored."""
+    low: float | None
+    """Lower end of the interval; None with fewer than two questions."""
+    high: float | None
+    scored: int
+    """Number of turns."""
+    unscored: int
+    """Turns with an answer and no rating."""
+    failed: int
+    """Turns without an answer."""
+    least: float | None
+    """The mean if all turns without a rating had the lowest one; None if there are no turns."""
+    most: float | None
+    """The mean if they had the highest one."""
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON object."""
+        return self._asdict()
+
+
+@dataclass
+class Series:
+    """The scores of one model with one history, by one judge."""
+
+    model: str
+    history: History
+    judge: str
+    scale: tuple[float, float] = SCALE
+    cells: dict[Place, Cell] = field(default_factory=dict)
+    categories: dict[str, str] = field(default_factory=dict)
+    """By question."""
+
+    def turns(self) -> list[int]:
+        """The turns that were judged."""
+        return sorted({place.turn for place in self.cells})
+
+    def estimate(
+        self, *, turn: int | None = None, category: str | None = None, level: float = 0.95
+    ) -> Estimate:
+        """The mean over the turns, or some of them, with the bootstrap interval.
+
+        Questions are resampled with all their turns.
+
+        Args:
+          turn: Only this turn.
+          category: Only questions of this category.
+          level: Of the interval.
+        """
+        cells = {
+            place: cell
+            for place, cell in self.cells.items()
+            if turn in (None, place.turn)
+            and (category is None or self.categories.get(place.question, "") == category)
+        }
+        scores = {
+            place: score for place, cell in cells.items() if (score := cell.score) is not None
+        }
+        failed = sum(cell.score is None and bool(cell.failed) for cell in cells.values())
+        missing = len(cells) - len(scores)
+        total = sum(scores.values())
+        low, high = _interval(scores, level)
+        return Estimate(
+            mean=total / len(scores) if scores else None,
+            low=low,
+            high=high,
+            scored=len(scores),
+            unscored=missing - failed,
+            failed=failed,
+            least=(total + missing * self.scale[0]) / len(cells) if cells else None,
+            most=(total + missing * self.scale[1]) / len(cells) if cells else None,
+        )
+
+    def noise(self) -> float | None:
+        """The judge's own noise: the standard error that it gives the overall mean.
+
+        It is the standard deviation of the ratings of one answer, pooled over answers that were
+        judged at least twice, divided by the root of the number of ratings.
+
+        Returns:
+          None if no answer was judged twice.
+        """
+        repeated = [list(cell.ratings.values()) for cell in self.cells.values()]
+        squares = sum(float(np.var(ratings)) * len(ratings) for ratings in repeated if ratings)
+        free = sum(len(ratings) - 1 for ratings in repeated if ratings)
+        if free < 1:
+            return None
+        count = sum(map(len, repeated))
+        return float(np.sqrt(squares / free / count))
+
+
+@dataclass
+class Scores:
+    """The scores of some files."""
+
+    series: dict[tuple[str, History, str], Series] = field(default_factory=dict)
+    """By model, history and judge."""
+    rejected: Rejected = field(default_factory=Rejected)
+
+    def labels(self) -> dict[str, Series]:
+        """The series by a name that tells them apart."""
+        judges = {judge for _, _, judge in self.series}
+        return {
+            model
+            + (f"@{history}" if history != "own" else "")
+            + (f" ({judge})" if len(judges) > 1 else ""): series
+            for (model, history, judge), series in sorted(self.series.items())
+        }
+
+
+class _Row(NamedTuple):
+    model: str
+    history: History
+    judge: str
+    place: Place
+    repeat: int
+    score: float | None
+    failed: bool
+    reason: str
+    category: str
+    scale: tuple[float, float]
+
+
+def read_scores(paths: Sequence[Path | str]) -> Scores:
+    """Reads judgments.
+
+    Args:
+      paths: Folders of `parrot evaluate judge`, or files of FastChat's `model_judgment/` with
+        single grades.
+
+    Raises:
+      UserError: There are no judgments, or a turn was judged twice by the same judge.
+    """
+    found = Scores()
+    for path in paths:
+        for file in _files(path):
+            for row in read_rows(file, _parse, found.rejected):
+                _add(found, row, file)
+    if not found.series:
+        raise UserError(f"{', '.join(map(str, paths))} has no grades: {found.rejected.first()}.")
+    return found
+
+
+def _files(path: Path | str) -> list[Path]:
+    folder = Path(path)
+    if not folder.is_dir():
+        return [folder]
+    files = sorted(folder.glob(f"{_FOLDER}/*_single.jsonl"))
+    if not files:
+        raise UserError(
+            f"{path} has no grades: {_FOLDER}/*_single.jsonl is missing. `parrot evaluate judge` "
+            "writes them."
+        )
+    return files
+
+
+def _parse(row: dict[str, Any]) -> _Row:
+    judge = row.get("judge")
+    if isinstance(judge, list) and judge:
+        judge = judge[0]
+    history = row.get("history", "own")
+    if history not in get_args(History):
+        raise BrokenRowError("unknown `history`", printable(repr(history), 40))
+    low, high = row.get("scale") or SCALE
+    score = number_at(row, "score")
+    if "score" not in row:
+        raise BrokenRowError("no `score`", "rows of pairs have none")
+    if score == -1:  # FastChat's mark of a text without a rating
+        score = None
+    if score is not None and not low <= score <= high:
+        raise BrokenRowError("a score out of range", f"{score:g} is not from {low:g} to {high:g}")
+    reason = row.get("reason")
+    return _Row(
+        model=name_at(row, "model").removesuffix(f"@{history}"),
+        history=history,
+        judge=judge if isinstance(judge, str) else "",
+        place=Place(name_at(row, "question_id"), count_at(row, "turn")),
+        repeat=row["repeat"] if isinstance(row.get("repeat"), int) else 0,
+        score=score,
+        failed=row.get("failed") is True,
+        reason=reason if isinstance(reason, str) else "no rating",
+        category=row["category"] if isinstance(row.get("category"), str) else "",
+        scale=(float(low), float(high)),
+    )
+
+
+def _add(found: Scores, row: _Row, file: Path) -> None:
+    key = (row.model, row.history, row.judge)
+    series = found.series.setdefault(key, Series(*key, scale=row.scale))
+    if series.scale != row.scale:
+        raise UserError(
+            f"{file}: {row.model} is graded from {row.scale[0]:g} to {row.scale[1]:g}, and "
+            f"elsewhere from {series.scale[0]:g} to {series.scale[1]:g}; report them apart."
+        )
+    cell = series.cells.setdefault(row.place, Cell())
+    series.categories[row.place.question] = row.category
+    if row.repeat in cell.ratings:
+        raise UserError(
+            f"{file}: turn {row.place.turn} of question {row.place.question} of {row.model} was "
+            f"judged twice by {row.judge or 'an unnamed judge'}; `parrot evaluate rescore` counts "
+            "such copies."
+        )
+    if row.failed:
+        cell.failed = row.reason
+    elif row.score is None:
+        cell.unscored.append(row.reason)
+    else:
+        cell.ratings[row.repeat] = row.score
+
+
+def _interval(scores: Mapping[Place, float], level: float) -> tuple[float | None, float | None]:
+    return clustered_interval(
+        [(place.question, score) for place, score in scores.items()], level=level
+    )
+
+
+def clustered_interval(
+    values: Sequence[tuple[str, float]], *, level: float
+) -> tuple[float | None, float | None]:
+    """The bootstrap interval of the mean of values that belong to questions.
+
+    Args:
+      values: Question and value.
+      level: See `ratio_intervals`.
+
+    Returns:
+      Both ends; None with values of fewer than two questions.
+    """
+    places = {name: at for at, name in enumerate(dict.fromkeys(name for name, _ in values))}
+    if len(places) < 2:
+        return None, None
+    sums, counts = np.zeros((len(places), 1)), np.zeros((len(places), 1))
+    for name, value in values:
+        sums[places[name]] += value
+        counts[places[name]] += 1
+    resamples = 1000 if level <= 0.99 else 10_000
+    ((low, high),) = ratio_intervals(sums, counts, level=level, resamples=resamples)
+    return float(low), float(high)
+
+
+def reasons(series: Sequence[Series]) -> Iterator[tuple[str, Counter[str]]]:
+    """Why turns have no score, counted: first missing answers, then unclear judgments."""
+    what: Sequence[tuple[str, Callable[[Cell], list[str]]]] = (
+        ("no answer", lambda cell: [cell.failed] if cell.failed else []),
+        ("no clear rating", lambda cell: [] if cell.ratings else cell.unscored[:1]),
+    )
+    for name, of in what:
+        counts = Counter(r for one in series for cell in one.cells.values() for r in of(cell))
+        if counts:
+            yield name, counts
