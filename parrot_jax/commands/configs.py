@@ -33,6 +33,8 @@ KINDS = {
     "collect": ConfigKind("collect.collect_config", "CollectConfig", "parrot collect"),
     "data": ConfigKind("commands.data_clean", "DataCleanConfig", "parrot data clean"),
     "stats": ConfigKind("stats.judge_config", "JudgeConfig", "parrot stats --judge"),
+    "answer": ConfigKind("evaluate.answer_config", "AnswerConfig", "parrot evaluate answer"),
+    "judge": ConfigKind("evaluate.judge_config", "JudgeConfig", "parrot evaluate judge"),
     "moderation": ConfigKind(
         "api.endpoint_config", "EndpointConfig", "parrot collect export --moderation"
     ),

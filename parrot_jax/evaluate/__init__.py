@@ -1,12 +1,21 @@
 """Measures multi-turn chat: answers, judgments, scores with intervals. Loads no jax.
 
 answer_config.py  settings of answering a benchmark
-rows.py      rows of JSON files; rejected ones are counted and reported
-benchmark.py questions and references, from files of all common forms
-sheets.py    answers of a model, and FastChat's files of them
-answering.py runs a benchmark
-fastchat.py  judgments in FastChat's files
-rescore.py   parses the judgments of such files again
-winrate.py   AlpacaEval's win rate from annotations
-console.py   prints both on the console
+judge_config.py   settings of judging
+rows.py           rows of JSON files; rejected ones are counted and reported
+benchmark.py      questions and references, from files of all common forms
+sheets.py         answers of a model, and FastChat's files of them
+answering.py      runs a benchmark
+conversations.py  what is judged: answers to a benchmark, or dialogues
+judge_prompts.py  prompts in FastChat's form, for any number of turns
+judge_tasks.py    requests to the judge, and how its replies are read
+judging.py        runs a judge
+scores.py         scores by model, history, question and turn; means with intervals
+comparing.py      paired differences
+summary.py        the report as tables and JSON
+writing.py        the report as files
+fastchat.py       judgments in FastChat's files
+rescore.py        parses the judgments of such files again
+winrate.py        AlpacaEval's win rate from annotations
+console.py        prints all results
 """

@@ -1,11 +1,21 @@
-"""Prints rescored judgments and win rates on the console."""
+"""Prints reports, comparisons, rescored judgments and win rates on the console."""
 
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 from parrot_jax.core.logs import console, visible
+from parrot_jax.evaluate.comparing import Comparison, Difference
 from parrot_jax.evaluate.rescore import Rescored, turns_without_judgment
 from parrot_jax.evaluate.rows import Rejected
+from parrot_jax.evaluate.summary import (
+    Report,
+    categories_table,
+    differences_table,
+    notes,
+    overall_table,
+    turns_table,
+)
 from parrot_jax.evaluate.winrate import WinRates
 from parrot_jax.report.console import print_table
 from parrot_jax.report.page import Table
@@ -69,6 +79,38 @@ def print_win_rates(found: WinRates) -> None:
     print_table(Table(columns=columns, rows=rows, text_columns=3), "Win rates")
     notes = ["Intervals: 95 %. Draws count as half; rows without a preference do not count."]
     _print_notes(notes, found.examples, found.rejected)
+
+
+def print_report(report: Report, written: Sequence[Path]) -> None:
+    """Prints the tables, the notes, and the written files."""
+    print_table(overall_table(report), "Overall")
+    print_table(turns_table(report), "By turn")
+    for title, pairs in (("models", report.pairs), ("histories", report.histories)):
+        if (table := differences_table(report, pairs)) is not None:
+            print_table(table, f"Differences between {title}")
+    if (table := categories_table(report)) is not None:
+        print_table(table, "By category")
+    _print_notes(list(notes(report)), [], report.scores.rejected)
+    if written:
+        console.print(f"wrote {', '.join(map(str, written))}", markup=False)
+
+
+def print_comparison(found: Comparison) -> None:
+    """Prints the sentence and the differences by turn."""
+    rows = [
+        ["all" if turn is None else str(turn), _signed(one), "yes" if one.is_sure else "no",
+         f"{one.turns:,}"]
+        for turn, one in [(None, found.overall), *found.by_turn.items()]
+    ]  # fmt: skip
+    columns = ["turn", f"{found.second} − {found.first}", "excludes 0", "turns of both"]
+    print_table(Table(columns=columns, rows=rows), "Paired differences, 95 % intervals")
+    console.print(visible(found.sentence()), markup=False, highlight=False)
+
+
+def _signed(found: Difference) -> str:
+    if found.low is None or found.high is None:
+        return f"{found.mean:+.2f}"
+    return f"{found.mean:+.2f} ({found.low:+.2f} to {found.high:+.2f})"
 
 
 def _print_notes(notes: Sequence[str], examples: Sequence[str], rejected: Rejected) -> None:

@@ -152,8 +152,13 @@ class Scores:
             model
             + (f"@{history}" if history != "own" else "")
             + (f" ({judge})" if len(judges) > 1 else ""): series
-            for (model, history, judge), series in sorted(self.series.items())
+            for (model, history, judge), series in sorted(self.series.items(), key=_order)
         }
+
+
+def _order(item: tuple[tuple[str, History, str], Series]) -> tuple[str, int, str]:
+    (model, history, judge), _ = item
+    return model, get_args(History).index(history), judge
 
 
 class _Row(NamedTuple):
@@ -187,6 +192,33 @@ def read_scores(paths: Sequence[Path | str]) -> Scores:
     if not found.series:
         raise UserError(f"{', '.join(map(str, paths))} has no grades: {found.rejected.first()}.")
     return found
+
+
+def read_series(name: str) -> tuple[str, Series]:
+    """One series by `RUN`, `RUN:MODEL` or `RUN:MODEL@HISTORY`.
+
+    Returns:
+      Its label and the series.
+
+    Raises:
+      UserError: There is no such run or model, or the run has several and none is named.
+    """
+    path, label = name, ""
+    if not Path(name).exists() and ":" in name:
+        path, _, label = name.rpartition(":")
+    named = read_scores([path]).labels()
+    if label:
+        if label not in named:
+            raise UserError(f"{path} has no {label!r}; it has {', '.join(named)}.")
+        return label, named[label]
+    own = {label: one for label, one in named.items() if one.history == "own"} or named
+    if len(own) > 1:
+        raise UserError(
+            f"{path} has several models; name one, as in {path}:{next(iter(own))}. It has "
+            f"{', '.join(named)}."
+        )
+    ((label, one),) = own.items()
+    return label, one
 
 
 def _files(path: Path | str) -> list[Path]:

@@ -3,5 +3,6 @@
 texts.py    cleans untrusted text for a page
 charts.py   charts as SVG
 page.py     a page as one HTML file
+markdown.py tables as Markdown
 console.py  tables on the console
 """

@@ -23,8 +23,9 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 from parrot_jax.report.page import Chart, Hue
 from parrot_jax.report.texts import fit_text
 
-AxisScale = Literal["share", "log"]
-"""`share`: from 0 to 1, shown in percent; `log`: greater than 0."""
+AxisScale = Literal["share", "log", "linear"]
+"""`share`: from 0 to 1, shown in percent; `log`: greater than 0; `linear`: any values, and the axis
+need not start at 0."""
 
 _COLOURS: Mapping[str, str] = MappingProxyType(
     {
@@ -248,6 +249,8 @@ def _scale_values(axes: Axes, y_label: str, scale: AxisScale) -> None:
         axes.yaxis.set_major_locator(MaxNLocator(5))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: percent(value)))
         axes.set_ylim(bottom=0)
+    elif scale == "linear":
+        axes.yaxis.set_major_locator(MaxNLocator(5))
     else:
         low, high = axes.dataLim.intervaly
         axes.set_yscale("log")

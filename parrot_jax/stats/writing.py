@@ -1,13 +1,14 @@
 """Writes statistics as JSON, Markdown, an HTML page and figures."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from parrot_jax.core import markdown
 from parrot_jax.core.errors import disk_full_is_a_user_error
 from parrot_jax.core.files import atomic_write, write_json
 from parrot_jax.report.charts import Bars, column_chart
-from parrot_jax.report.page import Chart, Hue, Page, Picture, Section, Table, Tile, write_page
+from parrot_jax.report.markdown import markdown_lines
+from parrot_jax.report.page import Chart, Hue, Page, Picture, Section, Tile, write_page
 from parrot_jax.stats.measure_file import FileStats
 from parrot_jax.stats.summary import (
     Statistics,
@@ -104,26 +105,18 @@ def _markdown(statistics: Statistics, pictures: Sequence[str]) -> str:
     blocks = [
         "# Dialogue statistics",
         "## Table 1",
-        *_table_lines(table_1(statistics, intervals=True)),
+        markdown_lines(table_1(statistics, intervals=True)),
         *notes(statistics),
         "## Distribution of turns",
         *(f"![{_CAPTION}]({name})" for name in pictures),
-        *_table_lines(turns_table(statistics.files)),
+        markdown_lines(turns_table(statistics.files)),
         "## All measures",
-        *_table_lines(measures_table(statistics)),
-        *(["## Judged sessions", *_table_lines(judged)] if judged else []),
+        markdown_lines(measures_table(statistics)),
+        *(["## Judged sessions", markdown_lines(judged)] if judged else []),
         "## Input files",
-        *_table_lines(reading_table(statistics.files)),
+        markdown_lines(reading_table(statistics.files)),
         *(f"Rejected: {markdown.escape(e)}" for f in statistics.files for e in examples(f.report)),
         "## Definitions",
-        *_table_lines(definitions_table()),
+        markdown_lines(definitions_table()),
     ]
     return "\n\n".join(blocks) + "\n"
-
-
-def _table_lines(table: Table) -> Iterator[str]:
-    rules = ["---" if n < table.text_columns else "---:" for n in range(len(table.columns))]
-    rows = [table.columns, *table.rows]
-    lines = ["| " + " | ".join(map(markdown.escape, row)) + " |" for row in rows]
-    lines.insert(1, "| " + " | ".join(rules) + " |")
-    yield "\n".join(lines)

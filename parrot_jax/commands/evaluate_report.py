@@ -1,0 +1,58 @@
+"""Report scores by turn, category and history: console, JSON, Markdown and HTML, with intervals."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+from parrot_jax.core.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportConfig:
+    """Judgments, and where the report goes.
+
+    Raises:
+      UserError: No run was given.
+    """
+
+    runs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN...")]
+    """Folders of `parrot evaluate judge`, or files of FastChat's `model_judgment/` with single
+    grades."""
+
+    out: str | None = None
+    """Folder for report.json, report.md, report.html and the figures."""
+
+    json: bool = False
+    """Print one JSON object and nothing else."""
+
+    def __post_init__(self) -> None:
+        if not self.runs:
+            raise UserError("no run was given; name at least one.")
+
+
+Config = ReportConfig
+
+
+def run(config: ReportConfig) -> None:
+    """Reads the judgments, prints and writes the report."""
+    import json
+    import sys
+    from pathlib import Path
+
+    from parrot_jax.evaluate.scores import read_scores
+    from parrot_jax.evaluate.summary import make_report
+
+    report = make_report(read_scores(config.runs))
+    written = []
+    if config.out:
+        from parrot_jax.evaluate.writing import write_report  # loads matplotlib
+
+        written = write_report(report, Path(config.out))
+    if config.json:
+        print(json.dumps(report.to_json(), ensure_ascii=False))
+        print(*report.scores.rejected.lines(), sep="\n", end="", file=sys.stderr)
+        return
+    from parrot_jax.evaluate.console import print_report
+
+    print_report(report, written)
