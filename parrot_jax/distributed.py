@@ -1,7 +1,7 @@
-"""Many processes, one program: who they are, when they meet, which of them writes.
+"""Jobs of several processes: how they connect, synchronise, and which of them writes.
 
-A process finds the others from flags, from SLURM, Kubernetes or a TPU's environment; where nothing
-speaks of others it is alone. jax is loaded only to join or to ask, so configs may import this.
+A process finds the others from its config, or from the environment of SLURM, Kubernetes or a TPU;
+otherwise it runs alone. jax is imported inside functions only, so configs may import this file.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ from parrot_jax.core.logs import console
 from parrot_jax.core.xla_flags import guess_platform
 
 HEARTBEAT_S = 10
-"""Seconds without a sign of life after which a process counts as dead. The others cannot raise an
-error then: they are ended by SIGABRT (134), which a launcher takes as "start again"."""
+"""Seconds without a heartbeat after which a process counts as dead. jax then aborts the others with
+SIGABRT (exit code 134) instead of raising an exception; a launcher restarts the job."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DistributedConfig:
-    """How the processes of one job find each other; all null = from the environment.
+    """How the processes of a job find each other; all null = from the environment.
 
-    SLURM, TPU slices and GKE's TPU pods are known as they are. In Kubernetes, an Indexed Job gives
-    `JOB_COMPLETION_INDEX`, and the pod's spec sets `JAX_COORDINATOR_ADDRESS` and
-    `JAX_NUM_PROCESSES`; `JAX_PROCESS_ID` may stand for the index elsewhere.
+    SLURM, TPU slices and GKE's TPU pods are detected. In Kubernetes, an Indexed Job sets
+    `JOB_COMPLETION_INDEX`; add `JAX_COORDINATOR_ADDRESS` and `JAX_NUM_PROCESSES` to the pod's spec.
+    Elsewhere, set `JAX_PROCESS_ID` instead of the index.
 
     Raises:
-      UserError: Some are given and some are not, or the index is out of range.
+      UserError: Only some of the three are given, or one is invalid.
     """
 
     coordinator: str | None = None
-    """`host:port` of process 0, the same for all."""
+    """`host:port` of process 0, the same for all processes."""
     num_processes: int | None = None
-    """How many processes there are."""
+    """Number of processes."""
     process_id: int | None = None
-    """Which of them this is, in [0, num_processes)."""
+    """Index of this process, in [0, num_processes)."""
 
     def __post_init__(self) -> None:
         given = (self.coordinator, self.num_processes, self.process_id)
@@ -67,24 +67,24 @@ class DistributedConfig:
 def join_processes(
     config: DistributedConfig, environ: Mapping[str, str] = os.environ, *, timeout_s: int = 300
 ) -> None:
-    """Joins the other processes of this job; to be called before anything asks jax for a device.
+    """Connects to the other processes of this job. Call it before asking jax for a device.
 
-    Processes but the first print nothing from then on.
+    Afterwards only the first process prints.
 
     Args:
-      config: Where the others are.
-      environ: Where else to look.
-      timeout_s: How long to wait for them, in seconds.
+      config: How to find the other processes.
+      environ: Used if the config is all null.
+      timeout_s: Seconds to wait for the other processes.
 
     Raises:
-      UserError: The others could not be found, or did not come in time.
+      UserError: The other processes were not found, or did not connect in time.
     """
     arguments = process_arguments(config, environ)
     if arguments is None:
         return
     import jax
 
-    # Only the CPU backend reads this; it has no way to reach another process by default.
+    # Read only by the CPU backend, which has no collectives between processes by default.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
         jax.distributed.initialize(
@@ -95,10 +95,10 @@ def join_processes(
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
-            f"could not join the other processes ({arguments or 'as the environment says'}): "
+            f"could not join the other processes ({arguments or 'found by jax'}): "
             f"{reason}. See scripts/launch/README.md for what each environment must provide."
         ) from error
-    # jax has just set a handler that only takes note of the signal; the trainer sets its own later.
+    # jax has just set a handler that only records the signal; the trainer sets its own later.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     console.quiet = not is_first_process()
 
@@ -106,13 +106,13 @@ def join_processes(
 def process_arguments(
     config: DistributedConfig, environ: Mapping[str, str]
 ) -> dict[str, Any] | None:
-    """What `jax.distributed.initialize` has to be told; None = this process is alone.
+    """Returns the arguments of `jax.distributed.initialize`; None = this process runs alone.
 
     Raises:
-      UserError: The environment speaks of other processes but does not say where they are.
+      UserError: Only some of the required environment variables are set.
     """
     if config.coordinator is not None:
-        # jax would listen on every interface, also where all processes are on this machine.
+        # By default jax listens on all interfaces, even if all processes are on this machine.
         on_loopback = config.coordinator.startswith(("127.0.0.1:", "localhost:"))
         bind = {"coordinator_bind_address": config.coordinator} if on_loopback else {}
         return {
@@ -122,11 +122,11 @@ def process_arguments(
             "cluster_detection_method": "deactivate",
             **bind,
         }
-    # By a count alone, each process would train for itself, all in the same folder.
+    # Incomplete variables are an error: every process would train alone, all in the same folder.
     if "JAX_COORDINATOR_ADDRESS" in environ or environ.get("JAX_NUM_PROCESSES", "1") != "1":
         return _from_variables(environ)
     if int(environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_STEP_NODELIST" in environ:
-        # Left alone, jax gives a process of SLURM one GPU, also where it is the only one of a node.
+        # By default jax gives a SLURM process one GPU, even if it is the only process on its node.
         tasks = environ.get("SLURM_STEP_TASKS_PER_NODE", "")  # "1(x2)", "8(x2)", "1(x2),2"
         alone = re.fullmatch(r"1(\(x\d+\))?", tasks)
         gpus = environ.get("SLURM_GPUS_ON_NODE")
@@ -135,7 +135,7 @@ def process_arguments(
     if "," in environ.get("TPU_WORKER_HOSTNAMES", "") or "MEGASCALE_NUM_SLICES" in environ:
         return {}  # a TPU slice in GKE: jax reads the rest
     if guess_platform(dict(environ)) == "tpu":
-        return {}  # a TPU VM: jax asks the metadata server who the others are
+        return {}  # a TPU VM: jax gets the other hosts from the metadata server
     return None
 
 
@@ -160,18 +160,18 @@ def _from_variables(environ: Mapping[str, str]) -> dict[str, Any]:
 
 
 def is_first_process() -> bool:
-    """Whether this process prints and writes the small files."""
+    """Whether this is the process that prints and writes the small files."""
     import jax
 
     return jax.process_index() == 0
 
 
 def in_first_process(action: Callable[[], object], what: str) -> None:
-    """Runs `action` in the first process while the others wait; where it fails, all fail.
+    """Runs `action` in the first process while the others wait; if it fails, all fail.
 
     Args:
       action: What only one process may do.
-      what: What it is, for the error.
+      what: Describes it in the error, e.g. `"write to runs/a"`.
 
     Raises:
       ParrotError: `action` raised it, here or in the first process.
@@ -187,11 +187,11 @@ def in_first_process(action: Callable[[], object], what: str) -> None:
 
 
 def check_same_everywhere(value: str, what: str) -> None:
-    """Makes sure that all processes read the same thing.
+    """Checks that all processes have the same value.
 
     Args:
-      value: Hex digits of what this process has, e.g. a content hash.
-      what: What it is, for the error.
+      value: The value of this process as hex digits, e.g. a content hash.
+      what: Names it in the error, e.g. `"the prepared rows"`.
 
     Raises:
       UserError: Two processes differ.
@@ -208,13 +208,13 @@ def check_same_everywhere(value: str, what: str) -> None:
     wrong = [index for index, other in enumerate(all_values) if not np.array_equal(other, mine)]
     if wrong:
         raise UserError(
-            f"{what} differ between processes: {value[:12]} here, another in processes "
+            f"{what} differ between processes: {value[:12]} here, other values in processes "
             f"{wrong[:8]}. Give every process the same files and settings."
         )
 
 
 def on_host(tree: Any) -> Any:
-    """Global arrays as numpy arrays, whole in every process; every process must ask."""
+    """Gathers global arrays as full numpy arrays; every process must call it."""
     import jax
 
     if jax.process_count() == 1:
@@ -225,7 +225,7 @@ def on_host(tree: Any) -> Any:
 
 
 def any_process(flag: bool) -> bool:
-    """Whether `flag` is true in any process; every process must ask at the same time."""
+    """Whether `flag` is true in any process; every process must call it."""
     import jax
 
     if jax.process_count() == 1:

@@ -1,4 +1,4 @@
-"""A trained model as an object: for notebooks, for `parrot generate` and behind a server."""
+"""A trained model as an object, for notebooks, `parrot generate` and the server."""
 
 import functools
 from collections.abc import Mapping, Sequence
@@ -16,23 +16,23 @@ from parrot_jax.train.sample import Sample, sample_next_turns
 from parrot_jax.weights.model_folder import load_params
 
 ClientMessages = Sequence[Mapping[str, Any]]
-"""A history as an OpenAI client sends it: {role, content} each."""
+"""A history as an OpenAI client sends it: messages of {role, content}."""
 
 
 class Run:
-    """A trained model, as its run folder has it.
+    """The model in a run folder.
 
     Attributes:
-      folder: Its folder.
-      config: What it was trained with.
+      folder: The run folder.
+      config: The config it was trained with.
       template: Its chat format and tokenizer.
     """
 
     def __init__(self, folder: AnyPath | str) -> None:
-        """Reads the config and the tokenizer; the weights are read when they are first needed.
+        """Reads the config and the tokenizer; the weights are loaded at their first use.
 
         Raises:
-          UserError: The folder has no run.
+          UserError: The folder is not a run folder.
         """
         self.folder = RunFolder(folder)
         self.config = self.folder.load_config()
@@ -40,14 +40,14 @@ class Run:
 
     @functools.cached_property
     def params(self) -> Any:
-        """The weights of the newest checkpoint, a nested dict of arrays."""
+        """The weights of the newest checkpoint, as a nested dict of arrays."""
         return load_params(self.folder)
 
     def engine(self, name: str, *, batch_rows: int) -> JaxEngine:
-        """The model behind a server.
+        """Returns the engine that serves this model.
 
         Args:
-          name: The name under which clients ask for it.
+          name: The model's name in requests.
           batch_rows: Rows of every batch, >= 1; see `JaxEngine`.
         """
         return JaxEngine(
@@ -61,7 +61,7 @@ class Run:
         )
 
     def prompt(self, messages: ClientMessages) -> list[int]:
-        """The ids that the model continues.
+        """Returns the token ids that the model continues.
 
         Raises:
           UserError: A message is malformed, or it is not this model's turn: an asker speaks after
@@ -81,13 +81,13 @@ class Run:
         top_p: float = 1.0,
         seed: int = 0,
     ) -> list[Sample]:
-        """The next turn of each history: a question of an asker, an answer of an answerer.
+        """Generates the next turn of each history: an asker a question, an answerer an answer.
 
         Args:
-          histories: One list of messages each.
+          histories: One list of messages per dialogue.
           max_tokens: Most tokens of a reply, >= 1.
-          temperature: 0 = the likeliest token each time.
-          top_p: Sample among the likeliest tokens that hold this probability, in (0, 1].
+          temperature: 0 = greedy decoding.
+          top_p: Sample from the likeliest tokens with this total probability, in (0, 1].
           seed: The same seed gives the same replies.
 
         Raises:

@@ -1,8 +1,8 @@
-"""The mesh, and the table from logical axes of arrays to mesh axes.
+"""The mesh, and the mapping from logical axes of arrays to mesh axes.
 
-The model names logical axes (`embed`, `heads`, ...) and knows no mesh; this file alone maps them to
-the mesh axes `data` (copies of the weights), `fsdp` (weights split, gathered when used) and
-`tensor` (heads and MLP split). jax is loaded only when a mesh is made, so configs may import this.
+The model only names logical axes (`embed`, `heads`, ...); this file maps them to the mesh axes
+`data` (replicated weights), `fsdp` (sharded weights, gathered when used) and `tensor` (sharded
+heads and MLP). jax is imported only to make a mesh, so configs may import this file.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 MESH_AXES = ("data", "fsdp", "tensor")
 
 BATCH_AXES = ("data", "fsdp")
-"""The mesh axes that split the rows of a batch."""
+"""The mesh axes that the rows of a batch are sharded over."""
 
 RULES: Mapping[str, str | tuple[str, ...] | None] = MappingProxyType(
     {
@@ -34,38 +34,42 @@ RULES: Mapping[str, str | tuple[str, ...] | None] = MappingProxyType(
         "head_dim": None,
         "vocab": "tensor",
         "layers": None,
-        # The scale of a norm: small, and added to every row, so every device keeps it whole.
+        # The scale of a norm is small and used for every row, so it is replicated.
         "norm": None,
     }
 )
-"""Logical axis to mesh axis; None = every device holds that dim whole."""
+"""Logical axis to mesh axis; None = the dim is not sharded."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MeshConfig:
-    """How many devices each mesh axis takes; one of them may be -1 = all that are left.
+    """The size of each mesh axis in devices; one of them may be -1 = the remaining devices.
 
     Raises:
       UserError: A size is neither positive nor -1, or more than one is -1.
     """
 
     data: int = 1
-    """Copies of the weights, each with its own rows of the batch."""
+    """Data parallelism: copies of the weights, each with its own rows of the batch."""
     fsdp: int = -1
-    """Parts the weights and optimizer state are split into; each part also has its own rows."""
+    """FSDP: shards of the weights and the optimizer state; each shard also has its own rows."""
     tensor: int = 1
-    """Parts that heads, MLP and vocabulary are split into; these share their rows."""
+    """Tensor parallelism: shards of the heads, the MLP and the vocabulary, with the same rows."""
 
     def __post_init__(self) -> None:
         sizes = {axis: getattr(self, axis) for axis in MESH_AXES}
         for axis, size in sizes.items():
             if size < 1 and size != -1:
-                raise UserError(f"mesh.{axis} is {size}; it must be 1 or more, or -1 for the rest.")
+                raise UserError(
+                    f"mesh.{axis} is {size}; it must be 1 or more, or -1 for the remaining devices."
+                )
         if list(sizes.values()).count(-1) > 1:
-            raise UserError(f"mesh {sizes} has -1 more than once; only one axis can be the rest.")
+            raise UserError(
+                f"mesh {sizes} has -1 more than once; only one axis can take the remaining devices."
+            )
 
     def sizes(self, num_devices: int) -> tuple[int, int, int]:
-        """The sizes of `data`, `fsdp` and `tensor` on `num_devices` devices.
+        """Returns the sizes of `data`, `fsdp` and `tensor` on `num_devices` devices.
 
         >>> MeshConfig(tensor=2).sizes(8)
         (1, 4, 2)
@@ -94,7 +98,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
       devices: The `jax.Device`s to use; None = all devices of all processes.
 
     Returns:
-      A mesh whose axes are left to the compiler (Auto): arrays carry shardings, code names none.
+      A mesh of Auto axes: the compiler propagates the shardings of the arrays.
 
     Raises:
       UserError: The sizes do not multiply to the number of devices.
@@ -108,16 +112,16 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     try:
         return jax.make_mesh(sizes, MESH_AXES, types, devices=devices)
     except NotImplementedError:
-        # On a torus of 4 x 4, an axis of 8 needs a side of the torus cut in two.
+        # E.g. on a 4 x 4 torus, an axis of 8 must split a side of the torus.
         arranged = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
         return Mesh(arranged, MESH_AXES, axis_types=types)
 
 
 def array_sharding(mesh: Mesh, *logical_axes: str | None) -> NamedSharding:
-    """The sharding of an array whose dims are the given logical axes, by `RULES`.
+    """Returns the sharding of an array whose dims are the given logical axes, by `RULES`.
 
-    `array_sharding(mesh, "batch", "seq")` is a batch of tokens, `array_sharding(mesh)` is held
-    whole by every device.
+    `array_sharding(mesh, "batch", "seq")` is for a batch of tokens; `array_sharding(mesh)`
+    replicates.
     """
     from jax.sharding import NamedSharding, PartitionSpec
 
@@ -127,23 +131,23 @@ def array_sharding(mesh: Mesh, *logical_axes: str | None) -> NamedSharding:
 
 
 def num_batch_shards(mesh: Mesh) -> int:
-    """Parts that the rows of a batch are split into; the batch size must be a multiple of it."""
+    """Returns the number of shards of a batch's rows; it must divide the batch size."""
     return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
 def param_shardings(abstract: Any, logical_axes: Any, mesh: Mesh) -> Any:
-    """Gives every parameter its sharding.
+    """Returns the sharding of every parameter.
 
     Args:
       abstract: Tree of arrays or `jax.ShapeDtypeStruct`.
       logical_axes: The same tree with a tuple of logical axes, one per dim, at each leaf.
-      mesh: Where the parameters will live.
+      mesh: The mesh to shard over.
 
     Returns:
       The same tree of `NamedSharding`.
 
     Raises:
-      UserError: A dim does not divide by its mesh axis; the parameter is named.
+      UserError: A dim is not divisible by its mesh axis; the message names the parameter.
     """
     import jax
 
@@ -158,8 +162,8 @@ def param_shardings(abstract: Any, logical_axes: Any, mesh: Mesh) -> Any:
             if size % parts:
                 raise UserError(
                     f"parameter {name} of shape {tuple(array.shape)}: its dim {axis!r} of {size} "
-                    f"does not divide into {parts} parts; set mesh.{'*'.join(mesh_axes)} to a "
-                    f"divisor of {size}."
+                    f"is not divisible by {parts}; set mesh.{'*'.join(mesh_axes)} to a divisor of "
+                    f"{size}."
                 )
         return array_sharding(mesh, *axes)
 

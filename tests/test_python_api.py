@@ -76,4 +76,4 @@ def test_a_run_names_the_argument_that_is_out_of_range(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="seed is -1; it must be 0 or more"):
         run.generate([history], seed=-1)
     with pytest.raises(UserError, match="`messages` must be a list of messages, found null"):
-        Run.prompt.__wrapped__(run, None)
+        getattr(Run.prompt, "__wrapped__", Run.prompt)(run, None)

@@ -74,8 +74,8 @@ def test_rules_map_logical_axes_to_mesh_axes():
 
 def test_a_dim_that_does_not_divide_names_the_parameter():
     mesh = make_mesh(MeshConfig(fsdp=2, tensor=4))
-    message = r"parameter layers/attention/k of shape \(2, 32, 2, 8\): its dim 'kv_heads' of 2 does"
-    with pytest.raises(UserError, match=message + r" not divide into 4 parts; set mesh.tensor"):
+    message = r"parameter layers/attention/k of shape \(2, 32, 2, 8\): its dim 'kv_heads' of 2 is"
+    with pytest.raises(UserError, match=message + r" not divisible by 4; set mesh.tensor"):
         shardings_on(mesh)
 
 

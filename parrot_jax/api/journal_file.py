@@ -234,7 +234,7 @@ def sqlite_errors(path: Path, doing: str) -> Iterator[None]:
         if code == sqlite3.SQLITE_FULL:
             raise DiskFullError(
                 f"no room left on the disk for the journal {path}; free some space, then run the "
-                "same command again: it continues where it stopped."
+                "same command again: it resumes where it stopped."
             ) from error
         if code == sqlite3.SQLITE_NOTADB:
             raise DamagedJournalError(
@@ -253,7 +253,7 @@ def sqlite_errors(path: Path, doing: str) -> Iterator[None]:
             ) from error
         raise UserError(
             f"cannot {doing} the journal {path}: {error}; check the file, the disk and its quota, "
-            "then run the same command again: it continues where it stopped."
+            "then run the same command again: it resumes where it stopped."
         ) from error
 
 

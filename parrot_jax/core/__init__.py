@@ -1,19 +1,19 @@
-"""Config loading, errors, files and logs: what every room stands on. Loads no jax.
+"""Config loading, errors, files and logs, used by all rooms. Loads no jax.
 
-errors.py           what a user can fix, and how it becomes one line and an exit code
+errors.py           user errors: one-line messages and exit codes
 remote.py           paths in buckets
-paths.py            paths on a disk or in a bucket, and patterns of files
-published_names.py  what may be published of a name that may be a path
-shipped.py          the configs that the package ships
+paths.py            local and bucket paths, and file patterns
+published_names.py  removes folders from names that may be paths, before publication
+shipped.py          the configs in the package
 files.py            atomic writes, JSON, hashes
-yaml_files.py       YAML of plain values
-config.py           dataclasses from YAML, strictly
-config_help.py      the help of a config: its YAML with every key explained
-arguments.py        CONFIG [--overrides]
+yaml_files.py       strict YAML of plain values
+config.py           dataclasses from YAML; unknown keys are errors
+config_help.py      `--help` of a config: its YAML with every key explained
+arguments.py        parses CONFIG [--overrides]
 logs.py             metrics as JSON lines, the console, progress bars
-markdown.py         pages of Markdown, and text from outside in them
-signals.py          what ends a program from outside
-memory.py           what the process does with memory that it has freed
-open_files.py       how many files and connections may be open
-xla_flags.py        XLA's flags for each platform
+markdown.py         Markdown pages, and escaping of untrusted text
+signals.py          SIGTERM and SIGHUP as Ctrl-C
+memory.py           malloc settings that keep freed memory
+open_files.py       the limit of open files and connections
+xla_flags.py        XLA flags by platform
 """

@@ -1,4 +1,4 @@
-"""The arguments of a verb: `CONFIG [--overrides]`, or options alone, and `--help`."""
+"""Parses a command's arguments: `CONFIG [--overrides]` or options only, and `--help`."""
 
 import dataclasses
 import textwrap
@@ -30,15 +30,15 @@ def parse_arguments(
     """Builds a config from `CONFIG [--overrides]`, or prints help or an error and exits.
 
     Args:
-      config_type: The root config of the verb.
-      arguments: What follows the verb; the first may be a YAML file.
+      config_type: The root config class of the command.
+      arguments: The arguments after the command's name; the first may be a YAML file.
       prog: The command as typed, for the usage line.
-      description: One sentence on what the verb does.
+      description: One sentence on what the command does.
       passed_over: See `load_config`.
 
     Raises:
-      UserError: The YAML file is wrong, or none was given and help was not asked for.
-      SystemExit: 0 after help, 2 after a wrong option.
+      UserError: The YAML file is invalid, or missing without `--help`.
+      SystemExit: 0 after help, 2 after an invalid option.
     """
     overrides = [argument for argument in arguments if argument not in ("-h", "--help")]
     wants_help = len(overrides) < len(arguments)
@@ -56,13 +56,13 @@ def parse_arguments(
     if wants_help:
         about = (
             f"usage: {prog} CONFIG [--overrides]\n\n{description.strip()}\n\n"
-            "This text is a config: save it, fill in what is required, and give the file as CONFIG."
-            "\nAn option overrides a key: --a.b VALUE."
+            "This text is itself a config: save it, fill in the required keys and pass the file as "
+            "CONFIG.\nOptions override keys: --a.b VALUE."
         )
         print(textwrap.indent(about, "# ", lambda line: True).replace("# \n", "#\n"), end="\n\n")
         print(config_help(config_type, config))
         if options := options_help(config_type, config):
-            print(f"\n# Options of this command that the file does not have:\n{options}")
+            print(f"\n# Options for the command line only:\n{options}")
         raise SystemExit(0)
     if config is None:
         where = " before its options" if overrides else ""
@@ -81,12 +81,12 @@ def parse_options(
     description: str,
     default: ConfigT | None = None,
 ) -> ConfigT:
-    """Overrides `default` by options, or prints help or an error and exits.
+    """Overrides `default` with options, or prints help or an error and exits.
 
-    `null` is what it is in a file: it switches an optional key off.
+    As in a file, `null` switches an optional key off.
 
     Raises:
-      UserError: The config without a block that was switched off is wrong.
+      UserError: The config is invalid without a block that was switched off.
     """
     import tyro
 
@@ -104,7 +104,7 @@ def parse_options(
             is_instance=lambda value: value is None, str_from_instance=lambda _: ["null"],
         )  # fmt: skip
 
-    # tyro takes None for "no default", which its types do not say.
+    # tyro accepts `default=None`, but its type annotations do not.
     parse: Any = tyro.cli
     return parse(
         config_type,
@@ -120,13 +120,13 @@ def parse_options(
 def _set_blocks(
     config_type: type[ConfigT], config: ConfigT, arguments: Sequence[str]
 ) -> tuple[ConfigT, list[str]]:
-    """Applies `--block null` and `--block NAME`, for which tyro has no option.
+    """Applies `--block null` and `--block NAME`, which tyro does not support.
 
     Returns:
-      The config with these blocks, and the other arguments.
+      The config with these blocks, and the remaining arguments.
 
     Raises:
-      UserError: The config with these blocks is wrong.
+      UserError: The config is invalid with these blocks.
     """
     values, rest, left = config_to_dict(config), [], list(arguments)
     while left:
@@ -151,7 +151,7 @@ def _set_blocks(
 
 
 def _blocks(config: Any, path: Sequence[str]) -> frozenset[str]:
-    """What a key that holds a block takes in place of it: "null", "name", both or neither."""
+    """Returns what the key of a block accepts besides a block: "null", "name", both or neither."""
     for part in path[:-1]:
         if isinstance(config, tuple):
             config = config[int(part)] if part.isdecimal() and int(part) < len(config) else None

@@ -1,8 +1,8 @@
-"""Configs: frozen dataclasses, filled strictly from one YAML file and overridden by options.
+"""Configs: frozen dataclasses read from one YAML file and overridden by options.
 
-A config class is a keyword-only frozen dataclass with a docstring under each field, which becomes
-the help text. Everything that is wrong with a YAML file is reported at once, each key with its path
-and, for an unknown key, the nearest known one.
+A config class is a keyword-only frozen dataclass; the docstring under each field is its help text.
+All errors in a YAML file are reported together, each with the path of its key and, for an unknown
+key, the nearest known one.
 """
 
 import dataclasses
@@ -31,8 +31,8 @@ class ConfigError(UserError):
     """A config has wrong keys or values.
 
     Attributes:
-      values: What was given.
-      has_foreign_keys: Whether a key is unknown, so that it may be a config for something else.
+      values: The values of the config.
+      has_foreign_keys: Whether a top-level key is unknown: it may be the config of another command.
     """
 
     def __init__(self, text: str, values: Mapping[str, Any], *, has_foreign_keys: bool) -> None:
@@ -41,17 +41,17 @@ class ConfigError(UserError):
 
 
 class Named:
-    """In an annotation: a key that takes the name of a ready value as well as a block.
+    """Annotates a key that accepts the name of a preset as well as a block.
 
-    `model: Annotated[ModelConfig, Named(PRESETS)]` reads `model: llama2-13b`. The config has the
-    value alone, so what is saved is a block.
+    `model: Annotated[ModelConfig, Named(PRESETS)]` reads `model: llama2-13b`. The config holds the
+    value, so a saved config has the block.
     """
 
     def __init__(self, values: Mapping[str, Any]) -> None:
         self.values = values
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
-        """How pydantic reads such a key, which it asks for here; rooms need not know pydantic."""
+        """Tells pydantic how to read such a key; keeps pydantic out of the other rooms."""
         from pydantic_core import PydanticCustomError, core_schema
 
         def value_of(given: Any) -> Any:
@@ -73,13 +73,13 @@ def load_config(
     Args:
       config_type: A frozen dataclass; its fields may be dataclasses and tuples of them.
       path: The YAML file. Paths inside it are relative to the working folder.
-      passed_over: Keys at the top that the file may have for others, and that are not read.
+      passed_over: Top-level keys to ignore, for files that other commands read too.
 
     Raises:
       UserError: The file cannot be read or is not YAML, or a key is unknown, missing or of the
-        wrong type; the text lists every such key.
+        wrong type; the message lists every such key.
     """
-    # Loads a library: a help answers at once.
+    # Imported here to keep `--help` fast.
     from parrot_jax.core.yaml_files import read_yaml
 
     try:
@@ -92,7 +92,7 @@ def load_config(
 
 
 def _advice(path: AnyPath | str) -> str:
-    """What else may have been meant by the path of a config that cannot be read."""
+    """Suggests what may have been meant by the path of an unreadable config."""
     local = as_path(path)
     if isinstance(local, RemotePath):
         return ""
@@ -107,7 +107,7 @@ def _advice(path: AnyPath | str) -> str:
 
 
 def config_from_dict(config_type: type[ConfigT], values: Any, *, where: str) -> ConfigT:
-    """Types plain values as `config_type`; `where` names their origin in errors.
+    """Converts plain values to `config_type`; `where` names their source in errors.
 
     Raises:
       UserError: As in `load_config`.
@@ -117,7 +117,7 @@ def config_from_dict(config_type: type[ConfigT], values: Any, *, where: str) -> 
     if not isinstance(values, dict):
         raise UserError(f"{where}: expected `key: value` lines, found {type(values).__name__}.")
     for nested in _dataclasses_in(config_type):
-        # pydantic reads this attribute; set here, the rooms need not know pydantic.
+        # pydantic reads this attribute. Setting it here keeps pydantic out of the other rooms.
         if "__pydantic_config__" not in vars(nested):
             nested.__pydantic_config__ = {"extra": "forbid"}  # type: ignore[attr-defined]
     try:
@@ -135,7 +135,7 @@ def config_from_dict(config_type: type[ConfigT], values: Any, *, where: str) -> 
 
 
 def config_to_dict(config: Any) -> dict[str, Any]:
-    """The config as plain values that `config_from_dict` reads back to an equal config."""
+    """Returns the config as plain values; `config_from_dict` restores an equal config."""
 
     def plain(value: Any) -> Any:
         if dataclasses.is_dataclass(value):
@@ -164,7 +164,7 @@ def check_config(config: Any, config_type: type) -> None:
 
 
 def save_config(config: Any, path: AnyPath | str) -> None:
-    """Writes the config as YAML, atomically; `load_config` gives an equal one."""
+    """Writes the config as YAML, atomically; `load_config` restores an equal config."""
     import yaml
 
     with atomic_write(path) as file:
@@ -172,7 +172,7 @@ def save_config(config: Any, path: AnyPath | str) -> None:
 
 
 def changed_keys(old: Any, new: Any) -> list[str]:
-    """The dotted keys in which two configs of one type differ, each as `key: old -> new`."""
+    """Returns the dotted keys that differ between two configs, each as `key: old -> new`."""
 
     def walk(path: str, a: Any, b: Any) -> Iterator[str]:
         if isinstance(a, dict) and isinstance(b, dict):
@@ -211,7 +211,7 @@ def _siblings(pattern: str, known: list[str]) -> set[str]:
 
 
 def _dataclasses_in(annotation: Any) -> Iterator[type]:
-    """Every dataclass that values of this type may hold, itself included."""
+    """Yields every dataclass in this type, including itself."""
     if dataclasses.is_dataclass(annotation) and isinstance(annotation, type):
         yield annotation
         for hint in field_types(annotation).values():
@@ -235,7 +235,7 @@ def _dotted_keys(annotation: Any, prefix: str = "") -> Iterator[str]:
 
 
 def names_of_values(config_type: type) -> dict[str, tuple[str, ...]]:
-    """The names that each field with a `Named` takes."""
+    """Returns the preset names of each field annotated with `Named`."""
     hints = typing.get_type_hints(
         config_type, vars(sys.modules[config_type.__module__]), include_extras=True
     )
@@ -248,6 +248,6 @@ def names_of_values(config_type: type) -> dict[str, tuple[str, ...]]:
 
 
 def field_types(config_type: type) -> dict[str, Any]:
-    """The type of each field of a dataclass by its name, in their order."""
+    """Returns the type of each field of a dataclass, in field order."""
     hints = typing.get_type_hints(config_type, vars(sys.modules[config_type.__module__]))
     return {f.name: hints[f.name] for f in dataclasses.fields(config_type)}

@@ -1,7 +1,7 @@
-"""What `parrot VERB --help` prints for a config: its YAML file, every key with its explanation.
+"""The text of `parrot COMMAND --help`: the command's config as YAML, every key explained.
 
-The text is YAML itself: saved, and its required keys filled, it is a config file. It is built from
-the classes alone, because a library that builds a command line takes longer than a help may.
+With the required keys filled in, the text is a valid config file. It is built from the config
+classes without tyro, which takes too long to build a help text.
 """
 
 import ast
@@ -22,30 +22,30 @@ _NARROWEST, _WIDEST = 60, 100
 
 
 def config_help(config_type: type, config: Any = None) -> str:
-    """Every key of a config as YAML, its docstring above it and its type behind it.
+    """Returns every key of a config as YAML, with its docstring above and its type after it.
 
-    A verb that extends the config of another shows the keys that both have: the same file serves
-    both.
+    If a command's config extends that of another command, only the keys of the base class are
+    shown, because both commands read the same file.
 
     Args:
       config_type: A dataclass with a docstring under each field.
-      config: The values to show, of that class; None = the defaults, and nothing where there is
-        none.
+      config: The config whose values are shown; None = the defaults, and no value for required
+        keys.
 
     Returns:
-      Lines that `yaml.safe_load` reads back to the values shown. A part that is switched off is
-      there as a comment, and a list of parts that is empty has one part as a comment.
+      Lines that `yaml.safe_load` reads back to the values shown. A block that is null is shown as
+      a comment, and so is one item of an empty list of blocks.
     """
     shown = _extended(config_type) or config_type
     return "\n\n".join("\n".join(lines) for lines in _fields(shown, config, _width()))
 
 
 def options_help(config_type: type, config: Any = None) -> str:
-    """The fields that a config adds to the one it extends, as commented options with their texts.
+    """Returns the fields that a config adds to its base class, as commented options with docs.
 
     Args:
-      config_type: As of `config_help`.
-      config: As of `config_help`.
+      config_type: As in `config_help`.
+      config: As in `config_help`.
     """
     extended = _extended(config_type)
     if extended is None:
@@ -65,7 +65,7 @@ def options_help(config_type: type, config: Any = None) -> str:
 
 
 def _extended(config_type: type) -> type | None:
-    """The config that this one adds fields to."""
+    """Returns the config class that this one extends, or None."""
     return next(filter(dataclasses.is_dataclass, config_type.__mro__[1:]), None)
 
 
@@ -74,7 +74,7 @@ def _width() -> int:
 
 
 def _fields(config_type: type, config: Any, width: int) -> Iterator[list[str]]:
-    """The lines of each field: its docstring as comments, and its key."""
+    """Yields the lines of each field: its docstring as comments, then its key."""
     texts = _docstrings(config_type)
     hints, names = field_types(config_type), names_of_values(config_type)
     for field in dataclasses.fields(config_type):
@@ -108,7 +108,7 @@ def _key(name: str, hint: Any, value: Any, width: int) -> Iterator[str]:
             yield f"{name}:  # {'required, ' if missing else ''}a list of:"
             yield from lines
     elif value is None:
-        yield f"{name}: null  # off; on with:"
+        yield f"{name}: null  # off; to switch on:"
         yield from _comments(f"  {line}" for line in _block(part, None, width - 4))
     else:
         yield f"{name}:"
@@ -117,7 +117,7 @@ def _key(name: str, hint: Any, value: Any, width: int) -> Iterator[str]:
 
 
 def _item(lines: Iterator[str]) -> Iterator[str]:
-    """The lines of a block as an item of a list: a dash before its first key."""
+    """Yields the lines of a block as a list item, with a dash before its first key."""
     dash = "- "
     for line in lines:
         if line.startswith("#"):
@@ -137,7 +137,7 @@ def _default(field: Any) -> Any:
 
 
 def _part(hint: Any) -> Any:
-    """The dataclass that a value of this type is or holds, None where it is or holds none."""
+    """Returns the dataclass in this type (itself, optional or in a tuple), or None."""
     inside = [hint] if isinstance(hint, type) else typing.get_args(hint)
     return next(filter(dataclasses.is_dataclass, inside), None)
 

@@ -1,12 +1,12 @@
-"""The errors that a user can mend, and how each becomes one line and an exit code.
+"""Errors that are shown as one line, with their exit codes.
 
-    ParrotError            one clear line, no traceback
-    ├── UserError          exit 2: a wrong config, file or option; nothing was changed
-    │   └── DiskFullError  exit 2: no room for what is being written
-    ├── RunError           exit 1: the run itself failed (a loss that is not finite)
+    ParrotError            one line, no traceback
+    ├── UserError          exit 2: invalid config, file or option; nothing was changed
+    │   └── DiskFullError  exit 2: the disk is full
+    ├── RunError           exit 1: the run itself failed (e.g. a loss is not finite)
     └── PreemptedError     exit 75: the run was stopped from outside; start it again
 
-Everything else is a bug of ours and keeps its traceback.
+Any other exception is a bug and keeps its traceback.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ _DISK_FULL_TEXTS = ("No space left on device", "Disk quota exceeded", "File too 
 
 
 RESTART_EXIT_CODE = 75
-"""Says "nothing is wrong with the run, start the same command again" (EX_TEMPFAIL of sysexits)."""
+"""Tells a launcher to run the same command again (EX_TEMPFAIL of sysexits.h)."""
 
 
 class ParrotError(Exception):
@@ -29,13 +29,13 @@ class ParrotError(Exception):
 
 
 class UserError(ParrotError):
-    """The input is wrong; the user can mend it and run the same command again."""
+    """The input is invalid; the user can fix it and run the same command again."""
 
     exit_code = 2
 
 
 class DiskFullError(UserError):
-    """There is no room left for what is being written."""
+    """The disk or the quota is full."""
 
 
 class RunError(ParrotError):
@@ -43,13 +43,13 @@ class RunError(ParrotError):
 
 
 class PreemptedError(ParrotError):
-    """The run was told to stop, or lost what it runs on; the same command continues it."""
+    """The run was stopped from outside or lost its hardware; the same command resumes it."""
 
     exit_code = RESTART_EXIT_CODE
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Tells whether `error`, or an error behind it, comes from a full disk or quota."""
+    """Whether `error`, or one that caused it, comes from a full disk or quota."""
     seen: set[int] = set()
     current: BaseException | None = error
     while current is not None and id(current) not in seen:
@@ -64,7 +64,7 @@ def is_disk_full(error: BaseException) -> bool:
 
 @contextlib.contextmanager
 def disk_full_is_a_user_error(what: str) -> Iterator[None]:
-    """Turns "no space left" inside the block into one `DiskFullError` that names `what`.
+    """Turns a full disk inside the block into a `DiskFullError` that names `what`.
 
     Args:
       what: What was being written and where, e.g. `"the checkpoint in runs/a"`.
@@ -78,6 +78,6 @@ def disk_full_is_a_user_error(what: str) -> Iterator[None]:
         if not isinstance(error, ParrotError) and is_disk_full(error):
             raise DiskFullError(
                 f"no room left on the disk for {what}; free some space or choose another folder, "
-                "then run the same command again: it continues where it stopped."
+                "then run the same command again: it resumes where it stopped."
             ) from error
         raise

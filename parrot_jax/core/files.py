@@ -1,8 +1,8 @@
-"""Files written whole or not at all, JSON in both directions, and hashes of contents.
+"""Atomic writes, reading and writing of JSON, and content hashes.
 
-A reader never sees half a file: the bytes go to a temporary name beside the target, are flushed to
-the disk, and take the target's name in one step. A kill in between leaves the old file. An object
-in a bucket is put whole, so what is written is collected in a local file and put when complete.
+A reader never sees a partial file: data is written to a temporary file in the same folder, flushed
+to disk and renamed to the target. If the process is killed before the rename, the old file remains.
+For an object in a bucket, data is written to a local file and uploaded when complete.
 """
 
 import contextlib
@@ -25,15 +25,15 @@ if TYPE_CHECKING:
     import numpy
 
 MAX_JSON_BYTES = 200 * 2**20
-"""Of a JSON file that is read whole: the largest tokenizers take 35 MB."""
+"""The largest JSON file that is read. The largest tokenizers have 35 MB."""
 
 
 @contextlib.contextmanager
 def atomic_write(path: AnyPath | str, mode: str = "w") -> Iterator[IO[Any]]:
-    """Opens a file that takes the name `path` only when the block ends without an error.
+    """Opens a temporary file that replaces `path` when the block ends without an error.
 
     Args:
-      path: The target; its folder is made where it is missing.
+      path: The target; its folder is created if missing.
       mode: `"w"` for UTF-8 text, `"wb"` for bytes.
 
     Yields:
@@ -64,12 +64,12 @@ def atomic_write(path: AnyPath | str, mode: str = "w") -> Iterator[IO[Any]]:
 
 
 def check_room(path: AnyPath, needed: int, what: str) -> None:
-    """Refuses what the disk has no room for; a bucket has room.
+    """Checks the free space of a disk; a bucket always passes.
 
     Args:
-      path: A folder that is there.
-      needed: Bytes.
-      what: What is to be written, e.g. `"a checkpoint"`.
+      path: An existing folder.
+      needed: Bytes needed.
+      what: What will be written, e.g. `"a checkpoint"`.
 
     Raises:
       DiskFullError: Fewer bytes are free.
@@ -79,7 +79,7 @@ def check_room(path: AnyPath, needed: int, what: str) -> None:
     free = shutil.disk_usage(path).free
     if free < needed:
         raise DiskFullError(
-            f"no room left on the disk for {what} in {path}: it takes {needed:,} bytes and "
+            f"no room left on the disk for {what} in {path}: it needs {needed:,} bytes and "
             f"{free:,} are free; free some space and run again."
         )
 
@@ -92,34 +92,34 @@ def write_json(path: AnyPath | str, value: Any) -> None:
 
 
 def read_json(path: AnyPath | str, *, max_bytes: int = MAX_JSON_BYTES) -> Any:
-    """The value of a JSON file that others wrote.
+    """Reads a JSON file that another program may have written.
 
     Args:
       path: The file.
-      max_bytes: What is larger is not read.
+      max_bytes: Larger files are rejected.
 
     Raises:
-      UserError: It cannot be read, is too large, or is no JSON.
+      UserError: The file cannot be read, is too large or is not JSON.
     """
     if isinstance(path := as_path(path), Path) and path.exists() and not path.is_file():
-        raise UserError(f"{path} is no file; check the path.")
+        raise UserError(f"{path} is not a file; check the path.")
     with open_input(path, "rb") as file:
         content = file.read(max_bytes + 1)
     if len(content) > max_bytes:
-        raise UserError(f"{path} is larger than {max_bytes:,} bytes, too large for what it is.")
+        raise UserError(f"{path} is larger than {max_bytes:,} bytes, the limit; check the path.")
     try:
         return json.loads(content.decode("utf-8"))
     except RecursionError:
-        raise UserError(f"{path} is no valid JSON: it is nested too deeply.") from None
+        raise UserError(f"{path} is not valid JSON: it is nested too deeply.") from None
     except ValueError as error:
-        raise UserError(f"{path} is no valid JSON: {error}.") from None
+        raise UserError(f"{path} is not valid JSON: {error}.") from None
 
 
 def read_object(path: AnyPath) -> dict[str, Any]:
-    """The value of a file that `write_json` wrote as an object.
+    """Reads a JSON object that `write_json` wrote.
 
     Raises:
-      UserError: It cannot be read, or its content is damaged.
+      UserError: The file cannot be read or is damaged.
     """
     try:
         value = read_json(path)
@@ -130,10 +130,10 @@ def read_object(path: AnyPath) -> dict[str, Any]:
     else:
         if isinstance(value, dict):
             return value
-        problem = "is no JSON object"
+        problem = "is not a JSON object"
     raise UserError(
-        f"{path} is damaged: it {problem}; put back a copy, or remove it and run the command that "
-        "wrote it again."
+        f"{path} is damaged: it {problem}; restore a copy, or delete it and rerun the command that "
+        "wrote it."
     )
 
 
@@ -141,7 +141,7 @@ def write_array(path: AnyPath | str, array: "numpy.ndarray") -> None:
     """Writes an array as `.npy`, atomically."""
     import numpy as np
 
-    # Through memory: numpy's own way into a file loses the reason of a failure (a full disk).
+    # Via memory: when numpy writes a file itself, its error hides the reason (e.g. a full disk).
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
     with atomic_write(path, "wb") as file:
@@ -149,25 +149,25 @@ def write_array(path: AnyPath | str, array: "numpy.ndarray") -> None:
 
 
 def hash_file(path: AnyPath | str) -> str:
-    """SHA-256 of a file's bytes, as 64 hex digits; reads it in pieces."""
+    """Returns the SHA-256 of a file as 64 hex digits; reads it in chunks."""
     with open_input(path, "rb") as file:
         return hashlib.file_digest(cast(io.BufferedReader, file), "sha256").hexdigest()
 
 
 def hash_json(value: Any) -> str:
-    """SHA-256 of a JSON value that does not depend on the order of keys, as 64 hex digits."""
+    """Returns the SHA-256 of a JSON value as 64 hex digits, independent of the order of keys."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
 @contextlib.contextmanager
 def open_input(path: AnyPath | str, mode: str = "r") -> Iterator[IO[Any]]:
-    """Opens a file that the user named, for reading.
+    """Opens a file of the user for reading.
 
-    A path under `configs/` that is not in the working folder is the file that the package ships.
+    If a path under `configs/` does not exist, the file that the package ships is opened.
 
     Raises:
-      UserError: There is no such file, it is a folder, or it may not be read.
+      UserError: The file does not exist, is a folder or is not readable.
     """
     encoding = None if "b" in mode else "utf-8"
     try:

@@ -1,4 +1,4 @@
-"""What a run says: metrics as JSON lines that survive a kill, and a progress bar with time left."""
+"""The output of a run: metrics as JSON lines that survive a kill, and progress with time left."""
 
 import contextlib
 import json
@@ -23,14 +23,14 @@ from parrot_jax.core.paths import AnyPath
 from parrot_jax.core.remote import RemotePath
 
 LINE_EVERY_S = 30
-"""Seconds between the lines that say how far a run is, where there is no bar."""
+"""Seconds between progress lines if there is no progress bar."""
 
-# Texts from models and data are printed as they are: no markup in them is obeyed.
+# Text from models and data must be printed literally, not as rich markup.
 console = Console(highlight=False, markup=False, soft_wrap=True)
 
 
 def visible(text: str) -> str:
-    r"""Text from models or data as a terminal may show it: control characters become pictures.
+    r"""Makes text from models or data safe for a terminal: control characters become symbols.
 
     >>> visible("a\x1b[2Jb\n")
     'a␛[2Jb\n'
@@ -44,28 +44,28 @@ def visible(text: str) -> str:
 
 
 class MetricsFile:
-    """Appends one JSON object a line; each line is handed to the operating system at once.
+    """A file of JSON objects, one per line; on disk each line is written immediately.
 
-    A kill can leave lines of steps after the last checkpoint, and half a line. `keep_through`
-    removes both, so that the file of a continued run reads like that of an uninterrupted one.
+    A killed run can leave lines of steps after its last checkpoint, and a partial line.
+    `keep_through` removes both, so that a resumed run has each step once.
 
-    Nothing can be appended to an object in a bucket: there the lines wait in memory until `flush`
-    puts the whole file.
+    An object in a bucket cannot be appended to: its lines are buffered until `flush` uploads the
+    whole file.
     """
 
     def __init__(self, path: AnyPath) -> None:
-        """Opens nothing yet: a run that fails before its first line leaves no file."""
+        """Does not create the file, so a run that fails before its first line leaves none."""
         self.path = path
         self._lines: list[str] | None = None
-        """The whole file, where it is in a bucket; None = not read yet."""
-        self._waits = False
+        """All lines of a file in a bucket; None = not read yet."""
+        self._is_unflushed = False
 
     def append(self, **values: Any) -> None:
         """Adds a line.
 
         Raises:
-          DiskFullError: There is no room for it.
-          ValueError: A value is NaN or infinite, which JSON does not have.
+          DiskFullError: The disk is full.
+          ValueError: A value is NaN or infinite, which JSON cannot represent.
         """
         line = json.dumps(values, allow_nan=False) + "\n"
         if isinstance(self.path, RemotePath):
@@ -73,7 +73,7 @@ class MetricsFile:
                 there = self.read() if self.path.exists() else ()
                 self._lines = [json.dumps(values) + "\n" for values in there]
             self._lines.append(line)
-            self._waits = True
+            self._is_unflushed = True
             return
         with (
             disk_full_is_a_user_error(f"the metrics in {self.path}"),
@@ -82,7 +82,7 @@ class MetricsFile:
             file.write(line)
 
     def keep_through(self, step: int) -> None:
-        """Drops the lines of later steps than `step`, and a last line that was cut off.
+        """Removes the lines of steps after `step`, and an incomplete last line.
 
         Raises:
           UserError: A line is damaged.
@@ -99,21 +99,21 @@ class MetricsFile:
             file.writelines(json.dumps(line) + "\n" for line in kept)
 
     def flush(self) -> None:
-        """Puts the lines that wait; on a disk none do.
+        """Uploads buffered lines; does nothing for a file on disk.
 
         Raises:
           UserError: The bucket cannot be written.
         """
-        if self._lines is not None and self._waits:
+        if self._lines is not None and self._is_unflushed:
             with atomic_write(self.path) as file:
                 file.writelines(self._lines)
-            self._waits = False
+            self._is_unflushed = False
 
     def read(self) -> Iterator[dict[str, Any]]:
-        """Yields the lines as written; a last line that was cut off is left out.
+        """Yields the lines, without an incomplete last line.
 
         Raises:
-          UserError: The file cannot be read, or a line is no JSON object; the text names it.
+          UserError: The file cannot be read, or a line is not a JSON object; the message names it.
         """
         with open_input(self.path, "rb") as file:
             for number, line in enumerate(file, 1):
@@ -129,13 +129,13 @@ class MetricsFile:
 
     def _damaged(self, number: int) -> UserError:
         return UserError(
-            f"{self.path}:{number} is damaged: it is not the JSON of a step; remove that line, or "
-            "put back a copy of the file, and run the same command again."
+            f"{self.path}:{number} is damaged: it is not the JSON of a step; delete that line or "
+            "restore a copy of the file, then run the same command again."
         )
 
 
 def duration(seconds: int | float) -> str:
-    """A time as a person says it, in its two largest units.
+    """Formats a time in its two largest units.
 
     >>> duration(42.4), duration(200), duration(7260), duration(200_000)
     ('42 s', '3 min 20 s', '2 h 1 min', '2 d 7 h')
@@ -150,22 +150,22 @@ def duration(seconds: int | float) -> str:
 
 
 class Pace:
-    """How long something will still take, from how fast it went so far.
+    """Estimates the time left from the speed so far.
 
-    The clock starts at the first call of `left`: what is compiled before it is compiled once.
+    The clock starts at the first call of `left`, so compilation before it does not count.
     """
 
     def __init__(self, total: int | float) -> None:
-        """Takes how much there is to do, in any unit."""
+        """`total` is the amount of work, in any unit."""
         self._total = total
         self._first: tuple[float, int | float] | None = None
         self._last_line = time.monotonic()
 
     def left(self, done: int | float) -> str:
-        """Says e.g. `about 3 min 20 s left`; empty where nothing is known yet.
+        """Returns e.g. `about 3 min 20 s left`; empty if no estimate is possible yet.
 
         Args:
-          done: How much is done, of the total.
+          done: The amount of work done, of the total.
         """
         now = time.monotonic()
         if self._first is None:
@@ -176,7 +176,7 @@ class Pace:
         return f"about {duration((now - since) / (done - before) * (self._total - done))} left"
 
     def line(self, what: str, done: int, unit: str) -> None:
-        """Prints how far it is, where the last line is `LINE_EVERY_S` ago; call it each time."""
+        """Prints the progress, at most every `LINE_EVERY_S` seconds; call it for each `done`."""
         left = self.left(done)
         if time.monotonic() - self._last_line >= LINE_EVERY_S:
             self._last_line = time.monotonic()
@@ -187,14 +187,14 @@ class Pace:
 
 @contextlib.contextmanager
 def progress(unit: str, *, total: int) -> Iterator[Callable[[], None]]:
-    """Shows how far a long loop is: a bar, or a line now and then where there is no terminal.
+    """Shows the progress of a long loop: a bar, or without a terminal an occasional line.
 
     Args:
       unit: What is counted, e.g. `"tensors"`.
-      total: How many there are.
+      total: Number of items.
 
     Yields:
-      A function to call for each, from any thread.
+      A function to call once per item, from any thread.
     """
     pace, last, done = Pace(total), time.monotonic(), 0
     pace.left(0)
@@ -215,14 +215,14 @@ def progress(unit: str, *, total: int) -> Iterator[Callable[[], None]]:
 
 @contextlib.contextmanager
 def counting(what: str, *, total: int | None = None) -> Iterator[Callable[[], None]]:
-    """Shows on standard error how much was done, so that standard output can be piped.
+    """Shows a counter on standard error, so that standard output can be piped.
 
     Args:
       what: What is counted, e.g. `"dialogues read"`.
-      total: How many there are; None = unknown.
+      total: Number of items; None = unknown.
 
     Yields:
-      A function to call for each.
+      A function to call once per item.
     """
     columns = (
         SpinnerColumn(),
@@ -236,7 +236,7 @@ def counting(what: str, *, total: int | None = None) -> Iterator[Callable[[], No
 
 
 def progress_bar(unit: str) -> Progress:
-    """A bar with count, elapsed time and time left; plain logs where there is no terminal.
+    """Returns a bar with count, elapsed time and time left; it is disabled without a terminal.
 
     Args:
       unit: What is counted, e.g. `"steps"`.

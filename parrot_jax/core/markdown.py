@@ -1,4 +1,4 @@
-"""Pages of Markdown from templates, and text from outside as Markdown shows it."""
+"""Markdown pages from templates, and escaping of untrusted text in them."""
 
 import re
 from pathlib import Path
@@ -8,10 +8,10 @@ from parrot_jax.core.logs import visible
 
 
 def render(template: Path, **values: Any) -> str:
-    """Fills in a Jinja2 template; a slot without a value is an error.
+    """Renders a Jinja2 template; an undefined variable is an error.
 
-    Nothing is escaped by itself, as the page is not HTML: what comes from outside goes through the
-    filters `code` and `cell`, which are the functions below.
+    Autoescaping is off, because the page is not HTML: templates pass untrusted text through the
+    filters `code` and `cell`, the functions below.
     """
     import jinja2
 
@@ -28,7 +28,7 @@ def render(template: Path, **values: Any) -> str:
 
 
 def escape(text: str) -> str:
-    r"""Text of any origin as one line or cell of a table, in which nothing is markup.
+    r"""Escapes untrusted text for one line or table cell.
 
     >>> print(escape("a *b* | c"))
     a \*b\* \| c
@@ -38,7 +38,7 @@ def escape(text: str) -> str:
 
 
 def code(text: Any) -> str:
-    """A value as inline code: in one line, and with nothing in it that Markdown would act on.
+    """Formats a value as inline code in one line; Markdown in it has no effect.
 
     >>> code("a *b*")
     '`a *b*`'
@@ -53,7 +53,7 @@ def code(text: Any) -> str:
 
 
 def cell(text: Any) -> str:
-    r"""The same for the cell of a table, which a bar would end.
+    r"""Formats a value as inline code for a table cell, with `|` escaped.
 
     >>> print(cell("a|b"))
     `a\|b`

@@ -1,4 +1,4 @@
-"""What the process does with memory that it has freed."""
+"""Settings of malloc that keep freed memory for reuse."""
 
 import ctypes
 import platform
@@ -9,16 +9,16 @@ _KEPT_BYTES = 1 << 30
 
 
 def keep_freed_memory() -> bool:
-    """Lets blocks of up to 1 GiB be used again instead of being given back to the system.
+    """Makes malloc reuse freed blocks of up to 1 GiB instead of returning them to the system.
 
-    On a CPU, XLA allocates the memory of a step's inner arrays anew for each step. glibc takes what
-    is large straight from the system, and the system clears each page when it is first touched: a
-    fifth of the time of the quickstart's steps. All threads share one heap, since those that
-    glibc makes for threads hold no block of more than 64 MB; so call this before jax starts its
-    threads. Elsewhere than in glibc, nothing is done.
+    On a CPU, XLA allocates the temporary arrays of a step at every step. glibc requests large
+    blocks from the system, which clears each page at its first use: a fifth of the time of the
+    quickstart's steps. This also makes all threads share one heap, because glibc's heaps for
+    threads hold blocks of at most 64 MB; so call it before jax starts its threads. Without glibc it
+    does nothing.
 
     Returns:
-      Whether it is so now.
+      True if applied.
     """
     if platform.libc_ver()[0] != "glibc":
         return False

@@ -1,4 +1,4 @@
-"""Paths on a disk or in a bucket: what a text or a pattern names, and which paths are refused."""
+"""Paths on a disk or in a bucket: parsing, checks, and files that match a pattern."""
 
 import glob
 import os
@@ -19,7 +19,7 @@ PathT = TypeVar("PathT", bound=AnyPath)
 
 
 def as_path(path: AnyPath | str) -> AnyPath:
-    """The path that a text names; one with a scheme is in a bucket.
+    """Parses a path; one with a scheme is in a bucket.
 
     >>> as_path("runs/a") / "config.yaml"
     PosixPath('runs/a/config.yaml')
@@ -27,7 +27,7 @@ def as_path(path: AnyPath | str) -> AnyPath:
     RemotePath(url='gs://bucket/runs/a/config.yaml')
 
     Raises:
-      UserError: It is neither a text nor a path.
+      UserError: It is neither a string nor a path.
     """
     if not isinstance(path, str | Path | RemotePath):
         raise UserError(f"a path is {path!r}; give a text or a pathlib.Path.")
@@ -37,42 +37,42 @@ def as_path(path: AnyPath | str) -> AnyPath:
 
 
 def require_local(path: str, what: str) -> None:
-    """Refuses a path in a bucket.
+    """Rejects a path in a bucket.
 
     Args:
-      path: What the user gave.
-      what: What it is, e.g. `"data.cache_dir"`.
+      path: The user's path.
+      what: The name of the setting, e.g. `"data.cache_dir"`.
 
     Raises:
-      UserError: It has a scheme.
+      UserError: The path has a scheme.
     """
     if isinstance(as_path(path), RemotePath):
         raise UserError(f"{what} is {path}; it must be on a local disk, not in a bucket.")
 
 
 def require_local_folder(path: str, what: str) -> None:
-    """Refuses what cannot become a folder, before hours are spent on what it is to hold.
+    """Rejects a path that cannot become a local folder, before hours of work that would fill it.
 
     Args:
-      path: What the user gave.
-      what: What it is, e.g. `"out"`.
+      path: The user's path.
+      what: The name of the setting, e.g. `"out"`.
 
     Raises:
-      UserError: It is in a bucket, or a file stands in its way.
+      UserError: The path is in a bucket, or the path or a parent is a file.
     """
     require_local(path, what)
     require_folder(path, what)
 
 
 def require_folder(path: AnyPath | str, what: str) -> None:
-    """Refuses a path at which no folder can be made.
+    """Rejects a path where no folder can be created.
 
     Args:
-      path: Where a folder is or will be made.
-      what: What it is, e.g. `"OUT"`.
+      path: A folder that exists or will be created.
+      what: The name of the setting, e.g. `"OUT"`.
 
     Raises:
-      UserError: It is a file, or below one.
+      UserError: The path or a parent is a file.
     """
     path = as_path(path)
     if isinstance(path, RemotePath):
@@ -83,48 +83,50 @@ def require_folder(path: AnyPath | str, what: str) -> None:
         if place.is_dir():
             return
         if place.exists() or place.is_symlink():
-            raise UserError(f"{what} is {path}, but {place} is no folder; choose another one.")
+            raise UserError(f"{what} is {path}, but {place} is not a folder; choose another path.")
 
 
 def file_in(folder: PathT, name: str) -> PathT:
-    """The path of a file in a folder that others made.
+    """Returns the path of a file in an untrusted folder.
 
     Raises:
-      UserError: `name` is no plain file name, or a link that leads out of the folder.
+      UserError: `name` is not a plain file name, or is a link that leads out of the folder.
     """
     if name != Path(name).name or name in ("", ".", "..") or "\0" in name:
-        raise UserError(f"{folder} names the file {name!r}; only files in it itself are read.")
+        raise UserError(
+            f"{folder} refers to the file {name!r}; only files directly in the folder are read."
+        )
     path: Any = folder / name
     if isinstance(path, Path) and isinstance(folder, Path):
         root = folder.resolve()
-        # The hub's cache keeps the files of all revisions in one folder, and links to them.
+        # The hub's cache keeps the files of all revisions in one folder and links to them.
         roots = [root, root.parents[1] / "blobs"] if root.parent.name == "snapshots" else [root]
         target = path.resolve()
         if not any(target.is_relative_to(each) for each in roots):
             raise UserError(
-                f"{path} is a link to {target}, outside its folder; put the file itself there."
+                f"{path} is a link to {target}, outside its folder; replace it by the file itself."
             )
         if path.exists() and not path.is_file():
-            raise UserError(f"{path} is no file; check the path.")
+            raise UserError(f"{path} is not a file; check the path.")
     return cast(PathT, path)
 
 
 def matching_files(pattern: AnyPath) -> list[str]:
-    """The files that a pattern names, sorted; `**` stands for any folders.
+    """Returns the files that match a pattern, sorted; `**` matches any folders.
 
-    A file with several names among them, as in a folder that links to itself, comes once.
+    A file that matches under several names, e.g. through links, is returned once.
 
     Raises:
-      UserError: A folder in which files may match cannot be listed.
+      UserError: A folder that may contain matches cannot be listed.
     """
     if isinstance(pattern, RemotePath):
         return pattern.matches()
     for folder in _listed_folders(pattern):
-        # `glob` itself leaves out what it may not read, without a word.
+        # `glob` silently skips folders that it may not read.
         if not os.access(folder, os.R_OK | os.X_OK):
             raise UserError(
-                f"cannot list the folder {folder}, where files may match {pattern}; check your "
-                "rights, or name the files otherwise."
+                f"cannot list the folder {folder}, where files may match {pattern}; check its "
+                "permissions or change the pattern."
             )
     found: dict[str, str] = {}
     for name in sorted(glob.glob(str(pattern), recursive=True), key=lambda n: (len(n), n)):
@@ -134,7 +136,7 @@ def matching_files(pattern: AnyPath) -> list[str]:
 
 
 def _listed_folders(pattern: Path) -> Iterator[str]:
-    """The folders whose entries `glob` compares with a part of the pattern."""
+    """Yields the folders that `glob` lists for this pattern."""
     for place, part in enumerate(pattern.parts):
         if glob.has_magic(part):
             inside = "**" if part == "**" else ""

@@ -1,4 +1,4 @@
-"""What may be published of names that can be paths: those of files, never those of folders."""
+"""Removes folders from names that may be paths, so that local folders are never published."""
 
 import re
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ _LIKE_A_PATH = re.compile(
 
 
 def without_folders(path: str) -> str:
-    """What may be published of a path: its last part, or all of an address that others can open.
+    """Returns the last part of a path, or a public address unchanged.
 
     >>> [without_folders(path) for path in ("/home/ann/people.jsonl", "hf://allenai/WildChat")]
     ['people.jsonl', 'hf://allenai/WildChat']
@@ -27,7 +27,7 @@ def without_folders(path: str) -> str:
 
 
 def name_to_publish(text: str) -> str:
-    """A text that may be a path, such as the name of a model: without folders where it is one.
+    """Removes the folders from a text that looks like a path, e.g. the name of a model.
 
     A text of several lines is not a path.
 
@@ -39,7 +39,7 @@ def name_to_publish(text: str) -> str:
 
 
 def value_to_publish(value: Any) -> Any:
-    r"""A JSON value with `name_to_publish` of each text in it, keys included.
+    r"""Applies `name_to_publish` to every string in a JSON value, including keys.
 
     >>> value_to_publish({"file": "/home/ann/a.json", "turns": [2, "C:\\data\\b"]})
     {'file': 'a.json', 'turns': [2, 'b']}
@@ -50,7 +50,7 @@ def value_to_publish(value: Any) -> Any:
         published: dict[str, Any] = {}
         for key, inner in value.items():
             name = name_to_publish(key)
-            while name in published:  # two folders may hold files of one name
+            while name in published:  # files of the same name in two folders
                 name += "+"
             published[name] = value_to_publish(inner)
         return published

@@ -1,6 +1,6 @@
-"""Paths in buckets, such as `gs://bucket/runs/a`: the one place that knows fsspec.
+"""Paths in buckets, e.g. `gs://bucket/runs/a`. The only file that uses fsspec.
 
-An object is put whole or not at all, and streamed when it is read.
+Objects are uploaded atomically and streamed when read.
 """
 
 import contextlib
@@ -20,11 +20,11 @@ _READ_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class RemotePath:
-    """A path in a bucket, with the part of `pathlib.Path` that we use.
+    """A path in a bucket, with the methods of `pathlib.Path` that we use.
 
-    It is no `os.PathLike`: what knows only local files refuses it, instead of making a folder
-    named `gs:`. A missing object is a `FileNotFoundError`, as it is on a disk; what else goes wrong
-    on the way is a `UserError`.
+    It is not an `os.PathLike`, so code for local files rejects it instead of creating a folder
+    named `gs:`. A missing object raises `FileNotFoundError`, as on a disk; other failures raise
+    `UserError`.
     """
 
     url: str
@@ -38,69 +38,69 @@ class RemotePath:
 
     @property
     def scheme(self) -> str:
-        """What stands before `://`."""
+        """The part before `://`."""
         return self.url.partition("://")[0]
 
     @property
     def name(self) -> str:
-        """The last part."""
+        """The last component."""
         return self.url.rstrip("/").rpartition("/")[2]
 
     @property
     def suffix(self) -> str:
-        """The last part from its last dot on."""
+        """The file extension, with its dot."""
         return Path(self.name).suffix
 
     def absolute(self) -> "RemotePath":
-        """Itself."""
+        """Returns itself: a URL is always absolute."""
         return self
 
     resolve = expanduser = absolute
 
     def exists(self) -> bool:
-        """Whether there is an object, or there are objects below it."""
+        """Whether there is an object at this path, or any below it."""
         return self._kind() is not None
 
     def is_file(self) -> bool:
-        """Whether there is an object."""
+        """Whether there is an object at this path."""
         return self._kind() == "file"
 
     def is_dir(self) -> bool:
-        """Whether there are objects below it."""
+        """Whether there are objects below this path."""
         return self._kind() == "directory"
 
     def mkdir(self, *, parents: bool = False, exist_ok: bool = False) -> None:
         """Does nothing: a bucket has no folders, only objects with slashes in their names."""
 
     def open(self, mode: str = "r", *, encoding: str | None = None) -> Any:
-        """Opens the object for reading, as text or, with mode `"rb"`, as bytes; it is streamed."""
+        """Opens the object for reading, as text or, with mode `"rb"`, as bytes; streams it."""
         with self._clear_errors("read"):
             stream = _Stream(self, self._store().open(self.url, "rb"))
-        # The stores' own files know no `readline` with a limit.
+        # The file objects of fsspec do not support a size limit in `readline`.
         file = io.BufferedReader(stream, _READ_BYTES)
         return file if "b" in mode else io.TextIOWrapper(file, encoding)
 
     def read_bytes(self) -> bytes:
-        """The whole object."""
+        """Returns the whole object."""
         with self.open("rb") as file:
             return file.read()
 
     def read_text(self, encoding: str = "utf-8") -> str:
-        """The whole object as text."""
+        """Returns the whole object as text."""
         return self.read_bytes().decode(encoding)
 
     def put(self, file: Path) -> None:
-        """Makes a local file the content of the object, in one step."""
+        """Uploads a local file to this path, atomically."""
         try:
             with self._clear_errors("write"):
                 self._store().put_file(str(file), self.url)
         except FileNotFoundError:
             raise UserError(
-                f"cannot write {self}: there is no such bucket; make it, or correct the path."
+                f"cannot write {self}: there is no such bucket; create it or correct the path."
             ) from None
 
     def matches(self) -> list[str]:
-        """The objects whose names match, `*`, `?`, `[]` and `**` being what they are in a glob."""
+        """Returns the objects that match this path as a glob (`*`, `?`, `[]`, `**`), sorted."""
         with self._clear_errors("read"):
             store = self._store()
             found = store.glob(self.url, detail=True)
@@ -121,10 +121,10 @@ class RemotePath:
         import fsspec
 
         try:
-            # Other processes write here too: what a listing said before may not be true any more.
+            # Other processes write here too, so a cached listing may be stale.
             return fsspec.filesystem(self.scheme, use_listings_cache=False)
         except (ImportError, ValueError) as error:  # a missing library, an unknown scheme
-            hint = _EXTRAS.get(self.scheme, "install what it names, or correct the path")
+            hint = _EXTRAS.get(self.scheme, "install the package it names or correct the path")
             raise UserError(f"cannot use {self}: {error}; {hint}.") from error
 
     @contextlib.contextmanager
@@ -135,18 +135,18 @@ class RemotePath:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self)) from error
         except ParrotError:
             raise
-        except Exception as error:  # the libraries behind fsspec have no common base for theirs
+        except Exception as error:  # fsspec's backends share no base class of exceptions
             reason = " ".join(str(error).split()) or type(error).__name__
             raise UserError(
-                f"cannot {doing} {self}: {reason[:300]}; check the path, the network, and whether "
+                f"cannot {doing} {self}: {reason[:300]}; check the path, the network, and that "
                 f"your account may {doing} there."
             ) from error
 
 
 class _Stream(io.RawIOBase):
-    """An object that is being read."""
+    """An object opened for reading."""
 
-    mode = "rb"  # this and the name are what `typing.IO` has besides
+    mode = "rb"  # `typing.IO` has `mode` and `name`, `io.RawIOBase` does not
 
     def __init__(self, path: RemotePath, file: Any) -> None:
         self._path, self._file = path, file

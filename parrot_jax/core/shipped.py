@@ -1,4 +1,4 @@
-"""The configs that the package ships: in a clone the folder `configs/`, in a wheel a copy of it."""
+"""The configs in the package: `configs/` in a clone, a copy of it in a wheel."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ FOLDER = Path(__file__).parents[1] / "configs"
 
 
 def shipped_file(path: str) -> Path | None:
-    """The shipped file of a path that begins with `configs/`; None if there is none.
+    """Returns the shipped file for a path that begins with `configs/`, or None.
 
     >>> shipped_file("configs/train/ask_wildchat_cpu.yaml").name
     'ask_wildchat_cpu.yaml'
@@ -20,5 +20,5 @@ def shipped_file(path: str) -> Path | None:
 
 
 def shipped_configs() -> list[str]:
-    """Every shipped config as the path that commands take, sorted."""
+    """Returns all shipped configs as `configs/...` paths, sorted."""
     return sorted(f"configs/{file.relative_to(FOLDER)}" for file in FOLDER.glob("*/*.yaml"))

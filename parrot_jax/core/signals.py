@@ -1,4 +1,4 @@
-"""What ends a program from outside: a scheduler, a closed terminal, Ctrl-C."""
+"""Signals that end a program: from a scheduler, a closed terminal or Ctrl-C."""
 
 import contextlib
 import os
@@ -11,10 +11,10 @@ from types import FrameType
 
 @contextlib.contextmanager
 def as_ctrl_c() -> Iterator[None]:
-    """Lets SIGTERM and SIGHUP do what Ctrl-C does while the block runs.
+    """Makes SIGTERM and SIGHUP act like Ctrl-C while the block runs.
 
-    `docker stop`, Kubernetes, systemd and SLURM send SIGTERM, a terminal that is closed SIGHUP.
-    What the shell ignores (`nohup`) stays ignored.
+    `docker stop`, Kubernetes, systemd and SLURM send SIGTERM; closing a terminal sends SIGHUP.
+    Signals that the shell ignores (`nohup`) stay ignored.
     """
     before = {}
     if threading.current_thread() is threading.main_thread():
@@ -30,7 +30,7 @@ def as_ctrl_c() -> Iterator[None]:
 
 def _interrupt(number: int, _: FrameType | None) -> None:
     if number == signal.SIGHUP:
-        # There is no terminal any more, and what is still said must not fail.
+        # The terminal is gone, and further output must not fail.
         for stream in (sys.stdout, sys.stderr):
             if stream.isatty():
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -1,9 +1,9 @@
-"""XLA's flags for each platform, tried on the installed libraries before a run depends on them.
+"""XLA flags by platform, tested on the installed libraries before a run uses them.
 
-XLA ends the process at a flag that it does not know, without a word on where the flag came from,
-and its flags change from version to version. So a child process reads them first, and what it does
-not know becomes an error of ours. Nothing here imports jax: the flags must stand in the environment
-before jax makes its backend.
+XLA aborts the process at an unknown flag without naming its source, and flags change between
+versions. So a child process parses them first, and an unknown flag of the user becomes a
+`UserError`. Does not import jax: the flags must be in the environment before jax creates its
+backend.
 """
 
 import importlib.metadata
@@ -26,7 +26,8 @@ TPU_VARIABLE = "LIBTPU_INIT_ARGS"
 
 MEMORY_VARIABLE = "XLA_PYTHON_CLIENT_MEM_FRACTION"
 GPU_MEMORY_SHARE = "0.92"
-"""What jax takes of a GPU at once, in place of its own 0.75; `parrot plan` leaves the rest free."""
+"""Share of a GPU's memory that jax preallocates (its default: 0.75). `parrot plan` keeps the rest
+free."""
 
 _LAYER_BYTES = 640 << 20
 """A layer of LLaMA2-13B is 317 M parameters: 605 MiB in bfloat16."""
@@ -34,31 +35,32 @@ _LAYER_BYTES = 640 << 20
 FLAGS: dict[Platform, tuple[str, ...]] = {
     "cpu": (),
     "gpu": (
-        # Orders the program so that collectives run beside matrix products.
+        # Schedules collectives so that they overlap with matrix products.
         "--xla_gpu_enable_latency_hiding_scheduler=true",
-        # A layer's collectives may start in the iteration before. (Double buffering of loops, often
-        # advised with it, doubles the sums of gradients too: `unroll_layers` is the better way.)
+        # A layer's collectives may start in the previous iteration. (Double buffering of loops is
+        # often recommended with it, but also doubles the accumulated gradients; use `unroll_layers`
+        # instead.)
         "--xla_gpu_enable_pipelined_all_gather=true",
         "--xla_gpu_enable_pipelined_reduce_scatter=true",
         "--xla_gpu_enable_pipelined_all_reduce=true",
-        # One collective for the weights of a whole layer instead of one for each tensor.
+        # One collective for the weights of a whole layer instead of one per tensor.
         f"--xla_gpu_all_gather_combine_threshold_bytes={_LAYER_BYTES}",
         f"--xla_gpu_reduce_scatter_combine_threshold_bytes={_LAYER_BYTES}",
         f"--xla_gpu_all_reduce_combine_threshold_bytes={128 << 20}",
     ),
     "tpu": (
-        # Collectives run in steps, fused with the computation around them. (Not all-gathers, though
-        # MaxText fuses those too: libtpu 0.0.42 warns of wrong results and hangs on all but v5e.)
+        # Fuses collectives, split into steps, with the computation around them. (Not all-gathers,
+        # which MaxText also fuses: libtpu 0.0.42 warns of wrong results and hangs on all but v5e.)
         "--xla_tpu_enable_async_collective_fusion=true",
         "--xla_tpu_enable_async_collective_fusion_multiple_steps=true",
         "--xla_tpu_overlap_compute_collective_tc=true",
         "--xla_enable_async_all_gather=true",
     ),
 }
-"""What we set where the user says nothing. `tpu` is for libtpu, the others are for XLA_FLAGS.
+"""Default flags. Those of `tpu` go to LIBTPU_INIT_ARGS, the others to XLA_FLAGS.
 
-The gpu set is NVIDIA's advice for language models and the tpu set what MaxText starts LLaMA2-13B
-with; neither has been measured with this program.
+The gpu flags are NVIDIA's recommendation for language models, the tpu flags those of MaxText for
+LLaMA2-13B; neither has been measured with this program.
 """
 
 # A quoted value may hold spaces.
@@ -79,8 +81,8 @@ from jaxlib import xla_client
 xla_client.load_pjrt_plugin_dynamically("tpu", libtpu.get_library_path())
 xla_client.initialize_pjrt_plugin("tpu")
 """
-# libtpu reads its flags before it looks for chips. It must neither ask Google's metadata server,
-# which takes minutes where there is none, nor mind that another process has the chips.
+# libtpu parses its flags before it looks for chips. It must not query Google's metadata server,
+# which takes minutes if there is none, nor fail because another process has the chips.
 _TPU_PROBE_ENVIRON = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",
@@ -90,7 +92,7 @@ _TPU_PROBE_ENVIRON = {
 
 
 class _Flag(NamedTuple):
-    """A flag as written, e.g. `--a=1`, and who wants it."""
+    """A flag as written, e.g. `--a=1`, and where it comes from."""
 
     text: str
     source: str
@@ -105,10 +107,10 @@ _CONFIG = "the config"
 
 
 def guess_platform(environ: MutableMapping[str, str] = os.environ) -> Platform:
-    """The platform that jax will take, told from device files and installed plugins.
+    """Predicts jax's platform from device files and installed plugins.
 
-    `JAX_PLATFORMS` decides where it is set. A GPU takes NVIDIA's device files and jax's CUDA
-    plugin; a TPU takes its device files and libtpu.
+    `JAX_PLATFORMS` takes precedence. A GPU needs NVIDIA's device files and jax's CUDA plugin; a TPU
+    needs its device files and libtpu.
     """
     named = environ.get("JAX_PLATFORMS", "").split(",")[0].strip().lower()
     if named:
@@ -126,24 +128,23 @@ def set_xla_flags(
     platform: Platform | None = None,
     environ: MutableMapping[str, str] = os.environ,
 ) -> None:
-    """Puts our flags, the environment's and `extra` into the environment; later ones win.
+    """Merges our flags, the environment's and `extra` into the environment; later ones win.
 
-    On a GPU, jax also gets its share of the memory, where the environment does not say another.
+    On a GPU, also sets the share of memory that jax preallocates, unless it is set.
 
-    Call it before jax makes its backend. Where anything is set, a child process tries it, which
-    takes half a second, and as much again where there is a libtpu. A flag of ours that the
-    installed version does not know is left out with a line on the console.
+    Call it before jax creates its backend. If any flag is set, a child process tests the flags,
+    which takes half a second, and the same again if libtpu is installed. A default flag that the
+    installed version does not know is left out, and the console says so.
 
     Args:
       extra: Flags of the config, e.g. `--xla_gpu_enable_triton_gemm=false`. On a TPU, those that
         jaxlib does not know go to libtpu.
-      platform: Whose set to take; None = that of `guess_platform`.
+      platform: Selects the default flags; None = `guess_platform`.
       environ: Read and written: `XLA_FLAGS`, and on a TPU `LIBTPU_INIT_ARGS`.
 
     Raises:
-      UserError: A flag is unknown to the installed version or has a value that it does not take,
-        one in `extra` does not begin with `--`, or jax has made its backend already and the flags
-        would change.
+      UserError: A flag is unknown to the installed version or has an invalid value, one in `extra`
+        does not begin with `--`, or the flags would change after jax created its backend.
     """
     for flag in extra:
         if not flag.startswith("--"):
@@ -172,10 +173,10 @@ def set_xla_flags(
         if changes:
             texts = " ".join(flag.text for flags in chosen.values() for flag in flags)
             raise UserError(
-                f"jax has made its backend already, so the XLA flags {texts} would not be read; "
-                "set them before anything is computed, or in the environment of the process."
+                f"jax has already created its backend, so the XLA flags {texts} would be ignored; "
+                "set them before the first computation or in the environment of the process."
             )
-        return  # jax has accepted what is there
+        return  # jax has accepted these flags
     for variable, flags in chosen.items():
         if flags and (variable == XLA_VARIABLE or _is_installed("libtpu")):
             environ[variable] = _text(_accepted(variable, flags, environ))
@@ -184,23 +185,23 @@ def set_xla_flags(
 def known_xla_flags(
     flags: Sequence[str], environ: MutableMapping[str, str] = os.environ
 ) -> list[str]:
-    """Leaves out the flags that the installed jaxlib does not know.
+    """Removes the flags that the installed jaxlib does not know.
 
-    A child process tries them, which takes half a second.
+    A child process tests them, which takes half a second.
 
     Args:
       flags: Flags for `XLA_FLAGS`, e.g. `--xla_backend_optimization_level=0`.
       environ: The environment of the child.
 
     Returns:
-      The others, in their order.
+      The known flags, in order.
     """
     unknown = _names_unknown_to_xla([_Flag(flag, _OURS) for flag in flags], environ)
     return [flag for flag in flags if flag.partition("=")[0] not in unknown]
 
 
 def _merge(*groups: Iterable[_Flag]) -> list[_Flag]:
-    """All flags in order; a name in a later group takes the place of it in earlier ones."""
+    """Joins the groups; a flag of a later group replaces the same flag of earlier ones."""
     merged: list[_Flag] = []
     for group in groups:
         group = list(group)
@@ -210,24 +211,24 @@ def _merge(*groups: Iterable[_Flag]) -> list[_Flag]:
 
 
 def _read_variable(environ: MutableMapping[str, str], variable: str) -> list[_Flag]:
-    """The flags that the user has set; like XLA, takes a text without `--` for a file's name."""
+    """Returns the user's flags; as in XLA, a value without `--` is the name of a file."""
     text = environ.get(variable, "").strip()
     if text and not text.startswith("--") and variable == XLA_VARIABLE:
         try:
             text = Path(text).read_text(encoding="utf-8")
         except OSError as error:
             raise UserError(
-                f"{variable} is {text!r}, which is neither a flag (those begin with `--`) nor a "
+                f"{variable} is {text!r}, which is neither a flag (flags begin with `--`) nor a "
                 f"file that can be read: {error.strerror}; correct or unset it."
             ) from None
     return [_Flag(token, variable) for token in _TOKEN.findall(text)]
 
 
 def _accepted(variable: str, flags: list[_Flag], environ: MutableMapping[str, str]) -> list[_Flag]:
-    """The flags that the installed library takes.
+    """Returns the flags that the installed library accepts.
 
     Raises:
-      UserError: It does not take one that the user has set.
+      UserError: It rejects a flag of the user.
     """
     output = _probe(variable, flags, environ)
     unknown = _unknown_names(output)
@@ -235,19 +236,22 @@ def _accepted(variable: str, flags: list[_Flag], environ: MutableMapping[str, st
         wrong = [flag for flag in flags if flag.name in unknown and flag.source != _OURS]
         if wrong:
             raise UserError(
-                "; ".join(f"{flag.text} of {flag.source}" for flag in wrong)
-                + f": {_library(variable)} knows no such flag; correct its name or remove it. "
-                "XLA's flags come and go from one version to the next."
+                "; ".join(f"{flag.text} from {flag.source}" for flag in wrong)
+                + f": unknown XLA flag in {_library(variable)}; correct its name or remove it. "
+                "XLA's flags change between versions."
             )
-        console.print(f"{_library(variable)} does not know {', '.join(sorted(unknown))}: left out")
+        console.print(
+            f"XLA flags left out, as {_library(variable)} does not know them: "
+            f"{', '.join(sorted(unknown))}"
+        )
         return _accepted(variable, [f for f in flags if f.name not in unknown], environ)
     bad = next((match for each in _BAD_VALUES if (match := each.search(output))), None)
     if bad is not None:
         name = f"--{bad['flag']}"
         source = next((flag.source for flag in flags if flag.name == name), variable)
         raise UserError(
-            f"{name} of {source}: {_library(variable)} does not take the value {bad['value']!r}; "
-            "correct it, or remove the flag."
+            f"{name} from {source}: {_library(variable)} rejects the value {bad['value']!r}; "
+            "correct it or remove the flag."
         )
     return flags
 
@@ -257,14 +261,14 @@ def _names_unknown_to_xla(flags: list[_Flag], environ: MutableMapping[str, str])
 
 
 def _unknown_names(output: str) -> frozenset[str]:
-    """The flags, as `--name`, that XLA or libtpu said it does not know."""
+    """Returns the flags, as `--name`, that XLA or libtpu reported as unknown."""
     texts = [token for line in _XLA_UNKNOWN.findall(output) for token in _TOKEN.findall(line)]
     texts += [f"--{name}" for name in _TPU_UNKNOWN.findall(output)]
     return frozenset(text.partition("=")[0] for text in texts)
 
 
 def _probe(variable: str, flags: list[_Flag], environ: MutableMapping[str, str]) -> str:
-    """What the library prints in a child process that reads the flags; "" where it takes them."""
+    """Parses the flags in a child process; returns the library's output, or "" if it succeeds."""
     is_tpu = variable == TPU_VARIABLE
     child = {name: value for name, value in environ.items() if not name.startswith("TPU_")}
     child |= {"JAX_PLATFORMS": "cpu", XLA_VARIABLE: "", TPU_VARIABLE: ""}
@@ -277,7 +281,7 @@ def _probe(variable: str, flags: list[_Flag], environ: MutableMapping[str, str])
             errors="replace", check=False,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
-        return ""  # this says nothing about the flags, and the run itself will tell
+        return ""  # inconclusive: the run itself will show whether the flags are valid
     return done.stderr + done.stdout if done.returncode else ""
 
 
@@ -286,7 +290,7 @@ def _text(flags: list[_Flag]) -> str:
 
 
 def _quoted(flag: str) -> str:
-    """A flag of its own as it stands among others: XLA ends one at a space that is not quoted."""
+    """Quotes a flag for use among others: to XLA, an unquoted space ends a flag."""
     name, equals, value = flag.partition("=")
     if not re.search(r"\s", value) or value[0] in "'\"":
         return flag
@@ -303,7 +307,7 @@ def _library(variable: str) -> str:
 
 
 def _backend_exists() -> bool:
-    """Whether jax has made a backend in this process, asked without importing it."""
+    """Whether jax has created a backend in this process; does not import jax."""
     bridge = sys.modules.get("jax._src.xla_bridge")
     return bridge is not None and bridge.backends_are_initialized()
 
@@ -311,7 +315,7 @@ def _backend_exists() -> bool:
 def _is_installed(module: str) -> bool:
     try:
         return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # the package that it would be in
+    except ModuleNotFoundError:  # its parent package is not installed
         return False
 
 

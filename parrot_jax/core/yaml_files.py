@@ -1,8 +1,8 @@
-"""YAML files of plain values: what else YAML can do is refused, in one line that names the place.
+"""Strict YAML of plain values. Errors are one line with the place in the file.
 
-Refused are keys that stand twice (YAML takes the last one), tags, which name types of a program,
-numbers that versions of YAML read differently (0100 is 64 or 100, 17:04 is 1024 or a text), and
-aliases that stand for more than a config can hold (a few lines can stand for gigabytes).
+Rejected are duplicate keys (YAML takes the last one), tags (which name types of a program), numbers
+that versions of YAML read differently (0100 is 64 or 100, 17:04 is 1024 or a string), and aliases
+that expand to more than a config can hold (a few lines can expand to gigabytes).
 """
 
 import re
@@ -16,9 +16,9 @@ from parrot_jax.core.files import open_input
 from parrot_jax.core.paths import AnyPath
 
 MAX_BYTES = 1 << 18
-"""Largest file. The reader takes about a second for it."""
+"""Largest file; it takes about a second to parse."""
 MAX_VALUES = 20_000
-"""Most values, each counted as often as it is used."""
+"""Most values, with aliases expanded."""
 
 _STANDARD = "tag:yaml.org,2002:"
 _PLAIN_TAGS = {
@@ -29,7 +29,7 @@ _MAX_CHARS = 80
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads a date as text: no config has dates, but a folder may be named by one."""
+    """Reads dates as strings: no config has dates, but the name of a folder may look like one."""
 
     yaml_implicit_resolvers = {  # noqa: RUF012  # of the base class
         first: [pair for pair in pairs if pair[0] != _STANDARD + "timestamp"]
@@ -38,15 +38,15 @@ class _Loader(yaml.SafeLoader):
 
 
 def read_yaml(path: AnyPath | str) -> Any:
-    """The values of a YAML file: dicts, lists, texts, numbers, booleans, None.
+    """Reads a YAML file: dicts, lists, strings, numbers, booleans, None.
 
     Raises:
-      UserError: The file cannot be read, or is not the YAML of plain values.
+      UserError: The file cannot be read, or is not YAML of plain values.
     """
     with open_input(path, "rb") as file:
         data = file.read(MAX_BYTES + 1)
     if len(data) > MAX_BYTES:
-        raise UserError(f"{path} is larger than {MAX_BYTES:,} bytes: it is no config.")
+        raise UserError(f"{path} is larger than {MAX_BYTES:,} bytes, so it is not a config.")
     try:
         loader = _Loader(data.decode("utf-8"))
         node = loader.get_single_node()
@@ -55,11 +55,11 @@ def read_yaml(path: AnyPath | str) -> Any:
         _check(node, str(path))
         return loader.construct_document(node)
     except UnicodeDecodeError:
-        raise UserError(f"{path} is not UTF-8 text: it is no config.") from None
+        raise UserError(f"{path} is not UTF-8 text, so it is not a config.") from None
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not valid YAML: {_problem(error)}") from None
     except RecursionError:
-        raise UserError(f"{path} is not a config: its values lie in too many others.") from None
+        raise UserError(f"{path} is not a config: its values are nested too deeply.") from None
     except ValueError as error:  # an explicit `!!int x`
         raise UserError(f"{path} is not valid YAML: {error}.") from None
 
@@ -73,13 +73,13 @@ def _problem(error: yaml.YAMLError) -> str:
 
 
 def _check(root: Node, path: str) -> None:
-    """Refuses what is not plain.
+    """Rejects all but plain values.
 
     Raises:
-      UserError: Something is not; the text says where.
+      UserError: With the line of the rejected node.
     """
     sizes: dict[int, int] = {}
-    """Values of each node, aliases followed; 0 = the node is being counted."""
+    """Number of values of each node, with aliases expanded; 0 = the node is being counted."""
 
     def refuse(node: Node, what: str) -> UserError:
         return UserError(f"{path}, line {node.start_mark.line + 1}: {what}")
@@ -100,7 +100,7 @@ def _check(root: Node, path: str) -> None:
             check_number(node)
         total = 1 + sum(size(child) for child in _children(node))
         if total > MAX_VALUES:
-            raise refuse(node, f"this stands for more than {MAX_VALUES:,} values.")
+            raise refuse(node, f"this expands to more than {MAX_VALUES:,} values.")
         sizes[id(node)] = total
         return total
 
@@ -109,20 +109,20 @@ def _check(root: Node, path: str) -> None:
         if is_number and _UNCLEAR_NUMBER.fullmatch(node.value):
             raise refuse(
                 node,
-                f"versions of YAML differ in what {_shortened(node.value)} is; write a number "
-                f"without leading zeros and colons, or a text as '{_shortened(node.value)}'.",
+                f"versions of YAML read {_shortened(node.value)} differently; write a number "
+                f"without leading zeros and colons, or a string as '{_shortened(node.value)}'.",
             )
 
     def check_keys(node: MappingNode) -> None:
         lines: dict[tuple[str, str], int] = {}
         for key, _ in node.value:
             if not isinstance(key, ScalarNode):
-                raise refuse(key, "a key must be a word.")
+                raise refuse(key, "a key must be a word, not a list or a block.")
             name = (key.tag, key.value)
             if name in lines:
                 raise refuse(
                     key,
-                    f"`{_shortened(key.value)}` is there twice, first in line {lines[name]}; "
+                    f"duplicate key `{_shortened(key.value)}`, first in line {lines[name]}; "
                     "keep one.",
                 )
             lines[name] = key.start_mark.line + 1

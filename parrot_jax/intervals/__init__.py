@@ -1,5 +1,5 @@
 """Confidence intervals. Loads no jax and imports no other package of parrot_jax.
 
-wilson.py     a share of independent trials
-bootstrap.py  sums divided by sums, over sessions whose questions belong together
+wilson.py     shares of independent trials (Wilson score)
+bootstrap.py  ratios of sums over sessions (cluster bootstrap)
 """

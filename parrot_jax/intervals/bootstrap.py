@@ -1,4 +1,4 @@
-"""Bootstrap confidence intervals of means over sessions."""
+"""Bootstrap confidence intervals of ratios of sums over sessions."""
 
 import numpy as np
 from jaxtyping import Float64
@@ -15,19 +15,19 @@ def ratio_intervals(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Float64[np.ndarray, "measures 2"]:
-    """The bootstrap intervals of ratios of sums, one per column.
+    """Returns the bootstrap intervals of ratios of sums, one per column.
 
     Whole sessions are resampled (cluster bootstrap), because questions of one session are more
-    alike than those of different ones. A mean over sessions has the denominator 1, a share of
-    questions has the number of questions.
+    alike than those of different ones. For a mean over sessions, the denominators are 1; for a
+    share of questions, they are the numbers of questions.
 
-    The percentiles are moved outwards as Student's t is wider than the normal distribution (the
-    expanded percentile interval): plain percentiles cover too rarely when sessions are few. See
-    docs/benchmarks/intervals.md for the coverage.
+    The percentiles are moved outwards by as much as Student's t is wider than the normal
+    distribution (the expanded percentile interval), because plain percentiles cover too rarely with
+    few sessions. See docs/benchmarks/intervals.md for the coverage.
 
     Args:
-      numerators: The summand of each session.
-      denominators: Its count, >= 0.
+      numerators: The sum of each session.
+      denominators: The count of each session, >= 0.
       level: The probability that an interval covers the true ratio, in (0, 1).
       resamples: Number of resamples, >= 1; with a level above 0.99 use 10,000.
       seed: Equal seeds give equal intervals.
@@ -54,7 +54,7 @@ def ratio_intervals(
         )
         sums[row] = drawn @ both
     above, below = np.split(sums, 2, axis=1)
-    # If few sessions count, a resample may have none of them; it is ignored.
+    # If few sessions have a count, a resample may contain none of them; it is ignored.
     ratios = np.divide(above, below, out=np.full_like(above, np.nan), where=below > 0)
     for place, size, column in zip(np.flatnonzero(counted), sizes[counted], ratios.T, strict=True):
         tail = _expanded_tail((1 - level) / 2, int(size))
@@ -63,6 +63,6 @@ def ratio_intervals(
 
 
 def _expanded_tail(tail: float, size: int) -> float:
-    """The percentile to use in place of `tail`, for a sample of this size."""
+    """Returns the percentile to use instead of `tail`, for a sample of this size."""
     quantile = stats.t.ppf(tail, size - 1) * np.sqrt(size / (size - 1))
     return float(stats.norm.cdf(quantile))

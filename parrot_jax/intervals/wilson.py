@@ -1,4 +1,4 @@
-"""How far a share that was counted may be from the true one."""
+"""Confidence intervals of shares."""
 
 import math
 
@@ -7,10 +7,10 @@ _Z = 1.959963984540054
 
 
 def share_interval(successes: int, trials: int) -> tuple[float, float]:
-    """The 95 % Wilson score interval of a share.
+    """Returns the 95 % Wilson score interval of a share.
 
-    Unlike the plain normal interval it stays inside [0, 1], and it keeps its width where all or
-    none succeed. The trials must be independent: answers of one dialogue are not.
+    Unlike the normal approximation, it stays within [0, 1] and has a width above 0 even if all or
+    no trials succeed. The trials must be independent; answers of one dialogue are not.
 
     >>> low, high = share_interval(8, 10)
     >>> round(low, 4), round(high, 4)
@@ -31,7 +31,7 @@ def share_interval(successes: int, trials: int) -> tuple[float, float]:
     share, spread = successes / trials, _Z**2 / trials
     centre = (share + spread / 2) / (1 + spread)
     half = math.sqrt(spread * (share * (1 - share) + spread / 4)) / (1 + spread)
-    # By rounding alone the ends would be a hair inside of 0 and 1.
+    # Rounding would move these ends slightly inside 0 and 1.
     return (
         centre - half if successes else 0.0,
         centre + half if successes < trials else 1.0,

@@ -1,4 +1,4 @@
-"""Losses as sums and weights: only the train step divides. Knows no model and no files.
+"""Losses as sums and weights; only the train step divides. Imports no model and no files.
 
-token_loss.py  log-probabilities of given tokens, with no [tokens, vocabulary] array standing
+token_loss.py  log-probabilities of target tokens, without a [tokens, vocabulary] array
 """

@@ -1,12 +1,12 @@
-"""Log-probabilities of given tokens, without ever holding the logits of a whole batch.
+"""Log-probabilities of target tokens, without the logits of a whole batch in memory.
 
-One op, `token_logprobs`, serves supervised training, preference losses and evaluation. It visits
-tiles of tokens x the full vocabulary and computes the logits again in the backward pass, so the
-largest live array is [tile, V]: at tile=1024, V=32000 that is 125 MiB of float32, where the logits
-of B=8, T=4096 alone would be 3.9 GiB. One log-sum-exp a token is kept for the backward pass.
+One op, `token_logprobs`, serves supervised training, preference losses and evaluation. It computes
+the logits in tiles of tokens, and again in the backward pass, so the largest array is [tile, V]: at
+tile=1024, V=32000 that is 125 MiB of float32, while the logits of B=8, T=4096 would be 3.9 GiB. One
+log-sum-exp per token is kept for the backward pass.
 
-Tokens that do not count are moved away first where the caller gives a `live_capacity`: when 13 % of
-the tokens are live, 13 % of the matrix products remain.
+With a `live_capacity`, only live tokens are computed: if 13 % of the tokens are live, 13 % of the
+matrix products remain.
 """
 
 import functools
@@ -21,12 +21,12 @@ from parrot_jax.core.errors import UserError
 
 
 class TokenLoss(NamedTuple):
-    """A loss before division: add both over micro-batches and devices, then divide once."""
+    """A loss before division: sum both over micro-batches and devices, then divide once."""
 
     loss_sum: Float[Array, ""]
     """Weighted sum of the negative log-probabilities, in nats, float32."""
     weight_sum: Float[Array, ""]
-    """Sum of the weights, float32; 0 where nothing is live."""
+    """Sum of the weights, float32; 0 if no token is live."""
 
 
 def role_weighted_nll(
@@ -39,27 +39,27 @@ def role_weighted_nll(
     live_capacity: int | None = None,
     shards: int = 1,
 ) -> TokenLoss:
-    """Sums the next-token loss over the positions that `loss_weights` selects.
+    """Sums the next-token loss, weighted by `loss_weights`.
 
-    The weights carry the speakers: 1 on assistant tokens trains an answerer, 1 on user tokens
-    trains Parrot-Ask.
+    The weights select the role: 1 on assistant tokens trains an answerer, 1 on user tokens trains
+    an asker.
 
     Args:
       hidden: Output of the final norm; position t predicts `targets[:, t]`.
       head: Unembedding matrix, in the dtype its gradient should have (float32).
-      targets: Token ids, already shifted left by one. Where the weight is 0 the id is read but does
-        not count, so any id in [0, V) may serve as padding.
+      targets: Token ids in [0, V), already shifted left by one. Where the weight is 0, any id may
+        serve as padding.
       loss_weights: One weight per target, >= 0; not normalised here.
       tile: Tokens per step, see `token_logprobs`.
-      live_capacity: Room for tokens of non-zero weight, see `token_logprobs`.
-      shards: Parts the rows are split into over devices, see `token_logprobs`; must divide B.
+      live_capacity: Capacity for tokens of non-zero weight, see `token_logprobs`.
+      shards: Number of shards of the rows over devices, see `token_logprobs`; must divide B.
 
     Returns:
       The weighted sum in nats and the sum of the weights. Only the train step divides them:
       dividing per micro-batch would favour short answers.
 
     Raises:
-      UserError: As `token_logprobs`.
+      UserError: As in `token_logprobs`.
 
     Source: the masked likelihood that trains Parrot-Ask, arXiv:2310.07301.
     """
@@ -84,20 +84,20 @@ def token_nll(
     tile: int = 1024,
     shards: int = 1,
 ) -> Float[Array, "B T"]:
-    """Negative log-probability of every target in nats, for evaluation.
+    """Returns the negative log-probability of every target in nats, for evaluation.
 
     Args:
       hidden: Output of the final norm; position t predicts `targets[:, t]`.
       head: Unembedding matrix.
       targets: Token ids, already shifted left by one.
       tile: Tokens per step.
-      shards: Parts the rows are split into over devices; must divide B.
+      shards: Number of shards of the rows over devices; must divide B.
 
     Returns:
       float32, >= 0.
 
     Raises:
-      UserError: As `token_logprobs`.
+      UserError: As in `token_logprobs`.
     """
     flat = hidden.reshape(-1, hidden.shape[-1])
     logprobs = token_logprobs(flat, head, targets.reshape(-1), tile=tile, shards=shards)
@@ -114,27 +114,28 @@ def token_logprobs(
     live_capacity: int | None = None,
     shards: int = 1,
 ) -> Float[Array, " tokens"]:
-    """Log-probability of each target token: log softmax(hidden head)[target].
+    """Returns the log-probability of each target token: log softmax(hidden head)[target].
 
     Matrix products run in the dtype of `hidden` (bfloat16 on accelerators) and accumulate in
     float32; softmax, sums and the gradient of `head` are float32. The gradient of the logits is
-    rounded to the dtype of `hidden` before its two products, since a float32 one would push both
-    off the bfloat16 units.
+    rounded to the dtype of `hidden` before its two products, because float32 products would not use
+    the bfloat16 units.
 
     Args:
       hidden: One state per token.
       head: Unembedding matrix. Give the float32 parameter, not a bfloat16 copy: it is cast inside,
         and its gradient comes back unrounded.
       targets: One id in [0, V) per token.
-      tile: Tokens per step. Larger is faster until the matrix product is full; the memory is
-        tile * V * 4 bytes, twice in the backward pass.
+      tile: Tokens per step. Larger is faster until the matrix units are saturated; the memory is
+        tile * V * 4 bytes, twice that in the backward pass.
       live: Which tokens count; the others get 0 and no gradient. None = all.
-      live_capacity: The number of live tokens there is room for. They are moved together, in order,
-        and only they are computed. A batch that has more is computed in full: slower, never wrong.
-        None = compute every token.
-      shards: Equal parts, in order, that the tokens are split into over the devices. Tokens move
-        only inside their part, each part has 1/shards of the capacity, and every tile takes as many
-        tokens from each part, so no device waits or sends. Must divide the number of tokens.
+      live_capacity: Capacity for live tokens, which are gathered in order so that only they are
+        computed. A batch with more is computed in full: slower, with the same result. None =
+        compute every token.
+      shards: Number of equal, contiguous shards of the tokens over devices. Tokens are gathered
+        within their shard, each shard has 1/shards of the capacity, and every tile has the same
+        number of tokens from each shard, so devices neither wait nor communicate. Must divide the
+        number of tokens.
 
     Returns:
       float32, <= 0, in nats; 0 for tokens that are not live.
@@ -151,7 +152,7 @@ def token_logprobs(
         )
     if num_tokens % shards:
         raise UserError(
-            f"{num_tokens} tokens do not divide into {shards} shards; make the batch size a "
+            f"{num_tokens} tokens are not divisible by {shards} shards; make the batch size a "
             f"multiple of {shards}."
         )
     part = num_tokens // shards
@@ -169,14 +170,14 @@ def token_logprobs(
 
 
 class _Tiling(NamedTuple):
-    """What is static: tokens per shard in one tile, and live tokens per shard there is room for."""
+    """Static arguments: tokens per shard in one tile, and capacity for live tokens per shard."""
 
     tile: int
     capacity: int
 
 
 class _Saved(NamedTuple):
-    """What the backward pass needs; only `log_sums` was not there before."""
+    """Residuals for the backward pass; only `log_sums` needs new memory."""
 
     hidden: Array
     head: Array
@@ -185,7 +186,7 @@ class _Saved(NamedTuple):
     log_sums: Array
 
 
-# Below, P is the number of shards ("parts") and M the tokens in each; every array is [P, M, ...].
+# Below, P is the number of shards ("parts") and M the tokens per shard; arrays are [P, M, ...].
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -249,10 +250,10 @@ def _cond(
 
 
 def _compaction(live: Array, capacity: int) -> tuple[Array, Array]:
-    """Where each place of the compacted part comes from [P, C], and where each token went [P, M].
+    """Returns the token of each compacted slot [P, C], and the slot of each token [P, M].
 
-    An index past the end means nowhere, which `_gather` reads as zero. Both directions are gathers,
-    so the backward pass needs no scatter.
+    An index past the end means none; `_gather` reads it as zero. Both directions are gathers, so
+    the backward pass needs no scatter.
     """
     num_tokens = live.shape[1]
     ranks = jnp.where(live, jnp.cumsum(live, axis=1) - 1, capacity)
@@ -319,7 +320,7 @@ def _backward_tiles(
         d_logits = d_logprob[..., None] * (is_target - jnp.exp(logits - log_sum[..., None]))
         d_logits = d_logits.astype(states.dtype)
         d_states = jnp.einsum("PMV,DV->PMD", d_logits, compute_head)
-        # One sum for each part: the devices add theirs up once, after the last tile.
+        # One sum per shard, so that devices reduce only once, after the last tile.
         d_head += jnp.einsum("PMD,PMV->PDV", states, d_logits, preferred_element_type=jnp.float32)
         start = index * size
         return jax.lax.dynamic_update_slice_in_dim(d_hidden, d_states, start, axis=1), d_head

@@ -1,8 +1,8 @@
-"""Causal attention inside segments: a registry of backends that declare what they can do.
+"""Causal attention within segments: a registry of backends and what each supports.
 
-Several dialogues share a row, told apart by `segment_ids`. A query sees the keys of its own segment
-that are not later than itself, and nothing else: change one segment and the outputs of the others
-keep their bits. A backend that does not support segments is rejected, never used without them.
+A packed row holds several dialogues, marked by `segment_ids`. A query attends to the keys of its
+own segment up to its own position: changing one segment leaves the outputs of the others
+bit-identical. A backend without support for segments is rejected for packed rows.
 
     dense          the plain formula on any platform; builds [B, N, T, T] (attention_xla.py)
     block_causal   CPU and GPU; skips the keys above the diagonal block by block (attention_xla.py)
@@ -10,8 +10,9 @@ keep their bits. A backend that does not support segments is rejected, never use
     pallas         NVIDIA GPU; our Pallas kernel (attention_pallas.py)
     cudnn          NVIDIA GPU; rows of one segment only (attention_gpu.py)
 
-A kernel takes only some lengths, head widths and dtypes. One that was named refuses others; `auto`
-then takes the next backend. XLA cannot split a kernel over devices, so `attend` does.
+A kernel supports only some lengths, head widths and dtypes. For others, a backend chosen by name
+raises an error and `auto` uses the next backend. XLA cannot partition a kernel over devices, so
+`attend` does it with `shard_map`.
 """
 
 from collections.abc import Callable
@@ -39,26 +40,27 @@ AttentionFn = Callable[
 
 @dataclass(frozen=True, kw_only=True)
 class Backend:
-    """One way to compute attention, and what it can do."""
+    """An implementation of attention, and what it supports."""
 
     name: str
-    """What configs call it."""
+    """Its name in configs."""
     platforms: frozenset[str] | None
-    """Where it runs, of `cpu gpu tpu`; None = everywhere."""
+    """Supported platforms, of `cpu`, `gpu`, `tpu`; None = all."""
     segments: bool
-    """Whether it keeps segments apart."""
+    """Whether it supports segment ids."""
     function: AttentionFn
-    """Takes queries, keys, values and segment ids (None = one segment a row)."""
+    """Takes queries, keys, values and segment ids (None = one segment per row)."""
     kernel: bool = False
-    """Whether it is a program that XLA cannot look into, and so cannot split over devices."""
+    """Whether it is a custom kernel, which XLA cannot partition over devices."""
     refusal: Callable[[int, int, DTypeLike], str | None] | None = None
-    """Says why it cannot take rows of T tokens with heads of width H in this dtype (None = it can);
-    None = it takes all."""
+    """Called with the length T, the head width H and the dtype; returns why they are unsupported,
+    or None if they are supported. The field is None if everything is supported."""
     otherwise: "Backend | None" = None
-    """What attends where this one refuses; None = that is an error. Set by `choose("auto")`."""
+    """The backend to use for what this one does not support; None = raise an error. Set by
+    `choose("auto")`."""
 
     def runs_on(self, platform: str) -> bool:
-        """Whether it runs on `platform`."""
+        """Whether it supports `platform`."""
         return self.platforms is None or platform in self.platforms
 
 
@@ -66,7 +68,7 @@ _BACKENDS: dict[str, Backend] = {}
 
 
 def register(backend: Backend) -> None:
-    """Adds a backend. `choose("auto")` tries the latest first, until one that refuses nothing.
+    """Adds a backend. `choose("auto")` prefers backends that were registered later.
 
     Raises:
       ValueError: The name is taken.
@@ -77,25 +79,25 @@ def register(backend: Backend) -> None:
 
 
 def backends() -> tuple[Backend, ...]:
-    """All backends, in the order of their registration."""
+    """Returns all backends in order of registration."""
     return tuple(_BACKENDS.values())
 
 
 def choose(name: str = "auto", platform: str | None = None, *, segments: bool = True) -> Backend:
-    """Finds a backend that can do what is asked.
+    """Chooses a backend.
 
     Args:
-      name: A backend's name, or `"auto"` for the fastest that fits: one that hands what it refuses
-        to the next.
-      platform: `"cpu"`, `"gpu"` or `"tpu"`; None = the default platform of this process. Name it
-        to compile for hardware that is not here.
+      name: A backend's name, or `"auto"` for the fastest that fits, with the next one as a fallback
+        for unsupported sizes.
+      platform: `"cpu"`, `"gpu"` or `"tpu"`; None = the default platform of this process. Set it to
+        compile for hardware you don't have.
       segments: Whether rows hold more than one segment.
 
     Returns:
       The backend.
 
     Raises:
-      UserError: No such name, or it does not run there, or it would let segments see each other.
+      UserError: The name is unknown, or the backend does not support the platform or segments.
     """
     platform = jax.default_backend() if platform is None else platform
     fitting = [
@@ -104,7 +106,7 @@ def choose(name: str = "auto", platform: str | None = None, *, segments: bool = 
         if backend.runs_on(platform) and (backend.segments or not segments)
     ]
     if name == "auto":
-        return _first_that_takes(fitting)
+        return _with_fallbacks(fitting)
     allowed = "; choose one of " + ", ".join(["auto", *(backend.name for backend in fitting)]) + "."
     if name not in _BACKENDS:
         raise UserError(f"there is no attention backend {name!r}{allowed}")
@@ -116,13 +118,13 @@ def choose(name: str = "auto", platform: str | None = None, *, segments: bool = 
     return backend
 
 
-def _first_that_takes(fitting: list[Backend]) -> Backend:
+def _with_fallbacks(fitting: list[Backend]) -> Backend:
     first, *others = fitting
-    return replace(first, otherwise=_first_that_takes(others)) if first.refusal else first
+    return replace(first, otherwise=_with_fallbacks(others)) if first.refusal else first
 
 
 def resolve(backend: Backend, length: int, width: int, dtype: DTypeLike) -> Backend:
-    """Finds the backend that `attend` will use, without computing anything.
+    """Returns the backend that `attend` will use for these sizes.
 
     Args:
       backend: From `choose`.
@@ -131,16 +133,16 @@ def resolve(backend: Backend, length: int, width: int, dtype: DTypeLike) -> Back
       dtype: Of queries, keys and values.
 
     Returns:
-      `backend`, or what `auto` takes in its place.
+      `backend`, or the fallback of `auto`.
 
     Raises:
-      UserError: The backend was named, and refuses these.
+      UserError: The backend was chosen by name and does not support these sizes.
     """
     while backend.refusal and (reason := backend.refusal(length, width, dtype)):
         if backend.otherwise is None:
             raise UserError(
                 f"attention backend {backend.name!r} {reason}; change that or choose another "
-                "backend (auto finds one)."
+                "backend (auto picks one)."
             )
         backend = backend.otherwise
     return backend
@@ -155,28 +157,28 @@ def attend(
     backend: Backend,
     mesh: Mesh | None = None,
 ) -> Float[Array, "B T N H"]:
-    """Attends causally inside segments: softmax(q k / sqrt(H)) v.
+    """Computes causal attention within segments: softmax(q k / sqrt(H)) v.
 
-    Scores and softmax are float32, the two products take the dtype of the input. Query head n uses
-    key head n // (N / K).
+    Scores and softmax are float32; the two matrix products run in the input dtype. Query head n
+    uses key head n // (N / K).
 
     Args:
       query: Queries, already rotated.
       key: Keys, already rotated.
       value: Values.
-      segment_ids: Tokens of one segment share an id, padding has 0; None = one segment a row.
+      segment_ids: Tokens of one segment share an id, padding has 0; None = one segment per row.
       backend: From `choose`.
-      mesh: What rows and heads are split over. A kernel needs it where there are several devices,
-        each of which then attends for its own rows and heads, and where it is compiled for a device
-        that is not here. XLA splits the other backends by itself.
+      mesh: The mesh that rows and heads are sharded over. A kernel needs it on several devices,
+        where each computes its own rows and heads, and to compile for hardware you don't have. XLA
+        partitions the other backends itself.
 
     Returns:
-      The weighted values, in the dtype of the query. What a backend has to keep of them for its
-      backward pass carries the name "attention", for remat policies.
+      The weighted values, in the dtype of the query. What the backward pass needs of them is saved
+      under the checkpoint name "attention", for remat policies.
 
     Raises:
-      UserError: There are segment ids and the backend cannot honour them, or it refuses their
-        length, width or dtype, or rows or heads do not divide over the mesh.
+      UserError: The backend does not support segments or these sizes, or the rows or heads are not
+        divisible by the mesh.
     """
     backend = resolve(backend, query.shape[1], query.shape[3], query.dtype)
     _require_segments(backend, segment_ids is not None)
@@ -197,16 +199,16 @@ def _on_each_device(
             sharding.shard_shape(shape)
         except ValueError as error:
             raise UserError(
-                f"attention: {what} of shape [rows, tokens, heads, width] = {list(shape)} do not "
-                f"divide over the mesh {dict(mesh.shape)}, whose axes take {sharding.spec}; change "
-                "the number of rows or the mesh."
+                f"attention: {what} of shape [rows, tokens, heads, width] = {list(shape)} cannot "
+                f"be sharded as {sharding.spec} over the mesh {dict(mesh.shape)}; change the "
+                "number of rows or the mesh."
             ) from error
     return jax.shard_map(
         function,
         mesh=mesh,
         in_specs=(heads.spec, kv_heads.spec, kv_heads.spec, rows.spec),
         out_specs=heads.spec,
-        # Kernels do not say which mesh axes their outputs vary over, which the check asks for.
+        # The check needs the mesh axes that outputs vary over, which kernels do not declare.
         check_vma=False,
     )
 
@@ -214,8 +216,8 @@ def _on_each_device(
 def _require_segments(backend: Backend, segments: bool) -> None:
     if segments and not backend.segments:
         raise UserError(
-            f"attention backend {backend.name!r} cannot keep packed segments apart; choose another "
-            "backend (auto finds one) or turn packing off."
+            f"attention backend {backend.name!r} does not support packed segments; choose another "
+            "backend (auto picks one) or turn packing off."
         )
 
 
@@ -223,7 +225,7 @@ def _require_segments(backend: Backend, segments: bool) -> None:
 
 _CPU, _GPU, _TPU = (frozenset({platform}) for platform in ("cpu", "gpu", "tpu"))
 
-# Before dense, which refuses nothing: so auto never gets here.
+# Registered before dense, which supports everything, so that `auto` never reaches it.
 register(
     Backend(
         name="cudnn",

@@ -1,6 +1,6 @@
-"""Attention kernels for NVIDIA GPUs: Pallas keeps segments apart, cuDNN attends to whole rows.
+"""Attention kernels for NVIDIA GPUs: Pallas supports segments, cuDNN only whole rows.
 
-This file does not use the registry; `attention.py` sets the platform of each kernel.
+`attention.py` registers them.
 """
 
 import importlib.util
@@ -14,14 +14,14 @@ from jaxtyping import Array, Float, Int
 # ---- Pallas -------------------------------------------------------------------------------------
 
 _SMALLEST_BLOCK = 16
-"""Tensor cores multiply nothing smaller."""
+"""The smallest block that tensor cores multiply."""
 
 _LARGEST_ROW_BYTES = 512
-"""Of one head at one position: the widest that was seen to compile with the blocks below."""
+"""Bytes of one head at one position; larger ones were not tested with the kernel's blocks."""
 
 
 def pallas_refusal(length: int, width: int, dtype: DTypeLike) -> str | None:
-    """Why `pallas_attention` cannot take rows and heads of this length and width; None = it can."""
+    """Returns why `pallas_attention` does not support these sizes, or None if it does."""
     if importlib.util.find_spec("jax.experimental.pallas.triton") is None:
         return f"needs Pallas for Triton, which jax {jax.__version__} no longer has"
     dtype = jnp.dtype(dtype)
@@ -29,7 +29,7 @@ def pallas_refusal(length: int, width: int, dtype: DTypeLike) -> str | None:
     if dtype not in (jnp.float32, jnp.bfloat16, jnp.float16):
         return f"takes float32, bfloat16 or float16, not {dtype}"
     if length % _SMALLEST_BLOCK:
-        return f"takes rows of a multiple of {_SMALLEST_BLOCK} tokens, not of {length}"
+        return f"takes rows of a multiple of {_SMALLEST_BLOCK} tokens, not {length}"
     if not _SMALLEST_BLOCK <= width <= widest:
         return f"takes {dtype} heads of width {_SMALLEST_BLOCK} to {widest}, not {width}"
     return None
@@ -43,17 +43,17 @@ def pallas_attention(
     *,
     interpret: bool = False,
 ) -> Float[Array, "B T N H"]:
-    """Our own kernel with segments (attention_pallas.py): Ampere and later, forward and backward.
+    """Our Pallas kernel with segments (attention_pallas.py), for Ampere and later.
 
-    Blocks above the diagonal are skipped, and so are those between which no segment goes. Scores,
-    softmax and sums are float32; grouped heads share their keys inside the kernel.
+    Skips blocks above the diagonal and blocks without a common segment. Scores, softmax and sums
+    are float32; grouped heads share their keys inside the kernel.
 
     Args:
       query: Queries with rotary embedding; `pallas_refusal` lists what is unsupported.
       key: Keys, already rotated.
       value: Values.
-      segment_ids: Tokens of one segment share an id; None = one segment a row.
-      interpret: Runs the kernel's program as plain XLA, on any platform and slowly.
+      segment_ids: Tokens of one segment share an id; None = one segment per row.
+      interpret: Runs the kernel as plain XLA: slow, but on any platform.
 
     Returns:
       The weighted values, in the dtype of the query.
@@ -69,12 +69,12 @@ def pallas_attention(
 
 
 def cudnn_refusal(length: int, width: int, dtype: DTypeLike) -> str | None:
-    """Why `cudnn_attention` cannot take rows and heads of this length and width; None = it can."""
+    """Returns why `cudnn_attention` does not support these sizes, or None if it does."""
     del length
     dtype = jnp.dtype(dtype)
     if dtype not in (jnp.bfloat16, jnp.float16):
         return f"takes bfloat16 or float16, not {dtype}"
-    # Hopper takes 256 too, but what is compiled for a GPU that is not here is not told which it is.
+    # Hopper supports 256 too, but when compiling for another machine the GPU is unknown here.
     if width % 8 or width > 128:
         return f"takes heads whose width is a multiple of 8 up to 128, not {width}"
     return None
@@ -86,17 +86,17 @@ def cudnn_attention(
     value: Float[Array, "B T K H"],
     segment_ids: Int[Array, "B T"] | None,
 ) -> Float[Array, "B T N H"]:
-    """Attention fused by cuDNN, over whole rows: it cannot be told of segments.
+    """Computes attention over whole rows, without segments, with cuDNN's fused kernel.
 
-    Its packed form (segments by their offsets) is in no public function of JAX, needs Hopper, reads
-    the GPU's generation from the device that is there, and up to jax 0.10.2 takes the queries'
-    stride for the keys, which is wrong where heads are grouped.
+    cuDNN's packed layout (segments by offset) has no public function in JAX, needs Hopper, detects
+    the GPU generation on the local device, and up to jax 0.10.2 uses the stride of the queries for
+    the keys, which is wrong for grouped heads.
 
     Args:
       query: Queries with rotary embedding; `cudnn_refusal` lists what is unsupported.
       key: Keys, already rotated.
       value: Values.
-      segment_ids: Must be None: one segment a row.
+      segment_ids: Must be None: one segment per row.
 
     Returns:
       The weighted values, in the dtype of the query.
@@ -105,5 +105,5 @@ def cudnn_attention(
     """
     assert segment_ids is None
     output = jax.nn.dot_product_attention(query, key, value, is_causal=True, implementation="cudnn")
-    # Its sums have no name that a policy could keep: a rematerialised layer runs it forward again.
+    # Its log-sum-exp has no checkpoint name, so a rematerialised layer reruns its forward pass.
     return checkpoint_name(jnp.asarray(output), "attention")

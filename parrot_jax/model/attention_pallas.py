@@ -1,12 +1,12 @@
-"""The attention kernel for NVIDIA GPUs, in Pallas: causal inside segments, forward and backward.
+"""The attention kernel for NVIDIA GPUs, in Pallas: causal within segments, forward and backward.
 
-Three programs, each over blocks of a row: the output with the log-sum-exp of its scores, the
-gradient of the queries, and those of keys and values. A block of queries visits only the blocks of
-keys at or below the diagonal, from the first that may hold one of its segments: a row of many short
-dialogues costs what the dialogues cost.
+There are three kernels, each over blocks of a row: one for the output with its log-sum-exp, one for
+the gradient of the queries, one for the gradients of keys and values. A query block visits only
+key blocks at or below the diagonal, from the first that may share a segment, so a row of many short
+dialogues costs no more than the dialogues.
 
-Triton compiles it, through Pallas's lowering. Importing that takes a second, so `attention_gpu.py`
-loads this file when a program is traced.
+Pallas compiles them with Triton. Importing that takes a second, so `attention_gpu.py` imports this
+file only when it traces.
 
 Source: arXiv:2307.08691.
 """
@@ -22,25 +22,25 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 from jaxtyping import Array, Bool, Float, Int
 
-_HIDDEN = -1e30
-"""The score of a hidden key: far below any other, yet finite, so that no inf - inf can arise."""
+_MASKED = -1e30
+"""The score of a masked key: far below any other, yet finite, so that no inf - inf can arise."""
 
 _LOG2_E = math.log2(math.e)
-"""Scores are kept in units of ln 2, because the hardware computes powers of two."""
+"""Scores are multiplied by this, because the hardware computes powers of two."""
 
 _NUM_WARPS = 8
 _NUM_STAGES = 2
 
 
 class _Blocks(NamedTuple):
-    """How a program cuts the scores of a row."""
+    """Block sizes of a kernel."""
 
     queries: int
     keys: int
 
 
 class _Setup(NamedTuple):
-    """What is static."""
+    """Static arguments."""
 
     scale: float
     forward: _Blocks
@@ -56,9 +56,10 @@ def attention(
     *,
     interpret: bool,
 ) -> Float[Array, "B T N H"]:
-    """Attends causally inside segments; `attention_gpu.pallas_attention` has the contract."""
+    """Computes causal attention within segments; see `attention_gpu.pallas_attention`."""
     length, width = query.shape[1], query.shape[3]
-    padded = pl.next_power_of_2(width)  # as Triton's blocks are; columns of zeros change no score
+    # Triton's blocks are powers of two; columns of zeros change no score.
+    padded = pl.next_power_of_2(width)
     if padded > width:
         columns = ((0, 0), (0, 0), (0, 0), (0, padded - width))
         query, key, value = (jnp.pad(array, columns) for array in (query, key, value))
@@ -68,12 +69,13 @@ def attention(
 
 
 def _blocks(length: int, width: int, itemsize: int) -> tuple[_Blocks, _Blocks]:
-    """The largest blocks, up to some limits, that divide the row: forward and backward.
+    """Returns the largest block sizes up to a limit that divide the row: forward and backward.
 
-    With these no program moves registers to memory on Ampere (sm_80) and Hopper (sm_90). The next
-    larger ones do on Ampere: in bfloat16 with heads of width 128, 128 x 128 forward 32 bytes a
-    thread, and 32 x 128 backward as well; in float32 with width 64, 64 x 64 backward 5,800. Wider
-    heads take 64 x 32 with the compiler of jax 0.10, but not with that of 0.12.
+    With these no kernel spills registers on Ampere (sm_80) and Hopper (sm_90). The next larger ones
+    spill on Ampere: in bfloat16 with heads of width 128, 128 x 128 forward spills 32 bytes per
+    thread, and 32 x 128 backward spills as well; in float32 with width 64, 64 x 64 backward spills
+    5,800 bytes. Wider heads can use 64 x 32 with the compiler of jax 0.10, but not with that of
+    0.12.
     """
     small = itemsize > 2 or width > 128
     limits = [(32, 32), (32, 32)] if small else [(128, 64), (64, 64)]
@@ -95,13 +97,13 @@ def _forward(
     num_rows, length, num_heads, _ = query.shape
     blocks = setup.forward
     output, log_sum = _run(
-        functools.partial(_forward_program, setup.scale, blocks),
+        functools.partial(_forward_kernel, setup.scale, blocks),
         setup,
         (length // blocks.queries, num_heads, num_rows),
         [query, jax.ShapeDtypeStruct((num_rows, num_heads, length), jnp.float32)],
         [query, key, value, segment_ids, _first_keys(segment_ids, blocks)],
     )
-    # By this name a remat policy keeps what else the whole kernel would be run again for.
+    # Under this name remat policies keep both, so that the kernel does not run again.
     output, log_sum = checkpoint_name((output, log_sum), "attention")
     return output, (query, key, value, segment_ids, output, log_sum)
 
@@ -117,14 +119,14 @@ def _backward(
     inputs = [query, key, value, segment_ids, d_output, log_sum, overlap.transpose(0, 2, 1)]
     blocks = setup.backward
     (d_query,) = _run(
-        functools.partial(_d_query_program, setup.scale, blocks),
+        functools.partial(_d_query_kernel, setup.scale, blocks),
         setup,
         (length // blocks.queries, num_heads, num_rows),
         [query],
         [*inputs, _first_keys(segment_ids, blocks)],
     )
     d_key, d_value = _run(
-        functools.partial(_d_key_program, setup.scale, blocks),
+        functools.partial(_d_key_kernel, setup.scale, blocks),
         setup,
         (length // blocks.keys, num_kv_heads, num_rows),
         [key, value],
@@ -137,11 +139,11 @@ _attention.defvjp(_forward, _backward)
 
 
 def _run(
-    program: Any, setup: _Setup, grid: tuple[int, int, int], outputs: list[Any], inputs: list[Array]
+    kernel: Any, setup: _Setup, grid: tuple[int, int, int], outputs: list[Any], inputs: list[Array]
 ) -> tuple[Array, ...]:
-    """Runs a program at each point of the grid, on whole arrays."""
+    """Runs a kernel over the grid; each of its programs sees the whole arrays."""
     return pl.pallas_call(
-        program,
+        kernel,
         grid=grid,
         out_shape=[jax.ShapeDtypeStruct(output.shape, output.dtype) for output in outputs],
         compiler_params=triton.CompilerParams(num_warps=_NUM_WARPS, num_stages=_NUM_STAGES),
@@ -149,91 +151,91 @@ def _run(
     )(*inputs)
 
 
-# ---- which blocks meet --------------------------------------------------------------------------
+# ---- which blocks to visit ----------------------------------------------------------------------
 #
-# Told from the least and the greatest id of each block. Ids may stand in any order: what is visited
-# without need is masked token by token.
+# Decided by the smallest and largest segment id of each block. Ids may be in any order: tokens of
+# blocks that are visited needlessly are masked.
 
 
 def _first_keys(segment_ids: Int[Array, "B T"], blocks: _Blocks) -> Int[Array, "B Q"]:
-    """For each block of queries, the first block of keys that may hold one of its segments."""
-    return jnp.argmax(_meet(segment_ids, blocks), axis=2).astype(jnp.int32)
+    """Returns for each query block the first key block that may share a segment."""
+    return jnp.argmax(_may_share(segment_ids, blocks), axis=2).astype(jnp.int32)
 
 
 def _last_queries(segment_ids: Int[Array, "B T"], blocks: _Blocks) -> Int[Array, "B S"]:
-    """For each block of keys, one more than the last block of queries that may see it."""
-    meet = _meet(segment_ids, blocks)
-    return meet.shape[1] - jnp.argmax(meet[:, ::-1], axis=1).astype(jnp.int32)
+    """Returns for each key block one past the last query block that may share a segment."""
+    shares = _may_share(segment_ids, blocks)
+    return shares.shape[1] - jnp.argmax(shares[:, ::-1], axis=1).astype(jnp.int32)
 
 
-def _meet(segment_ids: Int[Array, "B T"], blocks: _Blocks) -> Bool[Array, "B Q S"]:
+def _may_share(segment_ids: Int[Array, "B T"], blocks: _Blocks) -> Bool[Array, "B Q S"]:
     queries, keys = (segment_ids.reshape(len(segment_ids), -1, size) for size in blocks)
     return (queries.min(2)[:, :, None] <= keys.max(2)[:, None]) & (
         keys.min(2)[:, None] <= queries.max(2)[:, :, None]
     )
 
 
-# ---- the programs -------------------------------------------------------------------------------
+# ---- kernels ------------------------------------------------------------------------------------
 
 
-def _forward_program(
+def _forward_kernel(
     scale: float, blocks: _Blocks, query_ref: Any, key_ref: Any, value_ref: Any, ids_ref: Any,
     first_key_ref: Any, output_ref: Any, log_sum_ref: Any,
 ) -> None:  # fmt: skip
     block, head, row = pl.program_id(0), pl.program_id(1), pl.program_id(2)
     kv_head = jax.lax.div(head, query_ref.shape[2] // key_ref.shape[2])
     start = block * blocks.queries
-    now = pl.ds(start, blocks.queries)
-    queries, query_ids = query_ref[row, now, head], ids_ref[row, now]
+    query_slice = pl.ds(start, blocks.queries)
+    queries, query_ids = query_ref[row, query_slice, head], ids_ref[row, query_slice]
 
     def visit(step: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        mixed, total, highest = carry
-        there = pl.ds(step * blocks.keys, blocks.keys)
-        visible = _visible(start, query_ids, step * blocks.keys, ids_ref[row, there])
-        scores = _product(queries, key_ref[row, there, kv_head].T) * (scale * _LOG2_E)
-        scores = jnp.where(visible, scores, _HIDDEN)
-        now_highest = jnp.maximum(highest, scores.max(1))
-        # A query that has seen hidden keys only weighs them by 1. Its first visible key, at the
-        # latest itself, multiplies all that by exactly 0.
-        weights = jnp.exp2(scores - now_highest[:, None])
-        fade = jnp.exp2(highest - now_highest)
-        values = value_ref[row, there, kv_head]
-        mixed = mixed * fade[:, None] + _product(weights.astype(values.dtype), values)
-        return mixed, total * fade + weights.sum(1), now_highest
+        mixed, total, running_max = carry
+        key_slice = pl.ds(step * blocks.keys, blocks.keys)
+        visible = _visible(start, query_ids, step * blocks.keys, ids_ref[row, key_slice])
+        scores = _product(queries, key_ref[row, key_slice, kv_head].T) * (scale * _LOG2_E)
+        scores = jnp.where(visible, scores, _MASKED)
+        new_max = jnp.maximum(running_max, scores.max(1))
+        # A query that has seen only masked keys gives each the weight 1. Its first visible key, at
+        # the latest its own, multiplies those sums by exactly 0.
+        weights = jnp.exp2(scores - new_max[:, None])
+        rescale = jnp.exp2(running_max - new_max)
+        values = value_ref[row, key_slice, kv_head]
+        mixed = mixed * rescale[:, None] + _product(weights.astype(values.dtype), values)
+        return mixed, total * rescale + weights.sum(1), new_max
 
-    mixed, total, highest = jax.lax.fori_loop(
+    mixed, total, running_max = jax.lax.fori_loop(
         first_key_ref[row, block],
         pl.cdiv(start + blocks.queries, blocks.keys),
         visit,
         (
             jnp.zeros(queries.shape, jnp.float32),
             jnp.zeros(blocks.queries, jnp.float32),
-            jnp.full(blocks.queries, _HIDDEN, jnp.float32),
+            jnp.full(blocks.queries, _MASKED, jnp.float32),
         ),
     )
-    output_ref[row, now, head] = (mixed / total[:, None]).astype(output_ref.dtype)
-    log_sum_ref[row, head, now] = highest + jnp.log2(total)
+    output_ref[row, query_slice, head] = (mixed / total[:, None]).astype(output_ref.dtype)
+    log_sum_ref[row, head, query_slice] = running_max + jnp.log2(total)
 
 
-def _d_query_program(
+def _d_query_kernel(
     scale: float, blocks: _Blocks, query_ref: Any, key_ref: Any, value_ref: Any, ids_ref: Any,
     d_output_ref: Any, log_sum_ref: Any, overlap_ref: Any, first_key_ref: Any, d_query_ref: Any,
 ) -> None:  # fmt: skip
     block, head, row = pl.program_id(0), pl.program_id(1), pl.program_id(2)
     kv_head = jax.lax.div(head, query_ref.shape[2] // key_ref.shape[2])
     start = block * blocks.queries
-    now = pl.ds(start, blocks.queries)
-    queries, query_ids = query_ref[row, now, head], ids_ref[row, now]
-    d_outputs = d_output_ref[row, now, head]
-    log_sums, overlaps = log_sum_ref[row, head, now], overlap_ref[row, head, now]
+    query_slice = pl.ds(start, blocks.queries)
+    queries, query_ids = query_ref[row, query_slice, head], ids_ref[row, query_slice]
+    d_outputs = d_output_ref[row, query_slice, head]
+    log_sums, overlaps = log_sum_ref[row, head, query_slice], overlap_ref[row, head, query_slice]
 
     def visit(step: Array, d_queries: Array) -> Array:
-        there = pl.ds(step * blocks.keys, blocks.keys)
-        visible = _visible(start, query_ids, step * blocks.keys, ids_ref[row, there])
-        keys = key_ref[row, there, kv_head]
+        key_slice = pl.ds(step * blocks.keys, blocks.keys)
+        visible = _visible(start, query_ids, step * blocks.keys, ids_ref[row, key_slice])
+        keys = key_ref[row, key_slice, kv_head]
         scores = _product(queries, keys.T) * (scale * _LOG2_E)
-        weights = jnp.exp2(jnp.where(visible, scores, _HIDDEN) - log_sums[:, None])
-        d_weights = _product(d_outputs, value_ref[row, there, kv_head].T)
+        weights = jnp.exp2(jnp.where(visible, scores, _MASKED) - log_sums[:, None])
+        d_weights = _product(d_outputs, value_ref[row, key_slice, kv_head].T)
         d_scores = weights * (d_weights - overlaps[:, None])
         return d_queries + _product(d_scores.astype(keys.dtype), keys)
 
@@ -243,10 +245,10 @@ def _d_query_program(
         visit,
         jnp.zeros(queries.shape, jnp.float32),
     )
-    d_query_ref[row, now, head] = (d_queries * scale).astype(d_query_ref.dtype)
+    d_query_ref[row, query_slice, head] = (d_queries * scale).astype(d_query_ref.dtype)
 
 
-def _d_key_program(
+def _d_key_kernel(
     scale: float, blocks: _Blocks, query_ref: Any, key_ref: Any, value_ref: Any, ids_ref: Any,
     d_output_ref: Any, log_sum_ref: Any, overlap_ref: Any, last_query_ref: Any,
     d_key_ref: Any, d_value_ref: Any,
@@ -254,27 +256,28 @@ def _d_key_program(
     block, kv_head, row = pl.program_id(0), pl.program_id(1), pl.program_id(2)
     groups = query_ref.shape[2] // key_ref.shape[2]
     start = block * blocks.keys
-    there = pl.ds(start, blocks.keys)
-    keys, values = key_ref[row, there, kv_head], value_ref[row, there, kv_head]
-    key_positions, key_ids = start + jnp.arange(blocks.keys), ids_ref[row, there]
+    key_slice = pl.ds(start, blocks.keys)
+    keys, values = key_ref[row, key_slice, kv_head], value_ref[row, key_slice, kv_head]
+    key_positions, key_ids = start + jnp.arange(blocks.keys), ids_ref[row, key_slice]
     first = jax.lax.div(start, blocks.queries)
     num_blocks = last_query_ref[row, block] - first
 
-    # All heads that share these keys, one after the other. Scores are held keys first, in the order
-    # in which both sums need them.
+    # Loops over all query heads that share these keys. Scores are [keys, queries], the layout that
+    # both sums need.
     def visit(step: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         d_keys, d_values = carry
         head = kv_head * groups + jax.lax.div(step, num_blocks)
         query_start = (first + jax.lax.rem(step, num_blocks)) * blocks.queries
-        now = pl.ds(query_start, blocks.queries)
-        positions, query_ids = query_start + jnp.arange(blocks.queries), ids_ref[row, now]
+        query_slice = pl.ds(query_start, blocks.queries)
+        positions, query_ids = query_start + jnp.arange(blocks.queries), ids_ref[row, query_slice]
         visible = (key_positions[:, None] <= positions[None]) & (
             key_ids[:, None] == query_ids[None]
         )
-        queries, d_outputs = query_ref[row, now, head], d_output_ref[row, now, head]
+        queries, d_outputs = query_ref[row, query_slice, head], d_output_ref[row, query_slice, head]
         scores = _product(keys, queries.T) * (scale * _LOG2_E)
-        log_sums, overlaps = log_sum_ref[row, head, now], overlap_ref[row, head, now]
-        weights = jnp.exp2(jnp.where(visible, scores, _HIDDEN) - log_sums[None])
+        log_sums = log_sum_ref[row, head, query_slice]
+        overlaps = overlap_ref[row, head, query_slice]
+        weights = jnp.exp2(jnp.where(visible, scores, _MASKED) - log_sums[None])
         d_values += _product(weights.astype(d_outputs.dtype), d_outputs)
         d_weights = _product(values, d_outputs.T)
         d_scores = weights * (d_weights - overlaps[None])
@@ -282,12 +285,12 @@ def _d_key_program(
 
     zeros = jnp.zeros(keys.shape, jnp.float32)
     d_keys, d_values = jax.lax.fori_loop(0, groups * num_blocks, visit, (zeros, zeros))
-    d_key_ref[row, there, kv_head] = (d_keys * scale).astype(d_key_ref.dtype)
-    d_value_ref[row, there, kv_head] = d_values.astype(d_value_ref.dtype)
+    d_key_ref[row, key_slice, kv_head] = (d_keys * scale).astype(d_key_ref.dtype)
+    d_value_ref[row, key_slice, kv_head] = d_values.astype(d_value_ref.dtype)
 
 
 def _visible(query_start: Any, query_ids: Array, key_start: Any, key_ids: Array) -> Array:
-    """Which keys of a block each query of another sees, [queries, keys]."""
+    """Returns which keys of a block each query of a block attends to, [queries, keys]."""
     queries = query_start + jnp.arange(query_ids.size)
     keys = key_start + jnp.arange(key_ids.size)
     return (queries[:, None] >= keys[None]) & (query_ids[:, None] == key_ids[None])

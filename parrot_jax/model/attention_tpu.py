@@ -1,6 +1,6 @@
-"""The attention kernel for TPUs: JAX's splash attention, which keeps segments apart.
+"""The attention kernel for TPUs: JAX's splash attention, which supports segments.
 
-This file does not use the registry; `attention.py` sets its platform.
+`attention.py` registers it.
 """
 
 import math
@@ -11,19 +11,19 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 _NUM_LANES = 128
-"""Of a TPU's vector unit: what a block must be a multiple of."""
+"""Lanes of a TPU's vector unit; a block must be a multiple of this."""
 
 _LARGEST_BLOCK = 512
 _LARGEST_WIDTH = 256
 
 
 def splash_refusal(length: int, width: int, dtype: DTypeLike) -> str | None:
-    """Why `splash_attention` cannot take rows and heads of this length and width; None = it can."""
+    """Returns why `splash_attention` does not support these sizes, or None if it does."""
     dtype = jnp.dtype(dtype)
     if dtype not in (jnp.float32, jnp.bfloat16):
         return f"takes float32 or bfloat16, not {dtype}"
     if length % _NUM_LANES:
-        return f"takes rows of a multiple of {_NUM_LANES} tokens, not of {length}"
+        return f"takes rows of a multiple of {_NUM_LANES} tokens, not {length}"
     if width > _LARGEST_WIDTH:
         return f"takes heads of width up to {_LARGEST_WIDTH}, not {width}"
     return None
@@ -39,16 +39,16 @@ def splash_attention(
 ) -> Float[Array, "B T N H"]:
     """Splash attention, forward and backward; grouped heads share their keys inside the kernel.
 
-    Blocks above the diagonal are skipped, blocks between two segments are computed and masked.
-    Scores, softmax and sums are float32. Blocks have 512 positions, with which MaxText trains LLaMA
-    on TPUs, or 256 or 128 where the row is no multiple of that.
+    Blocks above the diagonal are skipped; blocks of two different segments are computed and masked.
+    Scores, softmax and sums are float32. Blocks have 512 positions, as in MaxText's training of
+    LLaMA on TPUs, or 256 or 128 if the row length is not a multiple of 512.
 
     Args:
       query: Queries with rotary embedding; `splash_refusal` lists what is unsupported.
       key: Keys, already rotated.
       value: Values.
-      segment_ids: Tokens of one segment share an id; None = one segment a row.
-      interpret: Runs the kernel's program as plain XLA, on any platform and slowly.
+      segment_ids: Tokens of one segment share an id; None = one segment per row.
+      interpret: Runs the kernel as plain XLA: slow, but on any platform.
 
     Returns:
       The weighted values, in the dtype of the query.
@@ -77,7 +77,7 @@ def splash_attention(
         ),
         head_shards=1,
         q_seq_shards=1,
-        # By this name a remat policy keeps the output and the sums of each query.
+        # The name under which remat policies keep the output and the log-sum-exp of each query.
         residual_checkpoint_name="attention",
         interpret=interpret,
     )
@@ -85,7 +85,7 @@ def splash_attention(
     def one_row(query: Array, key: Array, value: Array, segment_ids: Array | None) -> Array:
         ids = None if segment_ids is None else SegmentIds(segment_ids, segment_ids)
         output = kernel(query, key, value, segment_ids=ids)
-        assert not isinstance(output, tuple)  # it was not asked for its sums
+        assert not isinstance(output, tuple)  # it would be with save_residuals=True
         return output
 
     # [B, T, N, H] to [B, N, T, H] and back. The kernel does not scale.

@@ -1,6 +1,6 @@
-"""Attention in plain XLA, for any platform: the formula itself, and one that works in blocks.
+"""Attention in plain XLA: the plain formula, and a version in blocks.
 
-This file does not use the registry; `attention.py` sets the platform of each backend.
+`attention.py` registers them.
 """
 
 import functools
@@ -30,7 +30,7 @@ def dense_attention(
       query: Queries, already rotated.
       key: Keys, already rotated.
       value: Values.
-      segment_ids: Tokens of one segment share an id; None = one segment a row.
+      segment_ids: Tokens of one segment share an id; None = one segment per row.
 
     Returns:
       The weighted values, in the dtype of the query.
@@ -51,7 +51,7 @@ def _masked(
     key_segments: Int[Array, "B S"] | None,
     start: int,
 ) -> Float[Array, "B K G T S"]:
-    """Hides the keys that are later than the query (which is at `start` + T) or of others."""
+    """Masks keys that are later than the query (at `start` + T) or in another segment."""
     num_queries, num_keys = scores.shape[-2:]
     query_positions = start + jnp.arange(num_queries)
     visible: Bool[Array, "B T S"] = (query_positions[:, None] >= jnp.arange(num_keys)[None])[None]
@@ -66,15 +66,15 @@ def _product(equation: str, left: Array, right: Array) -> Array:
 
 # ---- block_causal -------------------------------------------------------------------------------
 #
-# Query block i meets the keys 0 .. (i+1) * block only: about half of the square. Written with its
-# own backward pass, because XLA's would keep every block's weights: here only the output and one
-# log-sum-exp per query are kept. Heads come before positions and head width before position, the
-# order in which XLA's CPU products need the fewest copies (scripts/bench/attention.py).
+# Query block i attends to keys 0 .. (i+1) * block only: about half of the square. The backward pass
+# is written by hand: autodiff would keep the weights of every block, this keeps only the output and
+# one log-sum-exp per query. Heads come before positions and head width before position, the layout
+# in which XLA's CPU products need the fewest copies (scripts/bench/attention.py).
 #
-# XLA runs one product of many heads on one thread, but independent products side by side. So the
-# blocks form as many lanes as there are processors, and in a lane one block waits for the last:
-# without that, XLA keeps the memory of all blocks at once, and touching it costs more than the
-# arithmetic.
+# On a CPU, XLA runs one product of many heads on one thread, but independent products in parallel.
+# So the blocks form as many lanes as there are processors, and each block waits for the previous
+# one in its lane. Without the wait, XLA holds the memory of all blocks at once, and touching it
+# costs more than the arithmetic.
 
 _NUM_LANES = os.cpu_count() or 1
 
@@ -85,10 +85,10 @@ def _block_size(length: int) -> int:
 
 
 def _after(earlier: list[Array], array: Array) -> Array:
-    """Makes what follows from `array` wait for the last block of its lane; changes no bit."""
+    """Makes users of `array` wait for the previous block of their lane; does not change values."""
     if len(earlier) < _NUM_LANES:
         return array
-    # Nothing is above infinity, but XLA does not know that; it drops an optimization_barrier.
+    # Always false, but XLA does not know that. It would drop an optimization_barrier.
     never = earlier[-_NUM_LANES][..., :1, :1] > jnp.inf
     return jnp.where(never, jnp.zeros_like(array), array)
 
@@ -105,7 +105,7 @@ def block_causal_attention(
       query: Queries, already rotated.
       key: Keys, already rotated.
       value: Values.
-      segment_ids: Tokens of one segment share an id; None = one segment a row.
+      segment_ids: Tokens of one segment share an id; None = one segment per row.
 
     Returns:
       The weighted values, in the dtype of the query.

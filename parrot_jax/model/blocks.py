@@ -1,4 +1,4 @@
-"""What the layers of the families are built of: weights with logical axes, norms, the interface."""
+"""Building blocks of the families' layers: weights with logical axes, norms, the interface."""
 
 import abc
 
@@ -15,13 +15,13 @@ from parrot_jax.model.rotary import Rotation
 def weight(
     rngs: nnx.Rngs, config: ModelConfig, shape: tuple[int, ...], axes: tuple[str, ...]
 ) -> nnx.Param[Array]:
-    """A matrix of normal values with std `initializer_range`; `axes` are its logical axes."""
+    """Returns normal random weights of std `initializer_range`; `axes` are their logical axes."""
     init = nnx.initializers.normal(config.initializer_range)
     return nnx.Param(init(rngs.params(), shape, jnp.float32), out_sharding=axes)
 
 
 def scale(config: ModelConfig) -> nnx.Param[Array]:
-    """The scale of a norm over the residual stream [D], all ones."""
+    """Returns the scale of a norm over the residual stream [D], all ones."""
     return nnx.Param(jnp.ones(config.hidden_size, jnp.float32), out_sharding=("norm",))
 
 
@@ -69,23 +69,23 @@ def rms_norm(
 
 
 class DecoderLayer(nnx.Module):
-    """One layer in two halves, with attention between them left to the caller.
+    """One layer as two methods; the caller computes attention between them.
 
-    Training attends inside segments, generation attends to a cache; both call the same halves.
+    Training attends within segments, generation attends to a cache; both call the same methods.
     """
 
     @abc.abstractmethod
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs) -> None:
-        """Makes random weights, under the names of the family's `layer_tensors`."""
+        """Makes random weights, named as in the family's `layer_tensors`."""
 
     @abc.abstractmethod
     def project(
         self, x: Float[Array, "B T D"], rotation: Rotation
     ) -> tuple[Float[Array, "B T N H"], Float[Array, "B T K H"], Float[Array, "B T K H"]]:
-        """Queries, keys and values of the residual stream; queries and keys are rotated."""
+        """Returns queries, keys and values; queries and keys are rotated."""
 
     @abc.abstractmethod
     def combine(
         self, x: Float[Array, "B T D"], attended: Float[Array, "B T N H"]
     ) -> Float[Array, "B T D"]:
-        """The residual stream after attention and MLP."""
+        """Returns the residual stream after attention and MLP."""

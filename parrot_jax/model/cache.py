@@ -1,7 +1,7 @@
-"""The key/value cache of generation: what it holds, how it is filled, attention to it.
+"""The key/value cache of generation: its arrays, writes to it, and attention to it.
 
-A row's token at position p sits in place p, whatever its batch mates do. Places that are not filled
-yet hold padding, which no query sees.
+A row's token at position p is in slot p, independent of the other rows. Slots that are not filled
+yet hold padding, which no query attends to.
 """
 
 from typing import NamedTuple
@@ -19,7 +19,7 @@ class Cache(NamedTuple):
 
 
 def lengthen(cache: Cache, length: int) -> Cache:
-    """Appends empty places up to `length`."""
+    """Appends empty slots up to `length`."""
     free = [(0, 0), (0, 0), (0, length - cache.keys.shape[2]), (0, 0), (0, 0)]
     return jax.tree.map(lambda part: jnp.pad(part, free), cache)
 
@@ -31,7 +31,7 @@ def write(
     key: Float[Array, "B 1 K H"],
     value: Float[Array, "B 1 K H"],
 ) -> Cache:
-    """Puts one layer's key and value of one token a row into the place of the row's position."""
+    """Writes one layer's key and value of one token per row into the slot of its position."""
     rows = jnp.arange(key.shape[0])
     return Cache(
         cache.keys.at[layer, rows, positions].set(key[:, 0]),
@@ -45,13 +45,13 @@ def attend_to_cache(
     values: Float[Array, "B S K H"],
     positions: Int[Array, " B"],
 ) -> Float[Array, "B 1 N H"]:
-    """Attends to the places up to each row's own position, that one included.
+    """Attends to the slots up to and including each row's position.
 
     Args:
-      query: The query of one token a row, already rotated.
+      query: The query of one token per row, already rotated.
       keys: One layer's keys.
       values: One layer's values.
-      positions: The token's own place.
+      positions: The position of each row's token.
 
     Returns:
       The weighted values, in the dtype of the query. Scores and softmax are float32.

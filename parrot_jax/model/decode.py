@@ -1,4 +1,4 @@
-"""One step of generation: prompts into a key/value cache, and one more token behind each."""
+"""Prefill of the key/value cache with prompts, and decoding of one more token per row."""
 
 import jax.numpy as jnp
 from jax.sharding import Mesh
@@ -30,21 +30,22 @@ def prefill(
     backend: Backend,
     mesh: Mesh | None = None,
 ) -> tuple[Float[Array, "B V"], Cache]:
-    """Reads right-padded prompts.
+    """Runs right-padded prompts through the model and fills the cache.
 
     Args:
       config: The sizes.
       params: The tree of parameters.
-      tokens: Prompts; what stands behind a row's length is read but seen by none of its tokens.
+      tokens: Prompts; no token of a row attends to the padding after its length.
       lengths: Tokens of each prompt, >= 1.
-      cache_length: Places in the cache, S; at least T.
+      cache_length: Slots in the cache, S; at least T.
       compute_dtype: Of activations and cache.
-      backend: Attention backend; needs no segments.
-      mesh: What rows and weights are split over, the embedding excepted; None = one device.
+      backend: Attention backend; segment support is not needed.
+      mesh: The mesh that rows and weights, except the embedding, are sharded over; None = one
+        device.
 
     Returns:
-      float32 logits after each row's last token, and the cache. Places of the cache behind a row's
-      length hold padding, which `decode` overwrites before it is ever seen.
+      float32 logits after each row's last token, and the cache. Slots after a row's length hold
+      padding, which `decode` overwrites before attending to it.
     """
     num_rows, length = tokens.shape
     positions = jnp.broadcast_to(jnp.arange(length)[None], tokens.shape)
@@ -70,21 +71,22 @@ def decode(
     *,
     mesh: Mesh | None = None,
 ) -> tuple[Float[Array, "B V"], Cache]:
-    """Reads one more token of each row.
+    """Runs one more token of each row through the model.
 
     Args:
       config: The sizes.
       params: The tree of parameters.
       tokens: The token of each row.
-      positions: Its place; every place before it must be filled. Below the cache's length.
-      cache: From `prefill` or the last `decode`.
-      mesh: What rows and weights are split over, the embedding excepted; None = one device.
+      positions: Its position, below the cache's length; all slots before it must be filled.
+      cache: From `prefill` or the previous `decode`.
+      mesh: The mesh that rows and weights, except the embedding, are sharded over; None = one
+        device.
 
     Returns:
-      float32 logits after these tokens, and the cache with their keys and values in place.
+      float32 logits after these tokens, and the cache with their keys and values.
     """
 
-    # The cache passes from layer to layer, so it is written in place and not copied each step.
+    # The cache is passed from layer to layer, so it is updated in place and not copied each step.
     def attend(
         state: tuple[Array, Cache], query: Array, key: Array, value: Array
     ) -> tuple[Array, tuple[Array, Cache], None]:

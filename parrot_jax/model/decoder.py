@@ -1,15 +1,15 @@
 """The decoder of all families: parameters as a plain tree of arrays, and the forward pass over it.
 
 The layers are Flax NNX modules, which give every parameter a name, an initializer and logical axes.
-No NNX object leaves this file: what others hold is a nested dict, of LLaMA
+No NNX object leaves this file: other code sees a nested dict. For LLaMA it is
 
     embed [V, D]    norm [D]    lm_head [D, V] (absent when tied)
     layers: attention_norm [L, D]   attention: q [L, D, N, H]  k, v [L, D, K, H]  o [L, N, H, D]
             mlp_norm [L, D]         mlp: gate, up [L, D, F]    down [L, F, D]
 
-with the layers stacked on a first dim L and visited by one `jax.lax.scan`, so that the program is
-compiled once however many layers there are. Parameters are float32 (or what the caller made of
-them); each is cast to the compute dtype where it is used.
+with the layers stacked on a first dim L. One `jax.lax.scan` runs them, so the layer is compiled
+once for any number of layers. Parameters are float32 (unless the caller cast them); each is cast to
+the compute dtype where it is used.
 """
 
 import functools
@@ -46,8 +46,8 @@ REMAT_POLICIES: dict[str, Callable[..., bool] | None] = {
     "full": _policies.nothing_saveable,
 }
 """What the forward pass of a layer keeps for the backward pass, from most memory to least:
-everything; the products with weights and what attention needs; those products; the layer's input.
-"""
+everything; the products with weights and the residuals of attention; the products with weights; the
+input of the layer."""
 
 
 # ---- modules ------------------------------------------------------------------------------------
@@ -88,10 +88,10 @@ def _abstract(config: ModelConfig) -> Any:  # nnx.State
 
 
 def abstract_params(config: ModelConfig) -> Params:
-    """The tree of parameters as shapes and dtypes; costs no memory at any size.
+    """Returns the tree of parameters as shapes and dtypes, without allocating them.
 
     Raises:
-      UserError: The family's table names other tensors than its layer has.
+      UserError: The family's table of tensors does not match its layer.
     """
     shapes = nnx.to_pure_dict(_abstract(config))
     _check_names(config, shapes)
@@ -99,7 +99,7 @@ def abstract_params(config: ModelConfig) -> Params:
 
 
 def _check_names(config: ModelConfig, shapes: Params) -> None:
-    """Compares the table of a family with its layer: an export must miss no tensor."""
+    """Checks a family's table of tensors against its layer, so that an export misses no tensor."""
     named = {}
     for ours, _, _, our_dims in tensor_names(config):
         dims = our_dims.split()
@@ -121,7 +121,7 @@ def _check_names(config: ModelConfig, shapes: Params) -> None:
 
 
 def logical_axes(config: ModelConfig) -> Params:
-    """The tree of parameters with a tuple of logical axis names, one per dim, at each leaf."""
+    """Returns the tree of parameters with a tuple of logical axes, one per dim, at each leaf."""
 
     def axes(variable: nnx.Variable[Any]) -> tuple[str, ...]:
         return variable.get_metadata()["out_sharding"]
@@ -139,14 +139,14 @@ def init_params(
 ) -> Params:
     """Makes random parameters: normal weights of std `initializer_range`, norm scales 1.
 
-    Every device makes only its own part, and the values are the same on every mesh.
+    Every device makes only its own shard, and the values are the same on every mesh.
 
     Args:
       config: The sizes.
-      seed: Chooses the values.
+      seed: The random seed.
       shardings: `param_shardings(abstract_params(config), logical_axes(config), mesh)`; None = all
         on the default device.
-      dtype: Of all of them; the values are made in float32 and rounded.
+      dtype: Of all parameters; the values are drawn in float32 and rounded.
 
     Returns:
       The tree of parameters.
@@ -161,7 +161,7 @@ def _init(config: ModelConfig, key: Array, dtype: DTypeLike) -> Params:
 
 
 def unembedding(params: Params) -> Float[Array, "D V"]:
-    """The matrix from hidden states to logits: `lm_head`, or the embedding where they are tied."""
+    """Returns the matrix from hidden states to logits: `lm_head`, or the embedding if tied."""
     return params["lm_head"] if "lm_head" in params else params["embed"].T
 
 
@@ -173,9 +173,9 @@ Attend = Callable[
     [StateT, Float[Array, "B T N H"], Float[Array, "B T K H"], Float[Array, "B T K H"]],
     tuple[Float[Array, "B T N H"], StateT, KeptT],
 ]
-"""What a layer does between its halves: takes the state that the layer before left, and its own
-queries, keys and values; returns the weighted values, the state for the next layer, and what is
-kept of this one."""
+"""Attention of one layer. Takes the state from the previous layer and this layer's queries, keys
+and values; returns the weighted values, the state for the next layer, and what to collect from this
+layer."""
 
 
 def visit_layers(
@@ -190,22 +190,22 @@ def visit_layers(
     unroll: int = 1,
     mesh: Mesh | None = None,
 ) -> tuple[Float[Array, "B T D"], StateT, KeptT]:
-    """Takes embedded tokens through all layers: the one loop of training and of generation.
+    """Runs embedded tokens through all layers, in training and in generation.
 
     Args:
       config: The sizes.
       params: The tree of parameters.
       x: Embedded tokens.
       rotation: The rotary angles at their positions.
-      attend: Attention, which training and generation do differently.
-      state: What the first layer's `attend` takes; None where nothing passes between layers.
+      attend: Attention, which differs between training and generation.
+      state: The state for the first layer's `attend`; None if layers pass no state.
       remat: One of `REMAT_POLICIES`: what is kept for the backward pass.
-      unroll: Layers that one turn of the loop takes; must divide their number.
-      mesh: Where the rows are split over, after every layer; None = one device.
+      unroll: Layers per iteration of the loop; must divide their number.
+      mesh: The mesh that rows are sharded over after every layer; None = one device.
 
     Returns:
-      The states before the final norm, what the last layer's `attend` left, and what each kept,
-      stacked on a first dim L.
+      The hidden states before the final norm, the state from the last layer, and what each layer
+      collected, stacked on a first dim L.
 
     Raises:
       UserError: An unknown remat policy.
@@ -244,10 +244,11 @@ def _layer_definition(config: ModelConfig) -> nnx.GraphDef[DecoderLayer]:
 
 
 def with_whole_embedding(params: Params, mesh: Mesh | None) -> Params:
-    """The parameters with the embedding whole on every device of a mesh, for `embed_tokens`.
+    """Replicates the embedding on every device of a mesh, for `embed_tokens`.
 
-    Every device then looks its own rows up. From a table split by width, XLA must swap width for
-    rows afterwards, and where `data` > 1 it does so by gathering all of them.
+    Every device then looks up its own rows. From an embedding that is sharded by width, XLA would
+    have to reshard the result from width to rows, and with `data` > 1 it does that by gathering all
+    rows.
     """
     if mesh is None:
         return params
@@ -258,12 +259,12 @@ def with_whole_embedding(params: Params, mesh: Mesh | None) -> Params:
 def embed_tokens(
     params: Params, tokens: Int[Array, "B T"], compute_dtype: DTypeLike
 ) -> Float[Array, "B T D"]:
-    """Looks the tokens up in the embedding. An id outside [0, V) gives NaN, never another row."""
+    """Looks the tokens up in the embedding. An id outside [0, V) gives NaN, not another row."""
     return jnp.take(params["embed"], tokens, axis=0, mode="fill").astype(compute_dtype)
 
 
 def rotation_of(config: ModelConfig, positions: Int[Array, "B T"]) -> Rotation:
-    """The rotary angles of this model at these positions."""
+    """Returns the rotary angles of this model at these positions."""
     return rotation_at(positions, config.head_width, config.rope_theta, config.rope_scaling)
 
 
@@ -282,26 +283,27 @@ def hidden_states(
 ) -> Float[Array, "B T D"]:
     """Runs the model up to the final norm; logits are these states times `unembedding(params)`.
 
-    The logits themselves are left to the loss, which never holds them whole.
+    The loss computes the logits, in tiles.
 
     Args:
       config: The sizes; must be those that `params` were made with.
       params: The tree of parameters.
       tokens: Token ids in [0, V).
-      segment_ids: Tokens with the same id see each other, causally; 0 is padding. None = one
-        segment a row, for rows that are not packed.
+      segment_ids: Tokens attend to earlier tokens with the same id; 0 is padding. None = one
+        segment per row, for rows that are not packed.
       positions: Position of each token in its own segment, from 0.
       compute_dtype: Of activations and matrix products; norms, rotary and softmax are float32.
       attention: A backend's name, or the backend itself.
       remat: One of `REMAT_POLICIES`: what is kept for the backward pass.
-      unroll: Layers that one turn of the loop over layers takes; must divide their number.
-      mesh: Where rows and parameters are split as `sharding.RULES` has it; None = one device.
+      unroll: Layers per iteration of the loop; must divide their number.
+      mesh: The mesh that rows and parameters are sharded over by `sharding.RULES`; None = one
+        device.
 
     Returns:
       Hidden states in the compute dtype.
 
     Raises:
-      UserError: An unknown remat policy or backend, or a backend that cannot honour segments.
+      UserError: The remat policy or backend is unknown, or the backend does not support segments.
     """
     backend = (
         attention_backends.choose(attention, segments=segment_ids is not None)

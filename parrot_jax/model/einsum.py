@@ -1,4 +1,4 @@
-"""The products with weights, written so that XLA's CPU backend transposes the narrow operand."""
+"""Products with weights, arranged so that XLA's CPU backend transposes the narrower operand."""
 
 import functools
 
@@ -9,13 +9,15 @@ from jaxtyping import Array
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def einsum(equation: str, x: Array, weight: Array) -> Array:
-    """An einsum whose gradient of the weight is asked for with the narrower operand first.
+    """An einsum whose weight gradient is computed with the narrower operand first.
 
-    XLA's CPU backend transposes the first one. JAX's own order makes that the gradient of the MLP's
-    wide inner states, with the derivative of silu fused into the transposition: a fifth of a step.
+    XLA's CPU backend transposes the first operand. In JAX's default order that is the gradient of
+    the MLP's wide hidden states, with the derivative of silu fused into the transposition, which
+    takes a fifth of a step.
 
     Args:
-      equation: Of two operands, such as `BTD,DF->BTF`; no dim is in one of them alone.
+      equation: An equation of two operands, e.g. `BTD,DF->BTF`; each dim is in two of its three
+        terms.
       x: Activations.
       weight: Weights, in the dtype of the activations.
     """

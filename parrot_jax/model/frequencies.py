@@ -6,11 +6,11 @@ from parrot_jax.model.model_config import RopeScaling
 
 
 def frequencies(head_width: int, theta: float, scaling: RopeScaling | None = None) -> np.ndarray:
-    """Radians a position of each pair i: theta^(-2i/H), stretched; float32 [H / 2].
+    """Returns the radians per position of each pair i: theta^(-2i/H), scaled; float32 [H / 2].
 
-    `llama3` divides the frequency by the factor where fewer than `low_freq_factor` of its waves fit
-    into the positions of pre-training, leaves it alone where more than `high_freq_factor` do, and
-    goes from one to the other linearly in that number.
+    `llama3` depends on how many wavelengths fit into the positions of pre-training. If fewer than
+    `low_freq_factor` do, the frequency is divided by the factor; if more than `high_freq_factor`
+    do, it is kept; in between, it is interpolated linearly in that number.
 
     >>> frequencies(4, 100.0).tolist()
     [1.0, 0.10000000149011612]

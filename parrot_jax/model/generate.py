@@ -1,10 +1,9 @@
 """Batched generation with a key/value cache, the loop on the device.
 
 Rows are independent: each has its own prompt length, position, limit, temperature, top-p and seed,
-and stops for itself, so a server may put any requests into one batch. Prompts are padded on the
-right and the cache is filled to each row's own length: a row's token at position p sits in place p
-of the cache, whatever its batch mates do. Shapes are rounded up to powers of two, so that few
-programs are compiled.
+and its own end, so a server can batch any requests. Prompts are padded on the right: a row's token
+at position p is in slot p of the cache, independent of the other rows. Shapes are rounded up to
+powers of two, so that few programs are compiled.
 """
 
 import functools
@@ -31,7 +30,7 @@ from parrot_jax.model.sampling import Sampling, sample
 from parrot_jax.sharding import num_batch_shards
 
 PART_STEPS = 8
-"""Tokens of a row between two calls of a listener."""
+"""Tokens per row between two calls of a listener."""
 
 _SMALLEST_LENGTH = 16
 
@@ -40,27 +39,27 @@ Number = int | float
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """What one row produced."""
+    """The output of one row."""
 
     ids: tuple[int, ...]
     """The new tokens, without the prompt and without the stop token."""
     finish_reason: Literal["stop", "length"]
-    """`stop`: a stop token came. `length`: the limit or the last position was reached."""
+    """`stop`: a stop token was generated. `length`: the limit or the last position was reached."""
     logprobs: tuple[float, ...]
     """Log-probability in nats of each id under the model itself, before temperature and top-p."""
 
 
 class Chunk(NamedTuple):
-    """What one row produced since the last part."""
+    """The output of one row since the previous call of the listener."""
 
     ids: tuple[int, ...]
-    """At most `PART_STEPS`; none once the row has ended."""
+    """At most `PART_STEPS` tokens; empty once the row has ended."""
     finish_reason: Literal["stop", "length"] | None
-    """As in `Generated`; None = the row is not at its end."""
+    """As in `Generated`; None = the row continues."""
 
 
 Listen = Callable[[Sequence[Chunk]], Collection[int]]
-"""Takes the next part of every row; returns the rows that may end here, as nobody wants more."""
+"""Takes the next chunk of every row; returns the rows to stop, e.g. of cancelled requests."""
 
 
 def generate(
@@ -92,23 +91,24 @@ def generate(
       stop_ids: Tokens that end a row; they are not part of its result.
       temperature: Divides the logits; 0 takes the most likely token. For all rows or one per row.
       top_p: In (0, 1]; for all rows or one per row.
-      seeds: One per row, in [0, 2^32); None = 0, 1, 2, ... A row draws the same whoever its batch
-        mates are, as far as the matrix products of the hardware do not depend on the batch size.
-      num_rows: Rows of the batch on the device, at least one per prompt; None = the next power of
-        two. Free rows cost time and give nothing. But where every call has the same number, a row
-        keeps its bits in any company of the same `padded_shape`.
+      seeds: One per row, in [0, 2^32); None = 0, 1, 2, ... A row's tokens do not depend on the
+        other rows, unless the hardware's matrix products depend on the batch size.
+      num_rows: Batch size on the device, at least one row per prompt; None = the next power of two.
+        Unused rows cost time. With a fixed `num_rows`, a row's result is bit-identical in any batch
+        of the same `padded_shape`.
       compute_dtype: Of activations and of the cache.
-      attention: Backend for the prompts.
-      mesh: What the weights are split over; None = one device. Rows are filled up to a multiple of
-        the parts that they are split into.
-      listen: Called every `PART_STEPS` tokens, which changes no bit of the rows. None = the device
-        is not interrupted.
+      attention: Attention backend for the prompts.
+      mesh: The mesh that the weights are sharded over; None = one device. The number of rows is
+        rounded up to a multiple of the batch shards.
+      listen: Called every `PART_STEPS` tokens; does not change the results. None = the device runs
+        to the end without interruption.
 
     Returns:
-      One result per prompt, in order; a row that a listener ended has what it had, with `length`.
+      One result per prompt, in order. A row that the listener stopped has its tokens so far and
+      `length`.
 
     Raises:
-      UserError: A prompt is empty or leaves no room, or a setting is out of its range.
+      UserError: A prompt is empty or too long, or a setting is out of its range.
     """
     if not prompts:
         return []
@@ -134,7 +134,7 @@ def generate(
     stops = np.full(_bucket(len(stop_ids), 1), -1, np.int32)
     stops[: len(stop_ids)] = stop_ids
 
-    # numpy's arrays: those of jax would be on one device, and the weights may be on others.
+    # numpy arrays: jax arrays would be on one device, and the weights may be on others.
     def rows(values: Sequence[Number], filler: Number, dtype: DTypeLike) -> Any:
         return np.asarray([*values, *[filler] * (num_rows - len(values))], dtype)
 
@@ -192,9 +192,9 @@ def generate(
 def padded_shape(
     config: ModelConfig, num_prompt_tokens: int, max_new_tokens: int
 ) -> tuple[int, int]:
-    """The lengths to which `generate` pads the longest prompt and the largest limit of a batch.
+    """Returns the lengths to which `generate` pads prompts and new tokens of a batch.
 
-    Each pair of lengths, with each number of rows, is a program of its own.
+    Each combination of the two lengths and the number of rows is compiled separately.
 
     Args:
       config: The sizes.
@@ -202,7 +202,7 @@ def padded_shape(
       max_new_tokens: The largest limit.
 
     Returns:
-      Places for prompts, at most `config.max_position_embeddings`, and places for new tokens.
+      The length for prompts, at most `config.max_position_embeddings`, and that for new tokens.
     """
     length = min(_bucket(num_prompt_tokens, _SMALLEST_LENGTH), config.max_position_embeddings)
     return length, _bucket(max_new_tokens, _SMALLEST_LENGTH)
@@ -212,7 +212,7 @@ def padded_shape(
 
 
 class _State(NamedTuple):
-    """What the loop carries. `counts` are the tokens written for each row so far."""
+    """The state of the loop. `counts` are the tokens generated for each row so far."""
 
     cache: Cache
     logits: Float[Array, "B V"]
@@ -236,7 +236,7 @@ def _start(
     backend: Backend,
     mesh: Mesh | None,
 ) -> _State:
-    """Reads the prompts."""
+    """Runs the prompts and returns the initial state of the loop."""
     num_rows, length = tokens.shape
     logits, cache = prefill(
         config,
@@ -258,7 +258,7 @@ def _start(
     )
 
 
-# The state is given away: the cache, most of it, is written in place.
+# The state is donated, so that the cache, most of it, is updated in place.
 @functools.partial(jax.jit, static_argnames=("config", "mesh"), donate_argnames=("state",))
 def _advance(
     config: ModelConfig,
@@ -272,7 +272,7 @@ def _advance(
     *,
     mesh: Mesh | None,
 ) -> _State:
-    """Writes until every row has ended, but at most `most_steps` tokens a row."""
+    """Generates until every row has ended, at most `most_steps` tokens per row."""
     num_rows, num_steps = state.ids.shape
     cache_length = state.cache.keys.shape[2]
     params = _prepare(params, state.cache.keys.dtype, mesh)
@@ -288,7 +288,7 @@ def _advance(
         is_stop = (chosen[:, None] == stop_ids[None]).any(axis=1)
         running = active(state)
         stopped = state.stopped | (running & is_stop)
-        # A row that has ended writes past the end of its arrays, that is nowhere.
+        # A row that has ended writes past the end of its arrays, and the write is dropped.
         place = jnp.where(running & ~is_stop, state.counts, num_steps)
         ids = state.ids.at[rows, place].set(chosen, mode="drop")
         all_logprobs = state.logprobs.at[rows, place].set(logprobs, mode="drop")
@@ -297,21 +297,21 @@ def _advance(
         logits, cache = decode(config, params, chosen, positions, state.cache, mesh=mesh)
         return _State(cache, logits, ids, all_logprobs, counts, stopped)
 
-    def goes_on(carry: tuple[_State, Int[Array, ""]]) -> Bool[Array, ""]:
+    def unfinished(carry: tuple[_State, Int[Array, ""]]) -> Bool[Array, ""]:
         state, steps = carry
         return (steps < most_steps) & active(state).any()
 
     return jax.lax.while_loop(
-        goes_on, lambda carry: (step(carry[0]), carry[1] + 1), (state, jnp.int32(0))
+        unfinished, lambda carry: (step(carry[0]), carry[1] + 1), (state, jnp.int32(0))
     )[0]
 
 
 def _prepare(params: Params, dtype: DTypeLike, mesh: Mesh | None) -> Params:
-    """What a loop over tokens does once, before it begins."""
+    """Casts the weights and replicates the embedding, once before the loop over tokens."""
     return with_whole_embedding(jax.tree.map(lambda weight: weight.astype(dtype), params), mesh)
 
 
-# ---- what users may ask for ---------------------------------------------------------------------
+# ---- checks of the arguments --------------------------------------------------------------------
 
 
 def _per_row(name: str, value: Number | Sequence[Number], num_rows: int) -> list[Number]:
@@ -340,14 +340,14 @@ def _check(
         if len(prompt) >= config.max_position_embeddings:
             raise UserError(
                 f"prompt {row} has {len(prompt)} tokens and the model has "
-                f"{config.max_position_embeddings} positions, so nothing could be added; shorten "
-                "the prompt."
+                f"{config.max_position_embeddings} positions, which leaves no room for new tokens; "
+                "shorten the prompt."
             )
         for token in prompt:
             if not 0 <= token < config.vocab_size:
                 raise UserError(
-                    f"prompt {row} has the id {token}, but the model has ids 0 to "
-                    f"{config.vocab_size - 1}; encode it with the model's own tokenizer."
+                    f"prompt {row} has the token id {token}, but the model has ids 0 to "
+                    f"{config.vocab_size - 1}; encode it with the model's tokenizer."
                 )
     for name, values, fits, allowed in (
         ("max_new_tokens", limits, lambda value: value >= 1, "1 or more"),
@@ -361,5 +361,5 @@ def _check(
 
 
 def _bucket(size: int, smallest: int) -> int:
-    """The next power of two, at least `smallest`."""
+    """Returns the next power of two, at least `smallest`."""
     return max(smallest, 1 << max(0, size - 1).bit_length())

@@ -1,4 +1,4 @@
-"""A model's sizes from and to Hugging Face's `config.json`. Loads no jax."""
+"""Converts a model's sizes from and to Hugging Face's `config.json`. Loads no jax."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from parrot_jax.model.model_config import ModelConfig, RopeScaling, check_values
 _SIZES = (
     "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
 )  # fmt: skip
-# What a `config.json` means by leaving a key out; not always our own default.
+# Values of keys that a `config.json` leaves out; not always our own defaults.
 _HF_DEFAULTS = {
     "num_key_value_heads": None,
     "head_dim": None,
@@ -21,7 +21,7 @@ _HF_DEFAULTS = {
     "max_position_embeddings": 2048,
     "initializer_range": 0.02,
 }
-# Keys that would change the mathematics of any family, and the values that do not.
+# Keys that can change the mathematics of any family, and the supported values.
 _ALLOWED = {
     "hidden_act": ("silu", "swish", None),
     "quantization_config": (None,),
@@ -31,23 +31,22 @@ _ALLOWED = {
 
 
 def from_hf(config: Mapping[str, Any], where: str = "config.json") -> ModelConfig:
-    """Takes the values of a `config.json`, in the form of transformers 4 or 5.
+    """Converts the values of a `config.json` of transformers 4 or 5.
 
     Args:
       config: The values.
-      where: The file that they are from, for errors.
+      where: The file they are from, for errors.
 
     Raises:
-      UserError: The family is not supported, a size is missing, or a key asks for something that
-        the family does not have (biases, another activation, quantised weights); the text lists
-        everything that is wrong.
+      UserError: The family is unsupported, a size is missing, or a key asks for an unsupported
+        feature (biases, another activation, quantised weights); the message lists all problems.
     """
     name = config.get("model_type") or "llama"
     family = FAMILIES.get(name) if isinstance(name, str) else None
     if family is None:
         problems = [f"model_type is {shown(name)}, not one of {', '.join(FAMILIES)}"]
     else:
-        problems = _unlike(family, config)
+        problems = _unsupported(family, config)
     problems += [f"{name} is missing" for name in _SIZES if config.get(name) is None]
     if family is None or problems:
         raise UserError(f"{where} describes a model that is not supported: {'; '.join(problems)}.")
@@ -63,7 +62,7 @@ def from_hf(config: Mapping[str, Any], where: str = "config.json") -> ModelConfi
 
 
 def to_hf(config: ModelConfig) -> dict[str, Any]:
-    """The values of a `config.json` as transformers 4 has it; 5 and vLLM read it too."""
+    """Returns the values of a `config.json` for transformers 4; 5 and vLLM read it too."""
     family = family_of(config)
     sizes = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     del sizes["family"]
@@ -80,8 +79,8 @@ def to_hf(config: ModelConfig) -> dict[str, Any]:
     }
 
 
-def _unlike(family: Family, config: Mapping[str, Any]) -> list[str]:
-    """What in a `config.json` changes the mathematics to something else than the family's."""
+def _unsupported(family: Family, config: Mapping[str, Any]) -> list[str]:
+    """Lists the values of a `config.json` that differ from the mathematics of the family."""
     problems = [
         f"{key} is {shown(config[key])}, not {values[0]!r}"
         for key, values in {**_ALLOWED, **family.allowed}.items()
@@ -95,7 +94,7 @@ def _unlike(family: Family, config: Mapping[str, Any]) -> list[str]:
 
 
 def _rope_from_hf(config: Mapping[str, Any]) -> dict[str, Any]:
-    """`rope_theta` and `rope_scaling`, which transformers 5 keeps together."""
+    """Reads `rope_theta` and `rope_scaling`, which transformers 5 joins in `rope_parameters`."""
     newer, older = config.get("rope_parameters"), config.get("rope_scaling")
     for rope in (newer, older):
         if rope is not None and not isinstance(rope, dict):

@@ -1,4 +1,4 @@
-"""The sizes of a decoder, under the names Hugging Face gives them. Loads no jax."""
+"""The sizes of a decoder, under Hugging Face's names. Loads no jax."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from parrot_jax.core.errors import UserError
 
-# The most of each size, far above any model: a file may say anything, and what it says is made.
+# Upper limits, far above any model: a size from a damaged file must not be allocated.
 _LARGEST = {
     "vocab_size": 10**7,
     "hidden_size": 10**6,
@@ -22,14 +22,14 @@ _OPTIONAL = ("num_key_value_heads", "head_dim", "rope_scaling")
 
 
 def check_values(values: Mapping[str, Any], block: str) -> None:
-    """Refuses what is of a wrong type, not above 0, not finite, or larger than any model.
+    """Rejects values of the wrong type, not above 0, not finite, or larger than in any model.
 
     Args:
-      values: Some fields of `ModelConfig` or `RopeScaling`, by their names.
+      values: Some fields of `ModelConfig` or `RopeScaling`, by name.
       block: Their block of the config, for errors.
 
     Raises:
-      UserError: The first value that is wrong.
+      UserError: For the first invalid value.
     """
     for name, value in values.items():
         if (value is None and name in _OPTIONAL) or name in ("rope_type", "rope_scaling", "family"):
@@ -49,14 +49,14 @@ def check_values(values: Mapping[str, Any], block: str) -> None:
 
 
 def shown(value: Any) -> str:
-    """A value of a file as it is shown in an error."""
+    """Formats a value of a file for an error message."""
     text = ascii(value) if not isinstance(value, int) or abs(value) < 10**50 else "a huge number"
     return text if len(text) <= 80 else f"{text[:80]}.."
 
 
 @dataclass(frozen=True, kw_only=True)
 class RopeScaling:
-    """How the rotary wavelengths are stretched for texts longer than those of pre-training.
+    """How the rotary wavelengths are stretched for texts longer than in pre-training.
 
     Raises:
       UserError: A number is out of its range.
@@ -66,14 +66,14 @@ class RopeScaling:
     """`linear` stretches all wavelengths by `factor` (arXiv:2306.15595); `llama3` only the long
     ones, as LLaMA 3.1 and later do (arXiv:2407.21783)."""
     factor: float
-    """By how much, at least 1."""
+    """The factor, at least 1."""
     low_freq_factor: float = 1.0
     """llama3: wavelengths above original_max_position_embeddings / this are stretched fully."""
     high_freq_factor: float = 4.0
     """llama3: wavelengths below original_max_position_embeddings / this are left alone; those
     between are stretched in part. Above `low_freq_factor`."""
     original_max_position_embeddings: int = 8192
-    """llama3: positions of pre-training."""
+    """llama3: positions in pre-training."""
 
     def __post_init__(self) -> None:
         check_values(vars(self), "rope_scaling")
@@ -91,7 +91,7 @@ class ModelConfig:
     """The sizes of a model; the field names are those of HF's `config.json`.
 
     Raises:
-      UserError: A size is not positive, or the heads do not divide.
+      UserError: A size is not positive, or the numbers of heads are not divisible.
     """
 
     family: str = "llama"
@@ -107,13 +107,13 @@ class ModelConfig:
     num_attention_heads: int = 32
     """Query heads, N."""
     num_key_value_heads: int | None = None
-    """Key and value heads, K; must divide N. None = as many as query heads."""
+    """Key and value heads, K; must divide N. None = the number of query heads."""
     head_dim: int | None = None
     """Width of one head, H; even. None = hidden_size / num_attention_heads."""
     rope_theta: float = 10000.0
     """Base of the rotary wavelengths."""
     rope_scaling: RopeScaling | None = None
-    """How these are stretched; None = not at all."""
+    """How these are stretched for longer texts; None = not stretched."""
     rms_norm_eps: float = 1e-5
     """Added to the mean square inside every norm."""
     tie_word_embeddings: bool = False
@@ -127,14 +127,14 @@ class ModelConfig:
         check_values(vars(self), "model")
         if self.head_dim is None and self.hidden_size % self.num_attention_heads:
             raise UserError(
-                f"model.hidden_size={self.hidden_size} does not divide into "
-                f"num_attention_heads={self.num_attention_heads} heads; change one of them or set "
+                f"model.hidden_size={self.hidden_size} is not divisible by "
+                f"num_attention_heads={self.num_attention_heads}; change one of them or set "
                 "model.head_dim."
             )
         if self.head_width % 2:
             raise UserError(
-                f"a head is {self.head_width} wide; rotary embedding turns pairs, so set "
-                "model.head_dim to an even number."
+                f"the width of a head is {self.head_width}; rotary embedding needs an even number: "
+                "set model.head_dim."
             )
         if self.num_attention_heads % self.num_kv_heads:
             raise UserError(
@@ -154,7 +154,7 @@ class ModelConfig:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """The sizes by the letters of the shapes."""
+        """The sizes by the letters used in shapes."""
         return {
             "V": self.vocab_size,
             "D": self.hidden_size,

@@ -1,4 +1,4 @@
-"""Published models by name, as `model:` of a config may give it. Loads no jax."""
+"""Published models by name, for `model:` in a config. Loads no jax."""
 
 from dataclasses import replace
 from types import MappingProxyType

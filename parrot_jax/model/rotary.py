@@ -26,7 +26,7 @@ def rotation_at(
     theta: float,
     scaling: RopeScaling | None = None,
 ) -> Rotation:
-    """Angles at the given positions: position * frequency of the pair.
+    """Returns the angles at the given positions: position * frequency of the pair.
 
     Args:
       positions: Position of each token in its own segment, from 0.
@@ -35,7 +35,7 @@ def rotation_at(
       scaling: How the wavelengths are stretched; None = not at all.
 
     Returns:
-      Cosines and sines in float32: in bfloat16, position 1000 could not be told from 1001.
+      Cosines and sines in float32: bfloat16 cannot distinguish position 1000 from 1001.
 
     Source: arXiv:2104.09864.
     """
@@ -47,7 +47,7 @@ def rotation_at(
 
 
 def rotate(x: Float[Array, "B T heads H"], rotation: Rotation) -> Float[Array, "B T heads H"]:
-    """Turns each pair (x[i], x[i + H/2]) of every head by its angle; computed in float32."""
+    """Rotates each pair (x[i], x[i + H/2]) of every head by its angle; computed in float32."""
     cos, sin = rotation.cos[:, :, None, :], rotation.sin[:, :, None, :]
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)

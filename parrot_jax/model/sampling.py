@@ -1,4 +1,4 @@
-"""How a token is chosen from logits: the most likely one, or a draw from the top-p set."""
+"""Chooses tokens from logits: the most likely one, or a sample from the top-p set."""
 
 from typing import NamedTuple
 
@@ -15,13 +15,13 @@ class Sampling(NamedTuple):
     top_p: Float[Array, " B"]
     """Sample from the smallest set of most likely tokens with at least this mass; in (0, 1]."""
     seeds: Int[Array, " B"]
-    """A row's draws depend on its seed and its own step, on nothing else."""
+    """A row's draws depend only on its seed and its step."""
 
 
 def sample(
     logits: Float[Array, "B V"], sampling: Sampling, keys: Key[Array, " B"]
 ) -> Int[Array, " B"]:
-    """Chooses a token for each row: the most likely one, or a draw from its top-p set.
+    """Chooses a token for each row: the most likely one, or a sample from its top-p set.
 
     Args:
       logits: float32.
@@ -38,7 +38,7 @@ def sample(
         drawn = jax.vmap(jax.random.categorical)(keys, jnp.where(allowed, logits / hot, -jnp.inf))
         return jnp.where(sampling.temperature > 0, drawn, logits.argmax(axis=-1))
 
-    # A greedy batch, the common case, is spared the search for the set.
+    # A greedy batch, the common case, skips the search for the set.
     chosen = jax.lax.cond((sampling.temperature > 0).any(), draw, lambda: logits.argmax(axis=-1))
     return chosen.astype(jnp.int32)
 
@@ -46,9 +46,9 @@ def sample(
 def in_top_p(logits: Float[Array, "B V"], top_p: Float[Array, " B"]) -> Bool[Array, "B V"]:
     """Marks the smallest set of most likely tokens whose probabilities sum to `top_p` or more.
 
-    The most likely token is always in it. Of equal tokens the one with the lower id goes first.
-    The least logit of the set is found by bisection over its 32 bits, since sorting a vocabulary
-    costs several times as much.
+    The most likely token is always in it. Of equally likely tokens, lower ids come first. The
+    smallest logit of the set is found by bisection over its 32 bits, because sorting the vocabulary
+    is several times slower.
 
     Args:
       logits: float32, finite.
@@ -60,7 +60,7 @@ def in_top_p(logits: Float[Array, "B V"], top_p: Float[Array, " B"]) -> Bool[Arr
     Source: arXiv:1904.09751.
     """
     probabilities = jax.nn.softmax(logits, axis=-1)
-    # Integers in the order of the floats: the bits of a negative float count backwards.
+    # Integers in the order of the floats: the bits of negative floats are in reverse order.
     bits = jax.lax.bitcast_convert_type(jnp.where(logits == 0, 0.0, logits), jnp.int32)  # no -0.0
     order = jnp.where(bits < 0, bits ^ jnp.int32(0x7FFFFFFF), bits)
 
@@ -78,8 +78,8 @@ def in_top_p(logits: Float[Array, "B V"], top_p: Float[Array, " B"]) -> Bool[Arr
     bounds = (order.min(axis=-1), order.max(axis=-1) + 1)
     least, _ = jax.lax.fori_loop(0, 32, halve, bounds)
     above, equal = order > least[:, None], order == least[:, None]
-    # Of the equal ones at the border, as many as are needed.
+    # Of the tokens with exactly the smallest logit, take as many as needed.
     missing = top_p - jnp.where(above, probabilities, 0.0).sum(axis=-1)
     before = jnp.where(equal, jnp.cumsum(equal, axis=-1) - 1, 0) * probabilities
-    # The sum of a whole vocabulary may round to below 1; at 1 every token is allowed.
+    # The probabilities may sum to less than 1 by rounding; top_p = 1 allows every token.
     return above | (equal & (before < missing[:, None])) | (top_p[:, None] >= 1)

@@ -1,6 +1,6 @@
 """Reports: charts and self-contained pages. Loads no jax and imports only core.
 
-texts.py    texts of any origin, made fit for a page
+texts.py    cleans untrusted text for a page
 charts.py   charts as SVG
 page.py     a page as one HTML file
 markdown.py tables as Markdown

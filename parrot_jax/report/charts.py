@@ -1,9 +1,8 @@
 """Charts as SVG for a page, made with matplotlib.
 
-Each chart is drawn twice, for wide and for narrow screens: in a picture that shrinks with the
-screen nobody can read the text. Colours are CSS variables of the page, so a chart follows light and
-dark; where they are not defined, the light ones are seen. Text stays text, in the page's font.
-Equal arguments give equal bytes.
+Each chart is drawn twice, for wide and for narrow screens, because text in a scaled-down chart is
+unreadable. Colours are CSS variables of the page, so a chart follows light and dark mode; the
+fallback is light. Text stays text, in the page's font. Equal arguments give equal bytes.
 """
 
 import io
@@ -25,8 +24,8 @@ from parrot_jax.report.page import Chart, Hue
 from parrot_jax.report.texts import fit_text
 
 AxisScale = Literal["share", "log", "linear"]
-"""`share`: from 0 to 1, shown in per cent; `log`: greater than 0; `linear`: any values, and the
-axis need not start at 0."""
+"""`share`: from 0 to 1, shown in percent; `log`: greater than 0; `linear`: any values, and the axis
+need not start at 0."""
 
 _COLOURS: Mapping[str, str] = MappingProxyType(
     {
@@ -41,16 +40,16 @@ _COLOURS: Mapping[str, str] = MappingProxyType(
 )
 """CSS variable -> its light value. Blue and orange differ for all forms of colour blindness."""
 
-# Told apart without colour, too.
+# Distinguish lines without colour.
 _DASHES: Mapping[Hue, str] = MappingProxyType({"accent": "-", "contrast": "--", "plain": "-"})
 
-# One unit is one CSS pixel at full width, so sizes of text are those on the screen.
+# One unit is one CSS pixel at full width, so font sizes are those on the screen.
 _WIDE, _NARROW = 688, 344
 _PIXELS_PER_INCH = 72
 _STYLE: Mapping[Any, Any] = {
     "figure.facecolor": "none",
     "axes.facecolor": "none",
-    "font.family": "DejaVu Sans",  # for measuring; the page puts its own font in its place
+    "font.family": "DejaVu Sans",  # for layout only; the page sets its own font
     "font.size": 13,
     "axes.labelsize": 13,
     "axes.edgecolor": _COLOURS["muted"],
@@ -65,7 +64,7 @@ _STYLE: Mapping[Any, Any] = {
     "grid.color": _COLOURS["rule"],
     "grid.linewidth": 1,
     "text.color": _COLOURS["ink"],
-    "text.parse_math": False,  # a dollar sign is a dollar sign
+    "text.parse_math": False,  # dollar signs are literal
     "xtick.color": _COLOURS["muted"],
     "xtick.labelcolor": _COLOURS["muted"],
     "ytick.color": _COLOURS["muted"],
@@ -87,43 +86,42 @@ class Line:
     points: Sequence[tuple[int, float]]
     """(x, y), at least one, x rising."""
     intervals: Sequence[tuple[float, float]] = ()
-    """Lowest and highest y at each point; empty = none are drawn, and the points have no dots."""
+    """Lowest and highest y at each point; empty = no intervals and no dots."""
 
     def __post_init__(self) -> None:
         if self.intervals and len(self.intervals) != len(self.points):
             raise ValueError(
                 f"line {self.name!r} has {len(self.points)} points and {len(self.intervals)} "
-                "intervals; give as many, or none."
+                "intervals; give one per point, or none."
             )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bars:
-    """One bar a category."""
+    """A series with one bar per category."""
 
     name: str
     hue: Hue
     values: Sequence[float]
-    """As many as there are categories, >= 0."""
+    """One per category, >= 0."""
 
 
 def line_chart(
     lines: Sequence[Line], *, label: str, x_label: str, y_label: str, y_scale: AxisScale
 ) -> Chart:
-    """Lines over a common x axis, with intervals where they are known.
+    """Line chart, optionally with intervals.
 
     Args:
       lines: Drawn in this order.
-      label: What the chart shows, for those who do not see it. Charts of one page need different
-        ones.
-      x_label: What x counts.
+      label: What the chart shows, for screen readers. Must be unique on a page.
+      x_label: Label of the x axis.
       y_label: Label of the y axis, drawn above it.
-      y_scale: Scale and format of y; limits its values.
+      y_scale: Scale and format of the y axis; limits its values.
     """
 
     def draw(axes: Axes, _: bool) -> None:
         for number, line in enumerate(lines):
-            # Side by side, because intervals on top of each other hide each other.
+            # Side by side, because intervals at the same x would hide each other.
             shift = 0.06 * (2 * number - len(lines) + 1) if line.intervals else 0.0
             _draw_line(axes, line, shift)
         first = min(line.points[0][0] for line in lines)
@@ -131,7 +129,7 @@ def line_chart(
         margin = 0.05 * (last - first) or 1
         axes.set_xlim(first - margin, last + margin)
         axes.set_xlabel(fit_text(x_label))
-        num_ticks = 10 if last < 100 else 6  # as many as have room on a narrow screen
+        num_ticks = 10 if last < 100 else 6  # as many as fit on a narrow screen
         axes.xaxis.set_major_locator(MaxNLocator(num_ticks, integer=True, steps=[1, 2, 5, 10]))
         _scale_values(axes, y_label, y_scale)
         if y_scale == "share":
@@ -149,8 +147,8 @@ def column_chart(
       categories: One label per group, short enough for one line.
       bars: At least one.
       label: As in `line_chart`.
-      x_label: What the categories are.
-      y_label: What the shares are shares of.
+      x_label: Label of the x axis.
+      y_label: Label of the y axis, drawn above it.
     """
 
     def draw(axes: Axes, _: bool) -> None:
@@ -165,11 +163,11 @@ def column_chart(
 
 
 def row_chart(categories: Sequence[tuple[str, str]], bars: Sequence[Bars], *, label: str) -> Chart:
-    """Shares in [0, 1] as groups of rows, each with its value: for names that need room.
+    """Horizontal bar chart of shares in [0, 1], each with its value, for long names.
 
     Args:
-      categories: (name, note) of each group, from the top down. A note may be empty; narrow
-        screens have no room for notes. What is too long is cut.
+      categories: (name, note) of each group, from top to bottom. A note may be empty; narrow
+        screens show no notes. Long texts are truncated.
       bars: At least one.
       label: As in `line_chart`.
     """
@@ -183,15 +181,15 @@ def row_chart(categories: Sequence[tuple[str, str]], bars: Sequence[Bars], *, la
         axes.set_xticks([])
         for row, (name, note) in enumerate(categories):
             shown, note = (_cut(name, 16), "") if narrow else (_cut(name, 40), _cut(note, 40))
-            _write_beside(axes, row, shown, colour="ink", size=13, rise=1 if note else -5)
-            _write_beside(axes, row, note, colour="muted", size=12, rise=-15)
+            _write_left_of(axes, row, shown, colour="ink", size=13, rise=1 if note else -5)
+            _write_left_of(axes, row, note, colour="muted", size=12, rise=-15)
 
     height = 16 + 44 * len(categories)
     return _render(draw, bars, label, heights=(height, height))
 
 
 def percent(share: float, decimals: int = 0) -> str:
-    r"""A share as text that no line break splits.
+    r"""Formats a share in percent, with a no-break space.
 
     >>> percent(0.985, 1)
     '98.5\xa0%'
@@ -202,7 +200,7 @@ def percent(share: float, decimals: int = 0) -> str:
 def _draw_line(axes: Axes, line: Line, shift: float) -> None:
     colour = _COLOURS[line.hue]
     x, y = [x + shift for x, _ in line.points], [y for _, y in line.points]
-    has_dots = bool(line.intervals) or len(x) == 1  # a line of one point would not be seen
+    has_dots = bool(line.intervals) or len(x) == 1  # a line of one point would be invisible
     if line.intervals:
         lows, highs = zip(*line.intervals, strict=True)
         axes.vlines(x, lows, highs, color=colour, linewidth=1.5, clip_on=False)
@@ -216,7 +214,7 @@ def _draw_line(axes: Axes, line: Line, shift: float) -> None:
 def _draw_bars(
     draw: Callable[..., BarContainer], bars: Sequence[Bars], *, room: float = 0.76
 ) -> list[BarContainer]:
-    """Draws by `Axes.bar` or `Axes.barh`; a group takes `room` of the way to the next one."""
+    """Draws with `Axes.bar` or `Axes.barh`; a group takes the share `room` of its space."""
     thickness = room / len(bars)
     containers = []
     for number, series in enumerate(bars):
@@ -234,7 +232,7 @@ def _cut(text: str, length: int) -> str:
     return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
-def _write_beside(axes: Axes, row: int, text: str, *, colour: str, size: int, rise: int) -> None:
+def _write_left_of(axes: Axes, row: int, text: str, *, colour: str, size: int, rise: int) -> None:
     """Writes to the left of a row."""
     axes.annotate(
         fit_text(text), (0, row), (-10, rise), xycoords=("axes fraction", "data"),
@@ -245,7 +243,7 @@ def _write_beside(axes: Axes, row: int, text: str, *, colour: str, size: int, ri
 
 def _scale_values(axes: Axes, y_label: str, scale: AxisScale) -> None:
     axes.grid(axis="y")
-    # Above the axis and level: nobody likes to turn the head.
+    # Above the axis and horizontal, which is easier to read.
     axes.set_title(fit_text(y_label), loc="left", fontsize=13, color=_COLOURS["muted"], pad=10)
     if scale == "share":
         axes.yaxis.set_major_locator(MaxNLocator(5))
@@ -278,27 +276,27 @@ def _render(
 
 def _svg(draw: Callable[[Axes, bool], None], label: str, *, width: int, height: int) -> str:
     with mpl.rc_context(), warnings.catch_warnings():
-        # Whatever style the user has chosen for other pictures.
+        # Ignore the user's own matplotlib style.
         mpl.rcdefaults()
         mpl.rcParams.update(_STYLE)
-        # The salt keeps the ids of two charts on one page apart.
+        # The salt makes ids unique on a page.
         mpl.rcParams["svg.hashsalt"] = f"{label} {width}"
-        # The browser draws the text, with fonts that have more scripts than matplotlib's.
+        # The browser draws the text, with fonts that cover more scripts than matplotlib's.
         warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")
         figure = Figure((width / _PIXELS_PER_INCH, height / _PIXELS_PER_INCH), layout="constrained")
         draw(figure.subplots(), width == _NARROW)
         file = io.StringIO()
-        # `savefig` would draw it twice.
+        # `savefig` would draw the figure twice.
         FigureCanvasSVG(figure).print_svg(file, metadata={"Date": None})
     return _for_a_page(file.getvalue(), label, width, height)
 
 
 def _for_a_page(drawn: str, label: str, width: int, height: int) -> str:
-    """Takes from matplotlib's SVG what a page has no use for, and puts CSS variables in."""
+    """Removes unneeded parts of matplotlib's SVG and replaces colours by CSS variables."""
     ElementTree.register_namespace("", _SVG)
     ElementTree.register_namespace("xlink", _XLINK)
     root = ElementTree.fromstring(drawn)
-    # The first definitions are a style, which would hold for the whole page.
+    # The first definitions are a style, which would apply to the whole page.
     for name in ("metadata", "defs"):
         root.remove(next(root.iterfind(f"{{{_SVG}}}{name}")))
     root.attrib = {
@@ -308,7 +306,7 @@ def _for_a_page(drawn: str, label: str, width: int, height: int) -> str:
         "stroke-linejoin": "round",
     }
     for element in root.iter():
-        # matplotlib numbers groups in each chart; nothing refers to these ids.
+        # matplotlib's ids of groups repeat in every chart; nothing refers to them.
         if element.tag == f"{{{_SVG}}}g":
             element.attrib.pop("id", None)
         if "style" in element.attrib:

@@ -1,6 +1,6 @@
-"""A self-contained page: one HTML file with style and charts inside, without scripts.
+"""A self-contained page: one HTML file with inline styles and charts, without scripts.
 
-Contents are data, and all texts are escaped; the layout is in `templates/`.
+The contents are dataclasses, and all text is escaped; the layout is in `templates/`.
 """
 
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ class Chart(NamedTuple):
 
 @dataclass(frozen=True)
 class Tile:
-    """A figure to be seen first."""
+    """A key figure at the top of the page."""
 
     value: str
     name: str
@@ -44,40 +44,40 @@ class Table:
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
-    """As many cells each as there are columns."""
+    """One cell per column."""
     text_columns: int = 1
-    """So many columns from the left hold text; the others hold numbers."""
+    """Number of leading text columns; the others hold numbers."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """A chart, how to read it, and its numbers."""
+    """A chart with a caption and its numbers."""
 
     macro: ClassVar[str] = "picture"
 
     chart: Chart
     caption: str
     numbers: Table | None = None
-    """Folded under the chart."""
+    """Shown below the chart, collapsed."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a speaker said, and whether it was right; None = nobody judged it."""
+    """An answer, and whether it is right; None = not judged."""
 
     text: str
     right: bool | None = None
     truth: str = ""
-    """Shown where the answer is wrong."""
+    """The right answer; shown if the given one is wrong."""
 
 
 @dataclass(frozen=True)
 class Round:
-    """A question and its answers, one a speaker."""
+    """A question and its answers, one per speaker."""
 
     question: str
     label: str
-    """A word on the question, e.g. its kind; may be empty."""
+    """A label of the question, e.g. its kind; may be empty."""
     answers: Sequence[Answer]
 
 
@@ -95,7 +95,7 @@ class TranscriptPanel:
 
 @dataclass(frozen=True)
 class Listing:
-    """Lines to be typed."""
+    """Commands to type."""
 
     macro: ClassVar[str] = "listing"
 
@@ -107,7 +107,7 @@ Block = Table | Picture | TranscriptPanel | Listing
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """A heading, paragraphs, and what they speak of."""
+    """A heading, paragraphs and blocks."""
 
     heading: str
     text: Sequence[str]
@@ -116,7 +116,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Link:
-    """Where to read on. Nothing is loaded from there."""
+    """A link for further reading; the page loads nothing from it."""
 
     text: str
     url: str
@@ -124,7 +124,7 @@ class Link:
 
 @dataclass(frozen=True, kw_only=True)
 class Page:
-    """All that a page says."""
+    """The contents of a page."""
 
     title: str
     lead: str
@@ -132,15 +132,15 @@ class Page:
     sections: Sequence[Section]
     footer: str = ""
     links: Sequence[Link] = ()
-    """Shown behind the footer."""
+    """Shown after the footer."""
 
 
 def write_page(path: Path, page: Page) -> None:
     """Writes the page atomically.
 
     Args:
-      path: The HTML file; its folder is made where it is missing.
-      page: What it says.
+      path: The HTML file; its folder is created if missing.
+      page: The contents.
 
     Raises:
       DiskFullError: The disk is full.
@@ -150,7 +150,7 @@ def write_page(path: Path, page: Page) -> None:
 
 
 def render_page(page: Page) -> str:
-    """The page as HTML."""
+    """Returns the page as HTML."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("parrot_jax.report"),
         autoescape=True,
@@ -163,5 +163,5 @@ def render_page(page: Page) -> str:
 
 
 def _fit(value: Any) -> Any:
-    """Any text but what a macro has made, which is fit already."""
+    """Applies `fit_text` to all text but the output of macros, where it was applied already."""
     return fit_text(value) if isinstance(value, str) and not isinstance(value, Markup) else value

@@ -205,7 +205,7 @@ class JaxEngine(Engine):
         strange = next((token for token in prompt if token not in known), None)
         if strange is not None:
             raise RequestError(
-                f"the prompt has the id {strange}; the model's ids are 0 to {known[-1]}.",
+                f"the prompt has the token id {strange}; the model's ids are 0 to {known[-1]}.",
                 param="prompt",
             )
 

@@ -189,7 +189,7 @@ def _claim(out: Path, record: Mapping[str, Any]) -> dict[str, str]:
         if isinstance(found, dict):
             hashes = found.pop("sha256", {})
             if found == record and isinstance(hashes, dict):
-                for partial in out.glob("*.safetensors.tmp-*"):
+                for partial in out.glob("*.tmp-*"):
                     partial.unlink()  # left by an interrupted export
                 return hashes
         raise UserError(

@@ -89,7 +89,7 @@ def test_a_folder_that_cannot_be_written(
 ) -> None:
     (tmp_path / "file").write_text("")
     line = fails(make_config(server.url), "--out", str(tmp_path / "file" / "out"))
-    assert f"but {tmp_path / 'file'} is no folder; choose another one." in line
+    assert f"but {tmp_path / 'file'} is not a folder; choose another path." in line
 
 
 def test_a_journal_of_another_config(
@@ -237,7 +237,7 @@ def test_a_shell_that_allows_few_open_files(make_config: MakeConfig, tmp_path: P
         assert refused.returncode == 2
         assert refused.stderr.splitlines() == [
             "parrot: concurrency 150 may need 400 open files and connections, and the system "
-            "allows this process 300; lower it, or raise the limit (ulimit -Hn)."
+            "allows this process 300; lower the setting or raise the limit (ulimit -Hn)."
         ]
         assert not server.bodies
         done = collect_in_shell(64, 400)

@@ -112,7 +112,7 @@ def test_an_out_that_names_a_file_is_one_line(
         ):  # fmt: skip
             capsys.readouterr()
             assert main([*command, "--out", out]) == 2
-            line = f"parrot: out is {out}, but {file} is no folder; choose another one.\n"
+            line = f"parrot: out is {out}, but {file} is not a folder; choose another path.\n"
             assert capsys.readouterr().err == line
     assert main(["collect", "status", str(file)]) == 2
     assert file.read_text() == "all of it"

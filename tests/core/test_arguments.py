@@ -1,4 +1,4 @@
-"""Options override a file, switch optional keys off, and are refused with a hint."""
+"""Options override a file and switch optional keys off; a wrong option is rejected with a hint."""
 
 from dataclasses import dataclass, field
 from pathlib import Path

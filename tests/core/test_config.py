@@ -1,4 +1,4 @@
-"""Configs: strict, all errors at once with their keys, saved and loaded as equals."""
+"""Configs are strict, report all errors at once with their keys, and survive save and load."""
 
 from dataclasses import dataclass, field
 from pathlib import Path

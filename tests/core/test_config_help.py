@@ -1,4 +1,4 @@
-"""The help of a config is a config: YAML of every key, with what each means."""
+"""The help of a config is itself a config: YAML with every key explained."""
 
 import importlib
 import re
@@ -15,12 +15,12 @@ from parrot_jax.core.config_help import config_help
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Where from."""
+    """A source of rows."""
 
     path: str
     """A file."""
     limit: int | None = None
-    """At most so many."""
+    """The most rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,23 +42,23 @@ def test_every_key_with_its_text_its_default_and_its_type() -> None:
         "name:  # required, str",
         "",
         "# Read first.",
-        "first: null  # off; on with:",
+        "first: null  # off; to switch on:",
         "#   # A file.",
         "#   path:  # required, str",
-        "#   # At most so many.",
+        "#   # The most rows.",
         "#   limit: null  # int | null",
         "",
         "# Read then.",
         "sources: []  # a list of:",
         "#     # A file.",
         "#   - path:  # required, str",
-        "#     # At most so many.",
+        "#     # The most rows.",
         "#     limit: null  # int | null",
         "",
         "last:",
         "  # A file.",
         '  path: "z"  # str',
-        "  # At most so many.",
+        "  # The most rows.",
         "  limit: null  # int | null",
         "",
         "# Who speaks.",

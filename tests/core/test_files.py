@@ -1,4 +1,4 @@
-"""Files are whole or absent, metrics survive a kill, a full disk is one clear line."""
+"""Writes are atomic, metrics survive a kill, and a full disk is a one-line error."""
 
 import errno
 import resource

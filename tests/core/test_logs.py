@@ -1,4 +1,4 @@
-"""What a long run says of itself: how far it is, and how long it will still take."""
+"""Durations, and the progress lines of a long run."""
 
 from types import SimpleNamespace
 
@@ -26,7 +26,7 @@ def test_the_time_left_leaves_out_what_came_before_the_first_look(
     now = [0.0]
     monkeypatch.setattr(logs, "time", SimpleNamespace(monotonic=lambda: now[0]))
     pace = Pace(100)
-    now[0] = 500.0  # of compilation
+    now[0] = 500.0  # compilation
     assert pace.left(10) == ""
     now[0] = 510.0
     assert pace.left(20) == "about 1 min 20 s left"

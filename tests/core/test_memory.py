@@ -1,10 +1,10 @@
-"""Memory that was freed is used again, not given back and cleared anew by the system."""
+"""Freed memory is reused instead of returned to the system, which would clear its pages again."""
 
 import subprocess
 import sys
 
-# 96 MiB are 24,576 pages, or 48 where the system gives huge ones; each is a fault when it is first
-# touched. In a thread, because there glibc's own heaps hold no block of more than 64 MB.
+# 96 MiB are 24,576 pages, or 48 huge pages; each causes a fault when first touched. Measured in a
+# thread, because glibc's heaps for threads hold blocks of at most 64 MB.
 _FAULTS_OF_SECOND_ARRAY = """
 import resource, sys, threading
 import numpy as np

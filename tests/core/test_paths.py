@@ -1,4 +1,4 @@
-"""Patterns name files once each, and a folder that cannot be listed is an error."""
+"""A pattern matches each file once, and a folder that cannot be listed is an error."""
 
 import os
 from pathlib import Path
@@ -25,7 +25,7 @@ def test_a_folder_that_cannot_be_listed_is_named(
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "x.jsonl").touch()
-    # Who runs the tests may be allowed everything.
+    # Permissions would not stop root.
     access = os.access
     monkeypatch.setattr(
         os, "access", lambda path, mode: Path(path).name != "b" and access(path, mode)

@@ -1,4 +1,4 @@
-"""Objects in a bucket: put whole or not at all, streamed, and what is missing is one clear line."""
+"""Objects in a bucket: atomic uploads, streaming, and one-line errors."""
 
 import json
 import subprocess
@@ -64,7 +64,7 @@ def _write_half(file: IO[str]) -> None:
     raise RuntimeError("stop")
 
 
-# aiohttp warns of bodies over a megabyte, which gcsfs sends as they are.
+# aiohttp warns about bodies over a megabyte, which gcsfs sends.
 @pytest.mark.filterwarnings("ignore:Sending a large body directly:ResourceWarning")
 def test_an_object_is_streamed(bucket: str, tmp_path: Path) -> None:
     local = tmp_path / "lines.txt"

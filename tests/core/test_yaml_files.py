@@ -1,4 +1,4 @@
-"""YAML of plain values: whatever else a file holds is one line that says where."""
+"""YAML of plain values: anything else is a one-line error with its place in the file."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def write(tmp_path: Path, text: str | bytes) -> Path:
         ("\ufeffa: ä\n", {"a": "ä"}),
         ("a: [0, -0, 0.5, 00.5, 10, 0x10, 1_000]\nb: '0100'\nc: \"17:04\"\nd: a:b\n",
          {"a": [0, 0, 0.5, 0.5, 10, 16, 1000], "b": "0100", "c": "17:04", "d": "a:b"}),
-        # A folder that is named by a day.
+        # A folder may be named after a date.
         ("out: 2024-01-31\n", {"out": "2024-01-31"}),
         ("base: &x {lr: 1}\na: *x\nb: {<<: *x, wd: 2}\n",
          {"base": {"lr": 1}, "a": {"lr": 1}, "b": {"lr": 1, "wd": 2}}),
@@ -41,29 +41,29 @@ BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: 1\nb: 2\na: 3\n", "c.yaml, line 3: `a` is there twice, first in line 1; keep one."),
-        ("m:\n  - {x: 1,\n     x: 1}\n", "line 3: `x` is there twice, first in line 2"),
-        ("a: 1\n'a': 1\n", "line 2: `a` is there twice"),
+        ("a: 1\nb: 2\na: 3\n", "c.yaml, line 3: duplicate key `a`, first in line 1; keep one."),
+        ("m:\n  - {x: 1,\n     x: 1}\n", "line 3: duplicate key `x`, first in line 2"),
+        ("a: 1\n'a': 1\n", "line 2: duplicate key `a`"),
         ("? [a, b]\n: 1\n", "line 1: a key must be a word"),
         ("a: 1\nb: !!python/object/apply:os.system [true]\n",
          "line 2: the tag !!python/object/apply:os.system is not allowed"),
         ("b: !mine {x: 1}\n", "line 1: the tag !mine is not allowed"),
         ("b: !!binary aGk=\n", "line 1: the tag !!binary is not allowed"),
         ("b: !!int x\n", "is not valid YAML: .*'x'"),
-        ("a: 1\nb: 0100\n", "line 2: versions of YAML differ in what 0100 is; write a number"),
-        ("a: [1, -007]\n", "line 1: versions of YAML differ in what -007 is"),
-        ("a: 1\nb:\n  c: 17:04\n", "line 3: .* what 17:04 is; .*, or a text as '17:04'"),
-        ("a: 1:30.5\n", "line 1: .* what 1:30.5 is"),
-        ("a: !!int 0100\n", "line 1: .* what 0100 is"),
+        ("a: 1\nb: 0100\n", "line 2: versions of YAML read 0100 differently; write a number"),
+        ("a: [1, -007]\n", "line 1: versions of YAML read -007 differently"),
+        ("a: 1\nb:\n  c: 17:04\n", "line 3: .* read 17:04 differently; .*, or a string as '17:04'"),
+        ("a: 1:30.5\n", "line 1: .* read 1:30.5 differently"),
+        ("a: !!int 0100\n", "line 1: .* read 0100 differently"),
         ("a: &a [1, *a]\n", "line 1: a value contains itself"),
-        (BOMB, f"stands for more than {MAX_VALUES:,} values"),
+        (BOMB, f"expands to more than {MAX_VALUES:,} values"),
         ("a:\n\t- 1\n", "is not valid YAML: line 2: .*cannot start any token; indent with spaces"),
         ("a: [1\n", "is not valid YAML: line 2: "),
         ("a: *b\n", "is not valid YAML: line 1: found undefined alias"),
         ("a: 1\n---\nb: 1\n", "is not valid YAML: line 2: but found another document"),
         ("a: \0\n", "is not valid YAML: unacceptable character"),
         (b"a: \xff\xfe\n", "is not UTF-8 text"),
-        ("[" * 5_000, "its values lie in too many others"),
+        ("[" * 5_000, "its values are nested too deeply"),
         ("#" * (MAX_BYTES + 1), f"is larger than {MAX_BYTES:,} bytes"),
     ],
 )  # fmt: skip

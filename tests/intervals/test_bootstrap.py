@@ -1,4 +1,4 @@
-"""The bootstrap draws whole sessions, and says nothing where there is one."""
+"""The bootstrap resamples whole sessions, and gives no interval for a single session."""
 
 import numpy as np
 from hypothesis import given
@@ -8,7 +8,7 @@ from parrot_jax.intervals.bootstrap import ratio_intervals
 
 
 def test_an_interval_draws_sessions_and_not_questions() -> None:
-    # Two sessions, one of 100 thanks and one of 100 others: who draws one twice sees all or none.
+    # Two sessions, one of 100 thanks and one of 100 others: drawing one twice gives all or none.
     ((low, high),) = ratio_intervals(np.array([[100.0], [0.0]]), np.array([[100.0], [100.0]]))
     assert (low, high) == (0.0, 1.0)
 

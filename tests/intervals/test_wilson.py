@@ -19,7 +19,7 @@ def test_intervals_are_the_published_ones(
     successes: int, trials: int, low: float, high: float
 ) -> None:
     assert share_interval(successes, trials) == pytest.approx((low, high), abs=5e-5)
-    # What did not succeed has the mirrored interval.
+    # The share of failures has the mirrored interval.
     assert share_interval(trials - successes, trials) == pytest.approx(
         (1 - high, 1 - low), abs=5e-5
     )

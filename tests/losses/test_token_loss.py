@@ -1,4 +1,4 @@
-"""The chunked loss is the dense one, masked is removed, compacted is full: values and gradients."""
+"""The tiled loss equals the dense loss, with masks and with compaction: values and gradients."""
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +14,8 @@ B, T, D, V = 3, 17, 8, 31
 
 
 def problem(dtype=jnp.float32, live=0.3):
-    """Hidden states, head, targets and weights, of which a share `live` is not zero."""
-    # Of numpy: each function of jax would be a program of its own.
+    """Hidden states, head, targets and weights, a share `live` of which is not zero."""
+    # With numpy, because jax would compile each function separately.
     random = np.random.default_rng(0)
     weights = np.where(random.random((B, T)) < live, random.uniform(0.5, 2.0, (B, T)), 0.0)
     return (
@@ -93,7 +93,7 @@ def test_masked_tokens_might_as_well_not_be_there(capacity):
     def loss(*batch):
         return our_loss(*batch, tile=7, live_capacity=capacity)
 
-    # Whatever stands in the dead places changes no bit.
+    # Values at positions that are not live do not change any bit.
     other = (
         np.where(live[..., None], hidden, np.float32(100.0)),
         head,
@@ -148,7 +148,7 @@ def test_huge_logits_stay_finite():
 
 
 def test_log_probabilities_take_any_upstream_gradient():
-    # A preference loss is no sum: it needs d/d(logprob) token by token.
+    # A preference loss is not a sum: it needs a gradient for the logprob of each token.
     hidden, head, targets, _ = problem()
     flat, targets = hidden.reshape(-1, D), targets.reshape(-1)
 
@@ -205,7 +205,7 @@ def test_no_live_token_is_ever_dropped(live: list[bool], capacity: int):
     [
         ({"tile": 0}, r"loss_tile=0 must be 1 or more; 1024 is"),
         ({"live_capacity": 0}, r"live_capacity=0 must be 1 or more; leave it out"),
-        ({"shards": 2}, r"51 tokens do not divide into 2 shards; make the batch size a multiple"),
+        ({"shards": 2}, r"51 tokens are not divisible by 2 shards; make the batch size a multiple"),
     ],
 )
 def test_wrong_settings_are_refused(options, message):

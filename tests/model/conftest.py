@@ -1,4 +1,4 @@
-"""A model small enough to compile in a second, with grouped heads and lively weights."""
+"""A model that compiles in a second, with grouped heads and large random weights."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from parrot_jax.model.model_config import ModelConfig
 
 @pytest.fixture(scope="session")
 def tiny() -> ModelConfig:
-    # A large initializer makes logits differ enough for a wrong token to show.
+    # With a large initializer, logits differ enough for a wrong token to be noticed.
     return ModelConfig(
         vocab_size=48,
         hidden_size=32,

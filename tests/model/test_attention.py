@@ -1,4 +1,4 @@
-"""Every attention backend that runs here: equal to the formula, and blind across segments."""
+"""Attention backends that run here equal the formula and never attend across segments."""
 
 import dataclasses
 
@@ -19,7 +19,7 @@ jitted = jax.jit(attend, static_argnames="backend")
 
 def arrays(num_rows=2, length=150, num_heads=4, num_kv_heads=2, width=8):
     """Queries, keys, values and an upstream gradient."""
-    # Of numpy: each function of jax would be a program of its own.
+    # With numpy, because jax would compile each function separately.
     random = np.random.default_rng(0)
     heads = (num_heads, num_kv_heads, num_kv_heads, num_heads)
     return [
@@ -29,7 +29,7 @@ def arrays(num_rows=2, length=150, num_heads=4, num_kv_heads=2, width=8):
 
 
 def segments_of(*lengths: int) -> jax.Array:
-    """One row of segments 1, 2, ... of the given lengths; a last 0 length stands for padding."""
+    """One row of segments 1, 2, ... of the given lengths; a last length 0 means padding."""
     return jnp.asarray([np.repeat(np.arange(1, len(lengths) + 1), lengths)], jnp.int32)
 
 
@@ -136,7 +136,7 @@ def test_a_backend_that_cannot_keep_segments_apart_is_refused(monkeypatch):
     attention.register(leaky)
     assert choose("auto").name == "block_causal"
     assert choose("leaky", segments=False) is leaky
-    message = r"'leaky' cannot keep packed segments apart; choose another"
+    message = r"'leaky' does not support packed segments; choose another"
     with pytest.raises(UserError, match=message):
         choose("leaky")
     query, key, value, _ = arrays(1, 4)

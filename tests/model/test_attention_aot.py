@@ -1,10 +1,9 @@
-"""The kernels compiled, forward and backward, for hardware that is not here.
+"""Compiles the kernels, forward and backward, for hardware that this machine doesn't have.
 
-A topology has a process of its own, which compiles all that is asked of it: jax, libtpu and the
-CUDA plugin read what they are to compile for when they are loaded. This file is that process's
-program too.
+Each topology has its own process, which compiles all its shapes: jax, libtpu and the CUDA plugin
+read the target when they are loaded. This file is also the program of that process.
 
-cuDNN chooses its kernel when a program is loaded on the GPU; what is compiled here is the call.
+cuDNN chooses its kernel when a program is loaded on the GPU; only the call is compiled here.
 """
 
 import functools
@@ -45,8 +44,8 @@ ON_GPU = [("a100-80g:1x8", "pallas"), ("h100-80g:1x8", "pallas")]
 BACKENDS = {**dict(ON_TPU), **dict(ON_GPU)}
 
 
-# tests/train/test_plan.py compiles whole steps, kernels with segments among them. A group is one
-# worker, which compiles for its topology once.
+# tests/train/test_plan.py compiles whole steps, including kernels with segments. A group runs on
+# one worker, which compiles for its topology once.
 EVERYWHERE = [
     pytest.param(topology, marks=[pytest.mark.xdist_group(topology), *nightly])
     for topology, nightly in [
@@ -59,7 +58,7 @@ GPUS = [pytest.param(topology, marks=pytest.mark.xdist_group(topology)) for topo
 
 @functools.lru_cache
 def all_compiled(topology):
-    """What a process of its own found for each shape; only GPUs have cuDNN."""
+    """The results of the child process for each shape; only GPUs have cuDNN."""
     backend = BACKENDS[topology]
     asked = [LLAMA_13B, LLAMA_70B, HALF, KEPT, NOT_KEPT, *EDGES[backend]]
     cases = [(backend, shape) for shape in asked]
@@ -115,15 +114,15 @@ def test_what_a_kernel_does_not_refuse_compiles(topology):
         assert compiled(topology, shape)["kernels"] == 3
 
 
-# ---- the process --------------------------------------------------------------------------------
+# ---- the child process --------------------------------------------------------------------------
 
 
 def compile_all(topology, cases):
-    """Compiles the shapes one after the other."""
+    """Compiles the shapes one by one."""
     from parrot_jax.train.topologies import parse_topology, prepare_environment, topology_devices
 
     target = parse_topology(topology)
-    # A kernel that needs more registers than there are would be right, and slow.
+    # A kernel that spills registers would be correct but slow.
     no_spills = ["--xla_gpu_fail_ptx_compilation_on_register_spilling=true"]
     prepare_environment(target, no_spills if target.platform == "gpu" else [])
     devices = topology_devices(target)
@@ -134,7 +133,7 @@ def compile_for(
     devices, backend, *, num_heads, num_kv_heads, length=LENGTH, width=128, dtype="bfloat16",
     packed=True, tensor=1, remat=None,
 ):  # fmt: skip
-    """Compiles the gradients of one row a device."""
+    """Compiles the gradients of one row per device."""
     import jax
     import jax.numpy as jnp
 
@@ -158,7 +157,7 @@ def compile_for(
         def attended(query, key, value):
             ids = segment_ids if packed else None
             output = attend(query, key, value, ids, backend=chosen, mesh=mesh)
-            # A layer goes on with what attention gave, and needs it again for its own gradient.
+            # A layer uses the output of attention, and needs it again for its own gradient.
             return jnp.sin(output) if remat else output
 
         policies = jax.checkpoint_policies

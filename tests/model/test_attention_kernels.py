@@ -1,7 +1,7 @@
-"""The kernels for TPU and GPU: interpreted here at small shapes, run there at LLaMA's.
+"""The kernels for TPU and GPU: interpreted on a CPU at small shapes, run on hardware at LLaMA's.
 
-An interpreted kernel is the same program, block by block, computed by XLA on the CPU. That shows
-what it computes, not that the hardware's compiler takes it (test_attention_aot.py).
+An interpreted kernel runs the same program, block by block, in XLA on the CPU. This tests its
+results, not whether it compiles for the hardware (see test_attention_aot.py).
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from parrot_jax.sharding import MeshConfig, array_sharding, make_mesh
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A backend at the shape where it is tried."""
+    """A backend, and the shape to test it at."""
 
     backend: attention.Backend
     rows: int
@@ -32,7 +32,7 @@ class Case:
 
     def arrays(self):
         """Queries, keys, values and an upstream gradient."""
-        # Of numpy: each function of jax would be a program of its own.
+        # With numpy, because jax would compile each function separately.
         random = np.random.default_rng(0)
         heads = (self.num_heads, self.num_kv_heads, self.num_kv_heads, self.num_heads)
         return [
@@ -61,7 +61,7 @@ def interpreted(name, platform):
 
 SPLASH, PALLAS = interpreted("splash", "tpu"), interpreted("pallas", "gpu")
 
-# Three blocks of 128; blocks of 64; blocks of 128 and 64 with heads that are no power of two.
+# Three blocks of 128; blocks of 64; blocks of 128 and 64 with head widths that are no power of two.
 SMALL = [
     pytest.param(Case(SPLASH, 1, 384, 4, 4, 16), id="splash"),
     pytest.param(Case(SPLASH, 2, 384, 4, 2, 16), id="splash-grouped"),
@@ -97,7 +97,7 @@ def output_and_gradients(arrays, segment_ids, backend, mesh=None):
 
 @jax.jit
 def expected_output_and_gradients(arrays, segment_ids):
-    """What dense gives in float32, one key head after the other: all at once would need 10 GiB."""
+    """The result of dense in float32, one key head at a time: all at once would need 10 GiB."""
     num_rows, length, _, width = arrays[0].shape
     num_kv_heads = arrays[1].shape[2]
 
@@ -126,7 +126,7 @@ def test_rows_of_one_segment_have_the_output_and_gradients_of_dense(case):
 def check_parity(case, segment_ids):
     arrays = case.arrays()
     expected = expected_output_and_gradients(arrays, segment_ids)
-    # bfloat16 has 8 bits: dense itself is 0.003 away there.
+    # bfloat16 has 8 bits: in it, dense itself is off by 0.003.
     allowed = 0.006 if case.dtype == "bfloat16" else 1e-6
     found = output_and_gradients(arrays, segment_ids, case.backend)
     for what, ours, exact in zip(("output", "query", "key", "value"), found, expected, strict=True):
@@ -161,7 +161,7 @@ def test_pallas_visits_only_the_blocks_that_may_share_a_segment():
     assert _first_keys(row, blocks).tolist() == [[0, 0, 1, 2]]
     assert _last_queries(row, blocks).tolist() == [[2, 3, 4, 4]]
     assert _first_keys(row, _Blocks(queries=128, keys=64)).tolist() == [[0, 1]]
-    # And they are not read at all: what is no number there does not spread.
+    # They are not read at all: NaNs in them do not spread.
     case = Case(PALLAS, 1, 256, 2, 2, 16)
     arrays = [np.array(array) for array in case.arrays()]
     for array in arrays:
@@ -206,17 +206,17 @@ def test_a_remat_policy_can_keep_what_the_backward_kernel_needs(backend, capsys)
     keep = jax.checkpoint_policies.save_only_these_names("attention")
     total = lambda *qkv: attend(*qkv, case.segments()[0], backend=backend).sum()  # noqa: E731
     jax.ad_checkpoint.print_saved_residuals(jax.checkpoint(total, policy=keep), *inputs)
-    # The log-sum-exp of each query, beside the output: without it the kernel would run again.
+    # The log-sum-exp of each query and the output: without them the kernel would run again.
     assert "f32[2,4,128] " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("name", "platform", "refused", "reason"),
     [
-        ("splash", "tpu", (4000, 128, "bfloat16"), "rows of a multiple of 128 tokens, not of 4000"),
+        ("splash", "tpu", (4000, 128, "bfloat16"), "rows of a multiple of 128 tokens, not 4000"),
         ("splash", "tpu", (4096, 512, "bfloat16"), "heads of width up to 256, not 512"),
         ("splash", "tpu", (4096, 128, "float16"), "float32 or bfloat16, not float16"),
-        ("pallas", "gpu", (4100, 128, "bfloat16"), "rows of a multiple of 16 tokens, not of 4100"),
+        ("pallas", "gpu", (4100, 128, "bfloat16"), "rows of a multiple of 16 tokens, not 4100"),
         ("pallas", "gpu", (4096, 8, "bfloat16"), "bfloat16 heads of width 16 to 256, not 8"),
         ("pallas", "gpu", (4096, 256, "float32"), "width 16 to 128, not 256"),
         ("cudnn", "gpu", (4096, 128, "float32"), "bfloat16 or float16, not float32"),
@@ -229,7 +229,7 @@ def test_a_named_kernel_refuses_what_it_cannot_honour_and_auto_takes_the_next(
     message = f"backend '{name}' takes .*{reason}; change that or choose another backend"
     with pytest.raises(UserError, match=message):
         resolve(choose(name, platform, segments=False), *refused)
-    if name != "cudnn":  # auto never takes it
+    if name != "cudnn":  # auto never chooses it
         taken = resolve(choose("auto", platform), *refused).name
         assert taken == {"tpu": "dense", "gpu": "block_causal"}[platform]
 
@@ -263,7 +263,7 @@ def test_without_pallas_for_triton_auto_attends_in_plain_xla(monkeypatch):
 
 
 def test_cudnn_refuses_packed_rows():
-    with pytest.raises(UserError, match="'cudnn' cannot keep packed segments apart"):
+    with pytest.raises(UserError, match="'cudnn' does not support packed segments"):
         choose("cudnn", "gpu")
 
 
@@ -274,5 +274,7 @@ def test_cudnn_refuses_packed_rows():
 def test_rows_and_heads_that_do_not_divide_over_the_mesh_are_refused(rows, num_kv_heads, what):
     mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
     case = Case(PALLAS, rows, 32, 4, num_kv_heads, 16)
-    with pytest.raises(UserError, match=f"{what}.*do not divide over the mesh {{'data': 2, "):
+    with pytest.raises(
+        UserError, match=f"{what}.* cannot be sharded as .* over the mesh {{'data': 2, "
+    ):
         output_and_gradients(case.arrays(), None, case.backend, mesh)

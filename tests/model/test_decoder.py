@@ -1,4 +1,4 @@
-"""The forward pass: packed equals separate, remat and attention change nothing, names are right."""
+"""The forward pass: packing, remat and the attention backend do not change results."""
 
 import dataclasses
 import functools
@@ -55,7 +55,7 @@ def test_segments_packed_in_one_row_equal_separate_rows(tiny, tiny_params, atten
     for row, (start, length) in enumerate(zip(starts, lengths, strict=True)):
         alone[row, :length] = tokens[0, start : start + length]
     every_position = jnp.tile(jnp.arange(37)[None], (3, 1))
-    # Behind its end a separate row holds padding, which a causal model cannot see.
+    # After its end a separate row holds padding, to which a causal model does not attend.
     separate = forward(
         tiny, tiny_params, jnp.asarray(alone), None, every_position, attention=attention
     )

@@ -1,4 +1,4 @@
-"""Generation equals the full forward pass, and every row is alone."""
+"""Generation equals the full forward pass, and rows are independent."""
 
 import jax
 import jax.numpy as jnp
@@ -67,7 +67,7 @@ def test_greedy_decoding_takes_the_argmax_of_the_full_forward_pass(run, full_log
 def test_logits_with_a_cache_are_those_of_the_full_forward_pass(tiny, tiny_params, full_logprobs):
     sequences = [[3, 1, 4, 1, 5, 9, 2, 6], [2, 7, 1, 8, 2, 8, 1, 8]]
     lengths = jnp.asarray([5, 2])
-    tokens = jnp.asarray(sequences)[:, :5]  # the second row is padded with what comes later
+    tokens = jnp.asarray(sequences)[:, :5]  # the second row is padded with its later tokens
     static = ("cache_length", "compute_dtype", "backend")
     logits, cache = jax.jit(prefill, static_argnums=0, static_argnames=static)(
         tiny,
@@ -105,7 +105,7 @@ def test_a_mesh_says_what_one_device_says(tiny, run, sizes, capfd):
     mesh = make_mesh(sizes)
     shardings = param_shardings(abstract_params(tiny), logical_axes(tiny), mesh)
     params = init_params(tiny, 0, shardings)
-    for num_rows in (None, 3):  # filled up to the parts that rows are split into
+    for num_rows in (None, 3):  # rounded up to the number of batch shards
         split = generate(
             tiny, params, PROMPTS,
             max_new_tokens=12, compute_dtype=jnp.float32, mesh=mesh, num_rows=num_rows,
@@ -113,7 +113,9 @@ def test_a_mesh_says_what_one_device_says(tiny, run, sizes, capfd):
         assert [row.ids for row in split] == [row.ids for row in alone]
         for ours, theirs in zip(split, alone, strict=True):
             np.testing.assert_allclose(ours.logprobs, theirs.logprobs, atol=1e-4)
-    assert "rematerialization" not in capfd.readouterr().err  # XLA's word for needless gathering
+    assert (
+        "rematerialization" not in capfd.readouterr().err
+    )  # XLA warns of needless gathers with this word
 
 
 def test_with_a_fixed_number_of_rows_a_row_keeps_its_bits_in_any_company(tiny, run):
@@ -220,7 +222,7 @@ def test_no_prompts_give_no_rows(run):
     [
         ([[1], []], {}, r"prompt 1 is empty; it needs at least the BOS"),
         ([[1] * 64], {}, r"prompt 0 has 64 tokens and the model has 64 positions"),
-        ([[48]], {}, r"prompt 0 has the id 48, but the model has ids 0 to 47"),
+        ([[48]], {}, r"prompt 0 has the token id 48, but the model has ids 0 to 47"),
         ([[1]], {"max_new_tokens": 0}, r"max_new_tokens is 0; it must be 1 or more"),
         ([[1]], {"temperature": -0.5}, r"temperature is -0.5; it must be 0 or more"),
         ([[1]], {"top_p": 0.0}, r"top_p is 0.0; it must be above 0 and at most 1"),
@@ -250,7 +252,7 @@ def test_top_p_is_the_smallest_set_with_enough_mass(logits: list[float], top_p: 
     mass = probabilities[allowed].sum()
     assert allowed[np.argmax(logits)]
     assert mass >= top_p - 1e-6
-    # Without its least likely member the set would fall short.
+    # Without its least likely token the set would not reach top_p.
     assert allowed.sum() == 1 or mass - probabilities[allowed].min() < top_p + 1e-6
     assert not (~allowed).any() or probabilities[~allowed].max() <= probabilities[allowed].min()
 

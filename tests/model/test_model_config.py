@@ -1,4 +1,4 @@
-"""Sizes of the published models, and what a wrong size is told."""
+"""Sizes of the published models, and errors for wrong sizes."""
 
 import subprocess
 import sys
@@ -34,8 +34,8 @@ def test_defaults_of_heads_are_filled_in():
     ("sizes", "message"),
     [
         ({"vocab_size": 0}, r"model.vocab_size is 0; it must be a whole number from 1"),
-        ({"hidden_size": 30, "num_attention_heads": 4}, r"hidden_size=30 does not divide into"),
-        ({"head_dim": 5}, r"a head is 5 wide; .* even number"),
+        ({"hidden_size": 30, "num_attention_heads": 4}, r"hidden_size=30 is not divisible by"),
+        ({"head_dim": 5}, r"the width of a head is 5; .* even number"),
         ({"num_attention_heads": 8, "num_key_value_heads": 3}, r"=3 does not divide .*=8"),
         ({"rms_norm_eps": float("nan")}, r"rms_norm_eps is nan"),
     ],

@@ -1,4 +1,4 @@
-"""Rotary embedding against numbers made by hand."""
+"""Rotary embedding against numbers computed by hand."""
 
 import math
 
@@ -11,8 +11,8 @@ from parrot_jax.model.rotary import rotate, rotation_at
 
 
 def test_rotation_turns_the_pair_of_a_dim_and_its_half_away_neighbour():
-    # H=4, theta=100: pair 0 is dims (0, 2) and turns by 1 per position, pair 1 is dims (1, 3) and
-    # turns by 100^(-2/4) = 0.1.
+    # H=4, theta=100: pair 0 is dims (0, 2) and rotates by 1 per position, pair 1 is dims (1, 3) and
+    # rotates by 100^(-2/4) = 0.1.
     x = jnp.asarray([1.0, 1.0, 0.0, 0.0]).reshape(1, 1, 1, 4)
     turned = rotate(x, rotation_at(jnp.asarray([[3]]), 4, 100.0))[0, 0, 0]
     expected = [math.cos(3), math.cos(0.3), math.sin(3), math.sin(0.3)]

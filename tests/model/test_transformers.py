@@ -1,4 +1,4 @@
-"""Our LLaMA is transformers' LLaMA: logits and gradients of random models of every variant."""
+"""Our LLaMA has the logits and gradients of transformers' LLaMA, for random models of each kind."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Charts: the same bytes each time, text that stays text, colours that the page decides."""
+"""Charts: deterministic bytes, text kept as text, colours set by the page."""
 
 import re
 from xml.etree import ElementTree
@@ -9,7 +9,7 @@ import pytest
 from parrot_jax.report.charts import Bars, Line, column_chart, line_chart, row_chart
 from parrot_jax.report.page import Chart
 
-# 16 characters, which is all that a narrow chart has room for.
+# 16 characters, the most that fit into a narrow chart.
 HOSTILE = """</svg>'"&$x$\x1b\ud800鹦"""
 FIT = """</svg>'"&$x$␛\ufffd鹦"""
 
@@ -117,10 +117,10 @@ def test_a_line_may_be_one_point() -> None:
     line = Line(name="loss", hue="plain", points=[(1, 8.0)])
     chart = line_chart([line], label="Loss", x_label="step", y_label="loss", y_scale="log")
     assert "1" in texts(chart.narrow)
-    # A dot, and not a line of no length.
+    # A dot, not a line of length zero.
     assert len(re.findall(r"<use [^>]*var\(--plain, ", chart.narrow)) == 1
 
 
 def test_as_many_intervals_as_points() -> None:
-    with pytest.raises(ValueError, match="line 'a' has 2 points and 1 intervals; give as many"):
+    with pytest.raises(ValueError, match="line 'a' has 2 points and 1 intervals; give one"):
         Line(name="a", hue="accent", points=[(1, 0.1), (2, 0.2)], intervals=[(0.0, 0.3)])

@@ -1,4 +1,4 @@
-"""The page: every text escaped, nothing loaded from anywhere, tags in order."""
+"""The page: all text is escaped, nothing is loaded from elsewhere, tags are nested correctly."""
 
 import re
 import resource
@@ -33,7 +33,7 @@ VOID = {"meta", "br", "img", "link", "input", "hr"}
 
 
 class Checker(HTMLParser):
-    """Collects what a browser would see; fails where tags do not nest."""
+    """Collects what a browser would see; fails if tags are not nested correctly."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class Checker(HTMLParser):
 
 
 def page(text: str) -> Page:
-    """A page of every block, with this text in every place."""
+    """A page with every kind of block and this text everywhere."""
     chart = row_chart([("kind", "")], [Bars(name=text, hue="accent", values=[0.5])], label=text)
     table = Table(columns=(text, text), rows=[(text, text)])
     answers = [Answer(text, True), Answer(text, False, text)]
@@ -119,8 +119,8 @@ def test_right_and_wrong_are_told_by_words_and_the_truth_where_it_is_missed() ->
     transcript = TranscriptPanel(title="t", asker="q", answerers=("a", "b", "c"), rounds=rounds)
     section = Section(heading="h", text=[], blocks=[transcript])
     seen = Checker(render_page(Page(title="p", lead="", tiles=[], sections=[section])))
-    told = [text for text in seen.texts if text]
-    assert told[told.index("Its metal?") :] == [
+    shown = [text for text in seen.texts if text]
+    assert shown[shown.index("Its metal?") :] == [
         "Its metal?", "anaphora", "✓ right", "iron", "✗ wrong", "zinc", "True: iron", "tin",
     ]  # fmt: skip
 

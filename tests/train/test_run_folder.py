@@ -121,7 +121,7 @@ def test_a_run_that_kept_no_hash_continues_with_a_note(
 def test_a_damaged_record_of_the_data_is_one_line(config: TrainConfig, content: bytes) -> None:
     start(config)
     Path(config.out, "data.json").write_bytes(content)
-    with pytest.raises(UserError, match=r"data.json is damaged: .* remove it"):
+    with pytest.raises(UserError, match=r"data.json is damaged: .*(delete|remove) it"):
         start(config)
 
 
@@ -135,7 +135,7 @@ def test_a_damaged_line_is_named(config: TrainConfig, name: str, line: bytes) ->
     with file.path.open("ab") as appended:
         appended.write(line + b"\n")
     file.append(step=3)
-    with pytest.raises(UserError, match=rf"{name}:2 is damaged: .* remove that line"):
+    with pytest.raises(UserError, match=rf"{name}:2 is damaged: .* delete that line"):
         file.keep_through(2)
     assert len(file.path.read_bytes().splitlines()) == 3, "no line is lost"
 
@@ -183,5 +183,5 @@ def test_damaged_versions_of_a_run_are_one_line(config: TrainConfig, content: by
     start(config)
     folder = RunFolder(config.out)
     (folder.path / "versions.json").write_bytes(content)
-    with pytest.raises(UserError, match=r"versions.json is damaged: .* put back a copy"):
+    with pytest.raises(UserError, match=r"versions.json is damaged: .* restore a copy"):
         folder.training()

@@ -111,10 +111,10 @@ def test_many_layers_that_are_not_there_are_one_short_line(
     [
         (b"[" * 100_000, "nested too deeply"),
         (b'{"a":' * 100_000, "nested too deeply"),
-        (b"\xff\xfe", "no valid JSON"),
-        (b"", "no valid JSON"),
+        (b"\xff\xfe", "not valid JSON"),
+        (b"", "not valid JSON"),
         (b"null", "must be a JSON object, not NoneType"),
-        (b'{"hidden_size": ' + b"1" * 5000 + b"}", "no valid JSON"),
+        (b'{"hidden_size": ' + b"1" * 5000 + b"}", "not valid JSON"),
         (b" " * (10**7 + 1), "is larger than 10,000,000 bytes"),
     ],
 )
@@ -145,7 +145,7 @@ def test_an_index_names_files_of_its_folder_alone(
     index = {"weight_map": dict.fromkeys(["a", "b"], name)}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     error = refused(folder)
-    assert "only files in it itself are read" in error or "is not an index" in error
+    assert "only files directly in the folder are read" in error or "is not an index" in error
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,7 @@ def test_a_pipe_is_no_file_and_is_not_waited_for(
     folder = write_hf(tmp_path / "hf")
     (folder / name).unlink(missing_ok=True)
     os.mkfifo(folder / name)
-    with pytest.raises(UserError, match="is no file"):
+    with pytest.raises(UserError, match="is not a file"):
         load_tokenizer(folder) if name == "tokenizer.model" else HfFolder(folder)
 
 
@@ -399,7 +399,8 @@ def test_out_may_not_be_a_file_or_below_one(
             assert main(["convert", verb, str(source), str(out)]) == 2
             error = capsys.readouterr().err
             assert (
-                f"OUT is {out}, but {tmp_path / 'file'} is no folder; choose another one." in error
+                f"OUT is {out}, but {tmp_path / 'file'} is not a folder; choose another path."
+                in error
             )
     assert (tmp_path / "file").read_text() == "mine"
 
@@ -439,7 +440,7 @@ def converted(
         (lambda run: (run / "tokenizer" / "tokenizer_config.json").write_text("{}"),
          "tokenizer cannot be read"),
         (lambda run: (run / "tokenizer" / "tokenizer_config.json").write_bytes(b"\xff"),
-         "no valid JSON"),
+         "not valid JSON"),
     ],
 )  # fmt: skip
 def test_a_folder_of_ours_that_was_damaged_is_one_line(

@@ -1,4 +1,4 @@
-"""The model families by name. To add one: its layer, its tensors, what it refuses. Loads no jax."""
+"""Model families by name. A family has a layer, tensor names and limits. Loads no jax."""
 
 import math
 from collections.abc import Iterator
@@ -11,15 +11,15 @@ from parrot_jax.model.model_config import ModelConfig
 FAMILIES: dict[str, Family] = {LLAMA.name: LLAMA}
 """Families by `ModelConfig.family`."""
 
-_BEFORE: tuple[TensorNames, ...] = (("embed", "model.embed_tokens.weight", "V D", "V D"),)
-_BEHIND: tuple[TensorNames, ...] = (
+_FIRST: tuple[TensorNames, ...] = (("embed", "model.embed_tokens.weight", "V D", "V D"),)
+_LAST: tuple[TensorNames, ...] = (
     ("norm", "model.norm.weight", "D", "D"),
     ("lm_head", "lm_head.weight", "V D", "D V"),
 )
 
 
 def family_of(config: ModelConfig) -> Family:
-    """The family of a model.
+    """Returns the family of a model.
 
     Raises:
       UserError: The family is unknown.
@@ -30,20 +30,20 @@ def family_of(config: ModelConfig) -> Family:
 
 
 def tensor_names(config: ModelConfig) -> Iterator[TensorNames]:
-    """All tensors of a model, in the order in which a forward pass reads them.
+    """Yields all tensors of a model in the order in which a forward pass reads them.
 
-    Our names number the layers with two digits, so that they sort.
+    Our names number the layers with at least two digits, so that they sort.
     """
-    yield from _BEFORE
+    yield from _FIRST
     for layer in range(config.num_hidden_layers):
         for ours, theirs, their_dims, our_dims in family_of(config).layer_tensors:
             names = f"layers.{layer:02d}.{ours}", f"model.layers.{layer}.{theirs}"
             yield (*names, their_dims, our_dims)
-    yield from _BEHIND[: 1 if config.tie_word_embeddings else 2]
+    yield from _LAST[: 1 if config.tie_word_embeddings else 2]
 
 
 def num_parameters(config: ModelConfig) -> int:
-    """Counts every weight, the embedding and the head included.
+    """Returns the number of weights, including embedding and head.
 
     >>> num_parameters(ModelConfig())  # LLaMA-2 7B
     6738415616

@@ -1,4 +1,4 @@
-"""What a model family is: its layer, the names of its tensors, and what it does not support."""
+"""A model family: its layer, the names of its tensors, and the config values it supports."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -6,25 +6,25 @@ from typing import Any
 
 TensorNames = tuple[str, str, str, str]
 """Our name, Hugging Face's name, their dims, our dims. Dims are letters of `ModelConfig.sizes`;
-letters without a space between them are joined to one dim."""
+letters without a space between them are merged into one dim."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """Decoders that differ in sizes alone. Embedding, final norm and head are common to all."""
+    """Decoders that differ only in sizes. All families share embedding, final norm and head."""
 
     name: str
     """`model_type` of a `config.json`."""
     architecture: str
     """The class of transformers that loads it."""
     layer: Callable[[], type[Any]]
-    """Gives the class of its layers, a `blocks.DecoderLayer`. A function, so that the family is
-    known without jax."""
+    """Returns the class of its layers, a `blocks.DecoderLayer`. A function, so that importing the
+    family does not load jax."""
     layer_tensors: Sequence[TensorNames]
-    """The tensors of a layer, in the order in which a forward pass reads them. The names follow
-    `layers.7.` on our side and `model.layers.7.` on theirs."""
+    """The tensors of a layer, in the order in which a forward pass reads them. Our names are
+    prefixed with e.g. `layers.07.`, Hugging Face's with `model.layers.7.`."""
     allowed: Mapping[str, Sequence[Any]] = field(default_factory=dict)
-    """Keys of a `config.json` and the values they may have; the first is named in errors. Any other
-    value is refused. None = the key may be absent."""
+    """Keys of a `config.json` and their supported values; the first is named in errors. Any other
+    value is rejected. None = the key may be absent."""
     hf_values: Mapping[str, Any] = field(default_factory=dict)
-    """Keys with fixed values in the `config.json` that is written."""
+    """Keys with fixed values in an exported `config.json`."""

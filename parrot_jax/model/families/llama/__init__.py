@@ -1,4 +1,4 @@
-"""LLaMA 1, 2 and 3, and what has their layer. Loads no jax; `layer.py` is the layer."""
+"""LLaMA 1, 2 and 3, and models with the same layer (`layer.py`). Loads no jax."""
 
 from typing import Any
 

@@ -1,6 +1,6 @@
 """The layer of LLaMA.
 
-Source: arXiv:2302.13971, with grouped heads of arXiv:2307.09288.
+Source: arXiv:2302.13971, with the grouped heads of arXiv:2307.09288.
 """
 
 import jax
@@ -36,7 +36,7 @@ class LlamaLayer(DecoderLayer):
     def combine(
         self, x: Float[Array, "B T D"], attended: Float[Array, "B T N H"]
     ) -> Float[Array, "B T D"]:
-        """Adds what attention found, then the MLP (SwiGLU), to the residual stream."""
+        """Adds the output of attention, then the MLP (SwiGLU), to the residual stream."""
         x = x + linear("BTNH,NHD->BTD", attended, self.attention.o)
         normed = rms_norm(x, self.mlp_norm[...], self.config.rms_norm_eps)
         gate = linear("BTD,DF->BTF", normed, self.mlp.gate)
