@@ -6,6 +6,7 @@
 #   make test-kill  kills and resumes training (one and two processes), preparation and collection
 #   make test-faults kills and faults in a full-size collection: 2,000 dialogues, 50 kills
 #   make test-torch parity with transformers and torch, in a separate environment (CPU is enough)
+#   make test-inspect logs for Inspect, in a separate environment
 #   make test-plan  compiles the shipped configs and kernels for TPUs and GPUs you don't have
 #   make test-newest version-dependent tests with Python 3.12 or 3.13 and the newest jax
 #   make test-vllm  token parity with vLLM on a CPU, and a collection with it; separate environment
@@ -38,13 +39,13 @@ define layered
 	$(PYTHON) -m venv $(dir $1)
 	site=$$($(dir $1)bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'); \
 	  $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' >"$$site/base.pth"
-	$(dir $1)bin/python -m pip install --quiet --no-compile -c $(CONSTRAINTS) -e '.[dev,$2]'
+	$(dir $1)bin/python -m pip install --quiet --no-compile -c $(or $3,$(CONSTRAINTS)) -e '.[$(if $3,,dev$(comma))$2]'
 	@touch $1
 endef
 
-FAST := not slow and not nightly and not gpu and not tpu and not torch and not vllm and not plan and not network
+FAST := not slow and not nightly and not gpu and not tpu and not torch and not inspect and not alpaca and not vllm and not plan and not network
 
-.PHONY: install quickstart test test-slow test-kill test-faults test-torch test-plan has-newest test-newest test-vllm check docs format ask-real clean
+.PHONY: install quickstart test test-slow test-kill test-faults test-torch test-inspect test-plan has-newest test-newest test-vllm check docs format ask-real clean
 
 install: $(VENV)/.installed
 
@@ -63,7 +64,7 @@ test: install
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "$(FAST)" $(ARGS)
 
 test-slow: install
-	$(BIN)/python -m pytest -n 2 --dist load -m "slow and not nightly and not torch and not vllm and not plan" \
+	$(BIN)/python -m pytest -n 2 --dist load -m "slow and not nightly and not torch and not inspect and not alpaca and not vllm and not plan" \
 	  tests --ignore tests/kill --ignore tests/faults $(ARGS)
 
 test-kill: install
@@ -78,6 +79,13 @@ test-torch: $(VENV)-torch/.installed
 # A separate layered environment, since torch is large and rarely needed.
 $(VENV)-torch/.installed: $(VENV)/.installed
 	$(call layered,$@,torch)
+
+test-inspect: $(VENV)-inspect/.installed
+	$(VENV)-inspect/bin/python -m pytest -m inspect tests/evaluate $(ARGS)
+
+# Inspect wants an older fsspec than the extra gcs, which is part of dev: pip says so and goes on.
+$(VENV)-inspect/.installed: $(VENV)/.installed constraints-inspect.txt
+	$(call layered,$@,inspect,constraints-inspect.txt)
 
 test-plan: $(VENV)-plan/.installed
 	$(VENV)-plan/bin/python -m pytest -n 2 --dist loadgroup -m "plan and not nightly" tests $(ARGS)

@@ -23,6 +23,10 @@ class ReportConfig:
     out: str | None = None
     """Folder for report.json, report.md, report.html and the figures."""
 
+    inspect: str | None = None
+    """Folder for logs that `inspect view` opens, one for each model, history and judge; needs the
+    extra `inspect`."""
+
     json: bool = False
     """Print one JSON object and nothing else."""
 
@@ -43,12 +47,20 @@ def run(config: ReportConfig) -> None:
     from parrot_jax.evaluate.scores import read_scores
     from parrot_jax.evaluate.summary import make_report
 
+    if config.inspect:
+        from parrot_jax.evaluate.inspect_logs import require_inspect
+
+        require_inspect()
     report = make_report(read_scores(config.runs))
     written = []
     if config.out:
         from parrot_jax.evaluate.writing import write_report  # loads matplotlib
 
         written = write_report(report, Path(config.out))
+    if config.inspect:
+        from parrot_jax.evaluate.inspect_logs import write_inspect_logs  # loads Inspect
+
+        written += write_inspect_logs(config.runs, report.scores, Path(config.inspect))
     if config.json:
         print(json.dumps(report.to_json(), ensure_ascii=False))
         print(*report.scores.rejected.lines(), sep="\n", end="", file=sys.stderr)

@@ -15,6 +15,7 @@ scores.py         scores by model, history, question and turn; means with interv
 comparing.py      paired differences
 summary.py        the report as tables and JSON
 writing.py        the report as files
+inspect_logs.py   the judgments as logs of Inspect
 fastchat.py       judgments in FastChat's files
 rescore.py        parses the judgments of such files again
 winrate.py        AlpacaEval's win rate from annotations

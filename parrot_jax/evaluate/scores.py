@@ -161,14 +161,19 @@ def _order(item: tuple[tuple[str, History, str], Series]) -> tuple[str, int, str
     return model, get_args(History).index(history), judge
 
 
-class _Row(NamedTuple):
+class Grade(NamedTuple):
+    """One judgment of one turn."""
+
     model: str
     history: History
     judge: str
     place: Place
     repeat: int
+    """From 0."""
     score: float | None
+    """None = there is none, for this `reason`."""
     failed: bool
+    """Whether there is no answer."""
     reason: str
     category: str
     scale: tuple[float, float]
@@ -186,8 +191,8 @@ def read_scores(paths: Sequence[Path | str]) -> Scores:
     """
     found = Scores()
     for path in paths:
-        for file in _files(path):
-            for row in read_rows(file, _parse, found.rejected):
+        for file in grade_files(path):
+            for row in read_rows(file, parse_grade, found.rejected):
                 _add(found, row, file)
     if not found.series:
         raise UserError(f"{', '.join(map(str, paths))} has no grades: {found.rejected.first()}.")
@@ -221,7 +226,12 @@ def read_series(name: str) -> tuple[str, Series]:
     return label, one
 
 
-def _files(path: Path | str) -> list[Path]:
+def grade_files(path: Path | str) -> list[Path]:
+    """The files with single grades of a folder of `parrot evaluate judge`, or the file itself.
+
+    Raises:
+      UserError: It is a folder without such files.
+    """
     folder = Path(path)
     if not folder.is_dir():
         return [folder]
@@ -234,7 +244,12 @@ def _files(path: Path | str) -> list[Path]:
     return files
 
 
-def _parse(row: dict[str, Any]) -> _Row:
+def parse_grade(row: dict[str, Any]) -> Grade:
+    """Parses a row of such a file.
+
+    Raises:
+      BrokenRowError: A key is missing, has a wrong type, or the score is out of its range.
+    """
     judge = row.get("judge")
     if isinstance(judge, list) and judge:
         judge = judge[0]
@@ -250,7 +265,7 @@ def _parse(row: dict[str, Any]) -> _Row:
     if score is not None and not low <= score <= high:
         raise BrokenRowError("a score out of range", f"{score:g} is not from {low:g} to {high:g}")
     reason = row.get("reason")
-    return _Row(
+    return Grade(
         model=name_at(row, "model").removesuffix(f"@{history}"),
         history=history,
         judge=judge if isinstance(judge, str) else "",
@@ -264,7 +279,7 @@ def _parse(row: dict[str, Any]) -> _Row:
     )
 
 
-def _add(found: Scores, row: _Row, file: Path) -> None:
+def _add(found: Scores, row: Grade, file: Path) -> None:
     key = (row.model, row.history, row.judge)
     series = found.series.setdefault(key, Series(*key, scale=row.scale))
     if series.scale != row.scale:
