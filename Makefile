@@ -7,6 +7,7 @@
 #   make test-faults kills and faults in a full-size collection: 2,000 dialogues, 50 kills
 #   make test-torch parity with transformers and torch, in a separate environment (CPU is enough)
 #   make test-inspect logs for Inspect, in a separate environment
+#   make test-alpaca AlpacaEval's length-controlled win rate by its package, in a separate environment
 #   make test-plan  compiles the shipped configs and kernels for TPUs and GPUs you don't have
 #   make test-newest version-dependent tests with Python 3.12 or 3.13 and the newest jax
 #   make test-vllm  token parity with vLLM on a CPU, and a collection with it; separate environment
@@ -45,7 +46,7 @@ endef
 
 FAST := not slow and not nightly and not gpu and not tpu and not torch and not inspect and not alpaca and not vllm and not plan and not network
 
-.PHONY: install quickstart test test-slow test-kill test-faults test-torch test-inspect test-plan has-newest test-newest test-vllm check docs format ask-real clean
+.PHONY: install quickstart test test-slow test-kill test-faults test-torch test-inspect test-alpaca test-plan has-newest test-newest test-vllm check docs format ask-real clean
 
 install: $(VENV)/.installed
 
@@ -86,6 +87,12 @@ test-inspect: $(VENV)-inspect/.installed
 # Inspect wants an older fsspec than the extra gcs, which is part of dev: pip says so and goes on.
 $(VENV)-inspect/.installed: $(VENV)/.installed constraints-inspect.txt
 	$(call layered,$@,inspect,constraints-inspect.txt)
+
+test-alpaca: $(VENV)-alpaca/.installed
+	$(VENV)-alpaca/bin/python -m pytest -m "alpaca and not network" tests/evaluate $(ARGS)
+
+$(VENV)-alpaca/.installed: $(VENV)/.installed
+	$(call layered,$@,alpaca)
 
 test-plan: $(VENV)-plan/.installed
 	$(VENV)-plan/bin/python -m pytest -n 2 --dist loadgroup -m "plan and not nightly" tests $(ARGS)

@@ -19,5 +19,6 @@ inspect_logs.py   the judgments as logs of Inspect
 fastchat.py       judgments in FastChat's files
 rescore.py        parses the judgments of such files again
 winrate.py        AlpacaEval's win rate from annotations
+length_control.py AlpacaEval's length-controlled win rate, by its own package
 console.py        prints all results
 """

@@ -78,6 +78,24 @@ def print_win_rates(found: WinRates) -> None:
     columns = ["model", "baseline", "annotator", "win rate %", "n", "missing", "duplicates"]
     print_table(Table(columns=columns, rows=rows, text_columns=3), "Win rates")
     notes = ["Intervals: 95 %. Draws count as half; rows without a preference do not count."]
+    controlled = {
+        name: rate.length_controlled
+        for name, rate in found.models.items()
+        if rate.length_controlled is not None
+    }
+    if controlled:
+        rows = [
+            [name, f"{one.win_rate:.2f}", f"{one.standard_error:.2f}"]
+            for name, one in controlled.items()
+        ]
+        columns = ["model", "win rate %", "standard error"]
+        print_table(Table(columns=columns, rows=rows), "Length-controlled win rates")
+        notes += [
+            f"{name}: the length-controlled win rate is far from the plain one; AlpacaEval calls "
+            "that a sign that its regression failed."
+            for name, one in controlled.items()
+            if one.is_extreme
+        ]
     _print_notes(notes, found.examples, found.rejected)
 
 

@@ -36,6 +36,21 @@ class Annotation(NamedTuple):
     """In [1, 2]; None = the annotator gave none."""
 
 
+class LengthControlled(NamedTuple):
+    """AlpacaEval's win rate at equal lengths; see `length_control.py`."""
+
+    win_rate: float
+    """In per cent."""
+    standard_error: float
+    """Of the predictions over the instructions, as AlpacaEval reports it."""
+    is_extreme: bool
+    """Whether it is so far from the plain win rate that AlpacaEval doubts the regression."""
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON object."""
+        return self._asdict()
+
+
 @dataclass
 class WinRate:
     """The annotations of one model by one annotator against one baseline."""
@@ -45,6 +60,8 @@ class WinRate:
     by_instruction: dict[str, list[float]] = field(default_factory=dict)
     """The wins of each instruction, in [0, 1]: 1 = the model is better. Empty = no preference."""
     annotations: int = 0
+    length_controlled: LengthControlled | None = None
+    """None = not asked for."""
 
     @property
     def wins(self) -> list[float]:
@@ -76,6 +93,7 @@ class WinRate:
 
     def to_json(self) -> dict[str, Any]:
         """The figures as a JSON object."""
+        controlled = self.length_controlled
         return {
             "win_rate": self.win_rate,
             "n": len(self.wins),
@@ -84,6 +102,7 @@ class WinRate:
             "interval": self.interval(),
             "baseline": self.baseline,
             "annotator": self.annotator,
+            **({"length_controlled": controlled.to_json()} if controlled else {}),
         }
 
 
