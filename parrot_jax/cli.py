@@ -53,6 +53,7 @@ VERBS = (
     Verb("evaluate compare", "evaluate_compare", "A B", "is B better, and at which turns?"),
     Verb("evaluate rescore", "evaluate_rescore", "FILE...", "parse FastChat judgments again"),
     Verb("evaluate winrate", "evaluate_winrate", "FILE...", "AlpacaEval's win rate, with interval"),
+    Verb("evaluate download", "evaluate_download", "[NAME]", "download a public benchmark"),
     Verb("world write", "world_write", "", "write the synthetic world: dialogues, facts, an exam"),
     Verb("world serve", "world_serve", "WORLD", "serve the synthetic world's answerer"),
 )

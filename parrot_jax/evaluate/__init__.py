@@ -3,6 +3,8 @@
 answer_config.py  settings of answering a benchmark
 judge_config.py   settings of judging
 rows.py           rows of JSON files; rejected ones are counted and reported
+published.py      where benchmarks are published, and their licences
+downloads.py      downloads them, when the user says so
 benchmark.py      questions and references, from files of all common forms
 sheets.py         answers of a model, and FastChat's files of them
 answering.py      runs a benchmark

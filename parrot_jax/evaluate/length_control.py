@@ -56,7 +56,7 @@ def control_length(found: WinRates, paths: Sequence[Path | str], gamed: str | No
     """
     glm = _package()
     file = gamed or GAMED_FILE
-    num_instructions = _check_gamed(file)
+    num_instructions = check_gamed(file)
     by_key: dict[tuple[str, str, str], list[_Annotated]] = {}
     rejected = Rejected()
     for path in paths:
@@ -87,7 +87,7 @@ def _package() -> Any:
     return glm
 
 
-def _check_gamed(file: str) -> int:
+def check_gamed(file: str) -> int:
     """Checks the file, and returns the number of instructions.
 
     Raises:
