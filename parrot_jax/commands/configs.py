@@ -41,13 +41,16 @@ KINDS = {
 }
 """Keyed by folder of the shipped configs."""
 
+CHAT_TEMPLATE_COMMAND = "vllm serve MODEL --chat-template"
+"""Reads the shipped chat templates, once they are copied into a folder."""
+
 
 def run(config: ConfigsConfig) -> None:
     """Prints the list."""
     from itertools import groupby
 
     from parrot_jax.core.logs import console
-    from parrot_jax.core.shipped import shipped_configs
+    from parrot_jax.core.shipped import shipped_chat_templates, shipped_configs
 
     def folder(path: str) -> str:
         return path.split("/")[1]
@@ -60,6 +63,9 @@ def run(config: ConfigsConfig) -> None:
             console.print(f"  {path}")
             for part in ("Purpose", "Hardware"):
                 console.print(f"      {part.lower():8}  {header[part]}")
+    console.print(f"{CHAT_TEMPLATE_COMMAND} FILE (a copy)", style="bold")
+    for path in shipped_chat_templates():
+        console.print(f"  {path}")
     console.print(
         "\nThese paths work in any working directory; your own file with the same path takes "
         "precedence.\n`parrot configs copy NAME [PATH]` copies one for editing."

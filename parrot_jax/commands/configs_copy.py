@@ -1,4 +1,4 @@
-"""Copy a shipped config to a file that you can edit."""
+"""Copy a shipped config or chat template to a file that you can edit."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -27,7 +27,7 @@ def run(config: ConfigsCopyConfig) -> None:
     """Copies the file and prints the command that uses it."""
     from pathlib import Path
 
-    from parrot_jax.commands.configs import KINDS
+    from parrot_jax.commands.configs import CHAT_TEMPLATE_COMMAND, KINDS
     from parrot_jax.core.files import atomic_write
     from parrot_jax.core.logs import console
     from parrot_jax.core.paths import require_local
@@ -44,7 +44,8 @@ def run(config: ConfigsCopyConfig) -> None:
         raise UserError(f"{target} already exists; choose another PATH.")
     with atomic_write(target, "wb") as file:
         file.write(source.read_bytes())
-    console.print(f"wrote {target}: {KINDS[name.split('/')[1]].command} {target}")
+    kind = KINDS.get(name.split("/")[1])
+    console.print(f"wrote {target}: {kind.command if kind else CHAT_TEMPLATE_COMMAND} {target}")
 
 
 def find_config(name: str) -> str:
@@ -55,16 +56,19 @@ def find_config(name: str) -> str:
     """
     import difflib
 
-    from parrot_jax.core.shipped import shipped_configs
+    from parrot_jax.core.shipped import shipped_chat_templates, shipped_configs
 
-    paths = shipped_configs()
-    wanted = f"/{name.removesuffix('.yaml')}.yaml"
-    found = [path for path in paths if f"/{path}".endswith(wanted)]
+    def bare(path: str) -> str:
+        return path.removesuffix(".yaml").removesuffix(".jinja")
+
+    paths = [*shipped_configs(), *shipped_chat_templates()]
+    wanted = bare(f"/{name}")
+    found = [path for path in paths if bare(f"/{path}").endswith(wanted)]
     if len(found) == 1:
         return found[0]
     if found:
         raise UserError(f"{name} matches {' and '.join(found)}; give more of the path.")
-    stems = {path.rpartition("/")[2].removesuffix(".yaml"): path for path in paths}
-    near = difflib.get_close_matches(wanted.rpartition("/")[2].removesuffix(".yaml"), stems, n=1)
+    stems = {bare(path).rpartition("/")[2]: path for path in paths}
+    near = difflib.get_close_matches(wanted.rpartition("/")[2], stems, n=1)
     hint = f"did you mean {stems[near[0]]}?" if near else "`parrot configs` lists them."
     raise UserError(f"no shipped config is named {name}; {hint}")

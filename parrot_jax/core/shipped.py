@@ -22,3 +22,10 @@ def shipped_file(path: str) -> Path | None:
 def shipped_configs() -> list[str]:
     """Returns all shipped configs as `configs/...` paths, sorted."""
     return sorted(f"configs/{file.relative_to(FOLDER)}" for file in FOLDER.glob("*/*.yaml"))
+
+
+def shipped_chat_templates() -> list[str]:
+    """Returns the chat templates of other models as `configs/...` paths, sorted."""
+    return sorted(
+        f"configs/{file.relative_to(FOLDER)}" for file in FOLDER.glob("chat_templates/*.jinja")
+    )
