@@ -25,7 +25,7 @@ from parrot_jax.dialogue.report import ReadReport
 from parrot_jax.dialogue.sources import read_sources
 from parrot_jax.evaluate.benchmark import read_benchmark
 from parrot_jax.evaluate.conversations import Conversation, from_dialogues, from_sheets
-from parrot_jax.evaluate.judge_config import JudgeConfig
+from parrot_jax.evaluate.judge_config import MAX_ATTEMPTS, JudgeConfig
 from parrot_jax.evaluate.judge_prompts import load_judge_prompts
 from parrot_jax.evaluate.judge_tasks import Failed, Task, make_tasks
 from parrot_jax.evaluate.sheets import read_sheets
@@ -186,7 +186,7 @@ class _Judging:
 
     def _steps(self, task: Task, repeat: int, order: int) -> range:
         """The steps of one judgment in the journal: one per attempt."""
-        first = (repeat * len(task.requests) + order) * _MAX_ATTEMPTS
+        first = (repeat * len(task.requests) + order) * MAX_ATTEMPTS
         return range(first, first + self.config.attempts)
 
     def rows(self, number: int) -> Iterator[dict[str, Any]]:
@@ -233,10 +233,6 @@ class _Judging:
         if any(item == number for item, _ in self.job.unanswered):
             return "no reply"
         return f"not asked: {self.job.stopped_by}" if self.job.stopped_by else "not asked"
-
-
-_MAX_ATTEMPTS = 100
-"""Steps of the journal for one judgment."""
 
 
 def read_conversations(config: JudgeConfig) -> list[Conversation]:
