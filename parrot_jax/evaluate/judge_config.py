@@ -14,7 +14,7 @@ MAX_ATTEMPTS = 100
 
 @dataclass(frozen=True, kw_only=True)
 class DialoguesConfig(SourceConfig):
-    """Dialogues to judge: a collection, or any file."""
+    """Dialogues to judge: any file, or the folder of a collection (`kind: messages`)."""
 
     name: str
     """The name of the model that answers in them."""

@@ -5,7 +5,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,10 @@ from parrot_jax.core.config import check_config, config_from_dict, config_to_dic
 from parrot_jax.core.errors import ParrotError, UserError
 from parrot_jax.core.files import atomic_write
 from parrot_jax.core.logs import console, visible
+from parrot_jax.core.paths import as_path
 from parrot_jax.dialogue.report import ReadReport
 from parrot_jax.dialogue.sources import read_sources
+from parrot_jax.dialogue.writers import DIALOGUES
 from parrot_jax.evaluate.benchmark import read_benchmark
 from parrot_jax.evaluate.conversations import Conversation, from_dialogues, from_sheets
 from parrot_jax.evaluate.judge_config import MAX_ATTEMPTS, JudgeConfig
@@ -248,9 +250,11 @@ def read_conversations(config: JudgeConfig) -> list[Conversation]:
         found += from_sheets(questions, sheets)
     for source in config.dialogues:
         report = ReadReport()
-        found += from_dialogues(
-            source.name, read_sources([source], seed=config.seed, report=report)
-        )
+        path = as_path(source.path)
+        if path.is_dir():
+            source = replace(source, path=str(path / DIALOGUES))
+        dialogues = read_sources([source], seed=config.seed, report=report)
+        found += from_dialogues(source.name, dialogues)
         console.print(report.summary(), markup=False)
     seen = Counter((one.model, one.history, str(one.question_id)) for one in found)
     for (model, history, question), times in seen.items():
@@ -287,6 +291,8 @@ def _row(config: JudgeConfig, conversations: Sequence[Conversation], turn: int) 
     ]
     row: dict[str, Any] = {"question_id": first.question_id}
     row |= {"model": ids[0]} if len(ids) == 1 else {"model_1": ids[0], "model_2": ids[1]}
+    if first.asker_stop and turn == len(first.questions):
+        row["asker_stop"] = first.asker_stop
     return row | {
         "turn": turn,
         "history": first.history,

@@ -17,6 +17,8 @@ import pytest
 
 from parrot_jax.api.scripted_server import Scripted, ScriptedServer
 from parrot_jax.cli import main
+from parrot_jax.collect.dialogue_state import StopReason
+from parrot_jax.evaluate.conversations import ANSWERER_STOPS, ASKER_STOPS
 from parrot_jax.evaluate.rescore import rescore
 
 WriteBenchmark = Callable[..., Path]
@@ -253,6 +255,35 @@ def test_any_dialogues_are_judged(
     assert [(row["model"], row["question_id"], row["turn"], row["score"]) for row in rows] == [
         ("chat", "d1", 1, 3.0), ("chat", "d1", 2, 5.0),
     ]  # fmt: skip
+
+
+def test_what_the_asker_did_wrong_is_counted_apart(
+    write_config: WriteConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    messages = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "A 3"}]
+    stops = ["max_turns", "repeated_question", "refusal"]
+    folder = tmp_path / "collection"
+    folder.mkdir()
+    (folder / "dialogues.jsonl").write_text("".join(
+        json.dumps({"id": f"d{n}", "messages": messages, "collection": {"stop": stop}}) + "\n"
+        for n, stop in enumerate(stops)
+    ))  # fmt: skip
+    with ScriptedServer(grade) as server:
+        source = {"kind": "messages", "path": str(folder), "name": "chat"}
+        config = write_config("judge", server.url, benchmark=None, dialogues=[source])
+        assert main(["evaluate", "judge", str(config)]) == 0
+    assert len(server.bodies) == 3
+    capsys.readouterr()
+    assert main(["evaluate", "report", str(tmp_path / "judge"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["models"]["chat"]
+    # The refusal is a second turn without an answer; the repeated question is not.
+    assert (found["overall"]["scored"], found["overall"]["failed"]) == (3, 1)
+    assert found["by_turn"]["2"]["failed"] == 1
+    assert found["asker_stops"] == {"repeated_question": 1}
+
+
+def test_the_stop_reasons_are_those_of_a_collection() -> None:
+    assert {*ANSWERER_STOPS, *ASKER_STOPS} < {reason.value for reason in StopReason}
 
 
 def test_a_judge_of_its_own_answers_is_warned_of(
