@@ -122,7 +122,7 @@ def test_a_full_disk(fails: Run, tiny_run: Path, small_disk: Path) -> None:
     start = ["train", str(tiny_run), "--max-steps", "4", "--data.eval-fraction", "0"]
     error = fails(*start, "--out", small_disk / "run")
     assert f"no room left on the disk for a checkpoint in {small_disk}" in error
-    assert "it takes 484,236 bytes and" in error
+    assert "it needs 484,236 bytes and" in error
     # With more room, the same command resumes.
     moved = Path(shutil.copytree(small_disk / "run", small_disk.parent / "moved"))
     assert main([*start, "--out", str(moved)]) == 0

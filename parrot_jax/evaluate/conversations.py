@@ -1,8 +1,7 @@
 """Conversations to judge: the answers of models to a benchmark, or any dialogues."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 from parrot_jax.core.errors import UserError
 from parrot_jax.core.logs import console
@@ -11,8 +10,16 @@ from parrot_jax.evaluate.answer_config import History
 from parrot_jax.evaluate.benchmark import Question
 from parrot_jax.evaluate.sheets import Sheet
 
-Ender = Literal["asker", "answerer", ""]
-"""Whose fault ended a dialogue early; empty = nobody's."""
+ANSWERER_STOPS = frozenset(
+    {"empty_answer", "cut_answer", "filtered_answer", "meaningless_answer", "refusal",
+     "answerer_asks"}
+)  # fmt: skip
+"""Reasons for which `parrot collect` ends a dialogue that are the answerer's fault."""
+ASKER_STOPS = frozenset(
+    {"cut_question", "filtered_question", "repeated_question", "short_question", "asker_answers",
+     "language_switch", "thanks"}
+)  # fmt: skip
+"""Those that are the asker's fault."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +42,8 @@ class Conversation:
     """Why an answer is missing, by turn from 1."""
     reference_model: str = ""
     """Who wrote the references; empty = unknown."""
+    asker_stop: str = ""
+    """What the asker did wrong, so that the dialogue ended; empty = nothing."""
 
     def texts(self, turn: int, slot: str) -> list[dict[str, str]] | None:
         """What a prompt shows of the turns up to one, from 1.
@@ -118,7 +127,9 @@ def from_dialogues(model: str, dialogues: Iterable[Dialogue]) -> list[Conversati
 
     Args:
       model: The name under which they are judged.
-      dialogues: A last question without an answer is left out.
+      dialogues: A last question without an answer is left out. If a collected dialogue was ended by
+        the answerer's fault, one more turn has a missing answer; if by the asker's, nothing counts
+        against the model.
 
     Raises:
       UserError: Two dialogues have the same id.
@@ -131,13 +142,24 @@ def from_dialogues(model: str, dialogues: Iterable[Dialogue]) -> list[Conversati
         if dialogue.id in found:
             raise UserError(f"two dialogues of {model} have the id {dialogue.id}.")
         category = dialogue.metadata.get("category", "")
+        collected = dialogue.metadata.get("collection")
+        stop = collected.get("stop") if isinstance(collected, Mapping) else None
+        questions = tuple(dialogue.questions()[: len(answers)])
+        reasons: dict[int, str] = {}
+        said: tuple[str | None, ...] = answers
+        if stop in ANSWERER_STOPS:
+            # The rejected question and answer are not in the dialogue.
+            questions, said = (*questions, ""), (*answers, None)
+            reasons[len(said)] = stop
         found[dialogue.id] = Conversation(
             model=model,
             question_id=dialogue.id,
             category=category if isinstance(category, str) else "",
-            questions=tuple(dialogue.questions()[: len(answers)]),
-            answers=answers,
-            references=(None,) * len(answers),
-            shown=answers,
+            questions=questions,
+            answers=said,
+            references=(None,) * len(said),
+            shown=said,
+            reasons=reasons,
+            asker_stop=stop if stop in ASKER_STOPS else "",
         )
     return list(found.values())

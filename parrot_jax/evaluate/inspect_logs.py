@@ -154,6 +154,8 @@ def _sample(judged: _Judged) -> dict[str, Any]:
         sample["output"]["choices"] = [{"message": reply}]
     if grade.score is None:
         sample["metadata"]["reason"] = grade.reason
+    if grade.asker_stop:
+        sample["metadata"]["asker_stop"] = grade.asker_stop
     if grade.failed:
         sample["error"] = {"message": grade.reason, "traceback": "", "traceback_ansi": ""}
     else:

@@ -8,10 +8,13 @@ from parrot_jax.core.errors import UserError
 from parrot_jax.core.paths import require_local_folder
 from parrot_jax.dialogue.sources import SourceConfig
 
+MAX_ATTEMPTS = 100
+"""Steps of the journal for one judgment."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class DialoguesConfig(SourceConfig):
-    """Dialogues to judge: a collection, or any file."""
+    """Dialogues to judge: any file, or the folder of a collection (`kind: messages`)."""
 
     name: str
     """The name of the model that answers in them."""
@@ -61,8 +64,8 @@ class JudgeConfig:
     """How often each answer is judged, >= 1. From 2 on, the report shows the judge's own noise."""
 
     attempts: int = 3
-    """How often the judge is asked, >= 1, until its reply has a clear rating. After that the answer
-    is unscored."""
+    """How often the judge is asked, 1 to 100, until its reply has a clear rating. After that, the
+    answer is unscored."""
 
     seed: int = 0
     """Seed of all requests, >= 0."""
@@ -72,6 +75,8 @@ class JudgeConfig:
         for name, least in (("repeats", 1), ("attempts", 1), ("seed", 0)):
             if getattr(self, name) < least:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be at least {least}.")
+        if self.attempts > MAX_ATTEMPTS:
+            raise UserError(f"attempts is {self.attempts}; it must be at most {MAX_ATTEMPTS}.")
         if not (self.answers or self.dialogues):
             raise UserError("there is nothing to judge; set `answers` or `dialogues`.")
         if self.answers and self.benchmark is None:

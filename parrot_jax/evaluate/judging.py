@@ -5,7 +5,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,13 @@ from parrot_jax.core.config import check_config, config_from_dict, config_to_dic
 from parrot_jax.core.errors import ParrotError, UserError
 from parrot_jax.core.files import atomic_write
 from parrot_jax.core.logs import console, visible
+from parrot_jax.core.paths import as_path
 from parrot_jax.dialogue.report import ReadReport
 from parrot_jax.dialogue.sources import read_sources
+from parrot_jax.dialogue.writers import DIALOGUES
 from parrot_jax.evaluate.benchmark import read_benchmark
 from parrot_jax.evaluate.conversations import Conversation, from_dialogues, from_sheets
-from parrot_jax.evaluate.judge_config import JudgeConfig
+from parrot_jax.evaluate.judge_config import MAX_ATTEMPTS, JudgeConfig
 from parrot_jax.evaluate.judge_prompts import load_judge_prompts
 from parrot_jax.evaluate.judge_tasks import Failed, Task, make_tasks
 from parrot_jax.evaluate.sheets import read_sheets
@@ -186,7 +188,7 @@ class _Judging:
 
     def _steps(self, task: Task, repeat: int, order: int) -> range:
         """The steps of one judgment in the journal: one per attempt."""
-        first = (repeat * len(task.requests) + order) * _MAX_ATTEMPTS
+        first = (repeat * len(task.requests) + order) * MAX_ATTEMPTS
         return range(first, first + self.config.attempts)
 
     def rows(self, number: int) -> Iterator[dict[str, Any]]:
@@ -235,10 +237,6 @@ class _Judging:
         return f"not asked: {self.job.stopped_by}" if self.job.stopped_by else "not asked"
 
 
-_MAX_ATTEMPTS = 100
-"""Steps of the journal for one judgment."""
-
-
 def read_conversations(config: JudgeConfig) -> list[Conversation]:
     """Everything that the config names.
 
@@ -252,9 +250,11 @@ def read_conversations(config: JudgeConfig) -> list[Conversation]:
         found += from_sheets(questions, sheets)
     for source in config.dialogues:
         report = ReadReport()
-        found += from_dialogues(
-            source.name, read_sources([source], seed=config.seed, report=report)
-        )
+        path = as_path(source.path)
+        if path.is_dir():
+            source = replace(source, path=str(path / DIALOGUES))
+        dialogues = read_sources([source], seed=config.seed, report=report)
+        found += from_dialogues(source.name, dialogues)
         console.print(report.summary(), markup=False)
     seen = Counter((one.model, one.history, str(one.question_id)) for one in found)
     for (model, history, question), times in seen.items():
@@ -291,6 +291,8 @@ def _row(config: JudgeConfig, conversations: Sequence[Conversation], turn: int) 
     ]
     row: dict[str, Any] = {"question_id": first.question_id}
     row |= {"model": ids[0]} if len(ids) == 1 else {"model_1": ids[0], "model_2": ids[1]}
+    if first.asker_stop and turn == len(first.questions):
+        row["asker_stop"] = first.asker_stop
     return row | {
         "turn": turn,
         "history": first.history,

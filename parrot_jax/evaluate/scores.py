@@ -78,6 +78,8 @@ class Series:
     cells: dict[Place, Cell] = field(default_factory=dict)
     categories: dict[str, str] = field(default_factory=dict)
     """By question."""
+    asker_stops: dict[str, str] = field(default_factory=dict)
+    """By question: what the asker did wrong, so that a collected dialogue ended."""
 
     def turns(self) -> list[int]:
         """The turns that were judged."""
@@ -176,6 +178,7 @@ class Grade(NamedTuple):
     """Whether there is no answer."""
     reason: str
     category: str
+    asker_stop: str
     scale: tuple[float, float]
 
 
@@ -274,9 +277,15 @@ def parse_grade(row: dict[str, Any]) -> Grade:
         score=score,
         failed=row.get("failed") is True,
         reason=reason if isinstance(reason, str) else "no rating",
-        category=row["category"] if isinstance(row.get("category"), str) else "",
+        category=_text(row, "category"),
+        asker_stop=_text(row, "asker_stop"),
         scale=(float(low), float(high)),
     )
+
+
+def _text(row: dict[str, Any], key: str) -> str:
+    value = row.get(key)
+    return value if isinstance(value, str) else ""
 
 
 def _add(found: Scores, row: Grade, file: Path) -> None:
@@ -289,6 +298,8 @@ def _add(found: Scores, row: Grade, file: Path) -> None:
         )
     cell = series.cells.setdefault(row.place, Cell())
     series.categories[row.place.question] = row.category
+    if row.asker_stop:
+        series.asker_stops[row.place.question] = row.asker_stop
     if row.repeat in cell.ratings:
         raise UserError(
             f"{file}: turn {row.place.turn} of question {row.place.question} of {row.model} was "

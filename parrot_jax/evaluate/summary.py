@@ -1,5 +1,6 @@
 """The report as tables and JSON, without formatting."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -141,6 +142,14 @@ def notes(report: Report) -> Iterator[str]:
     for name, counts in reasons([*report.named.values()]):
         listed = ", ".join(f"{reason} {count:,}" for reason, count in counts.most_common())
         yield f"Turns with {name}: {listed}."
+    for label, one in report.named.items():
+        if one.asker_stops:
+            counts = Counter(one.asker_stops.values()).most_common()
+            listed = ", ".join(f"{reason} {count:,}" for reason, count in counts)
+            yield (
+                f"{label}: the asker ended {len(one.asker_stops):,} dialogues, which does not "
+                f"count against the model: {listed}."
+            )
     if report.pairs or report.histories:
         yield (
             "Differences are paired: over the turns that both have. Their intervals are corrected "
@@ -182,6 +191,7 @@ def _series_to_json(one: Series) -> dict[str, Any]:
         "by_turn": {str(turn): one.estimate(turn=turn).to_json() for turn in one.turns()},
         "by_category": {c: one.estimate(category=c).to_json() for c in categories},
         "judge_noise": one.noise(),
+        "asker_stops": dict(Counter(one.asker_stops.values())),
     }
 
 

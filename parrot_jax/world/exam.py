@@ -1,7 +1,8 @@
-"""The exam: a model answers dialogues of eight questions; each answer is right or wrong.
+"""The exam: a chat model answers dialogues of eight questions; each answer is right or wrong.
 
-As in MT-Bench++, the questions are fixed and the model's own answers are in its context. The true
-answer depends only on the earlier questions, so a wrong answer costs one point.
+As in MT-Bench++, the questions are fixed. The model sees its own earlier answers, the true ones, or
+nothing. The true answer depends only on the earlier questions, so a wrong answer costs one point.
+The room `evaluate` asks and grades; no judge is needed.
 """
 
 import json
@@ -9,37 +10,83 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
-from parrot_jax.core.errors import UserError
+from parrot_jax.api.endpoint_config import JobEndpointConfig
+from parrot_jax.core.errors import RunError, UserError
 from parrot_jax.core.files import atomic_write, open_input
-from parrot_jax.dialogue.types import Role
-from parrot_jax.train.run_folder import RunFolder
-from parrot_jax.train.sample import sample_next_turns
-from parrot_jax.weights.model_folder import load_params
+from parrot_jax.evaluate.answer_config import AnswerConfig, History
+from parrot_jax.evaluate.answering import answer
+from parrot_jax.evaluate.benchmark import read_benchmark
+from parrot_jax.evaluate.conversations import from_sheets
+from parrot_jax.evaluate.exact import grade_exactly
+from parrot_jax.evaluate.sheets import Sheet
+from parrot_jax.loaded_run import load_run
+from parrot_jax.serve.app import make_app
+from parrot_jax.serve.background import BackgroundServer
 
 _MAX_ANSWER_TOKENS = 32
+_SERVED_ROWS = 64
+HISTORIES: tuple[History, ...] = ("own", "reference", "none")
 
 
-def take_exam(run: Path, exam: Path, out: Path) -> None:
-    """Runs the newest checkpoint of a run on every dialogue of an exam, with greedy decoding.
+def take_exam(
+    run: Path, exam: Path, out: Path, *, histories: Sequence[History] = HISTORIES
+) -> Path:
+    """Serves the newest checkpoint of a run and asks it all questions, with greedy decoding.
 
     Args:
-      run: A run folder with task `chat`.
+      run: A run folder with task `chat`; its name is the model's.
       exam: `exam.jsonl` of a world: dialogues with the true answers.
-      out: JSON lines, written atomically: `{id, kinds, questions, truths, answers, right}`, the
-        last five being lists with one entry per turn.
+      out: The folder of journal, answers and grades, as `parrot evaluate` writes them. If it holds
+        this exam, it is resumed.
+      histories: What the model sees before each question.
+
+    Returns:
+      A file beside the folder: `{id, kinds, questions, truths, answers, right}` of each dialogue
+      with its own answers as history; the last five are lists with one entry per turn.
 
     Raises:
-      UserError: A file is missing or damaged.
+      UserError: A file is missing or invalid.
+      RunError: An answer is missing.
     """
-    dialogues = _read_rows(exam, "id", "kinds", "messages")
-    questions = [[m["content"] for m in d["messages"] if m["role"] == "user"] for d in dialogues]
-    truths = [[m["content"] for m in d["messages"] if m["role"] == "assistant"] for d in dialogues]
-    answers = _answer(run, questions)
-    with atomic_write(out) as file:
-        for dialogue, asked, true, said in zip(dialogues, questions, truths, answers, strict=True):
+    name = run.name
+    with BackgroundServer(make_app(load_run(run).engine(name, batch_rows=_SERVED_ROWS))) as server:
+        config = AnswerConfig(
+            out=str(out),
+            benchmark=str(exam),
+            answerer=JobEndpointConfig(
+                base_url=server.url,
+                model=name,
+                temperature=0.0,
+                max_tokens=_MAX_ANSWER_TOKENS,
+                concurrency=_SERVED_ROWS,
+            ),
+            history=tuple(histories),
+        )
+        summary = answer(config)
+    if summary.problem is not None:
+        raise summary.problem
+    if missing := [sheet for sheet in summary.sheets if not sheet.is_complete]:
+        turn, reason = next(iter(missing[0].reasons.items()))
+        raise RunError(
+            f"the exam lacks answers to {len(missing):,} dialogues: question "
+            f"{missing[0].question_id}, turn {turn}: {reason}."
+        )
+    grade_exactly(from_sheets(read_benchmark(str(exam)), summary.sheets), out)
+    return _write_rows(exam, summary.sheets, out)
+
+
+def _write_rows(exam: Path, sheets: Sequence[Sheet], out: Path) -> Path:
+    answers = {sheet.question_id: sheet.answers for sheet in sheets if sheet.history == "own"}
+    path = out.with_name(f"{out.name}.jsonl")
+    with atomic_write(path) as file:
+        for dialogue in _read_rows(exam, "id", "kinds", "messages"):
+            asked, true = (
+                [m["content"] for m in dialogue["messages"] if m["role"] == role]
+                for role in ("user", "assistant")
+            )
+            said = answers[dialogue["id"]]
             row: dict[str, Any] = {
                 "id": dialogue["id"],
                 "kinds": dialogue["kinds"],
@@ -49,33 +96,11 @@ def take_exam(run: Path, exam: Path, out: Path) -> None:
                 "right": [a == b for a, b in zip(true, said, strict=True)],
             }
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
-
-
-def _answer(run: Path, questions: Sequence[Sequence[str]]) -> list[list[str]]:
-    """Returns the model's answers; generates one turn of all dialogues at a time."""
-    folder = RunFolder(run)
-    config = folder.load_config()
-    template, params = folder.load_template(), load_params(str(run))
-    histories: list[list[tuple[Role, str]]] = [[] for _ in questions]
-    for turn in range(max(map(len, questions))):
-        for history, asked in zip(histories, questions, strict=True):
-            history.append(("user", asked[turn]))
-        replies = sample_next_turns(
-            config.model,
-            params,
-            template,
-            [template.prompt("", history) for history in histories],
-            max_new_tokens=_MAX_ANSWER_TOKENS,
-            seed=0,
-            compute_dtype=jnp.dtype(config.compute_dtype),
-        )
-        for history, reply in zip(histories, replies, strict=True):
-            history.append(("assistant", reply.text))
-    return [[text for role, text in history if role == "assistant"] for history in histories]
+    return path
 
 
 def accuracy_by_turn(results: Path) -> list[float]:
-    """Returns the share of right answers at each turn, from a file of `take_exam`."""
+    """Share of right answers at each turn, from a file that `take_exam` wrote."""
     right = np.array([row["right"] for row in _read_rows(results, "right")])
     return right.mean(axis=0).tolist()
 
@@ -90,8 +115,8 @@ def _read_rows(path: Path, *keys: str) -> list[dict[str, Any]]:
                 row = None
             if not isinstance(row, dict) or any(key not in row for key in keys):
                 raise UserError(
-                    f"{path}:{number} is not a JSON object with {', '.join(keys)}; a stage of the "
-                    "quickstart writes this file: remove the folder and run the quickstart again."
+                    f"{path}:{number} is not a JSON object with {', '.join(keys)}; a "
+                    "stage of the quickstart writes this file: remove the folder and run it again."
                 )
             rows.append(row)
     return rows

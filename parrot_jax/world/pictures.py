@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from parrot_jax.dialogue.types import Dialogue
+from parrot_jax.evaluate.answer_config import History
 from parrot_jax.intervals.wilson import share_interval
 from parrot_jax.report.charts import Bars, Line, column_chart, line_chart, percent, row_chart
 from parrot_jax.report.page import Hue, Picture, Table
@@ -15,6 +16,9 @@ _ALL, _FIRST = "Parrot-Chat, trained on all turns", "Parrot-Chat, trained on fir
 KIND_NAMES = {"shift": "topic shift", "back": "back-reference", "invalid": "makes no sense"}
 """Readable names of some kinds."""
 
+_HISTORIES: Mapping[History, str] = {
+    "own": "its own answers", "reference": "the true answers", "none": "no history",
+}  # fmt: skip
 _MOST_LOSS_POINTS = 40
 
 
@@ -45,6 +49,37 @@ def accuracy_picture(all_turns: Sequence[Count], first_turns: Sequence[Count]) -
             rows=[
                 (str(turn), *map(with_interval, pair))
                 for turn, pair in enumerate(zip(all_turns, first_turns, strict=True), start=1)
+            ],
+        ),
+    )
+
+
+def histories_picture(counts: Mapping[History, Sequence[Count]]) -> Picture:
+    """Draws the share of right answers by exam question, for each kind of history."""
+    hues: Mapping[History, Hue] = {"own": "accent", "reference": "plain", "none": "contrast"}
+    lines = [
+        Line(
+            name=_HISTORIES[history],
+            hue=hue,
+            points=[(turn, count.share) for turn, count in enumerate(counts[history], start=1)],
+            intervals=[share_interval(*count) for count in counts[history]],
+        )
+        for history, hue in hues.items()
+    ]
+    turns = zip(*(counts[history] for history in hues), strict=True)
+    return Picture(
+        chart=line_chart(
+            lines,
+            label="Share of right answers at each question of the exam, for each kind of history",
+            x_label="question of the dialogue",
+            y_label="right answers",
+            y_scale="share",
+        ),
+        caption="Parrot-Chat, trained on all turns. Intervals as above.",
+        numbers=Table(
+            columns=("Question", *(_HISTORIES[history] for history in hues)),
+            rows=[
+                (str(turn), *map(with_interval, found)) for turn, found in enumerate(turns, start=1)
             ],
         ),
     )

@@ -181,10 +181,11 @@ class Loop:
 
     def take_exam(self, name: str) -> Path:
         """Runs the exam on a trained model unless it is done; returns the file of its answers."""
-        out = self.folder / "exam" / f"{name}.jsonl"
-        if not out.exists():
+        out = self.folder / "exam" / name
+        answers = out.with_name(f"{name}.jsonl")
+        if not answers.exists():
             take_exam(self.folder / name, self.files / "exam.jsonl", out)
-        return out
+        return answers
 
     def summary(self, stages: Mapping[str, float], wall_s: float) -> dict[str, Any]:
         """Returns the content of `summary.json`."""

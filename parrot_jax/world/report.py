@@ -27,6 +27,7 @@ from parrot_jax.world.exam_measures import asked_kinds
 from parrot_jax.world.pictures import (
     KIND_NAMES,
     accuracy_picture,
+    histories_picture,
     kinds_picture,
     lengths_picture,
     losses_picture,
@@ -101,6 +102,7 @@ def write_report(folder: Path) -> Path:
         sections=[
             _what_was_done(files),
             _accuracy(files),
+            _histories(files),
             _kinds(files),
             _lengths(files),
             _learning(files),
@@ -209,6 +211,23 @@ def _accuracy(files: QuickstartFiles) -> Section:
             "is 5.90 with one turn trained, 6.14 with three, 6.32 with five and 6.56 with all.",
         ],
         blocks=[accuracy_picture(files.exam.by_turn(), files.exam_first_turn.by_turn())],
+    )
+
+
+def _histories(files: QuickstartFiles) -> Section:
+    counts = files.histories["chat"]
+    own, true, none = (
+        with_interval(counts[history][-1]) for history in ("own", "reference", "none")
+    )
+    return Section(
+        heading="What the history does",
+        text=[
+            "The same model answers the same questions with three histories. Its own answers: the "
+            f"ordinary exam, {own} right at the last question. The true answers: {true}; the "
+            "difference is what its own mistakes cost later. No history: "
+            f"{none}; what is lost are the questions that need their context.",
+        ],
+        blocks=[histories_picture(counts)],
     )
 
 

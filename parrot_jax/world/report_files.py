@@ -14,12 +14,15 @@ from parrot_jax.core.files import open_input
 from parrot_jax.dialogue.readers import read_json_file
 from parrot_jax.dialogue.types import Dialogue
 from parrot_jax.dialogue.writers import DIALOGUES
+from parrot_jax.evaluate.answer_config import History
+from parrot_jax.evaluate.scores import read_scores
 from parrot_jax.world.facts import Difficulty, World, make_world
 
 T = TypeVar("T")
 
 # Complete questions; the others depend on context.
 _SELF_CONTAINED = frozenset({"full", "shift"})
+_EXAMINED = ("chat", "chat_first_turn")
 _MEND = "a stage of the quickstart writes this file; remove the folder and run it again."
 
 
@@ -191,6 +194,8 @@ class QuickstartFiles:
     chat_first_turn: RunFiles
     exam: Exam
     exam_first_turn: Exam
+    histories: dict[str, dict[History, list[Count]]]
+    """Right answers by turn: run -> history -> counts."""
 
 
 def read_quickstart(folder: Path) -> QuickstartFiles:
@@ -202,7 +207,7 @@ def read_quickstart(folder: Path) -> QuickstartFiles:
     described = _read(folder / "world" / "world.json", TypeAdapter(_WorldFile).validate_python)
     exam, exam_first_turn = (
         _read_rows(folder / "exam" / f"{run}.jsonl", TypeAdapter(ExamRow).validate_python)
-        for run in ("chat", "chat_first_turn")
+        for run in _EXAMINED
     )
     if [row.questions for row in exam] != [row.questions for row in exam_first_turn]:
         raise UserError(f"the files in {folder / 'exam'} have different questions; {_MEND}")
@@ -217,7 +222,24 @@ def read_quickstart(folder: Path) -> QuickstartFiles:
         chat_first_turn=_read_run(folder / "chat_first_turn"),
         exam=Exam(exam),
         exam_first_turn=Exam(exam_first_turn),
+        histories={run: _read_histories(folder / "exam" / run) for run in _EXAMINED},
     )
+
+
+def _read_histories(folder: Path) -> dict[History, list[Count]]:
+    """The grades of one model, by history."""
+    scores = read_scores([folder])
+    if scores.rejected.reasons:
+        raise UserError(f"{scores.rejected.first()}; {_MEND}")
+    counts: dict[History, list[Count]] = {}
+    for series in scores.labels().values():
+        by_turn = [series.estimate(turn=turn) for turn in series.turns()]
+        counts[series.history] = [
+            Count(round((found.mean or 0) * found.scored), found.scored) for found in by_turn
+        ]
+    if not {"own", "reference", "none"} <= counts.keys():
+        raise UserError(f"{folder} lacks grades of some histories; {_MEND}")
+    return counts
 
 
 def _read_run(folder: Path) -> RunFiles:

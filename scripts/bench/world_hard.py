@@ -43,8 +43,9 @@ def main() -> None:
 
 def examine(folder: Path, difficulty: Difficulty, seed: int) -> np.ndarray:
     """Trains a model if needed; returns whether its answers are right, [dialogues, 8]."""
-    out = folder / "exam.jsonl"
-    if not out.exists():
+    out = folder / "exam"
+    answers = out.with_name("exam.jsonl")
+    if not answers.exists():
         world, sizes = make_world(difficulty, seed), Sizes()
         write_world(folder / "world", world, sizes)
         dialogues = folder / "dialogues.jsonl"
@@ -58,8 +59,8 @@ def examine(folder: Path, difficulty: Difficulty, seed: int) -> np.ndarray:
         # Questions of the hard world are longer, so ten turns need longer rows.
         data = dataclasses.replace(config.data, row_tokens=320)
         train(dataclasses.replace(config, data=data))
-        take_exam(folder / "chat", folder / "world" / "exam.jsonl", out)
-    with open(out, encoding="utf-8") as file:
+        take_exam(folder / "chat", folder / "world" / "exam.jsonl", out, histories=["own"])
+    with open(answers, encoding="utf-8") as file:
         return np.array([json.loads(line)["right"] for line in file])
 
 

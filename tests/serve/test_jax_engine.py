@@ -212,7 +212,7 @@ def test_a_tiny_top_p_takes_the_likeliest_token(client: openai.OpenAI) -> None:
 
 
 def test_ids_that_the_model_does_not_know(client: openai.OpenAI) -> None:
-    with pytest.raises(openai.BadRequestError, match="the id 340; the model's ids are 0 to 339"):
+    with pytest.raises(openai.BadRequestError, match="token id 340; the model's ids are 0 to 339"):
         complete(client, [1, 340])
     with pytest.raises(openai.BadRequestError, match="the prompt is empty"):
         complete(client, [])

@@ -432,8 +432,8 @@ def test_a_run_that_does_not_fit_is_no_error(
         ((), "--topology is missing; choose one of a100-80g:1x8"),
         (("--topology", "v9:2x2"), "there is no topology 'v9:2x2'"),
         (("--topology", "v5p:4x4"), "a shape of v5p has 3 sides"),
-        (("--topology", "v5p:2x2x4", "--mfu", "0"), "each in (0, 1]"),
-        (("--topology", "v5p:2x2x4", "--mfu", "0.4", "1.1"), "each in (0, 1]"),
+        (("--topology", "v5p:2x2x4", "--mfu", "0"), "set one or more values in (0, 1]"),
+        (("--topology", "v5p:2x2x4", "--mfu", "0.4", "1.1"), "set one or more values in (0, 1]"),
         (("--topology", "v5p:2x2x4", "--rows", "0"), "rows is 0; it must be at least 1"),
     ],
 )

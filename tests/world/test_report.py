@@ -77,6 +77,22 @@ def write_exam(path: Path, dialogues: list[Dialogue], *, rights: list[float]) ->
             "truths": truths, "answers": answers, "right": right,
         })  # fmt: skip
     write_lines(path, rows)
+    write_grades(path.with_suffix(""), rows)
+
+
+def write_grades(folder: Path, rows: list[dict[str, Any]]) -> None:
+    """Grades of the rows; with the true answers the same, without history only full questions."""
+    grades = []
+    for history in ("own", "reference", "none"):
+        for row in rows:
+            for turn, (kind, right) in enumerate(zip(row["kinds"], row["right"], strict=True), 1):
+                is_right = right and (history != "none" or kind in ("full", "shift"))
+                grades.append({
+                    "question_id": row["id"], "model": folder.name, "turn": turn,
+                    "history": history, "judge": ["exact", "exact"], "scale": [0, 1],
+                    "score": float(is_right),
+                })  # fmt: skip
+    write_lines(folder / "model_judgment" / "exact_single.jsonl", grades)
 
 
 def as_collected(dialogue: Dialogue, number: int, *, part: str) -> Dialogue:
@@ -274,6 +290,26 @@ def test_a_file_that_was_cut_is_one_error_that_names_it(quickstart: Path, name: 
     path.write_bytes(path.read_bytes()[:20])
     with pytest.raises(UserError, match=re.escape(str(path))):
         write_report(quickstart)
+
+
+def test_grades_that_are_missing_or_cut_are_one_error(quickstart: Path) -> None:
+    path = quickstart / "exam" / "chat" / "model_judgment" / "exact_single.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:-1]) + lines[-1][:20])
+    with pytest.raises(UserError, match=rf"{re.escape(str(path))}:4800: cut off"):
+        write_report(quickstart)
+    path.write_text("".join(lines[:1600]))
+    with pytest.raises(UserError, match="lacks grades of some histories; a stage of the"):
+        write_report(quickstart)
+    path.unlink()
+    with pytest.raises(UserError, match="has no grades"):
+        write_report(quickstart)
+
+
+def test_the_histories_are_compared(quickstart: Path) -> None:
+    html = words(write_report(quickstart))
+    assert "What the history does" in html
+    assert "no history" in html
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if name.endswith(".jsonl")])
