@@ -34,13 +34,13 @@ NEWEST_TESTS := tests/core tests/report tests/model tests/losses tests/test_shar
 
 comma := ,
 
-# An environment for extras, layered on $(VENV): pip sees its packages and installs only what is
-# missing.
+# An environment for extras ($2), or for the packages of a file ($3), layered on $(VENV): pip sees its
+# packages and installs only what is missing.
 define layered
 	$(PYTHON) -m venv $(dir $1)
 	site=$$($(dir $1)bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'); \
 	  $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' >"$$site/base.pth"
-	$(dir $1)bin/python -m pip install --quiet --no-compile -c $(or $3,$(CONSTRAINTS)) -e '.[$(if $3,,dev$(comma))$2]'
+	$(dir $1)bin/python -m pip install --quiet --no-compile $(if $3,--no-deps -r $3 -e .,-c $(CONSTRAINTS) -e '.[dev$(comma)$2]')
 	@touch $1
 endef
 
@@ -84,9 +84,9 @@ $(VENV)-torch/.installed: $(VENV)/.installed
 test-inspect: $(VENV)-inspect/.installed
 	$(VENV)-inspect/bin/python -m pytest -m inspect tests/evaluate $(ARGS)
 
-# Inspect wants an older fsspec than the extra gcs, which is part of dev: pip says so and goes on.
+# Without dependencies: Inspect wants an older fsspec than gcsfs, which is part of dev.
 $(VENV)-inspect/.installed: $(VENV)/.installed constraints-inspect.txt
-	$(call layered,$@,inspect,constraints-inspect.txt)
+	$(call layered,$@,,constraints-inspect.txt)
 
 test-alpaca: $(VENV)-alpaca/.installed
 	$(VENV)-alpaca/bin/python -m pytest -m "alpaca and not network" tests/evaluate $(ARGS)
