@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from parrot_jax.train.train_config import TrainConfig as TrainConfig
     from parrot_jax.world.example import small_example as small_example
 
-# `train` and `collect` are rooms, so the functions need longer names here.
+# `train` and `collect` are packages, so the functions need longer names here.
 _PLACES = {
     "read_dialogues": "dialogue.read:read_dialogues",
     "Dialogue": "dialogue.types:Dialogue",

@@ -1,9 +1,9 @@
 """Budgets of endpoints: the worst case of every call is reserved before it is sent.
 
-Budgets are hard limits, for three reasons. A prompt has at most as many tokens as bytes, and a
-reply at most `max_tokens`. Calls in flight count with their worst case until they return. And a
-call of unknown cost (its reply was lost, or the server counts no tokens) counts with its worst case
-forever, also in later runs of the same journal.
+Three rules make a budget a hard limit. The worst case of a call is one token per byte of the
+prompt, and `max_tokens` for the reply. Calls in flight count with their worst case until they
+return. A call of unknown cost (its reply was lost, or the server counts no tokens) counts with its
+worst case forever, also in later runs of the same journal.
 """
 
 import asyncio

@@ -1,9 +1,10 @@
 """Decides from this run's replies whether an endpoint works, and whether to stop the run.
 
 A rejection (HTTP 400, 422, ...) has one of two causes: the settings, so that no request will be
-accepted, or that one request. Only later replies can tell, so a rejected request is held. After a
-reply, held requests are known to be at fault themselves. After several equal rejections without a
-reply, the run stops, and the held items stay open.
+accepted, or that one request. Only later replies can tell, so a rejected request is held. If
+another request then gets a reply, the settings are fine, and the held requests themselves are the
+cause. After several rejections without a reply, the run stops, and the items of the held requests
+stay open for the next run.
 """
 
 import re

@@ -2,7 +2,7 @@
 
 The status is not enough: an exhausted quota comes with 400, 402, 403 or 429, and a moderated prompt
 with 400, 403, 422 or 451. So codes and messages are checked first, then the status. Each entry was
-observed at a server.
+observed on a real server.
 """
 
 import re

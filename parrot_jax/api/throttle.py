@@ -6,8 +6,9 @@ concurrency   each 429 lowers the limit by 0.5, so a round of 429s halves it and
               hardly matters; each round of successes raises it by 1, up to the config's limit
 rate          from the config, else from the server's headers; but at least one request is sent
               per `max_delay_s`, whatever the headers say
-cool-down     after a 429 nothing is sent for as long as the server asks, and longer each time;
-              at most `max_delay_s`
+cool-down     after a 429 nothing is sent for the time in `Retry-After`, or for our own pause if
+              there is none; from the second 429 in a row on, for the longer of the two. Our pause
+              doubles with each further 429; neither exceeds `max_delay_s`
 """
 
 import asyncio

@@ -4,7 +4,7 @@ collect_config.py   settings
 beginnings.py       reads and samples the beginnings
 prompts.py          the prompts of the speakers
 prices.py           the prices of the speakers
-stops.py            rules for texts that end a dialogue
+stops.py            stop rules: which question or answer ends a dialogue
 dialogue_state.py   a dialogue as a state machine
 transcript.py       parses a dialogue written by one model
 folder.py           resuming, and reading dialogues from the journal

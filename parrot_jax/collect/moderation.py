@@ -1,8 +1,8 @@
 """Sends the texts of a collection to a moderator: a job whose items are dialogues.
 
-Each text is sent once, however often a collection is exported: a request has the texts of a
-dialogue that were not sent yet, and its step is the last turn among them. Texts that the moderator
-did not judge never pass.
+Each text is sent once, however often a collection is exported: each request contains all texts of a
+dialogue that were not sent before. The index of the last one is its `step` in the journal. Texts
+that the moderator did not judge never pass.
 """
 
 import contextlib

@@ -1,6 +1,6 @@
 """Rules for texts that end a dialogue; each has its own setting and its own stop reason.
 
-docs/collecting.md has the rate of wrong stops of each rule on people's dialogues.
+docs/collecting.md lists the false-positive rate of each rule on dialogues of real users.
 """
 
 import re

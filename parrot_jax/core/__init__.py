@@ -1,4 +1,4 @@
-"""Config loading, errors, files and logs, used by all rooms. Loads no jax.
+"""Config loading, errors, files and logs, used by all packages. Loads no jax.
 
 errors.py           user errors: one-line messages and exit codes
 remote.py           paths in buckets

@@ -51,7 +51,7 @@ class Named:
         self.values = values
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
-        """Tells pydantic how to read such a key; keeps pydantic out of the other rooms."""
+        """Tells pydantic how to read such a key; keeps pydantic out of the other packages."""
         from pydantic_core import PydanticCustomError, core_schema
 
         def value_of(given: Any) -> Any:
@@ -117,7 +117,7 @@ def config_from_dict(config_type: type[ConfigT], values: Any, *, where: str) -> 
     if not isinstance(values, dict):
         raise UserError(f"{where}: expected `key: value` lines, found {type(values).__name__}.")
     for nested in _dataclasses_in(config_type):
-        # pydantic reads this attribute. Setting it here keeps pydantic out of the other rooms.
+        # pydantic reads this attribute. Setting it here keeps pydantic out of the other packages.
         if "__pydantic_config__" not in vars(nested):
             nested.__pydantic_config__ = {"extra": "forbid"}  # type: ignore[attr-defined]
     try:

@@ -1,8 +1,8 @@
 """Strict YAML of plain values. Errors are one line with the place in the file.
 
-Rejected are duplicate keys (YAML takes the last one), tags (which name types of a program), numbers
-that versions of YAML read differently (0100 is 64 or 100, 17:04 is 1024 or a string), and aliases
-that expand to more than a config can hold (a few lines can expand to gigabytes).
+These are rejected: duplicate keys (YAML takes the last one), tags (which can name Python types),
+numbers that versions of YAML read differently (0100 is 64 or 100, 17:04 is 1024 or a string), and
+aliases that expand to more than a config can hold (a few lines can expand to gigabytes).
 """
 
 import re

@@ -1,4 +1,4 @@
-"""The decoder in Flax NNX: families, attention, layers, generation. Knows no data, losses or files.
+"""The decoder in Flax NNX: families, attention, layers, generation. Uses no data, losses or files.
 
 model_config.py      ModelConfig, the sizes of a model; loads no jax
 families/            one folder per family: layer, tensor names, limits; loads no jax

@@ -3,7 +3,7 @@
 There are three kernels, each over blocks of a row: one for the output with its log-sum-exp, one for
 the gradient of the queries, one for the gradients of keys and values. A query block visits only
 key blocks at or below the diagonal, from the first that may share a segment, so a row of many short
-dialogues costs no more than the dialogues.
+dialogues costs about as much as the dialogues would separately.
 
 Pallas compiles them with Triton. Importing that takes a second, so `attention_gpu.py` imports this
 file only when it traces.

@@ -1,9 +1,9 @@
 """Batched generation with a key/value cache, the loop on the device.
 
-Rows are independent: each has its own prompt length, position, limit, temperature, top-p and seed,
-and its own end, so a server can batch any requests. Prompts are padded on the right: a row's token
-at position p is in slot p of the cache, independent of the other rows. Shapes are rounded up to
-powers of two, so that few programs are compiled.
+Rows are independent: each has its own prompt length, position, token limit, temperature, top-p,
+seed and stopping point, so a server can batch arbitrary requests. Prompts are padded on the right:
+a row's token at position p is in slot p of the cache, independent of the other rows. Shapes are
+rounded up to powers of two, so that few programs are compiled.
 """
 
 import functools

@@ -15,5 +15,5 @@ jax_engine.py   a trained model as an engine; the only file here that imports ja
 vllm.py         vLLM instead of our server: finds it, builds its command
 vllm_server.py  starts and stops vLLM
 supervisor.py   a program that ends a child and all its processes, even if parrot is killed
-following.py    the log of such a child
+following.py    the log of another program, such as vLLM: writes, shows and quotes it
 """

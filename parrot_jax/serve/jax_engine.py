@@ -3,9 +3,9 @@
 A reply depends on its request alone, so that collections are reproducible bit for bit. A seed alone
 does not ensure that: matrix products of other shapes round differently, which occasionally changes
 a token. Therefore all batches have the same number of rows, padded if necessary, and only requests
-that are padded to the same lengths share a batch. The cost: a single client waits for a full batch.
-Each pair of padded lengths has its own program, compiled on first use. Every few tokens, the device
-returns the tokens so far, for streams, and drops cancelled rows.
+that are padded to the same lengths share a batch. The cost: a request sent alone takes as long
+as a full batch. Each pair of padded lengths has its own program, compiled on first use. Every few
+tokens, the device returns the tokens so far, for streams, and drops cancelled rows.
 """
 
 import asyncio

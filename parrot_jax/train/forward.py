@@ -1,4 +1,7 @@
-"""Runs the model: the argument of objectives and evaluations besides weights and batch."""
+"""`Forward`: how an objective or an evaluation runs the model.
+
+It is passed to them together with the weights and the batch.
+"""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple

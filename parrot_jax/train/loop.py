@@ -1,4 +1,4 @@
-"""The training loop: rows, state, steps; an evaluation comes before its step's checkpoint.
+"""The training loop. At a step with both, the evaluation runs before the checkpoint is saved.
 
 A run that is killed and started again reads the same rows and ends with the same bits: batches
 are a function of the step, and everything after the newest checkpoint is written again.

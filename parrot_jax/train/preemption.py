@@ -1,8 +1,8 @@
 """Handles preemption: schedulers send SIGTERM, and some minutes later SIGKILL.
 
 A Python signal handler runs only when jax returns from C++, which takes minutes in a compilation.
-So the signal is caught from the first step on. Before that there is nothing to save, and SIGTERM
-ends the process at once.
+The handler is therefore installed only after the first step. Before that there is nothing to save,
+and SIGTERM ends the process at once.
 """
 
 import contextlib

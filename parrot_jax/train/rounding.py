@@ -1,8 +1,8 @@
 """Stochastic rounding, so that bfloat16 weights can take updates below half their last bit.
 
-An AdamW update of 3e-5 is that small for most weights of an ordinary model, so rounding to nearest
-would never change them. Rounding up with a probability equal to the remainder, in units of the last
-bit, moves them by the right amount on average.
+For most weights, an AdamW update at a learning rate of 3e-5 is smaller than that, so rounding to
+nearest would never change them. Rounding up with a probability equal to the remainder, in units of
+the last bit, moves them by the right amount on average.
 """
 
 import jax

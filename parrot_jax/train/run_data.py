@@ -1,7 +1,7 @@
-"""Records the data of a run, and compares the data at a resume with that record.
+"""Records which data a run uses, and compares it when the run is resumed.
 
-`data.json` of a run folder has, for each split, the hash of its rows and their sources. Only rows
-count: a changed source that gives the same rows is no change.
+`data.json` of a run folder has, for each split, the hash of its rows and their sources. Only the
+rows are compared: a source file may change if it still gives the same rows.
 """
 
 from typing import Any

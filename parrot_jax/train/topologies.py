@@ -1,4 +1,4 @@
-"""Target hardware for compiling, by name; you need not have it.
+"""Names of target hardware to compile for; the hardware itself is not needed.
 
 `v5p:2x2x4` is a TPU slice of 16 chips, `a100-80g:2x8` two hosts with 8 GPUs each. libtpu describes
 TPUs (extra `tpu`); for GPUs, jax's CUDA plugin reads a text description (extra `cuda13`). Neither

@@ -1,7 +1,8 @@
 """Logs a run to TensorBoard and Weights & Biases, in addition to metrics.jsonl.
 
-Both resume with the run: steps after the last checkpoint of a killed run appear once. One process
-of a run opens them.
+A resumed run repeats the steps after its last checkpoint. Each still appears once: TensorBoard
+drops the earlier values, and a step that W&B already has is not sent again. One process of a run
+opens the trackers.
 """
 
 import contextlib

@@ -1,13 +1,14 @@
 """Checkpoints: one array per layer and tensor on disk, atomic, written during training.
 
-In memory, layers are stacked for `scan`. On disk they are separate arrays: converters, exports and
-unrolled models need them so, and the largest tensor stays small. If a save is killed, the previous
-checkpoint remains.
+In memory, layers are stacked for `scan`. On disk they are separate arrays, which
+converters, exports and models with unrolled layers need; this also bounds the size of the largest
+array. If a save is killed, the previous checkpoint remains.
 
 Devices have no room for a second copy of the train state (73 GiB for LLaMA2-13B in bfloat16). So a
 save slices a few layers out of their leaves, copies them to the host and frees them, and a restore
-reads and stacks a few leaves at a time. Either needs `BATCH_BYTES` more per device, or one leaf if
-that is larger. A save also needs host memory for a copy of the state on the host's devices.
+reads and stacks a few leaves at a time. Both need extra device memory: `BATCH_BYTES`, or the size
+of the largest leaf if that is larger. A save also needs host memory for a copy of the state on the
+host's devices.
 
 Converters never hold a whole model: they save with `lazy_arrays.py` and read one array at a time.
 

@@ -85,7 +85,7 @@ def main() -> None:
         if same != hashes:
             sys.exit("HF -> Flax -> HF changed the weights")
     print(f"\n{options.layers} layers, {nbytes / 1e9:.1f} GB, medians of {options.repeats}")
-    print("| | GB/s | share of cp | bar | GiB resident | bar |\n|---|---|---|---|---|---|")
+    print("| | GB/s | share of cp | target | GiB resident | target |\n|---|---|---|---|---|---|")
     base, ok = statistics.median(seconds["cp"]), True
     for what, times in seconds.items():
         spent, peak = statistics.median(times), max(peaks[what])

@@ -100,9 +100,9 @@ def compile_plan(command: Sequence[str]) -> dict[str, Any]:
 
 def as_markdown(plans: Sequence[tuple[Case, dict[str, Any]]]) -> str:
     """Formats the plans as a Markdown table. Sizes are GiB per device."""
-    head = ("config", "topology", "mesh", "a step is", "remat", "attention", "parameters",
-            "optimizer", "temporaries", "reserve", "of", "free", "fits", "step, s",
-            "hours")  # fmt: skip
+    head = ("config", "topology", "mesh", "micro-batches x rows", "remat", "attention",
+            "parameters", "optimizer", "temporaries", "reserve", "device memory", "free", "fits",
+            "step, s", "hours")  # fmt: skip
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for case, plan in plans:
         changed = f", `{' '.join(case.options)}`" if case.options else ""
@@ -112,7 +112,7 @@ def as_markdown(plans: Sequence[tuple[Case, dict[str, Any]]]) -> str:
             case.config.removeprefix("llama2_13b_") + changed,
             plan["topology"],
             f"{data} x {fsdp} x {tensor}",
-            f"{plan['micro_batches']} x {plan['micro_rows'] * data * fsdp} rows",
+            f"{plan['micro_batches']} x {plan['micro_rows'] * data * fsdp}",
             plan["remat"],
             plan["attention"],
             gib(plan["params_bytes"]),

@@ -1,4 +1,9 @@
-"""Chat templates: how a dialogue becomes text and ids in training, transformers and vLLM."""
+"""Chat templates: how a dialogue becomes text and ids in training, transformers and vLLM.
+
+A new format is a subclass of `base.Template` with its Jinja template, and an entry in `TEMPLATES`.
+Special tokens that it uses must exist in the tokenizer. `data/tokenizers` only reads SentencePiece
+models as in LLaMA 1 and 2, so a format like Llama 3's also needs a reader of its tokenizer there.
+"""
 
 from parrot_jax.core.errors import UserError
 from parrot_jax.data.templates.base import Template

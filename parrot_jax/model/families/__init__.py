@@ -1,4 +1,19 @@
-"""Model families by name. A family has a layer, tensor names and limits. Loads no jax."""
+"""Model families by name. A family has a layer, tensor names and limits. Loads no jax.
+
+A new family is a folder like `llama/` and an entry in `FAMILIES`. If its layer differs from LLaMA's
+(for example, Qwen 2 has a bias in attention), it needs:
+
+- `layer.py`: a `blocks.DecoderLayer` that creates and uses the new weights. `blocks.Attention` and
+  `blocks.Mlp` have no biases, so create those in the layer, with logical axes of `sharding.RULES`.
+- `layer_tensors`: a row for each new tensor, so that checkpoints and conversions include it.
+- `allowed` and `hf_values`: the values of `config.json` that it supports and exports.
+- For new settings of the mathematics: a field of `ModelConfig`, read and written by `hf_config.py`.
+  All families share the embedding, the final norm, the head, and the attention between the two
+  methods of a layer.
+- If the tokenizer is not SentencePiece's: a file in `data/tokenizers`.
+
+`tests/test_extending.py` has an example.
+"""
 
 import math
 from collections.abc import Iterator
