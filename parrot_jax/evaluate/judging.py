@@ -213,6 +213,7 @@ class _Judging:
             values = [verdict.value if verdict else None for verdict in verdicts]
             if len(task.requests) == 1:
                 row |= {
+                    "answer": task.conversations[0].answers[task.turn - 1],
                     "user_prompt": task.requests[0][-1]["content"],
                     "judgment": last[0].reply.text if last[0] else "",
                     "score": values[0],

@@ -259,7 +259,7 @@ def parse_grade(row: dict[str, Any]) -> Grade:
     history = row.get("history", "own")
     if history not in get_args(History):
         raise BrokenRowError("unknown `history`", printable(repr(history), 40))
-    low, high = row.get("scale") or SCALE
+    low, high = _scale(row)
     score = number_at(row, "score")
     if "score" not in row:
         raise BrokenRowError("no `score`", "rows of pairs have none")
@@ -268,19 +268,30 @@ def parse_grade(row: dict[str, Any]) -> Grade:
     if score is not None and not low <= score <= high:
         raise BrokenRowError("a score out of range", f"{score:g} is not from {low:g} to {high:g}")
     reason = row.get("reason")
+    repeat = row.get("repeat", 0)
+    if type(repeat) is not int or repeat < 0:
+        raise BrokenRowError("no count in `repeat`", printable(repr(repeat), 40))
     return Grade(
         model=name_at(row, "model").removesuffix(f"@{history}"),
         history=history,
         judge=judge if isinstance(judge, str) else "",
         place=Place(name_at(row, "question_id"), count_at(row, "turn")),
-        repeat=row["repeat"] if isinstance(row.get("repeat"), int) else 0,
+        repeat=repeat,
         score=score,
         failed=row.get("failed") is True,
         reason=reason if isinstance(reason, str) else "no rating",
         category=_text(row, "category"),
         asker_stop=_text(row, "asker_stop"),
-        scale=(float(low), float(high)),
+        scale=(low, high),
     )
+
+
+def _scale(row: dict[str, Any]) -> tuple[float, float]:
+    scale = row.get("scale", SCALE)
+    match scale:
+        case [int() | float() as low, int() | float() as high] if low < high:
+            return float(low), float(high)
+    raise BrokenRowError("no `scale`", f"{printable(repr(scale), 40)} is not [lowest, highest]")
 
 
 def _text(row: dict[str, Any], key: str) -> str:

@@ -160,13 +160,14 @@ def test_rows_are_read_strictly(tmp_path: Path) -> None:
         row(), row(turn=2, score=-1), row(turn=3, score=12), row(turn=4, score="7"),
         row(turn=5, history="all"), {"question_id": 1},
         row(model="m@none", history="none"), row(model="n", judge=["k", "p"]),
+        row(turn=6, scale="ab"), row(turn=7, scale=[1]), row(turn=8, repeat=True),
     )  # fmt: skip
     found = read_scores([path])
     assert [*found.labels()] == ["m (j)", "m@none (j)", "n (k)"]
     assert found.labels()["m (j)"].estimate().unscored == 1  # FastChat's -1
     assert found.rejected.reasons == {
         "a score out of range": 1, "no number in `score`": 1, "unknown `history`": 1,
-        "no `score`": 1,
+        "no `score`": 1, "no `scale`": 2, "no count in `repeat`": 1,
     }  # fmt: skip
     with pytest.raises(UserError, match="turn 1 of question 81 of m was judged twice by j"):
         read_scores([write(path, row(), row())])
