@@ -53,6 +53,8 @@ VERBS = (
     Verb("evaluate compare", "evaluate_compare", "A B", "is B better, and at which turns?"),
     Verb("evaluate rescore", "evaluate_rescore", "FILE...", "parse FastChat judgments again"),
     Verb("evaluate winrate", "evaluate_winrate", "FILE...", "AlpacaEval's win rate, with interval"),
+    Verb("evaluate build", "evaluate_build", "CONFIG", "continue a benchmark with more questions"),
+    Verb("evaluate review", "evaluate_review", "FILE", "accept, edit or reject built questions"),
     Verb("evaluate download", "evaluate_download", "[NAME]", "download a public benchmark"),
     Verb("world write", "world_write", "", "write the synthetic world: dialogues, facts, an exam"),
     Verb("world serve", "world_serve", "WORLD", "serve the synthetic world's answerer"),

@@ -35,6 +35,7 @@ KINDS = {
     "stats": ConfigKind("stats.judge_config", "JudgeConfig", "parrot stats --judge"),
     "answer": ConfigKind("evaluate.answer_config", "AnswerConfig", "parrot evaluate answer"),
     "judge": ConfigKind("evaluate.judge_config", "JudgeConfig", "parrot evaluate judge"),
+    "build": ConfigKind("evaluate.build_config", "BuildConfig", "parrot evaluate build"),
     "moderation": ConfigKind(
         "api.endpoint_config", "EndpointConfig", "parrot collect export --moderation"
     ),

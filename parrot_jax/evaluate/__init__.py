@@ -2,12 +2,18 @@
 
 answer_config.py  settings of answering a benchmark
 judge_config.py   settings of judging
+build_config.py   settings of building a longer benchmark
 rows.py           rows of JSON files; rejected ones are counted and reported
 published.py      where benchmarks are published, and their licences
 downloads.py      downloads them, when the user says so
 benchmark.py      questions and references, from files of all common forms
 sheets.py         answers of a model, and FastChat's files of them
 answering.py      runs a benchmark
+built.py          built benchmarks: who wrote and accepted each question
+question_filters.py why a proposed question is dropped
+extending.py      one dialogue that an asker continues, as a coroutine
+building.py       builds a benchmark
+reviewing.py      people accept, edit or reject its questions
 conversations.py  what is judged: answers to a benchmark, or dialogues
 judge_prompts.py  prompts in FastChat's form, for any number of turns
 judge_tasks.py    requests to the judge, and how its replies are read

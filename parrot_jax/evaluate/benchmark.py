@@ -113,7 +113,7 @@ def _fastchat(row: dict[str, Any], number: int) -> Question | None:
         return None
     texts = _texts(turns, "turns")
     given = row.get("reference")
-    references = (None,) * len(texts) if not given else _texts(given, "reference")
+    references = (None,) * len(texts) if not given else _references(given)
     if len(references) != len(texts):
         raise BrokenRowError(
             "references that do not fit", f"{len(references)} for {len(texts)} turns"
@@ -124,7 +124,16 @@ def _fastchat(row: dict[str, Any], number: int) -> Question | None:
         references=references,
         category=_category(row, "category"),
         system=_category(row, "system"),
+        reference_model=_category(row, "reference_model"),
     )
+
+
+def _references(values: Any) -> tuple[str | None, ...]:
+    """The references of FastChat's form; null where a built benchmark has none yet."""
+    if not isinstance(values, list):
+        return _texts(values, "reference")  # refuses
+    texts = _texts(["" if value is None else value for value in values], "reference")
+    return tuple(None if value is None else text for value, text in zip(values, texts, strict=True))
 
 
 def _rounds(key: str, question: str, answer: str, id_key: str, category: str) -> Any:

@@ -3,9 +3,7 @@
 import itertools
 from collections.abc import Iterable, Sequence
 
-MOST_WORDS = 10_000
-"""Limit on the words of a question to compare: the time grows with the product of both lengths, and
-people paste whole books."""
+from parrot_jax.dialogue.repeats import rouge_l
 
 MTLD_THRESHOLD = 0.72
 """The type-token ratio at which a factor ends, from the authors."""
@@ -21,7 +19,7 @@ def self_rouge(questions: Sequence[Sequence[str]]) -> float | None:
     0.2222222222222222
 
     Args:
-      questions: The words of each, from `normal_words`; only the first `MOST_WORDS` are used.
+      questions: The words of each, from `normal_words`.
 
     Returns:
       In [0, 1]; None for fewer than two questions. The papers print it times 100.
@@ -29,17 +27,9 @@ def self_rouge(questions: Sequence[Sequence[str]]) -> float | None:
     Source: C.-Y. Lin, ROUGE: a package for automatic evaluation of summaries, 2004. The papers do
     not define it for a session; this definition is ours.
     """
-    from rapidfuzz.distance import LCSseq
-
     if len(questions) < 2:
         return None
-    # Ids, since rapidfuzz compares words by hash, which can collide.
-    ids: dict[str, int] = {}
-    coded = [[ids.setdefault(word, len(ids)) for word in words[:MOST_WORDS]] for words in questions]
-    scores = [
-        2 * LCSseq.similarity(one, other) / (len(one) + len(other)) if one and other else 0.0
-        for one, other in itertools.combinations(coded, 2)
-    ]
+    scores = [rouge_l(one, other) for one, other in itertools.combinations(questions, 2)]
     return sum(scores) / len(scores)
 
 

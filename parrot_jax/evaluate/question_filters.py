@@ -1,0 +1,65 @@
+"""Filters of proposed questions; each has its own reason."""
+
+from collections.abc import Callable, Sequence
+
+from parrot_jax.dialogue.phrases import answers_like_an_assistant, only_thanks
+from parrot_jax.dialogue.repeats import comparable, most_similar
+from parrot_jax.evaluate.build_config import BuildConfig
+
+_JUDGED_CHARS = 20_000
+
+
+class QuestionFilters:
+    """Says why a text cannot be the next question."""
+
+    def __init__(self, config: BuildConfig) -> None:
+        """Loads the language classifier, if it is used."""
+        self._config = config
+        self._language: Callable[[str], tuple[str, float] | None] | None = None
+        if config.language_switch is not None:
+            from parrot_jax.dialogue.language import language_of
+
+            self._language = language_of()
+
+    def reason(
+        self, text: str, earlier: Sequence[str], *, rejected: Sequence[str], dropped: Sequence[str]
+    ) -> str:
+        """Why a proposal is dropped; empty = it is not.
+
+        Args:
+          text: The proposal, not empty.
+          earlier: The questions of the dialogue, at least one.
+          rejected: Texts that a person rejected in this dialogue.
+          dropped: Earlier proposals for the same turn.
+        """
+        config = self._config
+        if not any(map(str.isalnum, text)):
+            return "no question: it has no words"
+        if len(text) < config.fewest_chars:
+            return "too short"
+        if len(text) > config.most_chars:
+            return "too long"
+        if only_thanks(text):
+            return "thanks or good-bye"
+        if answers_like_an_assistant(text):
+            return "an answer, not a question"
+        near = config.repeated_question
+        for others, threshold, reason in (
+            # A person's word holds even if the filter is off.
+            (rejected, near or 100.0, "rejected by a person before"),
+            (earlier, near, "repeats an earlier question"),
+            (dropped, near or 100.0, "repeats a dropped proposal"),
+        ):
+            if threshold is not None and most_similar(
+                comparable(text), list(map(comparable, others)), threshold
+            ):
+                return reason
+        return self._switched_language(earlier[0], text)
+
+    def _switched_language(self, first: str, text: str) -> str:
+        if self._language is None or self._config.language_switch is None:
+            return ""
+        was, is_now = (self._language(said[:_JUDGED_CHARS]) for said in (first, text))
+        if was is None or is_now is None or was[0] == is_now[0]:
+            return ""
+        return "another language" if min(was[1], is_now[1]) >= self._config.language_switch else ""
