@@ -166,7 +166,7 @@ def _show(one: BuiltDialogue, place: int, shown: int, *, left: int) -> None:
     console.rule(visible(f"{title}, question {place + 1}; {left:,} left"), characters="-")
     lines = []
     for number, turn in enumerate(one.turns[:place], 1):
-        if number < shown:
+        if number <= shown:
             continue
         lines += [f"[{number}] user: {turn.text}", ""]
         lines += [f"[{number}] assistant: {turn.reference or '(the next build answers)'}", ""]
