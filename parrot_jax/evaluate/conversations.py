@@ -37,7 +37,7 @@ class Conversation:
     """One per question; None = there is none."""
     shown: tuple[str | None, ...]
     """The earlier answers that the judge sees: those that the model saw. A model without history
-    saw none; the judge sees its answers with its own history, if there are any."""
+    saw none; the judge sees its answers with its own history, or else those without."""
     reasons: dict[int, str] = field(default_factory=dict)
     """Why an answer is missing, by turn from 1."""
     reference_model: str = ""
@@ -57,9 +57,11 @@ class Conversation:
         """
         answers = [*self.shown[: turn - 1], self.answers[turn - 1]]
         shown = []
-        for question, answer, reference in zip(
-            self.questions, answers, self.references, strict=False
+        for place, (question, answer, reference) in enumerate(
+            zip(self.questions, answers, self.references, strict=False), start=1
         ):
+            if answer is None and self.history == "none" and place < turn:
+                continue  # the model saw no earlier turn anyway
             if answer is None:
                 return None
             texts = {"question": question, slot: answer}
@@ -67,10 +69,6 @@ class Conversation:
                 texts["ref_answer"] = reference
             shown.append(texts)
         return shown
-
-    def has_references(self, turn: int) -> bool:
-        """Whether all turns up to this one have a reference."""
-        return None not in self.references[:turn]
 
 
 def from_sheets(questions: Sequence[Question], sheets: Iterable[Sheet]) -> list[Conversation]:
@@ -98,7 +96,11 @@ def from_sheets(questions: Sequence[Question], sheets: Iterable[Sheet]) -> list[
         if sheet.history == "reference":
             shown = question.references
         elif sheet.history == "none":
-            shown = own.get((sheet.model, str(sheet.question_id)), sheet.answers)
+            answers = own.get((sheet.model, str(sheet.question_id)), sheet.answers)
+            shown = tuple(
+                with_history or without
+                for with_history, without in zip(answers, sheet.answers, strict=True)
+            )
         found.append(
             Conversation(
                 model=sheet.model,

@@ -118,35 +118,34 @@ def _why_not(group: tuple[Conversation, ...], turn: int) -> str:
     for one in group:
         if one.answers[turn - 1] is None:
             return one.reasons.get(turn, "missing")
-        if one.texts(turn, "answer") is None:
-            return "an earlier answer is missing"
+    shown = [one.texts(turn, "answer") for one in group]
+    if None in shown or len({len(texts) for texts in shown if texts is not None}) > 1:
+        return "an earlier answer is missing"
     return ""
 
 
 def _task(
     mode: JudgeMode, group: tuple[Conversation, ...], turn: int, prompts: JudgePrompts
 ) -> Task:
-    first = group[0]
-    with_references = first.has_references(turn)
-    prompt = prompts.choose(mode, turn, with_references=with_references)
-    if mode == "single":
-        requests = (prompt.messages(_shown(first, turn, "answer")),)
-    else:
-        requests = tuple(
-            prompt.messages(
-                [
-                    {**a, **b}
-                    for a, b in zip(
-                        _shown(one, turn, "answer_a"), _shown(other, turn, "answer_b"), strict=True
-                    )
-                ]
-            )
-            for one, other in (group, group[::-1])
-        )
+    slots = ("answer",) if mode == "single" else ("answer_a", "answer_b")
+    orders = [group] if mode == "single" else [group, group[::-1]]
+    shown = [_shown(order, turn, slots) for order in orders]
+    with_references = all("ref_answer" in texts for texts in shown[0])
+    prompt = prompts.choose(mode, len(shown[0]), with_references=with_references)
+    requests = tuple(prompt.messages(turns) for turns in shown)
     return Task(group, turn, prompt, requests)
 
 
-def _shown(conversation: Conversation, turn: int, slot: str) -> list[dict[str, str]]:
-    texts = conversation.texts(turn, slot)
-    assert texts is not None  # `_why_not` has looked
-    return texts
+def _shown(
+    group: tuple[Conversation, ...], turn: int, slots: Sequence[str]
+) -> list[dict[str, str]]:
+    """The texts of the turns to show; of two conversations side by side."""
+    parts = []
+    for one, slot in zip(group, slots, strict=True):
+        texts = one.texts(turn, slot)
+        assert texts is not None  # `_why_not` has looked
+        parts.append(texts)
+    return [
+        dict(itertools.chain(*(part.items() for part in turns)))
+        for turns in zip(*parts, strict=True)
+    ]

@@ -179,6 +179,29 @@ def test_the_judge_sees_what_the_model_saw(
                                    ["A 1", "A 2", "A 22"]])  # fmt: skip
 
 
+def test_a_hole_does_not_hide_later_answers_without_history(
+    write_benchmark: WriteBenchmark, write_config: WriteConfig, write_answers: Any, tmp_path: Path
+) -> None:
+    write_benchmark(QUESTIONS)
+    own = write_answers("m", [["A 1", None, None], ANSWERS[1]])
+    none = write_answers("m@none", [["A 4", None, "A 6"], ANSWERS[1]], history="none")
+    with ScriptedServer(grade) as server:
+        config = write_config("judge", server.url, answers=[str(own), str(none)])
+        assert main(["evaluate", "judge", str(config)]) == 0
+    states = {
+        (row["model"], row["turn"]): row["score"]
+        for row in rows_in(tmp_path / "judge") if row["question_id"] == 81
+    }  # fmt: skip
+    assert states == {("m", 1): 1.0, ("m", 2): None, ("m", 3): None,
+                      ("m@none", 1): 4.0, ("m@none", 2): None, ("m@none", 3): 6.0}  # fmt: skip
+    (shown,) = [
+        prompt_of(b) for b in server.bodies if "A 6" in prompt_of(b) and "Why" in prompt_of(b)
+    ]
+    assert re.findall(r"Why\?|How\?|When\?|A \d", shown.rpartition("<conversation>")[2]) == [
+        "Why?", "A 1", "When?", "A 6",
+    ]  # fmt: skip
+
+
 def test_pairs_are_judged_in_both_orders(
     write_benchmark: WriteBenchmark, write_config: WriteConfig, write_answers: Any,
     tmp_path: Path,
