@@ -57,8 +57,10 @@ def review(path: str, *, reviewer: str, read: Callable[[str], str] = input) -> R
         raise UserError(f"there is no file {path}; `parrot evaluate build` writes questions.jsonl.")
     with contextlib.closing(take_lock(Path(path))):
         session = _Session(Path(path), reviewer, read)
-        with contextlib.suppress(EOFError):
+        try:
             session.run()
+        except EOFError:
+            console.print()  # ends the line of the prompt
         return session.summary()
 
 
@@ -77,27 +79,30 @@ class _Session:
             edited=self._counts["e"],
             rejected=self._counts["r"],
             skipped=self._counts["s"],
-            left=sum(len(_open_turns(one)) for one in self._dialogues),
+            left=self._num_open(),
             file=self._path,
         )
 
     def run(self) -> None:
         """Goes through the questions until the end of the file or of the input, or [q]uit."""
         for number in range(len(self._dialogues)):
-            shown = 0
-            for place in _open_turns(self._dialogues[number]):
-                one = self._dialogues[number]
-                if place >= len(one.turns):
-                    break  # removed with a rejected one
-                _show(one, place, shown, left=sum(len(_open_turns(d)) for d in self._dialogues))
-                shown = place
-                choice, text = self._choice(one.turns[place].text)
-                if choice == "q":
-                    return
-                self._counts[choice] += 1
-                if choice != "s":
-                    self._dialogues[number] = _decided(one, place, choice, text, self._reviewer)
-                    write_built(self._path, self._dialogues)
+            place, shown = self._dialogues[number].seed_turns, 0
+            # A decision may remove later turns, or open them again.
+            while place < len((one := self._dialogues[number]).turns):
+                if place in _open_turns(one):
+                    _show(one, place, shown, left=self._num_open())
+                    shown = place
+                    choice, text = self._choice(one.turns[place].text)
+                    if choice == "q":
+                        return
+                    self._counts[choice] += 1
+                    if choice != "s":
+                        self._dialogues[number] = _decided(one, place, choice, text, self._reviewer)
+                        write_built(self._path, self._dialogues)
+                place += 1
+
+    def _num_open(self) -> int:
+        return sum(len(_open_turns(one)) for one in self._dialogues)
 
     def _choice(self, old: str) -> tuple[str, str]:
         """The key of a choice, and the new text of an edit."""
@@ -145,8 +150,9 @@ def _decided(
     if choice == "e":
         by = f"{reviewer} (edited {turn.written_by})"
         edited = replace(turn, text=text, written_by=by, accepted_by=reviewer)
-        # The later answers, too, were written after the old question.
-        changed = tuple(later.without_reference() for later in (edited, *after))
+        # The later questions and answers followed the old question: they are looked at again.
+        followed = (replace(later, accepted_by=None) for later in after)
+        changed = tuple(later.without_reference() for later in (edited, *followed))
         return replace(
             one, turns=(*before, *changed), given=len(one.turns), edited=(*one.edited, note)
         )

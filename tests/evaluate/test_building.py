@@ -270,6 +270,49 @@ def test_an_answer_that_is_missing_stops_its_dialogue_and_is_asked_again(
     assert [len(row["turns"]) for row in rows()] == [8, 8]
 
 
+@pytest.mark.parametrize(
+    ("messages", "reason"),
+    [(5, "its answer was filtered"), (1, "its need of context could not be measured")],
+)
+def test_a_question_whose_answer_is_filtered_is_dropped(
+    messages: int, reason: str, write_benchmark: WriteBenchmark, write_build: WriteConfig,
+    rows: Rows,
+) -> None:  # fmt: skip
+    write_benchmark(SEEDS[:1])
+
+    def script(body: dict[str, Any]) -> Scripted:
+        said = texts(body)
+        if is_asked_to_ask(body) and "harm" not in said[-1]:
+            return Scripted(text="And how does it harm people?")
+        if "harm" in said[-1] and len(said) == messages and not is_asked_to_ask(body):
+            return Scripted(text="I", finish_reason="content_filter")
+        return talk(body)
+
+    with ScriptedServer(script) as server:
+        assert build(write_build(server.url), "--turns", "3") == 0
+    (row,) = rows()
+    assert row["turns"][2] == "And what follows from point 3 of that?"
+    assert [note["reason"] for note in row["dropped"]] == [reason]
+
+
+def test_a_request_that_the_endpoint_rejects_leaves_its_dialogue_short(
+    write_benchmark: WriteBenchmark, write_build: WriteConfig, rows: Rows,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    write_benchmark(SEEDS)
+
+    def script(body: dict[str, Any]) -> Scripted:
+        said = texts(body)
+        if said[0] == SEEDS[1][0] and len(said) == 7 and not is_asked_to_ask(body):
+            return Scripted(status=400, text="no numbers, please")
+        return talk(body)
+
+    with ScriptedServer(script) as server:
+        assert build(write_build(server.url)) == 0
+    assert "1 short: rejected by the endpoint: HTTP 400: no numbers" in capsys.readouterr().out
+    assert [len(row["turns"]) for row in rows()] == [8, 3]
+
+
 def test_a_trained_asker_gets_the_dialogue_alone(
     write_benchmark: WriteBenchmark, write_build: WriteConfig, rows: Rows,
     capsys: pytest.CaptureFixture[str],

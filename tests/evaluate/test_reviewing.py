@@ -107,6 +107,15 @@ def test_an_edit_drops_the_answers_from_there_on(
     assert read_benchmark(str(file))[0].references == ("A1", "A2", None, None)
 
 
+def test_an_edit_withdraws_what_was_accepted_after_it(
+    decide: Callable[..., int], rows: Rows
+) -> None:
+    assert decide("s", "a", "a", "q") == 0
+    assert rows()[0]["accepted_by"] == [None, None, "Ada", "Ada"]
+    assert decide("e", "Why that?", "a", "q") == 0
+    assert rows()[0]["accepted_by"] == [None, "Ada", "Ada", None]
+
+
 def test_an_edit_without_a_change_accepts_and_one_without_text_asks_again(
     decide: Callable[..., int], rows: Rows, capsys: pytest.CaptureFixture[str]
 ) -> None:
