@@ -93,9 +93,14 @@ class Run:
         Raises:
           UserError: As in `prompt`, or a number is out of its range.
         """
+        if histories is None or isinstance(histories, str | Mapping):
+            raise UserError(f"histories is {histories!r:.80}; give a list of lists of messages.")
         for name, value, least in (("max_tokens", max_tokens, 1), ("seed", seed, 0)):
-            if value < least:
-                raise UserError(f"{name} is {value}; it must be {least} or more.")
+            if type(value) is not int or not least <= value < 2**31:
+                raise UserError(f"{name} is {value!r}; it must be a whole number, {least} or more.")
+        for name, value in (("temperature", temperature), ("top_p", top_p)):
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise UserError(f"{name} is {value!r}; it must be a number.")
         return sample_next_turns(
             self.config.model,
             self.params,

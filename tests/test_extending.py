@@ -14,7 +14,7 @@ from flax import nnx
 
 from parrot_jax.cli import main
 from parrot_jax.core.config import load_config
-from parrot_jax.core.errors import UserError
+from parrot_jax.core.errors import RunError, UserError
 from parrot_jax.data.data_config import Task
 from parrot_jax.data.templates import TEMPLATES, make_template
 from parrot_jax.data.templates.base import RenderedTurn, Rendering, Template, TurnText
@@ -51,6 +51,78 @@ class Smoothed:
         smooth = (1 - self.amount) * picked + self.amount * logprobs.mean(axis=-1)
         entropy = -(jnp.exp(logprobs) * logprobs).sum(axis=-1)
         return -(weights * smooth).sum(), weights.sum(), {"entropy": (weights * entropy).sum()}
+
+
+@pytest.mark.parametrize(
+    ("sums", "message"),
+    [
+        (lambda loss, weight: (loss, weight), r"returned tuple; it must return a tuple \(sum, wei"),
+        (lambda loss, weight: (loss, weight, None), "it must return a tuple"),
+        (lambda loss, weight: (loss, weight, {"step": loss}), "extra 'step' needs another name"),
+        (lambda loss, weight: (loss, weight, {"loss": loss}), "extra 'loss' needs another name"),
+        (lambda loss, weight: (loss, weight, {5: loss}), "extra 5 needs another name"),
+        (
+            lambda loss, weight: (loss, weight, {"a": jnp.ones(2)}),
+            r"returned a with the shape \(2,\)",
+        ),
+        (
+            lambda loss, weight: (loss, jnp.ones(2), {}),
+            r"returned the weight with the shape \(2,\)",
+        ),
+    ],
+)
+def test_an_objective_that_returns_something_else_is_refused_before_a_step(
+    sums: Any, message: str, tiny_run: Path
+) -> None:
+    def objective(params: Any, batch: Batch, forward: Forward) -> Any:
+        return sums(jnp.sum(forward.unembedding(params)), jnp.float32(1))
+
+    config = replace(load_config(TrainConfig, tiny_run), max_steps=2)
+    with pytest.raises(UserError, match=message):
+        train(config, objective=objective)
+
+
+def test_what_is_no_objective_is_refused(tiny_run: Path) -> None:
+    @dataclass
+    class NotFrozen:
+        def __call__(self, params: Any, batch: Batch, forward: Forward) -> Any: ...
+
+    config = load_config(TrainConfig, tiny_run)
+    train_unchecked = getattr(train, "__wrapped__", train)
+    with pytest.raises(UserError, match="the objective is 'loss'; it must be a function"):
+        train_unchecked(config, objective="loss")
+    with pytest.raises(UserError, match="is not hashable; make it a frozen dataclass"):
+        train(config, objective=NotFrozen())
+    with pytest.raises(UserError, match="allow_changes is 'optim.lr'; give a list of keys"):
+        train_unchecked(config, allow_changes="optim.lr")
+
+
+@pytest.mark.parametrize(
+    ("value", "weight", "extra"),
+    [(1.0, 1.0, jnp.nan), (1.0, 1.0, jnp.inf), (1.0, -1.0, 0.0), (1.0, jnp.inf, 0.0)],
+)
+def test_a_metric_that_is_not_finite_names_the_step_and_changes_nothing(
+    value: float, weight: float, extra: float, tiny_run: Path
+) -> None:
+    def objective(params: Any, batch: Batch, forward: Forward) -> Sums:
+        loss = jnp.sum(forward.unembedding(params)) * 0 + value
+        return loss, jnp.float32(weight), {"extra": jnp.float32(extra)}
+
+    config = replace(load_config(TrainConfig, tiny_run), max_steps=2)
+    with pytest.raises(RunError, match=r"step 1: loss .* extra .* must be finite; the weights are"):
+        train(config, objective=objective)
+    assert list(Path(config.out).glob("bad-batch-000001.npz"))
+
+
+def test_a_step_without_weight_changes_nothing_and_has_loss_0(tiny_run: Path) -> None:
+    def objective(params: Any, batch: Batch, forward: Forward) -> Sums:
+        return jnp.sum(forward.unembedding(params)) * 0 + 5.0, jnp.float32(0), {"a": jnp.float32(5)}
+
+    config = replace(load_config(TrainConfig, tiny_run), max_steps=1, epochs=1)
+    train(config, objective=objective)
+    (line,) = Path(config.out, "metrics.jsonl").read_text().splitlines()
+    found = json.loads(line)
+    assert (found["loss"], found["grad_norm"], found["a"]) == (0.0, 0.0, 0.0)
 
 
 def test_an_objective_of_ones_own_trains(tiny_run: Path) -> None:

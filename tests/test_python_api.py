@@ -71,9 +71,9 @@ def test_a_run_names_the_argument_that_is_out_of_range(tmp_path: Path) -> None:
     parrot_jax.train_model(config)
     run = parrot_jax.load_run(config.out)
     history = [{"role": "user", "content": "Where is Oria?"}]
-    with pytest.raises(UserError, match="max_tokens is 0; it must be 1 or more"):
+    with pytest.raises(UserError, match="max_tokens is 0; it must be a whole number, 1 or more"):
         run.generate([history], max_tokens=0)
-    with pytest.raises(UserError, match="seed is -1; it must be 0 or more"):
+    with pytest.raises(UserError, match="seed is -1; it must be a whole number, 0 or more"):
         run.generate([history], seed=-1)
     with pytest.raises(UserError, match="`messages` must be a list of messages, found null"):
         getattr(Run.prompt, "__wrapped__", Run.prompt)(run, None)

@@ -10,7 +10,7 @@ from typing import Literal
 
 from parrot_jax.collect.dialogue_state import StopReason
 from parrot_jax.core.errors import UserError
-from parrot_jax.dialogue.types import Turn
+from parrot_jax.dialogue.types import Turn, is_unicode
 
 JUDGED_CHARS = 20_000
 """Longer than any real answer; a server may send megabytes."""
@@ -149,6 +149,11 @@ class StopJudge:
                 ) from error
             if why is not None and not isinstance(why, str):
                 raise UserError(f"the filter {name} returned {why!r}; return a reason, or None.")
+            if why and not is_unicode(why):
+                raise UserError(
+                    f"the filter {name} returned {why[:80]!r}, which has half of a surrogate pair; "
+                    "return valid Unicode."
+                )
             if why:
                 return f"{StopReason.FILTER}: {why}"
         return None

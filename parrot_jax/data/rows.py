@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from parrot_jax.core.errors import UserError
 from parrot_jax.data.data_config import DataConfig
 from parrot_jax.data.masks import mask_turns
 from parrot_jax.data.packing import fill_row, plan_rows, row_dtype
@@ -61,6 +62,11 @@ def make_rows(
         windows += made
         owners += [first + index] * len(made)
     rows, spans = pack(windows, owners, config.row_tokens, packing=config.packing)
+    if len(rows) and (largest := int(rows["tokens"].max())) >= template.tokenizer.vocab_size:
+        raise UserError(
+            f"the template {config.template!r} renders the token id {largest}, but its tokenizer "
+            f"has ids 0 to {template.tokenizer.vocab_size - 1}; correct the template."
+        )
     live_a_row = (rows["loss_weights"] > 0).sum(axis=1)
     counts["rows"] += len(rows)
     counts["tokens"] += int((rows["segment_ids"] > 0).sum())

@@ -93,6 +93,19 @@ class Dialogue:
         return digest.digest()
 
 
+def is_unicode(text: str) -> bool:
+    r"""Whether a text is valid Unicode. JSON can contain lone halves of surrogate pairs.
+
+    >>> is_unicode("é"), is_unicode("\ud83d")
+    (True, False)
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _check_unicode(where: str, text: str) -> None:
     # JSON can contain lone surrogates, which no tokenizer accepts.
     try:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from parrot_jax.dialogue.types import Role
+from parrot_jax.dialogue.types import Role, is_unicode
 from parrot_jax.serve.engine import Messages, RequestError
 
 # `developer` is OpenAI's newer name for `system`.
@@ -76,6 +76,8 @@ def shown(value: Any) -> str:
                 return f"{text[:_SHOWN_CHARS]}..."
     except ValueError:  # Python does not print integers of thousands of digits
         return f"{text}(a very long number)"
+    except TypeError:  # not from JSON: an argument of the Python API
+        return repr(value)[:_SHOWN_CHARS]
     return text
 
 
@@ -106,9 +108,19 @@ def _read_message(value: Any, at: int) -> dict[str, str]:
 
 
 def _text(content: Any, at: int) -> str:
-    if isinstance(content, str):
-        return content
     param = f"messages.{at}.content"
+    text = content if isinstance(content, str) else _joined(content, at, param)
+    if not is_unicode(text):
+        raise RequestError(
+            f"message {at + 1} has half of a surrogate pair: {text[:_SHOWN_CHARS]!a}; send "
+            "valid Unicode.",
+            param=param,
+        )
+    return text
+
+
+def _joined(content: Any, at: int, param: str) -> str:
+    """The texts of a list of parts."""
     if not isinstance(content, list):
         raise RequestError(
             f"message {at + 1} has no text: its `content` is {shown(content)}.", param=param

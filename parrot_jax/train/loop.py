@@ -10,21 +10,21 @@ for an evaluation, a checkpoint or a trace.
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from parrot_jax.core.config import check_config, config_to_dict
-from parrot_jax.core.errors import PreemptedError, RunError, disk_full_is_a_user_error
+from parrot_jax.core.errors import PreemptedError, RunError, UserError, disk_full_is_a_user_error
 from parrot_jax.core.files import atomic_write, write_array, write_json
 from parrot_jax.core.logs import Pace, console, duration, progress_bar
 from parrot_jax.core.paths import AnyPath
 from parrot_jax.distributed import any_process, in_first_process, is_first_process
 from parrot_jax.train import perplexity
-from parrot_jax.train.objectives import Objective
+from parrot_jax.train.objectives import Objective, check_objective
 from parrot_jax.train.preemption import Preemption, preemption
 from parrot_jax.train.profile import Profiler
 from parrot_jax.train.program import too_large_is_a_user_error
@@ -71,6 +71,10 @@ def train(
     True
     """
     check_config(config, TrainConfig)
+    if objective is not None:
+        check_objective(objective)
+    if isinstance(allow_changes, str):
+        raise UserError(f"allow_changes is {allow_changes!r}; give a list of keys.")
     folder = RunFolder(config.out)
     in_first_process(folder.check_writable, f"write to {folder.path}")
     setup = set_up(config, is_new=not folder.has_checkpoint(), objective=objective)
@@ -174,7 +178,8 @@ class _Run:
                 if is_saved:
                     self._save(state, done)
             self.checkpoints.close()
-        console.print(f"done: {self.steps.stop_step} steps in {self.folder.path}")
+        steps = max(first, self.steps.stop_step)
+        console.print(f"done: {steps} steps in {self.folder.path}")
 
     def _stop_at_signal(self, state: TrainState, done: int) -> None:
         """Saves at once: SIGKILL follows soon."""
@@ -214,6 +219,7 @@ class _Run:
         started = time.perf_counter()
         with too_large_is_a_user_error():
             state, metrics = self.program.step(state, batch)
+        self.sigterm.catch()  # from now on there is something to save
         self._report()
         self.in_flight = _InFlight(step, metrics, started)
         return state
@@ -232,12 +238,11 @@ class _Run:
         with too_large_is_a_user_error():
             metrics = jax.device_get(metrics)
         if not metrics.finite:
-            self._stop_at_bad_batch(step, float(metrics.loss), float(metrics.grad_norm))
+            self._stop_at_bad_batch(step, metrics)
         ended = time.perf_counter()
         seconds = ended - max(started, self.last_end)
         self.last_end = ended
         self.watchdog.reset()
-        self.sigterm.catch()  # from now on there is something to save
         tokens, live = int(metrics.tokens), int(metrics.live_tokens)
         values = {
             "step": step + 1,
@@ -277,7 +282,7 @@ class _Run:
         with jax.default_device(host):
             return float(np.asarray(self.setup.learning_rate(step)))
 
-    def _stop_at_bad_batch(self, step: int, loss: float, norm: float) -> None:
+    def _stop_at_bad_batch(self, step: int, metrics: StepMetrics) -> None:
         path = self.folder.path / f"bad-batch-{step + 1:06d}.npz"
         if self.writes:
             with atomic_write(path, "wb") as file:
@@ -285,8 +290,10 @@ class _Run:
         self.folder.flush()
         self.checkpoints.close()
         raise RunError(
-            f"step {step + 1}: loss {loss} and gradient norm {norm} must both be finite; the "
-            f"weights are unchanged and the batch is in {path}. Lower optim.lr or check that batch."
+            f"step {step + 1}: loss {float(metrics.loss)}, gradient norm "
+            f"{float(metrics.grad_norm)}{_named(metrics.extras)} must be finite; the weights are "
+            f"unchanged and the batch is in {path}. Lower optim.lr, or check that batch and the "
+            "objective."
         )
 
     def _save(self, state: TrainState, step: int) -> None:
@@ -353,6 +360,10 @@ class _Run:
                     step=step, dialogue=history.dialogue_id, truth=history.truth, **reply._asdict()
                 )
             console.print(f"  {history.dialogue_id}: {reply.text!r} [{reply.finish_reason}]")
+
+
+def _named(extras: Mapping[str, Any]) -> str:
+    return "".join(f", {name} {float(value)}" for name, value in extras.items())
 
 
 def _ppl(value: float | None) -> str:

@@ -8,8 +8,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from parrot_jax.core.errors import UserError
 from parrot_jax.losses.token_loss import role_weighted_nll
 from parrot_jax.train.forward import Batch, Forward, next_tokens
 
@@ -21,6 +23,55 @@ Objective: TypeAlias = Callable[[Any, Batch, Forward], Sums]
 """A function of the weights, a micro-batch [rows, T] and the model.
 
 Equal objectives share a compiled program, so make one with settings a frozen dataclass."""
+
+
+LOGGED = ("step", "epoch", "loss", "grad_norm", "lr", "tokens", "live_tokens", "step_s", "mfu")
+"""The metrics of every step; further metrics need other names."""
+
+
+def check_objective(objective: Any) -> None:
+    """Checks that an object can be an objective.
+
+    Raises:
+      UserError: It is not a function, or not hashable.
+    """
+    if not callable(objective):
+        raise UserError(
+            f"the objective is {objective!r:.80}; it must be a function "
+            "(params, batch, forward) -> (sum, weight, extras)."
+        )
+    try:
+        hash(objective)
+    except TypeError:
+        raise UserError(
+            f"the objective {objective!r:.80} is not hashable; make it a frozen dataclass."
+        ) from None
+
+
+def check_sums(sums: Any) -> Sums:
+    """Checks the result of an objective, when its program is traced.
+
+    Raises:
+      UserError: It is not (sum, weight, extras) with scalars, or an extra has a reserved name.
+    """
+    if not isinstance(sums, tuple) or len(sums) != 3 or not isinstance(sums[2], Mapping):
+        raise UserError(
+            f"the objective returned {type(sums).__name__}; it must return a tuple "
+            "(sum, weight, extras), with a dict of further metrics, which may be empty."
+        )
+    loss, weight, extras = sums
+    for name, value in {"the sum": loss, "the weight": weight, **extras}.items():
+        if not isinstance(name, str) or name in LOGGED:
+            raise UserError(
+                f"the objective's extra {name!r} needs another name: a text, and none of "
+                f"{', '.join(LOGGED)}."
+            )
+        if jnp.shape(value) != ():
+            raise UserError(
+                f"the objective returned {name} with the shape {jnp.shape(value)}; it must be a "
+                "scalar."
+            )
+    return loss, weight, extras
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from parrot_jax.train.forward import Batch, Forward
-from parrot_jax.train.objectives import Objective, Sums
+from parrot_jax.train.objectives import Objective, Sums, check_sums
 from parrot_jax.train.rounding import round_stochastically
 from parrot_jax.train.train_state import TrainState, merge
 
@@ -26,7 +26,8 @@ class StepMetrics(NamedTuple):
     grad_norm: Float[Array, ""]
     """Norm of the whole gradient, before clipping."""
     finite: Any
-    """Whether loss and norm are finite; if not, nothing was updated."""
+    """Whether loss, norm and extras are finite, and the weight too and not negative; if not,
+    nothing was updated."""
     tokens: Int[Array, ""]
     """Tokens of the step, without padding."""
     live_tokens: Int[Array, ""]
@@ -60,7 +61,7 @@ def train_step(
       seed: Together with step and parameter, seeds the rounding of bfloat16 weights and sums.
 
     Returns:
-      The state after the step, unchanged if loss or norm is not finite; the metrics.
+      The state after the step, unchanged if a metric is not finite; the metrics.
     """
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     update_key, sum_key = jax.random.split(key)
@@ -73,10 +74,19 @@ def train_step(
         key=sum_key,
     )
     # A step without live tokens (possible if `trim_dead` is off) changes nothing.
+    is_weighed = weight > 0
+    # Without weight there is no mean; a negative or infinite weight is a fault of the objective.
+    instead = jnp.where((weight >= 0) & jnp.isfinite(weight), 0.0, jnp.nan)
+    is_weighed &= jnp.isfinite(weight)
     weight = jnp.maximum(weight, jnp.finfo(jnp.float32).tiny)
+    loss, extras = jax.tree.map(
+        lambda total: jnp.where(is_weighed, total / weight, instead), (loss, dict(extras))
+    )
     grads = jax.tree.map(lambda g: g.astype(jnp.float32) / weight, grads)
     norm = optax.tree.norm(grads)
-    finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+    finite = jnp.isfinite(norm)
+    for value in (loss, *extras.values()):
+        finite &= jnp.isfinite(value)
     scale = jnp.minimum(1.0, clip_norm / jnp.maximum(norm, 1e-30))
     grads = jax.tree.map(lambda g: g * scale, grads)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable)
@@ -86,8 +96,7 @@ def train_step(
         lambda new, old: jnp.where(finite, new, old), updated, state._replace(frozen={})
     )
     tokens, live = jnp.sum(batch["segment_ids"] > 0), jnp.sum(batch["loss_weights"] > 0)
-    extras = {name: value / weight for name, value in extras.items()}
-    metrics = StepMetrics(loss / weight, norm, finite, tokens, live, extras)
+    metrics = StepMetrics(loss, norm, finite, tokens, live, extras)
     return kept._replace(frozen=state.frozen), metrics
 
 
@@ -113,7 +122,8 @@ def summed_gradients(
     """
 
     def loss_and_rest(trainable: Any, rows: Batch) -> tuple[Array, tuple[Array, Any]]:
-        loss, weight, extras = objective(merge(trainable, state.frozen), rows, forward)
+        sums = objective(merge(trainable, state.frozen), rows, forward)
+        loss, weight, extras = check_sums(sums)
         return loss, (weight, extras)
 
     gradient = jax.value_and_grad(loss_and_rest, has_aux=True)
