@@ -271,7 +271,9 @@ def _warn_of_equal_models(config: JudgeConfig, conversations: Sequence[Conversat
     """A judge prefers its own answers, and a model that wrote the references equals them."""
     judge_model = _bare(config.judge.model)
     judged = {_bare(one.model) for one in conversations}
-    references = {_bare(one.reference_model) for one in conversations} - {""}
+    references = {
+        _bare(name) for one in conversations for name in one.reference_model.split(", ")
+    } - {""}
     for what, names in (
         (f"{judge_model} judges its own answers", judged & {judge_model}),
         (f"{judge_model} judges with references that it wrote", references & {judge_model}),

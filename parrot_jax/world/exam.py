@@ -26,7 +26,8 @@ from parrot_jax.serve.app import make_app
 from parrot_jax.serve.background import BackgroundServer
 
 _MAX_ANSWER_TOKENS = 32
-_SERVED_ROWS = 64
+# A batch takes about as long with many rows as with few, so there are as many as dialogues.
+_SERVED_ROWS = 200
 HISTORIES: tuple[History, ...] = ("own", "reference", "none")
 
 
