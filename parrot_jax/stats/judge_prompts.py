@@ -31,20 +31,20 @@ JUDGED: Mapping[str, JudgedMeasure] = MappingProxyType(
     {
         "topics": JudgedMeasure(
             name="topics",
-            prompt="topics_v1.txt",
+            prompt="topics_v2.txt",
             range_of=lambda session: (1, len(session.questions)),
             definition="distinct topics of a session; each question has one",
         ),
         "ref_count": JudgedMeasure(
             name="RefCount",
-            prompt="references_v1.txt",
+            prompt="references_v2.txt",
             # At most one per character: a bound that also holds for scripts without spaces.
             range_of=lambda session: (0, sum(map(len, session.questions))),
             definition="references in a session's questions to earlier turns",
         ),
         "context_dependent": JudgedMeasure(
             name="context-dependent",
-            prompt="context_dependent_v1.txt",
+            prompt="context_dependent_v2.txt",
             range_of=lambda session: (0, len(session.questions) - 1),
             definition="questions of a session that cannot be understood alone",
         ),

@@ -96,7 +96,7 @@ def test_the_means_of_what_the_judge_counts(
     assert found["not_judged"] == {key: {} for key in JUDGED}
     said = json.loads(first)["judge"]
     assert (said["model"], said["models_that_answered"]) == ("judge", ["scripted"])
-    assert said["prompts"]["topics"]["file"] == "topics_v1.txt"
+    assert said["prompts"]["topics"]["file"] == "topics_v2.txt"
     assert said["prompts"]["topics"]["sha256"] == JUDGED["topics"].load().sha256
     body = server.bodies[0]
     assert (body["temperature"], body["max_tokens"]) == (0.0, 100)
