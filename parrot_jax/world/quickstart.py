@@ -158,16 +158,19 @@ class Loop:
             self._say("collect", config)
             collect(config)
 
-    def train_chat(self, name: str, *, max_turns: int | None = None) -> None:
+    def train_chat(
+        self, name: str, *, max_turns: int | None = None, equal_epochs: bool = False
+    ) -> None:
         """Trains Parrot-Chat on the collected dialogues.
 
         Args:
           name: Folder of the run.
           max_turns: Turns of each dialogue to train on; None = all. With fewer turns there are more
             epochs, so that every model trains for as many steps.
+          equal_epochs: Train for as many epochs as with all turns instead, in fewer steps.
         """
         epochs = self.scale.chat_epochs
-        if max_turns is not None:
+        if max_turns is not None and not equal_epochs:
             whole = prepare(self._chat_config(name, epochs, None).data, "train")
             part = prepare(self._chat_config(name, epochs, max_turns).data, "train")
             epochs *= len(whole.rows()) / len(part.rows())
