@@ -3,10 +3,11 @@
     python scripts/bench/collect.py [--in-flight 64 256 1000] [--delay-ms 50] [--rounds 5]
     python scripts/bench/collect.py --what judge --in-flight 64
 
-The bare clients send the same requests. A judge grades 80 dialogues of eight turns. The server runs in a separate process, on a separate core if there are two, and replies after a
-fixed delay. `collect` journals each request and reply on disk (WAL, synchronous=FULL) before it
-continues, and applies the stop rules. The bare clients have no journal: `send` is the endpoint that
-`collect` uses, `create` the usual call of the `openai` client. The order alternates between rounds.
+The bare clients send the same requests. A judge grades 80 dialogues of eight turns. The server runs
+in a separate process, on a separate core if there are two, and replies after a fixed delay. Each
+request and reply is journaled on disk (WAL, synchronous=FULL) before the run continues. The bare
+clients have no journal: `send` is the endpoint that `collect` uses, `create` the usual call of the
+`openai` client. The order alternates between rounds.
 """
 
 import argparse

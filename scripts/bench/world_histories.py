@@ -1,7 +1,7 @@
 """Figure 4 on the synthetic world: right answers at up to twelve turns, by what the model sees.
 
-For each seed, runs the quickstart, then trains Parrot-Chat on the first turn, the first three and all
-turns of its collection: once for equally many steps, as the quickstart does, and once for equally many
+For each seed, runs the quickstart, then trains Parrot-Chat on the first turn, the first three and
+all turns of its collection: for equally many steps, as the quickstart does, and for equally many
 epochs. Each model takes an exam of twelve turns with its own, the true and no history.
 
     python scripts/bench/world_histories.py --out runs/world_histories --seeds 3
