@@ -23,8 +23,8 @@ class PlanConfig(TrainConfig):
     """Model FLOPs utilisations to predict times for, each in (0, 1]."""
 
     search: bool = False
-    """Find the largest `micro_rows` that fits, and the cheapest `remat` for it; at most 8
-    compiles."""
+    """Find the largest `micro_rows` that fits, and the `remat` that recomputes least and
+    still fits; at most 8 compiles."""
 
     json: bool = False
     """Print one JSON object and nothing else."""

@@ -252,7 +252,7 @@ def device_bytes(tree: Any) -> int:
 def search(
     config: TrainConfig, topology: Topology, devices: list[Any], *, widely: bool = True
 ) -> Iterator[tuple[TrainConfig, Plan]]:
-    """Searches the largest micro-batch that fits, then the cheapest remat policy for it.
+    """Searches the largest micro-batch that fits, then the remat policy that recomputes least.
 
     More rows and less recomputation only take more memory, so both searches are binary. All rows at
     once are tried first: without accumulation there is no gradient sum, so this may take less

@@ -2,7 +2,7 @@
 
 As in MT-Bench++, the questions are fixed. The model sees its own earlier answers, the true ones, or
 nothing. The true answer depends only on the earlier questions, so a wrong answer costs one point.
-The room `evaluate` asks and grades; no judge is needed.
+The package `evaluate` asks and grades; no judge is needed.
 """
 
 import json
