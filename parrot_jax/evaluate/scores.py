@@ -1,7 +1,7 @@
 """Scores by model, history, question and turn, and their means with intervals and bounds."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
@@ -81,22 +81,27 @@ class Series:
     asker_stops: dict[str, str] = field(default_factory=dict)
     """By question: what the asker did wrong, so that a collected dialogue ended."""
 
+    _estimates: dict[tuple[int | None, str | None], Estimate] = field(default_factory=dict)
+    """Those already computed: tables, pages and charts show the same ones."""
+
     def turns(self) -> list[int]:
         """The turns that were judged."""
         return sorted({place.turn for place in self.cells})
 
-    def estimate(
-        self, *, turn: int | None = None, category: str | None = None, level: float = 0.95
-    ) -> Estimate:
-        """The mean over the turns, or some of them, with the bootstrap interval.
+    def estimate(self, *, turn: int | None = None, category: str | None = None) -> Estimate:
+        """The mean over the turns, or some of them, with the 95 % bootstrap interval.
 
-        Questions are resampled with all their turns.
+        Questions are resampled with all their turns. Call it once all cells are there.
 
         Args:
           turn: Only this turn.
           category: Only questions of this category.
-          level: Of the interval.
         """
+        if (turn, category) not in self._estimates:
+            self._estimates[turn, category] = self._estimate(turn, category)
+        return self._estimates[turn, category]
+
+    def _estimate(self, turn: int | None, category: str | None) -> Estimate:
         cells = {
             place: cell
             for place, cell in self.cells.items()
@@ -109,7 +114,8 @@ class Series:
         failed = sum(cell.score is None and bool(cell.failed) for cell in cells.values())
         missing = len(cells) - len(scores)
         total = sum(scores.values())
-        low, high = _interval(scores, level)
+        values = [(place.question, score) for place, score in scores.items()]
+        low, high = clustered_interval(values, level=0.95)
         return Estimate(
             mean=total / len(scores) if scores else None,
             low=low,
@@ -323,12 +329,6 @@ def _add(found: Scores, row: Grade, file: Path) -> None:
         cell.unscored.append(row.reason)
     else:
         cell.ratings[row.repeat] = row.score
-
-
-def _interval(scores: Mapping[Place, float], level: float) -> tuple[float | None, float | None]:
-    return clustered_interval(
-        [(place.question, score) for place, score in scores.items()], level=level
-    )
 
 
 def clustered_interval(

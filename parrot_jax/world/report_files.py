@@ -233,10 +233,11 @@ def _read_histories(folder: Path) -> dict[History, list[Count]]:
         raise UserError(f"{scores.rejected.first()}; {_MEND}")
     counts: dict[History, list[Count]] = {}
     for series in scores.labels().values():
-        by_turn = [series.estimate(turn=turn) for turn in series.turns()]
-        counts[series.history] = [
-            Count(round((found.mean or 0) * found.scored), found.scored) for found in by_turn
-        ]
+        marks: dict[int, list[float]] = {turn: [] for turn in series.turns()}
+        for place, cell in series.cells.items():
+            if cell.score is not None:
+                marks[place.turn].append(cell.score)
+        counts[series.history] = [Count(round(sum(found)), len(found)) for found in marks.values()]
     if not {"own", "reference", "none"} <= counts.keys():
         raise UserError(f"{folder} lacks grades of some histories; {_MEND}")
     return counts
