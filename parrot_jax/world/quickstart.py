@@ -28,7 +28,7 @@ from parrot_jax.serve.background import BackgroundServer
 from parrot_jax.train.loop import train
 from parrot_jax.train.train_config import TrainConfig
 from parrot_jax.world.answerer import Answerer
-from parrot_jax.world.exam import take_exam
+from parrot_jax.world.exam import HISTORIES, take_exam
 from parrot_jax.world.facts import make_world
 from parrot_jax.world.progress import Progress
 from parrot_jax.world.recipes import ASKER, ask_config, chat_config, collect_config
@@ -187,7 +187,9 @@ class Loop:
         out = self.folder / "exam" / name
         answers = out.with_name(f"{name}.jsonl")
         if not answers.exists():
-            take_exam(self.folder / name, self.files / "exam.jsonl", out)
+            # The report compares histories for the model that was trained on all turns.
+            histories = HISTORIES if name == "chat" else ("own",)
+            take_exam(self.folder / name, self.files / "exam.jsonl", out, histories=histories)
         return answers
 
     def summary(self, stages: Mapping[str, float], wall_s: float) -> dict[str, Any]:

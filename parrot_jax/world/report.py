@@ -215,7 +215,7 @@ def _accuracy(files: QuickstartFiles) -> Section:
 
 
 def _histories(files: QuickstartFiles) -> Section:
-    counts = files.histories["chat"]
+    counts = files.histories
     own, true, none = (
         with_interval(counts[history][-1]) for history in ("own", "reference", "none")
     )

@@ -194,8 +194,8 @@ class QuickstartFiles:
     chat_first_turn: RunFiles
     exam: Exam
     exam_first_turn: Exam
-    histories: dict[str, dict[History, list[Count]]]
-    """Right answers by turn: run -> history -> counts."""
+    histories: dict[History, list[Count]]
+    """Right answers of the model trained on all turns, by turn, for each history."""
 
 
 def read_quickstart(folder: Path) -> QuickstartFiles:
@@ -222,7 +222,7 @@ def read_quickstart(folder: Path) -> QuickstartFiles:
         chat_first_turn=_read_run(folder / "chat_first_turn"),
         exam=Exam(exam),
         exam_first_turn=Exam(exam_first_turn),
-        histories={run: _read_histories(folder / "exam" / run) for run in _EXAMINED},
+        histories=_read_histories(folder / "exam" / "chat"),
     )
 
 
