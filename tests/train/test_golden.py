@@ -43,7 +43,11 @@ def here() -> dict[str, str]:
     return {"jax": jax.__version__, "processor": f"{platform.machine()} {widest}"}
 
 
-@pytest.mark.parametrize("name", RUNS)
+# bfloat16 is emulated on CPUs: ten seconds.
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name == "bfloat16")) for name in RUNS],
+)
 def test_the_losses_of_twenty_steps_are_those_on_file(name: str, tiny_run: Path) -> None:
     changes = dict(RUNS[name])
     config = load_config(TrainConfig, tiny_run)
