@@ -56,7 +56,7 @@ def serve(delay_s: float, urls: Any) -> None:
 
 def reply(body: dict[str, Any]) -> Scripted:
     """A grade if one is asked for, else the next turn of a dialogue."""
-    wants_grade = "Grade the assistant's" in body["messages"][-1]["content"]
+    wants_grade = "Grade the " in body["messages"][-1]["content"]
     return Scripted(text="Correct, but short. [[7]]") if wants_grade else converse(body)
 
 
