@@ -16,6 +16,7 @@ budget.py           hard limits in USD and tokens
 throttle.py         concurrency, rate limits and cool-down
 health.py           decides whether an endpoint works
 caller.py           sends requests: journal, budget, throttle, retries
+job_journal.py      opens a job's journal, new or to resume
 jobs.py             many items at once, resumable
 run_async.py        runs a coroutine from a plain function, also in a notebook
 live.py             progress of a running job

@@ -11,7 +11,7 @@ _NUMBER = re.compile(r"-?[0-9]{1,6}(?:\.[0-9]{1,6})?")
 
 
 class Found(NamedTuple):
-    """A number, or the reason why there is none."""
+    """A number, or why it is missing."""
 
     number: float | None
     reason: str = ""
@@ -60,7 +60,7 @@ def number_in_brackets(
 
 
 def letter_in_brackets(text: str, letters: str) -> tuple[str, str]:
-    """The one letter in double brackets of a judge's reply, and why there is none.
+    """The one letter in double brackets of a judge's reply, and why it is missing.
 
     >>> letter_in_brackets("Both are fine. [[C]]", "ABC")
     ('C', '')

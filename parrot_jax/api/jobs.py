@@ -5,7 +5,7 @@ rest is here: workers, budgets, failing endpoints, endpoints that reject everyth
 progress. Only the journal is kept between runs, so resuming is no special case: a job looks up what
 an item has and requests the rest.
 
-    with open_journal(path, start, inputs) as journal, closing(JournalReader(path)) as reader:
+    with open_items(path, start, inputs, check) as journal, closing(JournalReader(path)) as reader:
         job = Job({"judge": Endpoint(config)}, journal, reader, retries=..., concurrency=16)
         await job.run(items, work, noun="sessions", total=len(items))
     if job.problem is not None: ...
@@ -16,7 +16,6 @@ where `work(item)` awaits `job.ask(...)` as often as the item needs it.
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
 from rich.console import Console
@@ -26,8 +25,7 @@ from parrot_jax.api.caller import Caller
 from parrot_jax.api.endpoint import Endpoint
 from parrot_jax.api.endpoint_config import RetryConfig
 from parrot_jax.api.health import Health, Rejected
-from parrot_jax.api.journal import End, JournalWriter, Start
-from parrot_jax.api.journal_file import upgrade
+from parrot_jax.api.journal import End, JournalWriter
 from parrot_jax.api.journal_reader import JournalReader, SpeakerCounts
 from parrot_jax.api.live import LiveView
 from parrot_jax.api.replies import Outcome, Reply, Response
@@ -44,35 +42,6 @@ ITEMS_AT_FIRST = 3
 _FORBIDDEN = 403
 
 Item = TypeVar("Item")
-
-
-def open_journal(
-    path: Path, start: Start, inputs: Callable[[JournalReader | None], Iterable[str]]
-) -> JournalWriter:
-    """Opens a job's journal, new or to resume.
-
-    Args:
-      path: An SQLite file.
-      start: The config and prompts of this run.
-      inputs: Returns the inputs of items that the journal lacks; all of them if called with None.
-        Raises `UserError` if this run may not resume the journal.
-
-    Raises:
-      UserError: Also if the folder cannot be written or another process writes the journal.
-    """
-    upgrade(path)
-    journal = JournalWriter(path)
-    try:
-        if journal.is_new:
-            journal.begin(start, inputs(None))
-        else:
-            with contextlib.closing(JournalReader(path)) as reader:
-                more = list(inputs(reader))  # may refuse before anything is written
-            journal.resume(start, more)
-    except BaseException:
-        journal.close()
-        raise
-    return journal
 
 
 class Job:

@@ -89,12 +89,16 @@ def packaged_prompt(package: str, name: str) -> Prompt:
     return Prompt(name, file.read_text(encoding="utf-8"))
 
 
+def records_of(prompts: Mapping[str, Prompt]) -> dict[str, dict[str, str]]:
+    """The journal's records of prompts."""
+    return {name: prompt.record() for name, prompt in prompts.items()}
+
+
 def changed_prompts(
-    old: Mapping[str, Mapping[str, str]], new: Mapping[str, Prompt]
+    old: Mapping[str, Mapping[str, str]], new: Mapping[str, Mapping[str, str]]
 ) -> Iterator[str]:
-    """Yields the prompts whose text differs, for an error; `old` has the journal's records."""
+    """Yields the prompts whose text differs, for an error; both are records of a journal."""
     for name in {**old, **new}:
-        was = old.get(name, {}).get("sha256", "none")
-        is_now = new[name].sha256 if name in new else "none"
+        was, is_now = (records.get(name, {}).get("sha256", "none") for records in (old, new))
         if was != is_now:
             yield f"{name}.prompt_text: sha256 {was[:8]} -> {is_now[:8]}"

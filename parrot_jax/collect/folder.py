@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from parrot_jax.api.endpoint_config import DECIDES_NO_REPLY, RetryConfig
-from parrot_jax.api.jobs import open_journal
+from parrot_jax.api.job_journal import open_journal
 from parrot_jax.api.journal import JournalWriter, Start
 from parrot_jax.api.journal_file import DamagedJournalError, is_new, put_aside, upgrade
 from parrot_jax.api.journal_reader import JournalReader, SpeakerCounts
-from parrot_jax.api.prompts import Prompt, changed_prompts
+from parrot_jax.api.prompts import Prompt, changed_prompts, records_of
 from parrot_jax.api.replies import Outcome, Reply
 from parrot_jax.collect.beginnings import read_beginnings
 from parrot_jax.collect.collect_config import CollectConfig
@@ -261,8 +261,8 @@ def open_collection_journal(config: CollectConfig, prompts: Mapping[str, Prompt]
             console.print(f"{len(more):,} more dialogues")
         yield from more
 
-    records = {speaker: prompt.record() for speaker, prompt in prompts.items()}
-    return open_journal(path, Start(config_to_dict(config), records), beginnings)
+    start = Start(config_to_dict(config), records_of(prompts))
+    return open_journal(path, start, beginnings)
 
 
 def more_beginnings(
@@ -287,7 +287,7 @@ def more_beginnings(
         )
     changes = [
         *changed_keys(collection.config, config),
-        *changed_prompts(collection.journal.last_start().prompts, prompts),
+        *changed_prompts(collection.journal.last_start().prompts, records_of(prompts)),
     ]
     counts = collection.journal.counts().speakers
     silent = (name for name in config.speakers() if not counts.get(name, SpeakerCounts()).answered)

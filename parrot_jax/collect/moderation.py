@@ -11,7 +11,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from parrot_jax.api.endpoint_config import EndpointConfig, RetryConfig, changes_of_replies
-from parrot_jax.api.jobs import Job, open_journal
+from parrot_jax.api.job_journal import open_journal
+from parrot_jax.api.jobs import Job
 from parrot_jax.api.journal import End, JournalWriter, Start
 from parrot_jax.api.journal_file import put_aside, upgrade
 from parrot_jax.api.journal_reader import JournalReader, StepReply

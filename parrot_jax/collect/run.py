@@ -1,12 +1,11 @@
 """Runs a collection: a job whose items are dialogues, driven by their state machines."""
 
 import contextlib
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from parrot_jax.api.budget import BudgetSpentError
-from parrot_jax.api.endpoint import Endpoint, request_body
+from parrot_jax.api.endpoint import Endpoint, request_body, seed_from
 from parrot_jax.api.jobs import Job
 from parrot_jax.api.journal import End
 from parrot_jax.api.prompts import Prompt
@@ -126,8 +125,7 @@ def request_seed(seed: int, beginning: bytes, turn: int, speaker: Speaker) -> in
       turn: Index of the requested message, from 0.
       speaker: The speaker that is called.
     """
-    text = f"request {seed} {beginning.hex()} {turn} {speaker}"
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little") >> 1
+    return seed_from(f"request {seed} {beginning.hex()} {turn} {speaker}")
 
 
 class _Dialogues:

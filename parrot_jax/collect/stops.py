@@ -202,14 +202,14 @@ class StopJudge:
         return None
 
     def _switched_language(self, first: str, text: str) -> str | None:
-        if self._language is None or self._config.language_switch is None:
+        from parrot_jax.dialogue.language import switched_language
+
+        least = self._config.language_switch
+        if self._language is None or least is None:
             return None
-        was, is_now = (self._language(said[:JUDGED_CHARS]) for said in (first, text))
-        if was is None or is_now is None or was[0] == is_now[0]:
-            return None
-        if min(was[1], is_now[1]) < self._config.language_switch:
-            return None
-        return f"{StopReason.LANGUAGE_SWITCH}: {was[0]} to {is_now[0]}"
+        first, text = first[:JUDGED_CHARS], text[:JUDGED_CHARS]
+        switched = switched_language(self._language, first, text, least)
+        return f"{StopReason.LANGUAGE_SWITCH}: {' to '.join(switched)}" if switched else None
 
     def _sensitive(self, turns: Sequence[Turn], text: str) -> str | None:
         from parrot_jax.dialogue.sensitive import SENSITIVE

@@ -40,8 +40,6 @@ Config = ReportConfig
 
 def run(config: ReportConfig) -> None:
     """Reads the judgments, prints and writes the report."""
-    import json
-    import sys
     from pathlib import Path
 
     from parrot_jax.evaluate.scores import read_scores
@@ -62,8 +60,9 @@ def run(config: ReportConfig) -> None:
 
         written += write_inspect_logs(config.runs, report.scores, Path(config.inspect))
     if config.json:
-        print(json.dumps(report.to_json(), ensure_ascii=False))
-        print(*report.scores.rejected.lines(), sep="\n", end="", file=sys.stderr)
+        from parrot_jax.evaluate.rows import print_json
+
+        print_json(report.to_json(), report.scores.rejected)
         return
     from parrot_jax.evaluate.console import print_report
 

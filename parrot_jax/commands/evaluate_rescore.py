@@ -32,15 +32,13 @@ Config = RescoreConfig
 
 def run(config: RescoreConfig) -> None:
     """Reads the files and prints the result."""
-    import json
-    import sys
-
     from parrot_jax.evaluate.rescore import rescore
 
     found = rescore(config.paths)
     if config.json:
-        print(json.dumps(found.to_json(), ensure_ascii=False))
-        print(*found.rejected.lines(), sep="\n", end="", file=sys.stderr)
+        from parrot_jax.evaluate.rows import print_json
+
+        print_json(found.to_json(), found.rejected)
         return
     from parrot_jax.evaluate.console import print_rescored
 

@@ -42,9 +42,6 @@ Config = WinrateConfig
 
 def run(config: WinrateConfig) -> None:
     """Reads the files and prints the result."""
-    import json
-    import sys
-
     from parrot_jax.evaluate.winrate import win_rates
 
     found = win_rates(config.paths)
@@ -53,8 +50,9 @@ def run(config: WinrateConfig) -> None:
 
         control_length(found, config.paths, config.gamed)
     if config.json:
-        print(json.dumps(found.to_json(), ensure_ascii=False))
-        print(*found.rejected.lines(), sep="\n", end="", file=sys.stderr)
+        from parrot_jax.evaluate.rows import print_json
+
+        print_json(found.to_json(), found.rejected)
         return
     from parrot_jax.evaluate.console import print_win_rates
 

@@ -107,6 +107,26 @@ def language_of(*, max_chars: int = 400) -> Callable[[str], tuple[str, float] | 
     return name
 
 
+def switched_language(
+    language: Callable[[str], tuple[str, float] | None], first: str, text: str, least: float
+) -> tuple[str, str] | None:
+    """Whether a text is in another language than an earlier one.
+
+    Args:
+      language: From `language_of`.
+      first: The earlier text.
+      text: The later one.
+      least: Least probability of both languages, in (0, 1].
+
+    Returns:
+      Both languages; None if they are the same, or one is not recognised.
+    """
+    was, is_now = language(first), language(text)
+    if was is None or is_now is None or was[0] == is_now[0] or min(was[1], is_now[1]) < least:
+        return None
+    return was[0], is_now[0]
+
+
 @functools.cache
 def _identifier() -> Any:
     from py3langid.langid import MODEL_FILE, LanguageIdentifier

@@ -16,6 +16,7 @@ building.py       builds a benchmark
 reviewing.py      people accept, edit or reject its questions
 conversations.py  what is judged: answers to a benchmark, or dialogues
 judge_prompts.py  prompts in FastChat's form, for any number of turns
+verdicts.py       grades and comparisons in a judge's text
 judge_tasks.py    requests to the judge, and how its replies are read
 judging.py        runs a judge
 exact.py          grades by comparing with the references, without a judge

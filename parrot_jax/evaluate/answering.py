@@ -1,17 +1,17 @@
 """Runs a benchmark: a job whose items are dialogues of fixed questions."""
 
 import contextlib
-import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from parrot_jax.api.endpoint import Endpoint, request_body
+from parrot_jax.api.endpoint import Endpoint, request_body, seed_from
 from parrot_jax.api.endpoint_config import changes_of_replies
-from parrot_jax.api.jobs import Job, open_journal
+from parrot_jax.api.job_journal import open_items
+from parrot_jax.api.jobs import Job
 from parrot_jax.api.journal import End, Start
 from parrot_jax.api.journal_reader import JournalReader, SpeakerCounts
 from parrot_jax.api.replies import Outcome, Reply
@@ -36,7 +36,7 @@ class Item(NamedTuple):
     history: History
 
     def input(self) -> str:
-        """The item in the journal. Equal questions are equal, so a changed one is asked anew."""
+        """The item in the journal. A changed question is a new item."""
         content: dict[str, Any] = {
             "question": self.question.id,
             "history": self.history,
@@ -153,17 +153,11 @@ async def _answer(config: AnswerConfig) -> AnswerSummary:
     items = items_of(config)
     endpoint = Endpoint(config.answerer)
     path = Path(config.out) / JOURNAL
-
-    def inputs(there: JournalReader | None) -> Iterable[str]:
-        if there is None:
-            return [item.input() for item in items]
-        if there.counts().speakers.get(_SPEAKER, SpeakerCounts()).answered:
-            _check_same(there.last_start(), config, path)
-        known = set(there.items())
-        return [text for text in (item.input() for item in items) if text not in known]
-
+    inputs = [item.input() for item in items]
     with (
-        open_journal(path, Start(config_to_dict(config)), inputs) as journal,
+        open_items(
+            path, Start(config_to_dict(config)), inputs, lambda old: _check_same(old, config, path)
+        ) as journal,
         contextlib.closing(JournalReader(path)) as reader,
     ):
         job = Job(
@@ -208,18 +202,18 @@ class _Answering:
         """Asks for the missing answers of a dialogue; None if some are still missing."""
         item = self.places[number]
         known = _answers(self.reader, number)
+        unusable = Counter(step for step, _ in self.reader.said(number) if step not in known)
         answers: list[str | None] = []
         for turn in range(len(item.question.turns)):
             text = known[turn].text if turn in known else None
             messages = item.messages(answers)
             if text is None and messages is not None:
+                # With the same seed, an empty answer would come again.
+                again = f" again {unusable[turn]}" if unusable[turn] else ""
+                seed = seed_from(f"{self.config.seed} {turn} {item.input()}{again}")
                 response = await self.job.ask(
                     number, turn, _SPEAKER,
-                    request_body(
-                        self._sampling(item.question),
-                        messages,
-                        seed=_seed(self.config.seed, item, turn),
-                    ),
+                    request_body(self._sampling(item.question), messages, seed=seed),
                     if_rejected=End(Outcome.REJECTED.value, turn),
                 )  # fmt: skip
                 if response is not None:
@@ -239,7 +233,7 @@ class _Answering:
 
 
 def read_answer(reply: Reply) -> tuple[str | None, str]:
-    """The answer in a reply, without its reasoning, and why there is none.
+    """The answer in a reply, without its reasoning, and why it is missing.
 
     A reply that reached the token limit is an answer, as in MT-Bench; one that a filter cut is not.
 
@@ -312,9 +306,3 @@ def _check_same(old: Start, config: AnswerConfig, path: Path) -> None:
             f"{path} has the answers of another model or other settings ({'; '.join(changes)}); "
             "choose another `out`, or restore the old values."
         )
-
-
-def _seed(seed: int, item: Item, turn: int) -> int:
-    """The seed of a request, in [0, 2^31): the same in every run."""
-    digest = hashlib.sha256(f"{seed} {turn} {item.input()}".encode()).digest()
-    return int.from_bytes(digest[:4], "little") >> 1

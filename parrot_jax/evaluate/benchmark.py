@@ -3,7 +3,7 @@
 A wrong benchmark gives wrong scores for every model, so an invalid row is an error, never skipped.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from parrot_jax.core.paths import as_path
 from parrot_jax.dialogue.raw_rows import BrokenRowError, printable
 from parrot_jax.dialogue.readers import detect_kind, parse_any
 from parrot_jax.dialogue.turns import RowPlace
-from parrot_jax.evaluate.rows import Rejected, name_at, read_rows, text_at
+from parrot_jax.evaluate.rows import Rejected, name_at, optional_text, read_rows, text_at
 
 KNOWN_WRONG = (104, 105, 109, 111, 113, 114, 120, 122, 124, 125, 126, 128, 130)
 """The questions of MT-Bench whose first published references, by GPT-4, are wrong: 13 of 30.
@@ -33,7 +33,7 @@ class Question:
     turns: tuple[str, ...]
     """The user's texts, at least one."""
     references: tuple[str | None, ...]
-    """A reference answer for each turn; None = there is none."""
+    """A reference answer for each turn; None = no reference."""
     category: str = ""
     system: str = ""
     """The instruction before the first turn; empty = none."""
@@ -122,9 +122,9 @@ def _fastchat(row: dict[str, Any], number: int) -> Question | None:
         id=_id(row, "question_id"),
         turns=texts,
         references=references,
-        category=_category(row, "category"),
-        system=_category(row, "system"),
-        reference_model=_category(row, "reference_model"),
+        category=optional_text(row, "category"),
+        system=optional_text(row, "system"),
+        reference_model=optional_text(row, "reference_model"),
     )
 
 
@@ -150,7 +150,7 @@ def _rounds(key: str, question: str, answer: str, id_key: str, category: str) ->
             id=_id(row, id_key),
             turns=tuple(text_at(one, question) for one in rounds),
             references=references,
-            category=_category(row, category),
+            category=optional_text(row, category),
         )
 
     return parse
@@ -164,7 +164,7 @@ def _alpaca_eval(row: dict[str, Any], number: int) -> Question | None:
         id=number,
         turns=(text_at(row, "instruction"),),
         references=(None,),
-        category=_category(row, "dataset"),
+        category=optional_text(row, "dataset"),
     )
 
 
@@ -184,7 +184,7 @@ def _dialogue(row: dict[str, Any], number: int) -> Question | None:
         id=_id(row, "id") if row.get("id") not in (None, "") else number,
         turns=tuple(questions),
         references=(*answers, *[None] * (len(questions) - len(answers))),
-        category=_category(row, "category"),
+        category=optional_text(row, "category"),
         system=dialogue.system,
     )
 
@@ -210,11 +210,6 @@ def _texts(values: Any, key: str) -> tuple[str, ...]:
 def _id(row: dict[str, Any], key: str) -> int | str:
     name_at(row, key)
     return row[key]
-
-
-def _category(row: Mapping[str, Any], key: str) -> str:
-    value = row.get(key)
-    return value if isinstance(value, str) else ""
 
 
 def _check_ids(questions: Iterable[Question], path: str) -> None:
@@ -280,4 +275,4 @@ def _parse_reference(row: dict[str, Any]) -> tuple[str, tuple[str, ...], str]:
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
         raise BrokenRowError("no `choices`", "a reference has question_id and choices")
     texts = _texts(choices[0].get("turns"), "turns")
-    return name_at(row, "question_id"), texts, _category(row, "model_id")
+    return name_at(row, "question_id"), texts, optional_text(row, "model_id")

@@ -5,19 +5,19 @@ questions.jsonl    the benchmark, with what people decided; see built.py
 """
 
 import contextlib
-import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from parrot_jax.api.endpoint import Endpoint, request_body
+from parrot_jax.api.endpoint import Endpoint, request_body, seed_from
 from parrot_jax.api.endpoint_config import DECIDES_NO_REPLY
-from parrot_jax.api.jobs import Job, open_journal
+from parrot_jax.api.job_journal import open_items
+from parrot_jax.api.jobs import Job
 from parrot_jax.api.journal import End, Start
 from parrot_jax.api.journal_file import is_new, take_lock
 from parrot_jax.api.journal_reader import JournalReader, SpeakerCounts
-from parrot_jax.api.prompts import Prompt, changed_prompts, load_prompt
+from parrot_jax.api.prompts import Prompt, changed_prompts, load_prompt, records_of
 from parrot_jax.api.replies import Outcome, Reply
 from parrot_jax.api.run_async import run_async
 from parrot_jax.core.config import changed_keys, check_config, config_from_dict, config_to_dict
@@ -56,7 +56,7 @@ class BuildSummary:
     counts: Mapping[str, SpeakerCounts]
     """Of all requests so far, by speaker."""
     problem: ParrotError | None
-    """Why the run could not go on; None if it could."""
+    """Why dialogues are unfinished; None: no endpoint is at fault."""
 
     def lines(self) -> Iterator[str]:
         """The summary as text."""
@@ -117,17 +117,12 @@ async def _build(config: BuildConfig) -> BuildSummary:
         reviewed = _reviewed(file, path)
         bases = _bases(config, seeds, reviewed, file)
 
-        def inputs(there: JournalReader | None) -> Iterable[str]:
-            if there is None:
-                return [base.input() for base in bases]
-            if any(counts.answered for counts in there.counts().speakers.values()):
-                _check_same(there.last_start(), config, prompt, path)
-            known = set(there.items())
-            return [text for text in (base.input() for base in bases) if text not in known]
-
-        start = Start(config_to_dict(config), {ASKER: prompt.record()} if prompt else {})
+        start = Start(config_to_dict(config), records_of({ASKER: prompt} if prompt else {}))
+        inputs = [base.input() for base in bases]
         with (
-            open_journal(path, start, inputs) as journal,
+            open_items(
+                path, start, inputs, lambda old: _check_same(old, config, start.prompts, path)
+            ) as journal,
             contextlib.closing(JournalReader(path)) as reader,
         ):
             job = Job(
@@ -197,7 +192,7 @@ class _Building:
                         request_body(
                             self.config.asker if ask.speaker == ASKER else self.config.answerer,
                             ask.messages,
-                            seed=_seed(self.config.seed, base, ask.step),
+                            seed=seed_from(f"{self.config.seed} {ask.step} {base.input()}"),
                         ),
                         if_rejected=End(Outcome.REJECTED.value, len(extension.turns)),
                     )  # fmt: skip
@@ -347,22 +342,18 @@ def _with_decisions(
     return replace(built, turns=tuple(turns))
 
 
-def _check_same(old: Start, config: BuildConfig, prompt: Prompt | None, path: Path) -> None:
+def _check_same(
+    old: Start, config: BuildConfig, prompts: Mapping[str, Mapping[str, str]], path: Path
+) -> None:
     before = config_from_dict(BuildConfig, old.config, where=f"the run of {path}")
     changes = []
     for change in changed_keys(before, config):
         parts = change.partition(":")[0].split(".")
         if not {".".join(parts[:depth]) for depth in (1, 2)} & _FREE_KEYS:
             changes.append(change)
-    changes += changed_prompts(old.prompts, {ASKER: prompt} if prompt else {})
+    changes += changed_prompts(old.prompts, prompts)
     if changes:
         raise UserError(
             f"{path} has questions by other models or settings ({'; '.join(changes)}); choose "
             "another `out`, or restore the old values."
         )
-
-
-def _seed(seed: int, base: Base, step: int) -> int:
-    """The seed of a request, in [0, 2^31): the same in every run, another one after a rejection."""
-    digest = hashlib.sha256(f"{seed} {step} {base.input()}".encode()).digest()
-    return int.from_bytes(digest[:4], "little") >> 1

@@ -1,7 +1,7 @@
 """Built benchmarks: rows in FastChat's form that also say who wrote and accepted each question.
 
 question_id, category, turns     as in FastChat's question.jsonl
-reference, reference_model       an answer for each turn, null where it must be made anew
+reference, reference_model       an answer for each turn, null where the next build makes it
 reference_written_by             who wrote each; `reference_is_made` is true if this run did
 written_by, accepted_by          for each turn; null until a person has accepted it
 context_similarity               of the answers with and without the dialogue, 0 to 100
@@ -34,7 +34,7 @@ class BuiltTurn:
     written_by: str
     """The file or the model, or the person who edited it."""
     accepted_by: str | None = None
-    """None = nobody has; always None for the questions of the benchmark."""
+    """None = not accepted; always None for the questions of the benchmark."""
     reference: str | None = None
     """None = it must be made (again)."""
     reference_written_by: str | None = None

@@ -8,7 +8,7 @@ from parrot_jax.core.logs import console
 from parrot_jax.dialogue.types import Dialogue
 from parrot_jax.evaluate.answer_config import History
 from parrot_jax.evaluate.benchmark import Question
-from parrot_jax.evaluate.sheets import Sheet
+from parrot_jax.evaluate.sheets import Sheet, model_id_of
 
 ANSWERER_STOPS = frozenset(
     {"empty_answer", "cut_answer", "filtered_answer", "meaningless_answer", "refusal",
@@ -32,9 +32,9 @@ class Conversation:
     history: History = "own"
     questions: tuple[str, ...]
     answers: tuple[str | None, ...]
-    """One per question; None = there is none."""
+    """One per question; None = missing."""
     references: tuple[str | None, ...]
-    """One per question; None = there is none."""
+    """One per question; None = no reference."""
     shown: tuple[str | None, ...]
     """The earlier answers that the judge sees: those that the model saw. A model without history
     saw none; the judge sees its answers with its own history, or else those without."""
@@ -44,6 +44,11 @@ class Conversation:
     """Who wrote the references; empty = unknown."""
     asker_stop: str = ""
     """What the asker did wrong, so that the dialogue ended; empty = nothing."""
+
+    @property
+    def model_id(self) -> str:
+        """The model's name in FastChat's files; see `model_id_of`."""
+        return model_id_of(self.model, self.history)
 
     def texts(self, turn: int, slot: str) -> list[dict[str, str]] | None:
         """What a prompt shows of the turns up to one, from 1.

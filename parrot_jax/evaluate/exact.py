@@ -1,12 +1,11 @@
 """Grades answers by comparing them with the references, without a judge: 1 = equal, 0 = not."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from parrot_jax.core.files import atomic_write
 from parrot_jax.evaluate.conversations import Conversation
+from parrot_jax.evaluate.fastchat import write_judgments
 
 JUDGE = "exact"
 
@@ -21,21 +20,20 @@ def grade_exactly(conversations: Sequence[Conversation], out: Path) -> Path:
     Returns:
       The file.
     """
-    path = out / "model_judgment" / f"{JUDGE}_single.jsonl"
-    with atomic_write(path) as file:
-        for one in conversations:
-            for turn, reference in enumerate(one.references, 1):
-                if reference is not None:
-                    row = _row(one, turn, reference)
-                    file.write(json.dumps(row, ensure_ascii=False) + "\n")
-    return path
+    rows = (
+        _row(one, turn, reference)
+        for one in conversations
+        for turn, reference in enumerate(one.references, 1)
+        if reference is not None
+    )
+    return write_judgments(out, JUDGE, "single", rows)
 
 
 def _row(one: Conversation, turn: int, reference: str) -> dict[str, Any]:
     answer = one.answers[turn - 1]
     row: dict[str, Any] = {
         "question_id": one.question_id,
-        "model": one.model if one.history == "own" else f"{one.model}@{one.history}",
+        "model": one.model_id,
         "turn": turn,
         "history": one.history,
         "category": one.category,

@@ -197,7 +197,7 @@ class Extension:
 
 
 def read_proposal(reply: Reply) -> tuple[str, str]:
-    """The text of a proposal without reasoning, and why it is none.
+    """The text of a proposal without reasoning, and why it is unusable.
 
     >>> read_proposal(Reply(Outcome.COMPLETE, "<think>Hm.</think>And why?"))
     ('And why?', '')

@@ -1,11 +1,16 @@
-"""Judgments in the JSON-lines files of FastChat's llm_judge."""
+"""Judgments in the JSON-lines files of FastChat's llm_judge: parsing and writing."""
 
-from typing import Any, NamedTuple
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
+from parrot_jax.core.files import atomic_write
 from parrot_jax.dialogue.raw_rows import BrokenRowError
 from parrot_jax.evaluate.rows import count_at, name_at, number_at, text_at
 
-PAIR_WINNERS = ("model_1", "model_2", "tie")
+FOLDER = "model_judgment"
+"""In the folder of a run."""
 
 
 class GradedTurn(NamedTuple):
@@ -73,3 +78,14 @@ def _judge(row: dict[str, Any]) -> str:
 
 def _winner(row: dict[str, Any], key: str) -> str | None:
     return None if row.get(key) is None else text_at(row, key)
+
+
+def write_judgments(
+    out: Path, judge: str, kind: Literal["single", "pair"], rows: Iterable[Mapping[str, Any]]
+) -> Path:
+    """Writes the judgments of a run, atomically, under the name that FastChat gives the file."""
+    path = out / FOLDER / f"{judge}_{kind}.jsonl"
+    with atomic_write(path) as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    return path

@@ -6,30 +6,12 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from parrot_jax.api.brackets import letter_in_brackets, number_in_brackets
 from parrot_jax.api.replies import Outcome, Reply
 from parrot_jax.core.errors import UserError
 from parrot_jax.evaluate.conversations import Conversation
 from parrot_jax.evaluate.judge_config import JudgeConfig
 from parrot_jax.evaluate.judge_prompts import JudgeMode, JudgePrompt, JudgePrompts
-
-SCALE = (1.0, 10.0)
-"""The lowest and the highest rating."""
-
-# Assistant A is model 1 in the first order, and model 2 in the second.
-_ORDERS = (
-    {"A": "model_1", "B": "model_2", "C": "tie"},
-    {"A": "model_2", "B": "model_1", "C": "tie"},
-)
-
-
-class Verdict(NamedTuple):
-    """What a reply of the judge says."""
-
-    value: float | str | None
-    """A rating, or `model_1`, `model_2` or `tie`; None = it says nothing clear."""
-    reason: str = ""
-    """Why the value is None."""
+from parrot_jax.evaluate.verdicts import Verdict, read_comparison, read_grade
 
 
 class Task(NamedTuple):
@@ -60,10 +42,8 @@ class Task(NamedTuple):
         if reply.outcome is not Outcome.COMPLETE:
             return Verdict(None, f"the reply is {reply.outcome.value}")
         if len(self.conversations) == 1:
-            found = number_in_brackets(reply.text, *SCALE)
-            return Verdict(found.number, found.reason)
-        letter, reason = letter_in_brackets(reply.text, "ABC")
-        return Verdict(_ORDERS[order].get(letter), reason)
+            return read_grade(reply.text)
+        return read_comparison(reply.text, order)
 
 
 class Failed(NamedTuple):

@@ -1,25 +1,25 @@
 """Runs a judge: a job whose items are the turns to judge."""
 
 import contextlib
-import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from parrot_jax.api.budget import usd
-from parrot_jax.api.endpoint import Endpoint, request_body
+from parrot_jax.api.endpoint import Endpoint, request_body, seed_from
 from parrot_jax.api.endpoint_config import changes_of_replies
-from parrot_jax.api.jobs import Job, open_journal
+from parrot_jax.api.job_journal import open_items
+from parrot_jax.api.jobs import Job
 from parrot_jax.api.journal import End, Start
 from parrot_jax.api.journal_reader import Exchange, JournalReader, SpeakerCounts
-from parrot_jax.api.replies import Outcome
+from parrot_jax.api.prompts import changed_prompts
+from parrot_jax.api.replies import Outcome, Reply
 from parrot_jax.api.run_async import run_async
 from parrot_jax.core.config import check_config, config_from_dict, config_to_dict
 from parrot_jax.core.errors import ParrotError, UserError
-from parrot_jax.core.files import atomic_write
 from parrot_jax.core.logs import console, visible
 from parrot_jax.core.paths import as_path
 from parrot_jax.dialogue.report import ReadReport
@@ -27,13 +27,14 @@ from parrot_jax.dialogue.sources import read_sources
 from parrot_jax.dialogue.writers import DIALOGUES
 from parrot_jax.evaluate.benchmark import read_benchmark
 from parrot_jax.evaluate.conversations import Conversation, from_dialogues, from_sheets
+from parrot_jax.evaluate.fastchat import write_judgments
 from parrot_jax.evaluate.judge_config import MAX_ATTEMPTS, JudgeConfig
 from parrot_jax.evaluate.judge_prompts import load_judge_prompts
 from parrot_jax.evaluate.judge_tasks import Failed, Task, make_tasks
 from parrot_jax.evaluate.sheets import read_sheets
 
 _SPEAKER = "judge"
-_JUDGED = "judged"
+_JUDGED, _UNCLEAR = "judged", "unclear"
 JOURNAL = "journal.sqlite"
 
 
@@ -92,17 +93,14 @@ async def _judge(config: JudgeConfig) -> JudgeSummary:
     endpoint = Endpoint(config.judge)
     path = Path(config.out) / JOURNAL
     used = {prompt.name: prompt.record() for prompt in prompts.by_use.values()}
-
-    def inputs(there: JournalReader | None) -> Iterable[str]:
-        if there is None:
-            return [task.input() for task in tasks]
-        if there.counts().speakers.get(_SPEAKER, SpeakerCounts()).answered:
-            _check_same(there.last_start(), config, used, path)
-        known = set(there.items())
-        return [text for text in (task.input() for task in tasks) if text not in known]
-
+    inputs = [task.input() for task in tasks]
     with (
-        open_journal(path, Start(config_to_dict(config), used), inputs) as journal,
+        open_items(
+            path,
+            Start(config_to_dict(config), used),
+            inputs,
+            lambda old: _check_same(old, config, used, path),
+        ) as journal,
         contextlib.closing(JournalReader(path)) as reader,
     ):
         job = Job(
@@ -124,7 +122,8 @@ async def _judge(config: JudgeConfig) -> JudgeSummary:
                 *(row for number in places for row in judging.rows(number)),
                 *(_failed_row(config, one) for one in failed),
             ]
-            file = _write(config, rows)
+            kind = "single" if config.mode == "single" else "pair"
+            file = write_judgments(Path(config.out), _judge_name(config), kind, rows)
         counts = reader.counts().speakers.get(_SPEAKER, SpeakerCounts())
         return JudgeSummary(
             file=file,
@@ -151,27 +150,34 @@ class _Judging:
     async def carry_on(self, number: int) -> str | None:
         """Asks for the missing judgments of a turn; None if some are still missing."""
         task = self.places[number]
-        replies = dict(self.reader.said(number))
-        is_whole = True
-        for repeat in range(self.config.repeats):
-            for order in range(len(task.requests)):
-                is_whole &= await self._ask(number, task, replies, repeat, order)
-        if not is_whole:
+        replies: dict[int, Reply] = dict(self.reader.said(number))
+        clear = [
+            await self._ask(number, task, replies, repeat, order)
+            for repeat in range(self.config.repeats)
+            for order in range(len(task.requests))
+        ]
+        if None in clear:
             return None
-        await self.job.finish(number, End(_JUDGED, self.config.repeats))
-        return _JUDGED
+        # What is unclear is asked again by a run with more `attempts`.
+        reason = _JUDGED if all(clear) else _UNCLEAR
+        await self.job.finish(number, End(reason, self.config.repeats))
+        return reason
 
     async def _ask(
-        self, number: int, task: Task, replies: Mapping[int, Any], repeat: int, order: int
-    ) -> bool:
-        """Asks until a reply is clear, or often enough; returns whether nothing is left to ask."""
+        self, number: int, task: Task, replies: Mapping[int, Reply], repeat: int, order: int
+    ) -> bool | None:
+        """Asks until a reply is clear or no attempts are left.
+
+        Returns:
+          Whether a reply is clear; None if a request has no reply.
+        """
         for step in self._steps(task, repeat, order):
             reply = replies.get(step)
             if reply is None:
                 body = request_body(
                     self.config.judge,
                     task.requests[order],
-                    seed=_seed(self.config.seed, task, step),
+                    seed=seed_from(f"{self.config.seed} {step} {task.input()}"),
                 )
                 response = await self.job.ask(
                     number, step, _SPEAKER, body,
@@ -179,12 +185,12 @@ class _Judging:
                     verdict=lambda reply: task.read(reply, order).reason or None,
                 )  # fmt: skip
                 if response is None:
-                    return False
+                    return None
                 reply = response.reply
                 self.job.note_use(_SPEAKER, task.read(reply, order).reason or None)
             if task.read(reply, order).value is not None:
                 return True
-        return True
+        return False
 
     def _steps(self, task: Task, repeat: int, order: int) -> range:
         """The steps of one judgment in the journal: one per attempt."""
@@ -227,7 +233,13 @@ class _Judging:
                     }
             if reason := next(filter(None, reasons), ""):
                 row["reason"] = reason
-            yield row | _of_exchanges(self.config, [one for one in last if one])
+            attempts = [
+                by_step[step]
+                for order in range(len(task.requests))
+                for step in self._steps(task, repeat, order)
+                if step in by_step
+            ]
+            yield row | _of_exchanges(self.config, attempts)
 
     def _why_none(self, number: int) -> str:
         end = self.reader.end(number)
@@ -289,9 +301,7 @@ def _bare(model: str) -> str:
 
 def _row(config: JudgeConfig, conversations: Sequence[Conversation], turn: int) -> dict[str, Any]:
     first = conversations[0]
-    ids = [
-        one.model if one.history == "own" else f"{one.model}@{one.history}" for one in conversations
-    ]
+    ids = [one.model_id for one in conversations]
     row: dict[str, Any] = {"question_id": first.question_id}
     row |= {"model": ids[0]} if len(ids) == 1 else {"model_1": ids[0], "model_2": ids[1]}
     if first.asker_stop and turn == len(first.questions):
@@ -344,15 +354,6 @@ def _last(by_step: Mapping[int, Exchange], steps: range) -> Exchange | None:
     return next((by_step[step] for step in reversed(steps) if step in by_step), None)
 
 
-def _write(config: JudgeConfig, rows: Sequence[Mapping[str, Any]]) -> Path:
-    kind = "single" if config.mode == "single" else "pair"
-    path = Path(config.out) / "model_judgment" / f"{_judge_name(config)}_{kind}.jsonl"
-    with atomic_write(path) as file:
-        for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
-    return path
-
-
 def _judge_name(config: JudgeConfig) -> str:
     return config.judge.model.rstrip("/").rpartition("/")[2]
 
@@ -365,19 +366,9 @@ def _check_same(
     for key in ("mode", "seed"):
         if getattr(before, key) != getattr(config, key):
             changes.append(f"{key}: {getattr(before, key)} -> {getattr(config, key)}")
-    changes += [
-        f"prompt {name}: its text"
-        for name in {**old.prompts, **prompts}
-        if old.prompts.get(name, {}).get("sha256") != prompts.get(name, {}).get("sha256")
-    ]
+    changes += changed_prompts(old.prompts, prompts)
     if changes:
         raise UserError(
             f"{path} has the judgments of another judge or other settings ({'; '.join(changes)}); "
             "choose another `out`, or restore the old values."
         )
-
-
-def _seed(seed: int, task: Task, step: int) -> int:
-    """The seed of a request, in [0, 2^31): the same in every run."""
-    digest = hashlib.sha256(f"{seed} {step} {task.input()}".encode()).digest()
-    return int.from_bytes(digest[:4], "little") >> 1

@@ -57,9 +57,10 @@ class QuestionFilters:
         return self._switched_language(earlier[0], text)
 
     def _switched_language(self, first: str, text: str) -> str:
-        if self._language is None or self._config.language_switch is None:
+        from parrot_jax.dialogue.language import switched_language
+
+        least = self._config.language_switch
+        if self._language is None or least is None:
             return ""
-        was, is_now = (self._language(said[:_JUDGED_CHARS]) for said in (first, text))
-        if was is None or is_now is None or was[0] == is_now[0]:
-            return ""
-        return "another language" if min(was[1], is_now[1]) >= self._config.language_switch else ""
+        first, text = first[:_JUDGED_CHARS], text[:_JUDGED_CHARS]
+        return "another language" if switched_language(self._language, first, text, least) else ""

@@ -13,23 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from parrot_jax.api.brackets import letter_in_brackets, number_in_brackets
 from parrot_jax.core.errors import UserError
 from parrot_jax.evaluate.fastchat import ComparedTurn, GradedTurn, parse_judgment
 from parrot_jax.evaluate.rows import Rejected, check_paths, read_rows
-from parrot_jax.intervals.bootstrap import ratio_intervals
-
-SCALE = (1.0, 10.0)
-"""The lowest and highest rating that the prompts of MT-Bench allow."""
+from parrot_jax.evaluate.scores import clustered_interval
+from parrot_jax.evaluate.verdicts import read_comparison, read_grade
 
 _UNPARSED = -1.0
 """FastChat's score for a text without a rating."""
 
-# Assistant A is model 1 in the first order, and model 2 in the second.
-_ORDERS = (
-    {"A": "model_1", "B": "model_2", "C": "tie"},
-    {"A": "model_2", "B": "model_1", "C": "tie"},
-)
 _MAX_EXAMPLES = 10
 
 
@@ -73,15 +65,9 @@ class ModelScores:
         Returns:
           None if fewer than two questions have a score.
         """
-        scores = self.scores(turn)
-        questions = dict.fromkeys(question for question, _ in scores)
-        places = {question: place for place, question in enumerate(questions)}
-        sums, counts = np.zeros((len(places), 1)), np.zeros((len(places), 1))
-        for (question, _), score in scores.items():
-            sums[places[question]] += score
-            counts[places[question]] += 1
-        low, high = ratio_intervals(sums, counts)[0] if len(places) else (np.nan, np.nan)
-        return None if np.isnan(low) else (float(low), float(high))
+        values = [(question, score) for (question, _), score in self.scores(turn).items()]
+        low, high = clustered_interval(values, level=0.95)
+        return None if low is None or high is None else (low, high)
 
     def to_json(self) -> dict[str, Any]:
         """The figures as a JSON object; a mean without scores is null."""
@@ -193,21 +179,18 @@ def _add_grade(found: Rescored, row: GradedTurn, path: Path | str) -> None:
     scores = found.graded.setdefault((row.model, row.judge), ModelScores())
     scores.judgments += 1
     ratings = scores.by_turn.setdefault((row.question_id, row.turn), [])
-    parsed = number_in_brackets(row.text, *SCALE, or_single=True)
+    grade, reason = read_grade(row.text, or_single=True)
     where = f"{path}: model {row.model}, question {row.question_id}, turn {row.turn}"
-    if parsed.number is None:
-        scores.reasons[parsed.reason] += 1
-        _note(found, f"{where}: unscored, {parsed.reason}")
+    if not isinstance(grade, float):
+        scores.reasons[reason] += 1
+        _note(found, f"{where}: unscored, {reason}")
     else:
-        ratings.append(parsed.number)
-    expected = _UNPARSED if parsed.number is None else parsed.number
+        ratings.append(grade)
+    expected = grade if isinstance(grade, float) else _UNPARSED
     if row.stored_score is not None and row.stored_score != expected:
         scores.disagreeing += 1
-        _note(
-            found,
-            f"{where}: stored {row.stored_score:g}, but the text has "
-            f"{'no clear rating' if parsed.number is None else f'{parsed.number:g}'}",
-        )
+        said = f"{grade:g}" if isinstance(grade, float) else "no clear rating"
+        _note(found, f"{where}: stored {row.stored_score:g}, but the text has {said}")
 
 
 def _add_comparison(found: Rescored, row: ComparedTurn, path: Path | str) -> None:
@@ -219,9 +202,9 @@ def _add_comparison(found: Rescored, row: ComparedTurn, path: Path | str) -> Non
     scores.seen.add(cell)
     where = f"{path}: {' against '.join(row.models)}, question {row.question_id}, turn {row.turn}"
     winners = []
-    for text, order in zip(row.texts, _ORDERS, strict=True):
-        letter, reason = letter_in_brackets(text, "ABC")
-        winners.append(order.get(letter, "error"))
+    for order, text in enumerate(row.texts):
+        winner, reason = read_comparison(text, order)
+        winners.append(winner or "error")
         if reason:
             scores.reasons[reason] += 1
     if any(old not in (None, new) for old, new in zip(row.stored_winners, winners, strict=True)):

@@ -1,7 +1,9 @@
 """Rows of JSON files; rejected rows are counted by reason and reported with file and line."""
 
+import json
+import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,7 +33,7 @@ class Rejected:
             self.examples.append(f"{printable(str(path))}:{line}: {problem}")
 
     def first(self) -> str:
-        """The first rejected row, or that there is none."""
+        """The first rejected row, or a text that says that no row has content."""
         return self.examples[0] if self.examples else "no row has any content"
 
     def lines(self) -> list[str]:
@@ -40,6 +42,13 @@ class Rejected:
             return []
         counts = ", ".join(f"{reason} {count:,}" for reason, count in self.reasons.most_common())
         return [f"rejected rows: {counts}", *(f"  {example}" for example in self.examples)]
+
+
+def print_json(found: Mapping[str, Any], rejected: Rejected) -> None:
+    """Prints a result as the only line of standard output, and rejected rows on standard error."""
+    print(json.dumps(found, ensure_ascii=False))
+    for line in rejected.lines():
+        print(line, file=sys.stderr)
 
 
 def check_paths(paths: Sequence[Path | str]) -> None:
@@ -87,18 +96,24 @@ def text_at(row: dict[str, Any], key: str) -> str:
     """The text under a key.
 
     Raises:
-      BrokenRowError: There is none.
+      BrokenRowError: It is absent or something else.
     """
     if not isinstance(row.get(key), str):
         raise BrokenRowError(f"no text in `{key}`", _shown(row, key))
     return row[key]
 
 
+def optional_text(row: Mapping[str, Any], key: str) -> str:
+    """The text under a key; empty if it is absent or something else."""
+    value = row.get(key)
+    return value if isinstance(value, str) else ""
+
+
 def name_at(row: dict[str, Any], key: str) -> str:
     """The name under a key: a text that is not empty, or an integer.
 
     Raises:
-      BrokenRowError: There is none.
+      BrokenRowError: It is absent or something else.
     """
     value = row.get(key)
     if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
@@ -110,7 +125,7 @@ def count_at(row: dict[str, Any], key: str) -> int:
     """The integer under a key, at least 1.
 
     Raises:
-      BrokenRowError: There is none.
+      BrokenRowError: It is absent or something else.
     """
     value = row.get(key)
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:

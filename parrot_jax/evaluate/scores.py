@@ -11,11 +11,17 @@ import numpy as np
 from parrot_jax.core.errors import UserError
 from parrot_jax.dialogue.raw_rows import BrokenRowError, printable
 from parrot_jax.evaluate.answer_config import History
-from parrot_jax.evaluate.judge_tasks import SCALE
-from parrot_jax.evaluate.rows import Rejected, count_at, name_at, number_at, read_rows
+from parrot_jax.evaluate.fastchat import FOLDER
+from parrot_jax.evaluate.rows import (
+    Rejected,
+    count_at,
+    name_at,
+    number_at,
+    optional_text,
+    read_rows,
+)
+from parrot_jax.evaluate.verdicts import SCALE
 from parrot_jax.intervals.bootstrap import ratio_intervals
-
-_FOLDER = "model_judgment"
 
 
 class Place(NamedTuple):
@@ -39,7 +45,7 @@ class Cell:
 
     @property
     def score(self) -> float | None:
-        """The mean of the ratings; None if there are none."""
+        """The mean of the ratings; None without ratings."""
         return float(np.mean(list(self.ratings.values()))) if self.ratings else None
 
 
@@ -244,10 +250,10 @@ def grade_files(path: Path | str) -> list[Path]:
     folder = Path(path)
     if not folder.is_dir():
         return [folder]
-    files = sorted(folder.glob(f"{_FOLDER}/*_single.jsonl"))
+    files = sorted(folder.glob(f"{FOLDER}/*_single.jsonl"))
     if not files:
         raise UserError(
-            f"{path} has no grades: {_FOLDER}/*_single.jsonl is missing. `parrot evaluate judge` "
+            f"{path} has no grades: {FOLDER}/*_single.jsonl is missing. `parrot evaluate judge` "
             "writes them."
         )
     return files
@@ -286,8 +292,8 @@ def parse_grade(row: dict[str, Any]) -> Grade:
         score=score,
         failed=row.get("failed") is True,
         reason=reason if isinstance(reason, str) else "no rating",
-        category=_text(row, "category"),
-        asker_stop=_text(row, "asker_stop"),
+        category=optional_text(row, "category"),
+        asker_stop=optional_text(row, "asker_stop"),
         scale=(low, high),
     )
 
@@ -298,11 +304,6 @@ def _scale(row: dict[str, Any]) -> tuple[float, float]:
         case [int() | float() as low, int() | float() as high] if low < high:
             return float(low), float(high)
     raise BrokenRowError("no `scale`", f"{printable(repr(scale), 40)} is not [lowest, highest]")
-
-
-def _text(row: dict[str, Any], key: str) -> str:
-    value = row.get(key)
-    return value if isinstance(value, str) else ""
 
 
 def _add(found: Scores, row: Grade, file: Path) -> None:

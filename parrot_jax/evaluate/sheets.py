@@ -46,8 +46,8 @@ class Sheet:
 
     @property
     def model_id(self) -> str:
-        """The model's name in FastChat's files, which know no histories."""
-        return self.model if self.history == "own" else f"{self.model}@{self.history}"
+        """The model's name in FastChat's files; see `model_id_of`."""
+        return model_id_of(self.model, self.history)
 
     def to_json(self) -> dict[str, Any]:
         """The sheet as a row of FastChat's `model_answer/`, with a few more keys."""
@@ -67,6 +67,15 @@ class Sheet:
         if self.reasons:
             row["missing"] = {str(turn): reason for turn, reason in self.reasons.items()}
         return row
+
+
+def model_id_of(model: str, history: History) -> str:
+    """The name of a model in FastChat's files, which do not know histories.
+
+    >>> model_id_of("m", "own"), model_id_of("m", "none")
+    ('m', 'm@none')
+    """
+    return model if history == "own" else f"{model}@{history}"
 
 
 def write_sheets(folder: Path, sheets: Sequence[Sheet]) -> list[Path]:
@@ -169,7 +178,7 @@ def parse_sheet(row: dict[str, Any]) -> Sheet:
 
 
 def usable_answer(text: str | None) -> tuple[str | None, str]:
-    """The answer in a row, and why there is none.
+    """The answer in a row, and why it is missing.
 
     >>> usable_answer("$ERROR$")
     (None, "FastChat's $ERROR$")

@@ -106,7 +106,7 @@ def categories_table(report: Report) -> Table | None:
 
 
 def differences_table(report: Report, pairs: Sequence[Pair]) -> Table | None:
-    """Paired differences; None if there are none."""
+    """Paired differences; None without pairs."""
     if not pairs:
         return None
     rows = []

@@ -7,22 +7,22 @@ must not change, since other judgments are not comparable.
 
 import contextlib
 import functools
-import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 
 from parrot_jax.api.budget import usd
-from parrot_jax.api.endpoint import Endpoint, request_body
+from parrot_jax.api.endpoint import Endpoint, request_body, seed_from
 from parrot_jax.api.endpoint_config import changes_of_replies
-from parrot_jax.api.jobs import Job, open_journal
+from parrot_jax.api.job_journal import open_items
+from parrot_jax.api.jobs import Job
 from parrot_jax.api.journal import End, Start
 from parrot_jax.api.journal_reader import JournalReader, SpeakerCounts
-from parrot_jax.api.prompts import Prompt, changed_prompts
+from parrot_jax.api.prompts import Prompt, changed_prompts, records_of
 from parrot_jax.api.replies import Outcome
 from parrot_jax.api.run_async import run_async
 from parrot_jax.core.config import config_from_dict, config_to_dict
@@ -95,19 +95,11 @@ async def _judge_sessions(
 ) -> Judgments:
     prompts = {key: measure.load() for key, measure in JUDGED.items()}
     endpoint = Endpoint(config)  # checks the key first
-    start = Start(config_to_dict(config), {key: p.record() for key, p in prompts.items()})
-
-    def inputs(old: JournalReader | None) -> Iterable[str]:
-        if old is None:
-            return map(_input_of, sessions)
-        # Without replies, the judge may still change.
-        if old.counts().speakers.get(_SPEAKER, SpeakerCounts()).answered:
-            _check_same(old.last_start(), config, prompts, path)
-        known = set(old.items())
-        return [text for text in map(_input_of, sessions) if text not in known]
-
+    start = Start(config_to_dict(config), records_of(prompts))
     with (
-        open_journal(path, start, inputs) as journal,
+        open_items(
+            path, start, [*map(_input_of, sessions)], lambda old: _check_same(old, start, path)
+        ) as journal,
         contextlib.closing(JournalReader(path)) as reader,
     ):
         job = Job(
@@ -131,7 +123,7 @@ async def _judge_sessions(
                 read = functools.partial(read_reply, allowed=measure.range_of(session))
                 response = await job.ask(
                     number, step, _SPEAKER,
-                    request_body(config, messages, seed=_seed(session, key)),
+                    request_body(config, messages, seed=seed_from(f"{key} {_input_of(session)}")),
                     verdict=lambda reply, read=read: read(reply).reason or None,
                     if_rejected=End(Outcome.REJECTED.value),
                 )  # fmt: skip
@@ -180,9 +172,12 @@ def _judgments(
     }
 
 
-def _check_same(old: Start, config: JudgeConfig, prompts: Mapping[str, Prompt], path: Path) -> None:
-    before = config_from_dict(JudgeConfig, old.config, where=f"the judge of {path}")
-    changes = [*changes_of_replies(before, config), *changed_prompts(old.prompts, prompts)]
+def _check_same(old: Start, new: Start, path: Path) -> None:
+    before, config = (
+        config_from_dict(JudgeConfig, start.config, where=f"the judge of {path}")
+        for start in (old, new)
+    )
+    changes = [*changes_of_replies(before, config), *changed_prompts(old.prompts, new.prompts)]
     if changes:
         raise UserError(
             f"{path} has judgments of another judge ({'; '.join(changes)}); choose another "
@@ -194,9 +189,3 @@ def _input_of(session: Session) -> str:
     """Returns the session as a `messages` row; equal for equal questions."""
     messages = [{"role": "user", "content": text} for text in session.questions]
     return json.dumps({"messages": messages}, ensure_ascii=False)
-
-
-def _seed(session: Session, key: str) -> int:
-    """Returns the seed of a request, in [0, 2^31), the same in every run."""
-    digest = hashlib.sha256(f"{key} {_input_of(session)}".encode()).digest()
-    return int.from_bytes(digest[:4], "little") >> 1

@@ -16,7 +16,8 @@ from rich.console import Console
 from parrot_jax.api import live
 from parrot_jax.api.endpoint import Endpoint, request_body
 from parrot_jax.api.endpoint_config import EndpointConfig, RetryConfig
-from parrot_jax.api.jobs import Job, open_journal, raise_first
+from parrot_jax.api.job_journal import open_journal
+from parrot_jax.api.jobs import Job, raise_first
 from parrot_jax.api.journal import End, Start
 from parrot_jax.api.journal_reader import JournalReader
 from parrot_jax.api.run_async import run_async

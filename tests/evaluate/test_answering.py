@@ -123,6 +123,9 @@ def test_a_failed_answer_is_never_text_and_is_asked_again_by_the_next_run(
         assert main(["evaluate", "answer", str(config)]) == 0
         # Only what was missing: "How?" twice, and "When?" after it.
         assert len(server.bodies) == asked + 3
+        # With other seeds, or a deterministic server would fail again.
+        seeds = [body["seed"] for body in server.bodies if texts(body)[-1] == "How?"]
+        assert len(set(seeds)) == len(seeds)
     assert "12 of 12 turns" in capsys.readouterr().out
     assert not (out / "incomplete.jsonl").exists()
     assert len(answer_rows(out, "m")) == 2

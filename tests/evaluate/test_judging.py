@@ -138,9 +138,16 @@ def test_an_unclear_reply_is_asked_again_and_then_unscored(
         # Each attempt has another seed, or a judge with temperature 0 would say the same.
         assert len(set(seeds)) == 3
         assert main(["evaluate", "judge", str(config), "--attempts", "3"]) == 0
-    assert len(server.bodies) == 5 + 3
+        assert len(server.bodies) == 5 + 3
+        # A run with more attempts asks again.
+        assert main(["evaluate", "judge", str(config), "--attempts", "5"]) == 0
+    assert len(server.bodies) == 5 + 5
     (row,) = [row for row in rows_in(tmp_path / "judge") if row["score"] is None]
     assert (row["question_id"], row["turn"], row["reason"]) == (82, 2, reason)
+    # The cost of a row is that of all its attempts.
+    (clear,) = [row for row in rows_in(tmp_path / "judge") if row["score"] == 4.0]
+    assert clear["completion_tokens"] == 3
+    assert row["completion_tokens"] == 5 * len(reply.text.split())
     assert "failed" not in row
 
 
@@ -368,7 +375,7 @@ def test_another_judge_or_prompt_in_the_same_folder_is_refused(
         prompts = str(shared_data / "mt_bench" / "judge_prompts.jsonl")
         other = write_config("judge", server.url, answers=answers, prompts=prompts)
         assert main(["evaluate", "judge", str(other)]) == 2
-        assert "prompt single-v1: its text" in capsys.readouterr().err
+        assert "single-v1.prompt_text: sha256 none -> " in capsys.readouterr().err
     assert len(server.bodies) == 6
 
 
