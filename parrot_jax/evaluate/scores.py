@@ -185,7 +185,7 @@ class Grade(NamedTuple):
     repeat: int
     """From 0."""
     score: float | None
-    """None = there is none, for this `reason`."""
+    """None = no rating, for this `reason`."""
     failed: bool
     """Whether there is no answer."""
     reason: str

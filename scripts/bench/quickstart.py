@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-BUDGETS_S = {"ask": 120, "chat": 150, "chat_first_turn": 150, "collect": 90, "exam": 150}
+BUDGETS_S = {"ask": 120, "chat": 150, "chat_first_turn": 150, "collect": 90, "exam": 100}
 
 
 def main() -> None:

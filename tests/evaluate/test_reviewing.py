@@ -80,7 +80,7 @@ def test_what_is_accepted_has_a_name_and_only_new_questions_are_shown(
     assert ">>> Q2 of 81?" in printed
     # The dialogue is shown once; then only what is new.
     assert printed.count("A1\n") == 2  # once for each dialogue
-    assert decide("a") == 0  # goes on at the one that was skipped
+    assert decide("a") == 0  # continues with the one that was skipped
     assert rows()[0]["accepted_by"] == [None, "Ada", "Ada", "Ada"]
 
 
