@@ -156,7 +156,7 @@ def notes(report: Report) -> Iterator[str]:
             "for the number of comparisons (Bonferroni)."
         )
     if all(one.noise() is None for one in report.named.values()):
-        yield "The judge's noise is unknown: each answer was judged once (see `repeats`)."
+        yield "The judge's noise is unknown: each answer was judged once."
     else:
         yield (
             "The judge's noise is the standard error of a mean that comes from the judge alone, "

@@ -1,5 +1,6 @@
 """Writes a report as JSON, Markdown, an HTML page and figures."""
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -56,16 +57,18 @@ def write_report(report: Report, out: Path) -> list[Path]:
 
 def _pictures(report: Report) -> Iterator[Picture]:
     """Figure 4: the curve of each model by turn; then the histories of one model in one chart."""
-    own = [(label, one) for label, one in report.named.items() if one.history == "own"]
+    ranked = _ranked(report)
+    own = [(label, one) for label, one in ranked if one.history == "own"]
+    y_range = _range([one for _, one in ranked])
     # More colours than three are hard to distinguish.
     for first in range(0, len(own), len(_HUES)):
         part = own[first : first + len(_HUES)]
         yield Picture(
-            chart=_curves(part, f"Score by turn: {', '.join(label for label, _ in part)}"),
+            chart=_curves(part, f"Score by turn: {', '.join(label for label, _ in part)}", y_range),
             caption="Figure 4: mean score by turn, with 95 % intervals.",
         )
     by_model: dict[tuple[str, str], list[tuple[str, Series]]] = {}
-    for one in report.named.values():
+    for _, one in ranked:
         by_model.setdefault((one.model, one.judge), []).append((f"{one.history} history", one))
     order = {"own history": 0, "reference history": 1, "none history": 2}
     for (model, judge), group in by_model.items():
@@ -73,13 +76,32 @@ def _pictures(report: Report) -> Iterator[Picture]:
             continue
         group.sort(key=lambda pair: order[pair[0]])
         yield Picture(
-            chart=_curves(group, f"Score by turn and history: {model}, judged by {judge}"),
+            chart=_curves(group, f"Score by turn and history: {model}, judged by {judge}", y_range),
             caption=f"{model}: mean score by turn with its own answers, the reference answers, or "
             "nothing as history.",
         )
 
 
-def _curves(named: Sequence[tuple[str, Series]], label: str) -> Chart:
+def _ranked(report: Report) -> list[tuple[str, Series]]:
+    """All series with their labels, the best one first."""
+
+    def badness(item: tuple[str, Series]) -> float:
+        mean = item[1].estimate().mean
+        return float("inf") if mean is None else -mean
+
+    return sorted(report.named.items(), key=badness)
+
+
+def _range(series: Sequence[Series]) -> tuple[float, float] | None:
+    """The range of all intervals by turn, as whole grades; the same for all charts of a report."""
+    found = [one.estimate(turn=turn) for one in series for turn in one.turns()]
+    values = [v for e in found for v in (e.low, e.mean, e.high) if v is not None]
+    return (math.floor(min(values)), math.ceil(max(values))) if values else None
+
+
+def _curves(
+    named: Sequence[tuple[str, Series]], label: str, y_range: tuple[float, float] | None
+) -> Chart:
     lines = []
     scale: AxisScale = "share" if all(one.scale == (0, 1) for _, one in named) else "linear"
     for (name, one), hue in zip(named, _HUES, strict=False):
@@ -99,7 +121,9 @@ def _curves(named: Sequence[tuple[str, Series]], label: str) -> Chart:
                 ],
             )
         )
-    return line_chart(lines, label=label, x_label="turn", y_label="mean score", y_scale=scale)
+    return line_chart(
+        lines, label=label, x_label="turn", y_label="mean score", y_scale=scale, y_range=y_range
+    )
 
 
 def _page(report: Report, pictures: Sequence[Picture]) -> Page:
@@ -112,13 +136,14 @@ def _page(report: Report, pictures: Sequence[Picture]) -> Page:
     ]
     if rejected := report.scores.rejected.lines():
         sections.append(Section(heading="Rejected rows", text=rejected))
+    ranked = _ranked(report)
     tiles = [
         Tile(
             "–" if (found := one.estimate()).mean is None else f"{found.mean:.2f}",
             label,
             with_interval(found).partition(" ")[2].strip("()"),
         )
-        for label, one in [*report.named.items()][:4]
+        for label, one in ([pair for pair in ranked if pair[1].history == "own"] or ranked)[:4]
     ]
     return Page(
         title="Evaluation",

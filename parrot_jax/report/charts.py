@@ -107,7 +107,13 @@ class Bars:
 
 
 def line_chart(
-    lines: Sequence[Line], *, label: str, x_label: str, y_label: str, y_scale: AxisScale
+    lines: Sequence[Line],
+    *,
+    label: str,
+    x_label: str,
+    y_label: str,
+    y_scale: AxisScale,
+    y_range: tuple[float, float] | None = None,
 ) -> Chart:
     """Line chart, optionally with intervals.
 
@@ -117,16 +123,19 @@ def line_chart(
       x_label: Label of the x axis.
       y_label: Label of the y axis, drawn above it.
       y_scale: Scale and format of the y axis; limits its values.
+      y_range: Values that the y axis must include, so that charts can be compared.
     """
 
     def draw(axes: Axes, _: bool) -> None:
-        for number, line in enumerate(lines):
-            # Side by side, because intervals at the same x would hide each other.
-            shift = 0.06 * (2 * number - len(lines) + 1) if line.intervals else 0.0
-            _draw_line(axes, line, shift)
         first = min(line.points[0][0] for line in lines)
         last = max(line.points[-1][0] for line in lines)
         margin = 0.05 * (last - first) or 1
+        if y_range is not None:
+            axes.update_datalim([(first, y) for y in y_range])
+        for number, line in enumerate(lines):
+            # Side by side, because intervals at the same x would hide each other.
+            shift = margin * (number - (len(lines) - 1) / 2) / len(lines) if line.intervals else 0.0
+            _draw_line(axes, line, shift)
         axes.set_xlim(first - margin, last + margin)
         axes.set_xlabel(fit_text(x_label))
         num_ticks = 10 if last < 100 else 6  # as many as fit on a narrow screen

@@ -121,6 +121,34 @@ def test_a_line_may_be_one_point() -> None:
     assert len(re.findall(r"<use [^>]*var\(--plain, ", chart.narrow)) == 1
 
 
+def test_points_of_several_lines_stay_at_their_x_and_within_the_axis() -> None:
+    chart = line_chart(
+        [
+            Line(name=hue, hue=hue, points=[(1, 0.5), (2, 0.5)], intervals=[(0.4, 0.6)] * 2)
+            for hue in ("accent", "contrast", "plain")
+        ],
+        label="two turns", x_label="turn", y_label="share", y_scale="share",
+    )  # fmt: skip
+    x = [float(x) for x in re.findall(r'<use [^>]*? x="([\d.]+)"', chart.wide)]
+    (first, second), points = x[:2], x[2:]  # the ticks come first
+    turn = second - first
+    assert [(at - first) / turn for at in points] == pytest.approx(
+        [-1 / 60, 1 - 1 / 60, 0, 1, 1 / 60, 1 + 1 / 60], abs=1e-4
+    )
+
+
+def test_charts_with_one_range_have_one_axis() -> None:
+    def ticks(value: float, y_range: tuple[float, float] | None) -> list[str]:
+        chart = line_chart(
+            [Line(name="one", hue="accent", points=[(1, value), (2, value + 1)])],
+            label="grades", x_label="turn", y_label="score", y_scale="linear", y_range=y_range,
+        )  # fmt: skip
+        return texts(chart.wide)
+
+    assert ticks(3, None) != ticks(7, None)
+    assert ticks(3, (2, 9)) == ticks(7, (2, 9))
+
+
 def test_as_many_intervals_as_points() -> None:
     with pytest.raises(ValueError, match="line 'a' has 2 points and 1 intervals; give one"):
         Line(name="a", hue="accent", points=[(1, 0.1), (2, 0.2)], intervals=[(0.0, 0.3)])
