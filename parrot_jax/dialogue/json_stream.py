@@ -7,6 +7,7 @@ that invalid UTF-8 affects only its own row.
 import json
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
@@ -40,17 +41,27 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def _nan_is_null(name: str) -> None:
+    if name != "NaN":
+        _refuse_constant(name)
+
+
 _DECODER = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_object)
+_NAN_DECODER = json.JSONDecoder(parse_constant=_nan_is_null, object_pairs_hook=_object)
 
 
-def parse_json(raw: bytes) -> Any:
+def parse_json(raw: bytes, *, nan_is_null: bool = False) -> Any:
     """Parses one JSON value strictly: UTF-8 only, no NaN, no Infinity, no duplicate keys.
+
+    Args:
+      raw: The bytes.
+      nan_is_null: Read NaN as null. Python writes it for a missing value of pandas.
 
     Raises:
       BrokenRowError: It is not valid; the detail says where.
     """
     try:
-        return _DECODER.decode(raw.decode("utf-8"))
+        return (_NAN_DECODER if nan_is_null else _DECODER).decode(raw.decode("utf-8"))
     except UnicodeDecodeError as error:
         detail = f"byte {raw[error.start]:#04x} at offset {error.start} of the row"
         raise BrokenRowError("not valid UTF-8", detail) from None
@@ -66,7 +77,11 @@ def parse_json(raw: bytes) -> Any:
 
 
 def stream_rows(
-    path: Path | str, *, chunk_bytes: int = CHUNK_BYTES, max_row_bytes: int = MAX_ROW_BYTES
+    path: Path | str,
+    *,
+    chunk_bytes: int = CHUNK_BYTES,
+    max_row_bytes: int = MAX_ROW_BYTES,
+    nan_is_null: bool = False,
 ) -> Iterator[JsonRow]:
     """Reads a file of rows, row by row.
 
@@ -78,6 +93,7 @@ def stream_rows(
       path: The file.
       chunk_bytes: Bytes to read at once, >= 1.
       max_row_bytes: Longer rows are rejected, >= 1.
+      nan_is_null: As in `parse_json`.
 
     Yields:
       Every row in order, rejected ones with their problem. Blank lines are skipped.
@@ -90,7 +106,7 @@ def stream_rows(
         return
     line = 0
     try:
-        for row in _json_rows(path, chunk_bytes, max_row_bytes):
+        for row in _Reader(chunk_bytes, max_row_bytes, nan_is_null).rows(path):
             line = row.line
             yield row
     except DamagedFileError as error:
@@ -98,129 +114,131 @@ def stream_rows(
         yield JsonRow(line + 1, problem=BrokenRowError("damaged file", detail))
 
 
-def _json_rows(path: Path | str, chunk_bytes: int, max_row_bytes: int) -> Iterator[JsonRow]:
-    with open_unpacked(path) as file:
-        mark = file.read(3)
-    if mark.startswith(_UTF16_MARKS):
-        detail = "the file is UTF-16 or UTF-32; save it as UTF-8"
-        yield JsonRow(1, problem=BrokenRowError("not valid UTF-8", detail))
-        return
-    start = len(_UTF8_MARK) if mark == _UTF8_MARK else 0
-    repair = "byte order mark dropped" if start else ""
-    with open_unpacked(path) as file:
-        file.read(start)
-        rows = _rows_of(file, chunk_bytes, max_row_bytes)
-    with open_unpacked(path) as file:
-        file.read(start)
-        for row in rows(file, chunk_bytes, max_row_bytes):
-            yield JsonRow(row.line, row.value, row.problem, repair) if repair else row
-            repair = ""
+@dataclass(frozen=True)
+class _Reader:
+    """How to read a file; the arguments of `stream_rows`."""
 
+    chunk_bytes: int
+    max_row_bytes: int
+    nan_is_null: bool
 
-_Rows = Callable[[IO[bytes], int, int], Iterator[JsonRow]]
+    def rows(self, path: Path | str) -> Iterator[JsonRow]:
+        """All rows of a file."""
+        with open_unpacked(path) as file:
+            mark = file.read(3)
+        if mark.startswith(_UTF16_MARKS):
+            detail = "the file is UTF-16 or UTF-32; save it as UTF-8"
+            yield JsonRow(1, problem=BrokenRowError("not valid UTF-8", detail))
+            return
+        start = len(_UTF8_MARK) if mark == _UTF8_MARK else 0
+        repair = "byte order mark dropped" if start else ""
+        with open_unpacked(path) as file:
+            file.read(start)
+            read = self._form_of(file)
+        with open_unpacked(path) as file:
+            file.read(start)
+            for row in read(file):
+                yield JsonRow(row.line, row.value, row.problem, repair) if repair else row
+                repair = ""
 
+    def _form_of(self, file: IO[bytes]) -> Callable[[IO[bytes]], Iterator[JsonRow]]:
+        """Chooses how to read a file, by its beginning.
 
-def _rows_of(file: IO[bytes], chunk_bytes: int, max_row_bytes: int) -> _Rows:
-    """Chooses how to read a file, by its beginning.
+        If the first line is an incomplete object, the file has objects over several lines; unless
+        the second line also begins an object, which means that the first row is malformed.
+        """
+        first = self._next_line(file)
+        if first.startswith(b"["):
+            return self._list_rows
+        is_whole = len(first) > self.max_row_bytes or self._row(1, first).problem is None
+        if first.startswith(b"{") and not is_whole:
+            second = self._next_line(file)
+            if second and not second.startswith(b"{"):
+                return self._object_rows
+        return self._line_rows
 
-    If the first line is an incomplete object, the file has objects over several lines; unless the
-    second line also begins an object, which means that the first row is malformed.
-    """
-    first = _next_line(file, max_row_bytes)
-    if first.startswith(b"["):
-        return _list_rows
-    is_whole = len(first) > max_row_bytes or _row(1, first).problem is None
-    if first.startswith(b"{") and not is_whole:
-        second = _next_line(file, max_row_bytes)
-        if second and not second.startswith(b"{"):
-            return _object_rows
-    return _line_rows
+    def _next_line(self, file: IO[bytes]) -> bytes:
+        """The next non-blank line (or its beginning), stripped; empty at the end."""
+        while raw := file.readline(self.max_row_bytes + 1):
+            if stripped := raw.strip():
+                return stripped
+        return b""
 
+    def _row(self, line: int, raw: bytes) -> JsonRow:
+        try:
+            return JsonRow(line, parse_json(raw, nan_is_null=self.nan_is_null))
+        except BrokenRowError as problem:
+            return JsonRow(line, problem=problem)
 
-def _next_line(file: IO[bytes], max_row_bytes: int) -> bytes:
-    """The next non-blank line (or its beginning), stripped; empty at the end."""
-    while raw := file.readline(max_row_bytes + 1):
-        if stripped := raw.strip():
-            return stripped
-    return b""
+    def _too_long(self, line: int, what_follows: str) -> JsonRow:
+        detail = f"over {self.max_row_bytes:,} bytes; {what_follows}"
+        return JsonRow(line, problem=BrokenRowError("row too long", detail))
 
-
-def _row(line: int, raw: bytes) -> JsonRow:
-    try:
-        return JsonRow(line, parse_json(raw))
-    except BrokenRowError as problem:
-        return JsonRow(line, problem=problem)
-
-
-def _too_long(line: int, max_row_bytes: int, what_follows: str) -> JsonRow:
-    detail = f"over {max_row_bytes:,} bytes; {what_follows}"
-    return JsonRow(line, problem=BrokenRowError("row too long", detail))
-
-
-def _line_rows(file: IO[bytes], _chunk_bytes: int, max_row_bytes: int) -> Iterator[JsonRow]:
-    line = 0
-    while raw := file.readline(max_row_bytes + 1):
-        line += 1
-        if len(raw) > max_row_bytes and not raw.endswith(b"\n"):
-            yield _too_long(line, max_row_bytes, "the line was skipped")
-            while raw and not raw.endswith(b"\n"):
-                raw = file.readline(max_row_bytes)
-            continue
-        if raw.isspace():
-            continue
-        row = _row(line, raw)
-        if row.problem and row.problem.reason == NOT_JSON and not raw.endswith(b"\n"):
-            row = JsonRow(line, problem=BrokenRowError("cut off", "the file ends inside this row"))
-        yield row
-
-
-def _object_rows(file: IO[bytes], _chunk_bytes: int, max_row_bytes: int) -> Iterator[JsonRow]:
-    """Reads objects over several lines; each ends when its brackets are closed."""
-    pending = bytearray()
-    line, start, depth = 0, 1, 0
-    while raw := file.readline(max_row_bytes + 1):
-        line += 1
-        # A complete object at the start of a line is a new row, even if the last one never closed.
-        if pending and raw.startswith(b"{") and _row(line, raw).problem is None:
-            yield _row(start, bytes(pending))
-            pending.clear()
-        if not pending:
-            start, depth = line, 0
+    def _line_rows(self, file: IO[bytes]) -> Iterator[JsonRow]:
+        line = 0
+        while raw := file.readline(self.max_row_bytes + 1):
+            line += 1
+            if len(raw) > self.max_row_bytes and not raw.endswith(b"\n"):
+                yield self._too_long(line, "the line was skipped")
+                while raw and not raw.endswith(b"\n"):
+                    raw = file.readline(self.max_row_bytes)
+                continue
             if raw.isspace():
                 continue
-        pending += raw
-        if len(pending) > max_row_bytes:
-            yield _too_long(start, max_row_bytes, "the rest of the file was not read")
-            return
-        bare = _STRING.sub(b"", raw)
-        depth += sum(map(bare.count, (b"{", b"["))) - sum(map(bare.count, (b"}", b"]")))
-        if depth <= 0:
-            yield _row(start, bytes(pending))
-            pending.clear()
-    if pending:
-        yield JsonRow(start, problem=BrokenRowError("cut off", "the file ends inside this row"))
+            row = self._row(line, raw)
+            if row.problem and row.problem.reason == NOT_JSON and not raw.endswith(b"\n"):
+                row = JsonRow(
+                    line, problem=BrokenRowError("cut off", "the file ends inside this row")
+                )
+            yield row
 
+    def _object_rows(self, file: IO[bytes]) -> Iterator[JsonRow]:
+        """Reads objects over several lines; each ends when its brackets are closed."""
+        pending = bytearray()
+        line, start, depth = 0, 1, 0
+        while raw := file.readline(self.max_row_bytes + 1):
+            line += 1
+            # A complete object at the start of a line is a new row, even if the last one never
+            # closed.
+            if pending and raw.startswith(b"{") and self._row(line, raw).problem is None:
+                yield self._row(start, bytes(pending))
+                pending.clear()
+            if not pending:
+                start, depth = line, 0
+                if raw.isspace():
+                    continue
+            pending += raw
+            if len(pending) > self.max_row_bytes:
+                yield self._too_long(start, "the rest of the file was not read")
+                return
+            bare = _STRING.sub(b"", raw)
+            depth += sum(map(bare.count, (b"{", b"["))) - sum(map(bare.count, (b"}", b"]")))
+            if depth <= 0:
+                yield self._row(start, bytes(pending))
+                pending.clear()
+        if pending:
+            yield JsonRow(start, problem=BrokenRowError("cut off", "the file ends inside this row"))
 
-def _list_rows(file: IO[bytes], chunk_bytes: int, max_row_bytes: int) -> Iterator[JsonRow]:
-    line = 1
-    after_comma = False
-    for raw, end in list_pieces(file, chunk_bytes, max_row_bytes):
-        element = raw.strip()
-        row_line = line + raw[: len(raw) - len(raw.lstrip())].count(b"\n")
-        line += raw.count(b"\n")
-        if end == "too long":
-            yield _too_long(row_line, max_row_bytes, "the rest of the file was not read")
-        elif end == "file":
-            detail = "the file ends before its list does; nothing after this line was read"
-            yield JsonRow(row_line, problem=BrokenRowError("cut off", detail))
-        elif end == "after list":
-            if element:
-                problem = BrokenRowError(NOT_JSON, "text after the end of the list; not read")
-                yield JsonRow(row_line, problem=problem)
-        elif element:
-            yield _row(row_line, element)
-        elif after_comma or end == "comma":
-            yield JsonRow(
-                row_line, problem=BrokenRowError(NOT_JSON, "empty element beside a comma")
-            )
-        after_comma = end == "comma"
+    def _list_rows(self, file: IO[bytes]) -> Iterator[JsonRow]:
+        line = 1
+        after_comma = False
+        for raw, end in list_pieces(file, self.chunk_bytes, self.max_row_bytes):
+            element = raw.strip()
+            row_line = line + raw[: len(raw) - len(raw.lstrip())].count(b"\n")
+            line += raw.count(b"\n")
+            if end == "too long":
+                yield self._too_long(row_line, "the rest of the file was not read")
+            elif end == "file":
+                detail = "the file ends before its list does; nothing after this line was read"
+                yield JsonRow(row_line, problem=BrokenRowError("cut off", detail))
+            elif end == "after list":
+                if element:
+                    problem = BrokenRowError(NOT_JSON, "text after the end of the list; not read")
+                    yield JsonRow(row_line, problem=problem)
+            elif element:
+                yield self._row(row_line, element)
+            elif after_comma or end == "comma":
+                yield JsonRow(
+                    row_line, problem=BrokenRowError(NOT_JSON, "empty element beside a comma")
+                )
+            after_comma = end == "comma"

@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 from parrot_jax.core.files import atomic_write
 from parrot_jax.dialogue.raw_rows import BrokenRowError
-from parrot_jax.evaluate.rows import count_at, name_at, number_at, text_at
+from parrot_jax.evaluate.rows import count_at, name_at, text_at
 
 FOLDER = "model_judgment"
 """In the folder of a run."""
@@ -22,8 +22,8 @@ class GradedTurn(NamedTuple):
     """From 1."""
     judge: str
     text: str
-    stored_score: float | None
-    """None = the row has none."""
+    stored_score: Any
+    """As it was found; None = the row has none."""
 
 
 class ComparedTurn(NamedTuple):
@@ -51,7 +51,7 @@ def parse_judgment(row: dict[str, Any]) -> GradedTurn | ComparedTurn:
             name_at(row, "question_id"),
             count_at(row, "turn"),
             _judge(row),
-            (text_at(row, "g1_judgment"), text_at(row, "g2_judgment")),
+            (_text(row, "g1_judgment"), _text(row, "g2_judgment")),
             (_winner(row, "g1_winner"), _winner(row, "g2_winner")),
         )
     return GradedTurn(
@@ -59,8 +59,8 @@ def parse_judgment(row: dict[str, Any]) -> GradedTurn | ComparedTurn:
         name_at(row, "question_id"),
         count_at(row, "turn"),
         _judge(row),
-        text_at(row, "judgment"),
-        number_at(row, "score"),
+        _text(row, "judgment"),
+        row.get("score"),
     )
 
 
@@ -74,6 +74,11 @@ def _judge(row: dict[str, Any]) -> str:
     if isinstance(judge, str):
         return judge
     raise BrokenRowError("no name in `judge`", f"found {judge!r:.60}")
+
+
+def _text(row: dict[str, Any], key: str) -> str:
+    """The judge's text; null is a judge that said nothing."""
+    return "" if row.get(key, "") is None else text_at(row, key)
 
 
 def _winner(row: dict[str, Any], key: str) -> str | None:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from parrot_jax.core.errors import UserError
+from parrot_jax.dialogue.raw_rows import printable
 from parrot_jax.evaluate.fastchat import ComparedTurn, GradedTurn, parse_judgment
 from parrot_jax.evaluate.rows import Rejected, check_paths, read_rows
 from parrot_jax.evaluate.scores import clustered_interval
@@ -190,7 +191,8 @@ def _add_grade(found: Rescored, row: GradedTurn, path: Path | str) -> None:
     if row.stored_score is not None and row.stored_score != expected:
         scores.disagreeing += 1
         said = f"{grade:g}" if isinstance(grade, float) else "no clear rating"
-        _note(found, f"{where}: stored {row.stored_score:g}, but the text has {said}")
+        stored = printable(repr(row.stored_score), 40)
+        _note(found, f"{where}: stored {stored}, but the text has {said}")
 
 
 def _add_comparison(found: Rescored, row: ComparedTurn, path: Path | str) -> None:

@@ -67,7 +67,7 @@ def check_paths(paths: Sequence[Path | str]) -> None:
 def read_rows(
     path: Path | str, parse: Callable[[dict[str, Any]], Row], rejected: Rejected
 ) -> Iterator[Row]:
-    """Reads the objects of a file: JSON lines, or one JSON list, also compressed.
+    """Reads the objects of a file: JSON lines, or one JSON list, also compressed; NaN is null.
 
     Args:
       path: The file.
@@ -77,7 +77,7 @@ def read_rows(
     Raises:
       UserError: The file cannot be opened.
     """
-    for row in stream_rows(path):
+    for row in stream_rows(path, nan_is_null=True):
         problem = row.problem
         if problem is None:
             try:

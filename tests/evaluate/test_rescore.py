@@ -1,6 +1,7 @@
 """FastChat's judgment files: real ones give their stored scores, faults are counted."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from parrot_jax.core.errors import UserError
 from parrot_jax.evaluate.rescore import rescore
 
 
-def grade(judgment: str, **changes: Any) -> dict[str, Any]:
+def grade(judgment: str | None, **changes: Any) -> dict[str, Any]:
     row = {"question_id": 81, "model": "m", "judge": ["gpt-4", "single-v1"], "turn": 1}
     return {**row, "judgment": judgment, "score": None, **changes}
 
@@ -61,6 +62,7 @@ def test_each_question_and_turn_counts_once_and_the_copies_are_counted(write: An
         ("Note: sieben von zehn.", "no [[number]] in the reply"),
         ("[[rating]]", "no [[number]] in the reply"),
         ("First [[3]], then [[8]].", "several [[numbers]] in the reply"),
+        (None, "an empty reply"),
         ("Rating: [[11]]", "a number out of range"),
         ("Rating: [[0]]", "a number out of range"),
         ("Rating: [[8/10]]", "no plain number in the brackets"),
@@ -69,7 +71,7 @@ def test_each_question_and_turn_counts_once_and_the_copies_are_counted(write: An
     ],
 )
 def test_a_text_without_one_clear_rating_is_unscored_with_its_reason(
-    text: str, reason: str, write: Any
+    text: str | None, reason: str, write: Any
 ) -> None:
     found = rescore([write(grade(text, score=-1), grade("[[6]]", question_id=82))])
     scores = found.models["m"]
@@ -91,9 +93,13 @@ def test_a_rating_may_be_repeated_or_in_single_brackets(
 
 
 def test_the_text_is_right_where_the_stored_score_disagrees(write: Any) -> None:
-    found = rescore([write(grade("[[7]]", score=3), grade("[[2]]", score=-1, question_id=82))])
+    found = rescore([write(
+        grade("[[7]]", score=3), grade("[[2]]", score=-1, question_id=82),
+        grade("[[3]]", score="3", question_id=83), grade("[[4]]", score=math.nan, question_id=84),
+    )])  # fmt: skip
     figures = found.to_json()["models"]["m"]
-    assert (figures["mean"], figures["disagreeing"]) == (4.5, 2)
+    # NaN is a missing score, which disagrees with nothing.
+    assert (figures["mean"], figures["n"], figures["disagreeing"]) == (4.0, 4, 3)
     assert "question 81, turn 1: stored 3, but the text has 7" in found.examples[0]
 
 
@@ -131,7 +137,7 @@ def test_rows_that_are_no_judgment_are_reported_with_file_and_line(
 ) -> None:
     path = write(
         grade("[[6]]"), "{broken", grade("[[7]]", turn=0), grade("[[7]]", model=""),
-        grade("[[7]]", score="7"), {"question_id": 81}, grade("[[7]]", score=10**400), "[1]",
+        {"question_id": 81}, "[1]",
     )  # fmt: skip
     assert main(["evaluate", "rescore", str(path), "--json"]) == 0
     printed = capsys.readouterr()
@@ -139,7 +145,7 @@ def test_rows_that_are_no_judgment_are_reported_with_file_and_line(
     assert found["models"]["m"]["n"] == 1
     assert found["rejected"] == {
         "not valid JSON": 1, "no positive integer in `turn`": 1, "no `model`": 2,
-        "no number in `score`": 2, "not an object": 1,
+        "not an object": 1,
     }  # fmt: skip
     assert f"{path}:3: no positive integer in `turn`: found 0" in printed.err
     assert main(["evaluate", "rescore", str(path)]) == 0

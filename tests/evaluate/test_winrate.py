@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +46,12 @@ def test_draws_are_half_and_rows_without_a_preference_do_not_count(tmp_path: Pat
         tmp_path / "a.json",
         annotation(2, "a"), annotation(1, "b"), annotation(0, "c"), annotation(1.5, "d"),
         annotation(1.25, "e"), annotation(None, "f"),
+        annotation(math.nan, "n"),  # as Python writes a missing value of pandas
         annotation(2, "g"), annotation(1, "g"),  # twice: one instruction
     )  # fmt: skip
     figures = win_rates([path]).to_json()["models"]["m"]
     assert figures["win_rate"] == pytest.approx(100 * (1 + 0 + 0.5 + 0.5 + 0.25 + 0.5) / 6)
-    assert (figures["n"], figures["missing"], figures["duplicates"]) == (6, 1, 1)
+    assert (figures["n"], figures["missing"], figures["duplicates"]) == (6, 2, 1)
 
 
 def test_annotators_and_baselines_are_not_mixed(tmp_path: Path) -> None:
