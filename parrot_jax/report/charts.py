@@ -263,7 +263,8 @@ def _scale_values(axes: Axes, y_label: str, scale: AxisScale) -> None:
     else:
         low, high = axes.dataLim.intervaly
         axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        # Over many decades, only powers of ten fit.
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1000 * low else (1,)))
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_formatter("")
         axes.set_ylim(low / 1.3, high * 1.3)

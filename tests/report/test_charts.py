@@ -111,6 +111,10 @@ def test_a_logarithmic_axis_names_plain_numbers() -> None:
     chart = line_chart([line], label="Loss", x_label="step", y_label="loss", y_scale="log")
     shown = texts(chart.wide)
     assert {"0.5", "1", "2", "5"} <= set(shown)
+    line = Line(name="loss", hue="plain", points=[(0, 8.0), (100, 1e-5)])
+    chart = line_chart([line], label="Loss", x_label="step", y_label="loss", y_scale="log")
+    assert {"0.001", "0.1"} <= set(texts(chart.wide))
+    assert "0.2" not in texts(chart.wide)
 
 
 def test_a_line_may_be_one_point() -> None:
