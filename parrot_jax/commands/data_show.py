@@ -201,8 +201,9 @@ def _lines(dialogue: "Dialogue", index: int) -> list[str]:
     lines.append("")
     if dialogue.system:
         lines.append(f"SYSTEM: {dialogue.system}")
-    for turn in dialogue.turns:
-        speaker = turn.role.upper()
+    pair = dialogue.rejected
+    for turn in (*dialogue.turns, *([pair] if pair else [])):
+        speaker = "REJECTED" if turn is pair else turn.role.upper()
         if turn.context:
             lines.append(f"{speaker}, context only: {turn.context}")
         weight = ", context only" if turn.weight == 0 else f", weight {turn.weight:g}"

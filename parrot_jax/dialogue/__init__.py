@@ -14,6 +14,7 @@ readers.py        one parser per format
 messages.py       lists of messages to turns
 pairs.py          rows of questions and answers
 oasst.py          message trees
+preference.py     preference pairs
 turns.py          turns to a Dialogue: repairs, system text
 reasoning.py      separates reasoning from the answer
 read.py           the dialogues of a file, in one call

@@ -70,7 +70,7 @@ class ExactDuplicates:
 
     def _digest(self, dialogue: Dialogue) -> bytes:
         digest = hashlib.sha256()
-        for text in (dialogue.system, *(turn.whole for turn in dialogue.turns)):
+        for text in dialogue.texts():
             same = unicodedata.normalize("NFC", text).strip()
             if self._ignore_case:
                 same = " ".join(same.lower().split())
@@ -144,8 +144,7 @@ class NearDuplicates:
 
     def __call__(self, dialogue: Dialogue) -> str | None:
         """Returns a reason for a near duplicate; remembers any other dialogue and returns None."""
-        texts = [dialogue.system, *(turn.whole for turn in dialogue.turns)]
-        sketch = self._seen.sketch("\n".join(texts))
+        sketch = self._seen.sketch("\n".join(dialogue.texts()))
         if self._seen.is_known(sketch):
             return NEAR_REASON
         self._seen.remember(sketch)

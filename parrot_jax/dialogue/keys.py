@@ -45,7 +45,7 @@ class Rule(Enum):
 
 
 _BAD_ANSWER = "the answer is bad"
-_PAIR = "this is a preference pair, not a dialogue"
+_PAIR = "this is a preference pair (kind: preference), not a dialogue"
 _MEDIA = "part of it is not text"
 _TOKENS = "it masks parts of a text, which is not supported"
 _REASONING = "the text is reasoning, not an answer"

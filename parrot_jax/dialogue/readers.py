@@ -15,11 +15,12 @@ from parrot_jax.dialogue.json_stream import stream_rows
 from parrot_jax.dialogue.messages import is_message, read_messages
 from parrot_jax.dialogue.oasst import parse_oasst_tree
 from parrot_jax.dialogue.pairs import QUESTION_KEYS, holds_pairs, parse_pairs
+from parrot_jax.dialogue.preference import holds_preference, parse_preference
 from parrot_jax.dialogue.raw_rows import BrokenRowError, JsonRow
 from parrot_jax.dialogue.turns import RowPlace, build_dialogue
 from parrot_jax.dialogue.types import Dialogue, Turn
 
-FileKind = Literal["messages", "sharegpt", "pairs", "ultrachat", "baize", "oasst"]
+FileKind = Literal["messages", "sharegpt", "pairs", "ultrachat", "baize", "oasst", "preference"]
 Parser = Callable[[Mapping[str, Any], RowPlace], list[Dialogue]]
 
 SHAREGPT_KEYS = ("conversations", "conversation", "items")
@@ -48,6 +49,8 @@ def detect_kind(row: Mapping[str, Any]) -> FileKind | None:
     'sharegpt'
     """
     row = {key: value for key, value in row.items() if value is not None}
+    if holds_preference(row):
+        return "preference"
     if holds_pairs(row) and not is_message(_first(row.get("messages"))):
         return "pairs"
     if "messages" in row:
@@ -160,6 +163,13 @@ def parse_pairs_row(row: Mapping[str, Any], place: RowPlace) -> list[Dialogue]:
     return parse_pairs(row, place)
 
 
+def parse_preference_row(row: Mapping[str, Any], place: RowPlace) -> list[Dialogue]:
+    """`{"prompt", "chosen", "rejected"}` and the like: preference pairs."""
+    if not holds_preference(row):
+        raise _wrong_kind(row, "no chosen and rejected answer")
+    return parse_preference(row, place, parse=parse_any)
+
+
 def parse_any(row: Mapping[str, Any], place: RowPlace) -> list[Dialogue]:
     """Detects the format by the keys; for data sets of the hub."""
     kind = detect_kind(row)
@@ -175,6 +185,7 @@ PARSERS: Mapping[FileKind, Parser] = {
     "ultrachat": parse_ultrachat,
     "baize": parse_baize,
     "oasst": parse_oasst,
+    "preference": parse_preference_row,
 }
 
 
@@ -211,6 +222,4 @@ def _wrong_kind(row: Mapping[str, Any], reason: str) -> WrongKindError:
     kind = detect_kind(row)
     found = f"the row has {', '.join(map(repr, row)) or 'no keys'}"
     hint = f"; this looks like kind: {kind}" if kind else ""
-    if {"chosen", "rejected"} <= row.keys():
-        hint += "; a file of preference pairs is not a dialogue file" if not kind else ""
     return WrongKindError(reason, found + hint)

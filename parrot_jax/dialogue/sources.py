@@ -23,7 +23,9 @@ from parrot_jax.dialogue.types import Dialogue
 
 __all__ = ["READERS", "ReadReport", "SourceConfig", "SourceKind", "read_sources", "source_files"]
 
-SourceKind = Literal["messages", "sharegpt", "pairs", "ultrachat", "baize", "oasst", "huggingface"]
+SourceKind = Literal[
+    *("messages", "sharegpt", "pairs", "ultrachat", "baize", "oasst", "preference", "huggingface")
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +77,7 @@ READERS: Mapping[SourceKind, Reader] = {
     "ultrachat": partial(read_json_file, kind="ultrachat"),
     "baize": partial(read_json_file, kind="baize"),
     "oasst": partial(read_json_file, kind="oasst"),
+    "preference": partial(read_json_file, kind="preference"),
     "huggingface": read_hub,
 }
 """The function that reads a file (or data set), by kind."""

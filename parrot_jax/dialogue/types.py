@@ -34,8 +34,8 @@ class Dialogue:
 
     Raises:
       ValueError: The turns are empty, do not alternate, do not start with the user, have a blank
-        text or text that is not valid Unicode, a weight is negative or not finite, or a user turn
-        has a context.
+        text or text that is not valid Unicode, a weight is negative or not finite, a user turn has
+        a context, or `rejected` is not another answer.
     """
 
     turns: tuple[Turn, ...]
@@ -47,6 +47,8 @@ class Dialogue:
     """The row's `source`, else the file it was read from."""
     metadata: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     """Other keys of the row (model, language, licence, ...)."""
+    rejected: Turn | None = None
+    """In a preference pair, a worse answer than the last turn, which is the chosen one."""
 
     def __post_init__(self) -> None:
         if not self.turns:
@@ -68,6 +70,12 @@ class Dialogue:
             if turn.context and turn.role == "user":
                 raise ValueError(f"turn {number + 1} is the user's and has a context")
             _check_unicode(f"turn {number + 1}", turn.whole)
+        if self.rejected is not None:
+            if self.turns[-1].role != "assistant" or self.rejected.role != "assistant":
+                raise ValueError("a preference pair must end with two answers")
+            if not self.rejected.text.strip():
+                raise ValueError("the rejected answer is blank")
+            _check_unicode("rejected answer", self.rejected.whole)
 
     @property
     def num_rounds(self) -> int:
@@ -83,10 +91,15 @@ class Dialogue:
         system = [{"role": "system", "content": self.system}] if self.system else []
         return system + [{"role": turn.role, "content": turn.whole} for turn in self.turns]
 
+    def texts(self) -> list[str]:
+        """All texts: the system text, the turns in order, and the rejected answer of a pair."""
+        turns = (*self.turns, *([self.rejected] if self.rejected else []))
+        return [self.system, *(turn.whole for turn in turns)]
+
     def content_hash(self) -> bytes:
-        """SHA-256 of the content (system text, roles, texts), independent of id and source."""
+        """SHA-256 of the content (system text, all turns), independent of id and source."""
         digest = hashlib.sha256()
-        for part in (self.system, *(turn.whole for turn in self.turns)):
+        for part in self.texts():
             encoded = part.encode("utf-8")
             # The length distinguishes "ab", "c" from "a", "bc"; the roles follow from the order.
             digest.update(len(encoded).to_bytes(8, "little") + encoded)

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
+from parrot_jax.core.errors import UserError
 from parrot_jax.core.files import atomic_write
 from parrot_jax.core.paths import AnyPath
 from parrot_jax.dialogue.types import Dialogue
@@ -20,10 +21,18 @@ def messages_row(dialogue: Dialogue) -> dict[str, Any]:
     Metadata keys are at the top level, beside `id`, `source` and `messages`; a key with one of
     these names gets the prefix `source_`. The context of a turn becomes a tool message before it.
 
+    Raises:
+      UserError: It is a preference pair.
+
     >>> from parrot_jax.dialogue.types import Turn
     >>> messages_row(Dialogue(turns=(Turn("user", "Hi", weight=0.0),), id="7"))
     {'id': '7', 'messages': [{'role': 'user', 'content': 'Hi', 'weight': 0.0}]}
     """
+    if dialogue.rejected is not None:
+        raise UserError(
+            f"{dialogue.id} is a preference pair, and its rejected answer would be lost here; use "
+            "dialogues, and make pairs of the result."
+        )
     messages: list[dict[str, Any]] = []
     if dialogue.system:
         messages.append({"role": "system", "content": dialogue.system})

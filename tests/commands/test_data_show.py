@@ -100,7 +100,7 @@ FILES = [
     (
         "trl preferences among dialogues",
         [GOOD, {"messages": [user("a"), said("b")], "chosen": "b", "rejected": "c"}],
-        ["'chosen' is not empty, so this is a preference pair, not a dialogue 1"],
+        ["'chosen' is not empty, so this is a preference pair (kind: preference), not a"],
     ),
     (
         "ms-swift",

@@ -80,7 +80,7 @@ def test_keys_of_a_pair_and_of_its_row_are_judged(tmp_path):
         ({"history": [["a", "b"], {"x": 1}], "question": "d", "answer": "e"}, "a pair has no"),
         (
             {"prompt": "a", "chosen": "b", "rejected": "c"},
-            "preference pairs is not a dialogue file",
+            "this looks like kind: preference",
         ),
     ],
 )

@@ -175,7 +175,7 @@ def test_no_usable_dialogue_is_an_error_with_counts_and_a_place(tmp_path):
         ("sharegpt", {"messages": []}, "no key 'conversations'.*looks like kind: messages"),
         ("baize", {"data": []}, "no key 'input'.*looks like kind: ultrachat"),
         ("oasst", {"topic": "", "input": ""}, "no key 'prompt'.*looks like kind: baize"),
-        ("messages", {"chosen": "a", "rejected": "b"}, ".*a file of preference pairs"),
+        ("messages", {"chosen": "a", "rejected": "b"}, ".*looks like kind: preference"),
     ],
 )
 def test_a_file_of_another_kind_is_an_error_that_names_the_kind(tmp_path, kind, row, hint):
