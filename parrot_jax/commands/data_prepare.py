@@ -13,9 +13,9 @@ def run(config: TrainConfig) -> None:
     from parrot_jax.data.prepare import note_shared_files, prepare
 
     config.check_mask()
-    splits = {"train": prepare(config.data, "train")}
+    splits = {"train": prepare(config.data, "train", pairs=config.trains_pairs)}
     if config.data.eval_sources or config.data.eval_fraction:
-        splits["eval"] = prepare(config.data, "eval")
+        splits["eval"] = prepare(config.data, "eval", pairs=config.trains_pairs)
         note_shared_files(splits["train"], splits["eval"])
     for split, prepared in splits.items():
         console.print(f"{split}  {prepared.folder}", style="bold")
@@ -32,7 +32,12 @@ def _lines(counts: dict[str, Any], batch_rows: int | None) -> list[tuple[str, st
         *((f"  key ignored: {key}", f"{n:,}") for key, n in read["passed_over"].items()),
         ("dialogues", f"{counts['dialogues']:,}"),
         *((f"  dropped: {reason}", f"{n:,}") for reason, n in counts["dropped"].items()),
-        ("sessions", f"{counts['sessions']:,}"),
+        ("pairs" if "kinds" in counts else "sessions", f"{counts['sessions']:,}"),
+        *((f"  of kind {kind}", f"{n:,}") for kind, n in counts.get("kinds", {}).items() if kind),
+        *((f"  at turn {turn}", f"{n:,}") for turn, n in counts.get("turns", {}).items()),
+        *((f"  dropped, too long for a row: {id}", "1") for id in counts.get("too_long", ())),
+        *([("  with a cut context", f"{counts['cut_contexts']:,}")] if "kinds" in counts else []),
+        *([("  not a pair", f"{counts['no_pair']:,}")] if counts.get("no_pair") else []),
         ("windows", f"{counts['windows']:,}"),
         ("truncated turns", f"{counts['cut_turns']:,}"),
         ("live turns dropped, too long", f"{counts['dropped_live_turns']:,}"),

@@ -5,8 +5,9 @@ tokenizers/       text to ids: the interface, and one file per kind
 templates/        chat templates: the interface, and one file per template
 masks.py          the loss mask, per turn
 windows.py        cuts dialogues into windows of at most T tokens
-packing.py        packs windows into rows
-rows.py           dialogues to packed rows, in memory
+pair_windows.py   cuts preference pairs into two windows each
+packing.py        packs windows or pairs into rows
+rows.py           dialogues or pairs to packed rows, in memory
 cache_key.py      hash of everything that determines the rows
 read_progress.py  how much of the files has been read
 prepare.py        packed rows on disk, cached

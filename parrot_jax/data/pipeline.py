@@ -11,15 +11,13 @@ import grain
 import numpy as np
 from numpy.typing import NDArray
 
-from parrot_jax.data.prepare import RowFiles
-
 
 class Batches:
     """Shuffled rows over all epochs; each epoch has a different order."""
 
     def __init__(
         self,
-        rows: RowFiles,
+        rows: Sequence[dict[str, NDArray[Any]]],
         *,
         batch_rows: int,
         seed: int,

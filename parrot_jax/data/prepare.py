@@ -36,7 +36,7 @@ from parrot_jax.data.cache_key import row_settings
 from parrot_jax.data.data_config import DataConfig, MaskConfig, Task
 from parrot_jax.data.histories import HISTORIES, Histories, History, read_histories
 from parrot_jax.data.read_progress import ReadProgress
-from parrot_jax.data.rows import make_rows
+from parrot_jax.data.rows import Part, make_rows
 from parrot_jax.data.templates import make_template
 from parrot_jax.data.templates.base import Template
 from parrot_jax.data.tokenizers import load_tokenizer
@@ -98,7 +98,7 @@ class RowFiles(Sequence[dict[str, NDArray[Any]]]):
         return {name: np.array(row[name]) for name in row.dtype.names}
 
 
-def prepare(config: DataConfig, split: Split) -> Prepared:
+def prepare(config: DataConfig, split: Split, *, pairs: bool = False) -> Prepared:
     """Prepares the rows of a split, or reuses cached ones.
 
     In the eval split all turns are live, independent of `config.mask`, so that runs with different
@@ -107,15 +107,18 @@ def prepare(config: DataConfig, split: Split) -> Prepared:
     Args:
       config: The settings.
       split: `train` or `eval`.
+      pairs: Make rows of preference pairs. If false, a pair is a dialogue whose only live turn is
+        the chosen answer.
 
     Returns:
       The folder and its counts: `read` (rows, rejected and repaired by reason), `dialogues`,
-      `sessions` (dialogues with a live turn), `dropped` by reason, `windows`, `cut_turns`,
-      `dropped_live_turns`, `rows`, `tokens`, `live_tokens`, `padding_share`, and the mean and
-      standard deviation of live tokens per row.
+      `sessions` (dialogues with a live turn, or pairs), `dropped` by reason, `windows`,
+      `cut_turns`, `dropped_live_turns`, `rows`, `tokens`, `live_tokens`, `padding_share`, and the
+      mean and standard deviation of live tokens per row; of pairs also `cut_contexts`, their
+      number by `kinds` and `turns`, and the ids of those `too_long`.
 
     Raises:
-      UserError: There is no usable dialogue, no live token, or only live tokens.
+      UserError: There is no usable dialogue or pair, no live token, or only live tokens.
       DiskFullError: The cache folder is full.
 
     >>> from parrot_jax import small_example
@@ -129,7 +132,7 @@ def prepare(config: DataConfig, split: Split) -> Prepared:
     template = make_template(config.template, load_tokenizer(config.tokenizer))
     if split == "eval":
         config = replace(config, mask=MaskConfig(loss_roles=("user", "assistant")))
-    settings = row_settings(config, split, template)
+    settings = row_settings(config, split, template) | {"pairs": pairs}
     folder = Path(config.cache_dir) / hash_json(settings)[:16]
     prepared = _read(folder)
     if prepared is not None:
@@ -204,6 +207,7 @@ def _make(
     partial.mkdir(parents=True, exist_ok=True)
     report = ReadReport()
     first, totals, files = 0, Counter[str](), dict[str, str]()
+    too_long: list[str] = []
     shared, own = _sources_of(config, split)
     reading, pace = ReadProgress([*shared, *own]), Pace(1.0)
     histories = Histories(template, config.row_tokens)
@@ -211,7 +215,8 @@ def _make(
     for number, block in enumerate(_blocks(dialogues, BLOCK_DIALOGUES)):
         part = _read_part(partial, number)
         if part is None:
-            part = _make_part(block, first, number, config, template, partial)
+            made = make_rows(block, first, config, template, pairs=settings["pairs"])
+            part = _write_part(made, number, partial)
         # A block takes well under a minute, so one line per block shows the progress.
         share = reading.share(report)
         left = "" if share is None else pace.left(share)
@@ -222,10 +227,13 @@ def _make(
                 + (f", {left}" if left else "")
             )
         totals.update(part["counts"])
+        too_long += part["too_long"]
         files |= part["files"]
         first += len(block)
     counts = _summary(totals, first, report, config.row_tokens)
-    _check_live(counts, config, split)
+    if settings["pairs"]:
+        counts |= _pairs_summary(totals, too_long)
+    _check_live(counts, config, split, pairs=settings["pairs"])
     if split == "eval":
         write_json(partial / HISTORIES, histories.found)
         files[HISTORIES] = hash_file(partial / HISTORIES)
@@ -306,22 +314,14 @@ def _blocks(dialogues: Iterable[Dialogue], size: int) -> Iterator[list[Dialogue]
         yield block
 
 
-def _make_part(
-    block: Sequence[Dialogue],
-    first: int,
-    number: int,
-    config: DataConfig,
-    template: Template,
-    folder: Path,
-) -> dict[str, Any]:
+def _write_part(made: Part, number: int, folder: Path) -> dict[str, Any]:
     """Writes the rows and spans of one block; returns its counts and the hash of each file."""
-    rows, spans, counts = make_rows(block, first, config, template)
     files = {}
-    for kind, array in (("rows", rows), ("spans", spans)):
+    for kind, array in (("rows", made.rows), ("spans", made.spans)):
         name = f"{kind}-{number:05d}.npy"
         write_array(folder / name, array)
         files[name] = hash_file(folder / name)
-    part = {"counts": dict(counts), "files": files}
+    part = {"counts": dict(made.counts), "too_long": made.too_long, "files": files}
     write_json(_counts_path(folder, number), part)
     return part
 
@@ -351,8 +351,31 @@ def _summary(
     }
 
 
-def _check_live(counts: dict[str, Any], config: DataConfig, split: Split) -> None:
+def _pairs_summary(totals: Counter[str], too_long: list[str]) -> dict[str, Any]:
+    def named(prefix: str) -> dict[str, int]:
+        return {
+            name.removeprefix(prefix): count
+            for name, count in sorted(totals.items(), key=lambda item: (len(item[0]), item[0]))
+            if name.startswith(prefix)
+        }
+
+    return {
+        "cut_contexts": totals["cut_contexts"],
+        "kinds": named("kind:"),
+        "turns": named("turn:"),
+        "too_long": too_long,
+        "no_pair": totals["no_pair"],
+    }
+
+
+def _check_live(counts: dict[str, Any], config: DataConfig, split: Split, *, pairs: bool) -> None:
     seen = f"of {counts['dialogues']:,} dialogues in the {split} split"
+    if pairs and not counts["live_tokens"]:
+        raise UserError(
+            f"no preference pair: {seen}, {counts['no_pair']:,} have no rejected answer, and "
+            f"{len(counts['too_long']):,} are too long for data.row_tokens={config.row_tokens}. "
+            "Name files of pairs as sources of kind: preference, or raise row_tokens."
+        )
     if not counts["live_tokens"] and counts["dropped_live_turns"]:
         raise UserError(
             f"no live tokens: every live turn {seen} ({counts['dropped_live_turns']:,}) is longer "

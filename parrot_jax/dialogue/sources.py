@@ -24,7 +24,14 @@ from parrot_jax.dialogue.types import Dialogue
 __all__ = ["READERS", "ReadReport", "SourceConfig", "SourceKind", "read_sources", "source_files"]
 
 SourceKind = Literal[
-    *("messages", "sharegpt", "pairs", "ultrachat", "baize", "oasst", "preference", "huggingface")
+    "messages",
+    "sharegpt",
+    "pairs",
+    "ultrachat",
+    "baize",
+    "oasst",
+    "preference",
+    "huggingface",
 ]
 
 

@@ -9,13 +9,15 @@ for an evaluation, a checkpoint or a trace.
 """
 
 import contextlib
+import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from numpy.typing import NDArray
 
 from parrot_jax.core.config import check_config, config_to_dict
 from parrot_jax.core.errors import PreemptedError, RunError, UserError, disk_full_is_a_user_error
@@ -25,14 +27,23 @@ from parrot_jax.core.paths import AnyPath
 from parrot_jax.distributed import any_process, in_first_process, is_first_process
 from parrot_jax.train import perplexity
 from parrot_jax.train.objectives import Objective, check_objective
+from parrot_jax.train.pair_evaluation import check_first_step, evaluate_pairs
 from parrot_jax.train.preemption import Preemption, preemption
+from parrot_jax.train.preference import PairRows
 from parrot_jax.train.profile import Profiler
 from parrot_jax.train.program import too_large_is_a_user_error
+from parrot_jax.train.reference import load_reference
 from parrot_jax.train.run_data import describe_data
 from parrot_jax.train.run_folder import RunFolder
 from parrot_jax.train.sample import sample_next_turns
 from parrot_jax.train.setup import Setup, set_up
-from parrot_jax.train.state import frozen_weights, new_state, restore_newest, save_state
+from parrot_jax.train.state import (
+    frozen_weights,
+    initial_params,
+    new_state,
+    restore_newest,
+    save_state,
+)
 from parrot_jax.train.step import StepMetrics
 from parrot_jax.train.trackers import Trackers, open_trackers
 from parrot_jax.train.train_config import TrainConfig
@@ -55,7 +66,7 @@ def train(
 
     Args:
       config: The run.
-      objective: The training loss; None = cross-entropy on the live tokens.
+      objective: The training loss; None = that of the config.
       allow_changes: Allowed differences from the resumed run; see `RunFolder.open`.
 
     Raises:
@@ -109,9 +120,6 @@ class _Run:
             )
         )
         self.writes = is_first_process()
-        self.token_nlls = perplexity.compile_token_nll(
-            self.program.forward, self.program.rows_sharding
-        )
         self.checkpoints = Checkpoints(
             folder.checkpoints,
             keep=config.keep_checkpoints,
@@ -123,6 +131,8 @@ class _Run:
     """In the first process only."""
     watchdog: Watchdog
     sigterm: Preemption
+    held_out_pairs: PairRows | None = None
+    """The evaluation split of preference training, with its reference."""
     in_flight: _InFlight | None = None
     """The step that is not reported yet."""
     last_end: float = 0.0
@@ -197,10 +207,15 @@ class _Run:
 
     def _start(self) -> TrainState:
         """Restores the newest checkpoint or makes new weights; drops later metrics."""
+        if self.config.trains_pairs and self.checkpoints.latest_step() is not None:
+            # Before the state is restored, since there is memory for one model only.
+            self._use_reference(initial_params(self.config, self.program.state))
         found = restore_newest(self.checkpoints, self.program.state)
         step = 0
         if found is None:
             state = new_state(self.config, self.program.optimizer, self.program.state)
+            if self.config.trains_pairs:
+                self._use_reference(state.params)
         else:
             step, state = found
             state = state._replace(frozen=frozen_weights(self.config, self.program.state))
@@ -209,6 +224,20 @@ class _Run:
             self.folder.metrics.keep_through(step)
             self.folder.samples.keep_through(step)
         return state
+
+    def _use_reference(self, params: Any) -> None:
+        """Gives the rows the log-probabilities of their answers under the initial weights."""
+        paces: dict[str, Pace] = {}
+
+        def advance(split: str, done: int, rows: int) -> None:
+            self.watchdog.reset()
+            paces.setdefault(split, Pace(rows)).line(
+                f"reference of the {split} split", done, "rows"
+            )
+
+        cache = Path(self.config.data.cache_dir)
+        train, self.held_out_pairs = load_reference(self.setup, params, cache, advance=advance)
+        self.setup = self.setup.with_rows(train, self.config.seed)
 
     def _step(self, state: TrainState, step: int) -> TrainState:
         """Starts a step and reports the previous one."""
@@ -254,7 +283,11 @@ class _Run:
             "live_tokens": live,
             "step_s": seconds,
         }
-        values |= {name: float(value) for name, value in metrics.extras.items()}
+        # An extra without weight in this step has no value.
+        extras = {name: float(value) for name, value in metrics.extras.items()}
+        values |= {name: value for name, value in extras.items() if not math.isnan(value)}
+        if self.config.trains_pairs and step == 0:
+            check_first_step(values, self.config)
         mfu = self.setup.mfu(seconds)
         if mfu is not None:
             values["mfu"] = mfu
@@ -266,7 +299,7 @@ class _Run:
         if (step + 1) % self.config.log_every_steps == 0 or step + 1 == self.steps.stop_step:
             console.print(
                 f"step {step + 1}/{self.steps.num_steps}  epoch {values['epoch']:.2f}  "
-                f"loss {values['loss']:.4f}  norm {values['grad_norm']:.2f}  "
+                f"loss {values['loss']:.4f}  {_pairs(values)}norm {values['grad_norm']:.2f}  "
                 f"lr {values['lr']:.2e}  {seconds * 1e3:.0f} ms  "
                 f"{tokens / seconds:,.0f} tok/s  {live / seconds:,.0f} live tok/s"
                 + (f"  MFU {mfu:.1%}" if mfu is not None else "")
@@ -321,25 +354,38 @@ class _Run:
             pace.line("eval", done, "rows")
 
         started = time.perf_counter()
+        records, summary, line = self._measure(state.params, advance)
+        if self.writes:
+            write_array(self.folder.results / f"eval-{step:06d}.npy", records)
+            # Written last: for a resumed run, this file marks the evaluation as complete.
+            write_json(self._result(step), {"step": step, **summary})
+        console.print(f"eval at step {step}: {line} ({time.perf_counter() - started:.1f} s)")
+        self._sample(state, step)
+        self.eval_s = time.perf_counter() - started
+
+    def _measure(
+        self, params: Any, advance: Callable[[int], None]
+    ) -> tuple[NDArray[Any], dict[str, Any], str]:
+        """Records of the held-out turns or pairs, their summary, and a line of it."""
+        if self.held_out_pairs is not None:
+            return evaluate_pairs(
+                self.setup, self.config.preference, params, self.held_out_pairs, advance
+            )
+        assert self.setup.held_out is not None
         turns = perplexity.evaluate(
-            self.token_nlls,
-            state.params,
+            perplexity.compile_token_nll(self.program.forward, self.program.rows_sharding),
+            params,
             self.setup.held_out,
             batch_rows=self.program.micro_shape[1],
             sharding=self.program.rows_sharding,
             advance=advance,
         )
         summary = perplexity.summarise(turns)
-        if self.writes:
-            write_array(self.folder.results / f"eval-{step:06d}.npy", turns)
-            # Written last: for a resumed run, this file marks the evaluation as complete.
-            write_json(self._result(step), {"step": step, **summary})
-        console.print(
-            f"eval at step {step}: user turns 2..T {_ppl(summary['user_ppl'])}, assistant turns "
-            f"{_ppl(summary['assistant_ppl'])} perplexity ({time.perf_counter() - started:.1f} s)"
+        line = (
+            f"user turns 2..T {_ppl(summary['user_ppl'])}, assistant turns "
+            f"{_ppl(summary['assistant_ppl'])} perplexity"
         )
-        self._sample(state, step)
-        self.eval_s = time.perf_counter() - started
+        return turns, summary, line
 
     def _sample(self, state: TrainState, step: int) -> None:
         """Replies of the model to five fixed held-out histories."""
@@ -364,6 +410,12 @@ class _Run:
 
 def _named(extras: Mapping[str, Any]) -> str:
     return "".join(f", {name} {float(value)}" for name, value in extras.items())
+
+
+def _pairs(values: Mapping[str, float]) -> str:
+    if "rewards/margins" not in values:
+        return ""
+    return f"margin {values['rewards/margins']:.3f}  accuracy {values['rewards/accuracies']:.0%}  "
 
 
 def _ppl(value: float | None) -> str:

@@ -15,7 +15,11 @@ from parrot_jax.core.errors import UserError
 from parrot_jax.losses.token_loss import role_weighted_nll
 from parrot_jax.train.forward import Batch, Forward, next_tokens
 
-Sums: TypeAlias = tuple[Float[Array, ""], Float[Array, ""], Mapping[str, Float[Array, ""]]]
+Extra: TypeAlias = Float[Array, ""] | tuple[Float[Array, ""], Float[Array, ""]]
+"""The sum of a further metric over a micro-batch, divided by the weight of the loss; or its sum and
+its own weight. Of a metric with weight 0, the step logs nothing."""
+
+Sums: TypeAlias = tuple[Float[Array, ""], Float[Array, ""], Mapping[str, Extra]]
 """Sums over a micro-batch: the loss, its weight, and further metrics by name. A step divides the
 sums of all its micro-batches by the sum of the weights."""
 
@@ -66,11 +70,13 @@ def check_sums(sums: Any) -> Sums:
                 f"the objective's extra {name!r} needs another name: a text, and none of "
                 f"{', '.join(LOGGED)}."
             )
-        if jnp.shape(value) != ():
-            raise UserError(
-                f"the objective returned {name} with the shape {jnp.shape(value)}; it must be a "
-                "scalar."
-            )
+        parts = value if isinstance(value, tuple) and len(value) == 2 else (value,)
+        for part in parts:
+            if jnp.shape(part) != ():
+                raise UserError(
+                    f"the objective returned {name} with the shape {jnp.shape(part)}; it must be a "
+                    "scalar, or for an extra a pair of scalars: its sum and its weight."
+                )
     return loss, weight, extras
 
 

@@ -101,7 +101,7 @@ def _try_steps(
     config: TrainConfig, setup: Setup, longest: Any, state: TrainState, problems: list[str]
 ) -> tuple[TrainState, dict[str, Any]]:
     """Steps on the longest rows, which take the most memory, then timed steps on ordinary rows."""
-    program, rows = setup.program, setup.prepared.rows()
+    program, rows = setup.program, setup.rows
     like = program.batch["tokens"]
 
     def read(places: Any) -> dict[str, Any]:

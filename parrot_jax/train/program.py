@@ -16,12 +16,13 @@ from jax.sharding import Mesh, NamedSharding
 from numpy.typing import NDArray
 
 from parrot_jax.core.errors import UserError
-from parrot_jax.data.packing import row_dtype
+from parrot_jax.data.packing import most_pairs, row_dtype
 from parrot_jax.model.attention import choose, resolve
 from parrot_jax.sharding import array_sharding, num_batch_shards
 from parrot_jax.train.forward import Batch, Forward
 from parrot_jax.train.objectives import Objective
 from parrot_jax.train.optim import adamw
+from parrot_jax.train.preference import REFERENCE
 from parrot_jax.train.state import abstract_state, shardings_of
 from parrot_jax.train.step import compile_step
 from parrot_jax.train.train_config import OptimConfig, TrainConfig
@@ -99,14 +100,22 @@ def make_program(
     )
     steps = config.accumulation_steps(num_batch_shards(mesh))
     sharding = array_sharding(mesh, None, "batch", "seq")
-    row = row_dtype(config.data.row_tokens)
+    rows = (steps, config.batch_rows // steps)
     batch = {
-        name: jax.ShapeDtypeStruct(
-            (steps, config.batch_rows // steps, *row[name].shape), row[name].base, sharding=sharding
-        )
-        for name in row.names or ()
+        name: jax.ShapeDtypeStruct((*rows, *shape), dtype, sharding=sharding)
+        for name, (shape, dtype) in _row_fields(config).items()
     }
     return Program(mesh, forward, optimizer, state, batch, step)
+
+
+def _row_fields(config: TrainConfig) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+    """Shape and dtype of each field of a row."""
+    pairs = most_pairs(config.data.row_tokens) if config.trains_pairs else 0
+    row = row_dtype(config.data.row_tokens, pairs)
+    fields = {name: (row[name].shape, row[name].base) for name in row.names or ()}
+    if pairs:
+        fields[REFERENCE] = ((2 * pairs,), np.dtype(np.float32))
+    return fields
 
 
 @functools.lru_cache(maxsize=KEPT_PROGRAMS)
@@ -167,11 +176,11 @@ def put_rows(read: ReadRows, shape: tuple[int, ...], sharding: NamedSharding) ->
 
     Args:
       read: Reads rows by their indices in the batch.
-      shape: Of the batch: [rows, T] or [micro-batches, rows, T], indices in row-major order.
-      sharding: Of the batch.
+      shape: Of the tokens: [rows, T] or [micro-batches, rows, T], indices in row-major order.
+      sharding: Of every field.
 
     Returns:
-      The batch as global arrays of this shape.
+      The batch as global arrays; fields of another length than T have that as their last dimension.
     """
     places = np.arange(np.prod(shape[:-1])).reshape(shape[:-1])
     parts: dict[tuple[int, ...], dict[str, NDArray[Any]]] = {}
@@ -187,9 +196,12 @@ def put_rows(read: ReadRows, shape: tuple[int, ...], sharding: NamedSharding) ->
         return parts[key]
 
     indices: Any = sharding.addressable_devices_indices_map(shape)
-    names = part(next(iter(indices.values())))
+    fields = part(next(iter(indices.values())))
     # jax's types allow None as the index.
     make: Any = jax.make_array_from_callback
     return {
-        name: make(shape, sharding, lambda index, name=name: part(index)[name]) for name in names
+        name: make(
+            (*shape[:-1], field.shape[-1]), sharding, lambda index, name=name: part(index)[name]
+        )
+        for name, field in fields.items()
     }

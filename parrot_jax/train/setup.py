@@ -1,11 +1,13 @@
 """Prepares a run before its first step: rows, schedule, program."""
 
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import optax
+from numpy.typing import NDArray
 
 from parrot_jax.core.errors import UserError
 from parrot_jax.core.logs import console
@@ -21,10 +23,14 @@ from parrot_jax.sharding import make_mesh, num_batch_shards
 from parrot_jax.train.chips import chip_of, flops_per_token
 from parrot_jax.train.objectives import Objective, RoleMaskedLoss
 from parrot_jax.train.optim import Steps, count_steps, learning_rate
+from parrot_jax.train.preference import PairRows, PreferenceObjective
 from parrot_jax.train.program import Program, make_program, put_rows
 from parrot_jax.train.step import Batch
 from parrot_jax.train.train_config import TrainConfig
 from parrot_jax.weights.model_folder import ModelFolder, check_same_model
+
+_MOST_GROUPS = 16
+"""Kinds, and turns, of which the steps log their own metrics; the evaluation reports all."""
 
 
 class Setup(NamedTuple):
@@ -34,6 +40,10 @@ class Setup(NamedTuple):
     prepared: Prepared
     held_out: Prepared | None
     """The evaluation split, or None."""
+    live_capacity: int | None
+    """Of the loss; see `RoleMaskedLoss`."""
+    rows: Sequence[dict[str, NDArray[Any]]]
+    """The training rows; of pairs, with zeros as reference until the weights are known."""
     batches: Batches
     steps: Steps
     learning_rate: optax.Schedule
@@ -46,6 +56,12 @@ class Setup(NamedTuple):
         """The rows of step `step` on the devices; each process reads those of its devices."""
         like = self.program.batch["tokens"]
         return put_rows(lambda places: self.batches.read(step, places), like.shape, like.sharding)
+
+    def with_rows(self, rows: PairRows, seed: int) -> "Setup":
+        """The same run with the reference in its rows."""
+        _, num_rows, _ = self.program.batch["tokens"].shape
+        batch_rows = num_rows * self.program.micro_shape[0]
+        return self._replace(rows=rows, batches=Batches(rows, batch_rows=batch_rows, seed=seed))
 
     def mfu(self, seconds: float) -> float | None:
         """The utilisation at a given step time: formula FLOPs / peak FLOPs of all chips.
@@ -70,12 +86,18 @@ class Setup(NamedTuple):
                 f"{sum(read['broken'].values()):,} of {read['rows']:,} rows are rejected: "
                 f"{reasons}; the first is {read['examples'][0]}"
             )
+        if too_long := counts.get("too_long"):
+            console.print(
+                f"{len(too_long):,} pairs do not fit in data.row_tokens={config.data.row_tokens} "
+                f"and are dropped: {', '.join(too_long[:5])}{', ...' if too_long[5:] else ''}"
+            )
         share = config.batch_rows / counts["rows"]
+        unit = "pairs" if config.trains_pairs else "sessions"
         console.print(
-            f"{num_parameters(config.model):,} parameters; {counts['sessions']:,} sessions in "
+            f"{num_parameters(config.model):,} parameters; {counts['sessions']:,} {unit} in "
             f"{counts['rows']:,} rows of {config.data.row_tokens} tokens, "
             f"{counts['padding_share']:.1%} padding; {self.steps.num_steps} steps of "
-            f"{config.batch_rows} rows = {share * counts['sessions']:.1f} sessions and "
+            f"{config.batch_rows} rows = {share * counts['sessions']:.1f} {unit} and "
             f"{share * counts['live_tokens']:,.0f} live tokens per step"
         )
         data, fsdp, tensor = self.program.mesh.shape.values()
@@ -93,7 +115,7 @@ def set_up(config: TrainConfig, *, is_new: bool, objective: Objective | None = N
     Args:
       config: The run.
       is_new: Whether it starts from `config.init_from` instead of its own checkpoint.
-      objective: The training loss; None = cross-entropy on the live tokens.
+      objective: The training loss; None = that of the config.
 
     Raises:
       UserError: The data, the sizes or the devices do not fit the config.
@@ -106,9 +128,10 @@ def set_up(config: TrainConfig, *, is_new: bool, objective: Objective | None = N
     if config.init_from is not None and is_new:
         check_same_model(config.init_from, config.model)
         _check_same_tokenizer(config, tokenizer)
-    prepared = prepare(config.data, "train")
+    pairs = config.trains_pairs
+    prepared = prepare(config.data, "train", pairs=pairs)
     has_eval = bool(config.data.eval_sources or config.data.eval_fraction)
-    held_out = prepare(config.data, "eval") if has_eval else None
+    held_out = prepare(config.data, "eval", pairs=pairs) if has_eval else None
     if held_out is not None:
         note_shared_files(prepared, held_out)
     for split in (prepared, held_out):
@@ -116,24 +139,47 @@ def set_up(config: TrainConfig, *, is_new: bool, objective: Objective | None = N
             check_same_everywhere(split.rows_hash, f"the rows of {config.data.cache_dir}")
     # So that a resumed run does not compile again. Here, because the folder exists by now.
     jax.config.update("jax_compilation_cache_dir", str(Path(config.data.cache_dir) / "compiled"))
-    rows = prepared.rows()
+    rows = PairRows(prepared.rows(), None) if pairs else prepared.rows()
     steps = count_steps(config, len(rows))
     schedule = learning_rate(
         config.optim, steps_per_epoch=steps.steps_per_epoch, num_steps=steps.num_steps
     )
     mesh = make_mesh(config.mesh)
+    capacity = _live_capacity(prepared, config, num_batch_shards(mesh))
     if objective is None:
-        objective = RoleMaskedLoss(_live_capacity(prepared, config, num_batch_shards(mesh)))
+        objective = make_objective(config, capacity, prepared.counts)
     tokens = config.batch_rows * config.data.row_tokens
     return Setup(
         template,
         prepared,
         held_out,
+        capacity,
+        rows,
         Batches(rows, batch_rows=config.batch_rows, seed=config.seed),
         steps,
         schedule,
         make_program(config, mesh, schedule, objective=objective),
         flops_per_token(config.model, config.data.row_tokens) * tokens,
+    )
+
+
+def make_objective(
+    config: TrainConfig, live_capacity: int | None, counts: Mapping[str, Any]
+) -> Objective:
+    """The objective of a config.
+
+    Args:
+      config: The run.
+      live_capacity: See `RoleMaskedLoss`.
+      counts: Of the prepared rows; empty = unknown.
+    """
+    if not config.trains_pairs:
+        return RoleMaskedLoss(live_capacity)
+    return PreferenceObjective(
+        config.preference,
+        live_capacity,
+        kinds=tuple(kind for kind in counts.get("kinds", ()) if kind)[:_MOST_GROUPS],
+        turns=tuple(map(int, counts.get("turns", ())))[:_MOST_GROUPS],
     )
 
 

@@ -32,16 +32,23 @@ def new_state(
     Raises:
       UserError: `config.init_from` has no checkpoint, or that of another model.
     """
-    if config.init_from is None:
-        params = decoder.init_params(
-            config.model, config.seed, shardings_of(like.params), dtype=config.param_dtype
-        )
-    else:
-        params = load_params(config.init_from, like.params)
-    trainable, frozen = _parted(params, like)
+    trainable, frozen = _parted(initial_params(config, like), like)
     init = jax.jit(optimizer.init, out_shardings=shardings_of(like.opt_state))
     step = jax.device_put(jnp.int32(0), like.step.sharding)
     return TrainState(trainable, init(trainable), step, frozen)
+
+
+def initial_params(config: TrainConfig, like: TrainState) -> Any:
+    """The weights with which a run starts, sharded like `like`.
+
+    Raises:
+      UserError: As in `new_state`.
+    """
+    if config.init_from is None:
+        return decoder.init_params(
+            config.model, config.seed, shardings_of(like.params), dtype=config.param_dtype
+        )
+    return load_params(config.init_from, like.params)
 
 
 def _parted(params: Any, like: TrainState) -> tuple[Any, Any]:

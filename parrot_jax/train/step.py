@@ -33,7 +33,8 @@ class StepMetrics(NamedTuple):
     live_tokens: Int[Array, ""]
     """Tokens that carry loss."""
     extras: Mapping[str, Float[Array, ""]]
-    """Further metrics of the objective, divided by its weight."""
+    """Further metrics of the objective, divided by its weight or their own; NaN if their own weight
+    is 0."""
 
 
 def train_step(
@@ -79,13 +80,21 @@ def train_step(
     instead = jnp.where((weight >= 0) & jnp.isfinite(weight), 0.0, jnp.nan)
     is_weighed &= jnp.isfinite(weight)
     weight = jnp.maximum(weight, jnp.finfo(jnp.float32).tiny)
-    loss, extras = jax.tree.map(
-        lambda total: jnp.where(is_weighed, total / weight, instead), (loss, dict(extras))
-    )
+
+    def mean(total: Array) -> Array:
+        return jnp.where(is_weighed, total / weight, instead)
+
+    loss, sums = mean(loss), jax.tree.leaves(extras)
+    extras = {
+        name: jnp.where(value[1] > 0, value[0] / value[1], jnp.nan)
+        if isinstance(value, tuple)
+        else mean(value)
+        for name, value in extras.items()
+    }
     grads = jax.tree.map(lambda g: g.astype(jnp.float32) / weight, grads)
     norm = optax.tree.norm(grads)
     finite = jnp.isfinite(norm)
-    for value in (loss, *extras.values()):
+    for value in (loss, *sums):
         finite &= jnp.isfinite(value)
     scale = jnp.minimum(1.0, clip_norm / jnp.maximum(norm, 1e-30))
     grads = jax.tree.map(lambda g: g * scale, grads)

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from parrot_jax.core.config import Named
 from parrot_jax.core.errors import UserError
-from parrot_jax.data.data_config import DataConfig, Task
+from parrot_jax.data.data_config import DataConfig, MaskConfig, Task
 from parrot_jax.distributed import DistributedConfig
 from parrot_jax.model.model_config import ModelConfig
 from parrot_jax.model.presets import PRESETS
@@ -59,6 +59,33 @@ class OptimConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PreferenceConfig:
+    """The loss of `objective: preference`."""
+
+    loss: Literal["sigmoid", "ipo"] = "sigmoid"
+    """`sigmoid` is DPO (arXiv:2305.18290), `ipo` is arXiv:2310.12036."""
+
+    beta: float = 0.1
+    """Strength of the pull to the reference model. Not in the papers."""
+
+    length_normalized: bool = False
+    """Divide the log-probability of each answer by its number of tokens. The paper of DPO does not;
+    the authors of IPO did."""
+
+    sft_weight: float = 0.0
+    """Weight of an added loss: the mean loss per token of the chosen answer (arXiv:2404.19733).
+    Not in the papers."""
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.beta) and self.beta > 0):
+            raise UserError(f"preference.beta is {self.beta}; it must be finite and above 0.")
+        if not (math.isfinite(self.sft_weight) and self.sft_weight >= 0):
+            raise UserError(
+                f"preference.sft_weight is {self.sft_weight}; it must be finite and at least 0."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """One training run: data and model in, a run folder out."""
 
@@ -69,6 +96,13 @@ class TrainConfig:
     allow_other_mask: bool = False
     """Allow a `data.mask` that contradicts `task`: a chat model trained on questions, an asker on
     answers, or either on both. For comparisons."""
+
+    objective: Literal["sft", "preference"] = "sft"
+    """`sft`: cross-entropy on the live tokens. `preference`: CaPO, a preference loss on pairs of
+    answers (sources of `kind: preference`); the reference is the model of `init_from`."""
+
+    preference: PreferenceConfig = field(default_factory=PreferenceConfig)
+    """The preference loss."""
 
     out: str
     """The run folder, local or `gs://bucket/folder`. If it has this run already, training resumes
@@ -215,6 +249,12 @@ class TrainConfig:
         """
         mask, speaker = self.data.mask, {"ask": "user", "chat": "assistant"}[self.task]
         roles = set(mask.loss_roles)
+        if self.trains_pairs:
+            self._check_pairs()
+        elif self.preference != PreferenceConfig():
+            raise UserError(
+                "`preference` has settings, but objective is sft; set objective: preference."
+            )
         if roles != {speaker} and not self.allow_other_mask:
             kind = "an asker" if self.task == "ask" else "a chat model"
             raise UserError(
@@ -232,6 +272,27 @@ class TrainConfig:
             raise UserError(
                 "data.mask.max_turns=1 keeps the first question alone, and skip_first_turn=true "
                 "does not train it; raise max_turns, or set skip_first_turn to false."
+            )
+
+    @property
+    def trains_pairs(self) -> bool:
+        """Whether rows hold preference pairs."""
+        return self.objective == "preference"
+
+    def _check_pairs(self) -> None:
+        if self.task != "chat":
+            raise UserError(
+                f"objective: preference trains answers, but task is {self.task}; set task: chat."
+            )
+        plain = MaskConfig(loss_roles=("assistant",), turn_weights=self.data.mask.turn_weights)
+        if self.data.mask != plain:
+            raise UserError(
+                "objective: preference trains the two answers of a pair: data.mask may only have "
+                "loss_roles: [assistant] and turn_weights; remove its other keys."
+            )
+        if not self.data.trim_dead:
+            raise UserError(
+                "objective: preference has no text after its answers; set data.trim_dead: true."
             )
 
     def accumulation_steps(self, row_shards: int) -> int:
