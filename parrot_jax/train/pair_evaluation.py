@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
@@ -47,11 +48,12 @@ def measure_pairs(answers: NDArray[np.float32], rows: PairRows) -> tuple[Pairs, 
     for first in range(0, len(rows), _ROWS_AT_ONCE):
         some = [rows[index] for index in range(first, min(first + _ROWS_AT_ONCE, len(rows)))]
         batch = {name: np.stack([row[name] for row in some]) for name in some[0]}
-        pairs = [np.asarray(field) for field in pairs_of(answers[first : first + len(some)], batch)]
+        here = jnp.asarray(answers[first : first + len(some)])
+        pairs = [np.asarray(field) for field in pairs_of(here, batch)]
         is_pair = Pairs(*pairs).weight > 0
         found.append([field[is_pair] for field in pairs])
         owners.append(first + np.nonzero(is_pair)[0])
-    pairs = Pairs(*(np.concatenate(fields) for fields in zip(*found, strict=True)))
+    pairs = Pairs(*(jnp.asarray(np.concatenate(fields)) for fields in zip(*found, strict=True)))
     records = np.zeros(len(pairs.weight), PAIR_DTYPE)
     records["row"] = np.concatenate(owners)
     for name in PAIR_DTYPE.names or ():

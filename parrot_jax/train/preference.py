@@ -89,7 +89,7 @@ def answer_logprobs(
 def _by_answer(values: Float[Array, "B T"], batch: Batch) -> Float[Array, "B answers"]:
     """Sums the values of the live target tokens of each answer."""
     _, weights = next_tokens(batch)
-    answers = jnp.arange(1, 2 * batch["kinds"].shape[1] + 1)
+    answers = jnp.arange(1, 2 * batch["kinds"].shape[1] + 1)[None, None]
     # A live token is never the first of its segment, so position and target share it.
     mine = (batch["segment_ids"][..., None] == answers) & (weights > 0)[..., None]
     # A product, because sums over segments add in no fixed order on a GPU.

@@ -77,14 +77,16 @@ def make_program(
     """
     compute_dtype = jnp.dtype(config.compute_dtype)
     platform = mesh.devices.flat[0].platform
-    backend = choose(config.attention, platform, segments=config.data.packing)
+    # The two sides of a pair share a row also without packing.
+    packed = config.data.packing or config.trains_pairs
+    backend = choose(config.attention, platform, segments=packed)
     forward = Forward(
         model=config.model,
         compute_dtype=compute_dtype,
         attention=resolve(backend, config.data.row_tokens, config.model.head_width, compute_dtype),
         remat=config.remat,
         loss_tile=config.loss_tile,
-        packed=config.data.packing,
+        packed=packed,
         unroll_layers=config.unroll_layers,
         mesh=mesh,
     )
