@@ -36,6 +36,7 @@ KINDS = {
     "answer": ConfigKind("evaluate.answer_config", "AnswerConfig", "parrot evaluate answer"),
     "judge": ConfigKind("evaluate.judge_config", "JudgeConfig", "parrot evaluate judge"),
     "build": ConfigKind("evaluate.build_config", "BuildConfig", "parrot evaluate build"),
+    "select": ConfigKind("negatives.select_config", "SelectConfig", "parrot negatives select"),
     "moderation": ConfigKind(
         "api.endpoint_config", "EndpointConfig", "parrot collect export --moderation"
     ),

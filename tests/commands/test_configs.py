@@ -125,6 +125,7 @@ LEAST: dict[str, dict[str, Any]] = {
         "out": "a", "name": "b", "benchmark": "q.jsonl", "asker": {**SPEAKER},
         "answerer": {**SPEAKER},
     },
+    "select": {"out": "a", "sources": [SOURCE]},
 }  # fmt: skip
 """Required keys of each kind of config."""
 

@@ -1,0 +1,9 @@
+"""Makes negatives for CaPO: answers that miss their context. Loads no jax.
+
+select_config.py    settings of selecting questions
+questions.py        questions with their dialogue and answer, in a seeded order
+rules.py            rules for questions that depend on their dialogue
+selection.py        the file of selected questions
+asking.py           a job that asks until enough replies are wanted
+selecting.py        selects by rules, a judge or measurement
+"""
