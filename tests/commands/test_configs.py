@@ -126,6 +126,7 @@ LEAST: dict[str, dict[str, Any]] = {
         "answerer": {**SPEAKER},
     },
     "select": {"out": "a", "sources": [SOURCE]},
+    "negatives": {"out": "a", "sources": [SOURCE], "generator": {**SPEAKER}},
 }  # fmt: skip
 """Required keys of each kind of config."""
 
