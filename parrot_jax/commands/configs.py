@@ -36,6 +36,10 @@ KINDS = {
     "answer": ConfigKind("evaluate.answer_config", "AnswerConfig", "parrot evaluate answer"),
     "judge": ConfigKind("evaluate.judge_config", "JudgeConfig", "parrot evaluate judge"),
     "build": ConfigKind("evaluate.build_config", "BuildConfig", "parrot evaluate build"),
+    "select": ConfigKind("negatives.select_config", "SelectConfig", "parrot negatives select"),
+    "negatives": ConfigKind(
+        "negatives.negatives_config", "NegativesConfig", "parrot negatives build"
+    ),
     "moderation": ConfigKind(
         "api.endpoint_config", "EndpointConfig", "parrot collect export --moderation"
     ),

@@ -210,9 +210,16 @@ def read_proposal(reply: Reply) -> tuple[str, str]:
     return text or "", why
 
 
+def answer_similarity(one: str, other: str) -> float:
+    """The similarity of two answers: ROUGE-L times 100, in [0, 100].
+
+    >>> answer_similarity("Make it short.", "Make it blue!")
+    66.7
+    """
+    return round(100 * rouge_l(normal_words(one), normal_words(other)), 1)
+
+
 def _similarity(answer: str | None, alone: Reply) -> float | None:
-    """ROUGE-L times 100 of the answers with and without the dialogue; None = one is missing."""
+    """The similarity of the answers with and without the dialogue; None = one is missing."""
     text, _ = read_answer(alone)
-    if text is None or answer is None:
-        return None
-    return round(100 * rouge_l(normal_words(answer), normal_words(text)), 1)
+    return None if text is None or answer is None else answer_similarity(answer, text)

@@ -125,6 +125,8 @@ LEAST: dict[str, dict[str, Any]] = {
         "out": "a", "name": "b", "benchmark": "q.jsonl", "asker": {**SPEAKER},
         "answerer": {**SPEAKER},
     },
+    "select": {"out": "a", "sources": [SOURCE]},
+    "negatives": {"out": "a", "sources": [SOURCE], "generator": {**SPEAKER}},
 }  # fmt: skip
 """Required keys of each kind of config."""
 
