@@ -1,7 +1,7 @@
 """Makes negatives: a job whose items are questions with a kind; writes preference pairs.
 
 journal.sqlite   every request and reply
-pairs.jsonl      the pairs, in the conversational form of TRL with an explicit prompt
+pairs/KIND.jsonl the pairs of a kind, in the conversational form of TRL with an explicit prompt
 dropped.jsonl    negatives that were dropped, with the reason
 summary.json     counts by kind and reason
 """
@@ -31,7 +31,7 @@ from parrot_jax.negatives.selecting import english_rule
 from parrot_jax.negatives.selection import read_selection
 from parrot_jax.negatives.strategies import Negative, load_prompts
 
-PAIRS, DROPPED, SUMMARY = "pairs.jsonl", "dropped.jsonl", "summary.json"
+PAIRS, DROPPED, SUMMARY = "pairs", "dropped.jsonl", "summary.json"
 _SPEAKER = "generator"
 _NOT_SELECTED = "not selected"
 
@@ -50,7 +50,8 @@ class BuildSummary:
     """Dropped negatives by kind and reason."""
     open: int
     """Negatives without a reply; running the same command again asks for them."""
-    file: str
+    files: str
+    """The folder of the pairs."""
     requests: str
     """The requests as text."""
     rejected_rows: Sequence[str] = ()
@@ -72,7 +73,7 @@ class BuildSummary:
         if self.open:
             yield f"{self.open:,} have no reply yet; run the same command again"
         yield self.requests
-        yield f"wrote {self.file}"
+        yield f"wrote {self.files}"
 
 
 def build(config: NegativesConfig) -> BuildSummary:
@@ -180,7 +181,9 @@ def _write(
     folder = Path(config.out)
     wanted = [asked for asked in answers.asked if not asked.why_not]
     dropped = [asked for asked in answers.asked if asked.why_not]
-    _write_rows(folder / PAIRS, (_pair(asked, reads[asked.item.id]) for asked in wanted))
+    for kind in config.kinds:
+        rows = (_pair(asked, reads[asked.item.id]) for asked in wanted if asked.item.kind == kind)
+        _write_rows(folder / PAIRS / f"{kind}.jsonl", rows)
     _write_rows(folder / DROPPED, (_dropped(asked, reads.get(asked.item.id)) for asked in dropped))
     reasons = {kind: Counter[str]() for kind in config.kinds}
     for asked in dropped:
@@ -195,7 +198,7 @@ def _write(
             for kind, counts in reasons.items()
         },
         open=answers.open,
-        file=str(folder / PAIRS),
+        files=str(folder / PAIRS),
         requests=answers.line(_SPEAKER),
         rejected_rows=chosen.rejected_rows,
         problem=answers.problem,
@@ -207,7 +210,7 @@ def _write(
 
 
 def _pair(asked: Asked, read: Read) -> dict[str, Any]:
-    """A row of `pairs.jsonl`."""
+    """A row of a file of pairs."""
     item: Negative = asked.item
     question = item.question
     return {
@@ -217,7 +220,7 @@ def _pair(asked: Asked, read: Read) -> dict[str, Any]:
         "rejected": [{"role": "assistant", "content": read.text}],
         "kind": item.kind,
         "turn": question.turn,
-        "dialogue": question.dialogue.id,
+        "dialogue_id": question.dialogue.id,
         "similarity": read.similarity,
         "prompt_hash": item.prompt.sha256,
         "models": {"chosen": question.answered_by, "rejected": asked.model},

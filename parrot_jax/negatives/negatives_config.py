@@ -21,7 +21,7 @@ class NegativesConfig:
     """
 
     out: str
-    """The folder of `pairs.jsonl`, `dropped.jsonl`, `summary.json` and the journal, on a local
+    """The folder of `pairs/`, `dropped.jsonl`, `summary.json` and the journal, on a local
     disk."""
 
     sources: tuple[SourceConfig, ...]

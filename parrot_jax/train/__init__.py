@@ -5,6 +5,8 @@ optim.py         steps, learning rate, AdamW
 rounding.py      stochastic rounding
 forward.py       runs the model in an objective or an evaluation
 objectives.py    the training loss
+preference.py    the objective on preference pairs
+reference.py     log-probabilities under the reference model, cached
 train_state.py   trainable and frozen weights
 step.py          one optimizer step
 state.py         creates, describes, saves and restores the state
@@ -13,6 +15,7 @@ run_folder.py    the files of a run
 run_data.py      records and compares the data of a run
 setup.py         everything before the first step
 perplexity.py    perplexity by speaker and by turn
+pair_evaluation.py  margin and accuracy on held-out pairs
 sample.py        replies to held-out histories
 loop.py          the training loop
 preemption.py    SIGTERM

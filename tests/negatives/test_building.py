@@ -74,7 +74,7 @@ def test_pairs_are_in_the_form_of_trl(
         assert build(config) == 0
         assert build(config) == 0  # nothing is asked twice
     assert len(server.bodies) == 9
-    pairs = read(tmp_path / "out" / "pairs.jsonl")
+    pairs = read(tmp_path / "out" / "pairs")
     assert Counter(pair["kind"] for pair in pairs) == dict.fromkeys(KINDS, 3)
     for pair in pairs:
         # TRL's conversational preference form with an explicit prompt.
@@ -83,7 +83,7 @@ def test_pairs_are_in_the_form_of_trl(
             ((role, text),) = [(m["role"], m["content"]) for m in pair[side]]
             assert role == "assistant"
             assert text.strip()
-        number = int(pair["dialogue"].removeprefix("r"))
+        number = int(pair["dialogue_id"].removeprefix("r"))
         assert pair["prompt"][0]["content"] == f"Where is river {number}?"
         assert pair["chosen"][0]["content"] == words(number, 1)
         assert pair["id"] == f"r{number}/2/{pair['kind']}"
@@ -145,7 +145,7 @@ def test_a_negative_is_dropped_with_its_reason(
     assert summary(tmp_path)["dropped"] == {
         kind: {reason: 1} if kind in kinds else {} for kind in KINDS
     }
-    pairs = read(tmp_path / "out" / "pairs.jsonl")
+    pairs = read(tmp_path / "out" / "pairs")
     assert {pair["id"] for pair in pairs} == {f"other/2/{kind}" for kind in KINDS} | {
         f"r0/2/{kind}" for kind in KINDS if kind not in kinds
     }
@@ -164,7 +164,7 @@ def test_a_rejected_request_drops_its_negative_only(
         assert build(write_config("generator", server.url)) == 0
     (row,) = read(tmp_path / "out" / "dropped.jsonl")
     assert (row["id"], row["reason"]) == ("r2/2/misunderstanding", "rejected by the endpoint")
-    assert len(read(tmp_path / "out" / "pairs.jsonl")) == 11
+    assert len(read(tmp_path / "out" / "pairs")) == 11
 
 
 def test_further_questions_fill_a_kind_until_there_are_enough(
@@ -181,15 +181,15 @@ def test_further_questions_fill_a_kind_until_there_are_enough(
     with ScriptedServer(script) as server:
         config = write_config("generator", server.url)
         assert build(config, "--per-kind", "5") == 0
-        few = read(tmp_path / "out" / "pairs.jsonl")
+        few = read(tmp_path / "out" / "pairs")
         asked = Counter(len(body["messages"]) for body in server.bodies)
         assert summary(tmp_path)["pairs"] == dict.fromkeys(KINDS, 5)
         assert asked[3] < 15  # of 40 misunderstandings
         assert build(config, "--per-kind", "8") == 0
         assert build(config, "--per-kind", "5") == 0
-        assert read(tmp_path / "out" / "pairs.jsonl") == few
-    misunderstood = [pair["dialogue"] for pair in few if pair["kind"] == "misunderstanding"]
-    neglected = [pair["dialogue"] for pair in few if pair["kind"] == "neglect"]
+        assert read(tmp_path / "out" / "pairs") == few
+    misunderstood = [pair["dialogue_id"] for pair in few if pair["kind"] == "misunderstanding"]
+    neglected = [pair["dialogue_id"] for pair in few if pair["kind"] == "neglect"]
     assert misunderstood == neglected  # the first questions of the order
 
 
@@ -216,7 +216,7 @@ def test_a_selection_names_the_questions_and_what_is_wrong_with_it_is_counted(
     assert "2 questions; 2 more make no pairs" in printed
     assert "  1: changed since it was selected\n" in printed
     assert "  1: not in the sources\n" in printed
-    assert [pair["dialogue"] for pair in read(tmp_path / "out" / "pairs.jsonl")] == [
+    assert [pair["dialogue_id"] for pair in read(tmp_path / "out" / "pairs")] == [
         rows[0]["dialogue"], rows[3]["dialogue"],
     ]  # fmt: skip
 
@@ -239,7 +239,7 @@ def test_with_20_percent_faults_nothing_is_lost_and_nothing_is_counted_twice(
                 break
     faults = {name: n for name, n in faulty.counts.items() if name not in ("none", "accepted")}
     assert sum(faults.values()) > 10
-    pairs = read(tmp_path / "out" / "pairs.jsonl")
+    pairs = read(tmp_path / "out" / "pairs")
     dropped = read(tmp_path / "out" / "dropped.jsonl")
     ids = [row["id"] for row in (*pairs, *dropped)]
     assert sorted(ids) == sorted(f"r{number}/2/{kind}" for number in range(20) for kind in KINDS)

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from parrot_jax.api.scripted_server import Scripted, ScriptedServer
+from parrot_jax.negatives.negatives_config import KINDS
 
 from .conftest import WriteConfig, WriteRivers, read, words
 
@@ -76,20 +77,21 @@ def test_a_run_that_was_killed_gives_the_pairs_of_one_that_was_not(
                 "endpoint", server.url, out=str(out / "selected"), method="judge", limit=60
             )
             build = write_config(
-                "generator", server.url, out=str(out / "pairs"), per_kind=30,
+                "generator", server.url, out=str(out / "negatives"), per_kind=30,
                 selection=str(out / "selected" / "selected.jsonl"),
             )  # fmt: skip
             for verb, config, journal in (
                 ("select", select, out / "selected" / "select.sqlite"),
-                ("build", build, out / "pairs" / "journal.sqlite"),
+                ("build", build, out / "negatives" / "journal.sqlite"),
             ):
                 command = [sys.executable, "-m", "parrot_jax.cli", "negatives", verb, str(config)]
                 kills.append(run_killed(command, times=times, journal=journal, dice=dice))
-            files = ("selected/selected.jsonl", "pairs/pairs.jsonl", "pairs/dropped.jsonl")
+            made = [f"negatives/pairs/{kind}.jsonl" for kind in KINDS]
+            files = ("selected/selected.jsonl", "negatives/dropped.jsonl", *made)
             results.append([(out / file).read_bytes() for file in files])
     assert results[0] == results[1]
     assert sum(kills) > kills_each, kills
-    pairs = read(tmp_path / "killed" / "pairs" / "pairs.jsonl")
+    pairs = read(tmp_path / "killed" / "negatives" / "pairs")
     assert len({pair["id"] for pair in pairs}) == len(pairs) == 90
     assert len(read(tmp_path / "killed" / "selected" / "selected.jsonl")) == 60
-    assert len(read(tmp_path / "killed" / "pairs" / "dropped.jsonl")) > 10
+    assert len(read(tmp_path / "killed" / "negatives" / "dropped.jsonl")) > 10
