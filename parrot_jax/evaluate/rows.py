@@ -12,8 +12,11 @@ from parrot_jax.core.errors import UserError
 from parrot_jax.core.paths import as_path
 from parrot_jax.dialogue.json_stream import stream_rows
 from parrot_jax.dialogue.raw_rows import BrokenRowError, printable
+from parrot_jax.dialogue.types import is_unicode
 
 _MAX_EXAMPLES = 10
+_MOST = 100_000
+"""Higher turns are a mistake."""
 
 Row = TypeVar("Row")
 
@@ -46,7 +49,7 @@ class Rejected:
 
 def print_json(found: Mapping[str, Any], rejected: Rejected) -> None:
     """Prints a result as the only line of standard output, and rejected rows on standard error."""
-    print(json.dumps(found, ensure_ascii=False))
+    print(json.dumps(found, ensure_ascii=False, allow_nan=False))
     for line in rejected.lines():
         print(line, file=sys.stderr)
 
@@ -96,33 +99,48 @@ def text_at(row: dict[str, Any], key: str) -> str:
     """The text under a key.
 
     Raises:
-      BrokenRowError: It is absent or something else.
+      BrokenRowError: It is absent, something else, or not valid Unicode.
     """
     if not isinstance(row.get(key), str):
         raise BrokenRowError(f"no text in `{key}`", _shown(row, key))
-    return row[key]
+    return unicode_at(key, row[key])
 
 
-def optional_text(row: Mapping[str, Any], key: str) -> str:
-    """The text under a key; empty if it is absent or something else."""
-    value = row.get(key)
-    return value if isinstance(value, str) else ""
+def optional_text(row: dict[str, Any], key: str) -> str:
+    """The text under a key; empty if it is absent or null.
+
+    Raises:
+      BrokenRowError: It is something else, or not valid Unicode.
+    """
+    return "" if row.get(key) is None else text_at(row, key)
+
+
+def unicode_at(key: str, text: str) -> str:
+    """The text itself.
+
+    Raises:
+      BrokenRowError: It has half of a surrogate pair, which JSON allows, but no file and no request
+        can hold.
+    """
+    if not is_unicode(text):
+        raise BrokenRowError(f"half of a surrogate pair in `{key}`", printable(repr(text), 60))
+    return text
 
 
 def name_at(row: dict[str, Any], key: str) -> str:
     """The name under a key: a text that is not empty, or an integer.
 
     Raises:
-      BrokenRowError: It is absent or something else.
+      BrokenRowError: It is absent, something else, or not valid Unicode.
     """
     value = row.get(key)
     if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
         raise BrokenRowError(f"no `{key}`", _shown(row, key))
-    return str(value)
+    return unicode_at(key, str(value))
 
 
 def count_at(row: dict[str, Any], key: str) -> int:
-    """The integer under a key, at least 1.
+    """The integer under a key, from 1 to 100,000.
 
     Raises:
       BrokenRowError: It is absent or something else.
@@ -130,6 +148,8 @@ def count_at(row: dict[str, Any], key: str) -> int:
     value = row.get(key)
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise BrokenRowError(f"no positive integer in `{key}`", _shown(row, key))
+    if value > _MOST:
+        raise BrokenRowError(f"`{key}` is above {_MOST:,}", _shown(row, key))
     return value
 
 

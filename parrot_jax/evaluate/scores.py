@@ -11,7 +11,7 @@ import numpy as np
 from parrot_jax.core.errors import UserError
 from parrot_jax.dialogue.raw_rows import BrokenRowError, printable
 from parrot_jax.evaluate.answer_config import History
-from parrot_jax.evaluate.fastchat import FOLDER
+from parrot_jax.evaluate.fastchat import FOLDER, judge_at
 from parrot_jax.evaluate.rows import (
     Rejected,
     count_at,
@@ -20,8 +20,12 @@ from parrot_jax.evaluate.rows import (
     optional_text,
     read_rows,
 )
+from parrot_jax.evaluate.sheets import MAX_REASON
 from parrot_jax.evaluate.verdicts import SCALE
 from parrot_jax.intervals.bootstrap import ratio_intervals
+
+_MOST = 1e6
+"""The ends of a scale are not farther from 0."""
 
 
 class Place(NamedTuple):
@@ -265,9 +269,6 @@ def parse_grade(row: dict[str, Any]) -> Grade:
     Raises:
       BrokenRowError: A key is missing, has a wrong type, or the score is out of its range.
     """
-    judge = row.get("judge")
-    if isinstance(judge, list) and judge:
-        judge = judge[0]
     history = row.get("history", "own")
     if history not in get_args(History):
         raise BrokenRowError("unknown `history`", printable(repr(history), 40))
@@ -275,23 +276,28 @@ def parse_grade(row: dict[str, Any]) -> Grade:
     score = number_at(row, "score")
     if "score" not in row:
         raise BrokenRowError("no `score`", "rows of pairs have none")
-    if score == -1:  # FastChat's mark of a text without a rating
+    if score == -1 < low:  # FastChat's mark of a text without a rating
         score = None
     if score is not None and not low <= score <= high:
         raise BrokenRowError("a score out of range", f"{score:g} is not from {low:g} to {high:g}")
     reason = row.get("reason")
+    failed = row.get("failed", False)
+    if not isinstance(failed, bool):
+        raise BrokenRowError("no truth value in `failed`", printable(repr(failed), 40))
+    if failed and score is not None:
+        raise BrokenRowError("a score of a turn without an answer", f"{score:g}")
     repeat = row.get("repeat", 0)
     if type(repeat) is not int or repeat < 0:
         raise BrokenRowError("no count in `repeat`", printable(repr(repeat), 40))
     return Grade(
         model=name_at(row, "model").removesuffix(f"@{history}"),
         history=history,
-        judge=judge if isinstance(judge, str) else "",
+        judge=judge_at(row),
         place=Place(name_at(row, "question_id"), count_at(row, "turn")),
         repeat=repeat,
         score=score,
-        failed=row.get("failed") is True,
-        reason=reason if isinstance(reason, str) else "no rating",
+        failed=failed,
+        reason=printable(reason, MAX_REASON) if isinstance(reason, str) else "no rating",
         category=optional_text(row, "category"),
         asker_stop=optional_text(row, "asker_stop"),
         scale=(low, high),
@@ -301,7 +307,7 @@ def parse_grade(row: dict[str, Any]) -> Grade:
 def _scale(row: dict[str, Any]) -> tuple[float, float]:
     scale = row.get("scale", SCALE)
     match scale:
-        case [int() | float() as low, int() | float() as high] if low < high:
+        case [int() | float() as low, int() | float() as high] if -_MOST <= low < high <= _MOST:
             return float(low), float(high)
     raise BrokenRowError("no `scale`", f"{printable(repr(scale), 40)} is not [lowest, highest]")
 

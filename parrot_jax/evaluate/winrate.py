@@ -18,7 +18,14 @@ import numpy as np
 
 from parrot_jax.core.errors import UserError
 from parrot_jax.dialogue.raw_rows import BrokenRowError
-from parrot_jax.evaluate.rows import Rejected, check_paths, name_at, number_at, read_rows
+from parrot_jax.evaluate.rows import (
+    Rejected,
+    check_paths,
+    name_at,
+    number_at,
+    optional_text,
+    read_rows,
+)
 from parrot_jax.intervals.bootstrap import ratio_intervals
 
 _DRAW = 0.0
@@ -141,12 +148,13 @@ def parse_annotation(row: dict[str, Any]) -> Annotation:
     """
     preference = number_at(row, "preference")
     if preference is not None and preference != _DRAW and not 1 <= preference <= 2:
-        raise BrokenRowError("a preference out of range", f"{preference:g} is not 0 or in [1, 2]")
+        detail = f"{row['preference']} is not 0 or in [1, 2]"
+        raise BrokenRowError("a preference out of range", detail)
     return Annotation(
         name_at(row, "generator_2"),
         name_at(row, "generator_1"),
         name_at(row, "instruction"),
-        str(row.get("annotator", "")),
+        optional_text(row, "annotator"),
         1.5 if preference == _DRAW else preference,
     )
 

@@ -132,6 +132,7 @@ def test_rows_that_are_no_judgment_are_reported_with_file_and_line(
     path = write(
         grade("[[6]]"), "{broken", grade("[[7]]", turn=0), grade("[[7]]", model=""),
         grade("[[7]]", score="7"), {"question_id": 81}, grade("[[7]]", score=10**400), "[1]",
+        grade("[[7]]", turn=10**9), grade("[[7]]", model="\ud800"), grade("\ud800 [[7]]"),
     )  # fmt: skip
     assert main(["evaluate", "rescore", str(path), "--json"]) == 0
     printed = capsys.readouterr()
@@ -139,7 +140,8 @@ def test_rows_that_are_no_judgment_are_reported_with_file_and_line(
     assert found["models"]["m"]["n"] == 1
     assert found["rejected"] == {
         "not valid JSON": 1, "no positive integer in `turn`": 1, "no `model`": 2,
-        "no number in `score`": 2, "not an object": 1,
+        "no number in `score`": 2, "not an object": 1, "`turn` is above 100,000": 1,
+        "half of a surrogate pair in `model`": 1, "half of a surrogate pair in `judgment`": 1,
     }  # fmt: skip
     assert f"{path}:3: no positive integer in `turn`: found 0" in printed.err
     assert main(["evaluate", "rescore", str(path)]) == 0

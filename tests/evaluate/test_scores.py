@@ -161,18 +161,26 @@ def test_rows_are_read_strictly(tmp_path: Path) -> None:
         row(turn=5, history="all"), {"question_id": 1},
         row(model="m@none", history="none"), row(model="n", judge=["k", "p"]),
         row(turn=6, scale="ab"), row(turn=7, scale=[1]), row(turn=8, repeat=True),
+        row(turn=9, scale=[1, 10**400]), row(turn=10, failed="yes"), row(turn=11, failed=True),
+        row(turn=12, judge={"name": "j"}), row(turn=13, category=7), row(turn=14, model="\ud800"),
     )  # fmt: skip
     found = read_scores([path])
     assert [*found.labels()] == ["m (j)", "m@none (j)", "n (k)"]
     assert found.labels()["m (j)"].estimate().unscored == 1  # FastChat's -1
     assert found.rejected.reasons == {
         "a score out of range": 1, "no number in `score`": 1, "unknown `history`": 1,
-        "no `score`": 1, "no `scale`": 2, "no count in `repeat`": 1,
+        "no `score`": 1, "no `scale`": 3, "no count in `repeat`": 1,
+        "no truth value in `failed`": 1, "a score of a turn without an answer": 1,
+        "no name in `judge`": 1, "no text in `category`": 1,
+        "half of a surrogate pair in `model`": 1,
     }  # fmt: skip
     with pytest.raises(UserError, match="turn 1 of question 81 of m was judged twice by j"):
         read_scores([write(path, row(), row())])
     with pytest.raises(UserError, match=r"has no grades: .*_single.jsonl is missing"):
         read_scores([tmp_path])
+    # -1 is FastChat's mark only where it is no score.
+    (signed,) = read_scores([write(path, row(scale=[-5, 5], score=-1))]).series.values()
+    assert signed.estimate().mean == -1
     exact = row(scale=[0, 1], score=1, question_id=82)
     with pytest.raises(UserError, match="graded from 0 to 1, and elsewhere from 1 to 10"):
         read_scores([write(path, row(), exact)])
