@@ -123,7 +123,7 @@ async def _judge(config: JudgeConfig) -> JudgeSummary:
                 *(_failed_row(config, one) for one in failed),
             ]
             kind = "single" if config.mode == "single" else "pair"
-            file = write_judgments(Path(config.out), _judge_name(config), kind, rows)
+            file = write_judgments(Path(config.out), config.label, kind, rows)
         counts = reader.counts().speakers.get(_SPEAKER, SpeakerCounts())
         return JudgeSummary(
             file=file,
@@ -207,7 +207,7 @@ class _Judging:
                 for order in range(len(task.requests))
             ]
             row = _row(self.config, task.conversations, task.turn) | {"repeat": repeat}
-            row["judge"] = [_judge_name(self.config), task.prompt.name]
+            row["judge"] = [self.config.label, task.prompt.name]
             row["prompt_sha256"] = task.prompt.sha256
             verdicts = [
                 task.read(one.reply, order) if one else None for order, one in enumerate(last)
@@ -310,7 +310,7 @@ def _row(config: JudgeConfig, conversations: Sequence[Conversation], turn: int) 
         "turn": turn,
         "history": first.history,
         "category": first.category,
-        "judge": [_judge_name(config), ""],
+        "judge": [config.label, ""],
     }
 
 
@@ -352,10 +352,6 @@ def _fingerprint(exchange: Exchange) -> str | None:
 
 def _last(by_step: Mapping[int, Exchange], steps: range) -> Exchange | None:
     return next((by_step[step] for step in reversed(steps) if step in by_step), None)
-
-
-def _judge_name(config: JudgeConfig) -> str:
-    return config.judge.model.rstrip("/").rpartition("/")[2]
 
 
 def _check_same(
