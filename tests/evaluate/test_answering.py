@@ -17,8 +17,10 @@ import pytest
 from parrot_jax.api.endpoint_config import JobEndpointConfig
 from parrot_jax.api.scripted_server import Scripted, ScriptedServer
 from parrot_jax.cli import main
+from parrot_jax.core.config import load_config
 from parrot_jax.core.errors import UserError
 from parrot_jax.evaluate.answer_config import AnswerConfig
+from parrot_jax.evaluate.answering import items_of
 from parrot_jax.evaluate.judge_config import JudgeConfig
 from parrot_jax.evaluate.sheets import read_sheets
 
@@ -88,6 +90,9 @@ def test_the_temperature_depends_on_the_category(
         config = write_config("answerer", server.url, temperatures={"maths": 0.0})
         assert main(["evaluate", "answer", str(config)]) == 2
         assert "temperatures has maths, but the categories of" in capsys.readouterr().err
+        # The first question alone has no math, but the benchmark has.
+        config = write_config("answerer", server.url, temperatures={"math": 0.0}, limit=1)
+        assert [item.question.id for item in items_of(load_config(AnswerConfig, config))] == [81]
 
 
 @pytest.mark.parametrize(
