@@ -15,7 +15,7 @@ import numpy as np
 
 from parrot_jax.core.errors import UserError
 from parrot_jax.evaluate.fastchat import ComparedTurn, GradedTurn, parse_judgment
-from parrot_jax.evaluate.rows import Rejected, check_paths, read_rows
+from parrot_jax.evaluate.rows import Rejected, by_name, check_paths, read_rows
 from parrot_jax.evaluate.scores import clustered_interval
 from parrot_jax.evaluate.verdicts import read_comparison, read_grade
 
@@ -127,10 +127,10 @@ class Rescored:
     def models(self) -> dict[str, ModelScores]:
         """By name; a model that several judges judged has one entry per judge."""
         judges = Counter(model for model, _ in self.graded)
-        return {
-            model if judges[model] == 1 else f"{model} ({judge or 'unnamed judge'})": scores
+        return by_name(
+            (model if judges[model] == 1 else f"{model} ({judge or 'unnamed judge'})", scores)
             for (model, judge), scores in sorted(self.graded.items())
-        }
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The figures as a JSON object, models by name."""

@@ -3,7 +3,7 @@
 import json
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,6 +19,7 @@ _MOST = 100_000
 """Higher turns are a mistake."""
 
 Row = TypeVar("Row")
+Item = TypeVar("Item")
 
 
 @dataclass
@@ -35,6 +36,11 @@ class Rejected:
         if len(self.examples) < _MAX_EXAMPLES:
             self.examples.append(f"{printable(str(path))}:{line}: {problem}")
 
+    def update(self, other: "Rejected") -> None:
+        """Adds the rows of other files."""
+        self.reasons.update(other.reasons)
+        self.examples = [*self.examples, *other.examples][:_MAX_EXAMPLES]
+
     def first(self) -> str:
         """The first rejected row, or a text that says that no row has content."""
         return self.examples[0] if self.examples else "no row has any content"
@@ -45,6 +51,22 @@ class Rejected:
             return []
         counts = ", ".join(f"{reason} {count:,}" for reason, count in self.reasons.most_common())
         return [f"rejected rows: {counts}", *(f"  {example}" for example in self.examples)]
+
+
+def by_name(items: Iterable[tuple[str, Item]]) -> dict[str, Item]:
+    """Items by name; where a name is taken, with a number, so that none is lost.
+
+    >>> by_name([("m", 1), ("n", 2), ("m", 3)])
+    {'m': 1, 'n': 2, 'm (2)': 3}
+    """
+    found: dict[str, Item] = {}
+    for name, item in items:
+        label, number = name, 1
+        while label in found:
+            number += 1
+            label = f"{name} ({number})"
+        found[label] = item
+    return found
 
 
 def print_json(found: Mapping[str, Any], rejected: Rejected) -> None:

@@ -20,6 +20,7 @@ from parrot_jax.core.errors import UserError
 from parrot_jax.dialogue.raw_rows import BrokenRowError
 from parrot_jax.evaluate.rows import (
     Rejected,
+    by_name,
     check_paths,
     name_at,
     number_at,
@@ -127,10 +128,15 @@ class WinRates:
     def models(self) -> dict[str, WinRate]:
         """By name; with annotator and baseline where a model has several of them."""
         entries = Counter(model for model, _, _ in self.annotated)
-        return {
-            model if entries[model] == 1 else f"{model} ({annotator} against {baseline})": rate
+        return by_name(
+            (
+                model
+                if entries[model] == 1
+                else f"{model} ({annotator or 'unnamed annotator'} against {baseline})",
+                rate,
+            )
             for (model, annotator, baseline), rate in sorted(self.annotated.items())
-        }
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The figures as a JSON object, models by name."""

@@ -103,6 +103,9 @@ def test_a_second_judge_is_not_mixed_with_the_first(write: Any) -> None:
     assert {name: figures["mean"] for name, figures in models.items()} == {
         "m (gpt-4)": 8.0, "m (other)": 2.0,
     }  # fmt: skip
+    # No model is lost, whatever the names are.
+    models = rescore([write(grade("[[8]]"), other, grade("[[5]]", model="m (other)"))]).models
+    assert sorted(scores.to_json()["mean"] for scores in models.values()) == [2, 5, 8]
 
 
 def compare(first: str, second: str, **changes: Any) -> dict[str, Any]:
