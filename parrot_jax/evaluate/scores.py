@@ -14,18 +14,21 @@ from parrot_jax.evaluate.answer_config import History
 from parrot_jax.evaluate.fastchat import FOLDER, judge_at
 from parrot_jax.evaluate.rows import (
     Rejected,
+    by_name,
     count_at,
     name_at,
     number_at,
     optional_text,
     read_rows,
 )
-from parrot_jax.evaluate.sheets import MAX_REASON
+from parrot_jax.evaluate.sheets import MAX_REASON, model_id_of
 from parrot_jax.evaluate.verdicts import SCALE
 from parrot_jax.intervals.bootstrap import ratio_intervals
 
 _MOST = 1e6
 """The ends of a scale are not farther from 0."""
+_AT_ONCE = 200
+"""Means whose resamples are in memory at once."""
 
 
 class Place(NamedTuple):
@@ -140,19 +143,18 @@ class Series:
     def noise(self) -> float | None:
         """The judge's own noise: the standard error that it gives the overall mean.
 
-        It is the standard deviation of the ratings of one answer, pooled over answers that were
-        judged at least twice, divided by the root of the number of ratings.
+        It follows from the standard deviation of the ratings of one answer, pooled over answers
+        that were judged at least twice; an answer's score is the mean of its ratings.
 
         Returns:
           None if no answer was judged twice.
         """
-        repeated = [list(cell.ratings.values()) for cell in self.cells.values()]
-        squares = sum(float(np.var(ratings)) * len(ratings) for ratings in repeated if ratings)
-        free = sum(len(ratings) - 1 for ratings in repeated if ratings)
+        rated = [list(cell.ratings.values()) for cell in self.cells.values() if cell.ratings]
+        free = sum(len(ratings) - 1 for ratings in rated)
         if free < 1:
             return None
-        count = sum(map(len, repeated))
-        return float(np.sqrt(squares / free / count))
+        variance = sum(float(np.var(ratings)) * len(ratings) for ratings in rated) / free
+        return float(np.sqrt(variance * sum(1 / len(ratings) for ratings in rated)) / len(rated))
 
 
 @dataclass
@@ -166,12 +168,14 @@ class Scores:
     def labels(self) -> dict[str, Series]:
         """The series by a name that tells them apart."""
         judges = {judge for _, _, judge in self.series}
-        return {
-            model
-            + (f"@{history}" if history != "own" else "")
-            + (f" ({judge})" if len(judges) > 1 else ""): series
+        return by_name(
+            (
+                model_id_of(model, history)
+                + (f" ({judge or 'unnamed judge'})" if len(judges) > 1 else ""),
+                series,
+            )
             for (model, history, judge), series in sorted(self.series.items(), key=_order)
-        }
+        )
 
 
 def _order(item: tuple[tuple[str, History, str], Series]) -> tuple[str, int, str]:
@@ -218,19 +222,37 @@ def read_scores(paths: Sequence[Path | str]) -> Scores:
     return found
 
 
-def read_series(name: str) -> tuple[str, Series]:
-    """One series by `RUN`, `RUN:MODEL` or `RUN:MODEL@HISTORY`.
+def read_series(names: Sequence[str]) -> tuple[list[tuple[str, Series]], Rejected]:
+    """Series by `RUN`, `RUN:MODEL` or `RUN:MODEL@HISTORY`.
 
     Returns:
-      Its label and the series.
+      Each with a label that tells it from the others, and the rejected rows.
 
     Raises:
       UserError: There is no such run or model, or the run has several and none is named.
     """
-    path, label = name, ""
-    if not Path(name).exists() and ":" in name:
-        path, _, label = name.rpartition(":")
-    named = read_scores([path]).labels()
+    places = [_run_and_label(name) for name in names]
+    runs = {path: read_scores([path]) for path in dict.fromkeys(path for path, _ in places)}
+    rejected = Rejected()
+    for run in runs.values():
+        rejected.update(run.rejected)
+    found = [_chosen(path, label, runs[path].labels()) for path, label in places]
+    if len({label for label, _ in found}) < len(found):
+        found = [(name, series) for name, (_, series) in zip(names, found, strict=True)]
+    return found, rejected
+
+
+def _run_and_label(name: str) -> tuple[str, str]:
+    """Splits RUN:MODEL; both may contain colons, so the run is the longest path that exists."""
+    ends = [len(name), *(at for at in reversed(range(len(name))) if name[at] == ":")]
+    for end in ends:
+        if Path(name[:end]).exists():
+            return name[:end], name[end + 1 :]
+    path, _, label = name.rpartition(":")
+    return (path, label) if path else (name, "")
+
+
+def _chosen(path: str, label: str, named: dict[str, Series]) -> tuple[str, Series]:
     if label:
         if label not in named:
             raise UserError(f"{path} has no {label!r}; it has {', '.join(named)}.")
@@ -350,16 +372,28 @@ def clustered_interval(
     Returns:
       Both ends; None with values of fewer than two questions.
     """
-    places = {name: at for at, name in enumerate(dict.fromkeys(name for name, _ in values))}
-    if len(places) < 2:
-        return None, None
-    sums, counts = np.zeros((len(places), 1)), np.zeros((len(places), 1))
-    for name, value in values:
-        sums[places[name]] += value
-        counts[places[name]] += 1
+    return clustered_intervals([values], level=level)[0]
+
+
+def clustered_intervals(
+    columns: Sequence[Sequence[tuple[str, float]]], *, level: float
+) -> list[tuple[float | None, float | None]]:
+    """The same for many means, from the same resamples."""
     resamples = 1000 if level <= 0.99 else 10_000
-    ((low, high),) = ratio_intervals(sums, counts, level=level, resamples=resamples)
-    return float(low), float(high)
+    places = {name: at for at, name in enumerate({name: 0 for c in columns for name, _ in c})}
+    found: list[tuple[float | None, float | None]] = []
+    for start in range(0, len(columns), _AT_ONCE):
+        part = columns[start : start + _AT_ONCE]
+        sums, counts = np.zeros((2, len(places), len(part)))
+        for column, values in enumerate(part):
+            for name, value in values:
+                sums[places[name], column] += value
+                counts[places[name], column] += 1
+        ends = ratio_intervals(sums, counts, level=level, resamples=resamples)
+        found += [
+            (None, None) if np.isnan(low) else (float(low), float(high)) for low, high in ends
+        ]
+    return found
 
 
 def reasons(series: Sequence[Series]) -> Iterator[tuple[str, Counter[str]]]:

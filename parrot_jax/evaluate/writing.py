@@ -47,6 +47,9 @@ def write_report(report: Report, out: Path) -> list[Path]:
         for name, picture in zip(names, pictures, strict=True):
             with atomic_write(out / name) as file:
                 file.write(picture.chart.wide)
+        for old in out.glob("figure4-[0-9]*.svg"):  # of a report with more models
+            if old.name not in names:
+                old.unlink()
         write_json(out / "report.json", report.to_json())
         with atomic_write(out / "report.md") as file:
             file.write(_markdown(report, pictures, names))
@@ -56,7 +59,8 @@ def write_report(report: Report, out: Path) -> list[Path]:
 
 def _pictures(report: Report) -> Iterator[Picture]:
     """Figure 4: the curve of each model by turn; then the histories of one model in one chart."""
-    own = [(label, one) for label, one in report.named.items() if one.history == "own"]
+    scored = {label: one for label, one in report.named.items() if one.estimate().scored}
+    own = [(label, one) for label, one in scored.items() if one.history == "own"]
     # More colours than three are hard to distinguish.
     for first in range(0, len(own), len(_HUES)):
         part = own[first : first + len(_HUES)]
@@ -65,7 +69,7 @@ def _pictures(report: Report) -> Iterator[Picture]:
             caption="Figure 4: mean score by turn, with 95 % intervals.",
         )
     by_model: dict[tuple[str, str], list[tuple[str, Series]]] = {}
-    for one in report.named.values():
+    for one in scored.values():
         by_model.setdefault((one.model, one.judge), []).append((f"{one.history} history", one))
     order = {"own history": 0, "reference history": 1, "none history": 2}
     for (model, judge), group in by_model.items():
@@ -85,8 +89,6 @@ def _curves(named: Sequence[tuple[str, Series]], label: str) -> Chart:
     for (name, one), hue in zip(named, _HUES, strict=False):
         found = {turn: one.estimate(turn=turn) for turn in one.turns()}
         scored = {turn: e for turn, e in found.items() if e.mean is not None}
-        if not scored:
-            continue
         lines.append(
             Line(
                 name=name,
