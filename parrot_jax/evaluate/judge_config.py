@@ -82,6 +82,9 @@ class JudgeConfig:
             raise UserError("there is nothing to judge; set `answers` or `dialogues`.")
         if self.answers and self.benchmark is None:
             raise UserError("`answers` has no questions; set `benchmark` to the file of them.")
+        for key in ("benchmark", "references"):
+            if not self.answers and getattr(self, key) is not None:
+                raise UserError(f"`{key}` is for `answers` only; remove it, or set `answers`.")
         check_label(self.label, "the name in judge.model")
         if self.baseline is not None and self.mode != "pairwise":
             raise UserError("`baseline` is for `mode: pairwise` only; remove it.")

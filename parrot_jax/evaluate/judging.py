@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -36,6 +37,7 @@ from parrot_jax.evaluate.sheets import read_sheets
 _SPEAKER = "judge"
 _JUDGED, _UNCLEAR = "judged", "unclear"
 JOURNAL = "journal.sqlite"
+_DATE = re.compile(r"-(?:\d{4}|\d{8}|\d{4}-\d\d-\d\d)(?:-preview)?$")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,8 +173,10 @@ class _Judging:
         Returns:
           Whether a reply is clear; None if a request has no reply.
         """
-        for step in self._steps(task, repeat, order):
+        for attempt, step in enumerate(self._steps(task, repeat, order)):
             reply = replies.get(step)
+            if reply is None and attempt >= self.config.attempts:
+                break
             if reply is None:
                 body = request_body(
                     self.config.judge,
@@ -193,9 +197,12 @@ class _Judging:
         return False
 
     def _steps(self, task: Task, repeat: int, order: int) -> range:
-        """The steps of one judgment in the journal: one per attempt."""
+        """The steps of one judgment in the journal: one per attempt.
+
+        Replies count even beyond `attempts`, so that a lower value takes no grade away.
+        """
         first = (repeat * len(task.requests) + order) * MAX_ATTEMPTS
-        return range(first, first + self.config.attempts)
+        return range(first, first + MAX_ATTEMPTS)
 
     def rows(self, number: int) -> Iterator[dict[str, Any]]:
         """The judgments of a turn as rows of FastChat's `model_judgment/`, with a few more keys."""
@@ -296,7 +303,13 @@ def _warn_of_equal_models(config: JudgeConfig, conversations: Sequence[Conversat
 
 
 def _bare(model: str) -> str:
-    return model.rstrip("/").rpartition("/")[2].lower()
+    """The name without organisation and date.
+
+    >>> _bare("openai/gpt-4-0613"), _bare("gpt-4-0125-preview"), _bare("claude-3-opus-20240229")
+    ('gpt-4', 'gpt-4', 'claude-3-opus')
+    """
+    name = model.rstrip("/").rpartition("/")[2].lower()
+    return _DATE.sub("", name)
 
 
 def _row(config: JudgeConfig, conversations: Sequence[Conversation], turn: int) -> dict[str, Any]:

@@ -277,6 +277,11 @@ def grade_files(path: Path | str) -> list[Path]:
     if not folder.is_dir():
         return [folder]
     files = sorted(folder.glob(f"{FOLDER}/*_single.jsonl"))
+    if pairs := sorted(folder.glob(f"{FOLDER}/*_pair.jsonl")) if not files else []:
+        raise UserError(
+            f"{path} has comparisons and no grades; `parrot evaluate rescore {pairs[0]}` counts "
+            "wins and ties."
+        )
     if not files:
         raise UserError(
             f"{path} has no grades: {FOLDER}/*_single.jsonl is missing. `parrot evaluate judge` "

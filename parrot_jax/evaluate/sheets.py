@@ -135,6 +135,8 @@ def read_sheets(path: Path | str) -> list[Sheet]:
             f"{rejected.first()}; all rows of an answer file must be valid, and "
             f"{rejected.reasons.total():,} are not."
         )
+    if not sheets:
+        raise UserError(f"{path} has no answers; `parrot evaluate answer` writes them.")
     seen = Counter((sheet.model_id, str(sheet.question_id)) for sheet in sheets)
     for (model, question), times in seen.items():
         if times > 1:

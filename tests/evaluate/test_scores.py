@@ -207,6 +207,10 @@ def test_rows_are_read_strictly(tmp_path: Path) -> None:
         read_scores([write(path, row(), row())])
     with pytest.raises(UserError, match=r"has no grades: .*_single.jsonl is missing"):
         read_scores([tmp_path])
+    (tmp_path / "model_judgment").mkdir()
+    write(tmp_path / "model_judgment" / "j_pair.jsonl", {"question_id": 1})
+    with pytest.raises(UserError, match=r"no grades; `parrot evaluate rescore .*j_pair.jsonl`"):
+        read_scores([tmp_path])
     # -1 is FastChat's mark only where it is no score.
     (signed,) = read_scores([write(path, row(scale=[-5, 5], score=-1))]).series.values()
     assert signed.estimate().mean == -1
