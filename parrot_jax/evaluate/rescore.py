@@ -15,7 +15,7 @@ import numpy as np
 
 from parrot_jax.core.errors import UserError
 from parrot_jax.evaluate.fastchat import ComparedTurn, GradedTurn, parse_judgment
-from parrot_jax.evaluate.rows import Rejected, by_name, check_paths, read_rows
+from parrot_jax.evaluate.rows import Rejected, by_name, check_paths, read_files
 from parrot_jax.evaluate.scores import clustered_interval
 from parrot_jax.evaluate.verdicts import read_comparison, read_grade
 
@@ -161,12 +161,11 @@ def rescore(paths: Sequence[Path | str]) -> Rescored:
     """
     check_paths(paths)
     found = Rescored()
-    for path in paths:
-        for row in read_rows(path, parse_judgment, found.rejected):
-            if isinstance(row, GradedTurn):
-                _add_grade(found, row, path)
-            else:
-                _add_comparison(found, row, path)
+    for path, row in read_files(paths, parse_judgment, found.rejected):
+        if isinstance(row, GradedTurn):
+            _add_grade(found, row, path)
+        else:
+            _add_comparison(found, row, path)
     if not (found.graded or found.compared):
         raise UserError(
             f"no judgment was found in {', '.join(map(str, paths))}: {found.rejected.first()}. "

@@ -82,8 +82,8 @@ def check_paths(paths: Sequence[Path | str]) -> None:
     Raises:
       UserError: A path was given twice, or is a folder.
     """
-    for place, path in enumerate(map(str, paths)):
-        if path in map(str, paths[:place]):
+    for path, times in Counter(map(str, paths)).items():
+        if times > 1:
             raise UserError(f"{path} was given twice; give each file once.")
         if as_path(path).is_dir():
             raise UserError(f"{path} is a folder; name its files.")
@@ -115,6 +115,28 @@ def read_rows(
                 yield parsed
                 continue
         rejected.add(path, row.line, problem)
+
+
+def read_files(
+    paths: Sequence[Path | str], parse: Callable[[dict[str, Any]], Row], rejected: Rejected
+) -> Iterator[tuple[Path | str, Row]]:
+    """Reads the rows of several files, each with its file; a file without any row is reported.
+
+    Args:
+      paths: The files.
+      parse: As in `read_rows`.
+      rejected: Counts what is invalid, and files without rows.
+
+    Raises:
+      UserError: A file cannot be opened.
+    """
+    for path in paths:
+        rows, before = 0, rejected.reasons.total()
+        for row in read_rows(path, parse, rejected):
+            rows += 1
+            yield path, row
+        if not rows and rejected.reasons.total() == before:
+            rejected.add(path, 1, BrokenRowError("a file without rows"))
 
 
 def text_at(row: dict[str, Any], key: str) -> str:

@@ -19,7 +19,7 @@ from parrot_jax.evaluate.rows import (
     name_at,
     number_at,
     optional_text,
-    read_rows,
+    read_files,
 )
 from parrot_jax.evaluate.sheets import MAX_REASON, model_id_of
 from parrot_jax.evaluate.verdicts import SCALE
@@ -213,10 +213,9 @@ def read_scores(paths: Sequence[Path | str]) -> Scores:
       UserError: There are no judgments, or a turn was judged twice by the same judge.
     """
     found = Scores()
-    for path in paths:
-        for file in grade_files(path):
-            for row in read_rows(file, parse_grade, found.rejected):
-                _add(found, row, file)
+    files = [file for path in paths for file in grade_files(path)]
+    for file, row in read_files(files, parse_grade, found.rejected):
+        _add(found, row, file)
     if not found.series:
         raise UserError(f"{', '.join(map(str, paths))} has no grades: {found.rejected.first()}.")
     return found
@@ -339,7 +338,7 @@ def _scale(row: dict[str, Any]) -> tuple[float, float]:
     raise BrokenRowError("no `scale`", f"{printable(repr(scale), 40)} is not [lowest, highest]")
 
 
-def _add(found: Scores, row: Grade, file: Path) -> None:
+def _add(found: Scores, row: Grade, file: Path | str) -> None:
     key = (row.model, row.history, row.judge)
     series = found.series.setdefault(key, Series(*key, scale=row.scale))
     if series.scale != row.scale:

@@ -25,7 +25,7 @@ from parrot_jax.evaluate.rows import (
     name_at,
     number_at,
     optional_text,
-    read_rows,
+    read_files,
 )
 from parrot_jax.intervals.bootstrap import ratio_intervals
 
@@ -184,17 +184,16 @@ def win_rates(paths: Sequence[Path | str]) -> WinRates:
     """
     check_paths(paths)
     found = WinRates()
-    for path in paths:
-        for row in read_rows(path, parse_annotation, found.rejected):
-            rate = found.annotated.setdefault(
-                (row.model, row.annotator, row.baseline), WinRate(row.baseline, row.annotator)
-            )
-            rate.annotations += 1
-            wins = rate.by_instruction.setdefault(row.instruction, [])
-            if row.preference is not None:
-                wins.append(row.preference - 1)
-            elif len(found.examples) < _MAX_EXAMPLES:
-                found.examples.append(f"{path}: {row.model}: {row.instruction[:60]!r}")
+    for path, row in read_files(paths, parse_annotation, found.rejected):
+        rate = found.annotated.setdefault(
+            (row.model, row.annotator, row.baseline), WinRate(row.baseline, row.annotator)
+        )
+        rate.annotations += 1
+        wins = rate.by_instruction.setdefault(row.instruction, [])
+        if row.preference is not None:
+            wins.append(row.preference - 1)
+        elif len(found.examples) < _MAX_EXAMPLES:
+            found.examples.append(f"{path}: {row.model}: {row.instruction[:60]!r}")
     if not found.annotated:
         raise UserError(
             f"no annotation was found in {', '.join(map(str, paths))}: {found.rejected.first()}. "

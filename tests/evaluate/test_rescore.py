@@ -160,7 +160,13 @@ def test_files_that_cannot_be_rescored_are_refused(
         rescore([shared_data / "mt_bench" / "question.jsonl"])
     with pytest.raises(UserError, match="is a folder; name its files"):
         rescore([tmp_path])
+    empty = tmp_path / "empty.jsonl"
+    empty.write_text("\n")
+    with pytest.raises(UserError, match="empty.jsonl:1: a file without rows"):
+        rescore([empty])
     path = write(grade("[[1]]"))
+    # Among others, it is reported.
+    assert rescore([path, empty]).rejected.reasons == {"a file without rows": 1}
     with pytest.raises(UserError, match="was given twice"):
         rescore([path, str(path)])
     with pytest.raises(UserError, match="none.jsonl"):
