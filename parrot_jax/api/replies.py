@@ -365,7 +365,5 @@ def _is_count(value: Any) -> TypeGuard[int]:
 
 def one_line(text: str) -> str:
     """The start of a text as one printable line."""
-    line = " ".join(text[: 4 * _MAX_ERROR_CHARS].split())
-    # A JSON text can contain lone surrogates.
-    line = visible(line.encode("utf-8", "replace").decode("utf-8"))
+    line = visible(" ".join(text[: 4 * _MAX_ERROR_CHARS].split()))
     return line if len(line) <= _MAX_ERROR_CHARS else f"{line[:_MAX_ERROR_CHARS]}..."

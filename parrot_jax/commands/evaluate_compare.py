@@ -26,15 +26,16 @@ Config = CompareConfig
 
 def run(config: CompareConfig) -> None:
     """Reads both and prints the sentence."""
-    import json
-
     from parrot_jax.evaluate.comparing import compare
     from parrot_jax.evaluate.scores import read_series
 
-    found = compare(read_series(config.a), read_series(config.b))
+    (first, second), rejected = read_series([config.a, config.b])
+    found = compare(first, second)
     if config.json:
-        print(json.dumps(found.to_json(), ensure_ascii=False))
+        from parrot_jax.evaluate.rows import print_json
+
+        print_json(found.to_json() | {"rejected": dict(rejected.reasons)}, rejected)
         return
     from parrot_jax.evaluate.console import print_comparison
 
-    print_comparison(found)
+    print_comparison(found, rejected)

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -29,17 +30,18 @@ LINE_EVERY_S = 30
 console = Console(highlight=False, markup=False, soft_wrap=True)
 
 
+# Control characters, halves of surrogate pairs, and the two marks that reverse what follows.
+_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u202d\u202e]")
+
+
 def visible(text: str) -> str:
     r"""Makes text from models or data safe for a terminal: control characters become symbols.
 
     >>> visible("a\x1b[2Jb\n")
     'a␛[2Jb\n'
     """
-    return "".join(
-        char
-        if char in "\n\t" or not (char < " " or "\x7f" <= char <= "\x9f")
-        else (chr(0x2400 + ord(char)) if char < " " else "\ufffd")
-        for char in text
+    return _UNSAFE.sub(
+        lambda found: chr(0x2400 + ord(found[0])) if found[0] < " " else "\ufffd", text
     )
 
 

@@ -2,14 +2,31 @@
 
 import re
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from parrot_jax.api.endpoint_config import JobEndpointConfig
 from parrot_jax.core.errors import UserError
 from parrot_jax.core.paths import require_local_folder
 
+_MAX_LABEL_BYTES = 200
+
 History = Literal["own", "reference", "none"]
 """What a model sees before a question: its own answers, the reference answers, or nothing."""
+
+
+def check_label(label: str, key: str) -> None:
+    """Checks the name of a model that is also the name of a file.
+
+    Raises:
+      UserError: It cannot be both.
+    """
+    if not re.fullmatch(r"[^/\\]*[^/\\\s][^/\\]*", label) or not label.isprintable():
+        problem = "it must be printable and not blank, without slashes"
+    elif len(label.encode()) > _MAX_LABEL_BYTES:
+        problem = f"it has at most {_MAX_LABEL_BYTES} bytes"
+    else:
+        return
+    raise UserError(f"{key} is {label!r:.80}; it is also a file's name: {problem}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +86,12 @@ class AnswerConfig:
                 raise UserError(
                     f"temperatures.{category} is {value}; it must be finite and at least 0."
                 )
-        if not re.fullmatch(r"[^/\\]+", self.label):
-            raise UserError(f"name is {self.name!r}; it is also a file's name, so no slash.")
+        check_label(self.label, "name")
+        if self.label.endswith(tuple(f"@{history}" for history in get_args(History))):
+            raise UserError(
+                f"name is {self.label!r}; in files, such an end marks the history. Set another "
+                "`name`."
+            )
 
     @property
     def label(self) -> str:

@@ -125,13 +125,14 @@ def items_of(config: AnswerConfig) -> list[Item]:
     Raises:
       UserError: The benchmark is invalid, or no question has the references.
     """
-    questions = read_benchmark(config.benchmark, references=config.references)[: config.limit]
+    questions = read_benchmark(config.benchmark, references=config.references)
     categories = sorted({question.category for question in questions})
     if unknown := config.temperatures.keys() - set(categories):
         raise UserError(
             f"temperatures has {', '.join(sorted(unknown))}, but the categories of "
             f"{config.benchmark} are {', '.join(map(repr, categories))}."
         )
+    questions = questions[: config.limit]
     items = []
     for history in config.history:
         fit = [q for q in questions if history != "reference" or None not in q.references[:-1]]

@@ -14,7 +14,15 @@ from parrot_jax.core.paths import as_path
 from parrot_jax.dialogue.raw_rows import BrokenRowError, printable
 from parrot_jax.dialogue.readers import detect_kind, parse_any
 from parrot_jax.dialogue.turns import RowPlace
-from parrot_jax.evaluate.rows import Rejected, name_at, optional_text, read_rows, text_at
+from parrot_jax.evaluate.rows import (
+    Rejected,
+    name_at,
+    optional_text,
+    read_rows,
+    text_at,
+    unicode_at,
+)
+from parrot_jax.evaluate.sheets import usable_answer
 
 KNOWN_WRONG = (104, 105, 109, 111, 113, 114, 120, 122, 124, 125, 126, 128, 130)
 """The questions of MT-Bench whose first published references, by GPT-4, are wrong: 13 of 30.
@@ -128,12 +136,22 @@ def _fastchat(row: dict[str, Any], number: int) -> Question | None:
     )
 
 
-def _references(values: Any) -> tuple[str | None, ...]:
-    """The references of FastChat's form; null where a built benchmark has none yet."""
-    if not isinstance(values, list):
-        return _texts(values, "reference")  # refuses
-    texts = _texts(["" if value is None else value for value in values], "reference")
-    return tuple(None if value is None else text for value, text in zip(values, texts, strict=True))
+def _references(values: Any, key: str = "reference") -> tuple[str | None, ...]:
+    """The references of FastChat's form; null where a built benchmark has none yet.
+
+    Raises:
+      BrokenRowError: One is neither text nor null, or FastChat's mark of a failed answer.
+    """
+    given = values
+    if isinstance(values, list):
+        given = ["" if value is None else value for value in values]
+    found = []
+    for turn, text in enumerate(_texts(given, key), 1):
+        answer, why = usable_answer(text)
+        if text.strip() and answer is None:
+            raise BrokenRowError("a reference that is no answer", f"turn {turn} is {why}")
+        found.append(answer)
+    return tuple(found)
 
 
 def _rounds(key: str, question: str, answer: str, id_key: str, category: str) -> Any:
@@ -204,6 +222,7 @@ def _texts(values: Any, key: str) -> tuple[str, ...]:
     for place, value in enumerate(values, 1):
         if not isinstance(value, str):
             raise BrokenRowError(f"no text in `{key}`", f"turn {place} is {value!r:.60}")
+        unicode_at(key, value)
     return tuple(values)
 
 
@@ -223,7 +242,7 @@ def _check_ids(questions: Iterable[Question], path: str) -> None:
 def _with_references(questions: Sequence[Question], path: str, references: str) -> list[Question]:
     file = _file_of(references, path)
     rejected = Rejected()
-    given: dict[str, tuple[str, ...]] = {}
+    given: dict[str, tuple[str | None, ...]] = {}
     models = set[str]()
     for name, texts, model in read_rows(file, _parse_reference, rejected):
         models.add(model)
@@ -270,9 +289,9 @@ def _file_of(references: str, path: str) -> str:
     raise UserError(f"there are no references {references!r}: {known}.")
 
 
-def _parse_reference(row: dict[str, Any]) -> tuple[str, tuple[str, ...], str]:
+def _parse_reference(row: dict[str, Any]) -> tuple[str, tuple[str | None, ...], str]:
     choices = row.get("choices")
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
         raise BrokenRowError("no `choices`", "a reference has question_id and choices")
-    texts = _texts(choices[0].get("turns"), "turns")
+    texts = _references(choices[0].get("turns"), "turns")
     return name_at(row, "question_id"), texts, optional_text(row, "model_id")

@@ -21,7 +21,7 @@ from parrot_jax.core.errors import UserError
 from parrot_jax.core.files import atomic_write
 from parrot_jax.dialogue.raw_rows import BrokenRowError, printable
 from parrot_jax.evaluate.benchmark import parse_question
-from parrot_jax.evaluate.rows import Rejected, count_at, read_rows, text_at
+from parrot_jax.evaluate.rows import Rejected, count_at, read_rows, text_at, unicode_at
 
 QUESTIONS = "questions.jsonl"
 
@@ -176,6 +176,8 @@ def parse_built(row: dict[str, Any]) -> BuiltDialogue:
     if "written_by" not in row or "seed_turns" not in row:
         raise BrokenRowError("not a built question", "`written_by` or `seed_turns` is missing")
     question = parse_question(row, 0)
+    more = {key: value for key, value in row.items() if key not in _OWN}
+    unicode_at("other keys", json.dumps(more, ensure_ascii=False))
     num = len(question.turns)
 
     def each(key: str, types: type | tuple[type, ...]) -> list[Any]:
@@ -185,6 +187,8 @@ def parse_built(row: dict[str, Any]) -> BuiltDialogue:
         for place, value in enumerate(values, 1):
             if not isinstance(value, types) or (isinstance(value, bool) and types is not bool):
                 raise BrokenRowError(f"a wrong value in `{key}`", f"turn {place} is {value!r:.40}")
+            if isinstance(value, str):
+                unicode_at(key, value)
         return values
 
     text, maybe = str, (str, type(None))
@@ -218,7 +222,7 @@ def parse_built(row: dict[str, Any]) -> BuiltDialogue:
         given=given,
         benchmark=text_at(row, "benchmark"),
         short=text_at(row, "short") if "short" in row else "",
-        more={key: value for key, value in row.items() if key not in _OWN},
+        more=more,
         **{name: _notes(row, name, key) for name, key in _NOTES.items()},
     )
 

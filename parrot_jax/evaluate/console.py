@@ -113,8 +113,8 @@ def print_report(report: Report, written: Sequence[Path]) -> None:
         console.print(f"wrote {', '.join(map(str, written))}", markup=False)
 
 
-def print_comparison(found: Comparison) -> None:
-    """Prints the sentence and the differences by turn."""
+def print_comparison(found: Comparison, rejected: Rejected) -> None:
+    """Prints the differences by turn, rejected rows, and the sentence."""
     rows = [
         ["all" if turn is None else str(turn), _signed(one), "yes" if one.is_sure else "no",
          f"{one.turns:,}"]
@@ -122,6 +122,7 @@ def print_comparison(found: Comparison) -> None:
     ]  # fmt: skip
     columns = ["turn", f"{found.second} − {found.first}", "excludes 0", "turns of both"]
     print_table(Table(columns=columns, rows=rows), "Paired differences, 95 % intervals")
+    _print_notes([], [], rejected)
     console.print(visible(found.sentence()), markup=False, highlight=False)
 
 

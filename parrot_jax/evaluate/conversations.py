@@ -1,10 +1,11 @@
 """Conversations to judge: the answers of models to a benchmark, or any dialogues."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from parrot_jax.core.errors import UserError
-from parrot_jax.core.logs import console
+from parrot_jax.core.logs import console, visible
 from parrot_jax.dialogue.types import Dialogue
 from parrot_jax.evaluate.answer_config import History
 from parrot_jax.evaluate.benchmark import Question
@@ -126,6 +127,12 @@ def from_sheets(questions: Sequence[Question], sheets: Iterable[Sheet]) -> list[
         )
     if unknown:
         console.print(f"{len(unknown):,} answered questions are not in the benchmark; not judged")
+    for model_id, answered in Counter(one.model_id for one in found).items():
+        if answered < len(questions):
+            console.print(
+                f"{visible(model_id)} has no answers to {len(questions) - answered:,} of the "
+                f"{len(questions):,} questions of the benchmark; they do not count"
+            )
     return found
 
 
@@ -142,15 +149,17 @@ def from_dialogues(model: str, dialogues: Iterable[Dialogue]) -> list[Conversati
       UserError: Two dialogues have the same id.
     """
     found: dict[str, Conversation] = {}
+    unanswered = 0
     for dialogue in dialogues:
         answers = tuple(turn.whole for turn in dialogue.turns if turn.role == "assistant")
         if not answers:
+            unanswered += 1
             continue
         if dialogue.id in found:
             raise UserError(f"two dialogues of {model} have the id {dialogue.id}.")
         category = dialogue.metadata.get("category", "")
         collected = dialogue.metadata.get("collection")
-        stop = collected.get("stop") if isinstance(collected, Mapping) else None
+        stop = str(collected.get("stop")) if isinstance(collected, Mapping) else ""
         questions = tuple(dialogue.questions()[: len(answers)])
         reasons: dict[int, str] = {}
         said: tuple[str | None, ...] = answers
@@ -169,4 +178,6 @@ def from_dialogues(model: str, dialogues: Iterable[Dialogue]) -> list[Conversati
             reasons=reasons,
             asker_stop=stop if stop in ASKER_STOPS else "",
         )
+    if unanswered:
+        console.print(f"{unanswered:,} dialogues of {visible(model)} have no answer; not judged")
     return list(found.values())

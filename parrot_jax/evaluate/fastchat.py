@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 from parrot_jax.core.files import atomic_write
 from parrot_jax.dialogue.raw_rows import BrokenRowError
-from parrot_jax.evaluate.rows import count_at, name_at, text_at
+from parrot_jax.evaluate.rows import count_at, name_at, text_at, unicode_at
 
 FOLDER = "model_judgment"
 """In the folder of a run."""
@@ -50,7 +50,7 @@ def parse_judgment(row: dict[str, Any]) -> GradedTurn | ComparedTurn:
             (name_at(row, "model_1"), name_at(row, "model_2")),
             name_at(row, "question_id"),
             count_at(row, "turn"),
-            _judge(row),
+            judge_at(row),
             (_text(row, "g1_judgment"), _text(row, "g2_judgment")),
             (_winner(row, "g1_winner"), _winner(row, "g2_winner")),
         )
@@ -58,22 +58,28 @@ def parse_judgment(row: dict[str, Any]) -> GradedTurn | ComparedTurn:
         name_at(row, "model"),
         name_at(row, "question_id"),
         count_at(row, "turn"),
-        _judge(row),
+        judge_at(row),
         _text(row, "judgment"),
         row.get("score"),
     )
 
 
-def _judge(row: dict[str, Any]) -> str:
-    """The judge's model. FastChat's second entry names the prompt, one per kind of question."""
+def judge_at(row: dict[str, Any]) -> str:
+    """The judge's model; empty if none is named.
+
+    FastChat's second entry names the prompt, one per kind of question.
+
+    Raises:
+      BrokenRowError: It is not a name.
+    """
     judge = row.get("judge")
+    if isinstance(judge, list) and judge:
+        judge = judge[0]
     if judge is None:
         return ""
-    if isinstance(judge, list) and judge and isinstance(judge[0], str):
-        return judge[0]
-    if isinstance(judge, str):
-        return judge
-    raise BrokenRowError("no name in `judge`", f"found {judge!r:.60}")
+    if not isinstance(judge, str):
+        raise BrokenRowError("no name in `judge`", f"found {judge!r:.60}")
+    return unicode_at("judge", judge)
 
 
 def _text(row: dict[str, Any], key: str) -> str:

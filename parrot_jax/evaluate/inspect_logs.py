@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from parrot_jax.core.errors import UserError, disk_full_is_a_user_error
 from parrot_jax.core.paths import require_local_folder
-from parrot_jax.evaluate.rows import Rejected, optional_text, read_rows
+from parrot_jax.evaluate.rows import Rejected, read_rows
 from parrot_jax.evaluate.scores import Grade, Scores, grade_files, parse_grade
 from parrot_jax.version import __version__
 
@@ -132,8 +132,8 @@ def _log(label: str, judged: Sequence[_Judged]) -> Any:
 def _sample(judged: _Judged) -> dict[str, Any]:
     """One judgment as Inspect's `EvalSample`."""
     grade, row = judged
-    shown = optional_text(row, "user_prompt") or optional_text(row, "question")
-    answer = optional_text(row, "answer")
+    shown = _text(row, "user_prompt") or _text(row, "question")
+    answer = _text(row, "answer")
     sample: dict[str, Any] = {
         "id": f"{grade.place.question}-{grade.place.turn}",
         "epoch": 1 + grade.repeat,
@@ -159,11 +159,17 @@ def _sample(judged: _Judged) -> dict[str, Any]:
     if grade.failed:
         sample["error"] = {"message": grade.reason, "traceback": "", "traceback_ansi": ""}
     else:
-        sample["scores"] = {_SCORER: _score(grade, optional_text(row, "judgment"))}
+        sample["scores"] = {_SCORER: _score(grade, _text(row, "judgment"))}
     at = row.get("tstamp")
     if isinstance(at, int | float) and 0 < at < 2**33:
         sample["completed_at"] = datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")
     return sample
+
+
+def _text(row: dict[str, Any], key: str) -> str:
+    """The text under a key; empty if it is absent or something else."""
+    value = row.get(key)
+    return value if isinstance(value, str) else ""
 
 
 def _score(grade: Grade, judgment: str) -> Any:

@@ -7,6 +7,7 @@ from parrot_jax.api.endpoint_config import JobEndpointConfig
 from parrot_jax.core.errors import UserError
 from parrot_jax.core.paths import require_local_folder
 from parrot_jax.dialogue.sources import SourceConfig
+from parrot_jax.evaluate.answer_config import check_label
 
 MAX_ATTEMPTS = 100
 """Steps of the journal for one judgment."""
@@ -81,5 +82,14 @@ class JudgeConfig:
             raise UserError("there is nothing to judge; set `answers` or `dialogues`.")
         if self.answers and self.benchmark is None:
             raise UserError("`answers` has no questions; set `benchmark` to the file of them.")
+        for key in ("benchmark", "references"):
+            if not self.answers and getattr(self, key) is not None:
+                raise UserError(f"`{key}` is for `answers` only; remove it, or set `answers`.")
+        check_label(self.label, "the name in judge.model")
         if self.baseline is not None and self.mode != "pairwise":
             raise UserError("`baseline` is for `mode: pairwise` only; remove it.")
+
+    @property
+    def label(self) -> str:
+        """The judge's name in tables and files."""
+        return self.judge.model.rstrip("/").rpartition("/")[2]

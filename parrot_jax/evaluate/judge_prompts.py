@@ -177,6 +177,13 @@ def _check_slots(prompt: JudgePrompt) -> None:
         if wrong:
             named = ", ".join(f"{{{_name(slot)}}}" for slot in sorted(wrong))
             raise BrokenRowError(f"{what} slots", f"prompt {prompt.name!r}: {named}")
+    first, last = prompt.slots[0], prompt.slots[-1]
+    if prompt.is_multi_turn and (first.turn, last.turn) != (1, 2):
+        raise BrokenRowError(
+            "slots in a wrong order",
+            f"prompt {prompt.name!r}: {{{_name(first)}}} is the first and {{{_name(last)}}} the "
+            "last; turn 1 comes first and turn 2 last",
+        )
 
 
 def _parse(template: str) -> list[str | Slot]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -36,6 +37,7 @@ from parrot_jax.evaluate.sheets import read_sheets
 _SPEAKER = "judge"
 _JUDGED, _UNCLEAR = "judged", "unclear"
 JOURNAL = "journal.sqlite"
+_DATE = re.compile(r"-(?:\d{4}|\d{8}|\d{4}-\d\d-\d\d)(?:-preview)?$")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +125,7 @@ async def _judge(config: JudgeConfig) -> JudgeSummary:
                 *(_failed_row(config, one) for one in failed),
             ]
             kind = "single" if config.mode == "single" else "pair"
-            file = write_judgments(Path(config.out), _judge_name(config), kind, rows)
+            file = write_judgments(Path(config.out), config.label, kind, rows)
         counts = reader.counts().speakers.get(_SPEAKER, SpeakerCounts())
         return JudgeSummary(
             file=file,
@@ -171,8 +173,10 @@ class _Judging:
         Returns:
           Whether a reply is clear; None if a request has no reply.
         """
-        for step in self._steps(task, repeat, order):
+        for attempt, step in enumerate(self._steps(task, repeat, order)):
             reply = replies.get(step)
+            if reply is None and attempt >= self.config.attempts:
+                break
             if reply is None:
                 body = request_body(
                     self.config.judge,
@@ -193,9 +197,12 @@ class _Judging:
         return False
 
     def _steps(self, task: Task, repeat: int, order: int) -> range:
-        """The steps of one judgment in the journal: one per attempt."""
+        """The steps of one judgment in the journal: one per attempt.
+
+        Replies count even beyond `attempts`, so that a lower value takes no grade away.
+        """
         first = (repeat * len(task.requests) + order) * MAX_ATTEMPTS
-        return range(first, first + self.config.attempts)
+        return range(first, first + MAX_ATTEMPTS)
 
     def rows(self, number: int) -> Iterator[dict[str, Any]]:
         """The judgments of a turn as rows of FastChat's `model_judgment/`, with a few more keys."""
@@ -207,7 +214,7 @@ class _Judging:
                 for order in range(len(task.requests))
             ]
             row = _row(self.config, task.conversations, task.turn) | {"repeat": repeat}
-            row["judge"] = [_judge_name(self.config), task.prompt.name]
+            row["judge"] = [self.config.label, task.prompt.name]
             row["prompt_sha256"] = task.prompt.sha256
             verdicts = [
                 task.read(one.reply, order) if one else None for order, one in enumerate(last)
@@ -296,7 +303,13 @@ def _warn_of_equal_models(config: JudgeConfig, conversations: Sequence[Conversat
 
 
 def _bare(model: str) -> str:
-    return model.rstrip("/").rpartition("/")[2].lower()
+    """The name without organisation and date.
+
+    >>> _bare("openai/gpt-4-0613"), _bare("gpt-4-0125-preview"), _bare("claude-3-opus-20240229")
+    ('gpt-4', 'gpt-4', 'claude-3-opus')
+    """
+    name = model.rstrip("/").rpartition("/")[2].lower()
+    return _DATE.sub("", name)
 
 
 def _row(config: JudgeConfig, conversations: Sequence[Conversation], turn: int) -> dict[str, Any]:
@@ -310,7 +323,7 @@ def _row(config: JudgeConfig, conversations: Sequence[Conversation], turn: int) 
         "turn": turn,
         "history": first.history,
         "category": first.category,
-        "judge": [_judge_name(config), ""],
+        "judge": [config.label, ""],
     }
 
 
@@ -352,10 +365,6 @@ def _fingerprint(exchange: Exchange) -> str | None:
 
 def _last(by_step: Mapping[int, Exchange], steps: range) -> Exchange | None:
     return next((by_step[step] for step in reversed(steps) if step in by_step), None)
-
-
-def _judge_name(config: JudgeConfig) -> str:
-    return config.judge.model.rstrip("/").rpartition("/")[2]
 
 
 def _check_same(

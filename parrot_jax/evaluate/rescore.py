@@ -16,7 +16,7 @@ import numpy as np
 from parrot_jax.core.errors import UserError
 from parrot_jax.dialogue.raw_rows import printable
 from parrot_jax.evaluate.fastchat import ComparedTurn, GradedTurn, parse_judgment
-from parrot_jax.evaluate.rows import Rejected, check_paths, read_rows
+from parrot_jax.evaluate.rows import Rejected, by_name, check_paths, read_files
 from parrot_jax.evaluate.scores import clustered_interval
 from parrot_jax.evaluate.verdicts import read_comparison, read_grade
 
@@ -128,10 +128,10 @@ class Rescored:
     def models(self) -> dict[str, ModelScores]:
         """By name; a model that several judges judged has one entry per judge."""
         judges = Counter(model for model, _ in self.graded)
-        return {
-            model if judges[model] == 1 else f"{model} ({judge or 'unnamed judge'})": scores
+        return by_name(
+            (model if judges[model] == 1 else f"{model} ({judge or 'unnamed judge'})", scores)
             for (model, judge), scores in sorted(self.graded.items())
-        }
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The figures as a JSON object, models by name."""
@@ -162,12 +162,11 @@ def rescore(paths: Sequence[Path | str]) -> Rescored:
     """
     check_paths(paths)
     found = Rescored()
-    for path in paths:
-        for row in read_rows(path, parse_judgment, found.rejected):
-            if isinstance(row, GradedTurn):
-                _add_grade(found, row, path)
-            else:
-                _add_comparison(found, row, path)
+    for path, row in read_files(paths, parse_judgment, found.rejected):
+        if isinstance(row, GradedTurn):
+            _add_grade(found, row, path)
+        else:
+            _add_comparison(found, row, path)
     if not (found.graded or found.compared):
         raise UserError(
             f"no judgment was found in {', '.join(map(str, paths))}: {found.rejected.first()}. "

@@ -117,6 +117,8 @@ class _Session:
                 return key, ""
             elif not (text := self._read("the question in one line: ").strip()):
                 console.print("an edit needs a text; choose again")
+            elif visible(text) != text:
+                console.print(f"{visible(text)[:80]!r} has a control character; choose again")
             else:
                 # An unchanged text keeps its author and its reference.
                 return ("a", "") if text == old else (key, text)

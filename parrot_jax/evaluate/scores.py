@@ -11,17 +11,24 @@ import numpy as np
 from parrot_jax.core.errors import UserError
 from parrot_jax.dialogue.raw_rows import BrokenRowError, printable
 from parrot_jax.evaluate.answer_config import History
-from parrot_jax.evaluate.fastchat import FOLDER
+from parrot_jax.evaluate.fastchat import FOLDER, judge_at
 from parrot_jax.evaluate.rows import (
     Rejected,
+    by_name,
     count_at,
     name_at,
     number_at,
     optional_text,
-    read_rows,
+    read_files,
 )
+from parrot_jax.evaluate.sheets import MAX_REASON, model_id_of
 from parrot_jax.evaluate.verdicts import SCALE
 from parrot_jax.intervals.bootstrap import ratio_intervals
+
+_MOST = 1e6
+"""The ends of a scale are not farther from 0."""
+_AT_ONCE = 200
+"""Means whose resamples are in memory at once."""
 
 
 class Place(NamedTuple):
@@ -136,19 +143,18 @@ class Series:
     def noise(self) -> float | None:
         """The judge's own noise: the standard error that it gives the overall mean.
 
-        It is the standard deviation of the ratings of one answer, pooled over answers that were
-        judged at least twice, divided by the root of the number of ratings.
+        It follows from the standard deviation of the ratings of one answer, pooled over answers
+        that were judged at least twice; an answer's score is the mean of its ratings.
 
         Returns:
           None if no answer was judged twice.
         """
-        repeated = [list(cell.ratings.values()) for cell in self.cells.values()]
-        squares = sum(float(np.var(ratings)) * len(ratings) for ratings in repeated if ratings)
-        free = sum(len(ratings) - 1 for ratings in repeated if ratings)
+        rated = [list(cell.ratings.values()) for cell in self.cells.values() if cell.ratings]
+        free = sum(len(ratings) - 1 for ratings in rated)
         if free < 1:
             return None
-        count = sum(map(len, repeated))
-        return float(np.sqrt(squares / free / count))
+        variance = sum(float(np.var(ratings)) * len(ratings) for ratings in rated) / free
+        return float(np.sqrt(variance * sum(1 / len(ratings) for ratings in rated)) / len(rated))
 
 
 @dataclass
@@ -162,12 +168,14 @@ class Scores:
     def labels(self) -> dict[str, Series]:
         """The series by a name that tells them apart."""
         judges = {judge for _, _, judge in self.series}
-        return {
-            model
-            + (f"@{history}" if history != "own" else "")
-            + (f" ({judge})" if len(judges) > 1 else ""): series
+        return by_name(
+            (
+                model_id_of(model, history)
+                + (f" ({judge or 'unnamed judge'})" if len(judges) > 1 else ""),
+                series,
+            )
             for (model, history, judge), series in sorted(self.series.items(), key=_order)
-        }
+        )
 
 
 def _order(item: tuple[tuple[str, History, str], Series]) -> tuple[str, int, str]:
@@ -205,28 +213,45 @@ def read_scores(paths: Sequence[Path | str]) -> Scores:
       UserError: There are no judgments, or a turn was judged twice by the same judge.
     """
     found = Scores()
-    for path in paths:
-        for file in grade_files(path):
-            for row in read_rows(file, parse_grade, found.rejected):
-                _add(found, row, file)
+    files = [file for path in paths for file in grade_files(path)]
+    for file, row in read_files(files, parse_grade, found.rejected):
+        _add(found, row, file)
     if not found.series:
         raise UserError(f"{', '.join(map(str, paths))} has no grades: {found.rejected.first()}.")
     return found
 
 
-def read_series(name: str) -> tuple[str, Series]:
-    """One series by `RUN`, `RUN:MODEL` or `RUN:MODEL@HISTORY`.
+def read_series(names: Sequence[str]) -> tuple[list[tuple[str, Series]], Rejected]:
+    """Series by `RUN`, `RUN:MODEL` or `RUN:MODEL@HISTORY`.
 
     Returns:
-      Its label and the series.
+      Each with a label that tells it from the others, and the rejected rows.
 
     Raises:
       UserError: There is no such run or model, or the run has several and none is named.
     """
-    path, label = name, ""
-    if not Path(name).exists() and ":" in name:
-        path, _, label = name.rpartition(":")
-    named = read_scores([path]).labels()
+    places = [_run_and_label(name) for name in names]
+    runs = {path: read_scores([path]) for path in dict.fromkeys(path for path, _ in places)}
+    rejected = Rejected()
+    for run in runs.values():
+        rejected.update(run.rejected)
+    found = [_chosen(path, label, runs[path].labels()) for path, label in places]
+    if len({label for label, _ in found}) < len(found):
+        found = [(name, series) for name, (_, series) in zip(names, found, strict=True)]
+    return found, rejected
+
+
+def _run_and_label(name: str) -> tuple[str, str]:
+    """Splits RUN:MODEL; both may contain colons, so the run is the longest path that exists."""
+    ends = [len(name), *(at for at in reversed(range(len(name))) if name[at] == ":")]
+    for end in ends:
+        if Path(name[:end]).exists():
+            return name[:end], name[end + 1 :]
+    path, _, label = name.rpartition(":")
+    return (path, label) if path else (name, "")
+
+
+def _chosen(path: str, label: str, named: dict[str, Series]) -> tuple[str, Series]:
     if label:
         if label not in named:
             raise UserError(f"{path} has no {label!r}; it has {', '.join(named)}.")
@@ -251,6 +276,11 @@ def grade_files(path: Path | str) -> list[Path]:
     if not folder.is_dir():
         return [folder]
     files = sorted(folder.glob(f"{FOLDER}/*_single.jsonl"))
+    if pairs := sorted(folder.glob(f"{FOLDER}/*_pair.jsonl")) if not files else []:
+        raise UserError(
+            f"{path} has comparisons and no grades; `parrot evaluate rescore {pairs[0]}` counts "
+            "wins and ties."
+        )
     if not files:
         raise UserError(
             f"{path} has no grades: {FOLDER}/*_single.jsonl is missing. `parrot evaluate judge` "
@@ -265,9 +295,6 @@ def parse_grade(row: dict[str, Any]) -> Grade:
     Raises:
       BrokenRowError: A key is missing, has a wrong type, or the score is out of its range.
     """
-    judge = row.get("judge")
-    if isinstance(judge, list) and judge:
-        judge = judge[0]
     history = row.get("history", "own")
     if history not in get_args(History):
         raise BrokenRowError("unknown `history`", printable(repr(history), 40))
@@ -275,23 +302,28 @@ def parse_grade(row: dict[str, Any]) -> Grade:
     score = number_at(row, "score")
     if "score" not in row:
         raise BrokenRowError("no `score`", "rows of pairs have none")
-    if score == -1:  # FastChat's mark of a text without a rating
+    if score == -1 < low:  # FastChat's mark of a text without a rating
         score = None
     if score is not None and not low <= score <= high:
         raise BrokenRowError("a score out of range", f"{score:g} is not from {low:g} to {high:g}")
     reason = row.get("reason")
+    failed = row.get("failed", False)
+    if not isinstance(failed, bool):
+        raise BrokenRowError("no truth value in `failed`", printable(repr(failed), 40))
+    if failed and score is not None:
+        raise BrokenRowError("a score of a turn without an answer", f"{score:g}")
     repeat = row.get("repeat", 0)
     if type(repeat) is not int or repeat < 0:
         raise BrokenRowError("no count in `repeat`", printable(repr(repeat), 40))
     return Grade(
         model=name_at(row, "model").removesuffix(f"@{history}"),
         history=history,
-        judge=judge if isinstance(judge, str) else "",
+        judge=judge_at(row),
         place=Place(name_at(row, "question_id"), count_at(row, "turn")),
         repeat=repeat,
         score=score,
-        failed=row.get("failed") is True,
-        reason=reason if isinstance(reason, str) else "no rating",
+        failed=failed,
+        reason=printable(reason, MAX_REASON) if isinstance(reason, str) else "no rating",
         category=optional_text(row, "category"),
         asker_stop=optional_text(row, "asker_stop"),
         scale=(low, high),
@@ -301,12 +333,12 @@ def parse_grade(row: dict[str, Any]) -> Grade:
 def _scale(row: dict[str, Any]) -> tuple[float, float]:
     scale = row.get("scale", SCALE)
     match scale:
-        case [int() | float() as low, int() | float() as high] if low < high:
+        case [int() | float() as low, int() | float() as high] if -_MOST <= low < high <= _MOST:
             return float(low), float(high)
     raise BrokenRowError("no `scale`", f"{printable(repr(scale), 40)} is not [lowest, highest]")
 
 
-def _add(found: Scores, row: Grade, file: Path) -> None:
+def _add(found: Scores, row: Grade, file: Path | str) -> None:
     key = (row.model, row.history, row.judge)
     series = found.series.setdefault(key, Series(*key, scale=row.scale))
     if series.scale != row.scale:
@@ -344,16 +376,28 @@ def clustered_interval(
     Returns:
       Both ends; None with values of fewer than two questions.
     """
-    places = {name: at for at, name in enumerate(dict.fromkeys(name for name, _ in values))}
-    if len(places) < 2:
-        return None, None
-    sums, counts = np.zeros((len(places), 1)), np.zeros((len(places), 1))
-    for name, value in values:
-        sums[places[name]] += value
-        counts[places[name]] += 1
+    return clustered_intervals([values], level=level)[0]
+
+
+def clustered_intervals(
+    columns: Sequence[Sequence[tuple[str, float]]], *, level: float
+) -> list[tuple[float | None, float | None]]:
+    """The same for many means, from the same resamples."""
     resamples = 1000 if level <= 0.99 else 10_000
-    ((low, high),) = ratio_intervals(sums, counts, level=level, resamples=resamples)
-    return float(low), float(high)
+    places = {name: at for at, name in enumerate({name: 0 for c in columns for name, _ in c})}
+    found: list[tuple[float | None, float | None]] = []
+    for start in range(0, len(columns), _AT_ONCE):
+        part = columns[start : start + _AT_ONCE]
+        sums, counts = np.zeros((2, len(places), len(part)))
+        for column, values in enumerate(part):
+            for name, value in values:
+                sums[places[name], column] += value
+                counts[places[name], column] += 1
+        ends = ratio_intervals(sums, counts, level=level, resamples=resamples)
+        found += [
+            (None, None) if np.isnan(low) else (float(low), float(high)) for low, high in ends
+        ]
+    return found
 
 
 def reasons(series: Sequence[Series]) -> Iterator[tuple[str, Counter[str]]]:

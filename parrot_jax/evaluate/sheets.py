@@ -17,7 +17,10 @@ from parrot_jax.core.errors import UserError
 from parrot_jax.core.files import atomic_write
 from parrot_jax.dialogue.raw_rows import BrokenRowError, printable
 from parrot_jax.evaluate.answer_config import History
-from parrot_jax.evaluate.rows import Rejected, name_at, read_rows
+from parrot_jax.evaluate.rows import Rejected, name_at, read_rows, unicode_at
+
+MAX_REASON = 400
+"""Characters of a reason in a file."""
 
 _FOLDER = "model_answer"
 _INCOMPLETE = "incomplete.jsonl"
@@ -132,6 +135,8 @@ def read_sheets(path: Path | str) -> list[Sheet]:
             f"{rejected.first()}; all rows of an answer file must be valid, and "
             f"{rejected.reasons.total():,} are not."
         )
+    if not sheets:
+        raise UserError(f"{path} has no answers; `parrot evaluate answer` writes them.")
     seen = Counter((sheet.model_id, str(sheet.question_id)) for sheet in sheets)
     for (model, question), times in seen.items():
         if times > 1:
@@ -163,11 +168,11 @@ def parse_sheet(row: dict[str, Any]) -> Sheet:
     for turn, text in enumerate(turns, 1):
         if not (text is None or isinstance(text, str)):
             raise BrokenRowError("an answer that is not text", printable(repr(text), 40))
-        answer, reason = usable_answer(text)
+        answer, reason = usable_answer(None if text is None else unicode_at("turns", text))
         answers.append(answer)
         if answer is None:
             given = missing.get(str(turn)) if isinstance(missing, dict) else None
-            reasons[turn] = given if isinstance(given, str) else reason
+            reasons[turn] = printable(given, MAX_REASON) if isinstance(given, str) else reason
     return Sheet(
         model=model if history == "own" else model.removesuffix(f"@{history}"),
         question_id=row["question_id"],

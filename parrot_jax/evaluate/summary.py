@@ -1,10 +1,12 @@
 """The report as tables and JSON, without formatting."""
 
+import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
+from parrot_jax.evaluate.answer_config import History
 from parrot_jax.evaluate.comparing import Pair, differences
 from parrot_jax.evaluate.scores import Estimate, Scores, Series, reasons
 from parrot_jax.report.page import Table
@@ -42,24 +44,27 @@ class Report:
 def make_report(scores: Scores) -> Report:
     """Computes all differences."""
     named = scores.labels()
-    by_model: dict[tuple[str, str], list[tuple[str, Series]]] = {}
-    for label, one in named.items():
-        by_model.setdefault((one.model, one.judge), []).append((label, one))
     pairs = [
         pair
-        for history in ("own", "reference", "none")
-        for pair in differences(
-            [(label, one) for label, one in named.items() if one.history == history]
-        )
-        if named[pair.first].judge == named[pair.second].judge
+        for history in get_args(History)
+        for pair in itertools.combinations(named.items(), 2)
+        if all(one.history == history for _, one in pair) and _are_alike(*pair)
     ]
-    histories = []
-    for group in by_model.values():
-        own = [(label, one) for label, one in group if one.history == "own"]
-        if own:
-            others = [(label, one) for label, one in group if one.history != "own"]
-            histories += [pair for pair in differences([*own, *others]) if pair.first == own[0][0]]
-    return Report(named=named, scores=scores, pairs=pairs, histories=histories)
+    histories = [
+        (own, other)
+        for own, other in itertools.product(named.items(), named.items())
+        if own[1].history == "own" != other[1].history
+        and own[1].model == other[1].model
+        and _are_alike(own, other)
+    ]
+    return Report(
+        named=named, scores=scores, pairs=differences(pairs), histories=differences(histories)
+    )
+
+
+def _are_alike(first: tuple[str, Series], second: tuple[str, Series]) -> bool:
+    """Whether scores can be compared: by the same judge, on the same scale."""
+    return first[1].judge == second[1].judge and first[1].scale == second[1].scale
 
 
 def overall_table(report: Report) -> Table:

@@ -18,7 +18,15 @@ import numpy as np
 
 from parrot_jax.core.errors import UserError
 from parrot_jax.dialogue.raw_rows import BrokenRowError
-from parrot_jax.evaluate.rows import Rejected, check_paths, name_at, number_at, read_rows
+from parrot_jax.evaluate.rows import (
+    Rejected,
+    by_name,
+    check_paths,
+    name_at,
+    number_at,
+    optional_text,
+    read_files,
+)
 from parrot_jax.intervals.bootstrap import ratio_intervals
 
 _DRAW = 0.0
@@ -120,10 +128,15 @@ class WinRates:
     def models(self) -> dict[str, WinRate]:
         """By name; with annotator and baseline where a model has several of them."""
         entries = Counter(model for model, _, _ in self.annotated)
-        return {
-            model if entries[model] == 1 else f"{model} ({annotator} against {baseline})": rate
+        return by_name(
+            (
+                model
+                if entries[model] == 1
+                else f"{model} ({annotator or 'unnamed annotator'} against {baseline})",
+                rate,
+            )
             for (model, annotator, baseline), rate in sorted(self.annotated.items())
-        }
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The figures as a JSON object, models by name."""
@@ -141,12 +154,13 @@ def parse_annotation(row: dict[str, Any]) -> Annotation:
     """
     preference = number_at(row, "preference")
     if preference is not None and preference != _DRAW and not 1 <= preference <= 2:
-        raise BrokenRowError("a preference out of range", f"{preference:g} is not 0 or in [1, 2]")
+        detail = f"{row['preference']} is not 0 or in [1, 2]"
+        raise BrokenRowError("a preference out of range", detail)
     return Annotation(
         name_at(row, "generator_2"),
         name_at(row, "generator_1"),
         name_at(row, "instruction"),
-        str(row.get("annotator", "")),
+        optional_text(row, "annotator"),
         1.5 if preference == _DRAW else preference,
     )
 
@@ -170,17 +184,16 @@ def win_rates(paths: Sequence[Path | str]) -> WinRates:
     """
     check_paths(paths)
     found = WinRates()
-    for path in paths:
-        for row in read_rows(path, parse_annotation, found.rejected):
-            rate = found.annotated.setdefault(
-                (row.model, row.annotator, row.baseline), WinRate(row.baseline, row.annotator)
-            )
-            rate.annotations += 1
-            wins = rate.by_instruction.setdefault(row.instruction, [])
-            if row.preference is not None:
-                wins.append(row.preference - 1)
-            elif len(found.examples) < _MAX_EXAMPLES:
-                found.examples.append(f"{path}: {row.model}: {row.instruction[:60]!r}")
+    for path, row in read_files(paths, parse_annotation, found.rejected):
+        rate = found.annotated.setdefault(
+            (row.model, row.annotator, row.baseline), WinRate(row.baseline, row.annotator)
+        )
+        rate.annotations += 1
+        wins = rate.by_instruction.setdefault(row.instruction, [])
+        if row.preference is not None:
+            wins.append(row.preference - 1)
+        elif len(found.examples) < _MAX_EXAMPLES:
+            found.examples.append(f"{path}: {row.model}: {row.instruction[:60]!r}")
     if not found.annotated:
         raise UserError(
             f"no annotation was found in {', '.join(map(str, paths))}: {found.rejected.first()}. "

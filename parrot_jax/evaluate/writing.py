@@ -48,6 +48,9 @@ def write_report(report: Report, out: Path) -> list[Path]:
         for name, picture in zip(names, pictures, strict=True):
             with atomic_write(out / name) as file:
                 file.write(picture.chart.wide)
+        for old in out.glob("figure4-[0-9]*.svg"):  # of a report with more models
+            if old.name not in names:
+                old.unlink()
         write_json(out / "report.json", report.to_json())
         with atomic_write(out / "report.md") as file:
             file.write(_markdown(report, pictures, names))
@@ -57,7 +60,7 @@ def write_report(report: Report, out: Path) -> list[Path]:
 
 def _pictures(report: Report) -> Iterator[Picture]:
     """Figure 4: the curve of each model by turn; then the histories of one model in one chart."""
-    ranked = _ranked(report)
+    ranked = [(label, one) for label, one in _ranked(report) if one.estimate().scored]
     own = [(label, one) for label, one in ranked if one.history == "own"]
     y_range = _range([one for _, one in ranked])
     # More colours than three are hard to distinguish.
@@ -107,8 +110,6 @@ def _curves(
     for (name, one), hue in zip(named, _HUES, strict=False):
         found = {turn: one.estimate(turn=turn) for turn in one.turns()}
         scored = {turn: e for turn, e in found.items() if e.mean is not None}
-        if not scored:
-            continue
         lines.append(
             Line(
                 name=name,

@@ -4,8 +4,8 @@ import re
 
 from parrot_jax.core.logs import visible
 
-# Halves of surrogate pairs, which UTF-8 cannot encode, and two code points that XML forbids.
-_UNFIT = re.compile("[\ud800-\udfff\ufffe\uffff]")
+# Two code points that XML forbids.
+_UNFIT = re.compile("[\ufffe\uffff]")
 
 
 def fit_text(text: str) -> str:

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from parrot_jax.core import logs
-from parrot_jax.core.logs import Pace, duration
+from parrot_jax.core.logs import Pace, duration, visible
 
 
 @pytest.mark.parametrize(
@@ -39,3 +39,9 @@ def test_the_time_left_leaves_out_what_came_before_the_first_look(
         "eval: 21 of 100 rows, about 1 min 12 s left",
         "eval: 51 of 100 rows, about 49 s left",
     ]
+
+
+def test_text_is_safe_to_print() -> None:
+    # Half of a surrogate pair stops the printing, U+202E reverses the rest of the line.
+    assert visible("a\ud800b\u202ec\x9b\x07") == "a\ufffdb\ufffdc\ufffd\u2407"
+    assert visible("שלום é 👨‍👩‍👧\t\n") == "שלום é 👨‍👩‍👧\t\n"

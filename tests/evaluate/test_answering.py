@@ -8,14 +8,20 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from parrot_jax.api.endpoint_config import JobEndpointConfig
 from parrot_jax.api.scripted_server import Scripted, ScriptedServer
 from parrot_jax.cli import main
+from parrot_jax.core.config import load_config
 from parrot_jax.core.errors import UserError
+from parrot_jax.evaluate.answer_config import AnswerConfig
+from parrot_jax.evaluate.answering import items_of
+from parrot_jax.evaluate.judge_config import JudgeConfig
 from parrot_jax.evaluate.sheets import read_sheets
 
 WriteBenchmark = Callable[..., Path]
@@ -83,7 +89,30 @@ def test_the_temperature_depends_on_the_category(
         assert Counter(body["temperature"] for body in server.bodies) == {0.7: 3, 0.0: 3}
         config = write_config("answerer", server.url, temperatures={"maths": 0.0})
         assert main(["evaluate", "answer", str(config)]) == 2
-    assert "temperatures has maths, but the categories of" in capsys.readouterr().err
+        assert "temperatures has maths, but the categories of" in capsys.readouterr().err
+        # The first question alone has no math, but the benchmark has.
+        config = write_config("answerer", server.url, temperatures={"math": 0.0}, limit=1)
+        assert [item.question.id for item in items_of(load_config(AnswerConfig, config))] == [81]
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("../x", "without slashes"), ("a\0b", "printable"), ("a\nb", "printable"),
+        ("\ud800", "printable"), (" ", "not blank"), ("é" * 101, "at most 200 bytes"),
+        ("m@none", "such an end marks the history"),
+    ],
+)  # fmt: skip
+def test_a_name_that_cannot_name_a_file_is_refused_before_anything_is_paid_for(
+    name: str, problem: str
+) -> None:
+    endpoint = JobEndpointConfig(base_url="http://127.0.0.1:9/v1", model="m")
+    with pytest.raises(UserError, match=problem):
+        AnswerConfig(out="runs/a", benchmark="q.jsonl", answerer=endpoint, name=name)
+    if problem.startswith(("printable", "at most")):
+        judge = replace(endpoint, model=f"org/{name}")
+        with pytest.raises(UserError, match=f"the name in judge.model is .* {problem}"):
+            JudgeConfig(out="runs/j", benchmark="q.jsonl", answers=("a",), judge=judge)
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,9 @@ def test_each_form_gives_the_same_question(tmp_path: Path) -> None:
         assert question.id == 1, name
         assert question.turns == ("Why?", "How?"), name
         assert question.references == ("A", "B"), name
+    blank = {"question_id": 1, "turns": ["Why?", "How?"], "reference": [" ", "B"]}
+    (question,) = read_benchmark(write(tmp_path / "blank.jsonl", blank))
+    assert question.references == (None, "B")
     last = {"messages": [{"role": "system", "content": "Be brief."},
                          {"role": "user", "content": "Why?"}]}  # fmt: skip
     (question,) = read_benchmark(write(tmp_path / "last.jsonl", last))
@@ -71,6 +74,13 @@ def test_each_form_gives_the_same_question(tmp_path: Path) -> None:
         ({"question_id": 2, "turns": ["Why?", None]}, "no text in `turns`: turn 2 is None"),
         ({"question_id": 2, "turns": ["Why?"], "reference": ["A", "B"]},
          "references that do not fit: 2 for 1 turns"),
+        ({"question_id": 2, "turns": ["Why?"], "reference": ["$ERROR$"]},
+         "a reference that is no answer: turn 1 is FastChat's $ERROR$"),
+        ({"question_id": 2, "turns": ["Why?"], "reference": [0]}, "no text in `reference`"),
+        ({"question_id": 2, "turns": ["Why?"], "category": 7}, "no text in `category`: found 7"),
+        ({"question_id": 2, "turns": ["Why?"], "system": ["Be brief."]}, "no text in `system`"),
+        ({"question_id": 2, "turns": ["Why \ud83d?"]}, "half of a surrogate pair in `turns`"),
+        ({"question_id": "\ud83d", "turns": ["Why?"]}, "half of a surrogate pair in `question_id`"),
         ({"question_id": None, "turns": ["Why?"]}, "no `question_id`: found None"),
         ({"messages": [{"role": "assistant", "content": "A"}, {"role": "user", "content": "B"}]},
          "a dialogue that needs repairs"),
@@ -119,6 +129,9 @@ def test_references_come_from_one_place(tmp_path: Path, capsys: pytest.CaptureFi
         read_benchmark(questions, references="best")
     write(file, answers(1, "A", "B"))
     with pytest.raises(UserError, match="question 1 has 2 references for 1 turns"):
+        read_benchmark(questions, references="good")
+    write(file, answers(1, "$ERROR$"))
+    with pytest.raises(UserError, match=r"good.jsonl:1: a reference that is no answer: turn 1 is"):
         read_benchmark(questions, references="good")
     write(file, answers(9, "A"))
     with pytest.raises(UserError, match="has references for none of the questions"):

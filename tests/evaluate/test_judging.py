@@ -151,6 +151,18 @@ def test_an_unclear_reply_is_asked_again_and_then_unscored(
     assert "failed" not in row
 
 
+def test_fewer_attempts_take_no_grade_away(
+    write_benchmark: WriteBenchmark, write_config: WriteConfig, write_answers: Any, tmp_path: Path
+) -> None:
+    write_benchmark([["Why?"]])
+    replies = iter(["Hm.", "Hm.", "[[7]]"])
+    with ScriptedServer(lambda _: Scripted(text=next(replies))) as server:
+        config = write_config("judge", server.url, answers=[str(write_answers("m", [["A 1"]]))])
+        for attempts in ("3", "1"):
+            assert main(["evaluate", "judge", str(config), "--attempts", attempts]) == 0
+            assert [row["score"] for row in rows_in(tmp_path / "judge")] == [7.0]
+
+
 def test_a_missing_answer_is_a_row_of_its_own_and_is_not_sent(
     write_benchmark: WriteBenchmark, write_config: WriteConfig, write_answers: Any,
     tmp_path: Path, capsys: pytest.CaptureFixture[str],
@@ -276,11 +288,13 @@ def test_any_dialogues_are_judged(
     messages = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "A 3"},
                 {"role": "user", "content": "How?"}, {"role": "assistant", "content": "A 5"},
                 {"role": "user", "content": "And?"}]  # fmt: skip
-    path.write_text(json.dumps({"id": "d1", "messages": messages}))
+    empty = {"id": "d2", "messages": messages[:1], "collection": {"stop": ["odd"]}}
+    path.write_text(f"{json.dumps({'id': 'd1', 'messages': messages})}\n{json.dumps(empty)}")
     with ScriptedServer(grade) as server:
         source = {"kind": "messages", "path": str(path), "name": "chat"}
         config = write_config("judge", server.url, benchmark=None, dialogues=[source])
         assert main(["evaluate", "judge", str(config)]) == 0
+    assert "1 dialogues of chat have no answer; not judged" in capsys.readouterr().out
     rows = rows_in(tmp_path / "judge")
     assert [(row["model"], row["question_id"], row["turn"], row["score"]) for row in rows] == [
         ("chat", "d1", 1, 3.0), ("chat", "d1", 2, 5.0),
@@ -291,7 +305,7 @@ def test_what_the_asker_did_wrong_is_counted_apart(
     write_config: WriteConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     messages = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "A 3"}]
-    stops = ["max_turns", "repeated_question", "refusal"]
+    stops = ["max_turns", "repeated_question", "refusal", ["odd"]]
     folder = tmp_path / "collection"
     folder.mkdir()
     (folder / "dialogues.jsonl").write_text("".join(
@@ -302,12 +316,12 @@ def test_what_the_asker_did_wrong_is_counted_apart(
         source = {"kind": "messages", "path": str(folder), "name": "chat"}
         config = write_config("judge", server.url, benchmark=None, dialogues=[source])
         assert main(["evaluate", "judge", str(config)]) == 0
-    assert len(server.bodies) == 3
+    assert len(server.bodies) == 4
     capsys.readouterr()
     assert main(["evaluate", "report", str(tmp_path / "judge"), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["models"]["chat"]
     # The refusal is a second turn without an answer; the repeated question is not.
-    assert (found["overall"]["scored"], found["overall"]["failed"]) == (3, 1)
+    assert (found["overall"]["scored"], found["overall"]["failed"]) == (4, 1)
     assert found["by_turn"]["2"]["failed"] == 1
     assert found["asker_stops"] == {"repeated_question": 1}
 
@@ -322,9 +336,12 @@ def test_a_judge_of_its_own_answers_is_warned_of(
 ) -> None:  # fmt: skip
     path = write_benchmark(QUESTIONS)
     references = write_answers("GPT-4", [["R1", "R2", "R3"]] * 2, of="references")
+    answers = write_answers("gpt-4-2024-08-06", ANSWERS)
     with ScriptedServer(grade) as server:
-        config = write_config("judge", server.url, answers=[str(write_answers("gpt-4", ANSWERS))],
-                              references=str(references), benchmark=str(path))  # fmt: skip
+        config = write_config(
+            "judge", server.url, answers=[str(answers)], references=str(references),
+            benchmark=str(path), endpoint={"model": "openai/gpt-4-0613"},
+        )  # fmt: skip
         assert main(["evaluate", "judge", str(config)]) == 0
     said = capsys.readouterr().out.replace("\n", " ")
     assert "warning: gpt-4 judges its own answers" in said
@@ -354,8 +371,26 @@ def test_inputs_that_do_not_fit_are_one_line(
     assert "has 1 answers to question 81, which has 3 turns" in refused(
         answers=[str(write_answers("n", [["A 1"]]))]
     )
+    nothing = write_answers("n", [])
+    assert "has no answers; `parrot evaluate answer` writes them" in refused(answers=[str(nothing)])
+    source = {"kind": "messages", "path": "d.jsonl", "name": "m"}
+    assert "`benchmark` is for `answers` only" in refused(dialogues=[source])
     assert "attempts is 0; it must be at least 1" in refused(answers=[one], attempts=0)
     assert "attempts is 101; it must be at most 100" in refused(answers=[one], attempts=101)
+
+
+def test_questions_without_answers_are_said(
+    write_benchmark: WriteBenchmark, write_config: WriteConfig, write_answers: Any,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    write_benchmark(QUESTIONS)
+    answers = [str(write_answers("m", ANSWERS[:1]))]
+    with ScriptedServer(grade) as server:
+        assert (
+            main(["evaluate", "judge", str(write_config("judge", server.url, answers=answers))])
+            == 0
+        )
+    assert "m has no answers to 1 of the 2 questions" in capsys.readouterr().out
 
 
 def test_another_judge_or_prompt_in_the_same_folder_is_refused(

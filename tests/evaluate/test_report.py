@@ -8,6 +8,10 @@ from typing import Any
 import pytest
 
 from parrot_jax.cli import main
+from parrot_jax.evaluate.answer_config import History
+from parrot_jax.evaluate.comparing import differences
+from parrot_jax.evaluate.scores import read_scores
+from parrot_jax.evaluate.summary import make_report
 
 
 def write_run(folder: Path, rows: list[dict[str, Any]]) -> Path:
@@ -18,7 +22,7 @@ def write_run(folder: Path, rows: list[dict[str, Any]]) -> Path:
 
 
 def rows(model: str, *, history: str = "own", shift: int = 0) -> list[dict[str, Any]]:
-    """Three questions of twelve turns; turn t of question q scores 9 - t // 3 + q - shift."""
+    """Twelve questions of twelve turns; turn t of question q scores 9 - t // 3 - q % 2 - shift."""
     return [
         {
             "question_id": q, "model": model if history == "own" else f"{model}@{history}",
@@ -26,7 +30,7 @@ def rows(model: str, *, history: str = "own", shift: int = 0) -> list[dict[str, 
             "category": ("math", "writing")[q % 2],
             "score": max(1, 9 - t // 3 - q % 2 - shift) + repeat % 2,
         }
-        for q in range(3) for t in range(1, 13) for repeat in range(2)
+        for q in range(12) for t in range(1, 13) for repeat in range(2)
     ]  # fmt: skip
 
 
@@ -34,10 +38,10 @@ def rows(model: str, *, history: str = "own", shift: int = 0) -> list[dict[str, 
 def run(tmp_path: Path) -> Path:
     evil = "<script>alert(1)</script> | [b]x[/b]"
     failed = {
-        "question_id": 9, "model": "a", "turn": 1, "history": "own", "judge": ["gpt-4", "p"],
+        "question_id": 99, "model": "a", "turn": 1, "history": "own", "judge": ["gpt-4", "p"],
         "score": None, "failed": True, "reason": evil,
     }  # fmt: skip
-    unscored = {**failed, "question_id": 10, "failed": False, "reason": "no [[number]]"}
+    unscored = {**failed, "question_id": 100, "failed": False, "reason": "no [[number]]"}
     return write_run(
         tmp_path / "run",
         [*rows("a"), *rows("b", shift=1), *rows("a", history="none", shift=3), failed, unscored],
@@ -50,14 +54,14 @@ def test_the_json_has_every_figure(run: Path, capsys: pytest.CaptureFixture[str]
     assert [*found["models"]] == ["a", "a@none", "b"]
     a = found["models"]["a"]
     # Two repeats: the mean of s and s + 1.
-    assert a["by_turn"]["1"]["mean"] == pytest.approx((9.5 + 8.5 + 9.5) / 3)
-    assert a["by_turn"]["12"]["mean"] == pytest.approx((5.5 + 4.5 + 5.5) / 3)
-    assert (a["overall"]["scored"], a["overall"]["unscored"], a["overall"]["failed"]) == (36, 1, 1)
+    assert a["by_turn"]["1"]["mean"] == 9.0
+    assert a["by_turn"]["12"]["mean"] == 5.0
+    assert (a["overall"]["scored"], a["overall"]["unscored"], a["overall"]["failed"]) == (144, 1, 1)
     assert a["overall"]["least"] < a["overall"]["mean"] < a["overall"]["most"]
     assert a["by_category"]["writing"]["mean"] == pytest.approx(
         a["by_category"]["math"]["mean"] - 1
     )
-    assert a["judge_noise"] == pytest.approx((0.5 / 72) ** 0.5)
+    assert a["judge_noise"] == pytest.approx((0.5 / 288) ** 0.5)
     (difference,) = found["differences"]
     assert (difference["a"], difference["b"], difference["mean"]) == ("a", "b", -1.0)
     (history,) = found["histories"]
@@ -97,5 +101,41 @@ def test_compare_prints_one_sentence(run: Path, capsys: pytest.CaptureFixture[st
     found = json.loads(capsys.readouterr().out)
     assert found["overall"]["mean"] == -1.0
     assert [*found["by_turn"]] == [str(turn) for turn in range(1, 13)]
+    path = run / "model_judgment" / "gpt-4_single.jsonl"
+    path.write_text(path.read_text() + "{broken\n")
+    assert main(["evaluate", "compare", f"{run}:a", f"{run}:b", "--json"]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["rejected"] == {"not valid JSON": 1}
+    assert "gpt-4_single.jsonl:" in printed.err
+    assert main(["evaluate", "compare", f"{run}:a", f"{run}:b"]) == 0
+    assert "rejected rows: not valid JSON 1" in capsys.readouterr().out
     assert main(["evaluate", "compare", str(run), str(run)]) == 2
     assert "has several models; name one" in capsys.readouterr().err
+
+
+def test_a_table_of_differences_is_one_family(tmp_path: Path) -> None:
+    """Two models with three histories have three differences, not three times one."""
+    histories: list[History] = ["own", "reference", "none"]
+    run = write_run(
+        tmp_path / "run",
+        [row for history in histories for shift, model in enumerate("ab")
+         for row in rows(model, history=history, shift=shift)],
+    )  # fmt: skip
+    scores = read_scores([run])
+    named, report = scores.labels(), make_report(scores)
+    models = [((f"a{end}", named[f"a{end}"]), (f"b{end}", named[f"b{end}"]))
+              for end in ("", "@reference", "@none")]  # fmt: skip
+    assert report.pairs == differences(models)
+    assert [(one.first, one.second) for one in report.histories] == [
+        ("a", "a@reference"), ("a", "a@none"), ("b", "b@reference"), ("b", "b@none"),
+    ]  # fmt: skip
+
+
+def test_a_report_without_any_score(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    unscored = {"question_id": 1, "model": "a", "turn": 1, "judge": ["gpt-4", "p"], "score": None}
+    run, out = write_run(tmp_path / "run", [unscored]), tmp_path / "report"
+    (out / "figure4-2.svg").parent.mkdir()
+    (out / "figure4-2.svg").write_text("of an earlier report")
+    assert main(["evaluate", "report", str(run), "--out", str(out)]) == 0
+    assert {path.name for path in out.iterdir()} == {"report.json", "report.md", "report.html"}
+    assert "no clear rating: no rating 1" in capsys.readouterr().out

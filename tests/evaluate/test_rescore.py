@@ -109,6 +109,9 @@ def test_a_second_judge_is_not_mixed_with_the_first(write: Any) -> None:
     assert {name: figures["mean"] for name, figures in models.items()} == {
         "m (gpt-4)": 8.0, "m (other)": 2.0,
     }  # fmt: skip
+    # No model is lost, whatever the names are.
+    models = rescore([write(grade("[[8]]"), other, grade("[[5]]", model="m (other)"))]).models
+    assert sorted(scores.to_json()["mean"] for scores in models.values()) == [2, 5, 8]
 
 
 def compare(first: str, second: str, **changes: Any) -> dict[str, Any]:
@@ -138,6 +141,7 @@ def test_rows_that_are_no_judgment_are_reported_with_file_and_line(
     path = write(
         grade("[[6]]"), "{broken", grade("[[7]]", turn=0), grade("[[7]]", model=""),
         {"question_id": 81}, "[1]",
+        grade("[[7]]", turn=10**9), grade("[[7]]", model="\ud800"), grade("\ud800 [[7]]"),
     )  # fmt: skip
     assert main(["evaluate", "rescore", str(path), "--json"]) == 0
     printed = capsys.readouterr()
@@ -145,7 +149,8 @@ def test_rows_that_are_no_judgment_are_reported_with_file_and_line(
     assert found["models"]["m"]["n"] == 1
     assert found["rejected"] == {
         "not valid JSON": 1, "no positive integer in `turn`": 1, "no `model`": 2,
-        "not an object": 1,
+        "not an object": 1, "`turn` is above 100,000": 1,
+        "half of a surrogate pair in `model`": 1, "half of a surrogate pair in `judgment`": 1,
     }  # fmt: skip
     assert f"{path}:3: no positive integer in `turn`: found 0" in printed.err
     assert main(["evaluate", "rescore", str(path)]) == 0
@@ -161,7 +166,13 @@ def test_files_that_cannot_be_rescored_are_refused(
         rescore([shared_data / "mt_bench" / "question.jsonl"])
     with pytest.raises(UserError, match="is a folder; name its files"):
         rescore([tmp_path])
+    empty = tmp_path / "empty.jsonl"
+    empty.write_text("\n")
+    with pytest.raises(UserError, match="empty.jsonl:1: a file without rows"):
+        rescore([empty])
     path = write(grade("[[1]]"))
+    # Among others, it is reported.
+    assert rescore([path, empty]).rejected.reasons == {"a file without rows": 1}
     with pytest.raises(UserError, match="was given twice"):
         rescore([path, str(path)])
     with pytest.raises(UserError, match="none.jsonl"):

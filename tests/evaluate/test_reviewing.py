@@ -119,10 +119,12 @@ def test_an_edit_withdraws_what_was_accepted_after_it(
 def test_an_edit_without_a_change_accepts_and_one_without_text_asks_again(
     decide: Callable[..., int], rows: Rows, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert decide("e", "Q2 of 81?", "e", " ", "x", "e", "New?", "q") == 0
+    keys = ["e", "Q2 of 81?", "e", " ", "x", "e", "Old\x1b[D?", "e", "\udcff", "e", "New?", "q"]
+    assert decide(*keys) == 0
     printed = capsys.readouterr().out
     assert "1 accepted, 1 edited" in printed
     assert "an edit needs a text; choose again" in printed
+    assert "'Old␛[D?' has a control character; choose again" in printed
     assert "'x' is no choice; type one of a, e, r, s, q" in printed
     assert rows()[0]["written_by"] == ["question.jsonl", "ask", "Ada (edited ask)", "ask"]
 
@@ -194,6 +196,8 @@ def test_control_characters_and_markup_are_shown_as_text(
         ({"rejected": [{"turn": 2, "text": "a", "written_by": "b"}]}, "no text in `rejected_by`"),
         ({"question_id": 81}, "the id 81 appears twice"),
         ({"turns": ["a", "b", "", "d"]}, "a turn without text"),
+        ({"written_by": ["a", "b", "\ud83d", "d"]}, "half of a surrogate pair in `written_by`"),
+        ({"note": "\ud83d"}, "half of a surrogate pair in `other keys`"),
         ({"seed_turns": 0}, "no positive integer in `seed_turns`"),
     ],
 )

@@ -1,5 +1,6 @@
 """Means, intervals, bounds and differences, on numbers a reader can check by eye."""
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,8 @@ def test_the_judges_noise_is_that_of_repeated_grades() -> None:
     one = series({("a", 1): [4, 6], ("b", 1): [7, 9]})
     assert one.noise() == pytest.approx(np.sqrt(2 / 4))
     assert series({("a", 1): 5}).noise() is None
+    # The mean of 5 and of (4 + 6) / 2: (2 + 2 / 2) / 2².
+    assert series({("a", 1): [4, 6], ("b", 1): 5}).noise() == pytest.approx(np.sqrt(3 / 4))
 
 
 def test_a_difference_is_over_the_turns_that_both_have() -> None:
@@ -79,7 +82,25 @@ def test_a_difference_is_over_the_turns_that_both_have() -> None:
     found = difference(first, second)
     assert found is not None
     assert (found.mean, found.turns, found.questions) == (2.5, 2, 2)
-    assert difference(first, second, turn=2) is None
+    # Two questions: an interval of their range means nothing.
+    assert (found.low, found.is_sure) == (None, False)
+    assert difference(first, series({("d", 1): 5})) is None
+
+
+@pytest.mark.parametrize(("questions", "is_sure"), [(5, False), (6, True)])
+def test_a_few_questions_that_agree_prove_nothing(questions: int, is_sure: bool) -> None:
+    """Of five questions, all have the same sign by chance in 6 % of cases, of six in 3 %."""
+    first = ("a", series({(str(n), 1): 5 for n in range(questions)}))
+    second = ("b", series({(str(n), 1): 6 for n in range(questions)}))
+    assert difference(first[1], second[1]).is_sure is is_sure
+    said = compare(first, second).sentence()
+    if is_sure:
+        assert said == "b is better than a by 1.00 (95 % interval +1.00 to +1.00)."
+    else:
+        assert said == (
+            "Only 5 questions have scores of both; with fewer than 6, it is not clear whether a or "
+            "b is better."
+        )
 
 
 def grades(shift: float, *, seed: int, turns: int = 2) -> dict[tuple[str, int], float]:
@@ -108,18 +129,26 @@ def test_the_sentence_is_only_as_sure_as_the_interval() -> None:
     assert same.sentence().endswith("unclear at each turn.")
     worse = compare(("b", series(grades(1, seed=2), "b")), first)
     assert worse.sentence().startswith("a is worse than b by 0.")
-    few = compare(("a", series({("q", 1): 5}, "a")), ("b", series({("q", 1): 9}, "b")))
-    assert few.sentence() == (
-        "Fewer than two questions have scores of both, so a and b cannot be compared."
-    )
+    lacking = series(grades(0, seed=3), "b")
+    lacking.cells[Place("7", 2)] = Cell(failed="filtered")
+    lacking.judge = "k"
+    said = compare(first, ("b", lacking)).sentence()
+    assert "1 turns lack a score of one or both and do not count." in said
+    assert said.endswith("The judges differ (j and k), which alone may make a difference.")
+    with pytest.raises(UserError, match="a and b have different scales: 1 to 10 and 0 to 1"):
+        compare(first, ("b", series(grades(0, seed=3), scale=(0, 1))))
     with pytest.raises(UserError, match="no scored turn in common"):
         compare(first, ("c", series({("z", 1): 5}, "c")))
 
 
 def test_intervals_of_several_comparisons_are_wider() -> None:
     named = [(name, series(grades(0, seed=n), name)) for n, name in enumerate("abcd")]
-    alone, among = differences(named[:2])[0].difference, differences(named)[0].difference
-    assert len(differences(named)) == 6
+    pairs = [*itertools.combinations(named, 2)]
+    alone, among = differences(pairs[:1])[0].difference, differences(pairs)[0].difference
+    assert len(differences(pairs)) == 6
+    # What has no turn in common is no comparison.
+    stranger = ("z", series({("z", 1): 5}))
+    assert differences([pairs[0], (named[0], stranger)])[0].difference == alone
     assert among.mean == alone.mean
     assert among.low is not None
     assert among.high is not None
@@ -134,14 +163,14 @@ def test_real_grades(shared_data: Path) -> None:
     named = read_scores([path]).labels()
     assert named["llama2_7b"].estimate().mean == 3.96875
     assert named["llama2_chat_7b"].estimate(turn=2).mean == 5.675
-    first, second = (read_series(f"{path}:{name}") for name in ("llama2_7b", "llama2_chat_7b"))
+    (first, second), _ = read_series([f"{path}:llama2_7b", f"{path}:llama2_chat_7b"])
     assert compare(first, second).sentence().startswith(
         "llama2_chat_7b is better than llama2_7b by 2.22"
     )  # fmt: skip
     with pytest.raises(UserError, match="has several models; name one"):
-        read_series(str(path))
+        read_series([str(path)])
     with pytest.raises(UserError, match="has no 'gpt-5'; it has finetune"):
-        read_series(f"{path}:gpt-5")
+        read_series([f"{path}:gpt-5"])
 
 
 def row(**changes: Any) -> dict[str, Any]:
@@ -161,18 +190,48 @@ def test_rows_are_read_strictly(tmp_path: Path) -> None:
         row(turn=5, history="all"), {"question_id": 1},
         row(model="m@none", history="none"), row(model="n", judge=["k", "p"]),
         row(turn=6, scale="ab"), row(turn=7, scale=[1]), row(turn=8, repeat=True),
+        row(turn=9, scale=[1, 10**400]), row(turn=10, failed="yes"), row(turn=11, failed=True),
+        row(turn=12, judge={"name": "j"}), row(turn=13, category=7), row(turn=14, model="\ud800"),
     )  # fmt: skip
     found = read_scores([path])
     assert [*found.labels()] == ["m (j)", "m@none (j)", "n (k)"]
     assert found.labels()["m (j)"].estimate().unscored == 1  # FastChat's -1
     assert found.rejected.reasons == {
         "a score out of range": 1, "no number in `score`": 1, "unknown `history`": 1,
-        "no `score`": 1, "no `scale`": 2, "no count in `repeat`": 1,
+        "no `score`": 1, "no `scale`": 3, "no count in `repeat`": 1,
+        "no truth value in `failed`": 1, "a score of a turn without an answer": 1,
+        "no name in `judge`": 1, "no text in `category`": 1,
+        "half of a surrogate pair in `model`": 1,
     }  # fmt: skip
     with pytest.raises(UserError, match="turn 1 of question 81 of m was judged twice by j"):
         read_scores([write(path, row(), row())])
     with pytest.raises(UserError, match=r"has no grades: .*_single.jsonl is missing"):
         read_scores([tmp_path])
+    (tmp_path / "model_judgment").mkdir()
+    write(tmp_path / "model_judgment" / "j_pair.jsonl", {"question_id": 1})
+    with pytest.raises(UserError, match=r"no grades; `parrot evaluate rescore .*j_pair.jsonl`"):
+        read_scores([tmp_path])
+    # -1 is FastChat's mark only where it is no score.
+    (signed,) = read_scores([write(path, row(scale=[-5, 5], score=-1))]).series.values()
+    assert signed.estimate().mean == -1
     exact = row(scale=[0, 1], score=1, question_id=82)
     with pytest.raises(UserError, match="graded from 0 to 1, and elsewhere from 1 to 10"):
         read_scores([write(path, row(), exact)])
+
+
+def test_two_models_never_share_a_label(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", row(model="m@none"), row(model="m@none", history="none"))
+    assert [(one.model, one.history) for one in read_scores([path]).labels().values()] == [
+        ("m", "none"), ("m@none", "own"),
+    ]  # fmt: skip
+
+
+def test_a_series_is_named_by_run_and_model(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", row(model="m"), row(model="n:7b"), {"question_id": 1})
+    other = write(tmp_path / "b.jsonl", row(model="m"))
+    named, rejected = read_series([f"{path}:n:7b", f"{path}:m"])
+    assert [label for label, _ in named] == ["n:7b", "m"]
+    assert rejected.reasons == {"no `score`": 1}
+    # One model in two runs: "m is better than m" would say nothing.
+    named, _ = read_series([f"{path}:m", str(other)])
+    assert [label for label, _ in named] == [f"{path}:m", str(other)]

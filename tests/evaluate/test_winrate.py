@@ -67,13 +67,14 @@ def test_invalid_rows_are_rejected_and_counted(
     path = write(
         tmp_path / "a.json",
         annotation(2), annotation(3), annotation(-1), annotation("2"), annotation(True),
-        {"instruction": "Why?"},
+        {"instruction": "Why?"}, annotation(2, annotator={"name": "j"}),
     )  # fmt: skip
     assert main(["evaluate", "winrate", str(path), "--json"]) == 0
     printed = capsys.readouterr()
     assert json.loads(printed.out)["models"]["m"]["n"] == 1
     assert json.loads(printed.out)["rejected"] == {
         "a preference out of range": 2, "no number in `preference`": 2, "no `generator_2`": 1,
+        "no text in `annotator`": 1,
     }  # fmt: skip
     assert f"{path}:1: a preference out of range: 3 is not 0 or in [1, 2]" in printed.err
     assert main(["evaluate", "winrate", str(path)]) == 0
