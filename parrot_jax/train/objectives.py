@@ -70,7 +70,7 @@ def check_sums(sums: Any) -> Sums:
                 f"the objective's extra {name!r} needs another name: a text, and none of "
                 f"{', '.join(LOGGED)}."
             )
-        parts = value if isinstance(value, tuple) and len(value) == 2 else (value,)
+        parts: Any = value if isinstance(value, tuple) and len(value) == 2 else (value,)
         for part in parts:
             if jnp.shape(part) != ():
                 raise UserError(

@@ -49,9 +49,9 @@ def measure_pairs(answers: NDArray[np.float32], rows: PairRows) -> tuple[Pairs, 
         some = [rows[index] for index in range(first, min(first + _ROWS_AT_ONCE, len(rows)))]
         batch = {name: np.stack([row[name] for row in some]) for name in some[0]}
         here = jnp.asarray(answers[first : first + len(some)])
-        pairs = [np.asarray(field) for field in pairs_of(here, batch)]
-        is_pair = Pairs(*pairs).weight > 0
-        found.append([field[is_pair] for field in pairs])
+        pairs = pairs_of(here, batch)
+        is_pair = np.asarray(pairs.weight) > 0
+        found.append([np.asarray(field)[is_pair] for field in pairs])
         owners.append(first + np.nonzero(is_pair)[0])
     pairs = Pairs(*(jnp.asarray(np.concatenate(fields)) for fields in zip(*found, strict=True)))
     records = np.zeros(len(pairs.weight), PAIR_DTYPE)

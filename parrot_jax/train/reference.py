@@ -171,7 +171,8 @@ def code_hash() -> str:
     """A hash of the code that computes log-probabilities."""
     rooms = [Path(room.__file__ or "").parent for room in (losses, model)]
     files = [file for room in rooms for file in sorted(room.rglob("*.py"))]
-    files += [Path(code.__file__) for code in (forward_code, preference_code)] + [Path(__file__)]
+    files += [Path(code.__file__ or "") for code in (forward_code, preference_code)]
+    files.append(Path(__file__))
     return hash_json([hash_file(file) for file in files])
 
 
