@@ -68,6 +68,11 @@ class Question(NamedTuple):
     other: str | None = None
     """The second place of a comparison."""
 
+    @property
+    def places(self) -> tuple[str, ...]:
+        """The places that it asks about."""
+        return (self.place,) if self.other is None else (self.place, self.other)
+
 
 class Invalid(NamedTuple):
     """Why a text cannot be parsed or resolved in its context."""

@@ -6,17 +6,23 @@ of 4, and everything in 1,300 steps of 2.
 """
 
 import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from parrot_jax.api.endpoint_config import JobEndpointConfig
 from parrot_jax.collect.collect_config import BeginningsConfig, CollectConfig, SpeakerConfig
 from parrot_jax.collect.stops import StopConfig
 from parrot_jax.data.data_config import DataConfig, MaskConfig, Task
 from parrot_jax.dialogue.sources import SourceConfig
 from parrot_jax.model.model_config import ModelConfig
+from parrot_jax.negatives.negatives_config import NegativesConfig
 from parrot_jax.train.train_config import OptimConfig, TrainConfig
 from parrot_jax.world.answerer import NO_ANSWER
 from parrot_jax.world.world_engine import MODEL as ANSWERER
 from parrot_jax.world.world_files import VOCAB_SIZE
+
+_LONG_ROWS = 320
 
 ASKER = "ask"
 """The model name of the served Parrot-Ask."""
@@ -91,6 +97,43 @@ def collect_config(
     )
 
 
+def negatives_config(
+    dialogues: Path, out: Path, *, url: str, prompts: Mapping[str, str], seed: int
+) -> NegativesConfig:
+    """Returns the config of the negatives.
+
+    The sentences of the world are alike, so a negative may be as close as it likes to the right
+    answer, if it differs.
+    """
+    return NegativesConfig(
+        out=str(out),
+        sources=(_messages(dialogues),),
+        generator=JobEndpointConfig(base_url=url, model=ANSWERER, concurrency=48),
+        prompts=dict(prompts),
+        similarity=100.0,
+        language_switch=None,
+        seed=seed,
+    )
+
+
+def capo_config(
+    world: Path, pairs: Sequence[Path], out: Path, *, init_from: Path, seed: int, epochs: float
+) -> TrainConfig:
+    """Returns the config of CaPO on files of pairs."""
+    sources = tuple(SourceConfig(kind="preference", path=str(path)) for path in pairs)
+    mask = MaskConfig(loss_roles=("assistant",))
+    config = _config(
+        "chat", world, pairs[0], mask, out, seed=seed, epochs=epochs, batch_rows=8, lr=2e-4
+    )
+    return replace(
+        config,
+        objective="preference",
+        init_from=str(init_from),
+        data=replace(config.data, sources=sources, eval_sources=(), row_tokens=_LONG_ROWS),
+        optim=replace(config.optim, weight_decay=0.0),
+    )
+
+
 def _config(
     task: Task,
     world: Path,
@@ -112,7 +155,7 @@ def _config(
             tokenizer=str(world),
             mask=mask,
             # The longest dialogue of a person has 12 questions and about 300 tokens.
-            row_tokens=320 if task == "ask" else 256,
+            row_tokens=_LONG_ROWS if task == "ask" else 256,
         ),
         model=_MODEL,
         # Warm-up: one twentieth of the run.

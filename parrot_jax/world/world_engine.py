@@ -3,12 +3,13 @@
 from parrot_jax.core.errors import UserError
 from parrot_jax.serve.engine import FunctionEngine, Messages
 from parrot_jax.world.answerer import Answerer
+from parrot_jax.world.mistakes import WrongAnswerer
 
 MODEL = "answerer"
 """The model name for clients."""
 
 
-def answerer_engine(answerer: Answerer) -> FunctionEngine:
+def answerer_engine(answerer: Answerer | WrongAnswerer) -> FunctionEngine:
     """Serves an answerer: it reads the user messages of a history and answers the last one."""
 
     def reply(messages: Messages) -> str:
