@@ -158,6 +158,49 @@ def test_training_killed_inside_a_save_ends_with_the_same_bits(
     assert_same(tmp_path / "killed", tmp_path / "whole")
 
 
+@pytest.mark.parametrize("num_kills", [pytest.param(10, marks=pytest.mark.nightly), 3])
+def test_preference_training_killed_in_its_reference_and_steps_ends_with_the_same_bits(
+    write_config: Callable[..., Path], tmp_path: Path, num_kills: int
+) -> None:
+    pairs = tmp_path / "pairs.jsonl"
+    with pairs.open("w") as file:
+        for number in range(1200):
+            prompt = [{"role": "user", "content": f"What is {number} and {number % 7}?"}]
+            answers = {"chosen": f"It is {number + number % 7}.", "rejected": f"It is {number}."}
+            file.write(json.dumps({"prompt": prompt, **answers}) + "\n")
+
+    def write(name: str) -> Path:
+        config = write_config(
+            name, sources=[{"kind": "preference", "path": str(pairs)}], packing=False,
+            mask={"loss_roles": ["assistant"]}, cache_dir=str(tmp_path / f"{name}_cache"),
+            eval_fraction=0.05,
+        )  # fmt: skip
+        values = yaml.safe_load(config.read_text())
+        values |= {"task": "chat", "objective": "preference", "epochs": 0.4}
+        config.write_text(yaml.safe_dump(values))
+        return config
+
+    whole, killed = write("whole"), write("killed")
+    finish(whole)
+    num_steps, run = steps_logged(tmp_path / "whole"), tmp_path / "killed"
+    cache = tmp_path / "killed_cache"
+    moments: list[Callable[[], bool]] = [
+        lambda: any(cache.glob("*/prepared.json")),
+        lambda: any(cache.glob("reference-*/part-00000.json")),
+    ]
+    for number in range(num_kills - 2):
+        step = 1 + number * (num_steps - 4) // max(num_kills - 2, 1)
+        moments.append(lambda step=step: steps_logged(run) > step)
+    kills = sum(kill_when(killed, moment) for moment in moments)
+    assert kills >= num_kills - 1, "ended too early"
+    finish(killed)
+    assert_same(tmp_path / "killed", tmp_path / "whole")
+    parts = [sorted(Path(cache).glob("reference-*/*.npy")) for cache in
+             (tmp_path / "killed_cache", tmp_path / "whole_cache")]  # fmt: skip
+    assert [path.read_bytes() for path in parts[0]] == [path.read_bytes() for path in parts[1]]
+    assert len(parts[0]) >= 3
+
+
 def test_preparation_killed_between_its_parts_gives_the_same_rows(
     write_config: Callable[..., Path], tmp_path: Path, write_dialogues: Callable[..., Path]
 ) -> None:
