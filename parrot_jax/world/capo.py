@@ -28,7 +28,9 @@ from parrot_jax.world.recipes import negatives_config
 from parrot_jax.world.world_engine import answerer_engine
 
 
-def make_pairs(world: World, dialogues: Path, out: Path, *, seed: int) -> BuildSummary:
+def make_pairs(
+    world: World, dialogues: Path, out: Path, *, seed: int, per_kind: int
+) -> BuildSummary:
     """Makes pairs of the dialogues' answers and wrong ones, in `out`; resumes.
 
     Args:
@@ -36,6 +38,7 @@ def make_pairs(world: World, dialogues: Path, out: Path, *, seed: int) -> BuildS
       dialogues: A file of dialogues with right answers.
       out: The folder of the negatives.
       seed: Of the order of the questions.
+      per_kind: Most pairs of each kind.
     """
     prompts = {}
     for kind, text in PROMPTS.items():
@@ -43,7 +46,9 @@ def make_pairs(world: World, dialogues: Path, out: Path, *, seed: int) -> BuildS
         with atomic_write(prompts[kind]) as file:
             file.write(text)
     with BackgroundServer(make_app(answerer_engine(WrongAnswerer(world)))) as server:
-        config = negatives_config(dialogues, out, url=server.url, prompts=prompts, seed=seed)
+        config = negatives_config(
+            dialogues, out, url=server.url, prompts=prompts, seed=seed, per_kind=per_kind
+        )
         summary = build(config)
     if summary.problem is not None:
         raise summary.problem

@@ -98,7 +98,7 @@ def collect_config(
 
 
 def negatives_config(
-    dialogues: Path, out: Path, *, url: str, prompts: Mapping[str, str], seed: int
+    dialogues: Path, out: Path, *, url: str, prompts: Mapping[str, str], seed: int, per_kind: int
 ) -> NegativesConfig:
     """Returns the config of the negatives.
 
@@ -110,6 +110,7 @@ def negatives_config(
         sources=(_messages(dialogues),),
         generator=JobEndpointConfig(base_url=url, model=ANSWERER, concurrency=48),
         prompts=dict(prompts),
+        per_kind=per_kind,
         similarity=100.0,
         language_switch=None,
         seed=seed,

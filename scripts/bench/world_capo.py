@@ -34,6 +34,7 @@ from parrot_jax.world.recipes import capo_config, chat_config
 from parrot_jax.world.world_files import Sizes, write_world
 
 NUM_ROUNDS = 10
+PER_KIND = 1000
 BEFORE, FURTHER = "SFT", "SFT, further on the chosen answers"
 RUNS: dict[str, Sequence[Kind]] = {
     **{f"CaPO, {kind}": (kind,) for kind in KINDS},
@@ -79,7 +80,7 @@ def exams(out: Path, world: World, epochs: float, only: list[str] | None) -> Any
     yield BEFORE, examined(folder, "chat")
     pairs = folder / "negatives"
     if not (pairs / "summary.json").exists():
-        make_pairs(world, folder / "dialogues.jsonl", pairs, seed=world.seed)
+        make_pairs(world, folder / "dialogues.jsonl", pairs, seed=world.seed, per_kind=PER_KIND)
     everything = capo_of(folder, KINDS, epochs, world.seed)
     for name, kinds in RUNS.items():
         if only and name not in only:

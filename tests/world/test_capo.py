@@ -14,13 +14,15 @@ def test_pairs_are_the_answers_of_the_dialogues_and_wrong_ones(tmp_path: Path) -
     world = make_world("hard", 0)
     dialogues = list(people_dialogues(world, "all", 4, num_rounds=6))
     write_messages(tmp_path / "dialogues.jsonl", dialogues)
-    summary = make_pairs(world, tmp_path / "dialogues.jsonl", tmp_path / "negatives", seed=0)
+    summary = make_pairs(
+        world, tmp_path / "dialogues.jsonl", tmp_path / "negatives", seed=0, per_kind=9
+    )
     by_id = {dialogue.id: dialogue for dialogue in dialogues}
     for kind, path in zip(summary.pairs, files_of_pairs(tmp_path / "negatives"), strict=True):
         report = ReadReport()
         source = SourceConfig(kind="preference", path=str(path))
         pairs = list(read_sources([source], seed=0, report=report))
-        assert len(pairs) == summary.pairs[kind] > 5
+        assert len(pairs) == summary.pairs[kind] == 9
         assert report.broken.total() == 0
         for pair in pairs:
             dialogue = by_id[pair.id.split("/")[0]]
