@@ -34,7 +34,8 @@ from parrot_jax.train.program import KEPT_PROGRAMS, put_rows
 from parrot_jax.train.setup import Setup
 
 _PART_ROWS = 512
-_SAMPLE_ROWS = 2
+_SAMPLE = 4
+"""Rows that each start computes again."""
 
 AnswerLogprobs = Callable[[Any, Batch], jax.Array]
 
@@ -238,10 +239,10 @@ def cached_reference(
     """
     folder, rows = cache / f"reference-{key[:16]}", prepared.rows()
 
-    def compute(wanted: Sequence[int], done: int) -> NDArray[np.float32]:
+    def compute(wanted: Sequence[int]) -> NDArray[np.float32]:
         return answers_of_rows(
             logprobs, params, rows, wanted, batch_rows=batch_rows, sharding=sharding,
-            advance=lambda rows: advance(done + rows),
+            advance=lambda done: advance(min(wanted[0] + done, len(rows))),
         )  # fmt: skip
 
     parts = []
@@ -249,15 +250,15 @@ def cached_reference(
         part = _read(folder, number, len(wanted))
         # All processes compute a part together, also if only one of them lacks it.
         if any_process(part is None):
-            part = compute(wanted, wanted[0])
+            part = compute(wanted)
             _write(folder, number, part)
         assert part is not None
         parts.append(part)
         advance(wanted[-1] + 1)
     found = np.concatenate(parts)
     # Spread over the split, so that they fall into several parts.
-    sample = sorted({place * (len(rows) - 1) // 3 for place in range(4)})[: _SAMPLE_ROWS + 2]
-    again = compute(sample, len(rows))
+    sample = sorted({place * (len(rows) - 1) // (_SAMPLE - 1) for place in range(_SAMPLE)})
+    again = compute(sample)
     if any_process(not np.allclose(again, found[sample], rtol=1e-5, atol=1e-4)):
         worst = float(np.abs(again - found[sample]).max())
         raise UserError(
