@@ -9,7 +9,14 @@ from numpy.typing import NDArray
 
 from parrot_jax.core.errors import UserError
 from parrot_jax.data.packing import kind_code
-from parrot_jax.train.preference import PairRows, Pairs, pair_losses, pair_metrics, pairs_of
+from parrot_jax.train.preference import (
+    ROUNDING,
+    PairRows,
+    Pairs,
+    pair_losses,
+    pair_metrics,
+    pairs_of,
+)
 from parrot_jax.train.reference import answers_of_rows, compile_answer_logprobs
 from parrot_jax.train.setup import Setup
 from parrot_jax.train.train_config import PreferenceConfig, TrainConfig
@@ -30,8 +37,6 @@ PAIR_DTYPE = np.dtype(
 
 
 _ROWS_AT_ONCE = 64
-_ROUNDING = {"float32": 1e-6, "bfloat16": 4e-3}
-"""Relative error of the log-probabilities of two programs for the same weights."""
 
 
 def measure_pairs(answers: NDArray[np.float32], rows: PairRows) -> tuple[Pairs, NDArray[Any]]:
@@ -141,7 +146,7 @@ def check_first_step(values: Mapping[str, float], config: TrainConfig) -> None:
       UserError: It is not; the reference belongs to other weights or other rows.
     """
     said = abs(values["logps/chosen"]) + abs(values["logps/rejected"])
-    allowed = config.preference.beta * _ROUNDING[config.compute_dtype] * (1 + said)
+    allowed = config.preference.beta * ROUNDING[config.compute_dtype] * (1 + said)
     margin = values["rewards/margins"]
     if not abs(margin) <= allowed:
         raise UserError(

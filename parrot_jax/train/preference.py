@@ -26,6 +26,11 @@ REFERENCE = "reference"
 """The field of a batch with the answers' log-probabilities under the reference."""
 
 
+ROUNDING = {"float32": 1e-6, "bfloat16": 4e-3}
+"""Relative difference of log-probabilities that two programs compute from the same weights, by
+`compute_dtype`."""
+
+
 class PairRows(Sequence[dict[str, NDArray[Any]]]):
     """Rows of pairs with the log-probabilities of their answers under the reference."""
 

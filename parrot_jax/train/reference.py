@@ -29,7 +29,7 @@ from parrot_jax.distributed import any_process
 from parrot_jax.train import forward as forward_code
 from parrot_jax.train import preference as preference_code
 from parrot_jax.train.forward import Batch, Forward
-from parrot_jax.train.preference import PairRows, answer_logprobs
+from parrot_jax.train.preference import ROUNDING, PairRows, answer_logprobs
 from parrot_jax.train.program import KEPT_PROGRAMS, put_rows
 from parrot_jax.train.setup import Setup
 
@@ -88,6 +88,7 @@ def load_reference(
         answers = cached_reference(
             logprobs, params, prepared, key, cache=cache, batch_rows=batch_rows,
             sharding=program.rows_sharding, advance=lambda done: advance(split, done, num_rows),
+            rounding=ROUNDING[str(program.forward.compute_dtype)],
         )  # fmt: skip
         return PairRows(prepared.rows(), answers)
 
@@ -217,6 +218,7 @@ def cached_reference(
     cache: Path,
     batch_rows: int,
     sharding: NamedSharding,
+    rounding: float,
     advance: Callable[[int], None] = lambda rows: None,
 ) -> NDArray[np.float32]:
     """Reads the reference of a split, or computes what is missing.
@@ -229,6 +231,7 @@ def cached_reference(
       cache: The folder of all caches.
       batch_rows: Rows of a batch.
       sharding: Of a batch [rows, T].
+      rounding: Relative difference that is rounding; ten times as much is an error.
       advance: Called with the number of rows done. Every process calls it equally often.
 
     Returns:
@@ -259,7 +262,7 @@ def cached_reference(
     # Spread over the split, so that they fall into several parts.
     sample = sorted({place * (len(rows) - 1) // (_SAMPLE - 1) for place in range(_SAMPLE)})
     again = compute(sample)
-    if any_process(not np.allclose(again, found[sample], rtol=1e-5, atol=1e-4)):
+    if any_process(not np.allclose(again, found[sample], rtol=10 * rounding, atol=1e-4)):
         worst = float(np.abs(again - found[sample]).max())
         raise UserError(
             f"the log-probabilities of the reference in {folder} differ by up to {worst:g} nats "

@@ -422,7 +422,7 @@ def test_a_part_that_is_missing_or_damaged_is_computed_again(
         computed.clear()
         return cached_reference(
             lambda *given: computed.append(1) or compute(*given), params, setup.prepared, "k" * 64,
-            cache=tmp_path, batch_rows=8, sharding=program.rows_sharding,
+            cache=tmp_path, batch_rows=8, sharding=program.rows_sharding, rounding=1e-6,
         )  # fmt: skip
 
     first = load()
