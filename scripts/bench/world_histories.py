@@ -56,6 +56,7 @@ def main() -> None:
 def draw(found: dict[tuple[str, str], list[Series]], path: Path) -> None:
     """Draws the mean of the seeds by turn, with the range over them."""
     figure = Figure(figsize=(9, 4), layout="constrained")
+    turns = range(1, TURNS + 1)
     left, right = figure.subplots(1, 2, sharey=True)
     shades = ("#0b63a5", "#b9480a", "#8a8f98")
     models = ("all turns", "3 turns, equal epochs", "1 turn, equal epochs")
@@ -68,7 +69,6 @@ def draw(found: dict[tuple[str, str], list[Series]], path: Path) -> None:
         ),
     ):
         for shade, (name, history, label) in zip(shades, shown, strict=True):
-            turns = range(1, TURNS + 1)
             means = np.array([
                 [series.estimate(turn=turn).mean or 0.0 for turn in turns]
                 for series in found[name, history]
