@@ -5,7 +5,7 @@
 #   make test-slow  tests that train or compile for tens of seconds
 #   make test-kill  kills and resumes training (one and two processes), preparation and collection
 #   make test-faults kills and faults in a full-size collection: 2,000 dialogues, 50 kills
-#   make test-torch parity with transformers and torch, in a separate environment (CPU is enough)
+#   make test-torch parity with transformers, torch and TRL, in a separate environment (CPU is enough)
 #   make test-inspect logs for Inspect, in a separate environment
 #   make test-alpaca AlpacaEval's length-controlled win rate by its package, in a separate environment
 #   make test-plan  compiles the shipped configs and kernels for TPUs and GPUs you don't have
@@ -79,7 +79,7 @@ test-torch: $(VENV)-torch/.installed
 
 # A separate layered environment, since torch is large and rarely needed.
 $(VENV)-torch/.installed: $(VENV)/.installed
-	$(call layered,$@,torch)
+	$(call layered,$@,torch$(comma)trl)
 
 test-inspect: $(VENV)-inspect/.installed
 	$(VENV)-inspect/bin/python -m pytest -m inspect tests/evaluate $(ARGS)
