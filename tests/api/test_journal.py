@@ -355,7 +355,7 @@ def test_texts_that_sqlite_cannot_take_do_not_reach_it(path: Path) -> None:
     with contextlib.closing(sqlite3.connect(path)) as db, db:
         (of_odd,), (of_error,) = db.execute("SELECT error FROM replies ORDER BY request")
     assert "the text is not valid Unicode" in of_odd
-    assert of_error == "HTTP 500: a\u2400b?\u241b[2J"
+    assert of_error == "HTTP 500: a\u2400b\ufffd\u241b[2J"
 
 
 def test_a_journal_of_the_version_before_is_brought_up_to_date(path: Path) -> None:

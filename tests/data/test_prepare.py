@@ -257,17 +257,17 @@ def test_a_killed_preparation_goes_on_and_gives_the_same_bytes(
     monkeypatch.setattr(prepare_module, "BLOCK_DIALOGUES", 8)
     whole = prepare(replace(config, cache_dir=str(tmp_path / "whole")), "train")
     made: list[int] = []
-    original = prepare_module._make_part
+    original = prepare_module.make_rows
 
-    def dies_in_the_third_part(*arguments: Any) -> dict[str, int]:
-        number = arguments[2]
+    def dies_in_the_third_part(block: Any, first: int, *arguments: Any, **options: Any) -> Any:
+        number = first // 8
         if number == 2 and not made.count(2):
             made.append(2)
             raise KeyboardInterrupt
         made.append(number)
-        return original(*arguments)
+        return original(block, first, *arguments, **options)
 
-    monkeypatch.setattr(prepare_module, "_make_part", dies_in_the_third_part)
+    monkeypatch.setattr(prepare_module, "make_rows", dies_in_the_third_part)
     with pytest.raises(KeyboardInterrupt):
         prepare(config, "train")
     assert not list(Path(config.cache_dir).glob("*/prepared.json")), "half a cache was kept"

@@ -158,10 +158,11 @@ def test_training_killed_inside_a_save_ends_with_the_same_bits(
     assert_same(tmp_path / "killed", tmp_path / "whole")
 
 
-@pytest.mark.parametrize("num_kills", [pytest.param(10, marks=pytest.mark.nightly), 3])
-def test_preference_training_killed_in_its_reference_and_steps_ends_with_the_same_bits(
-    write_config: Callable[..., Path], tmp_path: Path, num_kills: int
+@pytest.mark.nightly
+def test_preference_training_killed_10_times_ends_with_the_same_bits(
+    write_config: Callable[..., Path], tmp_path: Path
 ) -> None:
+    num_kills = 10
     pairs = tmp_path / "pairs.jsonl"
     with pairs.open("w") as file:
         for number in range(1200):

@@ -218,7 +218,7 @@ def expected() -> tuple[Any, Any]:
 @pytest.mark.parametrize(
     "changes",
     [
-        pytest.param({}, id="tiled"),
+        pytest.param({}, id="tiled", marks=pytest.mark.slow),
         pytest.param({"loss_tile": 4096}, id="dense", marks=pytest.mark.slow),
         # Too few for some batch, which is computed in full.
         pytest.param({"live_capacity": 48}, id="overflow", marks=pytest.mark.slow),
@@ -263,6 +263,7 @@ def test_each_loss_is_that_of_the_formula(
     assert loss_and_gradients(packed, preference=preference)[0] == pytest.approx(loss, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_metrics_are_means_over_pairs_by_kind_and_by_turn(
     packed: list[dict[str, np.ndarray]],
 ) -> None:
@@ -305,6 +306,7 @@ def metrics_of(config: TrainConfig) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines]
 
 
+@pytest.mark.slow
 def test_a_run_starts_at_ln_2_and_evaluates_held_out_pairs(run: TrainConfig) -> None:
     parrot_jax.train_model(run)
     first, second = metrics_of(run)
@@ -392,6 +394,7 @@ def test_everything_that_decides_the_reference_is_in_its_key(
     assert {key_of(config) for config in same} == {keys["this run"]}
 
 
+@pytest.mark.slow
 def test_weights_are_known_by_their_bits_and_places() -> None:
     weights = {"a": jnp.arange(6.0).reshape(2, 3), "b": jnp.zeros(3)}
     known = weights_hash(weights)
