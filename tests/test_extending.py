@@ -165,6 +165,7 @@ class Lines(Template):
         )
 
 
+@pytest.mark.slow
 def test_a_format_of_ones_own_trains_and_is_exported(
     tiny_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -235,6 +236,7 @@ PARALLEL = Family(
 )
 
 
+@pytest.mark.slow
 def test_a_family_of_ones_own_trains_and_is_exported(
     tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -51,6 +51,7 @@ def test_arguments_that_mean_nothing_are_refused_with_what_is_allowed(tmp_path: 
     assert file.sessions == 4
 
 
+@pytest.mark.slow
 def test_the_page_of_the_docs_runs(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -23,6 +23,7 @@ def test_whoever_closes_the_pipe_gets_no_traceback(arguments: str) -> None:
     assert (closed.returncode, closed.stderr) == (141, "")
 
 
+@pytest.mark.slow
 def test_a_run_whose_output_nobody_reads_is_no_success(tmp_path: Path) -> None:
     messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
     (tmp_path / "a.jsonl").write_text(json.dumps({"messages": messages}) + "\n")

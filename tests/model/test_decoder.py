@@ -76,6 +76,7 @@ def test_changing_one_dialogue_leaves_the_bits_of_its_neighbours(tiny, tiny_para
     assert np.abs(before[~kept] - after[~kept]).max() > 0.1
 
 
+@pytest.mark.slow
 def test_every_remat_policy_gives_the_same_loss_and_gradients(tiny, tiny_params):
     rows = rows_of(20, 12)
 

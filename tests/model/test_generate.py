@@ -99,6 +99,7 @@ def test_a_row_draws_the_same_whoever_its_batch_mates_are(run):
     assert run([PROMPTS[0]], seeds=[6], **options)[0].ids != together[0].ids
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", [MeshConfig(data=2, fsdp=2, tensor=2), MeshConfig(fsdp=8)])
 def test_a_mesh_says_what_one_device_says(tiny, run, sizes, capfd):
     alone = run(PROMPTS)

@@ -113,6 +113,7 @@ def test_text_comes_while_the_device_still_writes(client: openai.OpenAI) -> None
     pytest.fail("no reply came in pieces")
 
 
+@pytest.mark.slow
 def test_many_streams_at_once_say_what_each_says_alone(asker: str, client: openai.OpenAI) -> None:
     async def all_at_once() -> list[str]:
         async with openai.AsyncOpenAI(base_url=asker, api_key="none", max_retries=0) as many:

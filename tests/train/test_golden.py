@@ -43,6 +43,7 @@ def here() -> dict[str, str]:
     return {"jax": jax.__version__, "processor": f"{platform.machine()} {widest}"}
 
 
+@pytest.mark.slow
 # bfloat16 is emulated on CPUs: ten seconds.
 @pytest.mark.parametrize(
     "name",

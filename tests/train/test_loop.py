@@ -111,6 +111,7 @@ def test_another_config_in_the_same_folder_is_refused(config: TrainConfig) -> No
         train(changed)
 
 
+@pytest.mark.slow
 def test_a_run_whose_data_changed_is_refused_and_continues_where_it_is_meant(
     config: TrainConfig, write_dialogues: Any
 ) -> None:
@@ -146,6 +147,7 @@ def test_a_loss_that_is_not_finite_stops_and_saves_the_batch(
     assert [line["step"] for line in metrics(config)] == list(range(1, step))
 
 
+@pytest.mark.slow
 def test_a_bad_step_in_the_middle_is_named_with_its_batch_and_changes_nothing(
     config: TrainConfig, tmp_path: Path
 ) -> None:

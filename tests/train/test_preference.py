@@ -223,7 +223,9 @@ def expected() -> tuple[Any, Any]:
         # Too few for some batch, which is computed in full.
         pytest.param({"live_capacity": 48}, id="overflow", marks=pytest.mark.slow),
         pytest.param({"live_capacity": 224}, id="compacted", marks=pytest.mark.slow),
-        pytest.param({"micro_rows": 3, "live_capacity": 120}, id="accumulated"),
+        pytest.param(
+            {"micro_rows": 3, "live_capacity": 120}, id="accumulated", marks=pytest.mark.slow
+        ),
         pytest.param(
             {"devices": 8, "mesh": MeshConfig(data=2, fsdp=2, tensor=2)},
             id="8 devices",
@@ -326,6 +328,7 @@ def test_a_run_starts_at_ln_2_and_evaluates_held_out_pairs(run: TrainConfig) -> 
     assert found["rewards/accuracies"] == pytest.approx((margins > 0).mean())
 
 
+@pytest.mark.slow
 def test_a_cached_reference_gives_the_bits_of_a_resident_one(run: TrainConfig) -> None:
     setup = set_up(run, is_new=True)
     program = setup.program

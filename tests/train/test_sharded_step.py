@@ -179,6 +179,7 @@ def test_every_device_holds_its_share_of_the_whole_state(param_dtype: Any) -> No
         assert num_bytes == pytest.approx(whole / 8, rel=0.01)
 
 
+@pytest.mark.slow
 def test_no_device_ever_holds_the_whole_gradient() -> None:
     config = replace(
         CONFIG,

@@ -168,6 +168,7 @@ def test_accumulation_over_8_steps_equals_one_batch(params: Any) -> None:
     assert_close(one_state.opt_state[0].mu, many_state.opt_state[0].mu)
 
 
+@pytest.mark.slow
 def test_the_gradient_is_clipped_as_a_whole(params: Any) -> None:
     batch = micro(batch_of([A, B], [C]))
     state, metrics = run_step(params, batch, clip_norm=1e-3)

@@ -191,6 +191,7 @@ def test_a_checkpoint_that_is_damaged_in_a_bucket_is_gone_back_from(bucket: str)
     assert (found[0], same_bits(found[1], state(3))) == (3, True)
 
 
+@pytest.mark.slow
 def test_a_run_with_a_damaged_checkpoint_ends_with_the_same_bits(
     tiny_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
