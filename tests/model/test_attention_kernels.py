@@ -17,6 +17,8 @@ from parrot_jax.model import attention
 from parrot_jax.model.attention import attend, choose, resolve
 from parrot_jax.sharding import MeshConfig, array_sharding, make_mesh
 
+pytestmark = pytest.mark.slow
+
 
 @dataclasses.dataclass(frozen=True)
 class Case:

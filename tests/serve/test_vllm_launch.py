@@ -22,6 +22,8 @@ from parrot_jax.serve.background import open_port
 from parrot_jax.serve.vllm import Environment, Served, VllmConfig, vllm_command, vllm_variables
 from parrot_jax.serve.vllm_server import check_nobody_serves
 
+pytestmark = pytest.mark.slow
+
 GIB = 2**30
 STANDIN = Path(__file__).with_name("vllm_standin.py")
 

@@ -16,6 +16,8 @@ from parrot_jax.data.tokenizers import check_rows, load_tokenizer
 from parrot_jax.model.model_config import ModelConfig
 from parrot_jax.weights.exports import RECORD
 
+pytestmark = pytest.mark.slow
+
 WriteHf = Callable[..., Path]
 Run = Callable[..., str]
 

@@ -24,6 +24,8 @@ from parrot_jax.weights.checkpoints import Checkpoints
 from parrot_jax.weights.hf_folder import HfFolder
 from parrot_jax.weights.model_folder import load_params
 
+pytestmark = pytest.mark.slow
+
 WriteHf = Callable[..., Path]
 Refused = Callable[..., str]
 
