@@ -44,7 +44,10 @@ define layered
 	@touch $1
 endef
 
-FAST := not slow and not nightly and not gpu and not tpu and not torch and not inspect and not alpaca and not vllm and not plan and not network
+# Tests that need neither hardware, network nor another environment.
+HERE := not nightly and not gpu and not tpu and not torch and not inspect and not alpaca and not vllm and not plan and not network
+FAST := not slow and $(HERE)
+SLOW := slow and $(HERE)
 
 .PHONY: install quickstart test test-slow test-kill test-faults test-torch test-inspect test-alpaca test-plan has-newest test-newest test-vllm check docs format ask-real clean
 
@@ -65,11 +68,10 @@ test: install
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "$(FAST)" $(ARGS)
 
 test-slow: install
-	$(BIN)/python -m pytest -n 2 --dist load -m "slow and not nightly and not torch and not inspect and not alpaca and not vllm and not plan" \
-	  tests --ignore tests/kill --ignore tests/faults $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist load -m "$(SLOW)" tests --ignore tests/kill --ignore tests/faults $(ARGS)
 
 test-kill: install
-	$(BIN)/python -m pytest -n 2 --dist load -m "slow and not nightly" tests/kill tests/faults $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist load -m "$(SLOW)" tests/kill tests/faults $(ARGS)
 
 test-faults: install
 	$(BIN)/python -m pytest -m nightly tests/faults $(ARGS)
@@ -107,7 +109,7 @@ has-newest:
 
 test-newest: has-newest
 	$(MAKE) PYTHON="$(NEWEST_PYTHON)" VENV=.venv-newest install
-	.venv-newest/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "$(FAST)" $(NEWEST_TESTS) $(ARGS)
+	.venv-newest/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "$(HERE)" $(NEWEST_TESTS) $(ARGS)
 
 test-vllm: install $(VENV)-vllm/.installed
 	$(BIN)/python -m pytest -m vllm tests/vllm $(ARGS)
