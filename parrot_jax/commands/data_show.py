@@ -1,8 +1,8 @@
 """Print a dialogue of a training config as the model sees it, or a dialogue of a file as read.
 
 For a config (a YAML file): live text is green, other text grey; without colours, live text is
-between `[[live]]` and `[[/live]]`. For a file of dialogues: the messages, and what was rejected,
-repaired or ignored in the whole file.
+between `[[live]]` and `[[/live]]`. A preference pair is shown as its two sides. For a file of
+dialogues: the messages, and what was rejected, repaired or ignored in the whole file.
 """
 
 import itertools
@@ -16,23 +16,21 @@ import tyro
 
 from parrot_jax.core.errors import UserError
 from parrot_jax.data.data_config import DataConfig
+from parrot_jax.train.train_config import Objective
 
 if TYPE_CHECKING:
     from parrot_jax.dialogue.types import Dialogue
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataOnly:
-    """The key `data` of a training config."""
+class DataShowConfig:
+    """A training config, whose other keys are ignored, and which of its dialogues to print."""
 
     data: DataConfig
-    """The dialogues, and how they become rows: `data` of a training config, whose other keys are
-    ignored."""
+    """The dialogues, and how they become rows."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class DataShowConfig(DataOnly):
-    """A training config, and which of its dialogues to print."""
+    objective: Objective = "sft"
+    """`preference`: the rows hold preference pairs."""
 
     index: int = 0
     """Which dialogue of the training split, counted from 0."""
@@ -58,6 +56,11 @@ Config = DataShowConfig
 _HUB_DIALOGUES = 1000
 """Dialogues read from a hub dataset, or more if `index` requires it."""
 _MOST_CHARS_OF_METADATA = 300
+_WHY_DROPPED = {
+    "no_live_token": "no live token: this dialogue is dropped",
+    "no_pair": "not a preference pair: this dialogue is dropped",
+    "pairs_too_long": "the answers do not fit in a row: this pair is dropped",
+}
 
 
 def parse(
@@ -75,13 +78,13 @@ def parse(
             arguments,
             prog=prog,
             description=description,
-            passed_over=field_types(TrainConfig).keys() - {"data"},
+            passed_over=field_types(TrainConfig).keys() - {"data", "objective"},
         )
     return parse_options(FileShowConfig, arguments, prog=prog, description=description)
 
 
 def run(config: DataShowConfig | FileShowConfig) -> None:
-    """Prints one dialogue: window by window for a config, turn by turn for a file."""
+    """Prints one dialogue: its windows or the sides of a pair for a config, turns for a file."""
     if config.index < 0:
         raise UserError(f"--index is {config.index}; dialogues are counted from 0.")
     if isinstance(config, FileShowConfig):
@@ -94,12 +97,10 @@ def _show_windows(config: DataShowConfig) -> None:
     from rich.text import Text
 
     from parrot_jax.core.logs import console, visible
-    from parrot_jax.data.masks import mask_turns
     from parrot_jax.data.prepare import read_split
+    from parrot_jax.data.rows import make_pairs, make_sessions
     from parrot_jax.data.templates import make_template
-    from parrot_jax.data.templates.base import TurnText
     from parrot_jax.data.tokenizers import load_tokenizer
-    from parrot_jax.data.windows import Cutter, make_windows
     from parrot_jax.dialogue.report import ReadReport
 
     tokenizer = load_tokenizer(config.data.tokenizer)
@@ -108,26 +109,23 @@ def _show_windows(config: DataShowConfig) -> None:
     dialogue = next(itertools.islice(stream, config.index, None), None)
     if dialogue is None:
         raise UserError(f"--index is {config.index}, but the training split ends before it.")
-    turns = mask_turns(dialogue, config.data.mask)
-    texts: list[TurnText] = [(t.role, t.text, t.context) for t in turns]
-    template = make_template(config.data.template, tokenizer)
-    (rendering,) = template.render([(dialogue.system, texts)])
+    make_units = make_pairs if config.objective == "preference" else make_sessions
     counts: Counter[str] = Counter()
-    windows = list(
-        make_windows(
-            rendering, turns, config.data.row_tokens, counts,
-            cutter=Cutter(template), trim_dead=config.data.trim_dead,
-        )
-    )  # fmt: skip
+    template = make_template(config.data.template, tokenizer)
+    units = list(make_units([dialogue], 0, config.data, template, counts, []))
     console.print(visible(f"dialogue {config.index}: {dialogue.id} from {dialogue.source}"))
-    if not windows:
-        console.print("no live token: this dialogue is dropped", style="yellow")
+    for reason, count in counts.items():
+        if reason in _WHY_DROPPED and count:
+            console.print(_WHY_DROPPED[reason], style="yellow")
+    windows = [
+        (window, f"{side} answer" if unit.pair else f"window {number} of {len(units)}")
+        for number, unit in enumerate(units, 1)
+        for side, window in zip(("chosen", "rejected"), unit.windows, strict=False)
+    ]
     has_colours = console.is_terminal and bool(console.color_system) and not console.no_color
-    for number, window in enumerate(windows, 1):
+    for window, name in windows:
         live = int((window.loss_weights > 0).sum())
-        console.rule(
-            f"window {number} of {len(windows)}: {len(window.tokens):,} tokens, {live:,} live"
-        )
+        console.rule(f"{name}: {len(window.tokens):,} tokens, {live:,} live")
         text = Text()
         runs = itertools.groupby(
             zip(window.tokens.tolist(), window.loss_weights.tolist(), strict=True),
@@ -140,7 +138,7 @@ def _show_windows(config: DataShowConfig) -> None:
                 shown = _marked(shown, is_live=is_live)
             text.append(shown, style="green" if is_live else "bright_black")
         console.print(text)
-    for name in ("cut_turns", "dropped_live_turns"):
+    for name in ("cut_turns", "dropped_live_turns", "cut_contexts"):
         if counts[name]:
             console.print(f"{name.replace('_', ' ')}: {counts[name]}", style="yellow")
     console.print(visible(f"up to this dialogue: {report.summary()}"))

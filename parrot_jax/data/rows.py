@@ -71,10 +71,8 @@ def make_rows(
     """
     counts: Counter[str] = Counter()
     too_long: list[str] = []
-    if pairs:
-        units = list(_pairs(dialogues, first, config, template, counts, too_long))
-    else:
-        units = list(_windows(dialogues, first, config, template, counts))
+    make_units = make_pairs if pairs else make_sessions
+    units = list(make_units(dialogues, first, config, template, counts, too_long))
     rows, spans = pack(units, config.row_tokens, packing=config.packing, pairs=pairs)
     if len(rows) and (largest := int(rows["tokens"].max())) >= template.tokenizer.vocab_size:
         raise UserError(
@@ -89,14 +87,15 @@ def make_rows(
     return Part(rows, spans, counts, too_long)
 
 
-def _windows(
+def make_sessions(
     dialogues: Sequence[Dialogue],
     first: int,
     config: DataConfig,
     template: Template,
     counts: Counter[str],
+    too_long: list[str],
 ) -> Iterator[Unit]:
-    """Each window of each dialogue."""
+    """Yields each window of each dialogue; the arguments are those of `make_pairs`."""
     cutter = Cutter(template)
     turns = [mask_turns(dialogue, config.mask) for dialogue in dialogues]
     renderings = _render(template, dialogues, turns)
@@ -111,7 +110,7 @@ def _windows(
         yield from (Unit((window,), number) for window in made)
 
 
-def _pairs(
+def make_pairs(
     dialogues: Sequence[Dialogue],
     first: int,
     config: DataConfig,
@@ -119,7 +118,16 @@ def _pairs(
     counts: Counter[str],
     too_long: list[str],
 ) -> Iterator[Unit]:
-    """Both sides of each pair."""
+    """Yields both sides of each pair.
+
+    Args:
+      dialogues: Those without a rejected answer are dropped.
+      first: The number of the first dialogue in the split.
+      config: The settings.
+      template: Renders the dialogues.
+      counts: Updated.
+      too_long: The ids of pairs that do not fit in a row are added.
+    """
     cutter = Cutter(template)
     found = [(n, d, d.rejected) for n, d in enumerate(dialogues, first) if d.rejected is not None]
     counts["no_pair"] += len(dialogues) - len(found)

@@ -12,6 +12,8 @@ from parrot_jax.model.model_config import ModelConfig
 from parrot_jax.model.presets import PRESETS
 from parrot_jax.sharding import MeshConfig
 
+Objective = Literal["sft", "preference"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
@@ -97,7 +99,7 @@ class TrainConfig:
     """Allow a `data.mask` that contradicts `task`: a chat model trained on questions, an asker on
     answers, or either on both. For comparisons."""
 
-    objective: Literal["sft", "preference"] = "sft"
+    objective: Objective = "sft"
     """`sft`: cross-entropy on the live tokens. `preference`: CaPO, a preference loss on pairs of
     answers (sources of `kind: preference`); the reference is the model of `init_from`."""
 

@@ -249,7 +249,38 @@ def test_a_config_needs_no_more_than_its_data(tiny_run, tmp_path, capsys):
     assert show_config(tmp_path / "data.yaml", capsys) == whole
     (tmp_path / "typo.yaml").write_text(yaml.safe_dump(values | {"epoch": 3}))
     assert main(["data", "show", str(tmp_path / "typo.yaml")]) == 2
-    assert "unknown key `epoch`; the keys are data" in capsys.readouterr().err
+    assert (
+        "unknown key `epoch`; the keys are data, ids, index, objective" in capsys.readouterr().err
+    )
+
+
+def test_a_pair_is_shown_as_its_two_sides_with_the_same_context(tiny_run, capsys):
+    (source,) = tiny_run.parent.glob("dialogues.jsonl")
+    pair = {"prompt": [user("what word")], "chosen": [said("good")], "rejected": [said("bad")]}
+    long = pair | {"chosen": [said("word " * 200)]}
+    alone = {"messages": [user("what"), said("word")]}
+    source.write_text("".join(json.dumps(row) + "\n" for row in (pair, long)))
+    messages = source.with_name("alone.jsonl")
+    messages.write_text(json.dumps(alone) + "\n")
+    values = yaml.safe_load(tiny_run.read_text())
+    values |= {"task": "chat", "objective": "preference"}
+    values["data"] |= {"mask": {"loss_roles": ["assistant"]}, "eval_fraction": 0}
+    values["data"]["sources"] = [
+        {"kind": "preference", "path": str(source)}, {"kind": "messages", "path": str(messages)}
+    ]  # fmt: skip
+    tiny_run.write_text(yaml.safe_dump(values))
+    shown = [show_config(tiny_run, capsys, "--index", str(index)) for index in range(3)]
+    (both,) = (out for out in shown if "chosen answer: " in out)
+    assert "USER: what word</s>ASSISTANT:[[live]] good</s>[[/live]]" in both
+    assert "USER: what word</s>ASSISTANT:[[live]] bad</s>[[/live]]" in both
+    assert both.index(" good</s>") < both.index("rejected answer: ") < both.index(" bad</s>")
+    assert sum("the answers do not fit in a row: this pair is dropped" in out for out in shown) == 1
+    assert sum("not a preference pair: this dialogue is dropped" in out for out in shown) == 1
+    # As for `objective: sft`: the chosen answer only.
+    first = shown.index(both)
+    out = show_config(tiny_run, capsys, "--objective", "sft", "--index", str(first))
+    assert "window 1 of 1: " in out
+    assert " bad</s>" not in out
 
 
 def test_ids_of_live_text_are_marked_too(tiny_run, capsys):
