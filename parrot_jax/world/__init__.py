@@ -5,7 +5,7 @@ questions.py      generates and parses questions; true answers
 people.py         simulated users
 answerer.py       answers questions, with a given error rate
 mistakes.py       context errors: makes them, finds them in answers
-capo.py           the stages of CaPO: pairs, training, exam
+capo.py           makes pairs for CaPO, counts the errors of an exam
 world_engine.py   the answerer as a server's engine
 world_files.py    writes the world in the formats of real data
 exam_measures.py  measures of an asker's questions and an answerer's answers

@@ -6,13 +6,13 @@ of error when its prompt asks for it.
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from parrot_jax.core.files import atomic_write, open_input
 from parrot_jax.negatives.building import PAIRS, BuildSummary, build
-from parrot_jax.negatives.negatives_config import KINDS, Kind
+from parrot_jax.negatives.negatives_config import KINDS, Kind, NegativesConfig
 from parrot_jax.serve.app import make_app
 from parrot_jax.serve.background import BackgroundServer
 from parrot_jax.world.facts import World
@@ -29,7 +29,13 @@ from parrot_jax.world.world_engine import answerer_engine
 
 
 def make_pairs(
-    world: World, dialogues: Path, out: Path, *, seed: int, per_kind: int
+    world: World,
+    dialogues: Path,
+    out: Path,
+    *,
+    seed: int,
+    per_kind: int,
+    announce: Callable[[NegativesConfig], None] = lambda _: None,
 ) -> BuildSummary:
     """Makes pairs of the dialogues' answers and wrong ones, in `out`; resumes.
 
@@ -39,6 +45,13 @@ def make_pairs(
       out: The folder of the negatives.
       seed: Of the order of the questions.
       per_kind: Most pairs of each kind.
+      announce: Is given the config before the first request.
+
+    Returns:
+      The counts.
+
+    Raises:
+      ParrotError: Requests failed.
     """
     prompts = {}
     for kind, text in PROMPTS.items():
@@ -49,6 +62,7 @@ def make_pairs(
         config = negatives_config(
             dialogues, out, url=server.url, prompts=prompts, seed=seed, per_kind=per_kind
         )
+        announce(config)
         summary = build(config)
     if summary.problem is not None:
         raise summary.problem

@@ -24,60 +24,65 @@ _MOST_LOSS_POINTS = 40
 
 def accuracy_picture(all_turns: Sequence[Count], first_turns: Sequence[Count]) -> Picture:
     """Draws the share of right answers by exam question, for both chat models."""
-
-    def line(name: str, hue: Hue, counts: Sequence[Count]) -> Line:
-        return Line(
-            name=name,
-            hue=hue,
-            points=[(turn, count.share) for turn, count in enumerate(counts, start=1)],
-            intervals=[share_interval(*count) for count in counts],
-        )
-
-    return Picture(
-        chart=line_chart(
-            [line(_ALL, "accent", all_turns), line(_FIRST, "contrast", first_turns)],
-            label="Share of right answers at each question of the exam, for both chat models",
-            x_label="question of the dialogue",
-            y_label="right answers",
-            y_scale="share",
-        ),
+    return _turns_picture(
+        [(_ALL, "accent", all_turns), (_FIRST, "contrast", first_turns)],
+        ("All turns", "First turns only"),
+        label="Share of right answers at each question of the exam, for both chat models",
         caption=f"Each dot is the share among {all_turns[0].answers:,} answers. Bars and brackets "
         "are 95\N{NO-BREAK SPACE}% confidence intervals (Wilson): they cover the sampling of "
         "questions, not the randomness of training.",
-        numbers=Table(
-            columns=("Question", "All turns", "First turns only"),
-            rows=[
-                (str(turn), *map(with_interval, pair))
-                for turn, pair in enumerate(zip(all_turns, first_turns, strict=True), start=1)
-            ],
-        ),
     )
 
 
 def histories_picture(counts: Mapping[History, Sequence[Count]]) -> Picture:
     """Draws the share of right answers by exam question, for each kind of history."""
     hues: Mapping[History, Hue] = {"own": "accent", "reference": "plain", "none": "contrast"}
-    lines = [
-        Line(
-            name=_HISTORIES[history],
-            hue=hue,
-            points=[(turn, count.share) for turn, count in enumerate(counts[history], start=1)],
-            intervals=[share_interval(*count) for count in counts[history]],
-        )
-        for history, hue in hues.items()
-    ]
-    turns = zip(*(counts[history] for history in hues), strict=True)
+    return _turns_picture(
+        [(_HISTORIES[history], hue, counts[history]) for history, hue in hues.items()],
+        [_HISTORIES[history] for history in hues],
+        label="Share of right answers at each question of the exam, for each kind of history",
+        caption="Parrot-Chat, trained on all turns. Intervals as above.",
+    )
+
+
+def capo_picture(before: Sequence[Count], after: Sequence[Count]) -> Picture:
+    """Draws the share of right answers by exam question, before and after CaPO."""
+    return _turns_picture(
+        [("Parrot-Chat, after CaPO", "accent", after), ("before", "plain", before)],
+        ("After CaPO", "Before"),
+        label="Share of right answers at each question of the exam, before and after CaPO",
+        caption="Intervals as above.",
+    )
+
+
+def _turns_picture(
+    lines: Sequence[tuple[str, Hue, Sequence[Count]]],
+    columns: Sequence[str],
+    *,
+    label: str,
+    caption: str,
+) -> Picture:
+    """Draws lines of shares by question, (name, hue, counts); `columns` are their short names."""
+    turns = zip(*(counts for _, _, counts in lines), strict=True)
     return Picture(
         chart=line_chart(
-            lines,
-            label="Share of right answers at each question of the exam, for each kind of history",
+            [
+                Line(
+                    name=name,
+                    hue=hue,
+                    points=[(turn, count.share) for turn, count in enumerate(counts, start=1)],
+                    intervals=[share_interval(*count) for count in counts],
+                )
+                for name, hue, counts in lines
+            ],
+            label=label,
             x_label="question of the dialogue",
             y_label="right answers",
             y_scale="share",
         ),
-        caption="Parrot-Chat, trained on all turns. Intervals as above.",
+        caption=caption,
         numbers=Table(
-            columns=("Question", *(_HISTORIES[history] for history in hues)),
+            columns=("Question", *columns),
             rows=[
                 (str(turn), *map(with_interval, found)) for turn, found in enumerate(turns, start=1)
             ],

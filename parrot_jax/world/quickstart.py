@@ -1,7 +1,7 @@
 """The whole loop in one command on the synthetic world, with the real stages at small size.
 
 people's dialogues → Parrot-Ask → collection with an answerer → Parrot-Chat, on all turns and on
-first turns only → an exam of eight turns → a report
+first turns only → CaPO on wrong answers → an exam of eight turns → a report
 
 Finished stages are skipped. An interrupted stage is resumed: training from its checkpoints, the
 collection from its journal.
@@ -28,10 +28,11 @@ from parrot_jax.serve.background import BackgroundServer
 from parrot_jax.train.loop import train
 from parrot_jax.train.train_config import TrainConfig
 from parrot_jax.world.answerer import Answerer
+from parrot_jax.world.capo import files_of_pairs, make_pairs
 from parrot_jax.world.exam import HISTORIES, take_exam
 from parrot_jax.world.facts import make_world
 from parrot_jax.world.progress import Progress
-from parrot_jax.world.recipes import ASKER, ask_config, chat_config, collect_config
+from parrot_jax.world.recipes import ASKER, ask_config, capo_config, chat_config, collect_config
 from parrot_jax.world.report import write_report
 from parrot_jax.world.summary import summarise, write_kinds
 from parrot_jax.world.world_engine import answerer_engine
@@ -51,8 +52,10 @@ class QuickstartScale:
     """Epochs over the people's dialogues."""
 
     chat_epochs: float = 7.0
-    """Epochs over the collected dialogues, for the model trained on all turns; the one trained on
-    first turns gets as many steps."""
+    """Epochs over the collected dialogues, or over their first turns."""
+
+    capo_pairs: int = 150
+    """Pairs of each kind of negatives, for CaPO."""
 
     mistake_rate: float = 0.01
     """Share of wrong answers in the collection."""
@@ -81,6 +84,7 @@ def quickstart(folder: Path, *, seed: int, scale: QuickstartScale | None = None)
         progress.stage("collect", loop.collect)
         progress.stage("chat", lambda: loop.train_chat("chat"))
         progress.stage("chat_first_turn", lambda: loop.train_chat("chat_first_turn", max_turns=1))
+        progress.stage("capo", loop.train_capo)
         progress.stage("exam", loop.examine)
 
         def report() -> None:
@@ -159,27 +163,49 @@ class Loop:
             collect(config)
 
     def train_chat(
-        self, name: str, *, max_turns: int | None = None, equal_epochs: bool = False
+        self, name: str, *, max_turns: int | None = None, equal_steps: bool = False
     ) -> None:
         """Trains Parrot-Chat on the collected dialogues.
 
         Args:
           name: Folder of the run.
-          max_turns: Turns of each dialogue to train on; None = all. With fewer turns there are more
-            epochs, so that every model trains for as many steps.
-          equal_epochs: Train for as many epochs as with all turns instead, in fewer steps.
+          max_turns: Turns of each dialogue to train on; None = all. Fewer turns fill fewer rows, so
+            the run has fewer steps.
+          equal_steps: Train for as many steps as on all turns, in more epochs.
         """
         epochs = self.scale.chat_epochs
-        if max_turns is not None and not equal_epochs:
+        if equal_steps:
             whole = prepare(self._chat_config(name, epochs, None).data, "train")
             part = prepare(self._chat_config(name, epochs, max_turns).data, "train")
             epochs *= len(whole.rows()) / len(part.rows())
         self._train(self._chat_config(name, epochs, max_turns))
 
+    def train_capo(self) -> None:
+        """Makes negatives for the collected answers, and trains Parrot-Chat with CaPO."""
+        pairs = self.folder / "negatives"
+        make_pairs(
+            self.world,
+            self.folder / "collect" / DIALOGUES,
+            pairs,
+            seed=self.seed,
+            per_kind=self.scale.capo_pairs,
+            announce=lambda config: self._say("negatives build", config),
+        )
+        self._train(
+            capo_config(
+                self.files,
+                files_of_pairs(pairs),
+                self.folder / "capo",
+                init_from=self.folder / "chat",
+                seed=self.seed,
+                epochs=1,
+            )
+        )
+
     def examine(self) -> None:
-        """Runs the exam on both models, and compares the asker's questions with people's."""
+        """Runs the exam on the chat models, and compares the asker's questions with people's."""
         write_kinds(self.folder, self.world)
-        for name in ("chat", "chat_first_turn"):
+        for name in ("chat", "chat_first_turn", "capo"):
             self.take_exam(name)
 
     def take_exam(self, name: str) -> Path:
@@ -194,7 +220,7 @@ class Loop:
 
     def summary(self, stages: Mapping[str, float], wall_s: float) -> dict[str, Any]:
         """Returns the content of `summary.json`."""
-        return summarise(self.folder, self.seed, stages, wall_s)
+        return summarise(self.folder, self.world, stages, wall_s)
 
     def _chat_config(self, name: str, epochs: float, max_turns: int | None) -> TrainConfig:
         dialogues = self.folder / "collect" / DIALOGUES

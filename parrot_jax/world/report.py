@@ -5,7 +5,7 @@ page.
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from parrot_jax.dialogue.types import Dialogue
@@ -24,9 +24,11 @@ from parrot_jax.report.page import (
     write_page,
 )
 from parrot_jax.world.exam_measures import asked_kinds
+from parrot_jax.world.mistakes import ERROR_KINDS, ErrorKind
 from parrot_jax.world.pictures import (
     KIND_NAMES,
     accuracy_picture,
+    capo_picture,
     histories_picture,
     kinds_picture,
     lengths_picture,
@@ -50,6 +52,13 @@ _STOP_REASONS = {
     "cut_question": "a question was too long",
     "cut_answer": "an answer was too long",
     "context_full": "it exceeded a model's context length",
+}
+_ERROR_NAMES: Mapping[ErrorKind, str] = {
+    "neglect": "neglect",
+    "hallucination": "hallucination",
+    "misunderstanding": "misunderstanding",
+    "wrong_fact": "a wrong value",
+    "other": "not a sentence of this world",
 }
 _PARTS = {"question": "a first question", "session": "a short session"}
 _NUM_EXAM_DIALOGUES = 2
@@ -78,6 +87,12 @@ parrot collect configs/collect/parrot_40k.yaml --out runs/collect \\
 # a chat model, from the collected dialogues
 parrot train configs/train/chat_cpu.yaml --out runs/chat \\
     --data.sources.0.path runs/collect/dialogues.jsonl --data.tokenizer tokenizer.model
+
+# CaPO: wrong answers on request, and training to prefer the collected ones
+parrot negatives build configs/negatives/capo_openai.yaml --out runs/negatives \\
+    --sources.0.path runs/collect/dialogues.jsonl --selection null
+parrot train configs/train/capo_cpu.yaml --out runs/capo --init-from runs/chat \\
+    --data.sources.0.path 'runs/negatives/pairs/*.jsonl' --data.tokenizer tokenizer.model
 """
 
 
@@ -103,6 +118,7 @@ def write_report(folder: Path) -> Path:
             _what_was_done(files),
             _accuracy(files),
             _histories(files),
+            _capo(files),
             _kinds(files),
             _lengths(files),
             _learning(files),
@@ -159,11 +175,15 @@ def _what_was_done(files: QuickstartFiles) -> Section:
         "chat": ("Parrot-Chat", "A second model learns the answers of these dialogues."),
         "chat_first_turn": (
             "The comparison",
-            "A third one learns only the first answer of each, for as many steps.",
+            "A third one learns only the first answer of each, in as many passes over them.",
+        ),
+        "capo": (
+            "CaPO",
+            f"Parrot-Chat learns to prefer right answers: {files.summary.capo.pairs:,} pairs.",
         ),
         "exam": (
             "Exam",
-            f"Both answer {len(files.exam.rows):,} dialogues that they have never seen.",
+            f"All three answer {len(files.exam.rows):,} dialogues that they have never seen.",
         ),
     }
     shown = [name for name in stories if name in stages]
@@ -228,6 +248,40 @@ def _histories(files: QuickstartFiles) -> Section:
             f"{none}; what is lost are the questions that need their context.",
         ],
         blocks=[histories_picture(counts)],
+    )
+
+
+def _capo(files: QuickstartFiles) -> Section:
+    capo = files.summary.capo
+    before, after = (
+        Count(sum(turn.right for turn in turns), sum(turn.answers for turn in turns))
+        for turns in (files.exam.by_turn(), files.exam_capo.by_turn())
+    )
+    return Section(
+        heading="CaPO",
+        text=[
+            f"A model answered {capo.pairs:,} of the collected questions wrongly on request: "
+            "without their context (neglect), guessing what they refer to (hallucination), or from "
+            "another part of the dialogue (misunderstanding). Parrot-Chat was then trained to "
+            "prefer the collected answers to these. Over all questions of the exam it is right in "
+            f"{with_interval(after)}; before, in {with_interval(before)}.",
+            "This world leaves little to improve. The effect on a harder one is measured in the "
+            "documentation, under benchmarks.",
+        ],
+        blocks=[
+            capo_picture(files.exam.by_turn(), files.exam_capo.by_turn()),
+            Table(
+                columns=("Wrong answers", "Before", "After CaPO"),
+                rows=[
+                    (
+                        _ERROR_NAMES[kind],
+                        percent(capo.errors_by_kind_before[kind], 2),
+                        percent(capo.errors_by_kind[kind], 2),
+                    )
+                    for kind in ERROR_KINDS
+                ],
+            ),
+        ],
     )
 
 
@@ -350,7 +404,7 @@ def _your_own(folder: Path) -> Section:
     return Section(
         heading="With your own data",
         text=[
-            "The loop has four commands. Any key of a config can be overridden; “--help” after "
+            "The loop has these commands. Any key of a config can be overridden; “--help” after "
             f"a config lists them all. The configs of this run are in {folder / 'configs'}.",
         ],
         blocks=[Listing(_COMMANDS)],

@@ -17,12 +17,13 @@ from parrot_jax.dialogue.writers import DIALOGUES
 from parrot_jax.evaluate.answer_config import History
 from parrot_jax.evaluate.scores import read_scores
 from parrot_jax.world.facts import Difficulty, World, make_world
+from parrot_jax.world.mistakes import ErrorKind
 
 T = TypeVar("T")
 
 # Complete questions; the others depend on context.
 _SELF_CONTAINED = frozenset({"full", "shift"})
-_EXAMINED = ("chat", "chat_first_turn")
+_EXAMINED = ("chat", "chat_first_turn", "capo")
 _MEND = "a stage of the quickstart writes this file; remove the folder and run it again."
 
 
@@ -49,6 +50,15 @@ class CollectionFigures:
 
 
 @dataclass(frozen=True)
+class CapoFigures:
+    """Measures of CaPO; errors are shares of all answers, by kind."""
+
+    pairs: int
+    errors_by_kind: dict[ErrorKind, float]
+    errors_by_kind_before: dict[ErrorKind, float]
+
+
+@dataclass(frozen=True)
 class Summary:
     """`summary.json`."""
 
@@ -57,6 +67,7 @@ class Summary:
     """Stage -> seconds."""
     ask: AskFigures
     collection: CollectionFigures
+    capo: CapoFigures
 
 
 @dataclass(frozen=True)
@@ -182,7 +193,7 @@ class RunFiles:
 
 @dataclass(frozen=True, kw_only=True)
 class QuickstartFiles:
-    """All results. No sequence is empty; both exams have the same questions."""
+    """All results. No sequence is empty; all exams have the same questions."""
 
     summary: Summary
     world: World
@@ -194,6 +205,7 @@ class QuickstartFiles:
     chat_first_turn: RunFiles
     exam: Exam
     exam_first_turn: Exam
+    exam_capo: Exam
     histories: dict[History, list[Count]]
     """Right answers of the model trained on all turns, by turn, for each history."""
 
@@ -205,11 +217,12 @@ def read_quickstart(folder: Path) -> QuickstartFiles:
       UserError: A file is missing or invalid; the message names it.
     """
     described = _read(folder / "world" / "world.json", TypeAdapter(_WorldFile).validate_python)
-    exam, exam_first_turn = (
+    exam, exam_first_turn, exam_capo = (
         _read_rows(folder / "exam" / f"{run}.jsonl", TypeAdapter(ExamRow).validate_python)
         for run in _EXAMINED
     )
-    if [row.questions for row in exam] != [row.questions for row in exam_first_turn]:
+    asked = [row.questions for row in exam]
+    if any([row.questions for row in other] != asked for other in (exam_first_turn, exam_capo)):
         raise UserError(f"the files in {folder / 'exam'} have different questions; {_MEND}")
     return QuickstartFiles(
         summary=_read(folder / "summary.json", TypeAdapter(Summary).validate_python),
@@ -222,6 +235,7 @@ def read_quickstart(folder: Path) -> QuickstartFiles:
         chat_first_turn=_read_run(folder / "chat_first_turn"),
         exam=Exam(exam),
         exam_first_turn=Exam(exam_first_turn),
+        exam_capo=Exam(exam_capo),
         histories=_read_histories(folder / "exam" / "chat"),
     )
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from parrot_jax.collect.folder import Collection
 from parrot_jax.core.files import open_input, write_json
+from parrot_jax.world.capo import count_errors
 from parrot_jax.world.exam import accuracy_by_turn
 from parrot_jax.world.exam_measures import AskedKinds, asked_kinds, kind_distance
 from parrot_jax.world.facts import World
@@ -45,9 +46,11 @@ def write_kinds(folder: Path, world: World) -> None:
 
 
 def summarise(
-    folder: Path, seed: int, stages: Mapping[str, float], wall_s: float
+    folder: Path, world: World, stages: Mapping[str, float], wall_s: float
 ) -> dict[str, Any]:
     """Returns the content of `summary.json`; times are in seconds, rates in [0, 1].
+
+    Errors are shares of all answers, by kind.
 
     Raises:
       UserError: A file of a stage is missing.
@@ -57,11 +60,13 @@ def summarise(
     num_asked = sum(sum(counts.values()) for counts in asker.values())
     collected = _read_json(folder / "collect" / "summary.json")
     evals = sorted((folder / "ask" / "results").glob("eval-*.json"))
-    exams = [folder / "exam" / f"{name}.jsonl" for name in ("chat", "chat_first_turn")]
-    with open_input(exams[0]) as file:
+    exam, exam_first_turn, exam_capo = (
+        folder / "exam" / f"{name}.jsonl" for name in ("chat", "chat_first_turn", "capo")
+    )
+    with open_input(exam) as file:
         num_exams = sum(1 for _ in file)
     return {
-        "seed": seed,
+        "seed": world.seed,
         "wall_s": round(wall_s, 1),
         "stages": dict(stages),
         "ask": {
@@ -74,9 +79,15 @@ def summarise(
         },
         "collection": {key: collected[key] for key in ("dialogues", "mean_turns", "stops")},
         "chat": {
-            "accuracy_by_turn": accuracy_by_turn(exams[0]),
-            "accuracy_by_turn_first_turn_only": accuracy_by_turn(exams[1]),
+            "accuracy_by_turn": accuracy_by_turn(exam),
+            "accuracy_by_turn_first_turn_only": accuracy_by_turn(exam_first_turn),
             "n": num_exams,
+        },
+        "capo": {
+            "accuracy_by_turn": accuracy_by_turn(exam_capo),
+            "errors_by_kind": count_errors(world, exam_capo)["by_kind"],
+            "errors_by_kind_before": count_errors(world, exam)["by_kind"],
+            "pairs": sum(_read_json(folder / "negatives" / "summary.json")["pairs"].values()),
         },
     }
 
@@ -84,6 +95,7 @@ def summarise(
 def as_text(summary: Mapping[str, Any]) -> str:
     """Formats the results as a few lines of text."""
     ask, collection, chat = summary["ask"], summary["collection"], summary["chat"]
+    capo = summary["capo"]
 
     def percents(rates: Iterable[float]) -> str:
         return " ".join(f"{rate:4.0%}" for rate in rates)
@@ -100,6 +112,10 @@ def as_text(summary: Mapping[str, Any]) -> str:
             "Right answers at turns 1 to 8",
             f"  trained on all turns      {percents(chat['accuracy_by_turn'])}",
             f"  trained on first turns    {percents(chat['accuracy_by_turn_first_turn_only'])}",
+            f"  all turns, then CaPO      {percents(capo['accuracy_by_turn'])}",
+            f"CaPO         {capo['pairs']:,} pairs; wrong answers "
+            f"{sum(capo['errors_by_kind_before'].values()):.2%} before, "
+            f"{sum(capo['errors_by_kind'].values()):.2%} after",
             f"{summary['wall_s']:.0f} s",
         ]
     )

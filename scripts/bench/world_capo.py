@@ -1,8 +1,12 @@
 """CaPO on the hard world: errors by kind and turn, before and after, with each kind of negatives.
 
-For each seed, trains Parrot-Chat as `world_hard.py` does, makes three kinds of negatives from its
-dialogues, and trains with CaPO on each kind alone and on all. For comparison, it also trains
+For each seed, trains Parrot-Chat on people's dialogues, makes three kinds of negatives from the
+same dialogues, and trains with CaPO on each kind alone and on all. For comparison, it also trains
 further on the chosen answers alone, for as many steps. Each model takes the exam of eight turns.
+
+There are more dialogues than in the quickstart and fewer passes over them: after seven passes over
+560, the model knew their answers by heart (96 % right on them, 73 % in the exam), and preferring
+what it knew taught it nothing.
 
     python scripts/bench/world_capo.py --out runs/world_capo --seeds 3
 
@@ -29,11 +33,10 @@ from parrot_jax.world.exam import take_exam
 from parrot_jax.world.facts import World, make_world
 from parrot_jax.world.mistakes import ERROR_KINDS
 from parrot_jax.world.people import people_dialogues
-from parrot_jax.world.quickstart import QuickstartScale
 from parrot_jax.world.recipes import capo_config, chat_config
 from parrot_jax.world.world_files import Sizes, write_world
 
-NUM_ROUNDS = 10
+NUM_DIALOGUES, NUM_ROUNDS, SFT_EPOCHS = 2000, 10, 2.0
 PER_KIND = 1000
 BEFORE, FURTHER = "SFT", "SFT, further on the chosen answers"
 RUNS: dict[str, Sequence[Kind]] = {
@@ -103,14 +106,14 @@ def exams(out: Path, world: World, epochs: float, only: list[str] | None) -> Any
 
 def supervised(folder: Path, world: World) -> TrainConfig:
     """Trains Parrot-Chat on all turns of people's dialogues with right answers."""
-    sizes, dialogues = Sizes(), folder / "dialogues.jsonl"
+    dialogues = folder / "dialogues.jsonl"
     if not dialogues.exists():
-        write_world(folder / "world", world, sizes)
-        people = people_dialogues(world, "all", sizes.beginnings, num_rounds=NUM_ROUNDS)
+        write_world(folder / "world", world, Sizes())
+        people = people_dialogues(world, "all", NUM_DIALOGUES, num_rounds=NUM_ROUNDS)
         write_messages(dialogues, people)
     config = chat_config(
         folder / "world", dialogues, folder / "chat",
-        seed=world.seed, epochs=QuickstartScale().chat_epochs, max_turns=None,
+        seed=world.seed, epochs=SFT_EPOCHS, max_turns=None,
     )  # fmt: skip
     config = replace(config, data=replace(config.data, row_tokens=320))
     train(config)

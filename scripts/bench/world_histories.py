@@ -1,8 +1,8 @@
 """Figure 4 on the synthetic world: right answers at up to twelve turns, by what the model sees.
 
 For each seed, runs the quickstart, then trains Parrot-Chat on the first turn, the first three and
-all turns of its collection: for equally many steps, as the quickstart does, and for equally many
-epochs. Each model takes an exam of twelve turns with its own, the true and no history.
+all turns of its collection: for equally many epochs, as the quickstart does, and for equally many
+steps. Each model takes an exam of twelve turns with its own, the true and no history.
 
     python scripts/bench/world_histories.py --out runs/world_histories --seeds 3
 
@@ -25,12 +25,12 @@ from parrot_jax.world.quickstart import Loop, QuickstartScale, quickstart
 TURNS = 12
 RUNS = {
     "all turns": ("chat", None, False),
-    "3 turns, equal steps": ("chat_3_turns", 3, False),
-    "1 turn, equal steps": ("chat_first_turn", 1, False),
-    "3 turns, equal epochs": ("chat_3_turns_epochs", 3, True),
-    "1 turn, equal epochs": ("chat_first_turn_epochs", 1, True),
+    "3 turns, equal steps": ("chat_3_turns_steps", 3, True),
+    "1 turn, equal steps": ("chat_first_turn_steps", 1, True),
+    "3 turns, equal epochs": ("chat_3_turns", 3, False),
+    "1 turn, equal epochs": ("chat_first_turn", 1, False),
 }
-"""By name in the tables: folder, turns to train on, whether for as many epochs as all turns."""
+"""By name in the tables: folder, turns to train on, whether for as many steps as all turns."""
 
 
 def main() -> None:
@@ -91,8 +91,8 @@ def examine(folder: Path, seed: int) -> Iterator[tuple[str, Series]]:
     loop = Loop(folder, seed, QuickstartScale())
     exam = folder / "exam12.jsonl"
     write_messages(exam, people_dialogues(loop.world, "exam12", 200, num_rounds=TURNS))
-    for name, (run, max_turns, equal_epochs) in RUNS.items():
-        loop.train_chat(run, max_turns=max_turns, equal_epochs=equal_epochs)
+    for name, (run, max_turns, equal_steps) in RUNS.items():
+        loop.train_chat(run, max_turns=max_turns, equal_steps=equal_steps)
         out = folder / "exam12" / run
         if not out.with_name(f"{run}.jsonl").exists():
             take_exam(folder / run, exam, out)

@@ -1,8 +1,8 @@
 """Figure 5 on the synthetic world: accuracy at each turn after training on 1, 3, 5 and all turns.
 
-For each seed, runs the quickstart, whose collection is used for all models and whose two models are
-two of the four; then trains Parrot-Chat on three and on five turns. All models take equally many
-steps and the same exam of eight turns.
+For each seed, runs the quickstart, whose collection is used for all models and whose Parrot-Chat is
+one of the four; then trains it on one, three and five turns. All models take equally many steps and
+the same exam of eight turns.
 
     python scripts/bench/world_turns.py --out runs/world_turns --seeds 3
 
@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from parrot_jax.intervals.wilson import share_interval
 from parrot_jax.world.quickstart import Loop, QuickstartScale, quickstart
 
-RUNS = {"1": "chat_first_turn", "3": "chat_3_turns", "5": "chat_5_turns", "all": "chat"}
+RUNS = {"1": "chat_1_turn", "3": "chat_3_turns", "5": "chat_5_turns", "all": "chat"}
 
 
 def main() -> None:
@@ -33,8 +33,8 @@ def main() -> None:
         quickstart(folder, seed=seed)
         loop = Loop(folder, seed, QuickstartScale())
         for turns, name in RUNS.items():
-            if turns in ("3", "5"):
-                loop.train_chat(name, max_turns=int(turns))
+            if turns != "all":
+                loop.train_chat(name, max_turns=int(turns), equal_steps=True)
             with open(loop.take_exam(name), encoding="utf-8") as file:
                 right[turns] += [json.loads(line)["right"] for line in file]
     print(as_markdown(right))

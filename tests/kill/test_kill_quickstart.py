@@ -15,7 +15,7 @@ import pytest
 pytestmark = [pytest.mark.slow, pytest.mark.nightly]
 
 SEED = 20240523
-STAGES = ("world", "ask", "collect", "chat", "chat_first_turn", "exam", "report")
+STAGES = ("world", "ask", "collect", "chat", "chat_first_turn", "capo", "exam", "report")
 
 # The quickstart in a minute instead of ten, otherwise unchanged.
 SMALL = """
@@ -24,7 +24,7 @@ from pathlib import Path
 from parrot_jax.world.world_files import Sizes
 from parrot_jax.world.quickstart import QuickstartScale, quickstart
 sizes = Sizes(people=300, held_out=10, beginnings=40, exam=10)
-scale = QuickstartScale(sizes=sizes, ask_epochs=1.5, chat_epochs=6)
+scale = QuickstartScale(sizes=sizes, ask_epochs=1.5, chat_epochs=6, capo_pairs=20)
 quickstart(Path(sys.argv[-1]), seed=0, scale=scale)
 """
 COMMANDS = {
@@ -80,7 +80,8 @@ def test_killed_in_each_stage_it_ends_with_the_same_summary(tmp_path: Path, size
         assert process.returncode == -signal.SIGKILL, f"{stage} had ended before its kill"
     finish(size, killed)
     assert summary_without_times(killed) == summary_without_times(whole)
-    for name in ("collect/dialogues.jsonl", "exam/chat.jsonl", "exam/chat_first_turn.jsonl"):
+    exams = [f"exam/{model}.jsonl" for model in ("chat", "chat_first_turn", "capo")]
+    for name in ("collect/dialogues.jsonl", *exams):
         # Dialogues contain the path of their source.
         texts = [(folder / name).read_text().replace(str(folder), "") for folder in (whole, killed)]
         assert texts[0] == texts[1]

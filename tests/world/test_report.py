@@ -21,6 +21,7 @@ from parrot_jax.dialogue.writers import write_messages
 from parrot_jax.world import report
 from parrot_jax.world.exam_measures import asked_kinds, kind_distance
 from parrot_jax.world.facts import make_world
+from parrot_jax.world.mistakes import ERROR_KINDS
 from parrot_jax.world.people import people_dialogues
 from parrot_jax.world.questions import Language
 from parrot_jax.world.report import write_report
@@ -129,6 +130,7 @@ def write_quickstart(folder: Path, *, size: int = 30) -> None:
     write_exam(
         folder / "exam" / "chat_first_turn.jsonl", exam, rights=[0.95, 0.3, 0.22] + [0.15] * 5
     )
+    write_exam(folder / "exam" / "capo.jsonl", exam, rights=[0.98] * 8)
     write_run(folder / "ask", num_steps=3 * size, floor=0.75)
     write_run(folder / "chat", num_steps=4 * size, floor=0.05)
     write_run(folder / "chat_first_turn", num_steps=4 * size, floor=0.02)
@@ -145,13 +147,17 @@ def write_quickstart(folder: Path, *, size: int = 30) -> None:
     write_json(folder / "summary.json", {
         "seed": 0, "wall_s": 413.7,
         "stages": {"world": 1.1, "ask": 80.2, "collect": 75.0, "chat": 120.1,
-                   "chat_first_turn": 96.3, "exam": 40.2},
+                   "chat_first_turn": 96.3, "capo": 30.4, "exam": 40.2},
         "ask": {"user_ppl_untrained": 903.14, "user_ppl": 2.24, "valid_question_rate": 0.985,
                 "kind_distance": kind_distance(asker, crowd),
                 "kind_distance_floor": kind_distance(others, crowd), "n": 9 * size},
         "collection": {"dialogues": size, "mean_turns": 9.6,
                        "stops": {"max_turns": size - size // 15,
                                  "meaningless_answer": size // 15}},
+        "capo": {"accuracy_by_turn": [0.98] * 8, "pairs": 15 * size,
+                 "errors_by_kind_before": {**dict.fromkeys(ERROR_KINDS, 0.0), "hallucination": 0.01,
+                                           "misunderstanding": 0.03},
+                 "errors_by_kind": {**dict.fromkeys(ERROR_KINDS, 0.0), "misunderstanding": 0.0123}},
     })  # fmt: skip
 
 
@@ -252,7 +258,7 @@ def test_questions_that_were_given_are_not_called_the_askers(quickstart: Path) -
 
 def test_hostile_answers_are_shown_as_they_are(quickstart: Path) -> None:
     hostile = "</td><script>alert(1)</script>"
-    for name in ("chat", "chat_first_turn"):
+    for name in ("chat", "chat_first_turn", "capo"):
         edit(
             quickstart / "exam" / f"{name}.jsonl",
             lambda row: row | {"answers": [hostile] * 8, "questions": [hostile] * 8},
@@ -270,7 +276,7 @@ def test_versions_that_changed_between_the_runs_are_all_named(quickstart: Path) 
 
 FILES = [
     "summary.json", "kinds.json", "world/world.json", "world/people.jsonl",
-    "collect/dialogues.jsonl", "exam/chat.jsonl", "exam/chat_first_turn.jsonl",
+    "collect/dialogues.jsonl", "exam/chat.jsonl", "exam/chat_first_turn.jsonl", "exam/capo.jsonl",
     *(f"{run}/{name}" for run in ("ask", "chat", "chat_first_turn")
       for name in ("metrics.jsonl", "versions.json")),
 ]  # fmt: skip
@@ -312,6 +318,15 @@ def test_the_histories_are_compared(quickstart: Path) -> None:
     assert "no history" in html
 
 
+def test_errors_before_and_after_capo_are_those_of_the_files(quickstart: Path) -> None:
+    edit(quickstart / "exam" / "chat.jsonl", lambda row: row | {"right": [True] * 6 + [False] * 2})
+    edit(quickstart / "exam" / "capo.jsonl", lambda row: row | {"right": [True] * 7 + [False]})
+    said = words(write_report(quickstart))
+    assert "answered 450 of the collected questions wrongly on request" in said
+    assert "it is right in 88 % [86, 89]; before, in 75 % [73, 77]." in said
+    assert "hallucination 1.00 % 0.00 % misunderstanding 3.00 % 1.23 %" in said
+
+
 @pytest.mark.parametrize("name", [name for name in FILES if name.endswith(".jsonl")])
 def test_an_empty_file_is_one_error_that_names_it(quickstart: Path, name: str) -> None:
     (quickstart / name).write_text("")
@@ -350,7 +365,7 @@ def test_a_mean_loss_weighs_tokens_and_not_steps() -> None:
 def test_the_commands_on_the_page_are_understood() -> None:
     lines = report._COMMANDS.replace("\\\n", " ").splitlines()
     commands = [shlex.split(line)[1:] for line in lines if line.startswith("parrot ")]
-    assert len(commands) == 4
+    assert len(commands) == 6
     for command in commands:
         verb, rest = _find_verb(command)
         parse = parse_arguments if verb.argument == "CONFIG" else parse_options
