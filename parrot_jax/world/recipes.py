@@ -124,7 +124,7 @@ def capo_config(
     sources = tuple(SourceConfig(kind="preference", path=str(path)) for path in pairs)
     mask = MaskConfig(loss_roles=("assistant",))
     config = _config(
-        "chat", world, pairs[0], mask, out, seed=seed, epochs=epochs, batch_rows=8, lr=2e-4
+        "chat", world, pairs[0], mask, out, seed=seed, epochs=epochs, batch_rows=8, lr=5e-5
     )
     return replace(
         config,

@@ -81,6 +81,7 @@ def report(run: Path) -> None:
     beta = config["preference"]["beta"]
     print("| step | loss | margin | accuracy | chosen log-prob. | rejected log-prob. | KL |")
     print("|---:" * 7 + "|")
+    pairs = np.empty(0)
     for path in sorted((run / "results").glob("eval-*.json")):
         means: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         pairs = np.load(path.with_suffix(".npy"))
