@@ -81,8 +81,8 @@ def report(run: Path) -> None:
     beta = config["preference"]["beta"]
     print("| step | loss | margin | accuracy | chosen log-prob. | rejected log-prob. | KL |")
     print("|---:" * 7 + "|")
-    pairs = np.empty(0)
-    for path in sorted((run / "results").glob("eval-*.json")):
+    evaluations = sorted((run / "results").glob("eval-*.json"))
+    for path in evaluations:
         means: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         pairs = np.load(path.with_suffix(".npy"))
         margins = beta * (
@@ -97,6 +97,7 @@ def report(run: Path) -> None:
             f"| {values[:, 1].mean():.1%} [{accuracy[0]:.1%}, {accuracy[1]:.1%}] "
             f"| {means['logps/chosen']:.1f} | {means['logps/rejected']:.1f} | {means['kl']:.4f} |"
         )
+    pairs = np.load(evaluations[-1].with_suffix(".npy"))
     longer = (pairs["chosen_tokens"] > pairs["rejected_tokens"]).mean()
     print(f"{len(pairs)} held-out pairs; the chosen answer is the longer one in {longer:.0%}")
 

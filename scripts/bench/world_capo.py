@@ -143,7 +143,7 @@ def supervised(folder: Path, world: World) -> None:
 
 
 def config_of(folder: Path, run: Run, seed: int) -> TrainConfig:
-    """Config of a run. Fewer kinds, and SFT without rejected answers, fill fewer rows: more epochs."""
+    """Config of a run. Fewer kinds, and SFT without rejected answers, fill fewer rows a pass."""
     config = capo_config(
         folder / "world", files_of_pairs(folder / "negatives", run.kinds), folder / run.folder,
         init_from=folder / "chat", seed=seed, epochs=len(KINDS) / len(run.kinds),
