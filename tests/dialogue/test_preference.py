@@ -58,6 +58,9 @@ def read(path: Path, *rows: Any) -> tuple[list[Dialogue], ReadReport]:
         {"history": [["Who wrote Emma?", "Jane Austen."]], "instruction": "When did she die?",
          "input": "", "chosen": "In 1817.", "rejected": "Who?"},
         {"messages": CONTEXT, "chosen_response": "In 1817.", "rejected_response": "Who?"},
+        # UltraFeedback: the chosen dialogue is there twice.
+        {"chosen": [*CONTEXT, said("In 1817.")], "rejected": [*CONTEXT, said("Who?")],
+         "messages": [*CONTEXT, said("In 1817.")]},
     ],
 )  # fmt: skip
 def test_every_form_gives_the_same_pair(tmp_path: Path, row: dict[str, Any]) -> None:
@@ -93,6 +96,16 @@ def test_a_prompt_may_be_a_text_and_a_system_message_stays(tmp_path: Path) -> No
         ({"chosen": [said("a")], "rejected": [said("b")]}, "no context"),
         ({"prompt": CONTEXT, "chosen": [], "rejected": "b"}, "'chosen' is empty"),
         ({"prompt": CONTEXT, "chosen": 7, "rejected": "b"}, "a message is not an object"),
+        ({"prompt": CONTEXT, "chosen": "a", "rejected": "b", "messages": [user("x")]},
+         "two contexts"),
+        ({"prompt": [*CONTEXT, said("x")], "chosen": "", "rejected": "b"},
+         "the context ends with an answer"),
+        ({"prompt": CONTEXT, "chosen": [user("Hi"), said("a")], "rejected": "b"},
+         "no answer under 'chosen'"),
+        ({"prompt": CONTEXT, "chosen": "a", "rejected": "b", "chosen_response": "c",
+          "rejected_response": "d"}, "two pairs of answers"),
+        ({"prompt": "Hi", "chosen": "a", "rejected": "b", "output": "c"},
+         "two answers, under 'chosen' and 'output'"),
         ({"prompt": CONTEXT, "chosen": "a", "rejected": "b", "images": ["x.png"]},
          "'images' is not empty, so part of it is not text"),
     ],
