@@ -82,6 +82,8 @@ def parse_preference(
         raise BrokenRowError("chosen and rejected have different contexts")
     if chosen.turns[-1].whole.strip() == rejected.turns[-1].whole.strip():
         raise BrokenRowError("chosen and rejected are the same answer")
+    if chosen.turns[-1].weight != rejected.turns[-1].weight:
+        raise BrokenRowError("chosen and rejected have different weights")
     turns = tuple(replace(turn, weight=0.0) for turn in chosen.turns[:-1])
     metadata = dict(chosen.metadata)
     if isinstance(row.get(_KIND), str):

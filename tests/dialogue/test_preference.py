@@ -106,6 +106,8 @@ def test_a_prompt_may_be_a_text_and_a_system_message_stays(tmp_path: Path) -> No
           "rejected_response": "d"}, "two pairs of answers"),
         ({"prompt": "Hi", "chosen": "a", "rejected": "b", "output": "c"},
          "two answers, under 'chosen' and 'output'"),
+        ({"prompt": CONTEXT, "chosen": [said("a")], "rejected": [{**said("b"), "weight": 0}]},
+         "chosen and rejected have different weights"),
         ({"prompt": CONTEXT, "chosen": "a", "rejected": "b", "images": ["x.png"]},
          "'images' is not empty, so part of it is not text"),
     ],
