@@ -213,8 +213,10 @@ def _pair(asked: Asked, read: Read) -> dict[str, Any]:
     """A row of a file of pairs."""
     item: Negative = asked.item
     question = item.question
+    weight = question.weight
     return {
         "id": item.id,
+        **({} if weight == 1 else {"weight": weight}),
         "prompt": question.messages(),
         "chosen": [{"role": "assistant", "content": question.answer}],
         "rejected": [{"role": "assistant", "content": read.text}],

@@ -38,6 +38,11 @@ class Question:
         return self.dialogue.turns[2 * self.turn - 1].text
 
     @property
+    def weight(self) -> float:
+        """The loss weight of the answer."""
+        return self.dialogue.turns[2 * self.turn - 1].weight
+
+    @property
     def earlier(self) -> list[str]:
         """The earlier questions."""
         return self.dialogue.questions()[: self.turn - 1]

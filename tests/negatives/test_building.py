@@ -96,6 +96,16 @@ def test_pairs_are_in_the_form_of_trl(
     assert read(tmp_path / "out" / "dropped.jsonl") == []
 
 
+def test_a_pair_has_the_weight_of_its_chosen_answer(
+    write_rivers: WriteRivers, write_config: WriteConfig, tmp_path: Path
+) -> None:
+    write_rivers(1, weight=0.25)
+    with ScriptedServer(answer) as server:
+        assert build(write_config("generator", server.url, kinds=["neglect"])) == 0
+    (pair,) = read(tmp_path / "out" / "pairs")
+    assert pair["weight"] == 0.25
+
+
 LONG = "The lake is deep and cold and the people there fish for trout in the early morning. "
 CHOSEN = "It is 90 km long, and it ends in the wide sea near the old town of Velora."
 DROPPED = {
