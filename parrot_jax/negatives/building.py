@@ -56,6 +56,8 @@ class BuildSummary:
     """The requests as text."""
     rejected_rows: Sequence[str] = ()
     """Invalid rows of the selection, as text."""
+    broken: Mapping[str, int] = field(default_factory=dict)
+    """Rejected rows of the sources by reason."""
     problem: ParrotError | None = field(default=None, compare=False)
     """Why negatives are open; None = no endpoint is at fault."""
 
@@ -96,7 +98,10 @@ class _Chosen:
 
     questions: Sequence[Question]
     left_out: Mapping[str, int]
+    broken: Mapping[str, int]
+    """Rejected rows of the sources."""
     rejected_rows: Sequence[str] = ()
+    """Those of the selection."""
 
 
 async def _build(config: NegativesConfig) -> BuildSummary:
@@ -144,7 +149,7 @@ async def _build(config: NegativesConfig) -> BuildSummary:
 
 def _by_rules(config: NegativesConfig) -> _Chosen:
     pool = read_pool(config.sources, seed=config.seed, rule=english_rule())
-    return _Chosen(pool.questions, dict(pool.left_out.most_common()))
+    return _Chosen(pool.questions, dict(pool.left_out.most_common()), dict(pool.report.broken))
 
 
 def _selected(config: NegativesConfig) -> _Chosen:
@@ -171,7 +176,8 @@ def _selected(config: NegativesConfig) -> _Chosen:
     if missing:
         left_out["not in the sources"] = len(missing)
     questions = [found[place] for place in places if place in found]
-    return _Chosen(questions, dict(left_out.most_common()), rejected.lines())
+    broken = dict(pool.report.broken)
+    return _Chosen(questions, dict(left_out.most_common()), broken, rejected.lines())
 
 
 def _write(
@@ -201,6 +207,7 @@ def _write(
         files=str(folder / PAIRS),
         requests=answers.line(_SPEAKER),
         rejected_rows=chosen.rejected_rows,
+        broken=chosen.broken,
         problem=answers.problem,
     )
     values = asdict(replace(summary, problem=None))

@@ -68,7 +68,8 @@ def test_pairs_are_in_the_form_of_trl(
     write_rivers: WriteRivers, write_config: WriteConfig, tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    write_rivers(3)
+    path = write_rivers(3)
+    path.write_text(path.read_text() + "no JSON\n")
     with ScriptedServer(answer) as server:
         config = write_config("generator", server.url)
         assert build(config) == 0
@@ -93,6 +94,7 @@ def test_pairs_are_in_the_form_of_trl(
         assert pair["models"] == {"chosen": "gpt-4o", "rejected": "scripted"}
     assert "neglect: 3 pairs, 0 dropped" in capsys.readouterr().out
     assert summary(tmp_path)["pairs"] == dict.fromkeys(KINDS, 3)
+    assert summary(tmp_path)["broken"] == {"not valid JSON": 1}
     assert read(tmp_path / "out" / "dropped.jsonl") == []
 
 

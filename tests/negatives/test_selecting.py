@@ -52,6 +52,8 @@ def test_rules_select_without_any_endpoint_and_count_the_rest(
         "1: another language than the rules know",
     ):  # fmt: skip
         assert f"  {reason}\n" in printed
+    found = json.loads((tmp_path / "out" / "select_summary.json").read_text())
+    assert found["broken"] == {"not valid JSON": 1}
     rows = read(tmp_path / "out" / "selected.jsonl")
     assert {(row["dialogue"], row["turn"], row["why"]) for row in rows} == {
         (f"r{number}", 2, "pronoun") for number in range(3)
