@@ -26,7 +26,7 @@ from parrot_jax.evaluate.answering import JOURNAL, read_answer
 from parrot_jax.negatives.asking import Answers, Asked, Asking, ask_until_enough
 from parrot_jax.negatives.drops import Drops, Read
 from parrot_jax.negatives.negatives_config import NegativesConfig
-from parrot_jax.negatives.questions import Question, read_pool
+from parrot_jax.negatives.questions import SECOND_OF_ID, Question, read_pool
 from parrot_jax.negatives.selecting import english_rule
 from parrot_jax.negatives.selection import read_selection
 from parrot_jax.negatives.strategies import Negative, load_prompts
@@ -172,9 +172,12 @@ def _selected(config: NegativesConfig) -> _Chosen:
     found = {question.place: question for question in pool.questions}
     places = dict.fromkeys((row.dialogue, row.turn) for row in rows)
     left_out = Counter(pool.left_out)
-    del left_out[_NOT_SELECTED]
+    # These count questions that nobody selected.
+    del left_out[_NOT_SELECTED], left_out[SECOND_OF_ID]
     if missing:
         left_out["not in the sources"] = len(missing)
+    if len(rows) > len(places):
+        left_out["selected twice"] = len(rows) - len(places)
     questions = [found[place] for place in places if place in found]
     broken = dict(pool.report.broken)
     return _Chosen(questions, dict(left_out.most_common()), broken, rejected.lines())

@@ -13,6 +13,8 @@ from parrot_jax.dialogue.phrases import only_thanks, refuses
 from parrot_jax.dialogue.sources import ReadReport, SourceConfig, read_sources
 from parrot_jax.dialogue.types import Dialogue
 
+SECOND_OF_ID = "another dialogue has its id"
+
 
 @dataclass(frozen=True)
 class Question:
@@ -137,7 +139,7 @@ def _questions(sources: Sequence[SourceConfig], seed: int, pool: Pool) -> Iterat
             if dialogue.id in seen:
                 if seen[dialogue.id] != content:
                     later = max(0, len(dialogue.turns) // 2 - 1)
-                    pool.left_out["another dialogue has its id"] += later
+                    pool.left_out[SECOND_OF_ID] += later
                 continue
             seen[dialogue.id] = content
             for turn in range(2, len(dialogue.turns) // 2 + 1):

@@ -209,7 +209,9 @@ def test_a_selection_names_the_questions_and_what_is_wrong_with_it_is_counted(
     write_rivers: WriteRivers, write_config: WriteConfig, tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    write_rivers(4)
+    path = write_rivers(4)
+    with open(path, "a") as dialogues:  # another dialogue with the id of the first
+        dialogues.write(path.read_text().splitlines()[1].replace('"r1"', '"r0"') + "\n")
     with ScriptedServer(answer) as server:
         config = write_config("generator", server.url, kinds=["neglect"])
         select = tmp_path / "select.yaml"
@@ -221,11 +223,13 @@ def test_a_selection_names_the_questions_and_what_is_wrong_with_it_is_counted(
         rows = read(file)
         rows[1]["sha256"] = "0" * 64
         rows[2]["dialogue"] = "gone"
+        rows.append(rows[0])
         file.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"dialogue": "r1"}\n')
         assert build(config, "--selection", str(file)) == 0
     printed = capsys.readouterr().out
-    assert f"{file}:5: no positive integer in `turn`" in printed
-    assert "2 questions; 2 more make no pairs" in printed
+    assert f"{file}:6: no positive integer in `turn`" in printed
+    assert "2 questions; 3 more make no pairs" in printed
+    assert "  1: selected twice\n" in printed
     assert "  1: changed since it was selected\n" in printed
     assert "  1: not in the sources\n" in printed
     assert [pair["dialogue_id"] for pair in read(tmp_path / "out" / "pairs")] == [
