@@ -82,6 +82,7 @@ def select(config: SelectConfig) -> SelectSummary:
       KeyboardInterrupt: See `Job.run`.
     """
     check_config(config, SelectConfig)
+    config.check_endpoint()
     if config.method == "rules":
         pool = rule_pool(config)
         return _write(config, pool, [_by_rule(pool, one) for one in pool.questions])

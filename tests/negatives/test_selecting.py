@@ -172,6 +172,16 @@ def test_settings_that_mean_nothing_are_refused(
     assert message in capsys.readouterr().err
 
 
+def test_options_can_replace_the_judge_by_the_rules(
+    write_rivers: WriteRivers, write_config: WriteConfig, tmp_path: Path
+) -> None:
+    write_rivers(1)
+    config = write_config("endpoint", "http://127.0.0.1:1/v1", method="judge")
+    # As a comment of configs/select/context_gpt4.yaml says.
+    assert select(config, "--method", "rules", "--endpoint", "null") == 0
+    assert len(read(tmp_path / "out" / "selected.jsonl")) == 1
+
+
 def test_another_judge_may_not_continue(
     write_rivers: WriteRivers, write_config: WriteConfig, tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
