@@ -174,3 +174,7 @@ def test_prepared_pairs_are_counted_by_kind_and_turn(
     data = replace(data, sources=(SourceConfig(kind="messages", path=str(path)),))
     with pytest.raises(UserError, match="no preference pair: of 1 dialogues in the train split, 1"):
         prepare(data, "train", pairs=True)
+    path.write_text(json.dumps({"prompt": "a", "chosen": "b", "rejected": "c", "weight": 0}))
+    data = replace(data, sources=(SourceConfig(kind="preference", path=str(path)),))
+    with pytest.raises(UserError, match="0 have no rejected answer, 1 have weight 0"):
+        prepare(data, "train", pairs=True)
