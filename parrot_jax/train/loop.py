@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from parrot_jax.core.config import check_config, config_to_dict
 from parrot_jax.core.errors import PreemptedError, RunError, UserError, disk_full_is_a_user_error
 from parrot_jax.core.files import atomic_write, write_array, write_json
-from parrot_jax.core.logs import Pace, console, duration, progress_bar
+from parrot_jax.core.logs import Pace, console, duration, progress_bar, visible
 from parrot_jax.core.paths import AnyPath
 from parrot_jax.distributed import any_process, in_first_process, is_first_process
 from parrot_jax.train import perplexity
@@ -409,7 +409,8 @@ class _Run:
                 self.folder.samples.append(
                     step=step, dialogue=history.dialogue_id, truth=history.truth, **reply._asdict()
                 )
-            console.print(f"  {history.dialogue_id}: {reply.text!r} [{reply.finish_reason}]")
+            id = visible(history.dialogue_id)
+            console.print(f"  {id}: {reply.text!r} [{reply.finish_reason}]")
 
 
 def _named(extras: Mapping[str, Any]) -> str:
