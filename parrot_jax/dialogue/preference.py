@@ -63,7 +63,8 @@ def parse_preference(
     keys = _answer_keys(row)
     if keys is None:
         raise BrokenRowError("no chosen and rejected answer", f"the row has {', '.join(row)}")
-    rest = {key: value for key, value in row.items() if key not in (*keys, _KIND)}
+    kind = next((key for key in row if plain_key(key) == _KIND), None)
+    rest = {key: value for key, value in row.items() if key not in (*keys, kind)}
     rest = {k: v for k, v in rest.items() if k not in _CONTEXTS or v != row[keys[0]]}
     if others := _answer_keys(rest):
         raise BrokenRowError("two pairs of answers", f"under {keys[0]!r} and {others[0]!r}")
@@ -86,8 +87,8 @@ def parse_preference(
         raise BrokenRowError("chosen and rejected have different weights")
     turns = tuple(replace(turn, weight=0.0) for turn in chosen.turns[:-1])
     metadata = dict(chosen.metadata)
-    if isinstance(row.get(_KIND), str):
-        metadata[_KIND] = row[_KIND]
+    if kind is not None:
+        metadata[_KIND] = row[kind]
     return [
         replace(
             chosen,
@@ -99,9 +100,9 @@ def parse_preference(
 
 
 def kind_of(dialogue: Dialogue) -> str:
-    """The kind of a pair's rejected answer; empty = none."""
-    kind = dialogue.metadata.get(_KIND, "")
-    return kind if isinstance(kind, str) else ""
+    """The kind of a pair's rejected answer, a text or a number; empty = none."""
+    kind = dialogue.metadata.get(_KIND)
+    return str(kind) if isinstance(kind, str | int) else ""
 
 
 def _answer_keys(row: Mapping[str, Any]) -> tuple[str, str] | None:

@@ -84,6 +84,14 @@ def test_a_prompt_may_be_a_text_and_a_system_message_stays(tmp_path: Path) -> No
     assert [[t.weight for t in pair.turns] for pair in pairs] == [[0, 2], [0, 1], [0, 1]]
 
 
+def test_a_kind_may_be_any_word_or_number(tmp_path: Path) -> None:
+    row = {"prompt": "Hi", "chosen": "Hello!", "rejected": "Go away."}
+    kinds = ({"kind": "rejected"}, {"Kind": "rejected"}, {"kind": 0}, {"kind": ["a"]}, {})
+    pairs, report = read(tmp_path / "pairs.jsonl", *({**row, **kind} for kind in kinds))
+    assert [kind_of(pair) for pair in pairs] == ["rejected", "rejected", "0", "", ""], report.broken
+    assert pairs[3].metadata["kind"] == ["a"]
+
+
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
