@@ -20,6 +20,8 @@ from parrot_jax.negatives.strategies import Negative
 ASKS_BACK = "asks back"
 _MOST_WORDS_ASKED_BACK = 80
 _OPENING_CHARS = 400
+_ECHO = 80.0
+"""Similarity to its prompt from which a negative is an echo; an edited text can have 60."""
 
 _GIVE = r"(?:provide|clarify|specify|share|tell|give|paste|let me know)"
 _ASKS_FOR_CONTEXT = re.compile(
@@ -95,6 +97,9 @@ class Drops:
             return "too close to the chosen answer"
         if not any(map(str.isalnum, opening)):
             return "no words"
+        (messages,) = negative.requests()
+        if answer_similarity(messages[-1]["content"], text) >= _ECHO:
+            return "repeats its prompt"
         if _MENTIONS_TASK.search(opening):
             return "mentions its task"
         asks = _asks(opening)

@@ -163,6 +163,21 @@ def test_a_negative_is_dropped_with_its_reason(
     }
 
 
+def test_a_model_that_repeats_its_prompt_makes_no_pairs(
+    write_rivers: WriteRivers, write_config: WriteConfig, tmp_path: Path
+) -> None:
+    write_rivers(1)
+
+    def echo(body: dict[str, Any]) -> Scripted:
+        return Scripted(text=f"You said: {body['messages'][-1]['content'].lower()}")
+
+    with ScriptedServer(echo) as server:
+        assert build(write_config("generator", server.url)) == 0
+    assert [row["reason"] for row in read(tmp_path / "out" / "dropped.jsonl")] == [
+        "repeats its prompt", "repeats its prompt", "repeats its prompt"
+    ]  # fmt: skip
+
+
 def test_a_rejected_request_drops_its_negative_only(
     write_rivers: WriteRivers, write_config: WriteConfig, tmp_path: Path
 ) -> None:
