@@ -12,6 +12,9 @@ from parrot_jax.api.replies import Outcome, Reply
 from parrot_jax.collect.stops import JUDGED_CHARS, StopConfig, StopJudge
 from parrot_jax.dialogue.language import language_of, switched_language
 from parrot_jax.dialogue.phrases import asks_back, refuses
+from parrot_jax.dialogue.raw_rows import BrokenRowError
+from parrot_jax.dialogue.types import Turn
+from parrot_jax.dialogue.unread import refuse_media
 from parrot_jax.evaluate.answering import read_answer
 from parrot_jax.evaluate.extending import answer_similarity
 from parrot_jax.negatives.negatives_config import NegativesConfig
@@ -97,6 +100,10 @@ class Drops:
             return "too close to the chosen answer"
         if not any(map(str.isalnum, opening)):
             return "no words"
+        try:
+            refuse_media([Turn("assistant", text)])
+        except BrokenRowError:
+            return "mark of an image or the like"
         (messages,) = negative.requests()
         if answer_similarity(messages[-1]["content"], text) >= _ECHO:
             return "repeats its prompt"

@@ -116,6 +116,7 @@ DROPPED = {
     "cut at the token limit": (Scripted(text=LONG, finish_reason="length"), KINDS),
     "filtered": (Scripted(text="It", finish_reason="content_filter"), KINDS),
     "no words": (Scripted(text="..."), KINDS),
+    "mark of an image or the like": (Scripted(text="See <image> for a map of it."), KINDS),
     "equal to the chosen answer": (Scripted(text=CHOSEN), KINDS),
     "too close to the chosen answer": (Scripted(text=CHOSEN + " Yes, really."), KINDS),
     "refusal": (Scripted(text="I'm sorry, but I can't talk about this topic."), KINDS),
