@@ -9,7 +9,7 @@ Config = TrainConfig
 
 def run(config: TrainConfig) -> None:
     """Prepares the splits of `config.data`, or reuses cached ones, and prints their counts."""
-    from parrot_jax.core.logs import console
+    from parrot_jax.core.logs import console, visible
     from parrot_jax.data.prepare import note_shared_files, prepare
 
     config.check_mask()
@@ -20,7 +20,7 @@ def run(config: TrainConfig) -> None:
     for split, prepared in splits.items():
         console.print(f"{split}  {prepared.folder}", style="bold")
         for name, value in _lines(prepared.counts, config.batch_rows if split == "train" else None):
-            console.print(f"  {name:<34} {value}")
+            console.print(visible(f"  {name:<34} {value}"))
 
 
 def _lines(counts: dict[str, Any], batch_rows: int | None) -> list[tuple[str, str]]:

@@ -44,25 +44,25 @@ def make_pair(
     answers = [len(side.turns[-1].ids) for side in sides]
     # Both contexts get the same room, so they are cut at the same place.
     room = (row_tokens - sum(answers)) // 2
-    longer = answers.index(max(answers))
-    of_one: Counter[str] = Counter()
-    made = (
-        next(
+    context = np.array(chosen.ids()[: -answers[0]], np.int32)
+    # `make_windows` would also cut a long system text of a pair that fits.
+    if len(context) > room:
+        if room <= len(chosen.prefix[:1]):
+            return None
+        longer = answers.index(max(answers))
+        of_one: Counter[str] = Counter()
+        made = next(
             make_windows(
                 sides[longer], turns, room + answers[longer], of_one, cutter=cutter
             ),
             None,
-        )
-        if room > len(chosen.prefix[:1])
-        else None
-    )  # fmt: skip
-    if made is None:
-        return None
+        )  # fmt: skip
+        if made is None:
+            return None
+        context = made.tokens[: -answers[longer]]
+        counts["cut_turns"] += of_one["cut_turns"]
+        counts["cut_contexts"] += 1
     counts["windows"] += 2
-    counts["cut_turns"] += of_one["cut_turns"]
-    context = made.tokens[: len(made.tokens) - answers[longer]]
-    whole = len(chosen.ids()) - answers[0]
-    counts["cut_contexts"] += len(context) < whole
     weight = turns[-1].weight
     return _side(context, chosen, weight), _side(context, rejected, weight)
 

@@ -372,7 +372,8 @@ def _check_live(counts: dict[str, Any], config: DataConfig, split: Split, *, pai
     seen = f"of {counts['dialogues']:,} dialogues in the {split} split"
     if pairs and not counts["live_tokens"]:
         raise UserError(
-            f"no preference pair: {seen}, {counts['no_pair']:,} have no rejected answer, and "
+            f"no preference pair: {seen}, {counts['no_pair']:,} have no rejected answer, "
+            f"{counts['dropped']['no live token']:,} have weight 0, and "
             f"{len(counts['too_long']):,} are too long for data.row_tokens={config.row_tokens}. "
             "Name files of pairs as sources of kind: preference, or raise row_tokens."
         )

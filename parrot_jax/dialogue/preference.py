@@ -5,6 +5,7 @@
     {"conversations": [..], "chosen": .., "rejected": ..}                LLaMA-Factory, ShareGPT
     {"instruction": .., "input": .., "chosen": .., "rejected": ..}       LLaMA-Factory, Alpaca
 
+The chosen dialogue may be there twice, as in UltraFeedback: under `chosen` and under `messages`.
 An answer is a text, a message or a list of messages. A pair becomes a `Dialogue` that ends with the
 chosen answer, with the rejected one beside it. Only this answer is live: the context has weight 0.
 """
@@ -15,6 +16,7 @@ from types import MappingProxyType
 from typing import Any
 
 from parrot_jax.dialogue.keys import plain_key
+from parrot_jax.dialogue.messages import read_messages
 from parrot_jax.dialogue.raw_rows import BrokenRowError
 from parrot_jax.dialogue.turns import RowPlace
 from parrot_jax.dialogue.types import Dialogue
@@ -61,7 +63,11 @@ def parse_preference(
     keys = _answer_keys(row)
     if keys is None:
         raise BrokenRowError("no chosen and rejected answer", f"the row has {', '.join(row)}")
-    rest = {key: value for key, value in row.items() if key not in (*keys, _KIND)}
+    kind = next((key for key in row if plain_key(key) == _KIND), None)
+    rest = {key: value for key, value in row.items() if key not in (*keys, kind)}
+    rest = {k: v for k, v in rest.items() if k not in _CONTEXTS or v != row[keys[0]]}
+    if others := _answer_keys(rest):
+        raise BrokenRowError("two pairs of answers", f"under {keys[0]!r} and {others[0]!r}")
     read = []
     # Repairs and ignored keys are counted once.
     for key, counted in zip(keys, (place, RowPlace(place.source, place.line)), strict=True):
@@ -77,10 +83,12 @@ def parse_preference(
         raise BrokenRowError("chosen and rejected have different contexts")
     if chosen.turns[-1].whole.strip() == rejected.turns[-1].whole.strip():
         raise BrokenRowError("chosen and rejected are the same answer")
+    if chosen.turns[-1].weight != rejected.turns[-1].weight:
+        raise BrokenRowError("chosen and rejected have different weights")
     turns = tuple(replace(turn, weight=0.0) for turn in chosen.turns[:-1])
     metadata = dict(chosen.metadata)
-    if isinstance(row.get(_KIND), str):
-        metadata[_KIND] = row[_KIND]
+    if kind is not None:
+        metadata[_KIND] = row[kind]
     return [
         replace(
             chosen,
@@ -92,9 +100,9 @@ def parse_preference(
 
 
 def kind_of(dialogue: Dialogue) -> str:
-    """The kind of a pair's rejected answer; empty = none."""
-    kind = dialogue.metadata.get(_KIND, "")
-    return kind if isinstance(kind, str) else ""
+    """The kind of a pair's rejected answer, a text or a number; empty = none."""
+    kind = dialogue.metadata.get(_KIND)
+    return str(kind) if isinstance(kind, str | int) else ""
 
 
 def _answer_keys(row: Mapping[str, Any]) -> tuple[str, str] | None:
@@ -111,14 +119,19 @@ def _with_answer(rest: Mapping[str, Any], answer: Any, key: str) -> dict[str, An
     said = [{"role": "assistant", "content": one} if isinstance(one, str) else one for one in said]
     if not said:
         raise BrokenRowError(f"{key!r} is empty")
-    place = next((name for name in _CONTEXTS if isinstance(rest.get(name), list)), None)
-    if place is not None:
-        before = rest[place]
-        others = {name: value for name, value in rest.items() if name != place}
+    places = [name for name in _CONTEXTS if isinstance(rest.get(name), list)]
+    if places:
+        before = rest[places[0]]
+        if any(rest[name] != before for name in places):
+            raise BrokenRowError("two contexts", f"under {' and '.join(map(repr, places))}")
+        others = {name: value for name, value in rest.items() if name not in places}
         # Some files repeat the context before the answer.
-        whole = said if said[: len(before)] == before and len(said) > len(before) else before + said
-        return {**others, "messages": whole}
+        repeats = said[: len(before)] == before and len(said) > len(before)
+        _check_joint(before, said[len(before) :] if repeats else said, key)
+        return {**others, "messages": said if repeats else before + said}
     if isinstance(answer, str):
+        if "output" in rest:
+            raise BrokenRowError(f"two answers, under {key!r} and 'output'")
         return {**rest, "output": answer}
     if len(said) > 1:
         # The prompt is a text that the messages may repeat.
@@ -127,3 +140,19 @@ def _with_answer(rest: Mapping[str, Any], answer: Any, key: str) -> dict[str, An
         others = {name: value for name, value in rest.items() if name != "prompt"}
         return {**others, "messages": [{"role": "user", "content": rest["prompt"]}, *said]}
     raise BrokenRowError("no context", f"{key!r} has one message, and the row has no prompt")
+
+
+def _check_joint(before: list[Any], said: list[Any], key: str) -> None:
+    """Checks that messages end with a question, and that those after them are only an answer.
+
+    Otherwise texts would be joined that do not follow each other. A context without any turn may
+    come before a whole dialogue.
+    """
+    speakers, others = (
+        [turn.role for turn in read_messages(part, RowPlace("", 0)).turns]
+        for part in (before, said)
+    )
+    if speakers and speakers[-1] == "assistant":
+        raise BrokenRowError("the context ends with an answer")
+    if speakers and "user" in others:
+        raise BrokenRowError(f"no answer under {key!r}", "it has a question of its own")

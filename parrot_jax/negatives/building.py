@@ -26,7 +26,7 @@ from parrot_jax.evaluate.answering import JOURNAL, read_answer
 from parrot_jax.negatives.asking import Answers, Asked, Asking, ask_until_enough
 from parrot_jax.negatives.drops import Drops, Read
 from parrot_jax.negatives.negatives_config import NegativesConfig
-from parrot_jax.negatives.questions import Question, read_pool
+from parrot_jax.negatives.questions import SECOND_OF_ID, Question, read_pool
 from parrot_jax.negatives.selecting import english_rule
 from parrot_jax.negatives.selection import read_selection
 from parrot_jax.negatives.strategies import Negative, load_prompts
@@ -56,6 +56,8 @@ class BuildSummary:
     """The requests as text."""
     rejected_rows: Sequence[str] = ()
     """Invalid rows of the selection, as text."""
+    broken: Mapping[str, int] = field(default_factory=dict)
+    """Rejected rows of the sources by reason."""
     problem: ParrotError | None = field(default=None, compare=False)
     """Why negatives are open; None = no endpoint is at fault."""
 
@@ -96,7 +98,10 @@ class _Chosen:
 
     questions: Sequence[Question]
     left_out: Mapping[str, int]
+    broken: Mapping[str, int]
+    """Rejected rows of the sources."""
     rejected_rows: Sequence[str] = ()
+    """Those of the selection."""
 
 
 async def _build(config: NegativesConfig) -> BuildSummary:
@@ -144,7 +149,7 @@ async def _build(config: NegativesConfig) -> BuildSummary:
 
 def _by_rules(config: NegativesConfig) -> _Chosen:
     pool = read_pool(config.sources, seed=config.seed, rule=english_rule())
-    return _Chosen(pool.questions, dict(pool.left_out.most_common()))
+    return _Chosen(pool.questions, dict(pool.left_out.most_common()), dict(pool.report.broken))
 
 
 def _selected(config: NegativesConfig) -> _Chosen:
@@ -167,11 +172,15 @@ def _selected(config: NegativesConfig) -> _Chosen:
     found = {question.place: question for question in pool.questions}
     places = dict.fromkeys((row.dialogue, row.turn) for row in rows)
     left_out = Counter(pool.left_out)
-    del left_out[_NOT_SELECTED]
+    # These count questions that nobody selected.
+    del left_out[_NOT_SELECTED], left_out[SECOND_OF_ID]
     if missing:
         left_out["not in the sources"] = len(missing)
+    if len(rows) > len(places):
+        left_out["selected twice"] = len(rows) - len(places)
     questions = [found[place] for place in places if place in found]
-    return _Chosen(questions, dict(left_out.most_common()), rejected.lines())
+    broken = dict(pool.report.broken)
+    return _Chosen(questions, dict(left_out.most_common()), broken, rejected.lines())
 
 
 def _write(
@@ -201,6 +210,7 @@ def _write(
         files=str(folder / PAIRS),
         requests=answers.line(_SPEAKER),
         rejected_rows=chosen.rejected_rows,
+        broken=chosen.broken,
         problem=answers.problem,
     )
     values = asdict(replace(summary, problem=None))
@@ -213,8 +223,10 @@ def _pair(asked: Asked, read: Read) -> dict[str, Any]:
     """A row of a file of pairs."""
     item: Negative = asked.item
     question = item.question
+    weight = question.weight
     return {
         "id": item.id,
+        **({} if weight == 1 else {"weight": weight}),
         "prompt": question.messages(),
         "chosen": [{"role": "assistant", "content": question.answer}],
         "rejected": [{"role": "assistant", "content": read.text}],

@@ -12,6 +12,9 @@ from parrot_jax.api.replies import Outcome, Reply
 from parrot_jax.collect.stops import JUDGED_CHARS, StopConfig, StopJudge
 from parrot_jax.dialogue.language import language_of, switched_language
 from parrot_jax.dialogue.phrases import asks_back, refuses
+from parrot_jax.dialogue.raw_rows import BrokenRowError
+from parrot_jax.dialogue.types import Turn
+from parrot_jax.dialogue.unread import refuse_media
 from parrot_jax.evaluate.answering import read_answer
 from parrot_jax.evaluate.extending import answer_similarity
 from parrot_jax.negatives.negatives_config import NegativesConfig
@@ -20,6 +23,8 @@ from parrot_jax.negatives.strategies import Negative
 ASKS_BACK = "asks back"
 _MOST_WORDS_ASKED_BACK = 80
 _OPENING_CHARS = 400
+_ECHO = 80.0
+"""Similarity to its prompt from which a negative is an echo; an edited text can have 60."""
 
 _GIVE = r"(?:provide|clarify|specify|share|tell|give|paste|let me know)"
 _ASKS_FOR_CONTEXT = re.compile(
@@ -95,6 +100,13 @@ class Drops:
             return "too close to the chosen answer"
         if not any(map(str.isalnum, opening)):
             return "no words"
+        try:
+            refuse_media([Turn("assistant", text)])
+        except BrokenRowError:
+            return "mark of an image or the like"
+        (messages,) = negative.requests()
+        if answer_similarity(messages[-1]["content"], text) >= _ECHO:
+            return "repeats its prompt"
         if _MENTIONS_TASK.search(opening):
             return "mentions its task"
         asks = _asks(opening)

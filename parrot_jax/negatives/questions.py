@@ -13,6 +13,8 @@ from parrot_jax.dialogue.phrases import only_thanks, refuses
 from parrot_jax.dialogue.sources import ReadReport, SourceConfig, read_sources
 from parrot_jax.dialogue.types import Dialogue
 
+SECOND_OF_ID = "another dialogue has its id"
+
 
 @dataclass(frozen=True)
 class Question:
@@ -36,6 +38,11 @@ class Question:
     def answer(self) -> str:
         """The chosen answer."""
         return self.dialogue.turns[2 * self.turn - 1].text
+
+    @property
+    def weight(self) -> float:
+        """The loss weight of the answer."""
+        return self.dialogue.turns[2 * self.turn - 1].weight
 
     @property
     def earlier(self) -> list[str]:
@@ -132,7 +139,7 @@ def _questions(sources: Sequence[SourceConfig], seed: int, pool: Pool) -> Iterat
             if dialogue.id in seen:
                 if seen[dialogue.id] != content:
                     later = max(0, len(dialogue.turns) // 2 - 1)
-                    pool.left_out["another dialogue has its id"] += later
+                    pool.left_out[SECOND_OF_ID] += later
                 continue
             seen[dialogue.id] = content
             for turn in range(2, len(dialogue.turns) // 2 + 1):

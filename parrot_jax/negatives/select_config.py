@@ -16,7 +16,7 @@ class SelectConfig:
     """Selects questions that depend on their dialogue.
 
     Raises:
-      UserError: A value is outside its range, or the method lacks its endpoint.
+      UserError: A value is outside its range.
     """
 
     out: str
@@ -57,11 +57,20 @@ class SelectConfig:
             raise UserError(
                 f"context_similarity is {self.context_similarity}; it must be in (0, 100]."
             )
+        if self.prompt is not None and self.method != "judge":
+            raise UserError(f"method is {self.method}, which has no prompt; set `prompt: null`.")
+
+    def check_endpoint(self) -> None:
+        """Checks that there is an endpoint if the method needs one.
+
+        Not in the constructor: the options `--method rules --endpoint null` are applied in turn.
+
+        Raises:
+          UserError: It is missing, or the method takes none.
+        """
         if (self.endpoint is None) != (self.method == "rules"):
             raise UserError(
                 f"method is {self.method} and the endpoint is "
                 f"{'null' if self.endpoint is None else 'set'}; `judge` and `measured` need an "
                 "endpoint, `rules` takes none."
             )
-        if self.prompt is not None and self.method != "judge":
-            raise UserError(f"method is {self.method}, which has no prompt; set `prompt: null`.")

@@ -51,6 +51,8 @@ class SelectSummary:
     file: str
     requests: str = ""
     """The requests as text; empty if there are none."""
+    broken: Mapping[str, int] = field(default_factory=dict)
+    """Rejected rows of the sources by reason."""
     problem: ParrotError | None = field(default=None, compare=False)
     """Why questions are open; None = no endpoint is at fault."""
 
@@ -80,6 +82,7 @@ def select(config: SelectConfig) -> SelectSummary:
       KeyboardInterrupt: See `Job.run`.
     """
     check_config(config, SelectConfig)
+    config.check_endpoint()
     if config.method == "rules":
         pool = rule_pool(config)
         return _write(config, pool, [_by_rule(pool, one) for one in pool.questions])
@@ -273,6 +276,7 @@ def _write(
         open=num_open,
         file=str(file),
         requests=requests,
+        broken=dict(pool.report.broken),
         problem=problem,
     )
     values = asdict(replace(summary, problem=None))

@@ -104,13 +104,11 @@ def _detect(file: str) -> SourceKind:
         raise UserError(f"{file}:{first.line}: no dialogue: {problem}.")
     values: Mapping[str, Any] = row.value
     kind = detect_kind(values)
-    is_pairs = {"chosen", "rejected"} <= values.keys()
-    if kind is None or is_pairs:
+    if kind is None:
         keys = ", ".join(map(repr, values)) or "none"
-        reason = "it has preference pairs" if is_pairs else "no known dialogue format has them"
-        kinds = ", ".join(READERS)
         raise UserError(
-            f"{file}:{row.line}: cannot detect the format from the keys {keys} ({reason}); pass "
-            f"kind:path, where kind is one of {kinds}, e.g. sharegpt:{file}."
+            f"{file}:{row.line}: cannot detect the format from the keys {keys} (no known dialogue "
+            f"format has them); pass kind:path, where kind is one of {', '.join(READERS)}, e.g. "
+            f"sharegpt:{file}."
         )
     return kind

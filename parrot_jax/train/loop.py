@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from parrot_jax.core.config import check_config, config_to_dict
 from parrot_jax.core.errors import PreemptedError, RunError, UserError, disk_full_is_a_user_error
 from parrot_jax.core.files import atomic_write, write_array, write_json
-from parrot_jax.core.logs import Pace, console, duration, progress_bar
+from parrot_jax.core.logs import Pace, console, duration, progress_bar, visible
 from parrot_jax.core.paths import AnyPath
 from parrot_jax.distributed import any_process, in_first_process, is_first_process
 from parrot_jax.train import perplexity
@@ -32,7 +32,7 @@ from parrot_jax.train.preemption import Preemption, preemption
 from parrot_jax.train.preference import PairRows
 from parrot_jax.train.profile import Profiler
 from parrot_jax.train.program import too_large_is_a_user_error
-from parrot_jax.train.reference import load_reference
+from parrot_jax.train.reference import load_reference, weights_hash
 from parrot_jax.train.run_data import describe_data
 from parrot_jax.train.run_folder import RunFolder
 from parrot_jax.train.sample import sample_next_turns
@@ -209,13 +209,13 @@ class _Run:
         """Restores the newest checkpoint or makes new weights; drops later metrics."""
         if self.config.trains_pairs and self.checkpoints.latest_step() is not None:
             # Before the state is restored, since there is memory for one model only.
-            self._use_reference(initial_params(self.config, self.program.state))
+            self._use_reference(initial_params(self.config, self.program.state), is_new=False)
         found = restore_newest(self.checkpoints, self.program.state)
         step = 0
         if found is None:
             state = new_state(self.config, self.program.optimizer, self.program.state)
             if self.config.trains_pairs:
-                self._use_reference(state.params)
+                self._use_reference(state.params, is_new=True)
         else:
             step, state = found
             state = state._replace(frozen=frozen_weights(self.config, self.program.state))
@@ -225,8 +225,12 @@ class _Run:
             self.folder.samples.keep_through(step)
         return state
 
-    def _use_reference(self, params: Any) -> None:
+    def _use_reference(self, params: Any, *, is_new: bool) -> None:
         """Gives the rows the log-probabilities of their answers under the initial weights."""
+        known = weights_hash(params)
+        in_first_process(
+            lambda: self.folder.keep_reference(known, is_new=is_new), f"use {self.folder.path}"
+        )
         paces: dict[str, Pace] = {}
 
         def advance(split: str, done: int, rows: int) -> None:
@@ -405,7 +409,8 @@ class _Run:
                 self.folder.samples.append(
                     step=step, dialogue=history.dialogue_id, truth=history.truth, **reply._asdict()
                 )
-            console.print(f"  {history.dialogue_id}: {reply.text!r} [{reply.finish_reason}]")
+            id = visible(history.dialogue_id)
+            console.print(f"  {id}: {reply.text!r} [{reply.finish_reason}]")
 
 
 def _named(extras: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 config.yaml        the resolved config; loading it gives the same run
 data.json          hashes of the prepared rows, and what they came from
 changes.jsonl      changes of config and data with `--allow-changes`
+reference.json     preference training only: the hash of the reference's weights
 versions.json      git commit and package versions of the last start
 metrics.jsonl      one JSON object per step
 samples.jsonl      sample replies of each evaluation
@@ -181,6 +182,25 @@ class RunFolder(ModelFolder):
             save_config(replace(config, distributed=DistributedConfig()), self.config_path)
             write_json(self.path / "versions.json", versions())
             template.save(self.tokenizer, config.task)
+
+    def keep_reference(self, weights: str, *, is_new: bool) -> None:
+        """Records the reference of preference training; a resumed run must have the same.
+
+        Args:
+          weights: Hash of its weights.
+          is_new: Whether the run starts now.
+
+        Raises:
+          UserError: The run has another reference.
+        """
+        path = self.path / "reference.json"
+        if is_new or not path.exists():
+            write_json(path, {"weights": weights})
+        elif read_object(path).get("weights") != weights:
+            raise UserError(
+                f"{self.path} has a run with another reference: the weights in init_from have "
+                "changed since it started; restore them, or choose another --out."
+            )
 
     def flush(self, *, every_s: float = 0.0) -> None:
         """Uploads waiting lines to the bucket; on a disk, none wait.

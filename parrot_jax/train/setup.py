@@ -10,7 +10,7 @@ import optax
 from numpy.typing import NDArray
 
 from parrot_jax.core.errors import UserError
-from parrot_jax.core.logs import console
+from parrot_jax.core.logs import console, visible
 from parrot_jax.core.memory import keep_freed_memory
 from parrot_jax.data.pipeline import Batches
 from parrot_jax.data.prepare import Prepared, note_shared_files, prepare
@@ -89,7 +89,8 @@ class Setup(NamedTuple):
         if too_long := counts.get("too_long"):
             console.print(
                 f"{len(too_long):,} pairs do not fit in data.row_tokens={config.data.row_tokens} "
-                f"and are dropped: {', '.join(too_long[:5])}{', ...' if too_long[5:] else ''}"
+                f"and are dropped: {visible(', '.join(too_long[:5]))}"
+                f"{', ...' if too_long[5:] else ''}"
             )
         share = config.batch_rows / counts["rows"]
         unit = "pairs" if config.trains_pairs else "sessions"

@@ -257,7 +257,7 @@ def test_a_config_needs_no_more_than_its_data(tiny_run, tmp_path, capsys):
 def test_a_pair_is_shown_as_its_two_sides_with_the_same_context(tiny_run, capsys):
     (source,) = tiny_run.parent.glob("dialogues.jsonl")
     pair = {"prompt": [user("what word")], "chosen": [said("good")], "rejected": [said("bad")]}
-    long = pair | {"chosen": [said("word " * 200)]}
+    long = pair | {"id": "long\x1b[31m", "chosen": [said("word " * 200)]}
     alone = {"messages": [user("what"), said("word")]}
     source.write_text("".join(json.dumps(row) + "\n" for row in (pair, long)))
     messages = source.with_name("alone.jsonl")
@@ -276,6 +276,8 @@ def test_a_pair_is_shown_as_its_two_sides_with_the_same_context(tiny_run, capsys
     assert both.index(" good</s>") < both.index("rejected answer: ") < both.index(" bad</s>")
     assert sum("the answers do not fit in a row: this pair is dropped" in out for out in shown) == 1
     assert sum("not a preference pair: this dialogue is dropped" in out for out in shown) == 1
+    assert main(["data", "prepare", str(tiny_run)]) == 0
+    assert "dropped, too long for a row: long␛[31m 1\n" in capsys.readouterr().out
     # As for `objective: sft`: the chosen answer only.
     first = shown.index(both)
     out = show_config(tiny_run, capsys, "--objective", "sft", "--index", str(first))

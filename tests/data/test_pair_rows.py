@@ -88,6 +88,17 @@ def test_a_context_that_is_too_long_loses_its_beginning_on_both_sides(template: 
     assert shown.endswith("USER: When did she die?</s>ASSISTANT: In 1817.</s>")
 
 
+def test_a_pair_that_fits_is_not_cut_whatever_its_system_text_is(template: Template) -> None:
+    long = pair("Why?", "So.", rejected="No.", system="Be brief. " * 8)
+    (whole,), _, counts, _ = make_rows([long], 0, config(256), template, pairs=True)
+    num_tokens = counts["tokens"]
+    (row,), _, counts, _ = make_rows([long], 0, config(num_tokens), template, pairs=True)
+    assert row["tokens"].tolist() == whole["tokens"][:num_tokens].tolist()
+    assert (counts["cut_contexts"], counts["cut_turns"]) == (0, 0)
+    _, _, counts, _ = make_rows([long], 0, config(num_tokens - 1), template, pairs=True)
+    assert (counts["cut_contexts"], counts["cut_turns"]) == (1, 1)
+
+
 def test_what_does_not_fit_is_dropped_and_listed(template: Template) -> None:
     long = pair("Why?", "Because. " * 60, rejected="No.", id="long")
     done = make_rows([EMMA, long], 0, config(128), template, pairs=True)
@@ -162,4 +173,8 @@ def test_prepared_pairs_are_counted_by_kind_and_turn(
     path.write_text(json.dumps({"messages": [{"role": "user", "content": "a"}]}))
     data = replace(data, sources=(SourceConfig(kind="messages", path=str(path)),))
     with pytest.raises(UserError, match="no preference pair: of 1 dialogues in the train split, 1"):
+        prepare(data, "train", pairs=True)
+    path.write_text(json.dumps({"prompt": "a", "chosen": "b", "rejected": "c", "weight": 0}))
+    data = replace(data, sources=(SourceConfig(kind="preference", path=str(path)),))
+    with pytest.raises(UserError, match="0 have no rejected answer, 1 have weight 0"):
         prepare(data, "train", pairs=True)

@@ -58,6 +58,9 @@ def read(path: Path, *rows: Any) -> tuple[list[Dialogue], ReadReport]:
         {"history": [["Who wrote Emma?", "Jane Austen."]], "instruction": "When did she die?",
          "input": "", "chosen": "In 1817.", "rejected": "Who?"},
         {"messages": CONTEXT, "chosen_response": "In 1817.", "rejected_response": "Who?"},
+        # UltraFeedback: the chosen dialogue is there twice.
+        {"chosen": [*CONTEXT, said("In 1817.")], "rejected": [*CONTEXT, said("Who?")],
+         "messages": [*CONTEXT, said("In 1817.")]},
     ],
 )  # fmt: skip
 def test_every_form_gives_the_same_pair(tmp_path: Path, row: dict[str, Any]) -> None:
@@ -81,6 +84,14 @@ def test_a_prompt_may_be_a_text_and_a_system_message_stays(tmp_path: Path) -> No
     assert [[t.weight for t in pair.turns] for pair in pairs] == [[0, 2], [0, 1], [0, 1]]
 
 
+def test_a_kind_may_be_any_word_or_number(tmp_path: Path) -> None:
+    row = {"prompt": "Hi", "chosen": "Hello!", "rejected": "Go away."}
+    kinds = ({"kind": "rejected"}, {"Kind": "rejected"}, {"kind": 0}, {"kind": ["a"]}, {})
+    pairs, report = read(tmp_path / "pairs.jsonl", *({**row, **kind} for kind in kinds))
+    assert [kind_of(pair) for pair in pairs] == ["rejected", "rejected", "0", "", ""], report.broken
+    assert pairs[3].metadata["kind"] == ["a"]
+
+
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
@@ -93,6 +104,18 @@ def test_a_prompt_may_be_a_text_and_a_system_message_stays(tmp_path: Path) -> No
         ({"chosen": [said("a")], "rejected": [said("b")]}, "no context"),
         ({"prompt": CONTEXT, "chosen": [], "rejected": "b"}, "'chosen' is empty"),
         ({"prompt": CONTEXT, "chosen": 7, "rejected": "b"}, "a message is not an object"),
+        ({"prompt": CONTEXT, "chosen": "a", "rejected": "b", "messages": [user("x")]},
+         "two contexts"),
+        ({"prompt": [*CONTEXT, said("x")], "chosen": "", "rejected": "b"},
+         "the context ends with an answer"),
+        ({"prompt": CONTEXT, "chosen": [user("Hi"), said("a")], "rejected": "b"},
+         "no answer under 'chosen'"),
+        ({"prompt": CONTEXT, "chosen": "a", "rejected": "b", "chosen_response": "c",
+          "rejected_response": "d"}, "two pairs of answers"),
+        ({"prompt": "Hi", "chosen": "a", "rejected": "b", "output": "c"},
+         "two answers, under 'chosen' and 'output'"),
+        ({"prompt": CONTEXT, "chosen": [said("a")], "rejected": [{**said("b"), "weight": 0}]},
+         "chosen and rejected have different weights"),
         ({"prompt": CONTEXT, "chosen": "a", "rejected": "b", "images": ["x.png"]},
          "'images' is not empty, so part of it is not text"),
     ],

@@ -68,7 +68,8 @@ def test_pairs_are_in_the_form_of_trl(
     write_rivers: WriteRivers, write_config: WriteConfig, tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    write_rivers(3)
+    path = write_rivers(3)
+    path.write_text(path.read_text() + "no JSON\n")
     with ScriptedServer(answer) as server:
         config = write_config("generator", server.url)
         assert build(config) == 0
@@ -93,7 +94,18 @@ def test_pairs_are_in_the_form_of_trl(
         assert pair["models"] == {"chosen": "gpt-4o", "rejected": "scripted"}
     assert "neglect: 3 pairs, 0 dropped" in capsys.readouterr().out
     assert summary(tmp_path)["pairs"] == dict.fromkeys(KINDS, 3)
+    assert summary(tmp_path)["broken"] == {"not valid JSON": 1}
     assert read(tmp_path / "out" / "dropped.jsonl") == []
+
+
+def test_a_pair_has_the_weight_of_its_chosen_answer(
+    write_rivers: WriteRivers, write_config: WriteConfig, tmp_path: Path
+) -> None:
+    write_rivers(1, weight=0.25)
+    with ScriptedServer(answer) as server:
+        assert build(write_config("generator", server.url, kinds=["neglect"])) == 0
+    (pair,) = read(tmp_path / "out" / "pairs")
+    assert pair["weight"] == 0.25
 
 
 LONG = "The lake is deep and cold and the people there fish for trout in the early morning. "
@@ -104,6 +116,7 @@ DROPPED = {
     "cut at the token limit": (Scripted(text=LONG, finish_reason="length"), KINDS),
     "filtered": (Scripted(text="It", finish_reason="content_filter"), KINDS),
     "no words": (Scripted(text="..."), KINDS),
+    "mark of an image or the like": (Scripted(text="See <image> for a map of it."), KINDS),
     "equal to the chosen answer": (Scripted(text=CHOSEN), KINDS),
     "too close to the chosen answer": (Scripted(text=CHOSEN + " Yes, really."), KINDS),
     "refusal": (Scripted(text="I'm sorry, but I can't talk about this topic."), KINDS),
@@ -149,6 +162,21 @@ def test_a_negative_is_dropped_with_its_reason(
     assert {pair["id"] for pair in pairs} == {f"other/2/{kind}" for kind in KINDS} | {
         f"r0/2/{kind}" for kind in KINDS if kind not in kinds
     }
+
+
+def test_a_model_that_repeats_its_prompt_makes_no_pairs(
+    write_rivers: WriteRivers, write_config: WriteConfig, tmp_path: Path
+) -> None:
+    write_rivers(1)
+
+    def echo(body: dict[str, Any]) -> Scripted:
+        return Scripted(text=f"You said: {body['messages'][-1]['content'].lower()}")
+
+    with ScriptedServer(echo) as server:
+        assert build(write_config("generator", server.url)) == 0
+    assert [row["reason"] for row in read(tmp_path / "out" / "dropped.jsonl")] == [
+        "repeats its prompt", "repeats its prompt", "repeats its prompt"
+    ]  # fmt: skip
 
 
 def test_a_rejected_request_drops_its_negative_only(
@@ -197,7 +225,9 @@ def test_a_selection_names_the_questions_and_what_is_wrong_with_it_is_counted(
     write_rivers: WriteRivers, write_config: WriteConfig, tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    write_rivers(4)
+    path = write_rivers(4)
+    with open(path, "a") as dialogues:  # another dialogue with the id of the first
+        dialogues.write(path.read_text().splitlines()[1].replace('"r1"', '"r0"') + "\n")
     with ScriptedServer(answer) as server:
         config = write_config("generator", server.url, kinds=["neglect"])
         select = tmp_path / "select.yaml"
@@ -209,11 +239,13 @@ def test_a_selection_names_the_questions_and_what_is_wrong_with_it_is_counted(
         rows = read(file)
         rows[1]["sha256"] = "0" * 64
         rows[2]["dialogue"] = "gone"
+        rows.append(rows[0])
         file.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"dialogue": "r1"}\n')
         assert build(config, "--selection", str(file)) == 0
     printed = capsys.readouterr().out
-    assert f"{file}:5: no positive integer in `turn`" in printed
-    assert "2 questions; 2 more make no pairs" in printed
+    assert f"{file}:6: no positive integer in `turn`" in printed
+    assert "2 questions; 3 more make no pairs" in printed
+    assert "  1: selected twice\n" in printed
     assert "  1: changed since it was selected\n" in printed
     assert "  1: not in the sources\n" in printed
     assert [pair["dialogue_id"] for pair in read(tmp_path / "out" / "pairs")] == [

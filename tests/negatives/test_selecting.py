@@ -52,6 +52,8 @@ def test_rules_select_without_any_endpoint_and_count_the_rest(
         "1: another language than the rules know",
     ):  # fmt: skip
         assert f"  {reason}\n" in printed
+    found = json.loads((tmp_path / "out" / "select_summary.json").read_text())
+    assert found["broken"] == {"not valid JSON": 1}
     rows = read(tmp_path / "out" / "selected.jsonl")
     assert {(row["dialogue"], row["turn"], row["why"]) for row in rows} == {
         (f"r{number}", 2, "pronoun") for number in range(3)
@@ -168,6 +170,16 @@ def test_settings_that_mean_nothing_are_refused(
     path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | changes))
     assert select(path) == 2
     assert message in capsys.readouterr().err
+
+
+def test_options_can_replace_the_judge_by_the_rules(
+    write_rivers: WriteRivers, write_config: WriteConfig, tmp_path: Path
+) -> None:
+    write_rivers(1)
+    config = write_config("endpoint", "http://127.0.0.1:1/v1", method="judge")
+    # As a comment of configs/select/context_gpt4.yaml says.
+    assert select(config, "--method", "rules", "--endpoint", "null") == 0
+    assert len(read(tmp_path / "out" / "selected.jsonl")) == 1
 
 
 def test_another_judge_may_not_continue(

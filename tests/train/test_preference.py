@@ -39,6 +39,7 @@ from parrot_jax.train.reference import (
     reference_key,
     weights_hash,
 )
+from parrot_jax.train.run_folder import RunFolder
 from parrot_jax.train.setup import set_up
 from parrot_jax.train.step import summed_gradients
 from parrot_jax.train.train_config import OptimConfig, PreferenceConfig, TrainConfig
@@ -450,6 +451,26 @@ def test_a_model_that_is_not_its_reference_is_refused() -> None:
     check_first_step({**values, "rewards/margins": 3e-5}, CONFIG)
     with pytest.raises(UserError, match=r"the mean margin of step 1 is 0.2, but it must be 0"):
         check_first_step(values, CONFIG)
+
+
+def test_a_run_does_not_resume_with_another_reference(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.keep_reference("a", is_new=True)
+    folder.keep_reference("b", is_new=True)  # killed before its first checkpoint
+    folder.keep_reference("b", is_new=False)
+    with pytest.raises(UserError, match="the weights in init_from have changed since it started"):
+        folder.keep_reference("a", is_new=False)
+
+
+@pytest.mark.slow
+def test_a_resumed_run_needs_the_initial_weights(run: TrainConfig, tmp_path: Path) -> None:
+    sft = replace(run, objective="sft", out=str(tmp_path / "base"), max_steps=1)
+    parrot_jax.train_model(sft)
+    run = replace(run, init_from=sft.out, max_steps=1)
+    parrot_jax.train_model(run)
+    parrot_jax.train_model(replace(sft, max_steps=2))
+    with pytest.raises(UserError, match="the weights in init_from have changed"):
+        parrot_jax.train_model(replace(run, max_steps=2))
 
 
 def test_a_pair_needs_its_mask_and_its_objective(run: TrainConfig) -> None:
