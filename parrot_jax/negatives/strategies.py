@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from parrot_jax.api.prompts import Prompt, load_prompt, packaged_prompt
+from parrot_jax.core.errors import UserError
 from parrot_jax.negatives.negatives_config import KINDS, Kind
 from parrot_jax.negatives.questions import Question
 
@@ -34,14 +35,24 @@ def load_prompts(replaced: Mapping[str, str]) -> dict[str, Prompt]:
       replaced: Paths by kind; the others are those of the package.
 
     Raises:
-      UserError: See `load_prompt`.
+      UserError: See `load_prompt`; or a prompt does not contain the question.
     """
     return {
-        kind: load_prompt(replaced[kind], question="?")
+        kind: _load(replaced[kind])
         if kind in replaced
         else packaged_prompt("parrot_jax.negatives", _PACKAGED[kind])
         for kind in KINDS
     }
+
+
+def _load(path: str) -> Prompt:
+    prompt = load_prompt(path, question="?")
+    if prompt.render(question="one") == prompt.render(question="two"):
+        raise UserError(
+            f"the prompt {path} does not contain the question; write {{{{ question }}}} where it "
+            "belongs."
+        )
+    return prompt
 
 
 @dataclass(frozen=True)

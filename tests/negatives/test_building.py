@@ -309,6 +309,20 @@ def test_settings_that_mean_nothing_are_refused(
     assert error.count("\n") == 1
 
 
+def test_a_prompt_without_the_question_is_refused(
+    write_rivers: WriteRivers, write_config: WriteConfig, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    write_rivers(1)
+    prompt = tmp_path / "constant.jinja"
+    prompt.write_text("Answer {question} wrongly.")
+    prompts = {"neglect": str(prompt)}
+    assert build(write_config("generator", "http://127.0.0.1:1/v1", prompts=prompts)) == 2
+    assert f"the prompt {prompt} does not contain the question; write {{{{ question }}}}" in (
+        capsys.readouterr().err
+    )
+
+
 def test_other_settings_may_not_continue_and_no_question_is_an_error(
     write_rivers: WriteRivers, write_config: WriteConfig, tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
