@@ -1,0 +1,142 @@
+"""Finds the runs in a folder, also those that are being written.
+
+A run is *running* if a process of this machine holds its lock. The list of held locks is read, not
+the lock itself, so looking at a run never disturbs it.
+"""
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from parrot_jax.api.journal_reader import JournalReader
+from parrot_jax.core.errors import ParrotError
+from parrot_jax.core.files import read_object
+from parrot_jax.core.logs import duration
+from parrot_jax.core.yaml_files import read_yaml
+from parrot_jax.report.page import Table
+from parrot_jax.runs.training_files import CONFIG, METRICS, last_row, steps_of
+
+State = Literal["finished", "running", "stopped", "damaged"]
+
+_SKIPPED = frozenset({"checkpoints", "tokenizer", "results"})
+_LOCKS = Path("/proc/locks")
+# By a key that only such a config has.
+_JOBS = {
+    "asker": "collection",
+    "benchmark": "answers",
+    "generator": "negatives",
+    "judge": "judgments",
+}
+
+
+class Found(NamedTuple):
+    """A run, for a row of a table."""
+
+    path: Path
+    kind: str
+    state: State
+    progress: str
+    """E.g. `1,200 of 2,000 steps`."""
+    last: str
+    """The newest loss, or why the run cannot be read."""
+    changed_at: float
+    """Time of the last change, in seconds since 1970."""
+
+
+class _Look(NamedTuple):
+    kind: str
+    is_finished: bool
+    progress: str
+    last: str
+
+
+def find_runs(folder: Path) -> Iterator[Found]:
+    """Yields the runs in a folder and below it, in order of their paths.
+
+    Args:
+      folder: A run may be at any depth. Hidden folders are skipped.
+    """
+    for path, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if name[0] != "." and name not in _SKIPPED)
+        here = Path(path)
+        if CONFIG in files and METRICS in files:
+            yield _found(here, here / ".lock", partial(_training, here))
+        elif "quickstart.json" in files:
+            yield _found(here, here / ".lock", partial(_quickstart, here))
+        for name in sorted(name for name in files if name.endswith(".sqlite")):
+            yield _found(here, here / f".{name}.lock", partial(_job, here / name))
+
+
+def _found(folder: Path, lock: Path, look: Callable[[], _Look]) -> Found:
+    changed_at = max(entry.stat().st_mtime for entry in os.scandir(folder) if entry.is_file())
+    try:
+        kind, is_finished, progress, last = look()
+    except ParrotError as error:
+        return Found(folder, "?", "damaged", "", str(error), changed_at)
+    state: State = "running" if is_held(lock) else "finished" if is_finished else "stopped"
+    return Found(folder, kind, state, progress, last, changed_at)
+
+
+def _training(folder: Path) -> _Look:
+    config = read_yaml(folder / CONFIG)
+    row = last_row(folder / METRICS)
+    data = folder / "data.json"
+    num_steps = steps_of(config, read_object(data) if data.exists() else {})
+    step = int(row["step"]) if row else 0
+    kind = {"ask": "asker", "chat": "chat model"}.get(config.get("task"), "training")
+    if config.get("objective") == "preference":
+        kind += ", CaPO"
+    loss = f"loss {row['loss']:.4f}" if row and "loss" in row else ""
+    return _Look(kind, step == num_steps, _progress(step, num_steps, "steps"), loss)
+
+
+def _quickstart(folder: Path) -> _Look:
+    stages = read_object(folder / "quickstart.json").get("stages", {})
+    return _Look("quickstart", "report" in stages, f"{len(stages)} stages", "")
+
+
+def _job(journal: Path) -> _Look:
+    with contextlib.closing(JournalReader(journal)) as reader:
+        config = reader.last_start().config
+        items, still_open = reader.num_items(), len(reader.without_end())
+    kind = next((kind for key, kind in _JOBS.items() if key in config), journal.stem)
+    is_finished = not still_open
+    summary = journal.with_name("summary.json")
+    if kind == "negatives" and summary.exists():
+        # It stops when there are enough pairs.
+        is_finished = read_object(summary).get("open") == 0
+    return _Look(kind, is_finished, _progress(items - still_open, items, "items"), "")
+
+
+def _progress(done: int, total: int | None, what: str) -> str:
+    return f"{done:,} {what}" if total is None else f"{done:,} of {total:,} {what}"
+
+
+def is_held(lock: Path) -> bool:
+    """Whether a process of this machine holds a lock file; False where `/proc/locks` is missing."""
+    try:
+        seen, held = os.stat(lock), _LOCKS.read_text(encoding="ascii")
+    except OSError:
+        return False
+    device = f"{os.major(seen.st_dev):02x}:{os.minor(seen.st_dev):02x}"
+    return f" {device}:{seen.st_ino} " in held
+
+
+def runs_table(found: Sequence[Found], folder: Path) -> Table:
+    """The runs as a table; paths are relative to the folder."""
+    now = time.time()
+    return Table(
+        columns=("run", "what", "state", "last", "progress", "changed"),
+        rows=[
+            (
+                str(one.path.relative_to(folder)), one.kind, one.state, one.last, one.progress,
+                f"{duration(now - one.changed_at)} ago",
+            )
+            for one in found
+        ],
+        text_columns=4,
+    )  # fmt: skip

@@ -1,0 +1,156 @@
+"""Reads the files of a training run, also while it trains; never loads jax.
+
+The last line of a file may be incomplete while the run writes it; it is left out.
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parrot_jax.core.errors import UserError
+from parrot_jax.core.files import read_object
+from parrot_jax.core.logs import MetricsFile
+from parrot_jax.core.paths import AnyPath, as_path
+from parrot_jax.core.remote import RemotePath
+from parrot_jax.core.yaml_files import read_yaml
+
+METRICS, CONFIG = "metrics.jsonl", "config.yaml"
+_MOST_OF_LINE = 1 << 20
+_SAVED = "_CHECKPOINT_METADATA"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingRun:
+    """A training run as its folder has it."""
+
+    path: AnyPath
+    config: Mapping[str, Any]
+    """As in `config.yaml`."""
+    data: Mapping[str, Any]
+    """As in `data.json`."""
+    versions: Mapping[str, str | None]
+    metrics: Mapping[str, NDArray[np.float64]]
+    """By name, [steps]; NaN where a step lacks it."""
+    evals: Sequence[Mapping[str, Any]]
+    """Of `results/eval-*.json`, in order of their `step`."""
+    samples: Sequence[Mapping[str, Any]]
+    checkpoints: Sequence[int]
+    """Their steps."""
+    changes: Sequence[Mapping[str, Any]]
+    """Of `changes.jsonl`: when the run was resumed with other settings, and which."""
+
+    @property
+    def step(self) -> int:
+        """The last step; 0 = none yet."""
+        steps = self.metrics.get("step")
+        return 0 if steps is None else int(steps[-1])
+
+    @property
+    def num_steps(self) -> int | None:
+        """Steps of the whole run; None if the folder does not tell."""
+        return steps_of(self.config, self.data)
+
+
+def steps_of(config: Mapping[str, Any], data: Mapping[str, Any]) -> int | None:
+    """Number of steps of a run, as `parrot train` computes it; None if the files do not tell."""
+    match config, data:
+        case (
+            {"epochs": int() | float() as epochs, "batch_rows": int() as batch_rows},
+            {"train": {"rows": int() as rows}},
+        ) if batch_rows > 0:
+            steps = max(1, round(epochs * rows / batch_rows))
+            stop = config.get("max_steps")
+            return min(stop, steps) if isinstance(stop, int) else steps
+    return None
+
+
+def is_training_run(folder: AnyPath | str) -> bool:
+    """Whether a folder has a training run with at least one step."""
+    path = as_path(folder)
+    return (path / CONFIG).exists() and (path / METRICS).exists()
+
+
+def read_training_run(folder: AnyPath | str) -> TrainingRun:
+    """Reads a run folder.
+
+    Raises:
+      UserError: A file is missing or damaged; the message names it.
+    """
+    path = as_path(folder)
+    config = read_yaml(path / CONFIG)
+    if not isinstance(config, dict):
+        raise UserError(f"{path / CONFIG} has no keys; it is not the config of a run.")
+    return TrainingRun(
+        path=path,
+        config=config,
+        data=_object(path / "data.json"),
+        versions=_object(path / "versions.json"),
+        metrics=_columns(path / METRICS),
+        evals=sorted(
+            (read_object(file) for file in _matching(path, "results/eval-*.json")),
+            key=lambda means: means.get("step", 0),
+        ),
+        samples=_lines(path / "samples.jsonl"),
+        checkpoints=sorted(
+            int(str(saved).split("/")[-2]) for saved in _matching(path, f"checkpoints/*/{_SAVED}")
+        ),
+        changes=_lines(path / "changes.jsonl"),
+    )
+
+
+def last_row(path: Path) -> dict[str, Any] | None:
+    """The last complete line of a `metrics.jsonl`; None if there is none.
+
+    Raises:
+      UserError: It is not a JSON object.
+    """
+    with open(path, "rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - _MOST_OF_LINE))
+        lines = file.read().splitlines(keepends=True)
+    whole = [line for line in lines if line.endswith(b"\n")]
+    if not whole:
+        return None
+    try:
+        row = json.loads(whole[-1])
+    except ValueError:
+        row = None
+    if not isinstance(row, dict):
+        raise UserError(f"{path} is damaged: its last line is not a JSON object.")
+    return row
+
+
+def _columns(path: AnyPath) -> dict[str, NDArray[np.float64]]:
+    """The columns of `metrics.jsonl`: numbers only, NaN where a line lacks one."""
+    rows = _lines(path)
+    names = dict.fromkeys(name for row in rows for name in row)
+    columns = {
+        name: np.array([_number(row.get(name)) for row in rows], np.float64) for name in names
+    }
+    return {name: column for name, column in columns.items() if not np.isnan(column).all()}
+
+
+def _number(value: Any) -> float:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if is_number else float("nan")
+
+
+def _object(path: AnyPath) -> dict[str, Any]:
+    return read_object(path) if path.exists() else {}
+
+
+def _lines(path: AnyPath) -> list[dict[str, Any]]:
+    return list(MetricsFile(path).read()) if path.exists() else []
+
+
+def _matching(folder: AnyPath, pattern: str) -> list[AnyPath]:
+    """The files below a folder that match a glob, sorted."""
+    if isinstance(folder, RemotePath):
+        return [as_path(name) for name in (folder / pattern).matches()]
+    return [as_path(path) for path in sorted(folder.glob(pattern))]
