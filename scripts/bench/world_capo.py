@@ -156,7 +156,7 @@ def config_of(folder: Path, run: Run, seed: int) -> TrainConfig:
     steps = len(prepare(config.data, "train", pairs=True).rows())
     epochs = steps / len(prepare(config.data, "train").rows())
     optim = replace(optim, warmup_epochs=epochs / 20)
-    return replace(config, objective="sft", epochs=epochs, optim=optim)
+    return replace(config, objective="sft", preference=preference, epochs=epochs, optim=optim)
 
 
 def examined(folder: Path, run: str) -> Path:
