@@ -374,7 +374,7 @@ def measure(options: argparse.Namespace, num_pairs: int) -> None:
     pairs = [len(step) for step in used]
     tokens, live = (sum(counts[p][at] for step in used for p in step) for at in (0, 1))
     print(
-        f"{len(counts)} of {num_pairs} pairs fit in {options.tokens} tokens; "
+        f"{len(counts)} pairs that fit in {options.tokens} tokens, of {num_pairs} in the file; "
         f"{statistics.mean(pairs):.1f} pairs ({min(pairs)} to {max(pairs)}), "
         f"{tokens / len(used):,.0f} tokens and {live / len(used):,.0f} live tokens a step"
     )
