@@ -20,21 +20,10 @@ import numpy as np
 from parrot_jax.core.config import load_config
 from parrot_jax.dialogue.sources import SourceConfig
 from parrot_jax.intervals.bootstrap import ratio_intervals
-from parrot_jax.model.model_config import ModelConfig
 from parrot_jax.train.loop import train
 from parrot_jax.train.train_config import TrainConfig
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "train"
-MODEL = ModelConfig(
-    vocab_size=32000,
-    hidden_size=128,
-    intermediate_size=384,
-    num_hidden_layers=4,
-    num_attention_heads=4,
-    num_key_value_heads=4,
-    max_position_embeddings=4096,
-    tie_word_embeddings=True,
-)
 
 
 def main() -> None:
@@ -50,7 +39,7 @@ def main() -> None:
     for seed in range(options.seeds):
         folder = Path(options.out) / f"seed-{seed}"
         chat = config_of("chat_cpu", folder / "chat", options, options.dialogues, seed)
-        train(replace(chat, epochs=2.0))
+        train(chat)
         capo = config_of("capo_cpu", folder / "capo", options, options.pairs, seed)
         optim = replace(capo.optim, lr=options.lr)
         train(
@@ -72,13 +61,12 @@ def config_of(
         config.data, sources=(SourceConfig(kind=source.kind, path=path),),
         tokenizer=options.tokenizer,
     )  # fmt: skip
-    return replace(config, out=str(out), data=data, model=MODEL, seed=seed)
+    return replace(config, out=str(out), data=data, seed=seed)
 
 
 def report(run: Path) -> None:
     """Prints a row for each evaluation."""
-    config = json.loads((run / "config.json").read_text(encoding="utf-8"))
-    beta = config["preference"]["beta"]
+    beta = load_config(TrainConfig, run / "config.yaml").preference.beta
     print("| step | loss | margin | accuracy | chosen log-prob. | rejected log-prob. | KL |")
     print("|---:" * 7 + "|")
     evaluations = sorted((run / "results").glob("eval-*.json"))
