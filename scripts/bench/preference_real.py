@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--out", default="runs/preference_real", help="folder of the runs")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=float, default=3.0, help="over the pairs")
-    parser.add_argument("--lr", type=float, default=5e-4, help="over the pairs")
+    parser.add_argument("--lr", type=float, default=5e-5, help="over the pairs")
     options = parser.parse_args()
     for seed in range(options.seeds):
         folder = Path(options.out) / f"seed-{seed}"
