@@ -20,8 +20,8 @@ from parrot_jax.evaluate.summary import (
 from parrot_jax.report.charts import AxisScale, Line, line_chart
 from parrot_jax.report.markdown import markdown_lines
 from parrot_jax.report.page import (
+    HUES,
     Chart,
-    Hue,
     Page,
     Picture,
     Section,
@@ -29,8 +29,6 @@ from parrot_jax.report.page import (
     Tile,
     write_page,
 )
-
-_HUES: tuple[Hue, ...] = ("accent", "contrast", "plain")
 
 
 def write_report(report: Report, out: Path) -> list[Path]:
@@ -64,8 +62,8 @@ def _pictures(report: Report) -> Iterator[Picture]:
     own = [(label, one) for label, one in ranked if one.history == "own"]
     y_range = _range([one for _, one in ranked])
     # More colours than three are hard to distinguish.
-    for first in range(0, len(own), len(_HUES)):
-        part = own[first : first + len(_HUES)]
+    for first in range(0, len(own), len(HUES)):
+        part = own[first : first + len(HUES)]
         yield Picture(
             chart=_curves(part, f"Score by turn: {', '.join(label for label, _ in part)}", y_range),
             caption="Figure 4: mean score by turn, with 95 % intervals.",
@@ -107,7 +105,7 @@ def _curves(
 ) -> Chart:
     lines = []
     scale: AxisScale = "share" if all(one.scale == (0, 1) for _, one in named) else "linear"
-    for (name, one), hue in zip(named, _HUES, strict=False):
+    for (name, one), hue in zip(named, HUES, strict=False):
         found = {turn: one.estimate(turn=turn) for turn in one.turns()}
         scored = {turn: e for turn, e in found.items() if e.mean is not None}
         lines.append(

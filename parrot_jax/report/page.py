@@ -18,6 +18,9 @@ from parrot_jax.report.texts import fit_text
 Hue = Literal["accent", "contrast", "plain"]
 """Meaning of a colour: the subject, the comparison, or a reference."""
 
+HUES: Sequence[Hue] = ("accent", "contrast", "plain")
+"""Of the lines or bars of one chart; more need another chart."""
+
 
 class Chart(NamedTuple):
     """A chart as two SVGs, and its legend, which the page draws."""
@@ -95,7 +98,7 @@ class TranscriptPanel:
 
 @dataclass(frozen=True)
 class Listing:
-    """Commands to type."""
+    """Commands to type, or a config."""
 
     macro: ClassVar[str] = "listing"
 

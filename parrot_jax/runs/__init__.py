@@ -2,7 +2,6 @@
 
 training_files.py   reads the files of a training run
 finding.py          the runs in a folder and their state
-labels.py           names and colours of runs on a page
 training_page.py    the report of training runs: curves, samples, data, checkpoints
 collection_page.py  the report of collections: stops, cost, lengths, examples
 writing.py          writes the report of some runs

@@ -12,6 +12,7 @@ from parrot_jax.collect.status import Status, read_status
 from parrot_jax.core.logs import counting
 from parrot_jax.report.charts import Bars, column_chart, percent
 from parrot_jax.report.page import (
+    HUES,
     Answer,
     Block,
     Page,
@@ -22,7 +23,7 @@ from parrot_jax.report.page import (
     Tile,
     TranscriptPanel,
 )
-from parrot_jax.runs.labels import HUES, short_names
+from parrot_jax.stats.inputs import labels_of
 
 _EXAMPLES_OF_REASON = 2
 _MOST_TURNS_SHOWN = 20
@@ -62,7 +63,7 @@ def collection_page(folders: Sequence[str]) -> Page:
     Raises:
       UserError: A folder has no collection, or its journal is damaged.
     """
-    names = short_names(folders)
+    names = labels_of(list(folders))
     with counting("dialogues read") as advance:
         found = [_read(folder, name, advance) for folder, name in zip(folders, names, strict=True)]
     return Page(
@@ -182,13 +183,10 @@ def _examples(one: _Read) -> Section:
 def _transcript(journaled: JournaledDialogue, reason: str) -> TranscriptPanel:
     texts = [turn.text for turn in journaled.state.turns]
     given = len(journaled.beginning.turns)
+    pairs = itertools.zip_longest(texts[::2], texts[1::2], fillvalue="")
     rounds = [
-        Round(question, "given" if place < given else "", [Answer(answer)] if answer else [])
-        for place, (question, answer) in zip(
-            itertools.count(step=2),
-            itertools.zip_longest(texts[::2], texts[1::2], fillvalue=""),
-            strict=False,
-        )
+        Round(question, "given" if 2 * number < given else "", [Answer(answer)] if answer else [])
+        for number, (question, answer) in enumerate(pairs)
     ]
     detail = f" ({journaled.state.detail})" if journaled.state.detail else ""
     return TranscriptPanel(

@@ -7,7 +7,7 @@ the lock itself, so looking at a run never disturbs it.
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -16,20 +16,20 @@ from parrot_jax.api.journal_reader import JournalReader
 from parrot_jax.core.errors import ParrotError
 from parrot_jax.core.files import read_object
 from parrot_jax.core.logs import duration
-from parrot_jax.core.yaml_files import read_yaml
 from parrot_jax.report.page import Table
-from parrot_jax.runs.training_files import CONFIG, METRICS, last_row, steps_of
+from parrot_jax.runs.training_files import CONFIG, DATA, METRICS, last_row, read_config, steps_of
 
 State = Literal["finished", "running", "stopped", "damaged"]
 
 _SKIPPED = frozenset({"checkpoints", "tokenizer", "results"})
 _LOCKS = Path("/proc/locks")
-# By a key that only such a config has.
+# By the first of these keys that its config has.
 _JOBS = {
-    "asker": "collection",
-    "benchmark": "answers",
+    "beginnings": "collection",
     "generator": "negatives",
     "judge": "judgments",
+    "require_context": "benchmark",
+    "benchmark": "answers",
 }
 
 
@@ -63,7 +63,7 @@ def find_runs(folder: Path) -> Iterator[Found]:
     for path, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if name[0] != "." and name not in _SKIPPED)
         here = Path(path)
-        if CONFIG in files and METRICS in files:
+        if CONFIG in files and DATA in files:
             yield _found(here, here / ".lock", partial(_training, here))
         elif "quickstart.json" in files:
             yield _found(here, here / ".lock", partial(_quickstart, here))
@@ -72,7 +72,7 @@ def find_runs(folder: Path) -> Iterator[Found]:
 
 
 def _found(folder: Path, lock: Path, look: Callable[[], _Look]) -> Found:
-    changed_at = max(entry.stat().st_mtime for entry in os.scandir(folder) if entry.is_file())
+    changed_at = _changed_at(folder)
     try:
         kind, is_finished, progress, last = look()
     except ParrotError as error:
@@ -81,16 +81,22 @@ def _found(folder: Path, lock: Path, look: Callable[[], _Look]) -> Found:
     return Found(folder, kind, state, progress, last, changed_at)
 
 
+def _changed_at(folder: Path) -> float:
+    times = [0.0]
+    for entry in os.scandir(folder):
+        # A running job may rename or remove a file meanwhile.
+        with contextlib.suppress(FileNotFoundError):
+            times.append(entry.stat().st_mtime)
+    return max(times)
+
+
 def _training(folder: Path) -> _Look:
-    config = read_yaml(folder / CONFIG)
-    row = last_row(folder / METRICS)
-    data = folder / "data.json"
-    num_steps = steps_of(config, read_object(data) if data.exists() else {})
-    step = int(row["step"]) if row else 0
-    kind = {"ask": "asker", "chat": "chat model"}.get(config.get("task"), "training")
+    config, row = read_config(folder), last_row(folder / METRICS) or {}
+    step, num_steps = row.get("step", 0), steps_of(config, read_object(folder / DATA))
+    kind = {"ask": "asker", "chat": "chat model"}.get(str(config.get("task")), "training")
     if config.get("objective") == "preference":
         kind += ", CaPO"
-    loss = f"loss {row['loss']:.4f}" if row and "loss" in row else ""
+    loss = f"loss {row['loss']:.4f}" if isinstance(row.get("loss"), float) else ""
     return _Look(kind, step == num_steps, _progress(step, num_steps, "steps"), loss)
 
 
@@ -103,13 +109,18 @@ def _job(journal: Path) -> _Look:
     with contextlib.closing(JournalReader(journal)) as reader:
         config = reader.last_start().config
         items, still_open = reader.num_items(), len(reader.without_end())
-    kind = next((kind for key, kind in _JOBS.items() if key in config), journal.stem)
+    kind = kind_of_job(config) or journal.stem
     is_finished = not still_open
     summary = journal.with_name("summary.json")
     if kind == "negatives" and summary.exists():
         # It stops when there are enough pairs.
         is_finished = read_object(summary).get("open") == 0
     return _Look(kind, is_finished, _progress(items - still_open, items, "items"), "")
+
+
+def kind_of_job(config: Collection[str]) -> str | None:
+    """What a job makes, by the keys of its config; None if it is none of the known ones."""
+    return next((kind for key, kind in _JOBS.items() if key in config), None)
 
 
 def _progress(done: int, total: int | None, what: str) -> str:

@@ -20,7 +20,7 @@ from parrot_jax.core.paths import AnyPath, as_path
 from parrot_jax.core.remote import RemotePath
 from parrot_jax.core.yaml_files import read_yaml
 
-METRICS, CONFIG = "metrics.jsonl", "config.yaml"
+METRICS, CONFIG, DATA = "metrics.jsonl", "config.yaml", "data.json"
 _MOST_OF_LINE = 1 << 20
 _SAVED = "_CHECKPOINT_METADATA"
 
@@ -47,9 +47,8 @@ class TrainingRun:
 
     @property
     def step(self) -> int:
-        """The last step; 0 = none yet."""
-        steps = self.metrics.get("step")
-        return 0 if steps is None else int(steps[-1])
+        """The last step."""
+        return int(self.metrics["step"][-1])
 
     @property
     def num_steps(self) -> int | None:
@@ -58,40 +57,55 @@ class TrainingRun:
 
 
 def steps_of(config: Mapping[str, Any], data: Mapping[str, Any]) -> int | None:
-    """Number of steps of a run, as `parrot train` computes it; None if the files do not tell."""
+    """Number of steps of a run; None if the files do not tell.
+
+    The formula of `train.optim.count_steps`, which loads optax.
+    """
     match config, data:
         case (
             {"epochs": int() | float() as epochs, "batch_rows": int() as batch_rows},
             {"train": {"rows": int() as rows}},
         ) if batch_rows > 0:
-            steps = max(1, round(epochs * rows / batch_rows))
+            steps = max(1, round(epochs * (rows / batch_rows)))
             stop = config.get("max_steps")
             return min(stop, steps) if isinstance(stop, int) else steps
     return None
 
 
 def is_training_run(folder: AnyPath | str) -> bool:
-    """Whether a folder has a training run with at least one step."""
+    """Whether a folder has a training run, started or not."""
     path = as_path(folder)
-    return (path / CONFIG).exists() and (path / METRICS).exists()
+    return (path / CONFIG).exists() and (path / DATA).exists()
+
+
+def read_config(folder: AnyPath) -> dict[str, Any]:
+    """The config of a run.
+
+    Raises:
+      UserError: It cannot be read, or has no keys.
+    """
+    config = read_yaml(folder / CONFIG)
+    if not isinstance(config, dict):
+        raise UserError(f"{folder / CONFIG} has no keys; it is not the config of a run.")
+    return config
 
 
 def read_training_run(folder: AnyPath | str) -> TrainingRun:
     """Reads a run folder.
 
     Raises:
-      UserError: A file is missing or damaged; the message names it.
+      UserError: A file is missing or damaged, or no step is finished yet.
     """
     path = as_path(folder)
-    config = read_yaml(path / CONFIG)
-    if not isinstance(config, dict):
-        raise UserError(f"{path / CONFIG} has no keys; it is not the config of a run.")
+    metrics = _columns(path / METRICS)
+    if not {"step", "loss"} <= metrics.keys():
+        raise UserError(f"{path / METRICS} has no step with a loss yet; wait for the first one.")
     return TrainingRun(
         path=path,
-        config=config,
-        data=_object(path / "data.json"),
+        config=read_config(path),
+        data=_object(path / DATA),
         versions=_object(path / "versions.json"),
-        metrics=_columns(path / METRICS),
+        metrics=metrics,
         evals=sorted(
             (read_object(file) for file in _matching(path, "results/eval-*.json")),
             key=lambda means: means.get("step", 0),
@@ -108,8 +122,10 @@ def last_row(path: Path) -> dict[str, Any] | None:
     """The last complete line of a `metrics.jsonl`; None if there is none.
 
     Raises:
-      UserError: It is not a JSON object.
+      UserError: It is not the JSON of a step.
     """
+    if not path.exists():
+        return None
     with open(path, "rb") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - _MOST_OF_LINE))
@@ -121,8 +137,8 @@ def last_row(path: Path) -> dict[str, Any] | None:
         row = json.loads(whole[-1])
     except ValueError:
         row = None
-    if not isinstance(row, dict):
-        raise UserError(f"{path} is damaged: its last line is not a JSON object.")
+    if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+        raise UserError(f"{path} is damaged: its last line is not the JSON of a step.")
     return row
 
 

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from parrot_jax.core.logs import duration
 from parrot_jax.report.charts import AxisScale, Line, line_chart
-from parrot_jax.report.page import Block, Listing, Page, Picture, Section, Table, Tile
-from parrot_jax.runs.labels import HUES, short_names
+from parrot_jax.report.page import HUES, Block, Listing, Page, Picture, Section, Table, Tile
 from parrot_jax.runs.training_files import TrainingRun
+from parrot_jax.stats.inputs import labels_of
 
 MOST_POINTS = 200
 """Points of a curve; each is a mean over equally many steps."""
@@ -54,9 +54,9 @@ def training_page(runs: Sequence[TrainingRun]) -> Page:
     """Lays out the report.
 
     Args:
-      runs: At least one, with at least one step each.
+      runs: At least one.
     """
-    names = short_names([str(run.path) for run in runs])
+    names = labels_of([str(run.path) for run in runs])
     return Page(
         title="Training run" if len(runs) == 1 else "Training runs",
         lead="; ".join(_lead(name, run) for name, run in zip(names, runs, strict=True)) + ".",
@@ -139,7 +139,7 @@ def _pictures(
     values = [y for _, points in lines for _, y in points]
     if not values:
         return []
-    # A logarithm needs positive values, and a rate from 0 a longer range than zero.
+    # Of a positive number only: the loss of IPO may be 0.
     if y_scale == "log" and min(values) <= 0:
         y_scale = "linear"
     found = []
@@ -184,8 +184,9 @@ def _held_out(names: Sequence[str], runs: Sequence[TrainingRun]) -> Section | No
         speaker = _speaker(run)
         over_time.append((name, _series(run.evals, f"{speaker}_ppl")))
         margins.append((name, _series(run.evals, "rewards/margins")))
-        shown = run.evals if len(runs) > 1 else [*run.evals[:1], *run.evals[1:][-1:]]
-        for means in shown[-1:] if len(runs) > 1 else shown:
+        # The last one of each run; of a single run also the first one.
+        shown = [*run.evals[:-1][:1], *run.evals[-1:]] if len(runs) == 1 else run.evals[-1:]
+        for means in shown:
             title = name if len(runs) > 1 else f"step {means.get('step', 0):,}"
             turns = means.get(f"{speaker}_ppl_by_turn") or []
             by_turn.append(

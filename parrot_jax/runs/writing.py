@@ -25,8 +25,9 @@ def write_report(folders: Sequence[str], path: Path) -> None:
 
 
 def _page(folders: Sequence[str]) -> Page:
-    if all(map(is_training_run, folders)):
+    are_training = set(map(is_training_run, folders))
+    if are_training == {True}:
         return training_page([read_training_run(folder) for folder in folders])
-    if not any(map(is_training_run, folders)):
+    if are_training == {False}:
         return collection_page(folders)
     raise UserError("some of these folders are training runs and some are not; report one kind.")

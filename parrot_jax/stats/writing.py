@@ -8,7 +8,7 @@ from parrot_jax.core.errors import disk_full_is_a_user_error
 from parrot_jax.core.files import atomic_write, write_json
 from parrot_jax.report.charts import Bars, column_chart
 from parrot_jax.report.markdown import markdown_lines
-from parrot_jax.report.page import Chart, Hue, Page, Picture, Section, Tile, write_page
+from parrot_jax.report.page import HUES, Chart, Page, Picture, Section, Tile, write_page
 from parrot_jax.stats.measure_file import FileStats
 from parrot_jax.stats.summary import (
     Statistics,
@@ -23,7 +23,6 @@ from parrot_jax.stats.summary import (
     turns_table,
 )
 
-_HUES: tuple[Hue, ...] = ("accent", "contrast", "plain")
 _CAPTION = "Figure 3: share of sessions by number of questions."
 
 
@@ -53,11 +52,11 @@ def _charts(files: Sequence[FileStats]) -> list[tuple[Chart, Sequence[FileStats]
     """Returns one figure for every three files, since more colours are hard to distinguish."""
     categories, shares = turns_shares(files)
     charts = []
-    for first in range(0, len(files), len(_HUES)):
-        part = files[first : first + len(_HUES)]
+    for first in range(0, len(files), len(HUES)):
+        part = files[first : first + len(HUES)]
         bars = [
             Bars(name=file.label, hue=hue, values=values)
-            for file, hue, values in zip(part, _HUES, shares[first:], strict=False)
+            for file, hue, values in zip(part, HUES, shares[first:], strict=False)
         ]
         label = f"Distribution of turns: {', '.join(file.label for file in part)}"
         chart = column_chart(

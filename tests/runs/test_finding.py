@@ -1,9 +1,18 @@
 """Runs are found at any depth, with their state."""
 
 import fcntl
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
-from parrot_jax.runs.finding import find_runs
+import pytest
+
+from parrot_jax.collect.collect_config import CollectConfig
+from parrot_jax.evaluate.answer_config import AnswerConfig
+from parrot_jax.evaluate.build_config import BuildConfig
+from parrot_jax.evaluate.judge_config import JudgeConfig
+from parrot_jax.negatives.negatives_config import NegativesConfig
+from parrot_jax.runs.finding import find_runs, kind_of_job
 
 from .test_training_files import write_run
 
@@ -24,5 +33,20 @@ def test_runs_are_finished_stopped_running_or_damaged(tmp_path: Path) -> None:
     }  # fmt: skip
     assert found["a/stopped"][1:5] == ("chat model", "stopped", "4 of 10 steps", "loss 2.0000")
     assert found["b"].kind == "asker"
-    assert "its last line is not a JSON object" in found["c"].last
+    assert "its last line is not the JSON of a step" in found["c"].last
     assert {run.state for run in find_runs(tmp_path / "b")} == {"stopped"}
+
+
+def test_a_run_without_a_step_is_listed(tmp_path: Path) -> None:
+    (write_run(tmp_path / "run") / "metrics.jsonl").unlink()
+    (run,) = find_runs(tmp_path)
+    assert run[1:5] == ("chat model", "stopped", "0 of 10 steps", "")
+
+
+@pytest.mark.parametrize(
+    ("config", "kind"),
+    [(CollectConfig, "collection"), (NegativesConfig, "negatives"), (JudgeConfig, "judgments"),
+     (BuildConfig, "benchmark"), (AnswerConfig, "answers")],
+)  # fmt: skip
+def test_a_job_is_known_by_the_keys_of_its_config(config: Any, kind: str) -> None:
+    assert kind_of_job([field.name for field in fields(config)]) == kind

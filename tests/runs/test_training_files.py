@@ -7,9 +7,16 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from parrot_jax.core.errors import UserError
+from parrot_jax.data.data_config import DataConfig, MaskConfig
+from parrot_jax.dialogue.sources import SourceConfig
+from parrot_jax.model.presets import PRESETS
 from parrot_jax.runs.training_files import last_row, read_training_run, steps_of
+from parrot_jax.train.optim import count_steps
+from parrot_jax.train.train_config import TrainConfig
 
 CONFIG: dict[str, Any] = {
     "task": "chat", "out": "x", "epochs": 2.0, "batch_rows": 4, "optim": {"lr": 1e-3},
@@ -63,12 +70,34 @@ def test_the_number_of_steps(config: dict[str, Any], expected: int | None) -> No
     assert steps_of(CONFIG | config, {"train": {"rows": 20}}) == expected
 
 
+@given(st.floats(0.01, 20), st.integers(1, 10_000), st.integers(1, 512))
+def test_the_number_of_steps_is_that_of_training(epochs: float, rows: int, batch: int) -> None:
+    data = DataConfig(
+        sources=(SourceConfig(kind="messages", path="a"),), tokenizer="t",
+        mask=MaskConfig(loss_roles=("assistant",)),
+    )  # fmt: skip
+    model = PRESETS["llama2-7b"]
+    config = TrainConfig(
+        task="chat", out="x", data=data, model=model, epochs=epochs, batch_rows=batch
+    )
+    values = {"epochs": epochs, "batch_rows": batch}
+    assert steps_of(values, {"train": {"rows": rows}}) == count_steps(config, rows).num_steps
+
+
+def test_a_run_without_a_step_has_no_report(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", steps=0)
+    with pytest.raises(UserError, match=r"metrics.jsonl has no step with a loss yet; wait for"):
+        read_training_run(folder)
+
+
 def test_a_damaged_line_is_named(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run")
     with open(folder / "metrics.jsonl", "a") as file:
         file.write("[1]\n" + json.dumps({"step": 6}) + "\n")
     with pytest.raises(UserError, match=r"metrics.jsonl:6 is damaged"):
         read_training_run(folder)
+    write_run(tmp_path / "other")
+    folder = tmp_path / "other"
     (folder / "config.yaml").write_text("- 1\n")
     with pytest.raises(UserError, match=r"config.yaml has no keys"):
         read_training_run(folder)
