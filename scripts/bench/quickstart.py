@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 BUDGETS_S = {
-    "ask": 120, "collect": 100, "chat": 160, "chat_first_turn": 40, "capo": 50, "exam": 140,
+    "ask": 120, "collect": 90, "chat": 150, "chat_first_turn": 40, "capo": 50, "exam": 125,
 }  # fmt: skip
 
 
