@@ -119,7 +119,7 @@ def _job(journal: Path) -> _Look:
 
 
 def kind_of_job(config: Collection[str]) -> str | None:
-    """What a job makes, by the keys of its config; None if it is none of the known ones."""
+    """What a job makes, by the keys of its config; None = unknown."""
     return next((kind for key, kind in _JOBS.items() if key in config), None)
 
 
