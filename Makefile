@@ -8,6 +8,7 @@
 #   make test-torch parity with transformers, torch and TRL, in a separate environment (CPU is enough)
 #   make test-inspect logs for Inspect, in a separate environment
 #   make test-alpaca AlpacaEval's length-controlled win rate by its package, in a separate environment
+#   make test-browser the pages of `annotate` and `view` in Chromium, which it installs with apt-get
 #   make test-plan  compiles the shipped configs and kernels for TPUs and GPUs you don't have
 #   make test-newest version-dependent tests with Python 3.12 or 3.13 and the newest jax
 #   make test-vllm  token parity with vLLM on a CPU, and a collection with it; separate environment
@@ -45,11 +46,11 @@ define layered
 endef
 
 # Tests that need neither hardware, network nor another environment.
-HERE := not nightly and not gpu and not tpu and not torch and not inspect and not alpaca and not vllm and not plan and not network
+HERE := not nightly and not browser and not gpu and not tpu and not torch and not inspect and not alpaca and not vllm and not plan and not network
 FAST := not slow and $(HERE)
 SLOW := slow and $(HERE)
 
-.PHONY: install quickstart test test-slow test-kill test-faults test-torch test-inspect test-alpaca test-plan has-newest test-newest test-vllm check docs format ask-real clean
+.PHONY: install quickstart test test-slow test-kill test-faults test-torch test-inspect test-alpaca test-browser test-plan has-newest test-newest test-vllm check docs format ask-real clean
 
 install: $(VENV)/.installed
 
@@ -95,6 +96,10 @@ test-alpaca: $(VENV)-alpaca/.installed
 
 $(VENV)-alpaca/.installed: $(VENV)/.installed
 	$(call layered,$@,alpaca)
+
+test-browser: install
+	scripts/chromium.sh
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "browser and not nightly" tests $(ARGS)
 
 test-plan: $(VENV)-plan/.installed
 	$(VENV)-plan/bin/python -m pytest -n 2 --dist loadgroup -m "plan and not nightly" tests $(ARGS)

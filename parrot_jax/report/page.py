@@ -6,14 +6,11 @@ The contents are dataclasses, and all text is escaped; the layout is in `templat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
-
-import jinja2
-from markupsafe import Markup
+from typing import ClassVar, Literal, NamedTuple
 
 from parrot_jax.core.errors import disk_full_is_a_user_error
 from parrot_jax.core.files import atomic_write
-from parrot_jax.report.texts import fit_text
+from parrot_jax.report.environment import make_environment
 
 Hue = Literal["accent", "contrast", "plain"]
 """Meaning of a colour: the subject, the comparison, or a reference."""
@@ -154,17 +151,5 @@ def write_page(path: Path, page: Page) -> None:
 
 def render_page(page: Page) -> str:
     """Returns the page as HTML."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("parrot_jax.report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        finalize=_fit,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = make_environment("parrot_jax.report")
     return environment.get_template("page.html").render(page=page)
-
-
-def _fit(value: Any) -> Any:
-    """Applies `fit_text` to all text but the output of macros, where it was applied already."""
-    return fit_text(value) if isinstance(value, str) and not isinstance(value, Markup) else value

@@ -73,7 +73,7 @@ class KnownCallers:
             if not self._is_known(host.lower()):
                 return 403, (
                     f"this server does not accept the host {_shown(host)}; use the address that it "
-                    "printed, or add the host to --allowed-hosts."
+                    "printed; `parrot serve` can also add the host to --allowed-hosts."
                 )
         own = {f"{scheme}://{host.lower()}" for scheme in ("http", "https") for host in hosts}
         for origin in found.get("origin", []):
