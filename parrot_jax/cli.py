@@ -55,6 +55,7 @@ VERBS = (
     Verb("evaluate compare", "evaluate_compare", "A B", "is B better, and at which turns?"),
     Verb("evaluate rescore", "evaluate_rescore", "FILE...", "parse FastChat judgments again"),
     Verb("evaluate winrate", "evaluate_winrate", "FILE...", "AlpacaEval's win rate, with interval"),
+    Verb("evaluate asker", "evaluate_asker", "ASKER...", "does it ask as people do? a report card"),
     Verb("evaluate build", "evaluate_build", "CONFIG", "continue a benchmark with more questions"),
     Verb("evaluate review", "evaluate_review", "FILE", "accept, edit or reject built questions"),
     Verb("evaluate download", "evaluate_download", "[NAME]", "download a public benchmark"),

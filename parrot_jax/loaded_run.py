@@ -2,15 +2,24 @@
 
 import functools
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+from numpy.typing import NDArray
 
 from parrot_jax.core.errors import UserError
 from parrot_jax.core.paths import AnyPath
+from parrot_jax.data.prepare import prepare
 from parrot_jax.data.templates.base import check_speaker
+from parrot_jax.dialogue.sources import SourceConfig
+from parrot_jax.model.attention import choose, resolve
 from parrot_jax.serve.jax_engine import JaxEngine
 from parrot_jax.serve.messages import read_messages, split_turns
+from parrot_jax.sharding import MeshConfig, array_sharding, make_mesh
+from parrot_jax.train.forward import Forward
+from parrot_jax.train.perplexity import compile_token_nll, evaluate
 from parrot_jax.train.run_folder import RunFolder
 from parrot_jax.train.sample import Sample, sample_next_turns
 from parrot_jax.weights.model_folder import load_params
@@ -43,12 +52,12 @@ class Run:
         """The weights of the newest checkpoint, as a nested dict of arrays."""
         return load_params(self.folder)
 
-    def engine(self, name: str, *, batch_rows: int) -> JaxEngine:
+    def engine(self, name: str, *, batch_rows: int | None = None) -> JaxEngine:
         """Returns the engine that serves this model.
 
         Args:
           name: The model's name in requests.
-          batch_rows: Rows of every batch, >= 1; see `JaxEngine`.
+          batch_rows: Rows of every batch, >= 1; see `JaxEngine`. None = 8 on a CPU, 16 elsewhere.
         """
         return JaxEngine(
             name,
@@ -57,7 +66,7 @@ class Run:
             self.params,
             self.template,
             compute_dtype=jnp.dtype(self.config.compute_dtype),
-            batch_rows=batch_rows,
+            batch_rows=batch_rows or (8 if jax.default_backend() == "cpu" else 16),
         )
 
     def prompt(self, messages: ClientMessages) -> list[int]:
@@ -71,6 +80,47 @@ class Run:
         system, turns = split_turns(read_messages(given))
         check_speaker(self.config.task, [role for role, _ in turns])
         return self.template.prompt(system, turns)
+
+    def turn_losses(self, source: SourceConfig) -> NDArray[Any]:
+        """Measures how well the model predicts each turn of other dialogues, on one device.
+
+        The rows are prepared as in the run's own evaluation.
+
+        Args:
+          source: The dialogues.
+
+        Returns:
+          One record of `train.perplexity.TURN_NLL_DTYPE` per turn of both speakers.
+
+        Raises:
+          UserError: The dialogues cannot be read.
+        """
+        data = replace(
+            self.config.data,
+            sources=(source,),
+            eval_sources=(source,),
+            eval_fraction=0.0,
+            tokenizer=str(self.folder.tokenizer),
+        )
+        mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+        dtype = jnp.dtype(self.config.compute_dtype)
+        backend = choose(self.config.attention, mesh.devices.flat[0].platform, segments=True)
+        forward = Forward(
+            model=self.config.model,
+            compute_dtype=dtype,
+            attention=resolve(backend, data.row_tokens, self.config.model.head_width, dtype),
+            remat="none",
+            loss_tile=self.config.loss_tile,
+            mesh=mesh,
+        )
+        sharding = array_sharding(mesh, "batch", "seq")
+        return evaluate(
+            compile_token_nll(forward, sharding),
+            self.params,
+            prepare(data, "eval"),
+            batch_rows=1,
+            sharding=sharding,
+        )
 
     def generate(
         self,

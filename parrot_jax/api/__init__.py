@@ -18,6 +18,7 @@ health.py           decides whether an endpoint works
 caller.py           sends requests: journal, budget, throttle, retries
 job_journal.py      opens a job's journal, new or to resume
 jobs.py             many items at once, resumable
+asking.py           a job that asks one model until enough replies are wanted
 run_async.py        runs a coroutine from a plain function, also in a notebook
 live.py             progress of a running job
 notices.py          prints failures that are retried

@@ -97,18 +97,13 @@ def _serve_with_jax(config: ServeConfig) -> None:
 
 
 def _load(config: ServeConfig) -> "JaxEngine":
-    import jax
-
     from parrot_jax.core.memory import keep_freed_memory
     from parrot_jax.loaded_run import load_run
 
     keep_freed_memory()
     run = load_run(config.run)
-    default_rows = 8 if jax.default_backend() == "cpu" else 16
-    return run.engine(
-        config.model_name or run.folder.path.resolve().name,
-        batch_rows=config.batch_rows or default_rows,
-    )
+    name = config.model_name or run.folder.path.resolve().name
+    return run.engine(name, batch_rows=config.batch_rows)
 
 
 # ---- vLLM ---------------------------------------------------------------------------------------

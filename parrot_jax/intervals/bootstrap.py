@@ -62,6 +62,28 @@ def ratio_intervals(
     return ends
 
 
+def interval_of(
+    resampled: Float64[np.ndarray, " resamples"], size: int, *, level: float = 0.95
+) -> tuple[float, float] | tuple[None, None]:
+    """Returns the interval of a statistic whose values on resamples are known.
+
+    Args:
+      resampled: One value per resample; NaN = the resample has none.
+      size: Number of sessions that were resampled.
+      level: The probability that the interval covers the true value, in (0, 1).
+
+    Returns:
+      Lower and upper end, as in `ratio_intervals`; None if all resamples are equal or there are
+      fewer than two sessions: no variation was seen, which says nothing.
+    """
+    found = resampled[~np.isnan(resampled)]
+    if size < 2 or not len(found) or found.min() == found.max():
+        return None, None
+    tail = _expanded_tail((1 - level) / 2, size)
+    low, high = np.quantile(found, [tail, 1 - tail])
+    return float(low), float(high)
+
+
 def _expanded_tail(tail: float, size: int) -> float:
     """Returns the percentile to use instead of `tail`, for a sample of this size."""
     quantile = stats.t.ppf(tail, size - 1) * np.sqrt(size / (size - 1))

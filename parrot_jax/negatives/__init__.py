@@ -5,7 +5,6 @@ negatives_config.py settings of making negatives
 questions.py        questions with their dialogue and answer, in a seeded order
 rules.py            rules for questions that depend on their dialogue
 selection.py        the file of selected questions
-asking.py           a job that asks until enough replies are wanted
 selecting.py        selects by rules, a judge or measurement
 strategies.py       the requests for each kind of negative
 drops.py            why a negative is dropped

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from parrot_jax.api.asking import Answers, Asked, Asking, ask_until_enough
 from parrot_jax.api.endpoint_config import changes_of_replies
 from parrot_jax.api.journal import Start
 from parrot_jax.api.prompts import changed_prompts, records_of
@@ -23,7 +24,6 @@ from parrot_jax.core.errors import ParrotError, UserError
 from parrot_jax.core.files import atomic_write, write_json
 from parrot_jax.core.logs import visible
 from parrot_jax.evaluate.answering import JOURNAL, read_answer
-from parrot_jax.negatives.asking import Answers, Asked, Asking, ask_until_enough
 from parrot_jax.negatives.drops import Drops, Read
 from parrot_jax.negatives.negatives_config import NegativesConfig
 from parrot_jax.negatives.questions import SECOND_OF_ID, Question, read_pool

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+from parrot_jax.api.asking import Answers, Asked, Asking, ask_until_enough
 from parrot_jax.api.brackets import letter_in_brackets
 from parrot_jax.api.endpoint_config import changes_of_replies
 from parrot_jax.api.journal import Start
@@ -24,7 +25,6 @@ from parrot_jax.core.logs import visible
 from parrot_jax.dialogue.language import language_of
 from parrot_jax.evaluate.answering import read_answer
 from parrot_jax.evaluate.extending import answer_similarity
-from parrot_jax.negatives.asking import Answers, Asked, Asking, ask_until_enough
 from parrot_jax.negatives.questions import Pool, Question, read_pool
 from parrot_jax.negatives.rules import LANGUAGE, rule_of
 from parrot_jax.negatives.select_config import SelectConfig

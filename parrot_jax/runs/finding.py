@@ -30,6 +30,7 @@ _JOBS = {
     "judge": "judgments",
     "require_context": "benchmark",
     "benchmark": "answers",
+    "asker": "asker's questions",
 }
 
 

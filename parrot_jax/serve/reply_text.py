@@ -80,6 +80,9 @@ class ReplyText:
         # The space after the header is not part of the reply.
         if self._is_turn and not self._has_begun:
             text = text.removeprefix(" ")
+        if self._is_turn:
+            # No message can be stored with a NUL, and with a seed the next attempt has it, too.
+            text = text.replace("\0", "\N{REPLACEMENT CHARACTER}")
         return self._held + text
 
     def _stops(self, ids: Sequence[int]) -> bool:

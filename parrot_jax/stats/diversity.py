@@ -1,12 +1,21 @@
-"""Similarity of a session's questions (Self-ROUGE), and their lexical diversity (MTLD)."""
+"""Similarity of a session's questions (Self-ROUGE), and lexical diversity: MTLD, MATTR, HD-D."""
 
 import itertools
+from collections import Counter
 from collections.abc import Iterable, Sequence
+
+from scipy.stats import hypergeom
 
 from parrot_jax.dialogue.repeats import rouge_l
 
 MTLD_THRESHOLD = 0.72
 """The type-token ratio at which a factor ends, from the authors."""
+
+MATTR_WINDOW = 50
+"""Words of a window."""
+
+HDD_DRAWS = 42
+"""Words of a random draw, from the authors; 35 to 50 are usual."""
 
 
 def self_rouge(questions: Sequence[Sequence[str]]) -> float | None:
@@ -67,3 +76,57 @@ def _one_way(words: Iterable[str]) -> float:
     if length:
         factors += (1 - len(seen) / length) / (1 - MTLD_THRESHOLD)
     return total / factors if factors else float(total)
+
+
+def mattr(words: Sequence[str], window: int = MATTR_WINDOW) -> float | None:
+    """Returns the moving-average type-token ratio: the mean share of distinct words in a window.
+
+    Unlike the plain ratio it does not depend on the length of the text.
+
+    >>> mattr("a b a a".split(), window=2)  # windows: a b, b a, a a
+    0.8333333333333334
+
+    Args:
+      words: The words of a text.
+      window: Words of a window, >= 1.
+
+    Returns:
+      In (0, 1]; None for a text shorter than a window.
+
+    Source: M. A. Covington and J. D. McFall, Cutting the Gordian knot: the moving-average
+      type-token ratio, Journal of Quantitative Linguistics 17 (2010).
+    """
+    if len(words) < window:
+        return None
+    counts = Counter(words[:window])
+    total = len(counts)
+    for leaving, coming in zip(words, words[window:], strict=False):
+        counts[coming] += 1
+        counts[leaving] -= 1
+        if not counts[leaving]:
+            del counts[leaving]
+        total += len(counts)
+    return total / ((len(words) - window + 1) * window)
+
+
+def hdd(words: Sequence[str], draws: int = HDD_DRAWS) -> float | None:
+    """Returns HD-D: the expected share of distinct words in a random draw without replacement.
+
+    >>> hdd("a b".split(), draws=1), hdd("a a b".split(), draws=2)
+    (1.0, 0.8333333333333334)
+
+    Args:
+      words: The words of a text.
+      draws: Words of a draw, >= 1.
+
+    Returns:
+      In (0, 1]; None for a text with fewer words than a draw.
+
+    Source: P. M. McCarthy and S. Jarvis, MTLD, vocd-D, and HD-D, Behavior Research Methods 42
+      (2010).
+    """
+    if len(words) < draws:
+        return None
+    # The probability that a word is in the draw, summed over words.
+    missing = hypergeom.pmf(0, len(words), [*Counter(words).values()], draws)
+    return float((1 - missing).sum()) / draws

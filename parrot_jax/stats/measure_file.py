@@ -14,7 +14,7 @@ from parrot_jax.dialogue.report import ReadReport
 from parrot_jax.dialogue.sources import SourceConfig, read_sources
 from parrot_jax.dialogue.types import Dialogue
 from parrot_jax.intervals.bootstrap import ratio_intervals
-from parrot_jax.stats.measures import LANGUAGE_CHARS, MEASURES, Amount, measure_session
+from parrot_jax.stats.measures import LANGUAGE_CHARS, MEASURES, Amount, Unit, measure_session
 
 _DIALOGUES_AT_ONCE = 64
 
@@ -32,6 +32,21 @@ class Estimate(NamedTuple):
     high: float | None
     num: float
     """Number of sessions or questions of the mean."""
+
+    def shown(self, unit: Unit = "number") -> str:
+        """The value with its interval, as text.
+
+        >>> Estimate(0.5, 0.25, 0.75, 8).shown("share")
+        '50.0 % (25.0–75.0)'
+        """
+        scale = 1 if unit == "number" else 100
+        large = unit == "number" and self.value >= 100
+        value, low, high = (
+            None if end is None else f"{scale * end:,.{0 if large else 2 if scale == 1 else 1}f}"
+            for end in self[:3]
+        )
+        sign = " %" if unit == "share" else ""
+        return f"{value}{sign}" if low is None else f"{value}{sign} ({low}–{high})"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,6 +23,10 @@ LANGUAGE_CHARS = 400
 """Characters of a session's questions used to detect its language."""
 
 
+Unit = Literal["number", "share", "percent of 1"]
+"""`number` as it is, `share` in per cent, `percent of 1` times 100, as in the papers."""
+
+
 class Amount(NamedTuple):
     """A session's contribution to a measure."""
 
@@ -36,8 +40,7 @@ class Measure:
     """A row of the table."""
 
     name: str
-    unit: Literal["number", "share", "percent of 1"]
-    """`number` as it is, `share` in per cent, `percent of 1` times 100, as in the papers."""
+    unit: Unit
     of: str
     """The population of the mean or share."""
     definition: str

@@ -287,17 +287,8 @@ def _example(text: str) -> str:
 
 def _cell(estimate: Estimate | None, measure: Measure | None = None) -> str:
     """Formats a value with its interval."""
-    if estimate is None:
-        return NOTHING
     unit = measure.unit if measure else "number"
-    scale = 1 if unit == "number" else 100
-    large = unit == "number" and estimate.value >= 100
-    value, low, high = (
-        None if number is None else f"{scale * number:,.{0 if large else 2 if scale == 1 else 1}f}"
-        for number in estimate[:3]
-    )
-    sign = " %" if unit == "share" else ""
-    return f"{value}{sign}" if low is None else f"{value}{sign} ({low}–{high})"
+    return NOTHING if estimate is None else estimate.shown(unit)
 
 
 def _by_reason(reasons: Mapping[str, int]) -> str:

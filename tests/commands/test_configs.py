@@ -121,6 +121,7 @@ LEAST: dict[str, dict[str, Any]] = {
     # A copy, since a block that is required is filled in key by key.
     "answer": {"out": "a", "benchmark": "q.jsonl", "answerer": {**SPEAKER}},
     "judge": {"out": "a", "benchmark": "q.jsonl", "answers": ["b"], "judge": {**SPEAKER}},
+    "askers": {**SPEAKER},
     "build": {
         "out": "a", "name": "b", "benchmark": "q.jsonl", "asker": {**SPEAKER},
         "answerer": {**SPEAKER},

@@ -53,6 +53,12 @@ def test_bytes_that_are_no_character_are_what_the_decoder_makes_of_them(
     assert "".join(pieces_of(tokenizer, [[index] for index in cut])[0]) == "a��"
 
 
+def test_a_turn_has_no_nul_which_no_client_could_store(tokenizer: Tokenizer) -> None:
+    parts = encoded(tokenizer, " a\0b")
+    assert "".join(pieces_of(tokenizer, parts)[0]) == "a�b"
+    assert "".join(pieces_of(tokenizer, parts, is_turn=False)[0]) == " a\0b"
+
+
 def test_white_space_is_trimmed_outside_and_kept_inside(tokenizer: Tokenizer) -> None:
     pieces, _ = pieces_of(tokenizer, encoded(tokenizer, " \n hello \n  bye \n "))
     assert "".join(pieces) == "hello \n  bye"

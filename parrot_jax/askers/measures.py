@@ -1,0 +1,166 @@
+"""Measures a dialogue's questions: for each measure, a sum and a count, as in `stats/measures.py`.
+
+The questions of an asker are measured exactly as people's at the same places.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import NamedTuple
+
+from parrot_jax.askers.reference import Reference, Said
+from parrot_jax.askers.texts import overlap_with, repeats, shifts_topic
+from parrot_jax.dialogue.phrases import answers_like_an_assistant, says_thanks
+from parrot_jax.dialogue.words import normal_words
+from parrot_jax.negatives.rules import LANGUAGE, rule_of
+from parrot_jax.stats.context_marks import has_pronoun, is_elliptical
+from parrot_jax.stats.diversity import HDD_DRAWS, MATTR_WINDOW, hdd, mattr, self_rouge
+from parrot_jax.stats.measures import Amount, Measure
+
+_FEWEST_COPIED_WORDS = 4
+"""Shorter questions take up words of an answer to agree or to wonder: "Oria?"."""
+
+MEASURES: Mapping[str, Measure] = MappingProxyType(
+    {
+        "words": Measure(
+            name="words of a question", unit="number", of="questions",
+            definition="split at white space",
+        ),
+        "pronouns": Measure(
+            name="pronouns", unit="share", of="questions of English dialogues",
+            definition="contains it, they, he, she or their forms, this, that, these or those",
+        ),
+        "ellipsis": Measure(
+            name="ellipsis", unit="share", of="questions of English dialogues",
+            definition="at most 7 words, with a continuing opening (and, what about, more) or "
+            "without a word from a list of verbs",
+        ),
+        "context_dependent": Measure(
+            name="context-dependent questions", unit="number", of="English dialogues",
+            definition="questions that refer to the dialogue by the rules of `parrot negatives "
+            "select`; per dialogue",
+        ),
+        "thanks": Measure(
+            name="thanks", unit="share", of="questions",
+            definition="contains a word of thanks; for long questions, in the opening (English)",
+        ),
+        "repeats": Measure(
+            name="repeats", unit="share", of="questions",
+            definition="95 % or more of the characters as in an earlier question of the dialogue",
+        ),
+        "answer_like": Measure(
+            name="begins like an answer", unit="share", of="questions",
+            definition="begins as chat models answer (Certainly! ..), or repeats an answer of the "
+            "dialogue; the certain part of role drift (English)",
+        ),
+        "topic_shifts": Measure(
+            name="topic shifts", unit="share", of="questions with content words",
+            definition="needs no context and shares no content word with any earlier turn",
+        ),
+        "intent_overlap": Measure(
+            name="overlap with the intent", unit="share", of="questions with content words",
+            definition="mean share of a question's content words that the intent has: the key "
+            "`intent` of the dialogue, else its first question",
+        ),
+        "self_rouge": Measure(
+            name="Self-ROUGE", unit="percent of 1", of="dialogues of 2 questions or more",
+            definition="100 times the mean ROUGE-L F of each question with the others of its "
+            "dialogue",
+        ),
+        "mattr": Measure(
+            name="MATTR", unit="number", of=f"dialogues of {MATTR_WINDOW} words or more",
+            definition=f"mean share of distinct words in windows of {MATTR_WINDOW} words of a "
+            "dialogue's questions",
+        ),
+        "hdd": Measure(
+            name="HD-D", unit="number", of=f"dialogues of {HDD_DRAWS} words or more",
+            definition="expected share of distinct words in a random draw of "
+            f"{HDD_DRAWS} words of a dialogue's questions",
+        ),
+    }
+)  # fmt: skip
+"""By key in `card.json`, in table order."""
+
+
+class _Asked(NamedTuple):
+    """A question in its dialogue."""
+
+    text: str
+    questions: Sequence[str]
+    """The earlier ones."""
+    answers: Sequence[str]
+    intent: str
+    is_english: bool
+
+    @property
+    def words(self) -> list[str]:
+        return normal_words(self.text)
+
+    @property
+    def rule(self) -> str | None:
+        return rule_of(self.text) if self.is_english else None
+
+
+def measure_questions(reference: Reference, said: Sequence[Said]) -> list[dict[str, Amount]]:
+    """Measures what somebody said, dialogue by dialogue.
+
+    Args:
+      reference: The dialogues.
+      said: At the places of the reference; the first question of a dialogue is not measured, since
+        nothing comes before it.
+
+    Returns:
+      For each dialogue, its part of each measure.
+    """
+    by_dialogue: list[list[_Asked]] = [[] for _ in reference.dialogues]
+    for one in said:
+        number, turn = one.place
+        if one.text is None or turn == 1:
+            continue
+        before = [t.text for t in reference.dialogues[number].turns[: 2 * turn - 2]]
+        is_english = reference.languages[number] == LANGUAGE
+        by_dialogue[number].append(
+            _Asked(one.text, before[::2], before[1::2], reference.intent(number), is_english)
+        )
+    return [_measure(asked) for asked in by_dialogue]
+
+
+def _measure(asked: Sequence[_Asked]) -> dict[str, Amount]:
+    texts = [one.text for one in asked]
+    words = [one.words for one in asked]
+    english = [one for one in asked if one.is_english]
+    all_words = [word for some in words for word in some]
+    rouge = self_rouge(words)
+
+    def whole(value: float | None) -> Amount:
+        return Amount(value or 0.0, value is not None)
+
+    return {
+        "words": Amount(sum(len(text.split()) for text in texts), len(texts)),
+        "pronouns": _share(english, lambda one: has_pronoun(one.words)),
+        "ellipsis": _share(english, lambda one: is_elliptical(one.words)),
+        "context_dependent": Amount(sum(one.rule is not None for one in english), bool(english)),
+        "thanks": Amount(sum(map(says_thanks, texts)), len(texts)),
+        "repeats": _share(asked, lambda one: repeats(one.text, one.questions)),
+        "answer_like": _share(asked, _is_like_an_answer),
+        "topic_shifts": _share(asked, _shifts),
+        "intent_overlap": _share(asked, lambda one: overlap_with(one.intent, one.text)),
+        "self_rouge": whole(rouge),
+        "mattr": whole(mattr(all_words)),
+        "hdd": whole(hdd(all_words)),
+    }
+
+
+def _share(asked: Sequence[_Asked], value_of: Callable[[_Asked], float | None]) -> Amount:
+    values = [value for one in asked if (value := value_of(one)) is not None]
+    return Amount(sum(values), len(values))
+
+
+def _is_like_an_answer(one: _Asked) -> bool:
+    copied = one.answers if len(one.text.split()) >= _FEWEST_COPIED_WORDS else ()
+    return answers_like_an_assistant(one.text) or repeats(one.text, copied)
+
+
+def _shifts(one: _Asked) -> bool | None:
+    return shifts_topic(
+        one.text, [*one.questions, *one.answers], needs_context=one.rule is not None
+    )
