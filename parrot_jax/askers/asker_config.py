@@ -7,7 +7,7 @@ from parrot_jax.core.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
-class AskerConfig(JobEndpointConfig):
+class AskerEndpointConfig(JobEndpointConfig):
     """An endpoint that writes the user's next turn: a Parrot-Ask, another user model, or a prompt.
 
     Raises:

@@ -12,7 +12,7 @@ from parrot_jax.api.journal import Start
 from parrot_jax.api.prompts import Prompt, changed_prompts, load_prompt, records_of
 from parrot_jax.api.replies import Outcome, Reply
 from parrot_jax.api.run_async import run_async
-from parrot_jax.askers.asker_config import AskerConfig
+from parrot_jax.askers.asker_config import AskerEndpointConfig
 from parrot_jax.askers.reference import Place, Reference, Said
 from parrot_jax.core.config import config_from_dict, config_to_dict
 from parrot_jax.core.errors import ParrotError, UserError
@@ -44,7 +44,7 @@ class Questions:
 class _Run:
     """What decides the replies."""
 
-    asker: AskerConfig
+    asker: AskerEndpointConfig
     seed: int
 
 
@@ -64,7 +64,7 @@ class _Item(NamedTuple):
 
 
 def ask_questions(
-    name: str, config: AskerConfig, reference: Reference, out: Path, *, seed: int
+    name: str, config: AskerEndpointConfig, reference: Reference, out: Path, *, seed: int
 ) -> Questions:
     """Asks for a question at each place, or continues; writes `questions.jsonl`.
 
@@ -129,7 +129,7 @@ def ask_questions(
 
 
 def _messages(
-    config: AskerConfig, reference: Reference, place: Place, prompt: Prompt | None
+    config: AskerEndpointConfig, reference: Reference, place: Place, prompt: Prompt | None
 ) -> list[dict[str, str]]:
     dialogue = reference.dialogues[place.dialogue]
     system = reference.intent(place.dialogue) if config.intent else dialogue.system
@@ -143,7 +143,9 @@ def _messages(
     return messages
 
 
-def _all_said(config: AskerConfig, items: Sequence[_Item], asked: Sequence[Asked]) -> list[Said]:
+def _all_said(
+    config: AskerEndpointConfig, items: Sequence[_Item], asked: Sequence[Asked]
+) -> list[Said]:
     by_place = {one.item.place: one for one in asked}
     found = []
     for item in items:
@@ -159,7 +161,7 @@ def _all_said(config: AskerConfig, items: Sequence[_Item], asked: Sequence[Asked
     return found
 
 
-def _read(config: AskerConfig, reply: Reply) -> tuple[str | None, bool, str]:
+def _read(config: AskerEndpointConfig, reply: Reply) -> tuple[str | None, bool, str]:
     """The question, whether the dialogue was ended, and why there is neither."""
     if reply.outcome not in (Outcome.COMPLETE, Outcome.CUT):
         return None, False, reply.outcome.value

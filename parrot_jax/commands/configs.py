@@ -35,7 +35,7 @@ KINDS = {
     "stats": ConfigKind("stats.judge_config", "JudgeConfig", "parrot stats --judge"),
     "answer": ConfigKind("evaluate.answer_config", "AnswerConfig", "parrot evaluate answer"),
     "judge": ConfigKind("evaluate.judge_config", "JudgeConfig", "parrot evaluate judge"),
-    "askers": ConfigKind("askers.asker_config", "AskerConfig", "parrot evaluate asker"),
+    "askers": ConfigKind("askers.asker_config", "AskerEndpointConfig", "parrot evaluate asker"),
     "build": ConfigKind("evaluate.build_config", "BuildConfig", "parrot evaluate build"),
     "select": ConfigKind("negatives.select_config", "SelectConfig", "parrot negatives select"),
     "negatives": ConfigKind(

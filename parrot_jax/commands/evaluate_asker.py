@@ -16,7 +16,7 @@ from parrot_jax.core.errors import UserError
 from parrot_jax.core.paths import require_local_folder
 
 if TYPE_CHECKING:
-    from parrot_jax.askers.asker_config import AskerConfig
+    from parrot_jax.askers.asker_config import AskerEndpointConfig
     from parrot_jax.askers.asking import Questions
     from parrot_jax.askers.perplexity import Loss
     from parrot_jax.askers.reference import Reference
@@ -116,19 +116,19 @@ def _folder(name: str) -> str:
     return name.strip("./").replace("/", "-") or "asker"
 
 
-def _read_endpoint(asker: str) -> "AskerConfig | None":
+def _read_endpoint(asker: str) -> "AskerEndpointConfig | None":
     """The endpoint of a YAML file; None = it is a run folder."""
-    from parrot_jax.askers.asker_config import AskerConfig
+    from parrot_jax.askers.asker_config import AskerEndpointConfig
     from parrot_jax.core.config import load_config
 
-    return load_config(AskerConfig, asker) if asker.endswith((".yaml", ".yml")) else None
+    return load_config(AskerEndpointConfig, asker) if asker.endswith((".yaml", ".yml")) else None
 
 
 def _ask(
     config: EvaluateAskerConfig,
     name: str,
     asker: str,
-    endpoint: "AskerConfig | None",
+    endpoint: "AskerEndpointConfig | None",
     reference: "Reference",
     out: Path,
 ) -> "tuple[Questions, list[Loss] | None]":
@@ -142,9 +142,9 @@ def _ask(
 
 
 @contextlib.contextmanager
-def _served(config: EvaluateAskerConfig, asker: str) -> "Iterator[tuple[AskerConfig, Run]]":
+def _served(config: EvaluateAskerConfig, asker: str) -> "Iterator[tuple[AskerEndpointConfig, Run]]":
     """Serves a run folder while the block runs."""
-    from parrot_jax.askers.asker_config import AskerConfig
+    from parrot_jax.askers.asker_config import AskerEndpointConfig
     from parrot_jax.loaded_run import load_run
     from parrot_jax.serve.app import make_app
     from parrot_jax.serve.background import BackgroundServer
@@ -159,7 +159,7 @@ def _served(config: EvaluateAskerConfig, asker: str) -> "Iterator[tuple[AskerCon
     with contextlib.closing((opened := run.folder.open_checkpoint())[0]) as checkpoints:
         model = f"{run.folder.path.name}@{checkpoints.identity(opened[1])[:8]}"
     with BackgroundServer(make_app(run.engine(model))) as server:
-        endpoint = AskerConfig(
+        endpoint = AskerEndpointConfig(
             base_url=server.url,
             model=model,
             temperature=config.temperature,

@@ -65,7 +65,9 @@ def options_help(config_type: type, config: Any = None) -> str:
 
 
 def _extended(config_type: type) -> type | None:
-    """Returns the config class that this one extends, or None."""
+    """Returns the config class that a command's options extend, or None."""
+    if ".commands." not in config_type.__module__:
+        return None  # all its keys are in the file
     return next(filter(dataclasses.is_dataclass, config_type.__mro__[1:]), None)
 
 
