@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -134,9 +134,8 @@ def _messages(
     dialogue = reference.dialogues[place.dialogue]
     system = reference.intent(place.dialogue) if config.intent else dialogue.system
     messages = [{"role": "system", "content": system}] if system else []
-    messages += [
-        {"role": turn.role, "content": turn.text} for turn in dialogue.turns[: 2 * place.turn - 2]
-    ]
+    turns = replace(dialogue, system="").messages()
+    messages += turns[: 2 * place.turn - 2]
     if prompt is not None:
         instruction = prompt.render(first_question=reference.questions_of(place.dialogue)[0])
         messages.append({"role": "user", "content": instruction})

@@ -146,7 +146,7 @@ def _served(config: EvaluateAskerConfig, asker: str) -> "Iterator[tuple[AskerEnd
     """Serves a run folder while the block runs."""
     from parrot_jax.askers.asker_config import AskerEndpointConfig
     from parrot_jax.loaded_run import load_run
-    from parrot_jax.serve.app import make_app
+    from parrot_jax.serve.app import REQUEST_S, make_app
     from parrot_jax.serve.background import BackgroundServer
 
     run = load_run(asker)
@@ -165,6 +165,7 @@ def _served(config: EvaluateAskerConfig, asker: str) -> "Iterator[tuple[AskerEnd
             temperature=config.temperature,
             max_tokens=config.max_tokens,
             concurrency=_IN_FLIGHT,
+            timeout_s=REQUEST_S,
             first_turn=not run.config.data.mask.skip_first_turn,
         )
         yield endpoint, run

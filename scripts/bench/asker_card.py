@@ -81,7 +81,7 @@ def prompted(run: Path, path: Path) -> Iterator[Path]:
     """Serves a chat model with the prompt of iterative self-chat while the block runs."""
     with BackgroundServer(make_app(load_run(run).engine("chat"))) as server:
         values = {"base_url": server.url, "model": "chat", "temperature": 1.0, "max_tokens": 128,
-                  "concurrency": 64, "prompt": str(PROMPT)}  # fmt: skip
+                  "concurrency": 64, "timeout_s": 3600, "prompt": str(PROMPT)}  # fmt: skip
         path.write_text(yaml.safe_dump(values))
         yield path
 
