@@ -1,0 +1,145 @@
+"""The command in a process of its own, and clients of it."""
+
+import http.client
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ..chromium import link_of
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Server:
+    """`parrot annotate` in a process."""
+
+    def __init__(self, *arguments: object) -> None:
+        self.command = [sys.executable, "-m", "parrot_jax.cli", "annotate", *map(str, arguments)]
+        self.lines: list[str] = []
+        self._process = subprocess.Popen(
+            self.command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self.lines.append(line)
+            if "token=" in line:
+                break
+        else:
+            pytest.fail("".join(self.lines))
+        self.link = link_of(self.lines[-1])
+        self.port = int(self.link.split(":")[2].split("/")[0])
+        # The pipe must not fill up.
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        self.lines += self._process.stdout
+
+    def next_link(self) -> str:
+        """The link after the first one was used."""
+        while not (links := [line for line in self.lines if line.startswith("for another")]):
+            pass
+        return link_of(links[-1])
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self._process.kill()
+        self._process.wait(60)
+        self._reader.join(60)
+
+    def stop(self) -> str:
+        """SIGTERM; returns everything that was printed."""
+        self._process.terminate()
+        assert self._process.wait(60) == 0
+        self._reader.join(60)
+        return "".join(self.lines)
+
+    def close(self) -> None:
+        if self._process.poll() is None:
+            self.kill()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+
+
+class Client:
+    """Plain HTTP, with or without the cookie of a browser that was let in."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.cookie = ""
+
+    def ask(
+        self, path: str, body: object = None, headers: dict[str, str] | None = None
+    ) -> tuple[int, http.client.HTTPMessage, str]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=60)
+        sent = {"Host": f"127.0.0.1:{self.server.port}", "Cookie": self.cookie}
+        sent |= {"Content-Type": "application/json"} if body is not None else {}
+        sent |= headers or {}
+        method = "GET" if body is None else "POST"
+        data = None if body is None else json.dumps(body).encode()
+        connection.request(method, path, data, {k: v for k, v in sent.items() if v})
+        response = connection.getresponse()
+        found = response.status, response.headers, response.read().decode()
+        connection.close()
+        return found
+
+    def sign_in(self) -> None:
+        status, headers, _ = self.ask("/" + self.server.link.split("/")[3])
+        assert status == 303
+        self.cookie = headers["set-cookie"].split(";")[0]
+
+    def judge(self, annotator: str, item: object, value: str, **more: str) -> tuple[int, Any]:
+        body = {"annotator": annotator, "item": str(item), "value": value, **more}
+        status, _, reply = self.ask("/verdict", body)
+        return status, json.loads(reply)
+
+    def undo(self, annotator: str, undo: object) -> tuple[int, Any]:
+        status, _, reply = self.ask("/undo", {"annotator": annotator, "undo": str(undo)})
+        return status, json.loads(reply)
+
+
+Start = Callable[..., Server]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Starts servers, and ends them with the test."""
+    servers: list[Server] = []
+
+    def run(*arguments: object) -> Server:
+        servers.append(Server(*arguments))
+        return servers[-1]
+
+    yield run
+    for server in servers:
+        server.close()
+
+
+def write_dialogues(path: Path, texts: list[list[str]]) -> Path:
+    """A file of dialogues; each is a list of texts, the user's first."""
+    with open(path, "w") as file:
+        for number, turns in enumerate(texts):
+            messages = [
+                {"role": ("user", "assistant")[place % 2], "content": text}
+                for place, text in enumerate(turns)
+            ]
+            file.write(json.dumps({"id": f"{path.stem}{number}", "messages": messages}) + "\n")
+    return path
+
+
+def short_dialogues(path: Path, count: int) -> Path:
+    """Dialogues of two questions; the second is always the one to judge."""
+    return write_dialogues(
+        path,
+        [
+            [f"{path.stem} first {n}?", f"{path.stem} answer {n}.", f"{path.stem} second {n}?"]
+            for n in range(count)
+        ],
+    )
