@@ -63,9 +63,9 @@ TASKS: Mapping[TaskName, Task] = MappingProxyType(
             "Which of the two marked answers is better?",
             "answer",
             (
-                Choice("left", "l", "Left is better"),
+                Choice("left", "l", "Left"),
                 Choice("tie", "t", "Tie"),
-                Choice("right", "r", "Right is better"),
+                Choice("right", "r", "Right"),
             ),
             {"left": 1.0, "tie": 0.5, "right": 0.0},
             "win rate",

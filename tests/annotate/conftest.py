@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from ..chromium import link_of
+from ..chromium import browser, context, link_of, page  # noqa: F401
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -25,6 +25,10 @@ class Server:
         self._process = subprocess.Popen(
             self.command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+
+    def wait(self) -> "Server":
+        """Returns when it serves."""
         assert self._process.stdout is not None
         for line in self._process.stdout:
             self.lines.append(line)
@@ -34,9 +38,8 @@ class Server:
             pytest.fail("".join(self.lines))
         self.link = link_of(self.lines[-1])
         self.port = int(self.link.split(":")[2].split("/")[0])
-        # The pipe must not fill up.
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
+        self._reader.start()  # the pipe must not fill up
+        return self
 
     def _read(self) -> None:
         assert self._process.stdout is not None
@@ -52,7 +55,6 @@ class Server:
         """SIGKILL."""
         self._process.kill()
         self._process.wait(60)
-        self._reader.join(60)
 
     def stop(self) -> str:
         """SIGTERM; returns everything that was printed."""
@@ -64,6 +66,8 @@ class Server:
     def close(self) -> None:
         if self._process.poll() is None:
             self.kill()
+        if self._reader.is_alive():
+            self._reader.join(60)
         assert self._process.stdout is not None
         self._process.stdout.close()
 
@@ -115,7 +119,7 @@ def start() -> Iterator[Start]:
 
     def run(*arguments: object) -> Server:
         servers.append(Server(*arguments))
-        return servers[-1]
+        return servers[-1].wait()
 
     yield run
     for server in servers:
@@ -130,7 +134,7 @@ def write_dialogues(path: Path, texts: list[list[str]]) -> Path:
                 {"role": ("user", "assistant")[place % 2], "content": text}
                 for place, text in enumerate(turns)
             ]
-            file.write(json.dumps({"id": f"{path.stem}{number}", "messages": messages}) + "\n")
+            file.write(json.dumps({"id": f"d{number}", "messages": messages}) + "\n")
     return path
 
 
@@ -143,3 +147,29 @@ def short_dialogues(path: Path, count: int) -> Path:
             for n in range(count)
         ],
     )
+
+
+@pytest.fixture
+def built(tmp_path: Path) -> Path:
+    """A file of `parrot evaluate build`: two dialogues of a first question and two new ones."""
+    path = tmp_path / "questions.jsonl"
+    rows = [
+        {
+            "question_id": number,
+            "category": "math",
+            "turns": [f"Q{n} of {number}?" for n in (1, 2, 3)],
+            "reference": ["A1", "A2", "A3"],
+            "reference_model": "ans",
+            "reference_written_by": ["ans"] * 3,
+            "reference_is_made": [True] * 3,
+            "written_by": ["question.jsonl", "ask", "ask"],
+            "accepted_by": [None] * 3,
+            "context_similarity": [None, 12.5, None],
+            "seed_turns": 1,
+            "given": 1,
+            "benchmark": "longer",
+        }
+        for number in (81, 82)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import BrowserContext, Page, expect
+from playwright.sync_api import Page, expect
 
-from ..chromium import PHONE, browser, context, overflows, page, screenshot  # noqa: F401
+from ..chromium import PHONE, overflows, screenshot
 from .conftest import Client, Start, short_dialogues, write_dialogues
 
 pytestmark = pytest.mark.browser
@@ -17,7 +17,7 @@ PAUSE_MS = 450
 
 SEA = [
     "What should I see on a weekend in Lisbon?",
-    "Start in Alfama, the oldest quarter. Take tram 28 early in the morning, before the queues, and "
+    "Start in Alfama, the oldest quarter. Take tram 28 early, before the queues, and "
     "walk down from the castle. On Sunday, visit Belém: the monastery, the tower, and the custard "
     "tarts.",
     "Is the tram worth it with two small kids?",
@@ -41,9 +41,10 @@ def rows(out: Path) -> list[tuple[Any, ...]]:
 def sign_in(page: Page, link: str, name: str) -> None:
     """By keyboard alone: the field for the name has the focus."""
     page.goto(link)
+    expect(page.locator("#annotator")).to_be_focused()
     page.keyboard.type(name)
     page.keyboard.press("Enter")
-    expect(page.locator("#choices")).to_be_visible()
+    expect(page.locator(".marked").first).to_be_focused()
 
 
 def press(page: Page, key: str, done: str) -> None:
@@ -84,18 +85,18 @@ def test_thirty_questions_by_keys_with_a_reload_an_undo_and_a_kill(
     expect(page.locator("#count")).to_have_text("11 of 30")
     server.kill()
     page.keyboard.press("n")
-    expect(page.locator("#problem")).to_contain_text("Not saved. The server does not answer")
+    expect(page.locator("#problem")).to_contain_text("Not saved: the server does not answer")
     expect(page.locator("[data-value=not]")).to_have_attribute("aria-pressed", "true")
     expect(page.locator("#count")).to_have_text("11 of 30")
     screenshot(page, "annotate-unsaved")
     assert len(rows(out)) == 13  # 10, an undo, and two more
     again = start(*[*arguments[:-1], server.port])
-    page.get_by_text("Try again").click()
+    page.locator("#retry").click()
     expect(page.locator("#problem")).to_contain_text("open its new link in this browser")
     other = page.context.new_page()
     other.goto(again.link)
     other.close()
-    page.get_by_text("Try again").click()
+    page.locator("#retry").click()
     expect(page.locator("#problem")).to_have_text("")
     expect(page.locator("#count")).to_have_text("12 of 30")
     for number, key in enumerate(keys[12:], 13):
@@ -128,6 +129,7 @@ def test_two_annotators_and_two_tabs(start: Start, page: Page, tmp_path: Path) -
     expect(page.locator(".item")).to_have_attribute("data-item", "3")
     tab.goto(f"http://127.0.0.1:{server.port}/")
     expect(tab.locator(".people li")).to_contain_text("2 of 4")
+    expect(tab.locator("#annotator")).to_be_focused()
     tab.keyboard.type("Grace")
     tab.keyboard.press("Enter")
     expect(tab.locator("#count")).to_have_text("0 of 4")
@@ -180,7 +182,6 @@ def test_buttons_can_be_reached_and_pressed_by_keyboard_alone(
 def test_pictures_of_all_pages(
     look: str,
     start: Start,
-    context: BrowserContext,
     page: Page,
     tmp_path: Path,
 ) -> None:
@@ -190,11 +191,12 @@ def test_pictures_of_all_pages(
     dialogues = write_dialogues(tmp_path / "d.jsonl", [SEA[: 2 * n + 3] for n in (1, 1)])
     server = start(dialogues, "--out", tmp_path / "a.sqlite", "--per-dialogue", 2)
     page.goto(server.link)
+    expect(page.locator("#annotator")).to_be_focused()
     page.keyboard.type("Ada")
     screenshot(page, f"annotate-start-{look}")
     assert not overflows(page)
     page.keyboard.press("Enter")
-    expect(page.locator("#choices")).to_be_visible()
+    expect(page.locator(".marked")).to_be_focused()
     press(page, "h", "1 of 2")
     screenshot(page, f"annotate-question-{look}")
     assert not overflows(page)
@@ -226,7 +228,7 @@ def test_review_in_the_browser_writes_what_the_terminal_would(
     page.keyboard.type(" ")
     page.keyboard.press("Control+Enter")
     expect(page.locator("#problem")).to_have_text(
-        "Not saved. an edit needs a text; type another one."
+        "Not saved: an edit needs a text; type another one."
     )
     page.locator("#text").focus()
     page.keyboard.type("Why that?")

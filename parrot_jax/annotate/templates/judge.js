@@ -35,8 +35,8 @@ function arrange() {
 }
 
 function fail(reason) {
-  byId("problem").textContent = `Not saved. ${reason}`;
-  byId("retry").hidden = false;
+  byId("problem").textContent = `Not saved: ${reason}`;
+  byId("retry").hidden = !edit.hidden; // an edit has a button of its own
 }
 
 async function send(request) {
@@ -52,7 +52,7 @@ async function send(request) {
     });
     unsaved = request;
     if (reply.status === 403) {
-      fail("The server was restarted: open its new link in this browser, then try again.");
+      fail("the server was restarted: open its new link in this browser, then try again.");
       return;
     }
     const found = await reply.json();
@@ -72,7 +72,7 @@ async function send(request) {
   } catch {
     unsaved = request;
     fail(
-      "The server does not answer. Start the same command again and open its new link: it goes on " +
+      "the server does not answer. Start the same command again and open its new link: it goes on " +
         "with this one. If the address is still the same, you can also try again here."
     );
   } finally {
