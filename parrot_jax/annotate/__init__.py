@@ -10,8 +10,8 @@ review_desk.py    the same for the questions of a benchmark that is being built
 pages.py          the pages and the requests of their script
 serving.py        runs an annotation
 estimates.py      rates by source and their differences, with intervals
-agreement.py      agreement of annotators with each other and with a judge
 judgments.py      a judge's verdicts on the same items
+agreement.py      agreement of annotators with each other and with a judge
 results.py        all figures of a file, as JSON
-tables.py         the figures as tables, for the console and a page
+tables.py         the figures as tables and as a page
 """
