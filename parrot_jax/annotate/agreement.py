@@ -3,15 +3,16 @@
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import krippendorff
 import numpy as np
 
 from parrot_jax.annotate.estimates import Estimate, Value, estimate
 from parrot_jax.annotate.judgments import Place
+from parrot_jax.evaluate.verdicts import SCALE
 
-_SCALES = {"grade": "interval"}
+Scale = Literal["nominal", "interval"]
 
 
 class Agreement(NamedTuple):
@@ -19,8 +20,8 @@ class Agreement(NamedTuple):
 
     alpha: float | None
     """Krippendorff's; None if nothing was judged twice, or all verdicts are equal."""
-    scale: str
-    """`nominal`, or `interval` for grades."""
+    scale: Scale
+    """`interval` for grades."""
     same: float | None
     """Share of equal verdicts, over all pairs of verdicts on one item."""
     pairs: int
@@ -87,7 +88,7 @@ def agreement(values: Sequence[Value], task: str) -> Agreement:
 
     Source: K. Krippendorff, Content analysis, 4th edition, 2019, chapter 12.
     """
-    scale = _SCALES.get(task, "nominal")
+    scale: Scale = "interval" if task == "grade" else "nominal"
     by_item = list(_by_item(values).values())
     several = [numbers for numbers in by_item if len(numbers) > 1]
     pairs = [pair for numbers in several for pair in itertools.combinations(numbers.values(), 2)]
@@ -151,7 +152,7 @@ def _by_item(values: Sequence[Value]) -> dict[int, dict[str, float]]:
     return found
 
 
-def _alpha(items: Sequence[Mapping[str, float]], scale: str) -> float | None:
+def _alpha(items: Sequence[Mapping[str, float]], scale: Scale) -> float | None:
     if len({number for numbers in items for number in numbers.values()}) < 2:
         return None
     names = sorted({name for numbers in items for name in numbers})
@@ -164,9 +165,11 @@ def _kappa(pairs: Sequence[tuple[float, float]], weights: str | None) -> float |
         return None
     from sklearn.metrics import cohen_kappa_score  # takes a second to load
 
-    # As whole numbers: halves are ties.
+    # Whole numbers, since halves are ties. The weights are of places among the labels, so all
+    # numbers up to the highest grade are labels.
     people, judge = (np.rint(2 * np.array(side)).astype(int) for side in zip(*pairs, strict=True))
-    return float(cohen_kappa_score(people, judge, weights=weights))
+    labels = np.arange(2 * int(SCALE[1]) + 1)
+    return float(cohen_kappa_score(people, judge, labels=labels, weights=weights))
 
 
 def _place(value: Value) -> Place:

@@ -2,7 +2,7 @@
 
 import unicodedata
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from parrot_jax.annotate.items import Round
 from parrot_jax.annotate.tasks import Task
@@ -39,6 +39,7 @@ class State(NamedTuple):
     """The token of what an undo would take back; empty = nothing."""
 
 
+@runtime_checkable
 class Desk(Protocol):
     """Gives out items and takes verdicts. All methods run in one thread.
 

@@ -49,7 +49,7 @@ def annotate(
     settings = {
         "task": task,
         "seed": seed,
-        "files": [one.label for one in drawn],
+        "files": sorted(one.label for one in drawn),
         "questions": questions,
         "per_dialogue": per_dialogue,
     }

@@ -21,6 +21,7 @@ from parrot_jax.evaluate.decisions import (
 _CHOICES: Mapping[str, Literal["accept", "edit", "reject", "skip", "quit"]] = {
     "a": "accept", "e": "edit", "r": "reject", "s": "skip", "q": "quit",
 }  # fmt: skip
+_TYPED = {*_CHOICES, *_CHOICES.values()}
 _ASKED = ", ".join(f"[{key}]{name[1:]}" for key, name in _CHOICES.items())
 
 
@@ -101,8 +102,8 @@ class _Session:
                     made = self._decision(one.turns[place].text)
                     if made == "quit":
                         return
-                    self._counts[made if made == "skip" else made.choice] += 1
-                    if made != "skip":
+                    self._counts[made.choice if isinstance(made, Decision) else made] += 1
+                    if isinstance(made, Decision):
                         self._dialogues[number] = decided(one, place, made, self._reviewer)
                         write_built(self._path, self._dialogues)
                 place += 1
@@ -114,7 +115,7 @@ class _Session:
         """What the reviewer types about a question, until it can be understood."""
         while True:
             key = self._read(f"{_ASKED}: ").strip().lower()
-            choice = next((name for k, name in _CHOICES.items() if key in (k, name)), None)
+            choice = _CHOICES.get(key[:1]) if key in _TYPED else None
             if choice is None:
                 console.print(
                     f"{visible(key)!r:.40} is no choice; type one of {', '.join(_CHOICES)}"
@@ -124,10 +125,10 @@ class _Session:
                     return edit_decision(old, self._read("the question in one line: "))
                 except ValueError as error:
                     console.print(f"{error}; choose again")
-            elif choice in ("skip", "quit"):
-                return choice
-            else:
+            elif choice == "accept" or choice == "reject":
                 return Decision(choice)
+            else:
+                return choice
 
     def _read(self, prompt: str) -> str:
         try:

@@ -78,11 +78,12 @@ def answers(tmp_path: Path) -> list[str]:
     benchmark.write_text("".join(json.dumps(row) + "\n" for row in rows))
     paths = [str(benchmark)]
     for model in "mn":
+        turns = {n: [f"{model}{n}", f"{model}{n}b"] for n in (1, 2, 3)}
+        if model == "n":
+            turns[3][1] = ""
         rows = [
-            {"question_id": n, "model_id": model,
-             "choices": [{"turns": [f"{model}{n}", "" if (model, n) == ("n", 3) else f"{model}{n}b"]}]}
-            for n in (1, 2, 3)
-        ]  # fmt: skip
+            {"question_id": n, "model_id": model, "choices": [{"turns": turns[n]}]} for n in turns
+        ]
         paths.append(str(tmp_path / f"{model}.jsonl"))
         Path(paths[-1]).write_text("".join(json.dumps(row) + "\n" for row in rows))
     return paths
