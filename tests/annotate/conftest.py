@@ -5,11 +5,14 @@ import json
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from parrot_jax.annotate.items import Item, Round
+from parrot_jax.annotate.verdict_file import VerdictFile
 
 from ..chromium import browser, context, link_of, page  # noqa: F401
 
@@ -147,6 +150,21 @@ def short_dialogues(path: Path, count: int) -> Path:
             for n in range(count)
         ],
     )
+
+
+def write(path: Path, task: str, items: Sequence[Item], verdicts: dict[str, str]) -> Path:
+    """A file; `verdicts` has a letter or a digit for each item, by annotator; `.` = none."""
+    words = {"h": "human-like", "n": "not", "s": "skip", "l": "left", "r": "right", "t": "tie"}
+    with VerdictFile(path, {"task": task}, items) as file:
+        for name, letters in verdicts.items():
+            for number, letter in enumerate(letters, 1):
+                if letter != ".":
+                    file.add(name, number, words.get(letter, letter))
+    return path
+
+
+def items_of(*sources: tuple[str, ...], turn: int = 2) -> list[Item]:
+    return [Item(one, f"d{n}", turn, (Round("Q"),)) for n, one in enumerate(sources)]
 
 
 @pytest.fixture

@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
+from parrot_jax.cli import main
+
 from ..chromium import PHONE, overflows, screenshot
-from .conftest import Client, Start, short_dialogues, write_dialogues
+from .conftest import Client, Start, items_of, short_dialogues, write, write_dialogues
 
 pytestmark = pytest.mark.browser
 
@@ -209,6 +211,22 @@ def test_pictures_of_all_pages(
         sign_in(page, other.link, "Ada")
         screenshot(page, f"annotate-{task}-{look}")
         assert not overflows(page)
+
+
+@pytest.mark.parametrize("look", ["light", "dark", "phone"])
+def test_the_report_is_a_page_that_loads_nothing(look: str, page: Page, tmp_path: Path) -> None:
+    items = items_of(*[("parrot_ask",)] * 16, *[("self_chat",)] * 16)
+    verdicts = {"Ada": "hhhhhhnhhhhhshhn" + "nnhnnhnnnhnnnnnh"}
+    verdicts["Grace"] = "hhhhhhnhhnhhhhhn" + "nnhnnnnnhhnnnnhn"
+    verdicts["Lin"] = "hhnhhhnhhhhhhhhh" + "nnhnnhnnnhhsn..."
+    path = write(tmp_path / "a.sqlite", "human-like", items, verdicts)
+    assert main(["annotate", "report", str(path), "--out", str(tmp_path / "report.html")]) == 0
+    page.emulate_media(color_scheme="dark" if look == "dark" else "light")
+    if look == "phone":
+        page.set_viewport_size(PHONE)  # pyright: ignore[reportArgumentType]
+    page.goto((tmp_path / "report.html").as_uri())
+    screenshot(page, f"annotate-report-{look}", full=True)
+    assert not overflows(page)
 
 
 def test_review_in_the_browser_writes_what_the_terminal_would(

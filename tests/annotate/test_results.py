@@ -2,7 +2,6 @@
 
 import json
 import sqlite3
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,20 +12,7 @@ from parrot_jax.annotate.results import make_results
 from parrot_jax.annotate.verdict_file import VerdictFile
 from parrot_jax.cli import main
 
-
-def write(path: Path, task: str, items: Sequence[Item], verdicts: dict[str, str]) -> Path:
-    """A file; `verdicts` has a letter or a digit for each item, by annotator; `.` = none."""
-    words = {"h": "human-like", "n": "not", "s": "skip", "l": "left", "r": "right", "t": "tie"}
-    with VerdictFile(path, {"task": task}, items) as file:
-        for name, letters in verdicts.items():
-            for number, letter in enumerate(letters, 1):
-                if letter != ".":
-                    file.add(name, number, words.get(letter, letter))
-    return path
-
-
-def items_of(*sources: tuple[str, ...], turn: int = 2) -> list[Item]:
-    return [Item(one, f"d{n}", turn, (Round("Q"),)) for n, one in enumerate(sources)]
+from .conftest import items_of, write
 
 
 def test_counts_rates_and_agreement_of_a_small_file(

@@ -30,7 +30,8 @@ function arrange() {
   marked[0].tabIndex = -1;
   marked[0].focus({ preventScroll: true }); // a screen reader reads it; Tab leads to the buttons
   const room = window.innerHeight - document.querySelector(".verdict").offsetHeight - 64;
-  const isTall = Math.max(...marked.map((turn) => turn.offsetHeight)) > room;
+  const bottom = Math.max(...marked.map((turn) => turn.getBoundingClientRect().bottom));
+  const isTall = bottom - marked[0].getBoundingClientRect().top > room;
   marked[0].scrollIntoView({ block: isTall ? "start" : "end" });
 }
 
