@@ -32,7 +32,8 @@ function arrange() {
   const room = window.innerHeight - document.querySelector(".verdict").offsetHeight - 64;
   const bottom = Math.max(...marked.map((turn) => turn.getBoundingClientRect().bottom));
   const isTall = bottom - marked[0].getBoundingClientRect().top > room;
-  marked[0].scrollIntoView({ block: isTall ? "start" : "end" });
+  if (isTall) marked[0].scrollIntoView({ block: "start" });
+  else marked.at(-1).scrollIntoView({ block: "end" });
 }
 
 function fail(reason) {
