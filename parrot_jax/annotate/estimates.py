@@ -42,7 +42,8 @@ class Estimate(NamedTuple):
     mean: float | None
     """None = nobody judged anything."""
     low: float | None
-    """Lower end of the 95 % interval; None with fewer than two dialogues."""
+    """Lower end of the 95 % interval; None with fewer than two dialogues, or equal values of a mean
+    that is not a share."""
     high: float | None
     verdicts: int
     """Those that have a value."""

@@ -60,6 +60,11 @@ class AnnotateConfig:
                     "--out is not for the task review, whose decisions are in FILE itself; remove "
                     "it."
                 )
+            if (self.questions, self.per_dialogue, self.seed) != (None, 1, 0):
+                raise UserError(
+                    "--questions, --per-dialogue and --seed are not for the task review, which "
+                    "asks about all open questions in their order; remove them."
+                )
             if len(self.files) > 1:
                 raise UserError(f"review takes one file, and {len(self.files)} were given.")
         elif self.out is None:

@@ -24,7 +24,13 @@ class CrossedMean(NamedTuple):
     raters: int
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
-        """The t interval; both ends are NaN with fewer than two clusters."""
+        """The t interval.
+
+        Both ends are NaN with fewer than two clusters, and if all clusters and raters have the same
+        mean: that does not tell how much others would differ.
+        """
+        if self.variance == 0:
+            return math.nan, math.nan
         half = self._quantile(level) * math.sqrt(self.variance)
         return self.mean - half, self.mean + half
 
@@ -146,32 +152,29 @@ def _combined(mean: float, parts: list[_Parts], by_rater: dict[int, float]) -> C
     clusters, raters = sum(len(part.by_cluster) for part in parts), len(by_rater)
     if min(len(part.by_cluster) for part in parts) < 2:
         return CrossedMean(mean, math.nan, math.nan, clusters, raters)
-    # Each term with its degrees of freedom.
     terms = [_of_sums(part.by_cluster) for part in parts]
-    of_clusters = sum(term for term, _ in terms)
+    variance = of_clusters = sum(term for term, _ in terms)
     if raters > 1:
-        of_raters, freedom = _of_sums(np.array([*by_rater.values()]))
-        terms += [(of_raters, freedom)]
-        shared = [(part.interaction, part.interaction_freedom) for part in parts]
+        of_raters = _of_sums(np.array([*by_rater.values()]))
         # Without a second judgment of anything, noise cannot be told from differences.
-        variance = of_raters + of_clusters - sum(term for term, _ in shared)
-        if variance > of_clusters:
-            terms += [(term, freedom) for term, freedom in shared if freedom > 0]
-            return _satterthwaite(mean, max(variance, of_raters), terms, clusters, raters)
-        terms.pop()
-    return _satterthwaite(mean, of_clusters, terms, clusters, raters)
+        shared = [
+            (part.interaction, part.interaction_freedom)
+            for part in parts
+            if part.interaction_freedom > 0
+        ]
+        both = of_clusters + of_raters[0] - sum(term for term, _ in shared)
+        # Raters who differ no more than noise does add nothing.
+        if both > of_clusters:
+            variance = max(both, of_raters[0])
+            terms += [of_raters, *shared]
+    # Satterthwaite's degrees of freedom.
+    below = sum(term**2 / freedom for term, freedom in terms)
+    least = float(min(freedom for _, freedom in terms))
+    freedom = max(variance**2 / below, least) if below > 0 else least
+    return CrossedMean(mean, variance, freedom, clusters, raters)
 
 
 def _of_sums(sums: Float64[np.ndarray, "groups"]) -> tuple[float, int]:
     """The variance of the total of independent sums, and its degrees of freedom."""
     num = len(sums)
     return float((sums**2).sum()) * num / (num - 1), num - 1
-
-
-def _satterthwaite(
-    mean: float, variance: float, terms: list[tuple[float, int]], clusters: int, raters: int
-) -> CrossedMean:
-    below = sum(term**2 / freedom for term, freedom in terms)
-    least = min(freedom for _, freedom in terms)
-    freedom = max(variance**2 / below, least) if below > 0 else float(least)
-    return CrossedMean(mean, variance, float(freedom), clusters, raters)

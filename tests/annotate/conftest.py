@@ -48,12 +48,6 @@ class Server:
         assert self._process.stdout is not None
         self.lines += self._process.stdout
 
-    def next_link(self) -> str:
-        """The link after the first one was used."""
-        while not (links := [line for line in self.lines if line.startswith("for another")]):
-            pass
-        return link_of(links[-1])
-
     def kill(self) -> None:
         """SIGKILL."""
         self._process.kill()

@@ -1,6 +1,8 @@
 """People annotate in a real browser: by keys, with kills, hostile texts, and on a narrow screen."""
 
+import http.server
 import sqlite3
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ from playwright.sync_api import Page, expect
 from parrot_jax.cli import main
 
 from ..chromium import PHONE, overflows, screenshot
-from .conftest import Client, Start, items_of, short_dialogues, write, write_dialogues
+from .conftest import Start, items_of, short_dialogues, write, write_dialogues
 
 pytestmark = pytest.mark.browser
 
@@ -260,11 +262,57 @@ def test_review_in_the_browser_writes_what_the_terminal_would(
     assert '"Why that?"' not in built.read_text()
 
 
-def test_the_page_of_another_site_sees_nothing(start: Start, page: Page, tmp_path: Path) -> None:
-    server = start(short_dialogues(tmp_path / "own.jsonl", 2), "--out", tmp_path / "a.sqlite")
+ATTACK = """<!DOCTYPE html><iframe id=frame src="http://127.0.0.1:{port}/"></iframe>
+<form id=form method=post enctype="text/plain" target="other"
+action="http://127.0.0.1:{port}/verdict">
+<input name='{{"annotator": "Ada", "item": "1", "value": "not", "text": "' value='"}}'></form>
+<iframe name="other"></iframe>
+<script>
+const body = JSON.stringify({{annotator: "Ada", item: "1", value: "not"}});
+const to = "http://127.0.0.1:{port}/";
+const json = {{"Content-Type": "application/json"}};
+const all = {{credentials: "include"}};
+const tries = [
+  fetch(to + "judge?annotator=Ada", all).then(reply => reply.text()),
+  fetch(to + "judge?annotator=Ada", {{...all, mode: "no-cors"}}).then(reply => reply.text()),
+  fetch(to + "verdict", {{...all, method: "POST", headers: json, body}}).then(r => r.text()),
+  fetch(to + "verdict", {{...all, method: "POST", mode: "no-cors", body}}).then(r => r.text()),
+];
+document.getElementById("form").submit();
+Promise.allSettled(tries).then(found => {{
+  document.title = "read: " + found.map(one => one.value || "").join("");
+}});
+</script>"""
+"""A page of another port of this machine, to which the browser sends the same cookies."""
+
+
+def test_a_page_of_another_site_neither_reads_nor_writes(
+    start: Start, page: Page, tmp_path: Path
+) -> None:
+    out = tmp_path / "a.sqlite"
+    server = start(short_dialogues(tmp_path / "own.jsonl", 2), "--out", out)
     sign_in(page, server.link, "Ada")
-    # Another port of this machine is another site, with the same cookies.
-    other = start(short_dialogues(tmp_path / "b.jsonl", 2), "--out", tmp_path / "b.sqlite")
-    client = Client(other)
-    assert client.ask("/", headers={"Cookie": page.evaluate("document.cookie")})[0] == 403
     assert page.evaluate("document.cookie") == ""  # scripts cannot read the session
+
+    class Foreign(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.end_headers()
+            self.wfile.write(ATTACK.format(port=server.port).encode())
+
+        def log_message(self, format: str, *arguments: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Foreign) as foreign:
+        threading.Thread(target=foreign.serve_forever, daemon=True).start()
+        tab = page.context.new_page()
+        tab.goto(f"http://127.0.0.1:{foreign.server_port}/")
+        expect(tab).to_have_title("read: ")
+        tab.wait_for_load_state("networkidle")
+        for frame in tab.frames[1:]:
+            assert "Your name" not in frame.content()
+        tab.close()
+        foreign.shutdown()
+    assert rows(out) == []
+    press(page, "h", "1 of 2")

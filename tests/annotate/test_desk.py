@@ -15,6 +15,7 @@ from parrot_jax.annotate.desk import StaleError, VerdictDesk
 from parrot_jax.annotate.tasks import TASKS
 from parrot_jax.annotate.verdict_file import VerdictFile, read_annotation
 from parrot_jax.cli import main
+from parrot_jax.core.errors import DiskFullError
 
 from .conftest import Client, Start, items_of, short_dialogues
 
@@ -87,3 +88,20 @@ def test_what_the_server_confirmed_survives_a_kill_at_any_moment(
         assert saved == [*range(1, len(saved) + 1)]
         assert confirmed <= len(saved) <= confirmed + 1
     assert 0 < confirmed < num
+
+
+def test_a_full_disk_leaves_the_state_as_it_was(tmp_path: Path) -> None:
+    items = items_of(*[("a",)] * 500)
+    with VerdictFile(tmp_path / "a.sqlite", {"task": "human-like"}, items) as file:
+        desk = VerdictDesk(file, TASKS["human-like"])
+        pages = file._db.execute("PRAGMA page_count").fetchone()[0]
+        file._db.execute(f"PRAGMA max_page_count = {pages + 1}")
+        numbers = map(str, range(1, 501))
+        with pytest.raises(DiskFullError, match="no room left on the disk"):
+            all(desk.judge("Ada", number, "not", "") for number in numbers)
+        done = desk.state("Ada").done
+        assert 0 < done < 500
+        assert desk.state("Ada").shown is not None
+        file._db.execute(f"PRAGMA max_page_count = {pages + 100}")
+        desk.judge("Ada", str(done + 1), "skip", "")
+    assert len(read_annotation(tmp_path / "a.sqlite").verdicts) == done + 1

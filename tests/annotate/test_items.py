@@ -122,6 +122,7 @@ def test_options_that_do_not_fit(capsys: pytest.CaptureFixture[str], tmp_path: P
         (["a.jsonl"], "--out is missing"),
         (["a.jsonl", "--out", "gs://b/a.sqlite"], "--out"),
         (["a.jsonl", "--task", "review", "--out", "x"], "--out is not for the task review"),
+        (["a.jsonl", "--task", "review", "--seed", "1"], "and --seed are not for the task review"),
         (["a.jsonl", "b.jsonl", "--task", "review"], "review takes one file, and 2 were given"),
         (["a.jsonl", "--out", "x", "--questions", "0"], "--questions is 0"),
         (["a.jsonl", "--out", "x", "--per-dialogue", "0"], "--per-dialogue is 0"),

@@ -57,11 +57,15 @@ def test_an_undone_verdict_does_not_count(tmp_path: Path) -> None:
 
 def test_grades_of_two_models_are_paired_by_question_and_person(tmp_path: Path) -> None:
     items = [Item((model,), f"q{n}", 1, (Round("Q", ("A",)),)) for model in "mn" for n in (1, 2, 3)]
-    path = write(tmp_path / "a.sqlite", "grade", items, {"Ada": "258369", "Bo": "147258"})
+    path = write(tmp_path / "a.sqlite", "grade", items, {"Ada": "258379", "Bo": "147268"})
     found = make_results(path).to_json()
     assert found["sources"]["m"]["mean"] == 4.5  # 2, 5, 8 and 1, 4, 7
     (difference,) = found["differences"]
-    assert (difference["mean"], difference["low"], difference["high"]) == (1, 1, 1)
+    # Both raise the grades by 1, 2, 1: mean 4 / 3, and each question has the same for both. The
+    # standard error is the root of (1/9 + 4/9 + 1/9) / 2 / 3, and t with 2 degrees is 4.3027.
+    half = 4.302653 * (1 / 9) ** 0.5
+    ends = (4 / 3, 4 / 3 - half, 4 / 3 + half)
+    assert (difference["mean"], difference["low"], difference["high"]) == pytest.approx(ends)
     assert (difference["is_paired"], difference["verdicts"]) == (True, 6)
     assert found["agreement"]["scale"] == "interval"
 

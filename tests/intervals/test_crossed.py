@@ -71,6 +71,10 @@ def test_a_share_of_equal_verdicts_has_an_interval_with_a_width() -> None:
     assert (low, high) == pytest.approx((10 / (10 + square), 1))
 
 
+def test_equal_differences_have_no_interval() -> None:
+    assert all(map(math.isnan, crossed_mean(table([[2.0, 2], [2, 2]])).interval()))
+
+
 def test_one_cluster_has_no_interval() -> None:
     found = crossed_mean(table([[1.0, 0]]))
     assert found.mean == 0.5

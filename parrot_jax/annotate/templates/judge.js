@@ -114,7 +114,7 @@ edit.addEventListener("submit", (event) => {
 document.addEventListener("keydown", (event) => {
   if (!edit.hidden && event.key === "Escape") arrange();
   if (!edit.hidden && event.key === "Enter" && event.ctrlKey) edit.requestSubmit();
-  if (event.repeat || event.ctrlKey || event.altKey || event.metaKey) return;
+  if (!edit.hidden || event.repeat || event.ctrlKey || event.altKey || event.metaKey) return;
   if (event.target.closest("input, textarea, select")) return;
   const button = document.querySelector(`[data-key="${CSS.escape(event.key.toLowerCase())}"]`);
   if (!button) return;
