@@ -7,6 +7,7 @@ import pytest
 
 from parrot_jax.annotate.answers import read_answers
 from parrot_jax.annotate.items import Candidate, Item, Round, draw_items, shuffled
+from parrot_jax.annotate.judgments import read_judgments
 from parrot_jax.annotate.questions import draw_questions
 from parrot_jax.cli import main
 from parrot_jax.core.errors import UserError
@@ -133,3 +134,29 @@ def test_options_that_do_not_fit(capsys: pytest.CaptureFixture[str], tmp_path: P
         assert main(["annotate", *arguments]) == 2
         assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_real_dialogues_and_answers_are_drawn(shared_data: Path) -> None:
+    for name, count in (("wildchat.jsonl", 245), ("oasst_trees.jsonl", 347)):
+        drawn = draw_questions(
+            str(shared_data / "dialogues" / name), name, count=None, per_dialogue=1, seed=0
+        )
+        assert len(drawn.items) == count
+        assert all(item.turn == len(item.rounds) > 1 for item in drawn.items)
+    answers = [
+        str(shared_data / "mt_bench" / "model_answer" / f"{model}.jsonl")
+        for model in ("gpt-3.5-turbo", "vicuna-13b-v1.3")
+    ]
+    found = read_answers(answers, str(shared_data / "mt_bench" / "question.jsonl"))
+    (drawn,) = found.draw(sides=2, count=None, per_dialogue=2, seed=0)
+    assert len(drawn.items) == 160
+    assert 60 < sum(item.sources[0] == "gpt-3.5-turbo" for item in drawn.items) < 100
+
+
+def test_real_judgments_are_read(shared_data: Path) -> None:
+    file = shared_data / "mt_bench" / "model_judgment" / "llama2_7b_family.jsonl"
+    found = read_judgments([str(file)], num_models=1)
+    assert {place.turn for place in found.by_judge["gpt-4"]} == {1, 2}
+    assert all(1 <= grade <= 10 for grade in found.by_judge["gpt-4"].values())
+    with pytest.raises(UserError, match="has no comparisons with a clear verdict: .* other kind"):
+        read_judgments([str(file)], num_models=2)
