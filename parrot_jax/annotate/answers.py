@@ -4,8 +4,15 @@ import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from parrot_jax.annotate.items import Candidate, Item, Round, chance, draw_items
-from parrot_jax.annotate.questions import Drawn, check_count
+from parrot_jax.annotate.items import (
+    Candidate,
+    Drawn,
+    Item,
+    Round,
+    chance,
+    check_count,
+    draw_items,
+)
 from parrot_jax.core.errors import UserError
 from parrot_jax.dialogue.report import ReadReport
 from parrot_jax.dialogue.sources import read_sources

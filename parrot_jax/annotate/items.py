@@ -6,6 +6,8 @@ import json
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+from parrot_jax.core.errors import UserError
+
 
 class Round(NamedTuple):
     """A question and the answers to it that are shown."""
@@ -55,6 +57,14 @@ class Candidate(NamedTuple):
     item: Item
 
 
+class Drawn(NamedTuple):
+    """The items of one source, and what to tell about them."""
+
+    label: str
+    items: list[Item]
+    notes: tuple[str, ...]
+
+
 def chance(seed: int, *parts: Any) -> bytes:
     """A hash of a seed and texts or numbers: equal arguments give an equal place in any order."""
     return hashlib.sha256(json.dumps([seed, *parts]).encode()).digest()
@@ -73,6 +83,20 @@ def draw_items(candidates: Iterable[Candidate], count: int | None, *, seed: int)
     )
     drawn = sorted(keyed) if count is None else heapq.nsmallest(count, keyed)
     return [item for _, _, item in drawn]
+
+
+def check_count(path: str, items: list[Item], count: int | None, noun: str) -> None:
+    """Checks how many items were drawn.
+
+    Raises:
+      UserError: None, or fewer than `count`.
+    """
+    if not items or len(items) < (count or 0):
+        asked = "" if count is None else f", and --questions is {count:,}"
+        raise UserError(
+            f"{path} has {len(items):,} {noun} to draw{asked}; give more dialogues, a lower "
+            "--questions or a higher --per-dialogue."
+        )
 
 
 def shuffled(items: Iterable[Item], *, seed: int) -> list[Item]:

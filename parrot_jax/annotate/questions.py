@@ -1,22 +1,20 @@
 """Draws the questions of dialogues to judge: each with the dialogue up to it."""
 
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
 
-from parrot_jax.annotate.items import Candidate, Item, Round, chance, draw_items
-from parrot_jax.core.errors import UserError
+from parrot_jax.annotate.items import (
+    Candidate,
+    Drawn,
+    Item,
+    Round,
+    chance,
+    check_count,
+    draw_items,
+)
 from parrot_jax.dialogue.report import ReadReport
 from parrot_jax.dialogue.sources import read_sources
 from parrot_jax.dialogue.types import Dialogue
 from parrot_jax.stats.inputs import source_of
-
-
-class Drawn(NamedTuple):
-    """The items of one source, and what to tell about them."""
-
-    label: str
-    items: list[Item]
-    notes: tuple[str, ...]
 
 
 def draw_questions(
@@ -63,20 +61,6 @@ def draw_questions(
     if copies:
         notes.append(f"{label}: {copies:,} questions are copies with the same dialogue before them")
     return Drawn(label, items, tuple(notes))
-
-
-def check_count(path: str, items: list[Item], count: int | None, noun: str) -> None:
-    """Checks how many items were drawn.
-
-    Raises:
-      UserError: None, or fewer than `count`.
-    """
-    if not items or len(items) < (count or 0):
-        asked = "" if count is None else f", and --questions is {count:,}"
-        raise UserError(
-            f"{path} has {len(items):,} {noun} to draw{asked}; give more dialogues, a lower "
-            "--questions or a higher --per-dialogue."
-        )
 
 
 def _turns(dialogue: Dialogue) -> range:

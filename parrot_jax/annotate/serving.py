@@ -5,9 +5,9 @@ from pathlib import Path
 
 from parrot_jax.annotate.answers import read_answers
 from parrot_jax.annotate.desk import Desk, VerdictDesk
-from parrot_jax.annotate.items import shuffled
+from parrot_jax.annotate.items import Drawn, shuffled
 from parrot_jax.annotate.pages import PACKAGE, make_routes
-from parrot_jax.annotate.questions import Drawn, draw_questions
+from parrot_jax.annotate.questions import draw_questions
 from parrot_jax.annotate.review_desk import ReviewDesk
 from parrot_jax.annotate.tasks import TASKS, TaskName
 from parrot_jax.annotate.verdict_file import VerdictFile
