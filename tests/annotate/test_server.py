@@ -150,9 +150,13 @@ def test_nothing_that_is_sent_tells_the_source(start: Start, tmp_path: Path) -> 
     assert alike[0] == alike[1]
 
 
-def test_a_review_writes_the_file_of_the_terminal(start: Start, built: Path) -> None:
+def test_a_review_writes_the_file_of_the_terminal(
+    start: Start, built: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     client = Client(start(built, "--task", "review"))
     client.sign_in()
+    assert main(["evaluate", "review", str(built), "--reviewer", "Ada"]) == 2
+    assert "another process is writing" in capsys.readouterr().err
 
     def current(annotator: str) -> str:
         page = client.ask(f"/judge?annotator={annotator}")[2]
