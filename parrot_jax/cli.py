@@ -59,6 +59,8 @@ VERBS = (
     Verb("evaluate build", "evaluate_build", "CONFIG", "continue a benchmark with more questions"),
     Verb("evaluate review", "evaluate_review", "FILE", "accept, edit or reject built questions"),
     Verb("evaluate download", "evaluate_download", "[NAME]", "download a public benchmark"),
+    Verb("annotate report", "annotate_report", "FILE", "what annotators said, and their agreement"),
+    Verb("annotate", "annotate", "FILE...", "let people judge questions or answers in a browser"),
     Verb("negatives select", "negatives_select", "CONFIG", "select questions that need context"),
     Verb("negatives build", "negatives_build", "CONFIG", "write wrong answers and pairs for CaPO"),
     Verb("world write", "world_write", "", "write the synthetic world: dialogues, facts, an exam"),

@@ -13,7 +13,8 @@ built.py          built benchmarks: who wrote and accepted each question
 question_filters.py why a proposed question is dropped
 extending.py      one dialogue that an asker continues, as a coroutine
 building.py       builds a benchmark
-reviewing.py      people accept, edit or reject its questions
+decisions.py      what a decision on a question does to a built benchmark
+reviewing.py      people accept, edit or reject its questions in a terminal
 conversations.py  what is judged: answers to a benchmark, or dialogues
 judge_prompts.py  prompts in FastChat's form, for any number of turns
 verdicts.py       grades and comparisons in a judge's text

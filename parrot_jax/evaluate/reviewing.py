@@ -1,17 +1,27 @@
 """People accept, edit or reject the questions of a built benchmark, in a terminal or from lines."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from parrot_jax.api.journal_file import take_lock
 from parrot_jax.core.errors import UserError
 from parrot_jax.core.logs import console, visible
-from parrot_jax.core.paths import require_local
-from parrot_jax.evaluate.built import BuiltDialogue, Note, read_built, write_built
+from parrot_jax.evaluate.built import BuiltDialogue, read_built, write_built
+from parrot_jax.evaluate.decisions import (
+    Decision,
+    decided,
+    edit_decision,
+    lock_questions,
+    open_turns,
+)
 
-_CHOICES = {"a": "accept", "e": "edit", "r": "reject", "s": "skip", "q": "quit"}
+_CHOICES: Mapping[str, Literal["accept", "edit", "reject", "skip", "quit"]] = {
+    "a": "accept", "e": "edit", "r": "reject", "s": "skip", "q": "quit",
+}  # fmt: skip
+_TYPED = {*_CHOICES, *_CHOICES.values()}
 _ASKED = ", ".join(f"[{key}]{name[1:]}" for key, name in _CHOICES.items())
 
 
@@ -52,10 +62,7 @@ def review(path: str, *, reviewer: str, read: Callable[[str], str] = input) -> R
     Raises:
       UserError: The file is invalid, or another process is writing it.
     """
-    require_local(path, "FILE")
-    if not Path(path).is_file():
-        raise UserError(f"there is no file {path}; `parrot evaluate build` writes questions.jsonl.")
-    with contextlib.closing(take_lock(Path(path))):
+    with contextlib.closing(lock_questions(path)):
         session = _Session(Path(path), reviewer, read)
         try:
             session.run()
@@ -70,15 +77,15 @@ class _Session:
     def __init__(self, path: Path, reviewer: str, read: Callable[[str], str]) -> None:
         self._path, self._reviewer, self._read_line = path, reviewer, read
         self._dialogues = read_built(path)
-        self._counts = dict.fromkeys(_CHOICES, 0)
+        self._counts = Counter[str]()
 
     def summary(self) -> ReviewSummary:
         """The counts so far."""
         return ReviewSummary(
-            accepted=self._counts["a"],
-            edited=self._counts["e"],
-            rejected=self._counts["r"],
-            skipped=self._counts["s"],
+            accepted=self._counts["accept"],
+            edited=self._counts["edit"],
+            rejected=self._counts["reject"],
+            skipped=self._counts["skip"],
             left=self._num_open(),
             file=self._path,
         )
@@ -89,39 +96,39 @@ class _Session:
             place, shown = self._dialogues[number].seed_turns, 0
             # A decision may remove later turns, or open them again.
             while place < len((one := self._dialogues[number]).turns):
-                if place in _open_turns(one):
+                if place in open_turns(one):
                     _show(one, place, shown, left=self._num_open())
                     shown = place
-                    choice, text = self._choice(one.turns[place].text)
-                    if choice == "q":
+                    made = self._decision(one.turns[place].text)
+                    if made == "quit":
                         return
-                    self._counts[choice] += 1
-                    if choice != "s":
-                        self._dialogues[number] = _decided(one, place, choice, text, self._reviewer)
+                    self._counts[made.choice if isinstance(made, Decision) else made] += 1
+                    if isinstance(made, Decision):
+                        self._dialogues[number] = decided(one, place, made, self._reviewer)
                         write_built(self._path, self._dialogues)
                 place += 1
 
     def _num_open(self) -> int:
-        return sum(len(_open_turns(one)) for one in self._dialogues)
+        return sum(len(open_turns(one)) for one in self._dialogues)
 
-    def _choice(self, old: str) -> tuple[str, str]:
-        """The key of a choice, and the new text of an edit."""
+    def _decision(self, old: str) -> Decision | Literal["skip", "quit"]:
+        """What the reviewer types about a question, until it can be understood."""
         while True:
             key = self._read(f"{_ASKED}: ").strip().lower()
-            key = next((k for k, name in _CHOICES.items() if key in (k, name)), key)
-            if key not in _CHOICES:
+            choice = _CHOICES.get(key[:1]) if key in _TYPED else None
+            if choice is None:
                 console.print(
                     f"{visible(key)!r:.40} is no choice; type one of {', '.join(_CHOICES)}"
                 )
-            elif key != "e":
-                return key, ""
-            elif not (text := self._read("the question in one line: ").strip()):
-                console.print("an edit needs a text; choose again")
-            elif visible(text) != text:
-                console.print(f"{visible(text)[:80]!r} has a control character; choose again")
+            elif choice == "edit":
+                try:
+                    return edit_decision(old, self._read("the question in one line: "))
+                except ValueError as error:
+                    console.print(f"{error}; choose again")
+            elif choice == "accept" or choice == "reject":
+                return Decision(choice)
             else:
-                # An unchanged text keeps its author and its reference.
-                return ("a", "") if text == old else (key, text)
+                return choice
 
     def _read(self, prompt: str) -> str:
         try:
@@ -131,41 +138,6 @@ class _Session:
                 f"the input is not {error.encoding} text ({error.reason}); all earlier decisions "
                 "are saved. Run the same command again to continue."
             ) from None
-
-
-def _open_turns(one: BuiltDialogue) -> Sequence[int]:
-    """The turns that nobody has decided on, from 0."""
-    new = range(one.seed_turns, len(one.turns))
-    return [place for place in new if one.turns[place].accepted_by is None]
-
-
-def _decided(
-    one: BuiltDialogue, place: int, choice: str, text: str, reviewer: str
-) -> BuiltDialogue:
-    """The dialogue after a decision on one of its turns."""
-    turn = one.turns[place]
-    before, after = one.turns[:place], one.turns[place + 1 :]
-    note = Note(turn=place + 1, text=turn.text, written_by=turn.written_by, why=reviewer)
-    if choice == "a":
-        turns = (*before, replace(turn, accepted_by=reviewer), *after)
-        return replace(one, turns=turns)
-    if choice == "e":
-        by = f"{reviewer} (edited {turn.written_by})"
-        edited = replace(turn, text=text, written_by=by, accepted_by=reviewer)
-        # The later questions and answers followed the old question: they are looked at again.
-        followed = (replace(later, accepted_by=None) for later in after)
-        changed = tuple(later.without_reference() for later in (edited, *followed))
-        return replace(
-            one, turns=(*before, *changed), given=len(one.turns), edited=(*one.edited, note)
-        )
-    return replace(
-        one,
-        turns=before,
-        given=len(before),
-        short=f"turn {place + 1} was rejected",
-        dropped=tuple(other for other in one.dropped if other.turn <= place),
-        rejected=(*one.rejected, note),
-    )
 
 
 def _show(one: BuiltDialogue, place: int, shown: int, *, left: int) -> None:

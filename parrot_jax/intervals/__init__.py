@@ -2,4 +2,5 @@
 
 wilson.py     shares of independent trials (Wilson score)
 bootstrap.py  ratios of sums over sessions (cluster bootstrap)
+crossed.py    means of judgments by several people (clusters crossed with raters)
 """

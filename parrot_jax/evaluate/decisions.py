@@ -1,0 +1,96 @@
+"""What a person's decision on a question does to a built benchmark."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import IO, Literal, NamedTuple
+
+from parrot_jax.api.journal_file import take_lock
+from parrot_jax.core.errors import UserError
+from parrot_jax.core.logs import visible
+from parrot_jax.core.paths import require_local
+from parrot_jax.evaluate.built import BuiltDialogue, Note
+
+
+class Decision(NamedTuple):
+    """What a person decided on a question."""
+
+    choice: Literal["accept", "edit", "reject"]
+    text: str = ""
+    """The new text of an edit; else empty."""
+
+
+def lock_questions(path: str) -> IO[str]:
+    """Locks a file of `parrot evaluate build` for one reviewing process.
+
+    Returns:
+      The lock; closing it releases it.
+
+    Raises:
+      UserError: There is no such local file, or another process is writing it.
+    """
+    require_local(path, "FILE")
+    if not Path(path).is_file():
+        raise UserError(f"there is no file {path}; `parrot evaluate build` writes questions.jsonl.")
+    return take_lock(Path(path))
+
+
+def open_turns(one: BuiltDialogue) -> Sequence[int]:
+    """The turns that nobody has decided on, from 0."""
+    new = range(one.seed_turns, len(one.turns))
+    return [place for place in new if one.turns[place].accepted_by is None]
+
+
+def edit_decision(old: str, new: str) -> Decision:
+    """The decision that a typed text makes.
+
+    >>> edit_decision("Why?", " Why not? ")
+    Decision(choice='edit', text='Why not?')
+
+    Args:
+      old: The question so far.
+      new: What was typed. An unchanged text accepts, and keeps its author and its reference.
+
+    Raises:
+      ValueError: It is empty or has a control character.
+    """
+    text = new.strip()
+    if not text:
+        raise ValueError("an edit needs a text")
+    if visible(text) != text:
+        raise ValueError(f"{visible(text)[:80]!r} has a control character")
+    return Decision("accept") if text == old else Decision("edit", text)
+
+
+def decided(one: BuiltDialogue, place: int, made: Decision, reviewer: str) -> BuiltDialogue:
+    """The dialogue after a decision.
+
+    Args:
+      one: The dialogue.
+      place: The turn, from 0.
+      made: The decision.
+      reviewer: The person's name.
+    """
+    turn = one.turns[place]
+    before, after = one.turns[:place], one.turns[place + 1 :]
+    note = Note(turn=place + 1, text=turn.text, written_by=turn.written_by, why=reviewer)
+    if made.choice == "accept":
+        turns = (*before, replace(turn, accepted_by=reviewer), *after)
+        return replace(one, turns=turns)
+    if made.choice == "edit":
+        by = f"{reviewer} (edited {turn.written_by})"
+        edited = replace(turn, text=made.text, written_by=by, accepted_by=reviewer)
+        # The later questions and answers followed the old question: they are looked at again.
+        followed = (replace(later, accepted_by=None) for later in after)
+        changed = tuple(later.without_reference() for later in (edited, *followed))
+        return replace(
+            one, turns=(*before, *changed), given=len(one.turns), edited=(*one.edited, note)
+        )
+    return replace(
+        one,
+        turns=before,
+        given=len(before),
+        short=f"turn {place + 1} was rejected",
+        dropped=tuple(other for other in one.dropped if other.turn <= place),
+        rejected=(*one.rejected, note),
+    )
