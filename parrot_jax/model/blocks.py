@@ -22,13 +22,28 @@ def weight(
 
 def scale(config: ModelConfig) -> nnx.Param[Array]:
     """Returns the scale of a norm over the residual stream [D], all ones."""
-    return nnx.Param(jnp.ones(config.hidden_size, jnp.float32), out_sharding=("norm",))
+    return ones((config.hidden_size,), ("norm",))
 
 
-def linear(equation: str, x: Array, weight: nnx.Param[Array]) -> Array:
-    """An einsum with a weight, which is cast to the dtype of `x`."""
+def ones(shape: tuple[int, ...], axes: tuple[str, ...]) -> nnx.Param[Array]:
+    """Returns the scale of another norm, all ones; `axes` are its logical axes."""
+    return nnx.Param(jnp.ones(shape, jnp.float32), out_sharding=axes)
+
+
+def zeros(shape: tuple[int, ...], axes: tuple[str, ...]) -> nnx.Param[Array]:
+    """Returns a bias, all zeros; `axes` are its logical axes."""
+    return nnx.Param(jnp.zeros(shape, jnp.float32), out_sharding=axes)
+
+
+def linear(
+    equation: str, x: Array, weight: nnx.Param[Array], bias: nnx.Param[Array] | None = None
+) -> Array:
+    """An einsum with a weight, plus a bias; both are cast to the dtype of `x`."""
     product: Array = einsum(equation, x, weight[...].astype(x.dtype))
-    return product
+    if bias is None:
+        return product
+    added = bias[...].astype(x.dtype)
+    return product + added.reshape((1,) * (product.ndim - added.ndim) + added.shape)
 
 
 class Attention(nnx.Module):

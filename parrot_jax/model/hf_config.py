@@ -28,6 +28,8 @@ _ALLOWED = {
     "partial_rotary_factor": (1, None),
     "rope_interleaved": (False, None),
 }
+_FULL = "full_attention"
+"""Layers without a sliding window, in a list `layer_types`."""
 
 
 def from_hf(config: Mapping[str, Any], where: str = "config.json") -> ModelConfig:
@@ -86,6 +88,9 @@ def _unsupported(family: Family, config: Mapping[str, Any]) -> list[str]:
         for key, values in {**_ALLOWED, **family.allowed}.items()
         if config.get(key) not in values
     ]
+    kinds = config.get("layer_types")
+    if kinds is not None and not (isinstance(kinds, list) and {*map(str, kinds)} == {_FULL}):
+        problems.append(f"layer_types is {shown(kinds)}; every layer must be {_FULL!r}")
     architectures = config.get("architectures")
     is_list = isinstance(architectures, list) and family.architecture in architectures
     if architectures and not is_list:

@@ -1,4 +1,4 @@
-"""Our LLaMA has the logits and gradients of transformers' LLaMA, for random models of each kind."""
+"""Our models have the logits and gradients of transformers', for random models of each kind."""
 
 from pathlib import Path
 from typing import Any
@@ -48,21 +48,29 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 10000.0}
     },
     "epsilon": {"rms_norm_eps": 1e-2},
+    "mistral": {"model_type": "mistral", "num_key_value_heads": 2, "sliding_window": None},
+    "qwen2": {"model_type": "qwen2", "num_key_value_heads": 2, "tie_word_embeddings": True},
+    "qwen3": {"model_type": "qwen3", "num_key_value_heads": 2, "head_dim": 20},
+    "olmo2": {"model_type": "olmo2", "num_key_value_heads": 2},
 }
+FAMILIES = ("grouped heads", "mistral", "qwen2", "qwen3", "olmo2")
 
 
 def random_model(folder: Path, **changes: Any) -> Any:
     """A transformers model whose logits have a standard deviation of about 1, saved in a folder."""
     import torch
-    from transformers import LlamaConfig as HfConfig
-    from transformers import LlamaForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     torch.manual_seed(0)
-    model = LlamaForCausalLM(HfConfig(**(SIZES | changes))).eval()
+    values = {"model_type": "llama"} | SIZES | changes
+    config = AutoConfig.for_model(**values)
+    model = AutoModelForCausalLM.from_config(config).eval()
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if name.endswith("norm.weight"):
                 weight.copy_(1 + 0.2 * torch.randn_like(weight))
+            elif name.endswith("bias"):
+                weight.copy_(0.5 * torch.randn_like(weight))
         ids = torch.arange(90)[None]
         # The head is linear: divided by the deviation of its logits, it has a deviation of 1.
         model.lm_head.weight.div_(model(ids).logits.std())
@@ -113,10 +121,11 @@ def test_a_variant_that_is_not_read_right_would_be_seen(tmp_path: Path) -> None:
         assert np.abs(ours - theirs).max() > 1e-3, wrong
 
 
-def test_gradients_are_those_of_transformers(tmp_path: Path) -> None:
+@pytest.mark.parametrize("variant", FAMILIES)
+def test_gradients_are_those_of_transformers(variant: str, tmp_path: Path) -> None:
     import torch
 
-    reference = random_model(tmp_path / "hf", **VARIANTS["grouped heads"])
+    reference = random_model(tmp_path / "hf", **VARIANTS[variant])
     config, params = converted(tmp_path)
     random = np.random.default_rng(2)
     ids, weights = random.integers(0, 97, (2, 65)), random.random((2, 64), np.float32)

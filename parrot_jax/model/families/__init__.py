@@ -1,10 +1,10 @@
 """Model families by name. A family has a layer, tensor names and limits. Loads no jax.
 
-A new family is a folder like `llama/` and an entry in `FAMILIES`. If its layer differs from LLaMA's
-(for example, Qwen 2 has a bias in attention), it needs:
+A new family is a folder like `llama/` and an entry in `FAMILIES`. If its layer differs from
+LLaMA's, as that of `qwen2/`, it needs:
 
-- `layer.py`: a `blocks.DecoderLayer` that creates and uses the new weights. `blocks.Attention` and
-  `blocks.Mlp` have no biases, so create those in the layer, with logical axes of `sharding.RULES`.
+- `layer.py`: a `blocks.DecoderLayer` that creates and uses the new weights, with logical axes of
+  `sharding.RULES`.
 - `layer_tensors`: a row for each new tensor, so that checkpoints and conversions include it.
 - `allowed` and `hf_values`: the values of `config.json` that it supports and exports.
 - For new settings of the mathematics: a field of `ModelConfig`, read and written by `hf_config.py`.
@@ -21,9 +21,15 @@ from collections.abc import Iterator
 from parrot_jax.core.errors import UserError
 from parrot_jax.model.families.family import Family, TensorNames
 from parrot_jax.model.families.llama import LLAMA
+from parrot_jax.model.families.mistral import MISTRAL
+from parrot_jax.model.families.olmo2 import OLMO2
+from parrot_jax.model.families.qwen2 import QWEN2
+from parrot_jax.model.families.qwen3 import QWEN3
 from parrot_jax.model.model_config import ModelConfig
 
-FAMILIES: dict[str, Family] = {LLAMA.name: LLAMA}
+FAMILIES: dict[str, Family] = {
+    family.name: family for family in (LLAMA, MISTRAL, OLMO2, QWEN2, QWEN3)
+}
 """Families by `ModelConfig.family`."""
 
 _FIRST: tuple[TensorNames, ...] = (("embed", "model.embed_tokens.weight", "V D", "V D"),)

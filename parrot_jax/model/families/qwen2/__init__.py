@@ -1,0 +1,29 @@
+"""Qwen 2 and 2.5: LLaMA's layer with biases of queries, keys and values. Loads no jax."""
+
+from typing import Any
+
+from parrot_jax.model.families.family import Family
+from parrot_jax.model.families.llama import LLAMA
+
+
+def _layer() -> type[Any]:  # a DecoderLayer
+    from parrot_jax.model.families.qwen2.layer import Qwen2Layer
+
+    return Qwen2Layer
+
+
+QWEN2 = Family(
+    name="qwen2",
+    architecture="Qwen2ForCausalLM",
+    layer=_layer,
+    layer_tensors=(
+        *LLAMA.layer_tensors[:4],
+        ("attention.q_bias", "self_attn.q_proj.bias", "NH", "N H"),
+        ("attention.k_bias", "self_attn.k_proj.bias", "KH", "K H"),
+        ("attention.v_bias", "self_attn.v_proj.bias", "KH", "K H"),
+        *LLAMA.layer_tensors[4:],
+    ),
+    # `sliding_window` has a value in published files, but counts only with `use_sliding_window`.
+    allowed={"use_sliding_window": (False, None), "attention_bias": (True, None)},
+    hf_values={"use_sliding_window": False},
+)
