@@ -1,0 +1,14 @@
+"""The viewer: lists, searches and shows dialogues of any kind, also while they grow. No jax.
+
+shown.py         a dialogue as it is shown
+searching.py     from typed text to a search, and to the marked places
+index_file.py    tables of an index, and its file
+writing.py       writes an index
+query.py         search, filters and order of the list
+reading.py       reads an index
+files.py         files of dialogues to an index
+opening.py       what a path is
+indexing.py      keeps indexes up to date
+pages.py         the pages
+serving.py       serves them
+"""
