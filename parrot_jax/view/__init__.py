@@ -7,8 +7,13 @@ writing.py       writes an index
 query.py         search, filters and order of the list
 reading.py       reads an index
 files.py         files of dialogues to an index
+collected.py     collections to an index, from the journal
+judgments.py     verdicts of judges
+evaluated.py     evaluations to an index
+trained.py       training configs to an index, with the live text
 opening.py       what a path is
 indexing.py      keeps indexes up to date
 pages.py         the pages
 serving.py       serves them
+sample.py        a sample as one HTML file
 """

@@ -16,12 +16,11 @@ from parrot_jax.core.errors import UserError
 from parrot_jax.core.paths import as_path
 from parrot_jax.core.remote import RemotePath
 from parrot_jax.dialogue.json_stream import holds_lines, line_rows
-from parrot_jax.dialogue.raw_rows import BrokenRowError
 from parrot_jax.dialogue.readers import PARSERS, FileKind, ReadRow, WrongKindError, parse_row
 from parrot_jax.dialogue.report import ReadReport, SourceCounts
 from parrot_jax.dialogue.sources import SourceConfig, read_sources, source_files
 from parrot_jax.dialogue.types import Dialogue
-from parrot_jax.view.shown import show_dialogue
+from parrot_jax.view.shown import Shown, show_dialogue
 from parrot_jax.view.writing import FileState, IndexWriter, Piece
 
 ROWS_AT_ONCE = 500
@@ -54,7 +53,7 @@ class DialogueFiles:
         place = path.expanduser().absolute() if isinstance(path, Path) else path
         return f"{self._source.kind}:{place}"
 
-    def live_text(self, number: int) -> None:
+    def live_text(self, shown: Shown) -> None:
         """Files do not say what is trained on."""
 
     def progress(self) -> float | None:
@@ -76,7 +75,7 @@ class DialogueFiles:
     def _lines(self, index: IndexWriter, files: list[str]) -> Iterator[None]:
         if index.about("identity") or not set(index.files()) <= set(files):
             index.start_over()
-        stamps = {file: _stamp([file]) for file in files}
+        stamps = {file: stamp_of([file]) for file in files}
         changed = [file for file in files if self._seen.get(file) != stamps[file]]
         if not all(self._is_still_there(index, file) for file in changed):
             index.start_over()
@@ -114,7 +113,7 @@ class DialogueFiles:
             return all(_digest(raw, piece.start, piece.stop) == piece.digest for piece in pieces)
 
     def _stream(self, index: IndexWriter, files: list[str]) -> Iterator[None]:
-        stamp = _stamp(files)
+        stamp = stamp_of(files)
         if stamp == self._seen.get(""):
             if self._problem is not None:
                 raise self._problem
@@ -312,7 +311,7 @@ def _digest(file: IO[bytes], start: int, stop: int) -> bytes:
     return digest.digest()
 
 
-def _stamp(files: list[str]) -> str:
+def stamp_of(files: list[str]) -> str:
     """Changes when a file does; empty for files that are elsewhere."""
     if any(isinstance(as_path(file), RemotePath) or not os.path.isfile(file) for file in files):
         return ""
@@ -322,7 +321,7 @@ def _stamp(files: list[str]) -> str:
 
 def _identity(files: list[str]) -> str:
     """Identifies the content of files; empty for files that are elsewhere."""
-    if not _stamp(files):
+    if not stamp_of(files):
         return ""
     digest = hashlib.sha256()
     for file in files:

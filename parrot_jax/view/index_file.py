@@ -12,8 +12,8 @@ from parrot_jax import collect, dialogue, evaluate, view
 from parrot_jax.core.errors import DiskFullError, UserError
 
 SCHEMA = """
--- `program`: the code that wrote it. `revision`: raised by each change. `generation`: raised when it
--- is started over. `identity`: what was read, if not files of lines.
+-- `program`: the code that wrote it. `revision`: raised by each change. `generation`: raised when
+-- it is started over. `identity`: what was read, if not files of lines.
 CREATE TABLE about (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
 
 CREATE TABLE dialogues (

@@ -31,8 +31,9 @@ class Source(Protocol):
         ...
 
     def update(self, index: IndexWriter) -> Iterator[None]:
-        """Brings an index up to date; each step is saved. Starts it over before the first step if
-        it holds something else.
+        """Brings an index up to date; each step is saved.
+
+        An index that holds something else is started over before the first step.
 
         Raises:
           ParrotError: It cannot be read; what is in the index stays.
@@ -43,7 +44,7 @@ class Source(Protocol):
         """The share that was read; None = unknown."""
         ...
 
-    def live_text(self, number: int) -> Any:
+    def live_text(self, shown: Shown) -> Any:
         """How a training config renders a dialogue; None for all other sources."""
         ...
 
@@ -130,7 +131,7 @@ class Keeper:
                 part.close()
 
     def _pass(self) -> bool:
-        """One pass over all parts; those that take long take turns. Returns whether any has grown."""
+        """One pass over all parts, in turns; returns whether any has grown."""
         left, rounds = [part.update() for part in self._parts], 0
         while left and not self._stop.is_set():
             left = [steps for steps in left if next(steps, self) is not self]

@@ -76,7 +76,7 @@ class Viewer:
                 before=before,
                 after=after,
                 terms=terms_of(query.q),
-                live_text=part.source.live_text(number),
+                live_text=part.source.live_text(shown),
             )
 
     def _rejected(self, request: Request) -> Response:
@@ -105,7 +105,7 @@ class Viewer:
             )
 
     def _count(self, request: Request, reader: IndexReader, totals: Totals, query: Query) -> int:
-        """The number of dialogues that match; kept, because open pages ask for it again and again."""
+        """The number of dialogues that match; kept, because open pages keep asking."""
         key = (request.path_params["part"], totals.revision, query)
         if key not in self._known:
             if len(self._known) > 1000:

@@ -159,7 +159,10 @@ class IndexReader:
             f"FROM dialogues {rest}",
             *values,
         )
-        return [Row(*r[:4], json.loads(r[4]), json.loads(r[5]), *r[6:]) for r in rows]
+        return [
+            Row(number, place, opening, stop, json.loads(models), json.loads(flags), *rest)
+            for number, place, opening, stop, models, flags, *rest in rows
+        ]
 
     def dialogue(self, number: int) -> Shown | None:
         """A dialogue; None if there is none with this number."""
@@ -178,7 +181,7 @@ class IndexReader:
     def choices(self) -> dict[str, list[tuple[str, int]]]:
         """By kind of mark (stop, model, flag): each name with its number of dialogues."""
         rows = self._read(
-            "SELECT kind, name, count(*) FROM marks GROUP BY kind, name ORDER BY count(*) DESC, name"
+            "SELECT kind, name, count(*) AS n FROM marks GROUP BY kind, name ORDER BY n DESC, name"
         )
         return {kind: [(name, n) for of, name, n in rows if of == kind] for kind in MARKS}
 

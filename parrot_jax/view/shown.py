@@ -5,12 +5,15 @@ Every kind of path is read to this form, and an index stores it.
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, Optional
+from dataclasses import dataclass, replace
+from typing import Any
 
 from pydantic import TypeAdapter
 
 from parrot_jax.dialogue.types import Dialogue, Role, Turn
+
+WHY = "why it ended"
+"""The name of a fact that may quote a server."""
 
 _OPENING_CHARS = 240
 
@@ -21,6 +24,8 @@ class Note:
 
     title: str
     text: str
+    is_private: bool = False
+    """Whether it may name servers; such notes are in no sample."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,13 +38,14 @@ class ShownTurn:
     """The heading; empty = the role."""
     context: str = ""
     """Tool calls and results before the text."""
+    weight: float = 1.0
+    """Of its loss; see `Turn`."""
     facts: tuple[str, ...] = ()
     """Where it comes from: model, tokens, cost, attempts."""
     notes: tuple[Note, ...] = ()
     score: float | None = None
     """None = it has none."""
-    # A quoted "ShownTurn | None" is nothing that pydantic can read in a dataclass of slots.
-    other: Optional["ShownTurn"] = None  # noqa: UP045
+    other: "ShownTurn | None" = None
     """Another answer to the same question, shown beside it."""
     is_left_out: bool = False
     """Whether the dialogue ended with this reply, which is not part of it."""
@@ -167,17 +173,14 @@ def _turn(turn: Turn, *, is_pair: bool) -> ShownTurn:
         # The context of a pair is never trained on; to say so at each turn would be noise.
         weight = "" if is_pair else "context only"
     facts = (weight,) if weight else ()
-    return ShownTurn(role=turn.role, text=turn.text, context=turn.context, facts=facts)
+    return ShownTurn(
+        role=turn.role, text=turn.text, context=turn.context, weight=turn.weight, facts=facts
+    )
 
 
 def _beside(chosen: ShownTurn, rejected: ShownTurn) -> ShownTurn:
-    def named(turn: ShownTurn, name: str, other: ShownTurn | None = None) -> ShownTurn:
-        return ShownTurn(
-            role=turn.role, text=turn.text, context=turn.context, facts=turn.facts,
-            name=name, other=other,
-        )  # fmt: skip
-
-    return named(chosen, "chosen answer", named(rejected, "rejected answer"))
+    rejected = replace(rejected, name="rejected answer")
+    return replace(chosen, name="chosen answer", other=rejected)
 
 
 def _models(metadata: Mapping[str, Any], collected: Mapping[str, Any]) -> Iterator[str]:
@@ -206,6 +209,3 @@ def _text(value: Any) -> str:
 def _number(value: Any) -> float | None:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return float(value) if is_number and abs(value) < 1e12 else None
-
-
-SortKey = Literal["number", "words", "turns", "score"]

@@ -187,6 +187,10 @@ class IndexWriter:
         """Removes the problems of a place, before it is read again."""
         self._db.execute("DELETE FROM rejected WHERE place = ?", (place,))
 
+    def forget_all_rejected(self) -> None:
+        """Removes all problems, before everything is read again."""
+        self._db.execute("DELETE FROM rejected")
+
     def file(self, path: str) -> FileState:
         """How far a file was read."""
         row = self._db.execute(
