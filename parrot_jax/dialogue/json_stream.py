@@ -133,17 +133,17 @@ def holds_lines(path: Path) -> bool:
         return _READER.holds_lines(file)
 
 
-def line_rows(file: IO[bytes], *, first_line: int = 1) -> Iterator[JsonRow]:
+def line_rows(readline: Callable[[int], bytes], *, first_line: int = 1) -> Iterator[JsonRow]:
     """Reads the rest of a file of JSON lines, without reading ahead.
 
     Args:
-      file: At the start of a line; at each row it is at the end of that row's line.
+      readline: Of a file at the start of a line; at each row it is at the end of that row's line.
       first_line: The number of that line.
 
     Yields:
       As `stream_rows`.
     """
-    return _READER.line_rows(file, first_line)
+    return _READER.line_rows(readline, first_line)
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,9 @@ class _Reader:
         first = self._next_line(file)
         if first.startswith(b"["):
             return self._list_rows
-        return self.line_rows if self._begins_lines(first, file) else self._object_rows
+        if self._begins_lines(first, file):
+            return lambda file: self.line_rows(file.readline)
+        return self._object_rows
 
     def holds_lines(self, file: IO[bytes]) -> bool:
         """Whether a file begins with JSON lines; see `_form_of`."""
@@ -213,14 +215,14 @@ class _Reader:
         detail = f"over {self.max_row_bytes:,} bytes; {what_follows}"
         return JsonRow(line, problem=BrokenRowError("row too long", detail))
 
-    def line_rows(self, file: IO[bytes], first_line: int = 1) -> Iterator[JsonRow]:
+    def line_rows(self, readline: Callable[[int], bytes], first_line: int = 1) -> Iterator[JsonRow]:
         """Reads one row per line."""
         line = first_line - 1
-        while raw := file.readline(self.max_row_bytes + 1):
+        while raw := readline(self.max_row_bytes + 1):
             line += 1
             if len(raw) > self.max_row_bytes and not raw.endswith(b"\n"):
                 while raw and not raw.endswith(b"\n"):
-                    raw = file.readline(self.max_row_bytes)
+                    raw = readline(self.max_row_bytes)
                 yield self._too_long(line, "the line was skipped")
                 continue
             if raw.isspace():

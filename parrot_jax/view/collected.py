@@ -58,11 +58,7 @@ class CollectedDialogues:
         if stamp == self._seen:
             return
         # A restarted collection has other dialogues under the same numbers.
-        identity = f"{collection.journal.begun_at()}"
-        if index.about("identity") != identity:
-            index.start_over()
-            with index.saving():
-                index.set_about("identity", identity)
+        index.belong_to(f"{collection.journal.begun_at()}")
         with contextlib.ExitStack() as stack:
             moderation = None
             if stamp[2] is not None:

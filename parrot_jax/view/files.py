@@ -7,6 +7,7 @@ are read as a stream from the beginning; what the index has already is passed ov
 import hashlib
 import itertools
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -73,8 +74,10 @@ class DialogueFiles:
             yield from self._stream(index, files)
 
     def _lines(self, index: IndexWriter, files: list[str]) -> Iterator[None]:
-        if index.about("identity") or not set(index.files()) <= set(files):
+        index.belong_to("")
+        if not set(index.files()) <= set(files):
             index.start_over()
+            self._seen = {}
         stamps = {file: stamp_of([file]) for file in files}
         changed = [file for file in files if self._seen.get(file) != stamps[file]]
         if not all(self._is_still_there(index, file) for file in changed):
@@ -164,10 +167,7 @@ def read_stream(
     Raises:
       UserError: See `read_sources`.
     """
-    if not identity or index.about("identity") != identity:
-        index.start_over()
-        with index.saving():
-            index.set_about("identity", identity or "unknown")
+    index.belong_to(identity or f"unknown {time.time_ns()}")
     if index.about("is_complete"):
         return
     there = index.num_dialogues()
@@ -229,7 +229,7 @@ def read_lines(
         while True:
             raw.seek(state.stop)
             reader = _Hashed(raw)
-            rows = line_rows(cast(IO[bytes], reader), first_line=state.lines + 1)
+            rows = line_rows(reader.readline, first_line=state.lines + 1)
             block, unfinished = [], ""
             for row in itertools.islice(rows, ROWS_AT_ONCE):
                 if row.problem is not None and not reader.at_line_end:

@@ -4,7 +4,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from filelock import FileLock, Timeout
 
@@ -19,6 +19,7 @@ _REST = 20
 """A check that found nothing new is followed by a pause of so many times its duration."""
 
 
+@runtime_checkable
 class Source(Protocol):
     """What an index is made from."""
 

@@ -69,6 +69,19 @@ class IndexWriter:
         """Closes the file."""
         self._db.close()
 
+    def belong_to(self, identity: str) -> None:
+        """Starts over, unless the index was made from what this text identifies.
+
+        Args:
+          identity: Empty = files of JSON lines, which are known by their bytes.
+        """
+        if self.about("identity") == identity:
+            return
+        if self.num_dialogues() or self.files() or self.about("identity"):
+            self.start_over()
+        with self.saving():
+            self.set_about("identity", identity)
+
     @contextlib.contextmanager
     def saving(self) -> Iterator[None]:
         """Makes the changes of the block one transaction, and raises the revision."""
