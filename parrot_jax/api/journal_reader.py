@@ -257,11 +257,6 @@ class JournalReader:
             GROUP BY number HAVING count(replies.request) OR ends.item IS NOT NULL ORDER BY number
         """)  # type: ignore[return-value]
 
-    def changes(self) -> int:
-        """A number that differs after another process has written to the journal."""
-        ((number,),) = self._read("PRAGMA data_version")
-        return number
-
     def last_reply_at(self, item: int) -> float | None:
         """The time of an item's last valid reply, in seconds since 1970; None if it has none."""
         query = """

@@ -1,7 +1,7 @@
 """Reads a collection into an index, from its journal, also while `parrot collect` runs."""
 
 import contextlib
-import os
+import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from parrot_jax.view.writing import IndexWriter
 
 _AT_ONCE = 100
 """Dialogues that are saved together."""
+_MODERATION = "moderation.sqlite"
 _NOT_MODERATED = "moderation: not moderated"
 
 
@@ -30,9 +31,7 @@ class CollectedDialogues:
     def __init__(self, folder: str) -> None:
         """Args: folder: Of the collection."""
         self._folder = Path(folder).expanduser()
-        self._collection: Collection | None = None
-        self._inode = 0
-        self._seen: tuple[object, ...] | None = None
+        self._seen: object = None
         self._share: float | None = None
 
     @property
@@ -53,17 +52,19 @@ class CollectedDialogues:
         Raises:
           UserError: There is no collection, or its journal is damaged.
         """
-        collection = self._open()
-        stamp = (self._inode, collection.journal.changes(), self._moderated_at())
+        stamp = self._stamp()
         if stamp == self._seen:
             return
-        # A restarted collection has other dialogues under the same numbers.
-        index.belong_to(f"{collection.journal.begun_at()}")
         with contextlib.ExitStack() as stack:
+            # Closed after each pass: an open journal cannot be put aside by a restart.
+            collection = Collection(self._folder)
+            stack.callback(collection.close)
             moderation = None
-            if stamp[2] is not None:
+            if (self._folder / _MODERATION).exists():
                 moderation = Moderation(self._folder)
                 stack.callback(moderation.close)
+            # A restarted collection has other dialogues under the same numbers.
+            index.belong_to(f"{collection.journal.begun_at()}")
             changed = _changed(collection, moderation, index)
             for start in range(0, len(changed), _AT_ONCE):
                 with index.saving():
@@ -73,29 +74,12 @@ class CollectedDialogues:
                 yield
         self._seen, self._share = stamp, 1.0
 
-    def _open(self) -> Collection:
-        """The collection; opened again if its journal was replaced."""
-        try:
-            inode = os.stat(journal_path(self._folder)).st_ino
-        except FileNotFoundError:
-            inode = 0
-        if self._collection is not None and inode != self._inode:
-            self._collection.close()
-            self._collection = None
-        if self._collection is None:
-            self._collection = Collection(self._folder)
-            self._inode = inode
-        return self._collection
-
-    def _moderated_at(self) -> int | None:
-        """Changes when the moderator has replied; None = there is no moderation."""
-        path = self._folder / "moderation.sqlite"
-        times = [
-            os.stat(each).st_mtime_ns
-            for each in (path, path.with_name(f"{path.name}-wal"))
-            if each.exists()
-        ]
-        return max(times) if path.exists() else None
+    def _stamp(self) -> object:
+        """Changes when a journal does."""
+        journals = (journal_path(self._folder), self._folder / _MODERATION)
+        files = [file for one in journals for file in (one, one.with_name(f"{one.name}-wal"))]
+        stats = [file.stat() for file in files if file.exists()]
+        return [(stat.st_ino, stat.st_size, stat.st_mtime_ns) for stat in stats]
 
 
 def _changed(
@@ -103,12 +87,14 @@ def _changed(
 ) -> list[tuple[int, str]]:
     """The dialogues whose version is not that of the index."""
     moderated = dict(moderation.versions()) if moderation else {}
+    # A start with another limit of turns, or another price, changes what is shown.
+    prices = [(name, speaker.price) for name, speaker in collection.config.speakers().items()]
+    settings = hashlib.sha256(repr((collection.rules, prices)).encode()).hexdigest()[:8]
     there = index.versions()
     known = next(there, None)
     changed = []
     for number, version in collection.journal.versions():
-        if number in moderated:
-            version = f"{version} moderated {moderated[number]}"
+        version = f"{settings} {version} {moderated.get(number, '')}".strip()
         while known is not None and known[0] < number:
             known = next(there, None)
         if known != (number, version):
