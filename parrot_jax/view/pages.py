@@ -18,6 +18,9 @@ from parrot_jax.view.searching import marked, terms_of
 
 PACKAGE = "parrot_jax.view"
 
+_NUMBERS = 2**53
+"""Numbers of dialogues are smaller."""
+
 _CHECK_S = 10.0
 """Seconds that a page waits until its index is known to be current."""
 
@@ -62,7 +65,7 @@ class Viewer:
         part, query = self._part(request), Query.parse(request.query_params)
         number = request.path_params["number"]
         with self._reader(part) as reader:
-            shown = reader.dialogue(number)
+            shown = reader.dialogue(number) if number < _NUMBERS else None
             if shown is None:
                 raise HTTPException(404, f"{part.label} has no dialogue {number}.")
             before, after = reader.neighbours(query, number)

@@ -83,12 +83,16 @@ class Server:
         assert found, first + self.process.stdout.read()
         self.port, self.token, self.link = int(found[1]), found[2], found[0]
         self.url = f"http://127.0.0.1:{self.port}"
-        threading.Thread(target=self.process.stdout.read, daemon=True).start()
+        self._reader = threading.Thread(target=self.process.stdout.read, daemon=True)
+        self._reader.start()
 
     def kill(self) -> None:
         """Kills the process at once."""
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
+        self._reader.join()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
 
 
 @pytest.fixture
