@@ -18,6 +18,8 @@ from parrot_jax.view.indexing import Part
 from parrot_jax.view.opening import open_paths
 from parrot_jax.view.reading import IndexReader
 
+from ..chromium import browser, context, page  # noqa: F401
+
 ROOT = Path(__file__).resolve().parents[2]
 Index = Callable[..., IndexReader]
 

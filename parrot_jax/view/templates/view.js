@@ -49,11 +49,12 @@ if (rows.length && location.hash) {
 // Addresses to share have only what was filled in.
 const form = document.querySelector("form.search");
 if (form) {
+  const fields = form.querySelectorAll("input, select");
   form.addEventListener("submit", () => {
-    for (const field of form.elements) if (!field.value) field.disabled = true;
+    for (const field of fields) field.disabled = !field.value;
   });
   addEventListener("pageshow", () => {
-    for (const field of form.elements) field.disabled = false;
+    for (const field of fields) field.disabled = false;
   });
 }
 
