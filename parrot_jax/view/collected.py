@@ -179,7 +179,7 @@ def _origin(attempts: Sequence[Attempt], config: CollectConfig) -> tuple[str, ..
     facts.append(f"{last.speaker}: {last.model or 'model not named'}")
     if last.usage is not None:
         facts.append(f"{last.usage.prompt:,} tokens read, {last.usage.completion:,} written")
-    if (cost := _cost(last, config)) is not None:
+    if cost := _cost(last, config):
         facts.append(f"{cost:.6f} USD")
     if last.seconds is not None:
         facts.append(f"{last.seconds:.2f} s")
@@ -190,15 +190,16 @@ def _origin(attempts: Sequence[Attempt], config: CollectConfig) -> tuple[str, ..
 
 def _notes(attempts: Sequence[Attempt]) -> tuple[Note, ...]:
     """The attempts that gave no turn."""
-    notes = []
-    for number, one in enumerate(attempts, 1):
-        if one.outcome is Outcome.COMPLETE:
-            continue
-        outcome = "no reply" if one.outcome is None else one.outcome.value
-        text = "\n\n".join(filter(None, (one.error, one.text)))
-        title = f"attempt {number}: {outcome}"
-        notes.append(Note(title=title, text=text or "no text", is_private=True))
-    return tuple(notes)
+    failed = [
+        f"attempt {number}: {'no reply' if one.outcome is None else one.outcome.value}"
+        + "".join(f"\n{text}" for text in (one.error, one.text) if text)
+        for number, one in enumerate(attempts, 1)
+        if one.outcome is not Outcome.COMPLETE
+    ]
+    if not failed:
+        return ()
+    title = f"{len(failed)} failed {'attempt' if len(failed) == 1 else 'attempts'}"
+    return (Note(title=title, text="\n\n".join(failed), is_private=True),)
 
 
 def _left_out(

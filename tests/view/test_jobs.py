@@ -78,8 +78,8 @@ def test_a_collection_with_the_origin_of_each_turn(open_part: Open, tmp_path: Pa
         "answerer: scripted", "0 tokens read, 3 written", "0.000024 USD",
     )  # fmt: skip
     assert answer.facts[-1] == "2 attempts"
-    assert answer.notes[0].title == "attempt 1: failed"
-    assert "out of order" in answer.notes[0].text
+    assert answer.notes[0].title == "1 failed attempt"
+    assert answer.notes[0].text.startswith("attempt 1: failed\nHTTP 500: out of order")
     assert dict(shown.facts)["requests"] == "4"
     cut = reader.dialogue(1)
     assert cut is not None

@@ -55,7 +55,7 @@ def dialogues(count: int) -> str:
 
 def open_list(page: Page, server: Server, path: str = "/1") -> None:
     page.goto(server.link)
-    expect(page.get_by_role("heading", level=1)).to_be_visible()
+    expect(page.get_by_role("heading", level=1)).to_be_attached()
     if path != "/1":
         page.goto(server.url + path)
 
@@ -64,7 +64,7 @@ def open_list(page: Page, server: Server, path: str = "/1") -> None:
 def shown(serve: Serve, page: Page, tmp_path: Path) -> Server:
     path = tmp_path / "people.jsonl"
     path.write_text(dialogues(120) + "broken\n")
-    server = serve(path)
+    server = serve(path.name)
     open_list(page, server)
     expect(page.locator(".counts")).to_contain_text("120 dialogues")
     return server
@@ -82,25 +82,26 @@ def test_search_filters_and_orders_are_in_the_address(shown: Server, page: Page)
     assert page.url.endswith("/1?q=basil+%22top+of+the+soil%22")
     before = int(page.locator(".counts strong").inner_text())
     page.get_by_text("Filters and order").click()
+    screenshot(page, "view-filters")
     page.get_by_label("Stop reason").select_option("thanks")
     page.get_by_label("Questions: at least").fill("3")
     page.get_by_label("Order").select_option("-score")
     page.get_by_role("button", name="Apply").click()
-    expect(page.locator(".chip")).to_have_count(2)
+    expect(page.locator(".chip")).to_have_count(3)
     assert page.url.split("?")[1] == (
         "q=basil+%22top+of+the+soil%22&stop=thanks&min_turns=3&sort=-score"
     )
     found = int(page.locator(".counts strong").inner_text())
     assert 0 < found < before
     assert len(rows(page)) == found
-    screenshot(page, "view-filters")
     page.get_by_role("link", name="Remove the filter stop thanks").click()
-    expect(page.locator(".chip")).to_have_count(1)
+    expect(page.locator(".chip")).to_have_count(2)
     page.get_by_role("searchbox").fill("nothing like this")
     page.keyboard.press("Enter")
     expect(page.get_by_text("Nothing is found")).to_be_visible()
+    page.get_by_text("Filters and order").click()
     page.get_by_role("link", name="Clear all").click()
-    page.get_by_role("link", name="1 rejected rows").click()
+    page.get_by_role("link", name="1 rejected row").click()
     expect(page.locator(".rows")).to_contain_text("people.jsonl:121")
     expect(page.locator(".rows")).to_contain_text("not valid JSON")
 
@@ -171,7 +172,7 @@ def test_a_file_that_grows(shown: Server, page: Page, tmp_path: Path) -> None:
     (tmp_path / "people.jsonl").write_text(row(0, "all is different"))
     expect(link).to_contain_text("The files have changed", timeout=20_000)
     link.click()
-    expect(page.locator(".counts")).to_contain_text("1 dialogues")
+    expect(page.locator(".counts")).to_contain_text("1 dialogue")
 
 
 def test_a_page_says_that_its_server_has_stopped(
@@ -213,7 +214,7 @@ def test_a_collection_that_grows(serve: Serve, page: Page, tmp_path: Path) -> No
             journal = tmp_path / "out" / "journal.sqlite"
             while not journal.exists():
                 time.sleep(0.05)
-            server = serve(tmp_path / "out")
+            server = serve("out")
             open_list(page, server)
             expect(page.locator(".counts, #news")).to_contain_text(
                 ["2 dialogues", ""], timeout=20_000
@@ -242,7 +243,7 @@ def test_pairs_side_by_side_and_stacked(serve: Serve, page: Page, tmp_path: Path
         )
         + "\n"
     )
-    server = serve(path)
+    server = serve(path.name)
     open_list(page, server, "/1/0")
     sides = page.locator(".pair > section")
     left, right = (sides.nth(n).bounding_box() for n in (0, 1))
@@ -275,7 +276,7 @@ def test_scores_of_an_evaluation(serve: Serve, page: Page, tmp_path: Path) -> No
     }.items():  # fmt: skip
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
-    server = serve(folder)
+    server = serve("judged")
     open_list(page, server)
     expect(page.locator(".rows .score")).to_have_text("score 6.5")
     page.goto(f"{server.url}/1/0")
@@ -325,7 +326,7 @@ def test_hostile_texts_are_text(serve: Serve, page: Page, tmp_path: Path) -> Non
             **{"<i>key": HOSTILE})
         + json.dumps({"messages": [{"role": "<script>alert(1)</script>", "content": "x"}]}) + "\n"
     )  # fmt: skip
-    server = serve(path)
+    server = serve(path.name)
     for address in ("/1", "/1?q=%3Cscript%3E", "/1/0?q=end", "/1/rejected"):
         open_list(page, server) if address == "/1" else page.goto(server.url + address)
         assert page.title() != "owned"
