@@ -14,8 +14,9 @@ from parrot_jax.view.shown import Shown
 
 _COMPRESSION = 3
 _TABLES = ("about", "dialogues", "bodies", "marks", "texts", "rejected", "files", "pieces")
-# Bytes of new entries that FTS5 holds in memory; larger is faster.
-_SEARCH_BUFFER = 16 << 20
+# Bytes of new entries that FTS5 holds in memory, and parts of its index that it merges at once.
+# Larger is faster.
+_SEARCH_SETTINGS = (("hashsize", 16 << 20), ("automerge", 16))
 
 
 class FileState(NamedTuple):
@@ -113,9 +114,7 @@ class IndexWriter:
                 self._db.execute(f"DROP TABLE IF EXISTS {name}")
             for statement in SCHEMA.split(";\n"):
                 self._db.execute(statement)
-            self._db.execute(
-                "INSERT INTO texts (texts, rank) VALUES ('hashsize', ?)", (_SEARCH_BUFFER,)
-            )
+            self._db.executemany("INSERT INTO texts (texts, rank) VALUES (?, ?)", _SEARCH_SETTINGS)
             self.set_about("program", program())
             for name, value in before.items():
                 self._raise(name, value)

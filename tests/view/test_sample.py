@@ -35,7 +35,7 @@ def test_the_draw_is_by_seed_and_nested(write, tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text("".join(map(row, range(30))) + "broken\n")
     five = write("a.jsonl", "--sample", 5)
     assert "5 of 30 dialogues, drawn at random with the seed 0." in five
-    assert "1 rows could not be read" in five
+    assert "1 row could not be read" in five
     assert drawn(write("a.jsonl", "--sample", 5)) == drawn(five)
     assert set(drawn(five)) < set(drawn(write("a.jsonl", "--sample", 9)))
     assert drawn(write("a.jsonl", "--sample", 5, "--seed", 1)) != drawn(five)

@@ -298,7 +298,7 @@ def test_live_text_of_a_config(
     source.write_text(row(0, "the river", "of Velora", "and its hills", "be brief"))
     values = {
         "data": {
-            "sources": [{"kind": "messages", "path": str(source)}], "eval_fraction": 0.0,
+            "sources": [{"kind": "messages", "path": "a.jsonl"}], "eval_fraction": 0.0,
             "tokenizer": str(tiny_tokenizer), "row_tokens": 128,
             "mask": {"loss_roles": ["user"], "skip_first_turn": True},
         }
