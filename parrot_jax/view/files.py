@@ -28,6 +28,7 @@ ROWS_AT_ONCE = 500
 """Rows that are saved together."""
 
 _CHUNK_BYTES = 1 << 20
+_ELSEWHERE = "elsewhere"
 _HUB_DIALOGUES = 1000
 """Of a data set of the hub, only the first ones are read."""
 
@@ -43,7 +44,9 @@ class DialogueFiles:
             source = replace(source, limit=_HUB_DIALOGUES)
         self._source = source
         self._share: float | None = None
-        self._seen: dict[str, str] = {}
+        self._seen = ""
+        self._grown: set[str] = set()
+        """The files that this process has read to their end."""
         self._problem: UserError | None = None
         self.kind = source.kind
 
@@ -68,6 +71,22 @@ class DialogueFiles:
           UserError: A file cannot be read, or its rows are of another kind.
         """
         files = source_files(self._source)
+        stamp = stamp_of(files)
+        if stamp == self._seen:
+            if self._problem is not None:
+                raise self._problem
+            return
+        self._problem = None
+        try:
+            yield from self._read(index, files)
+        except UserError as error:
+            self._problem = error
+        # A file that changed meanwhile has another stamp, and is looked at again.
+        self._seen, self._share = stamp, 1.0
+        if self._problem is not None:
+            raise self._problem
+
+    def _read(self, index: IndexWriter, files: list[str]) -> Iterator[None]:
         if self._source.kind != "huggingface" and all(map(_takes_more, files)):
             yield from self._lines(index, files)
         else:
@@ -75,27 +94,23 @@ class DialogueFiles:
 
     def _lines(self, index: IndexWriter, files: list[str]) -> Iterator[None]:
         index.belong_to("")
-        if not set(index.files()) <= set(files):
+        is_same = set(index.files()) <= set(files)
+        if not (is_same and all(self._is_still_there(index, file) for file in files)):
             index.start_over()
-            self._seen = {}
-        stamps = {file: stamp_of([file]) for file in files}
-        changed = [file for file in files if self._seen.get(file) != stamps[file]]
-        if not all(self._is_still_there(index, file) for file in changed):
-            index.start_over()
-            self._seen, changed = {}, files
-        grown = {file for file in changed if file in self._seen}
+            self._grown.clear()
         sizes = {file: os.stat(file).st_size for file in files}
         done = {file: index.file(file).stop for file in files}
-        for file in changed:
+        for file in files:
             for state in read_lines(
-                index, file, cast(FileKind, self._source.kind), is_checked=file not in grown
+                index,
+                file,
+                cast(FileKind, self._source.kind),
+                is_checked=file not in self._grown,
             ):
                 done[file] = state.stop
                 self._share = min(1.0, sum(done.values()) / max(sum(sizes.values()), 1))
                 yield
-            # What was appended meanwhile gives another stamp.
-            self._seen[file] = stamps[file]
-        self._share = 1.0
+            self._grown.add(file)
 
     def _is_still_there(self, index: IndexWriter, file: str) -> bool:
         """Whether the bytes that were read are unchanged.
@@ -110,29 +125,15 @@ class DialogueFiles:
             return True
         if seen.st_size < state.stop:
             return False
-        if file in self._seen:
+        if file in self._grown:
             pieces = [*pieces[:1], *pieces[-1:]]
         with open(file, "rb") as raw:
             return all(_digest(raw, piece.start, piece.stop) == piece.digest for piece in pieces)
 
     def _stream(self, index: IndexWriter, files: list[str]) -> Iterator[None]:
-        stamp = stamp_of(files)
-        if stamp == self._seen.get(""):
-            if self._problem is not None:
-                raise self._problem
-            return
-        self._problem = None
         report = RejectingReport()
         dialogues = read_sources([self._source], seed=0, report=report)
-        try:
-            yield from read_stream(index, _identity(files), dialogues, report)
-        except UserError as error:
-            self._problem = error
-        # A file that changed meanwhile has another stamp, and is read again.
-        self._seen[""] = stamp
-        self._share = 1.0
-        if self._problem is not None:
-            raise self._problem
+        yield from read_stream(index, _identity(files), dialogues, report)
 
 
 class RejectingReport(ReadReport):
@@ -312,16 +313,16 @@ def _digest(file: IO[bytes], start: int, stop: int) -> bytes:
 
 
 def stamp_of(files: list[str]) -> str:
-    """Changes when a file does; empty for files that are elsewhere."""
+    """Changes when a file does; always the same for files that are elsewhere."""
     if any(isinstance(as_path(file), RemotePath) or not os.path.isfile(file) for file in files):
-        return ""
+        return _ELSEWHERE
     seen = [(file, os.stat(file)) for file in files]
     return repr([(file, stat.st_size, stat.st_mtime_ns) for file, stat in seen])
 
 
 def _identity(files: list[str]) -> str:
     """Identifies the content of files; empty for files that are elsewhere."""
-    if not stamp_of(files):
+    if stamp_of(files) == _ELSEWHERE:
         return ""
     digest = hashlib.sha256()
     for file in files:

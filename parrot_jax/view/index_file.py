@@ -18,12 +18,6 @@ CREATE TABLE about (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT 
 
 CREATE TABLE dialogues (
   number INTEGER PRIMARY KEY,          -- 0, 1, 2, ...
-  version TEXT NOT NULL,               -- of a dialogue that can still grow
-  place TEXT NOT NULL,
-  opening TEXT NOT NULL,
-  stop TEXT NOT NULL,
-  models TEXT NOT NULL,                -- JSON lists
-  flags TEXT NOT NULL,
   turns INTEGER NOT NULL,              -- questions
   words INTEGER NOT NULL,
   score REAL                           -- null = it has none
@@ -32,7 +26,16 @@ CREATE INDEX by_turns ON dialogues (turns, number);
 CREATE INDEX by_words ON dialogues (words, number);
 CREATE INDEX by_score ON dialogues (score, number) WHERE score IS NOT NULL;
 
--- Apart from the numbers, so that filters do not read the texts.
+-- Apart from the numbers, so that filters and orders do not read the texts.
+CREATE TABLE lines (
+  number INTEGER PRIMARY KEY,
+  version TEXT NOT NULL,               -- of a dialogue that can still grow
+  place TEXT NOT NULL,
+  opening TEXT NOT NULL,
+  stop TEXT NOT NULL,
+  models TEXT NOT NULL,                -- JSON lists
+  flags TEXT NOT NULL
+) STRICT;
 CREATE TABLE bodies (number INTEGER PRIMARY KEY, body BLOB NOT NULL) STRICT;
 
 CREATE TABLE marks (
@@ -40,6 +43,12 @@ CREATE TABLE marks (
   name TEXT NOT NULL,
   number INTEGER NOT NULL,
   PRIMARY KEY (kind, name, number)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE mark_counts (
+  kind TEXT NOT NULL,
+  name TEXT NOT NULL,
+  dialogues INTEGER NOT NULL,
+  PRIMARY KEY (kind, name)
 ) STRICT, WITHOUT ROWID;
 
 CREATE VIRTUAL TABLE texts USING fts5(

@@ -129,6 +129,7 @@ class Viewer:
         if not part.index.exists():
             raise UserError(part.problem or f"{part.label} is not read yet; try again.")
         with contextlib.closing(IndexReader(part.index)) as reader:
+            reader.hold()
             yield reader
 
     def _frame(self, request: Request, totals: Totals, query: Query) -> dict[str, Any]:

@@ -65,6 +65,10 @@ class IndexReader:
         with self._errors():
             self._db = connect_to_read(path)
 
+    def hold(self) -> None:
+        """From now on, all reads see the same state."""
+        self._read("BEGIN")
+
     def close(self) -> None:
         """Closes the file."""
         self._db.close()
@@ -155,13 +159,18 @@ class IndexReader:
 
     def _rows(self, rest: str, *values: Any) -> list[Row]:
         rows = self._read(
-            "SELECT number, place, opening, stop, models, flags, turns, words, score "
-            f"FROM dialogues {rest}",
+            f"""
+            WITH found AS MATERIALIZED (
+              SELECT row_number() OVER () AS place_in_list, * FROM (SELECT * FROM dialogues {rest})
+            )
+            SELECT number, place, opening, stop, models, flags, turns, words, score
+            FROM found JOIN lines USING (number) ORDER BY place_in_list
+            """,
             *values,
         )
         return [
-            Row(number, place, opening, stop, json.loads(models), json.loads(flags), *rest)
-            for number, place, opening, stop, models, flags, *rest in rows
+            Row(number, place, opening, stop, json.loads(models), json.loads(flags), *numbers)
+            for number, place, opening, stop, models, flags, *numbers in rows
         ]
 
     def dialogue(self, number: int) -> Shown | None:
@@ -171,7 +180,7 @@ class IndexReader:
 
     def version(self, number: int) -> str | None:
         """Identifies the state of a dialogue that can still grow."""
-        rows = self._read("SELECT version FROM dialogues WHERE number = ?", number)
+        rows = self._read("SELECT version FROM lines WHERE number = ?", number)
         return next((version for (version,) in rows), None)
 
     def numbers(self) -> Iterator[int]:
@@ -181,7 +190,7 @@ class IndexReader:
     def choices(self) -> dict[str, list[tuple[str, int]]]:
         """By kind of mark (stop, model, flag): each name with its number of dialogues."""
         rows = self._read(
-            "SELECT kind, name, count(*) AS n FROM marks GROUP BY kind, name ORDER BY n DESC, name"
+            "SELECT * FROM mark_counts WHERE dialogues > 0 ORDER BY dialogues DESC, name"
         )
         return {kind: [(name, n) for of, name, n in rows if of == kind] for kind in MARKS}
 

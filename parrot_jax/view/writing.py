@@ -13,7 +13,12 @@ from parrot_jax.view.searching import spaced
 from parrot_jax.view.shown import Shown
 
 _COMPRESSION = 3
-_TABLES = ("about", "dialogues", "bodies", "marks", "texts", "rejected", "files", "pieces")
+_TABLES = (
+    *("about", "dialogues", "lines", "bodies", "marks", "mark_counts", "texts"),
+    *("rejected", "files", "pieces"),
+)
+_LARGEST_LOG_BYTES = 64 << 20
+"""SQLite's log is emptied when it is larger; readers may keep SQLite from doing it by itself."""
 # Bytes of new entries that FTS5 holds in memory, and parts of its index that it merges at once.
 # Larger is faster.
 _SEARCH_SETTINGS = (("hashsize", 16 << 20), ("automerge", 16))
@@ -89,6 +94,9 @@ class IndexWriter:
         with self._transaction():
             yield
             self._raise("revision")
+        log = self._path.with_name(f"{self._path.name}-wal")
+        if log.exists() and log.stat().st_size > _LARGEST_LOG_BYTES:
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -138,7 +146,7 @@ class IndexWriter:
 
     def versions(self) -> Iterator[tuple[int, str]]:
         """Number and version of each dialogue, in order."""
-        return iter(self._db.execute("SELECT number, version FROM dialogues ORDER BY number"))
+        return iter(self._db.execute("SELECT number, version FROM lines ORDER BY number"))
 
     def put(self, shown: Shown, *, number: int | None = None, version: str = "") -> None:
         """Adds a dialogue, or replaces it.
@@ -153,11 +161,14 @@ class IndexWriter:
         else:
             self._remove(number)
         self._db.execute(
-            "INSERT INTO dialogues VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO dialogues VALUES (?, ?, ?, ?)",
+            (number, shown.num_questions, shown.num_words, shown.score),
+        )
+        self._db.execute(
+            "INSERT INTO lines VALUES (?, ?, ?, ?, ?, ?, ?)",
             (
                 number, version, shown.place, shown.opening, shown.stop,
                 json.dumps(shown.models), json.dumps(shown.flags),
-                shown.num_questions, shown.num_words, shown.score,
             ),
         )  # fmt: skip
         body = zlib.compress(shown.to_json(), _COMPRESSION)
@@ -165,11 +176,14 @@ class IndexWriter:
         self._db.execute(
             "INSERT INTO texts (rowid, text) VALUES (?, ?)", (number, spaced(shown.searched))
         )
-        marks = [("flag", name) for name in shown.flags]
-        marks += [("model", name) for name in dict.fromkeys(shown.models)]
-        marks += [("stop", shown.stop)] if shown.stop else []
+        marks = _marks(shown)
         self._db.executemany(
-            "INSERT OR IGNORE INTO marks VALUES (?, ?, ?)", [(*mark, number) for mark in marks]
+            "INSERT INTO marks VALUES (?, ?, ?)", [(*mark, number) for mark in marks]
+        )
+        self._db.executemany(
+            "INSERT INTO mark_counts VALUES (?, ?, 1) "
+            "ON CONFLICT DO UPDATE SET dialogues = dialogues + 1",
+            marks,
         )
 
     def _remove(self, number: int) -> None:
@@ -182,12 +196,11 @@ class IndexWriter:
             "INSERT INTO texts (texts, rowid, text) VALUES ('delete', ?, ?)",
             (number, spaced(old.searched)),
         )
-        for kind, names in (("flag", old.flags), ("model", old.models), ("stop", (old.stop,))):
-            self._db.executemany(
-                "DELETE FROM marks WHERE kind = ? AND name = ? AND number = ?",
-                [(kind, name, number) for name in names],
-            )
-        for table in ("dialogues", "bodies"):
+        for mark in _marks(old):
+            where = "WHERE kind = ? AND name = ?"
+            self._db.execute(f"DELETE FROM marks {where} AND number = ?", (*mark, number))
+            self._db.execute(f"UPDATE mark_counts SET dialogues = dialogues - 1 {where}", mark)
+        for table in ("dialogues", "lines", "bodies"):
             self._db.execute(f"DELETE FROM {table} WHERE number = ?", (number,))
 
     def reject(self, place: str, problem: str) -> None:
@@ -224,3 +237,10 @@ class IndexWriter:
         self._db.execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?)", (path, *state))
         if piece is not None:
             self._db.execute("INSERT INTO pieces VALUES (?, ?, ?, ?)", (path, *piece))
+
+
+def _marks(shown: Shown) -> list[tuple[str, str]]:
+    """Kind and name of all marks of a dialogue."""
+    marks = [("flag", name) for name in shown.flags] + [("model", name) for name in shown.models]
+    marks += [("stop", shown.stop)] if shown.stop else []
+    return list(dict.fromkeys(marks))

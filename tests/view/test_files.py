@@ -1,5 +1,6 @@
 """Files of dialogues become an index once, which grows with them and is never stale."""
 
+import contextlib
 import gzip
 import itertools
 import json
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 from parrot_jax.view import files, writing
 from parrot_jax.view.indexing import Part
+from parrot_jax.view.opening import open_paths
 from parrot_jax.view.query import Query
 from parrot_jax.view.reading import IndexReader
 
@@ -196,6 +198,20 @@ def test_a_damaged_index_is_made_again(open_part: Open, tmp_path: Path) -> None:
     part.close()
     part.index.write_bytes(b"not a database, but long enough to be read as one" * 100)
     assert openings(look(open_part(path))) == ["question 0"]
+
+
+def test_a_full_disk_keeps_what_was_saved(
+    small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "ROWS_AT_ONCE", 5)
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(row(n, "x" * 40, os.urandom(2000).hex()) for n in range(200)))
+    (part,) = open_paths([str(path)], str(small_disk))
+    update(part)
+    assert part.problem.startswith("no room left on the disk for the index")
+    with contextlib.closing(IndexReader(part.index)) as reader:
+        assert 0 < reader.totals().dialogues < 200
+    part.close()
 
 
 def test_an_index_of_other_code_is_made_again(
