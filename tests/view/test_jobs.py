@@ -1,5 +1,6 @@
 """Collections and evaluations are read from their journals: origin of each turn, and growth."""
 
+import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -7,8 +8,12 @@ from typing import Any
 
 import pytest
 
+from parrot_jax.api.endpoint_config import EndpointConfig
 from parrot_jax.api.scripted_server import Scripted, ScriptedServer, converse
 from parrot_jax.collect.collect_config import CollectConfig
+from parrot_jax.collect.export import collected_dialogue
+from parrot_jax.collect.folder import Collection
+from parrot_jax.collect.moderation import moderate
 from parrot_jax.collect.run import collect
 from parrot_jax.core.config import config_from_dict
 from parrot_jax.evaluate.answer_config import AnswerConfig
@@ -105,6 +110,31 @@ def test_a_collection_grows_and_can_be_restarted(open_part: Open, tmp_path: Path
         update(part)
         assert [one.turns for one in reader.page(Query()).rows] == [2, 2]
         assert reader.totals().generation == 2
+
+
+def moderator(body: dict[str, Any]) -> Scripted:
+    """Flags the first question of dialogue 1."""
+    if "input" not in body:
+        return converse(body)
+    flags = [
+        {"flagged": "1?" in text, "categories": {"hate": "1?" in text}} for text in body["input"]
+    ]
+    return Scripted(body=json.dumps({"model": "moderator", "results": flags}))
+
+
+def test_what_a_moderator_flags_is_shown(open_part: Open, tmp_path: Path) -> None:
+    with ScriptedServer(moderator) as server:
+        collect(collection(tmp_path, server.url))
+        part = update(open_part(tmp_path / "out"))
+        with contextlib.closing(Collection(tmp_path / "out")) as collected:
+            dialogues = [(one.number, collected_dialogue(one)) for one in collected]
+            moderate(collected, dialogues, EndpointConfig(base_url=server.url, model="m"))
+    reader = IndexReader(update(part).index)
+    (row,) = reader.page(Query(flag="moderated")).rows
+    assert row.number == 1
+    shown = reader.dialogue(1)
+    assert shown is not None
+    assert shown.turns[0].notes[0].text == "moderation: hate"
 
 
 def benchmark(folder: Path) -> Path:
