@@ -6,52 +6,27 @@ The folder is one of `parrot evaluate answer` or `parrot evaluate judge`, or has
 
 import contextlib
 import hashlib
-import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 from parrot_jax.api.journal_reader import JournalReader
 from parrot_jax.core.config import config_from_dict
-from parrot_jax.core.errors import UserError
 from parrot_jax.evaluate.answer_config import AnswerConfig
-from parrot_jax.evaluate.answering import JOURNAL, read_answer
-from parrot_jax.evaluate.benchmark import read_benchmark
+from parrot_jax.evaluate.answering import JOURNAL
 from parrot_jax.evaluate.fastchat import FOLDER
 from parrot_jax.evaluate.judge_config import JudgeConfig
-from parrot_jax.evaluate.judging import read_conversations
-from parrot_jax.evaluate.rows import read_rows
-from parrot_jax.evaluate.sheets import model_id_of, parse_sheet
-from parrot_jax.view.judgments import (
-    Judgment,
-    Reject,
-    RejectingRows,
-    filed_judgments,
-    journaled_judgments,
+from parrot_jax.view.answers import (
+    ANSWERS,
+    Answers,
+    Key,
+    filed_answers,
+    journaled_answers,
+    judged_answers,
 )
+from parrot_jax.view.judgments import Judgment, Reject, filed_judgments, journaled_judgments
 from parrot_jax.view.shown import Note, Shown, ShownTurn
 from parrot_jax.view.writing import IndexWriter
-
-_ANSWERS = "model_answer"
-_QUESTIONS = "question.jsonl"
-
-
-@dataclass
-class _Answers:
-    """The answers of one model to one question of a benchmark."""
-
-    questions: list[str] = field(default_factory=list)
-    answers: dict[int, str] = field(default_factory=dict)
-    """By turn from 1."""
-    reasons: dict[int, str] = field(default_factory=dict)
-    """Why an answer is missing."""
-    facts: dict[int, tuple[str, ...]] = field(default_factory=dict)
-    category: str = ""
-    system: str = ""
-
-
-_Key = tuple[str, str]
-"""Model and question."""
 
 
 def is_evaluation(folder: Path, journal_keys: Collection[str]) -> bool:
@@ -61,7 +36,7 @@ def is_evaluation(folder: Path, journal_keys: Collection[str]) -> bool:
       folder: The folder.
       journal_keys: The keys of the config in its journal.
     """
-    has_files = (folder / _ANSWERS).is_dir() or (folder / FOLDER).is_dir()
+    has_files = (folder / ANSWERS).is_dir() or (folder / FOLDER).is_dir()
     return has_files or "judge" in journal_keys or {"benchmark", "answerer"} <= set(journal_keys)
 
 
@@ -116,7 +91,7 @@ class EvaluatedAnswers:
     def _stamp(self) -> object:
         files = [
             *self._folder.glob("*.jsonl"), *self._folder.glob("*.sqlite*"),
-            *self._folder.glob(f"{_ANSWERS}/*"), *self._folder.glob(f"{FOLDER}/*"),
+            *self._folder.glob(f"{ANSWERS}/*"), *self._folder.glob(f"{FOLDER}/*"),
         ]  # fmt: skip
         stats = [(str(file), file.stat()) for file in sorted(files) if file.exists()]
         return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
@@ -132,7 +107,7 @@ def read_evaluation(folder: Path, reject: Reject) -> list[Shown]:
     Raises:
       UserError: The journal is damaged.
     """
-    answers: dict[_Key, _Answers] = {}
+    answers: dict[Key, Answers] = {}
     judgments: list[Judgment] = []
     path = folder / JOURNAL
     with contextlib.ExitStack() as stack:
@@ -143,87 +118,18 @@ def read_evaluation(folder: Path, reject: Reject) -> list[Shown]:
             values = dict(reader.last_start().config)
         if reader is not None and "judge" in values:
             config = config_from_dict(JudgeConfig, values, where=f"the run of {path}")
-            _add_judged(answers, config, reject)
+            answers |= judged_answers(config, reject)
             judgments += journaled_judgments(reader, config)
         elif reader is not None and "answerer" in values:
             config = config_from_dict(AnswerConfig, values, where=f"the run of {path}")
-            answers |= _journaled_answers(reader, config)
+            answers |= journaled_answers(reader, config)
         else:
-            answers |= _filed_answers(folder, reject)
+            answers |= filed_answers(folder, reject)
     judgments = judgments or list(filed_judgments(folder, reject))
     return _shown(answers, judgments)
 
 
-def _journaled_answers(reader: JournalReader, config: AnswerConfig) -> dict[_Key, _Answers]:
-    found: dict[_Key, _Answers] = {}
-    for number, text in enumerate(list(reader.items())):
-        item = json.loads(text)
-        one = _Answers(questions=list(item["turns"]), system=item.get("system", ""))
-        attempts = reader.attempts(number)
-        for exchange in reader.exchanges(number):
-            turn = exchange.step + 1
-            answer, reason = read_answer(exchange.reply)
-            if answer is None:
-                one.reasons[turn] = reason
-                continue
-            one.answers[turn] = answer
-            facts = [exchange.model or config.label]
-            if exchange.usage is not None:
-                read, wrote = exchange.usage
-                facts.append(f"{read:,} tokens read, {wrote:,} written")
-            facts.append(f"{exchange.received_at - exchange.sent_at:.2f} s")
-            times = sum(attempt.step == exchange.step for attempt in attempts)
-            facts += [f"{times} attempts"] if times > 1 else []
-            facts += ["cut at the token limit"] if exchange.reply.outcome == "cut" else []
-            one.facts[turn] = tuple(facts)
-        end = reader.end(number)
-        for turn in range(1, len(one.questions) + 1):
-            if turn not in one.answers:
-                one.reasons.setdefault(turn, (end.detail or end.reason) if end else "not answered")
-        found[model_id_of(config.label, item["history"]), str(item["question"])] = one
-    return found
-
-
-def _add_judged(answers: dict[_Key, _Answers], config: JudgeConfig, reject: Reject) -> None:
-    """The conversations that a judge was given."""
-    try:
-        conversations = read_conversations(config)
-    except UserError as error:
-        reject("the judged answers", str(error))
-        return
-    for one in conversations:
-        answers[one.model_id, str(one.question_id)] = _Answers(
-            questions=list(one.questions),
-            answers={turn: text for turn, text in enumerate(one.answers, 1) if text is not None},
-            reasons=dict(one.reasons),
-            category=one.category,
-        )
-
-
-def _filed_answers(folder: Path, reject: Reject) -> dict[_Key, _Answers]:
-    questions: Mapping[str, tuple[Sequence[str], str]] = {}
-    path = folder / _QUESTIONS
-    if path.exists():
-        try:
-            questions = {str(q.id): (q.turns, q.category) for q in read_benchmark(str(path))}
-        except UserError as error:
-            reject(str(path), str(error))
-    found: dict[_Key, _Answers] = {}
-    for file in [*sorted(folder.glob(f"{_ANSWERS}/*.jsonl")), folder / "incomplete.jsonl"]:
-        if not file.exists():
-            continue
-        for sheet in read_rows(file, parse_sheet, RejectingRows(reject)):
-            turns, category = questions.get(str(sheet.question_id), ((), ""))
-            found[sheet.model_id, str(sheet.question_id)] = _Answers(
-                questions=list(turns),
-                answers={n: text for n, text in enumerate(sheet.answers, 1) if text is not None},
-                reasons=dict(sheet.reasons),
-                category=category,
-            )
-    return found
-
-
-def _shown(answers: Mapping[_Key, _Answers], judgments: Sequence[Judgment]) -> list[Shown]:
+def _shown(answers: Mapping[Key, Answers], judgments: Sequence[Judgment]) -> list[Shown]:
     by_place: dict[tuple[tuple[str, ...], str], list[Judgment]] = {}
     for one in judgments:
         by_place.setdefault((one.models, one.question), []).append(one)
@@ -238,10 +144,10 @@ def _shown(answers: Mapping[_Key, _Answers], judgments: Sequence[Judgment]) -> l
 def _show(
     models: tuple[str, ...],
     question: str,
-    answers: Mapping[_Key, _Answers],
+    answers: Mapping[Key, Answers],
     judgments: Sequence[Judgment],
 ) -> Shown:
-    sides = [answers.get((model, question), _Answers()) for model in models]
+    sides = [answers.get((model, question), Answers()) for model in models]
     first = max(sides, key=lambda side: len(side.questions))
     last = max(
         [
@@ -277,7 +183,7 @@ def _show(
 
 
 def _answer(
-    side: _Answers, model: str, turn: int, judgments: Sequence[Judgment], *, is_first: bool
+    side: Answers, model: str, turn: int, judgments: Sequence[Judgment], *, is_first: bool
 ) -> ShownTurn:
     given = [one.answer for one in judgments if one.answer is not None]
     text = side.answers.get(turn) or (given[0] if given and is_first else None)
@@ -298,7 +204,7 @@ def _beside(sides: Sequence[ShownTurn]) -> ShownTurn:
     return sides[0] if len(sides) == 1 else replace(sides[0], other=sides[1])
 
 
-def _flags(sides: Sequence[_Answers], judgments: Sequence[Judgment]) -> Iterator[str]:
+def _flags(sides: Sequence[Answers], judgments: Sequence[Judgment]) -> Iterator[str]:
     if len(sides) > 1:
         yield "compared"
     if any(side.reasons for side in sides):

@@ -1,33 +1,27 @@
-"""Reads files of dialogues into an index: from where it stopped, and what was appended.
+"""Finds out what has changed in the files of a path, and reads it into an index.
 
 Of JSON lines, the index knows which bytes were read. Other files (lists, Parquet, compressed ones)
-are read as a stream from the beginning; what the index has already is passed over.
+are read as a stream from the beginning.
 """
 
 import hashlib
-import itertools
 import os
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, cast
+from typing import cast
 
 from parrot_jax.core.errors import UserError
 from parrot_jax.core.paths import as_path
 from parrot_jax.core.remote import RemotePath
-from parrot_jax.dialogue.json_stream import holds_lines, line_rows
-from parrot_jax.dialogue.readers import PARSERS, FileKind, ReadRow, WrongKindError, parse_row
-from parrot_jax.dialogue.report import ReadReport, SourceCounts
+from parrot_jax.dialogue.json_stream import holds_lines
+from parrot_jax.dialogue.readers import FileKind
 from parrot_jax.dialogue.sources import SourceConfig, read_sources, source_files
-from parrot_jax.dialogue.types import Dialogue
-from parrot_jax.view.shown import Shown, show_dialogue
-from parrot_jax.view.writing import FileState, IndexWriter, Piece
+from parrot_jax.view.lines import digest_of, read_lines
+from parrot_jax.view.shown import Shown
+from parrot_jax.view.streams import RejectingReport, read_stream
+from parrot_jax.view.writing import IndexWriter
 
-ROWS_AT_ONCE = 500
-"""Rows that are saved together."""
-
-_CHUNK_BYTES = 1 << 20
 _ELSEWHERE = "elsewhere"
 _HUB_DIALOGUES = 1000
 """Of a data set of the hub, only the first ones are read."""
@@ -128,7 +122,7 @@ class DialogueFiles:
         if file in self._grown:
             pieces = [*pieces[:1], *pieces[-1:]]
         with open(file, "rb") as raw:
-            return all(_digest(raw, piece.start, piece.stop) == piece.digest for piece in pieces)
+            return all(digest_of(raw, piece.start, piece.stop) == piece.digest for piece in pieces)
 
     def _stream(self, index: IndexWriter, files: list[str]) -> Iterator[None]:
         report = RejectingReport()
@@ -136,180 +130,9 @@ class DialogueFiles:
         yield from read_stream(index, _identity(files), dialogues, report)
 
 
-class RejectingReport(ReadReport):
-    """Counts, and keeps the rejected rows until they are saved."""
-
-    def __init__(self) -> None:
-        """Starts at zero."""
-        super().__init__()
-        self.rejected: list[tuple[str, str]] = []
-
-    def count(self, counts: SourceCounts, row: ReadRow) -> None:
-        """Adds one row."""
-        super().count(counts, row)
-        if row.problem is not None:
-            self.rejected.append((f"{row.place.source}:{row.place.line}", str(row.problem)))
-
-
-def read_stream(
-    index: IndexWriter, identity: str, dialogues: Iterator[Dialogue], report: RejectingReport
-) -> Iterator[None]:
-    """Reads a stream of dialogues into an index.
-
-    Args:
-      index: If it has another identity, it is started over; else what it has is passed over.
-      identity: Identifies the content of the stream; empty = unknown.
-      dialogues: The stream.
-      report: Filled by it.
-
-    Yields:
-      After each step that was saved.
-
-    Raises:
-      UserError: See `read_sources`.
-    """
-    index.belong_to(identity or f"unknown {time.time_ns()}")
-    if index.about("is_complete"):
-        return
-    there = index.num_dialogues()
-    for _ in itertools.islice(dialogues, there):
-        report.rejected.clear()
-    try:
-        while block := list(itertools.islice(_placed(dialogues, report), ROWS_AT_ONCE)):
-            with index.saving():
-                for dialogue, place, repairs in block:
-                    index.put(show_dialogue(dialogue, place, repairs))
-                _save_rejected(index, report)
-            yield
-    except UserError:  # not one usable row
-        with index.saving():
-            _save_rejected(index, report)
-        raise
-    with index.saving():
-        _save_rejected(index, report)
-        index.set_about("is_complete", "yes")
-
-
-def _placed(
-    dialogues: Iterator[Dialogue], report: RejectingReport
-) -> Iterator[tuple[Dialogue, str, dict[str, int]]]:
-    for dialogue in dialogues:
-        place = report.place
-        assert place is not None  # the row of this dialogue
-        yield dialogue, f"{place.source}:{place.line}", dict(place.repairs)
-
-
-def _save_rejected(index: IndexWriter, report: RejectingReport) -> None:
-    for place, problem in report.rejected:
-        index.reject(place, problem)
-    report.rejected.clear()
-
-
-def read_lines(
-    index: IndexWriter, file: str, kind: FileKind, *, is_checked: bool
-) -> Iterator[FileState]:
-    """Reads what is new in a file of JSON lines.
-
-    Args:
-      index: Knows how far the file was read.
-      file: Its path.
-      kind: The format of its rows.
-      is_checked: Whether all bytes that were read are known to be unchanged.
-
-    Yields:
-      How far it was read, after each step that was saved.
-
-    Raises:
-      UserError: The file cannot be opened, or its first row is of another kind.
-    """
-    state = index.file(file)
-    with open(file, "rb") as raw:
-        seen = os.fstat(raw.fileno())
-        if (state.size, state.mtime_ns) == (seen.st_size, seen.st_mtime_ns):
-            return
-        while True:
-            raw.seek(state.stop)
-            reader = _Hashed(raw)
-            rows = line_rows(reader.readline, first_line=state.lines + 1)
-            block, unfinished = [], ""
-            for row in itertools.islice(rows, ROWS_AT_ONCE):
-                if row.problem is not None and not reader.at_line_end:
-                    unfinished = f"{file}:{row.line}: {row.problem}"
-                    break
-                block.append(parse_row(row, file, PARSERS[kind]))
-                reader.mark()
-            is_end = bool(unfinished) or len(block) < ROWS_AT_ONCE
-            if block and not state.stop:
-                _check_kind(block[0], kind)
-            new = FileState(
-                seen.st_size if is_end and is_checked else -1,
-                seen.st_mtime_ns if is_end and is_checked else -1,
-                state.stop + reader.marked_bytes,
-                state.lines + reader.marked_lines,
-                unfinished,
-            )
-            piece = Piece(state.stop, new.stop, reader.marked_digest) if block else None
-            with index.saving():
-                for read in block:
-                    _save(index, read)
-                index.set_file(file, new, piece)
-            state = new
-            yield state
-            if is_end:
-                return
-
-
-def _save(index: IndexWriter, row: ReadRow) -> None:
-    place = f"{row.place.source}:{row.place.line}"
-    if row.problem is not None:
-        index.reject(place, str(row.problem))
-    for dialogue in row.dialogues:
-        index.put(show_dialogue(dialogue, place, row.place.repairs))
-
-
-def _check_kind(row: ReadRow, kind: str) -> None:
-    if isinstance(row.problem, WrongKindError):
-        raise UserError(
-            f"{row.place.source}:{row.place.line}: not a row of kind {kind!r}: {row.problem}."
-        )
-
-
-class _Hashed:
-    """A file that is read by lines; counts and hashes the bytes up to a mark."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        self._digest = hashlib.sha256()
-        self._bytes = self._lines = 0
-        self.at_line_end = True
-        self.mark()
-
-    def readline(self, most: int) -> bytes:
-        line = self._file.readline(most)
-        if line:
-            self._digest.update(line)
-            self._bytes += len(line)
-            self.at_line_end = line.endswith(b"\n")
-            self._lines += self.at_line_end
-        return line
-
-    def mark(self) -> None:
-        self.marked_bytes, self.marked_lines = self._bytes, self._lines
-        self.marked_digest = self._digest.digest()
-
-
 def _takes_more(file: str) -> bool:
     path = as_path(file)
     return not isinstance(path, RemotePath) and holds_lines(path)
-
-
-def _digest(file: IO[bytes], start: int, stop: int) -> bytes:
-    digest, left = hashlib.sha256(), stop - start
-    file.seek(start)
-    while left and (chunk := file.read(min(left, _CHUNK_BYTES))):
-        digest.update(chunk)
-        left -= len(chunk)
-    return digest.digest()
 
 
 def stamp_of(files: list[str]) -> str:
@@ -327,5 +150,5 @@ def _identity(files: list[str]) -> str:
     digest = hashlib.sha256()
     for file in files:
         with open(file, "rb") as raw:
-            digest.update(f"{file}\n".encode() + _digest(raw, 0, os.fstat(raw.fileno()).st_size))
+            digest.update(f"{file}\n".encode() + digest_of(raw, 0, os.fstat(raw.fileno()).st_size))
     return digest.hexdigest()

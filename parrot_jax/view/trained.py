@@ -15,8 +15,9 @@ from parrot_jax.data.templates import make_template
 from parrot_jax.data.tokenizers import load_tokenizer
 from parrot_jax.dialogue.sources import source_files
 from parrot_jax.dialogue.types import Dialogue, Turn
-from parrot_jax.view.files import RejectingReport, read_stream, stamp_of
+from parrot_jax.view.files import stamp_of
 from parrot_jax.view.shown import Shown
+from parrot_jax.view.streams import RejectingReport, read_stream
 from parrot_jax.view.writing import IndexWriter
 
 _OBJECTIVES = ("sft", "preference")

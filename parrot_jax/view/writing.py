@@ -12,6 +12,9 @@ from parrot_jax.view.index_file import SCHEMA, connect_to_write, is_damage, prog
 from parrot_jax.view.searching import spaced
 from parrot_jax.view.shown import Shown
 
+ROWS_AT_ONCE = 500
+"""Rows of a file that are saved together."""
+
 _COMPRESSION = 3
 _TABLES = (
     *("about", "dialogues", "lines", "bodies", "marks", "mark_counts", "texts"),

@@ -14,11 +14,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from parrot_jax.view import files, writing
+from parrot_jax.view import files, lines, streams, writing
 from parrot_jax.view.indexing import Part
 from parrot_jax.view.opening import open_paths
 from parrot_jax.view.query import Query
 from parrot_jax.view.reading import IndexReader
+from parrot_jax.view.shown import show_dialogue
 
 from .conftest import Index, row, update
 
@@ -119,7 +120,8 @@ def test_appended_in_any_pieces_it_is_the_same(tmp_path_factory, cuts: list[int]
 def test_a_changed_file_is_read_again(
     open_part: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: str
 ) -> None:
-    monkeypatch.setattr(files, "ROWS_AT_ONCE", 2)
+    monkeypatch.setattr(lines, "ROWS_AT_ONCE", 2)
+    monkeypatch.setattr(streams, "ROWS_AT_ONCE", 2)
     path = tmp_path / "a.jsonl"
     lines = [row(n) for n in range(6)]
     path.write_text("".join(lines))
@@ -147,8 +149,8 @@ def test_an_unchanged_file_is_not_read_again(
     part = open_part(path)
     look(part)
     part.close()
-    monkeypatch.setattr(files, "line_rows", None)
-    monkeypatch.setattr(files, "_digest", None)
+    monkeypatch.setattr(files, "read_lines", None)
+    monkeypatch.setattr(files, "digest_of", None)
     assert openings(look(open_part(path))) == ["question 0"]
 
 
@@ -156,7 +158,8 @@ def test_an_unchanged_file_is_not_read_again(
 def test_a_stopped_index_continues(
     open_part: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
 ) -> None:
-    monkeypatch.setattr(files, "ROWS_AT_ONCE", 2)
+    monkeypatch.setattr(lines, "ROWS_AT_ONCE", 2)
+    monkeypatch.setattr(streams, "ROWS_AT_ONCE", 2)
     path = tmp_path / f"a.{form}"
     rows = [json.loads(row(n)) for n in range(5)]
     text = "".join(map(row, range(5)))
@@ -170,14 +173,14 @@ def test_a_stopped_index_continues(
     next(part.update())  # the first two rows
     part.close()
     read = []
-    monkeypatch.setattr(files, "show_dialogue", lambda *a: read.append(a) or writing_show(*a))
+    for module in (lines, streams):
+        monkeypatch.setattr(
+            module, "show_dialogue", lambda *a: read.append(a[0].id) or show_dialogue(*a)
+        )
     reader = look(open_part(path))
     assert openings(reader) == [f"question {n}" for n in range(5)]
-    assert [dialogue.id for dialogue, _, _ in read] == ["d2", "d3", "d4"]
+    assert read == ["d2", "d3", "d4"]
     assert reader.totals().generation == 1
-
-
-writing_show = files.show_dialogue
 
 
 def test_files_of_a_glob_come_and_go(open_part: Open, tmp_path: Path) -> None:
@@ -203,7 +206,7 @@ def test_a_damaged_index_is_made_again(open_part: Open, tmp_path: Path) -> None:
 def test_a_full_disk_keeps_what_was_saved(
     small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "ROWS_AT_ONCE", 5)
+    monkeypatch.setattr(lines, "ROWS_AT_ONCE", 5)
     path = tmp_path / "a.jsonl"
     path.write_text("".join(row(n, "x" * 40, os.urandom(2000).hex()) for n in range(200)))
     (part,) = open_paths([str(path)], str(small_disk))
