@@ -123,22 +123,22 @@ def test_a_changed_file_is_read_again(
     monkeypatch.setattr(lines, "ROWS_AT_ONCE", 2)
     monkeypatch.setattr(streams, "ROWS_AT_ONCE", 2)
     path = tmp_path / "a.jsonl"
-    lines = [row(n) for n in range(6)]
-    path.write_text("".join(lines))
+    rows = [row(n) for n in range(6)]
+    path.write_text("".join(rows))
     part = open_part(path)
     look(part)
     part.close()
     before = path.stat()
     place = {"first": 0, "middle": 3, "shorter": 5, "same time": 3}[changed]
-    lines[place] = "" if changed == "shorter" else lines[place].replace("question", "Question")
-    path.write_text("".join(lines) + ("" if changed == "same time" else row(7) + row(8)))
+    rows[place] = "" if changed == "shorter" else rows[place].replace("question", "Question")
+    path.write_text("".join(rows) + ("" if changed == "same time" else row(7) + row(8)))
     if changed == "same time":
         os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
     reader = look(open_part(path))  # another process
     assert reader.totals().generation == 2
     found = openings(reader)
-    lines = path.read_text().splitlines()
-    assert found == [json.loads(line)["messages"][0]["content"] for line in lines]
+    rows = path.read_text().splitlines()
+    assert found == [json.loads(line)["messages"][0]["content"] for line in rows]
 
 
 def test_an_unchanged_file_is_not_read_again(
@@ -149,7 +149,7 @@ def test_an_unchanged_file_is_not_read_again(
     part = open_part(path)
     look(part)
     part.close()
-    monkeypatch.setattr(files, "read_lines", None)
+    monkeypatch.setattr(lines, "line_rows", None)
     monkeypatch.setattr(files, "digest_of", None)
     assert openings(look(open_part(path))) == ["question 0"]
 
