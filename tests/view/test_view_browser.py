@@ -74,6 +74,12 @@ def rows(page: Page) -> list[int]:
     return [int(text) for text in page.locator(".rows .number").all_inner_texts()]
 
 
+def expect_dialogue(page: Page, number: int) -> None:
+    """Waits for a dialogue, and for the script that listens to keys."""
+    expect(page.get_by_role("heading", level=1)).to_have_text(f"Dialogue {number}")
+    page.wait_for_load_state()
+
+
 def test_search_filters_and_orders_are_in_the_address(shown: Server, page: Page) -> None:
     screenshot(page, "view-list")
     page.get_by_role("searchbox").fill('basil "top of the soil"')
@@ -113,17 +119,18 @@ def test_walking_by_keys_alone(shown: Server, page: Page) -> None:
     keys.type("lisbon")
     keys.press("Enter")
     expect(page.locator(".rows mark").first).to_be_visible()
+    page.wait_for_load_state()
     numbers = rows(page)
     assert len(numbers) == 40
     for key in ("j", "ArrowDown", "j", "k"):
         keys.press(key)
     expect(page.locator(f"#d{numbers[1]}")).to_be_focused()
     keys.press("Enter")
-    expect(page.get_by_role("heading", level=1)).to_have_text(f"Dialogue {numbers[1]}")
+    expect_dialogue(page, numbers[1])
     screenshot(page, "view-dialogue")
     for key, number in (("j", numbers[2]), ("ArrowRight", numbers[3]), ("k", numbers[2])):
         keys.press(key)
-        expect(page.get_by_role("heading", level=1)).to_have_text(f"Dialogue {number}")
+        expect_dialogue(page, number)
     keys.press("u")
     expect(page.locator(f"#d{numbers[2]}")).to_be_focused()
     assert "q=lisbon" in page.url
@@ -154,6 +161,7 @@ def test_pages_of_the_list(shown: Server, page: Page) -> None:
     assert rows(page) == list(range(100, 120))
     page.get_by_role("link", name="Earlier").click()
     expect(page.locator("#d50")).to_be_visible()
+    page.wait_for_load_state()
     assert rows(page) == list(range(50, 100))
     page.locator("#d99").focus()
     page.keyboard.press("j")  # beyond the last row
