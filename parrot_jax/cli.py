@@ -38,6 +38,7 @@ VERBS = (
     Verb("train", "train", "CONFIG", "train an asker or an answerer; run again to resume"),
     Verb("runs", "runs", "[FOLDER]", "list runs, also running ones: state, step, last loss"),
     Verb("report", "report", "RUN...", "a page of training runs or collections: curves, counts"),
+    Verb("view", "view", "PATH...", "look at dialogues in a browser: search, filter, follow"),
     Verb("plan", "plan", "CONFIG", "check memory and time of a run on hardware you don't have"),
     Verb("generate", "generate", "RUN", "write the next question (ask) or answer (chat)"),
     Verb("serve", "serve", "RUN", "serve a run over an OpenAI-compatible API"),

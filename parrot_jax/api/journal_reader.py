@@ -40,6 +40,25 @@ class Exchange(NamedTuple):
     """None = the server counted no tokens."""
 
 
+class Attempt(NamedTuple):
+    """A request of an item, with or without a useful reply."""
+
+    step: int
+    speaker: str
+    outcome: Outcome | None
+    """None = no reply: it is in flight, or the run ended first."""
+    text: str
+    """Of the reply; empty = none."""
+    verdict: str | None
+    error: str | None
+    model: str | None
+    """As named by the server."""
+    usage: Usage | None
+    """None = the server counted no tokens."""
+    seconds: float | None
+    """From the request to its reply."""
+
+
 class SpeakerCounts(NamedTuple):
     """Counts of the requests to one endpoint."""
 
@@ -200,6 +219,43 @@ class JournalReader:
             for step, request, outcome, text, verdict, body, model, sent, received, prompt,
             completion in rows
         ]  # fmt: skip
+
+    def attempts(self, item: int) -> list[Attempt]:
+        """All requests of an item, in the order in which they were sent."""
+        rows = self._read(
+            """
+            SELECT step, speaker, outcome, text, verdict, error, model, prompt_tokens,
+              completion_tokens, received_at - sent_at
+            FROM requests LEFT JOIN replies ON replies.request = id
+            LEFT JOIN reply_bodies ON reply_bodies.request = id
+            WHERE item = ? ORDER BY id
+            """,
+            item,
+        )
+        return [
+            Attempt(
+                step, speaker, None if outcome is None else Outcome(outcome), text or "", verdict,
+                error, model,
+                None if prompt is None or completion is None else Usage(prompt, completion),
+                seconds,
+            )
+            for step, speaker, outcome, text, verdict, error, model, prompt, completion, seconds
+            in rows
+        ]  # fmt: skip
+
+    def versions(self) -> Iterator[tuple[int, str]]:
+        """What changes when an item goes on: its number and a text; in order of the numbers.
+
+        Items without a reply and without an end are left out.
+        """
+        return self._stream("""
+            SELECT number, format('%d %d %s %d %d', count(replies.request),
+              coalesce(max(replies.request), 0), coalesce(ends.reason, ''),
+              coalesce(ends.progress, 0), coalesce(ends.start, 0))
+            FROM items LEFT JOIN requests ON requests.item = number
+            LEFT JOIN replies ON replies.request = id LEFT JOIN ends ON ends.item = number
+            GROUP BY number HAVING count(replies.request) OR ends.item IS NOT NULL ORDER BY number
+        """)  # type: ignore[return-value]
 
     def last_reply_at(self, item: int) -> float | None:
         """The time of an item's last valid reply, in seconds since 1970; None if it has none."""

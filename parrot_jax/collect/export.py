@@ -163,7 +163,7 @@ def export(collection: Collection) -> CollectionSummary:
 def finished_dialogues(collection: Collection) -> Iterator[JournaledDialogue]:
     """The dialogues that have ended, in order of their numbers; one at a time is in memory."""
     for journaled in collection:
-        journaled = _with_end(collection, journaled)
+        journaled = with_end(collection, journaled)
         if journaled.state.stop is not None:
             yield journaled
 
@@ -248,7 +248,7 @@ def _has_reasoning(speaker: str, text: str) -> bool:
     return bool(split_reasoning(text).reasoning)
 
 
-def _with_end(collection: Collection, journaled: JournaledDialogue) -> JournaledDialogue:
+def with_end(collection: Collection, journaled: JournaledDialogue) -> JournaledDialogue:
     """Adds the end of a dialogue stopped by a budget or an error, which no reply implies."""
     if journaled.state.stop is None:
         end = collection.journal.end(journaled.number)

@@ -55,6 +55,10 @@ class Moderation:
             return Cut(turn + 1, "moderation: not moderated" + (f": {end.reason}" if end else ""))
         return None
 
+    def versions(self) -> Iterator[tuple[int, str]]:
+        """What changes when a dialogue is moderated: its number and a text."""
+        return self._journal.versions()
+
     def close(self) -> None:
         """Closes the journal."""
         self._journal.close()

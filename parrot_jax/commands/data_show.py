@@ -7,7 +7,6 @@ dialogues: the messages, and what was rejected, repaired or ignored in the whole
 
 import itertools
 import re
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
@@ -56,11 +55,6 @@ Config = DataShowConfig
 _HUB_DIALOGUES = 1000
 """Dialogues read from a hub dataset, or more if `index` requires it."""
 _MOST_CHARS_OF_METADATA = 300
-_WHY_DROPPED = {
-    "no_live_token": "no live token: this dialogue is dropped",
-    "no_pair": "not a preference pair: this dialogue is dropped",
-    "pairs_too_long": "the answers do not fit in a row: this pair is dropped",
-}
 
 
 def parse(
@@ -97,8 +91,8 @@ def _show_windows(config: DataShowConfig) -> None:
     from rich.text import Text
 
     from parrot_jax.core.logs import console, visible
+    from parrot_jax.data.live_text import live_text
     from parrot_jax.data.prepare import read_split
-    from parrot_jax.data.rows import make_pairs, make_sessions
     from parrot_jax.data.templates import make_template
     from parrot_jax.data.tokenizers import load_tokenizer
     from parrot_jax.dialogue.report import ReadReport
@@ -109,38 +103,23 @@ def _show_windows(config: DataShowConfig) -> None:
     dialogue = next(itertools.islice(stream, config.index, None), None)
     if dialogue is None:
         raise UserError(f"--index is {config.index}, but the training split ends before it.")
-    make_units = make_pairs if config.objective == "preference" else make_sessions
-    counts: Counter[str] = Counter()
     template = make_template(config.data.template, tokenizer)
-    units = list(make_units([dialogue], 0, config.data, template, counts, []))
+    shown = live_text(dialogue, config.data, template, pairs=config.objective == "preference")
     console.print(visible(f"dialogue {config.index}: {dialogue.id} from {dialogue.source}"))
-    for reason, count in counts.items():
-        if reason in _WHY_DROPPED and count:
-            console.print(_WHY_DROPPED[reason], style="yellow")
-    windows = [
-        (window, f"{side} answer" if unit.pair else f"window {number} of {len(units)}")
-        for number, unit in enumerate(units, 1)
-        for side, window in zip(("chosen", "rejected"), unit.windows, strict=False)
-    ]
+    for reason in shown.dropped:
+        console.print(reason, style="yellow")
     has_colours = console.is_terminal and bool(console.color_system) and not console.no_color
-    for window, name in windows:
-        live = int((window.loss_weights > 0).sum())
-        console.rule(f"{name}: {len(window.tokens):,} tokens, {live:,} live")
+    for window in shown.windows:
+        console.rule(f"{window.name}: {window.tokens:,} tokens, {window.live:,} live")
         text = Text()
-        runs = itertools.groupby(
-            zip(window.tokens.tolist(), window.loss_weights.tolist(), strict=True),
-            key=lambda pair: pair[1] > 0,
-        )
-        for is_live, pairs in runs:
-            ids = [token for token, _ in pairs]
-            shown = " ".join(map(str, ids)) + " " if config.ids else visible(tokenizer.show(ids))
+        for run in window.runs:
+            said = " ".join(map(str, run.ids)) + " " if config.ids else visible(run.text)
             if not has_colours:
-                shown = _marked(shown, is_live=is_live)
-            text.append(shown, style="green" if is_live else "bright_black")
+                said = _marked(said, is_live=run.is_live)
+            text.append(said, style="green" if run.is_live else "bright_black")
         console.print(text)
-    for name in ("cut_turns", "dropped_live_turns", "cut_contexts"):
-        if counts[name]:
-            console.print(f"{name.replace('_', ' ')}: {counts[name]}", style="yellow")
+    for cut in shown.cuts:
+        console.print(cut, style="yellow")
     console.print(visible(f"up to this dialogue: {report.summary()}"))
 
 

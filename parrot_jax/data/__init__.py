@@ -8,6 +8,7 @@ windows.py        cuts dialogues into windows of at most T tokens
 pair_windows.py   cuts preference pairs into two windows each
 packing.py        packs windows or pairs into rows
 rows.py           dialogues or pairs to packed rows, in memory
+live_text.py      a dialogue as the model sees it
 cache_key.py      hash of everything that determines the rows
 read_progress.py  how much of the files has been read
 prepare.py        packed rows on disk, cached

@@ -14,7 +14,13 @@ from typing import IO, Any, NoReturn
 from parrot_jax.dialogue.json_list import list_pieces
 from parrot_jax.dialogue.parquet import parquet_rows
 from parrot_jax.dialogue.raw_rows import BrokenRowError, JsonRow, printable
-from parrot_jax.dialogue.unpack import PARQUET, DamagedFileError, first_bytes, open_unpacked
+from parrot_jax.dialogue.unpack import (
+    PARQUET,
+    DamagedFileError,
+    first_bytes,
+    is_packed,
+    open_unpacked,
+)
 
 CHUNK_BYTES = 1 << 18
 MAX_ROW_BYTES = 1 << 26
@@ -114,6 +120,32 @@ def stream_rows(
         yield JsonRow(line + 1, problem=BrokenRowError("damaged file", detail))
 
 
+def holds_lines(path: Path) -> bool:
+    """Whether a local file is JSON lines as they are, so that rows can be appended to it.
+
+    Raises:
+      UserError: The file cannot be opened.
+    """
+    start = first_bytes(path)
+    if start.startswith((PARQUET, _UTF8_MARK, *_UTF16_MARKS)) or is_packed(start):
+        return False
+    with open(path, "rb") as file:
+        return _READER.holds_lines(file)
+
+
+def line_rows(readline: Callable[[int], bytes], *, first_line: int = 1) -> Iterator[JsonRow]:
+    """Reads the rest of a file of JSON lines, without reading ahead.
+
+    Args:
+      readline: Of a file at the start of a line; at each row it is at the end of that row's line.
+      first_line: The number of that line.
+
+    Yields:
+      As `stream_rows`.
+    """
+    return _READER.line_rows(readline, first_line)
+
+
 @dataclass(frozen=True)
 class _Reader:
     """How to read a file; the arguments of `stream_rows`."""
@@ -150,12 +182,21 @@ class _Reader:
         first = self._next_line(file)
         if first.startswith(b"["):
             return self._list_rows
+        if self._begins_lines(first, file):
+            return lambda file: self.line_rows(file.readline)
+        return self._object_rows
+
+    def holds_lines(self, file: IO[bytes]) -> bool:
+        """Whether a file begins with JSON lines; see `_form_of`."""
+        first = self._next_line(file)
+        return not first.startswith(b"[") and self._begins_lines(first, file)
+
+    def _begins_lines(self, first: bytes, file: IO[bytes]) -> bool:
         is_whole = len(first) > self.max_row_bytes or self._row(1, first).problem is None
         if first.startswith(b"{") and not is_whole:
             second = self._next_line(file)
-            if second and not second.startswith(b"{"):
-                return self._object_rows
-        return self._line_rows
+            return not second or second.startswith(b"{")
+        return True
 
     def _next_line(self, file: IO[bytes]) -> bytes:
         """The next non-blank line (or its beginning), stripped; empty at the end."""
@@ -174,14 +215,15 @@ class _Reader:
         detail = f"over {self.max_row_bytes:,} bytes; {what_follows}"
         return JsonRow(line, problem=BrokenRowError("row too long", detail))
 
-    def _line_rows(self, file: IO[bytes]) -> Iterator[JsonRow]:
-        line = 0
-        while raw := file.readline(self.max_row_bytes + 1):
+    def line_rows(self, readline: Callable[[int], bytes], first_line: int = 1) -> Iterator[JsonRow]:
+        """Reads one row per line."""
+        line = first_line - 1
+        while raw := readline(self.max_row_bytes + 1):
             line += 1
             if len(raw) > self.max_row_bytes and not raw.endswith(b"\n"):
-                yield self._too_long(line, "the line was skipped")
                 while raw and not raw.endswith(b"\n"):
-                    raw = file.readline(self.max_row_bytes)
+                    raw = readline(self.max_row_bytes)
+                yield self._too_long(line, "the line was skipped")
                 continue
             if raw.isspace():
                 continue
@@ -242,3 +284,6 @@ class _Reader:
                     row_line, problem=BrokenRowError(NOT_JSON, "empty element beside a comma")
                 )
             after_comma = end == "comma"
+
+
+_READER = _Reader(CHUNK_BYTES, MAX_ROW_BYTES, nan_is_null=False)

@@ -50,6 +50,11 @@ def first_bytes(path: AnyPath | str) -> bytes:
     return start
 
 
+def is_packed(start: bytes) -> bool:
+    """Whether a file that begins with these bytes is compressed with gzip or Zstandard."""
+    return start.startswith((_GZIP, _ZSTD, *_ZSTD_SKIPPED))
+
+
 @contextlib.contextmanager
 def open_unpacked(path: AnyPath | str) -> Iterator[IO[bytes]]:
     """Opens a file for reading; decompresses gzip and Zstandard.

@@ -1,0 +1,71 @@
+"""A sample to send: one file, drawn by a seed, without folders, secrets and scripts."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from parrot_jax.api.scripted_server import ScriptedServer
+from parrot_jax.cli import main
+from parrot_jax.collect.run import collect
+
+from .conftest import row
+from .test_jobs import FailsOnce, collection
+
+KEY = "ghp_" + "a1B2" * 9  # the form of a GitHub token
+
+
+def drawn(page: str) -> list[str]:
+    return re.findall(r'<span class="text">(d\d+)</span>', page)
+
+
+@pytest.fixture
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: object) -> str:
+        assert main(["view", *map(str, arguments), "--html", "out.html"]) == 0
+        return (tmp_path / "out.html").read_text()
+
+    return run
+
+
+def test_the_draw_is_by_seed_and_nested(write, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text("".join(map(row, range(30))) + "broken\n")
+    five = write("a.jsonl", "--sample", 5)
+    assert "5 of 30 dialogues, drawn at random with the seed 0." in five
+    assert "1 row could not be read" in five
+    assert drawn(write("a.jsonl", "--sample", 5)) == drawn(five)
+    assert set(drawn(five)) < set(drawn(write("a.jsonl", "--sample", 9)))
+    assert drawn(write("a.jsonl", "--sample", 5, "--seed", 1)) != drawn(five)
+    assert len(drawn(write("a.jsonl", "--sample", 99))) == 30
+
+
+def test_it_has_no_script_no_folder_and_no_secret(
+    write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = ["<script>alert(1)</script> \x1b[2J \u202eevil", "write to ann@mail.org"]
+    (tmp_path / "a.jsonl").write_text(
+        row(0, *texts, file="/home/ann/x.json") + row(1, f"my key is {KEY}") + row(2)
+    )
+    page = write(tmp_path / "a.jsonl")
+    assert "2 of 3 dialogues" in page
+    assert "1 with a key or a password were passed over" in page
+    assert KEY not in page
+    assert "<script" not in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; ␛[2J \ufffdevil" in page
+    assert str(tmp_path) not in page
+    assert "/home/ann" not in page
+    assert not re.search(r"(src|href)=\"(?!#)", page)
+    assert "look before you send it: e-mail in 1" in capsys.readouterr().out
+
+
+def test_of_a_collection_it_names_no_server(write, tmp_path: Path) -> None:
+    with ScriptedServer(FailsOnce()) as server:
+        collect(collection(tmp_path, server.url, concurrency=1))
+    page = write(tmp_path / "out")
+    assert "2 attempts" in page
+    assert "left out: cut_answer" in page
+    for private in ("10.0.0.5", "127.0.0.1", str(tmp_path), json.dumps(server.url)):
+        assert private not in page
