@@ -243,7 +243,7 @@ def test_a_family_of_ones_own_trains_and_is_exported(
     config = load_config(TrainConfig, tiny_run)
     sizes = replace(config.model, family="parallel", intermediate_size=4 * config.model.hidden_size)
     config = replace(config, model=sizes, max_steps=6)
-    with pytest.raises(UserError, match="model.family is 'parallel'; it must be llama, mistral, olmo2, qwen2"):
+    with pytest.raises(UserError, match="model.family is 'parallel'; it must be llama, "):
         train(config)
     monkeypatch.setitem(FAMILIES, "parallel", PARALLEL)
     train(config)

@@ -18,8 +18,8 @@ OLMO2 = Family(
     layer=_layer,
     layer_tensors=(
         *LLAMA.layer_tensors[1:3],
-        ("attention.q_norm", "self_attn.q_norm.weight", "NH", "N H"),
-        ("attention.k_norm", "self_attn.k_norm.weight", "KH", "K H"),
+        ("q_norm", "self_attn.q_norm.weight", "NH", "N H"),
+        ("k_norm", "self_attn.k_norm.weight", "KH", "K H"),
         *LLAMA.layer_tensors[3:5],
         ("attention_norm", "post_attention_layernorm.weight", "D", "D"),
         *LLAMA.layer_tensors[6:],

@@ -20,8 +20,8 @@ class Olmo2Layer(DecoderLayer):
         self.config = config
         self.attention = Attention(config, rngs)
         heads, width = config.num_attention_heads, config.head_width
-        self.attention.q_norm = ones((heads, width), ("heads", "head_dim"))
-        self.attention.k_norm = ones((config.num_kv_heads, width), ("kv_heads", "head_dim"))
+        self.q_norm = ones((heads, width), ("heads", "head_dim"))
+        self.k_norm = ones((config.num_kv_heads, width), ("kv_heads", "head_dim"))
         self.attention_norm = scale(config)
         self.mlp = Mlp(config, rngs)
         self.mlp_norm = scale(config)
@@ -30,10 +30,8 @@ class Olmo2Layer(DecoderLayer):
         self, x: Float[Array, "B T D"], rotation: Rotation
     ) -> tuple[Float[Array, "B T N H"], Float[Array, "B T K H"], Float[Array, "B T K H"]]:
         """Queries, keys and values; queries and keys are normed over all heads and rotated."""
-        query = self._normed(
-            linear("BTD,DNH->BTNH", x, self.attention.q), self.attention.q_norm[...]
-        )
-        key = self._normed(linear("BTD,DKH->BTKH", x, self.attention.k), self.attention.k_norm[...])
+        query = self._normed(linear("BTD,DNH->BTNH", x, self.attention.q), self.q_norm[...])
+        key = self._normed(linear("BTD,DKH->BTKH", x, self.attention.k), self.k_norm[...])
         value = linear("BTD,DKH->BTKH", x, self.attention.v)
         return rotate(query, rotation), rotate(key, rotation), value
 

@@ -18,9 +18,9 @@ QWEN2 = Family(
     layer=_layer,
     layer_tensors=(
         *LLAMA.layer_tensors[:4],
-        ("attention.q_bias", "self_attn.q_proj.bias", "NH", "N H"),
-        ("attention.k_bias", "self_attn.k_proj.bias", "KH", "K H"),
-        ("attention.v_bias", "self_attn.v_proj.bias", "KH", "K H"),
+        ("q_bias", "self_attn.q_proj.bias", "NH", "N H"),
+        ("k_bias", "self_attn.k_proj.bias", "KH", "K H"),
+        ("v_bias", "self_attn.v_proj.bias", "KH", "K H"),
         *LLAMA.layer_tensors[4:],
     ),
     # `sliding_window` has a value in published files, but counts only with `use_sliding_window`.

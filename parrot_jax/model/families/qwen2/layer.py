@@ -20,17 +20,16 @@ class Qwen2Layer(LlamaLayer):
         super().__init__(config, rngs)
         heads, kv_heads = config.num_attention_heads, config.num_kv_heads
         width = config.head_width
-        self.attention.q_bias = zeros((heads, width), ("heads", "head_dim"))
-        self.attention.k_bias = zeros((kv_heads, width), ("kv_heads", "head_dim"))
-        self.attention.v_bias = zeros((kv_heads, width), ("kv_heads", "head_dim"))
+        self.q_bias = zeros((heads, width), ("heads", "head_dim"))
+        self.k_bias = zeros((kv_heads, width), ("kv_heads", "head_dim"))
+        self.v_bias = zeros((kv_heads, width), ("kv_heads", "head_dim"))
 
     def project(
         self, x: Float[Array, "B T D"], rotation: Rotation
     ) -> tuple[Float[Array, "B T N H"], Float[Array, "B T K H"], Float[Array, "B T K H"]]:
         """Norm, then queries, keys and values with their biases; queries and keys are rotated."""
         normed = rms_norm(x, self.attention_norm[...], self.config.rms_norm_eps)
-        attention = self.attention
-        query = linear("BTD,DNH->BTNH", normed, attention.q, attention.q_bias)
-        key = linear("BTD,DKH->BTKH", normed, attention.k, attention.k_bias)
-        value = linear("BTD,DKH->BTKH", normed, attention.v, attention.v_bias)
+        query = linear("BTD,DNH->BTNH", normed, self.attention.q, self.q_bias)
+        key = linear("BTD,DKH->BTKH", normed, self.attention.k, self.k_bias)
+        value = linear("BTD,DKH->BTKH", normed, self.attention.v, self.v_bias)
         return rotate(query, rotation), rotate(key, rotation), value

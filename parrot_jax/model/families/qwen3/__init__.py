@@ -18,8 +18,8 @@ QWEN3 = Family(
     layer=_layer,
     layer_tensors=(
         *LLAMA.layer_tensors[:3],
-        ("attention.q_norm", "self_attn.q_norm.weight", "H", "H"),
-        ("attention.k_norm", "self_attn.k_norm.weight", "H", "H"),
+        ("q_norm", "self_attn.q_norm.weight", "H", "H"),
+        ("k_norm", "self_attn.k_norm.weight", "H", "H"),
         *LLAMA.layer_tensors[3:],
     ),
     allowed={"attention_bias": (False, None), "use_sliding_window": (False, None)},

@@ -18,8 +18,8 @@ class Qwen3Layer(LlamaLayer):
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs) -> None:
         """Makes random weights; the scales of norms are 1."""
         super().__init__(config, rngs)
-        self.attention.q_norm = ones((config.head_width,), ("head_dim",))
-        self.attention.k_norm = ones((config.head_width,), ("head_dim",))
+        self.q_norm = ones((config.head_width,), ("head_dim",))
+        self.k_norm = ones((config.head_width,), ("head_dim",))
 
     def project(
         self, x: Float[Array, "B T D"], rotation: Rotation
@@ -30,6 +30,6 @@ class Qwen3Layer(LlamaLayer):
         query = linear("BTD,DNH->BTNH", normed, self.attention.q)
         key = linear("BTD,DKH->BTKH", normed, self.attention.k)
         value = linear("BTD,DKH->BTKH", normed, self.attention.v)
-        query = rms_norm(query, self.attention.q_norm[...], eps)
-        key = rms_norm(key, self.attention.k_norm[...], eps)
+        query = rms_norm(query, self.q_norm[...], eps)
+        key = rms_norm(key, self.k_norm[...], eps)
         return rotate(query, rotation), rotate(key, rotation), value
