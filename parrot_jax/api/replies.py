@@ -13,7 +13,9 @@ from parrot_jax.core.logs import visible
 
 _MAX_ERROR_CHARS = 300
 _MAX_NAME_CHARS = 200
-_WINDOW = re.compile(r"maximum (?:context|model) length (?:is|of) (\d{1,9})\b", re.IGNORECASE)
+_WINDOW = re.compile(
+    r"maximum (?:context|model) length (?:is|of) (\d{1,9}|\d{1,3}(?:,\d{3}){1,2})(?![\d,]*\d)", re.I
+)
 MOST_TOKENS = 2**31
 """More than any call has; keeps the sums of a journal within SQLite's integers."""
 _HIDDEN_PROMPT = 16_384
@@ -303,7 +305,7 @@ def _error_response(status: int, value: Any, body: str, limit: int | None) -> Re
     error = read_error(status, value, body)
     problem = error.problem
     window = _WINDOW.search(error.message)
-    if problem is Problem.CONTEXT and window and limit and limit >= int(window[1]):
+    if problem is Problem.CONTEXT and window and limit and limit >= int(window[1].replace(",", "")):
         # max_tokens fills the whole context, so no dialogue would fit.
         problem = Problem.REQUEST
     return Response(

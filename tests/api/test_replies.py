@@ -206,6 +206,17 @@ def test_a_full_context_is_the_last_word_and_no_failure(error: dict[str, Any]) -
     assert read_response(400, json.dumps(error)).reply == (Outcome.CONTEXT_FULL, "", None)
 
 
+@pytest.mark.parametrize("found", ["4096", "4,096"])
+def test_max_tokens_that_fill_the_whole_context_are_the_requests_fault(found: str) -> None:
+    # `parrot serve` writes thousands with a comma; read as 4, any limit would fill it.
+    message = f"this model's maximum context length is {found} tokens, but the request has 5,000"
+    body = json.dumps({"error": {"message": message, "code": "context_length_exceeded"}})
+    assert (
+        read_response(400, body, request={"max_tokens": 128}).reply.outcome is Outcome.CONTEXT_FULL
+    )
+    assert read_response(400, body, request={"max_tokens": 4096}).reply.outcome is Outcome.REJECTED
+
+
 def test_long_errors_are_cut_to_one_line() -> None:
     error = read_response(500, "a\nb " * 1000).error
     assert error is not None
