@@ -19,6 +19,13 @@ from parrot_jax.model.presets import PRESETS
         ("llama2-70b", 68_976_648_192),
         ("llama-13b", 13_015_864_320),
         ("tinyllama-1.1b", 1_100_048_384),
+        ("llama3.1-8b", 8_030_261_248),
+        ("llama3.2-1b", 1_235_814_400),
+        ("mistral-7b-v0.3", 7_248_023_552),
+        ("qwen2.5-7b", 7_615_616_512),
+        ("qwen3-8b", 8_190_735_360),
+        ("smollm2-1.7b", 1_711_376_384),
+        ("olmo2-7b", 7_298_617_344),
     ],
 )
 def test_presets_have_the_published_number_of_parameters(name: str, published: int):
