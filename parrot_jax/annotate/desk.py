@@ -136,16 +136,15 @@ class VerdictDesk:
         """See `Desk`."""
         if not self.task.allows(value) or text:
             raise UserError(f"{value!r:.40} is no verdict of the task {self.task.name}.")
-        given = self._given.setdefault(annotator, {})
-        if token != str(self._current(annotator)):
+        given, current = self._given.setdefault(annotator, {}), self._current(annotator)
+        if not current or token != str(current):
             judged = given.get(int(token)) if token.isdecimal() and len(token) < 10 else None
             raise StaleError(
                 f"this {self.task.marked} has the verdict “{judged.value}” already"
                 if judged
                 else f"another {self.task.marked} comes first"
             )
-        number = int(token)
-        given[number] = self._file.add(annotator, number, value)
+        given[current] = self._file.add(annotator, current, value)
         return value
 
     def undo(self, annotator: str, token: str) -> str:
