@@ -159,7 +159,13 @@ def test_what_cannot_be_reported_is_an_error(
     with sqlite3.connect(damaged) as db:
         db.execute("UPDATE verdicts SET value = 'x'")
     db.close()
+    link = tmp_path / "link.html"
+    link.symlink_to(path)
+    before = path.read_bytes()
     for arguments, message in (
+        ([path, "--out", path], "which this report is made from; choose another name"),
+        ([path, "--out", link], "which this report is made from"),
+        ([grades, "--judgments", other, "--out", other], "which this report is made from"),
         ([tmp_path / "none.sqlite"], "there is no file"),
         ([empty], "nobody has judged anything"),
         ([path, "--judgments", other], "has verdicts on answers, and"),
@@ -171,6 +177,7 @@ def test_what_cannot_be_reported_is_an_error(
     ):
         assert main(["annotate", "report", *map(str, arguments)]) == 2
         assert message in capsys.readouterr().err
+    assert path.read_bytes() == before
 
 
 ERRORS = {"Ada": 0.05, "Bo": 0.10, "Cy": 0.15}
