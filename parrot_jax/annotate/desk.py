@@ -98,7 +98,9 @@ def clean_name(name: object) -> str:
       UserError: It is empty, too long, or has characters that cannot be seen.
     """
     text = " ".join(unicodedata.normalize("NFC", name).split()) if isinstance(name, str) else ""
-    if not text or len(text) > MAX_NAME or not text.isprintable():
+    # Names of Persian and Indic scripts need invisible joiners, and so do some emoji.
+    seen = text.replace("\u200c", "").replace("\u200d", "")
+    if not seen or len(text) > MAX_NAME or not seen.isprintable():
         raise UserError(
             f"the name is {visible(text)[:MAX_NAME]!r}; give one of 1 to {MAX_NAME} letters, "
             "digits and signs."

@@ -67,9 +67,13 @@ def test_stale_and_invalid_verdicts_are_refused(start: Start, tmp_path: Path) ->
         ("a" * 61, "not", "one of 1 to 60"),
         ("a\x1b[2J", "not", "the name is 'a␛[2J'"),
         ("a\u202eb", "not", "the name is"),
+        ("\u200d", "not", "the name is"),
     ):
         status, reply = client.judge(annotator, 1, value)
         assert (status, said in reply["error"]) == (400, True), reply
+    for name in ("علی\u200cرضا", "ශ්\u200dරී", "👩\u200d💻"):  # joiners are part of these
+        status, reply = client.judge(name, 1, "not")
+        assert (status, reply.get("done")) == (200, 1), reply
     status, _, reply = client.ask("/verdict", {"annotator": "Ada", "item": 1, "value": "not"})
     assert (status, json.loads(reply)["error"]) == (400, "`item` is 1; it must be a text.")
     status, _, reply = client.ask("/judge?annotator=%1b", headers={"Accept": "text/html"})
