@@ -188,3 +188,20 @@ def test_a_review_writes_the_file_of_the_terminal(
     assert client.undo("Ada", 3)[1]["said"] == "Taken back: Skip."
     status, reply = client.undo("Ada", 1)
     assert (status, "somebody has decided on the same dialogue" in reply["said"]) == (409, True)
+
+
+def test_a_review_keeps_what_another_program_wrote_meanwhile(start: Start, built: Path) -> None:
+    client = Client(start(built, "--task", "review"))
+    client.sign_in()
+    found = re.search(r'data-item="(\w+)"', client.ask("/judge?annotator=Ada")[2])
+    assert found
+    before = built.read_text()
+    built.write_text(before.replace("Q3 of 82?", "Corrected by hand"))
+    status, reply = client.judge("Ada", found[1], "accept")
+    assert (status, "another program has changed" in reply["error"]) == (400, True)
+    assert "Corrected by hand" in built.read_text()
+    built.unlink()
+    assert client.judge("Ada", found[1], "accept")[0] == 400
+    assert not built.exists()
+    built.write_text(before)
+    assert client.judge("Ada", found[1], "accept")[0] == 200
