@@ -21,6 +21,7 @@ from parrot_jax.evaluate.decisions import (
     edit_decision,
     open_turns,
 )
+from parrot_jax.report.texts import fit_text
 
 
 class _Step(NamedTuple):
@@ -142,7 +143,8 @@ def _token(number: int, turn: int, one: BuiltDialogue) -> str:
 def _decision(value: str, old: str, text: str) -> Decision:
     if value == "edit":
         try:
-            return edit_decision(old, text)
+            # The page has symbols for control characters, and no space at the ends.
+            return edit_decision(fit_text(old).strip(), text)
         except ValueError as error:
             raise UserError(f"{error}; type another one.") from None
     return Decision("accept" if value == "accept" else "reject")

@@ -205,3 +205,17 @@ def test_a_review_keeps_what_another_program_wrote_meanwhile(start: Start, built
     assert not built.exists()
     built.write_text(before)
     assert client.judge("Ada", found[1], "accept")[0] == 200
+
+
+def test_an_edit_that_changes_nothing_of_what_is_shown_accepts(start: Start, built: Path) -> None:
+    question = " Why\u202e\x1b[2J? "
+    built.write_text(built.read_text().replace("Q2 of 81?", json.dumps(question)[1:-1]))
+    client = Client(start(built, "--task", "review"))
+    client.sign_in()
+    page = client.ask("/judge?annotator=Ada")[2]
+    shown = re.findall(r'<div class="text" dir="auto">([^<]*)</div>', page)[-1]
+    token = re.search(r'data-item="(\w+)"', page)
+    assert token
+    assert client.judge("Ada", token[1], "edit", text=shown)[1]["said"] == "Saved: Accept."
+    first = json.loads(built.read_text().splitlines()[0])
+    assert (first["turns"][1], first["written_by"][1]) == (question, "ask")
