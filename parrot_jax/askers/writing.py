@@ -97,7 +97,7 @@ def card_page(card: Card) -> Page:
                         x_label="words",
                         y_label="questions",
                     ),
-                    caption="Share of the questions by their number of words.",
+                    caption="Share of the questions after the first by their number of words.",
                     numbers=lengths_table(card),
                 )
             ],

@@ -212,6 +212,28 @@ def test_a_run_folder_is_served_and_its_perplexity_is_that_of_training(
     assert "Perplexity" in page
 
 
+def test_people_are_measured_at_the_places_of_askers_without_a_first_turn(
+    people: list[Dialogue], reference: Path, endpoint: Endpoint, tmp_path: Path
+) -> None:
+    """Beside an asker of first questions, which are long here, the others stay as they were."""
+    find = as_people(people)
+
+    def reply(body: dict[str, Any]) -> Scripted:
+        first = len(body["messages"]) == 1
+        return Scripted(text="Please tell me about Oria. " * 9 if first else find(body["messages"]))
+
+    columns = []
+    with ScriptedServer(reply) as server:
+        later = endpoint("later", server.url, end_token=END)
+        both = endpoint("both", server.url, end_token=END, first_turn=True)
+        for number, files in enumerate(([later], [later, both])):
+            out = tmp_path / f"card{number}"
+            assert evaluate(out, *files, reference=reference, options=("--sample", "4")) == 0
+            columns.append([*card_of(out)["askers"], card_of(out)["people"]])
+    expected = columns[0][0]["words_quantiles"]
+    assert [one["words_quantiles"] for some in columns for one in some] == [expected] * 5
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
