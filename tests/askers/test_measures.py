@@ -60,6 +60,27 @@ def test_the_measures_of_a_dialogue_by_hand() -> None:
     assert found["topic_shifts"].amount == 0
 
 
+def test_context_dependent_questions_are_counted_where_people_asked() -> None:
+    short = dialogue("Where is Oria?", "North.", "Is it cold?", "Yes.")
+    reference = Reference([LAKES, short, dialogue("Hi", "Hello")], ["en"] * 3, 10)
+
+    def counts(*texts: str | None) -> list[tuple[float, float]]:
+        """`""` = an end, None = missing."""
+        said = [
+            Said(place, text or None, ended=text == "", reason="" if text is not None else "failed")
+            for place, text in zip(reference.places(first_turn=False), texts, strict=True)
+        ]
+        found = measure_questions(reference, said)
+        return [(one["context_dependent"].amount, one["context_dependent"].num) for one in found]
+
+    why = "Why is it?"
+    # Somebody who never ends asks three more, where people asked nothing.
+    assert counts(why, why, why, why, why, why) == [(2, 1), (1, 1), (0, 0)]
+    # An end is no question; of a dialogue with a missing one, the number is not known.
+    assert counts(why, "", "", "", "", "") == [(1, 1), (0, 1), (0, 0)]
+    assert counts(why, None, why, why, None, why) == [(0, 0), (1, 1), (0, 0)]
+
+
 def test_ends_and_lengths_by_hand() -> None:
     short = dialogue("Hi", "Hello")
     reference = Reference([LAKES, short], ["en", None], 10)
