@@ -1,6 +1,8 @@
 """Measures of askers: values that can be worked out by hand, and properties."""
 
 import itertools
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,9 +13,10 @@ from parrot_jax.askers.first_turns import diversity, similarities
 from parrot_jax.askers.lengths import end_amounts, lasting
 from parrot_jax.askers.measures import measure_questions
 from parrot_jax.askers.naturalness import auc, auc_with_interval, held_out_scores
-from parrot_jax.askers.reference import Place, Reference, Said
+from parrot_jax.askers.reference import Place, Reference, Said, read_reference
 from parrot_jax.dialogue.types import Dialogue, Turn
 from parrot_jax.stats.diversity import hdd, mattr
+from parrot_jax.stats.inputs import source_of
 
 
 def dialogue(*texts: str) -> Dialogue:
@@ -58,6 +61,25 @@ def test_the_measures_of_a_dialogue_by_hand() -> None:
     assert found["intent_overlap"] == (1.0, 3)
     # "In the north" continues the dialogue; "deep" was said before.
     assert found["topic_shifts"].amount == 0
+
+
+def test_rows_that_are_no_dialogue_of_their_own_are_counted_and_left_out(tmp_path: Path) -> None:
+    def row(number: int, **keys: object) -> dict[str, object]:
+        texts = (("user", f"Q{number}"), ("assistant", f"A{number}"))
+        messages = [{"role": role, "content": text} for role, text in texts]
+        return {"prompt": messages[:1], "chosen": messages[1:], **keys}
+
+    def rejected(text: str) -> list[dict[str, str]]:
+        return [{"role": "assistant", "content": text}]
+
+    rows = [row(1, rejected=rejected("x")), row(1, rejected=rejected("y"))]
+    rows += [row(2, rejected=rejected("x"), intent=intent) for intent in (["Q"], 7)]
+    rows += [row(number, rejected=rejected("x"), intent=None) for number in (3, 4)]
+    file = tmp_path / "pairs.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = read_reference(source_of(str(file)), sample=None, max_turns=10, seed=0)
+    assert sorted(dialogue.turns[0].text for dialogue in found.dialogues) == ["Q1", "Q3", "Q4"]
+    assert found.left_out == {"twice": 1, "`intent` is not a text": 2}
 
 
 def test_context_dependent_questions_are_counted_where_people_asked() -> None:
