@@ -137,6 +137,18 @@ def test_people_against_a_judge_that_compares(tmp_path: Path) -> None:
     assert judge["kappa"] == pytest.approx((2 / 3 - 3 / 9) / (1 - 3 / 9))
 
 
+def test_files_with_equal_verdicts_have_a_difference_with_an_interval(tmp_path: Path) -> None:
+    items = items_of(*[("a",)] * 30, *[("b",)] * 30)
+    path = write(tmp_path / "a.sqlite", "human-like", items, {"Ada": "h" * 30 + "n" * 30})
+    found = make_results(path).to_json()
+    (difference,) = found["differences"]
+    assert (difference["mean"], difference["low"]) == (-1, -1)
+    # Each share is at most this far from its end.
+    miss = 1 - found["sources"]["a"]["low"]
+    assert miss == pytest.approx(found["sources"]["b"]["high"]) == pytest.approx(0.122, abs=1e-3)
+    assert difference["high"] == pytest.approx(-1 + miss * 2**0.5)
+
+
 def test_what_cannot_be_reported_is_an_error(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
