@@ -166,6 +166,9 @@ def test_what_cannot_be_reported_is_an_error(
     with sqlite3.connect(foreign) as db:
         db.execute("CREATE TABLE a (b)")
     db.close()
+    with VerdictFile(tmp_path / "live.sqlite", {"task": "human-like"}, items_of(("a",))):
+        copy = tmp_path / "copy.sqlite"
+        copy.write_bytes((tmp_path / "live.sqlite").read_bytes())
     damaged = Path(str(tmp_path / "damaged.sqlite"))
     damaged.write_bytes(path.read_bytes())
     with sqlite3.connect(damaged) as db:
@@ -184,6 +187,7 @@ def test_what_cannot_be_reported_is_an_error(
         ([grades, "--judgments", other], "has no verdict on an answer that people judged"),
         ([grades, "--judgments", broken], "broken.jsonl:1: no `model`"),
         ([text], "is not a journal"),
+        ([copy], "If it is a copy, also copy the file ending in -wal"),
         ([foreign], "is not a file of `parrot annotate`"),
         ([damaged], "is damaged (verdict 1 is 'x' on 1)"),
     ):
