@@ -248,3 +248,18 @@ def test_wrong_options(
 ) -> None:  # fmt: skip
     assert evaluate(tmp_path / "c", tmp_path, reference=reference, options=options) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("askers", "said"),
+    [
+        (["people.yaml"], "people.yaml would have the name of the column people; rename it"),
+        ([".a.yaml", "a.yaml"], "would share the folder a; rename one of them"),
+        (["p/q/a.yaml", "r/q/a.yaml", "p-q/a.yaml"], "would share the folder p-q-a"),
+    ],
+)
+def test_names_that_mean_two_things(
+    askers: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert evaluate(tmp_path / "c", *map(Path, askers), reference=tmp_path / "none.jsonl") == 2
+    assert said in capsys.readouterr().err
