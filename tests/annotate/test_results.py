@@ -135,6 +135,17 @@ def test_people_against_a_judge_that_compares(tmp_path: Path) -> None:
     assert [one["question"] for one in judge["partings"]] == ["d1"]
     assert (judge["near"], judge["excess"]["mean"]) == (None, None)
     assert judge["kappa"] == pytest.approx((2 / 3 - 3 / 9) / (1 - 3 / 9))
+    # The judge again, now with a tie and two losses of a: it won, lost, and lost more than it won.
+    again = [rows[0] | {"g1_judgment": "[[C]]", "g2_judgment": "[[C]]"}]
+    again += [rows[0] | {"question_id": f"d{n}"} for n in (1, 2)]
+    for row in again[1:]:
+        row |= {"g1_judgment": "[[A]]", "g2_judgment": "[[B]]"}
+    more = tmp_path / "more.jsonl"
+    more.write_text("".join(json.dumps(row) + "\n" for row in again))
+    (judge,) = make_results(path, [str(file), str(more)]).to_json()["judges"]
+    assert judge["same"]["mean"] == pytest.approx(1 / 3)
+    # Judge: win, loss, loss. People: win, win, tie.
+    assert judge["kappa"] == pytest.approx((1 / 3 - 2 / 9) / (1 - 2 / 9))
 
 
 def test_files_with_equal_verdicts_have_a_difference_with_an_interval(tmp_path: Path) -> None:
