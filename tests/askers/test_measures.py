@@ -3,20 +3,25 @@
 import itertools
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from parrot_jax.askers.card import Card, Column
 from parrot_jax.askers.first_turns import diversity, similarities
-from parrot_jax.askers.lengths import end_amounts, lasting
+from parrot_jax.askers.lengths import Lasting, end_amounts, lasting
 from parrot_jax.askers.measures import measure_questions
 from parrot_jax.askers.naturalness import auc, auc_with_interval, held_out_scores
 from parrot_jax.askers.reference import Place, Reference, Said, read_reference
+from parrot_jax.askers.writing import card_page
 from parrot_jax.dialogue.types import Dialogue, Turn
+from parrot_jax.report.page import render_page
 from parrot_jax.stats.diversity import hdd, mattr
 from parrot_jax.stats.inputs import source_of
+from parrot_jax.stats.measure_file import Estimate
 
 
 def dialogue(*texts: str) -> Dialogue:
@@ -183,3 +188,32 @@ def test_a_dialogue_is_scored_by_a_classifier_that_has_not_seen_it() -> None:
     assert within is not None
     assert within < 0.75
     assert held_out_scores(texts[:8], is_positive[:8], owners[:8]) is None
+
+
+def test_an_asker_has_the_same_colour_in_all_charts() -> None:
+    def column(name: str, **more: Any) -> Column:
+        numbers = {"questions": 1, "ended": 0, "cut": 0, "missing": {}}
+        return Column(
+            name=name, estimates={}, lasting=[Lasting(1, 1.0)], lengths={3: 1}, **numbers, **more
+        )
+
+    measured = {2: Estimate(7.0, 6.0, 8.0, 1.0), None: Estimate(7.0, 6.0, 8.0, 1.0)}
+    askers = [column("api"), column("run", perplexity=measured), column("third")]
+    people = column("people")
+
+    def page_of(askers: list[Column]) -> str:
+        card = Card(
+            askers=askers, people=people, halves=(people, people),
+            reference=Reference([LAKES], ["en"], 10), said={}, seed=0,
+        )  # fmt: skip
+        return render_page(card_page(card))
+
+    page = page_of(askers)
+    charts = page.split("<h2")[2:5]  # ends, lengths, perplexity
+    assert ["contrast" in chart for chart in charts] == [True] * 3
+    assert "accent" not in charts[2].split("<table")[0]
+    assert "The charts have the first two askers" in page
+    assert "The charts have" not in page_of(askers[:2])
+    assert (
+        "<svg" not in page_of([askers[0], askers[2], askers[1]]).split("Perplexity</h2>")[1][:900]
+    )
