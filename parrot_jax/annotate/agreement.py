@@ -116,8 +116,9 @@ def judge_agreement(
         (value, place, verdicts[place]) for value in values if (place := _place(value)) in verdicts
     ]
     is_grade = task == "grade"
-    # A mean of several grades of the judge is compared as the nearest grade.
-    pairs = [(value.number, _rounded(said) if is_grade else said) for value, _, said in both]
+    # A mean of several verdicts of the judge is compared as the nearest grade, or as who won more.
+    as_one = _nearest_grade if is_grade else _winner
+    pairs = [(value.number, as_one(said)) for value, _, said in both]
     same = [
         value._replace(number=float(person == said))
         for (value, _, _), (person, said) in zip(both, pairs, strict=True)
@@ -176,5 +177,9 @@ def _place(value: Value) -> Place:
     return Place(value.sources, value.dialogue, value.turn)
 
 
-def _rounded(grade: float) -> float:
-    return math.floor(grade + 0.5)
+def _nearest_grade(mean: float) -> float:
+    return math.floor(mean + 0.5)
+
+
+def _winner(mean: float) -> float:
+    return 0.5 + 0.5 * float(np.sign(mean - 0.5))

@@ -98,7 +98,9 @@ def clean_name(name: object) -> str:
       UserError: It is empty, too long, or has characters that cannot be seen.
     """
     text = " ".join(unicodedata.normalize("NFC", name).split()) if isinstance(name, str) else ""
-    if not text or len(text) > MAX_NAME or not text.isprintable():
+    # Names of Persian and Indic scripts need invisible joiners, and so do some emoji.
+    seen = text.replace("\u200c", "").replace("\u200d", "")
+    if not seen or len(text) > MAX_NAME or not seen.isprintable():
         raise UserError(
             f"the name is {visible(text)[:MAX_NAME]!r}; give one of 1 to {MAX_NAME} letters, "
             "digits and signs."
@@ -136,16 +138,15 @@ class VerdictDesk:
         """See `Desk`."""
         if not self.task.allows(value) or text:
             raise UserError(f"{value!r:.40} is no verdict of the task {self.task.name}.")
-        given = self._given.setdefault(annotator, {})
-        if token != str(self._current(annotator)):
+        given, current = self._given.setdefault(annotator, {}), self._current(annotator)
+        if not current or token != str(current):
             judged = given.get(int(token)) if token.isdecimal() and len(token) < 10 else None
             raise StaleError(
                 f"this {self.task.marked} has the verdict “{judged.value}” already"
                 if judged
                 else f"another {self.task.marked} comes first"
             )
-        number = int(token)
-        given[number] = self._file.add(annotator, number, value)
+        given[current] = self._file.add(annotator, current, value)
         return value
 
     def undo(self, annotator: str, token: str) -> str:

@@ -16,6 +16,7 @@ from parrot_jax.intervals.crossed import (
     Observations,
     crossed_difference,
     crossed_mean,
+    uniform_difference_interval,
 )
 
 
@@ -105,25 +106,30 @@ def estimate(values: Sequence[Value], *, is_share: bool) -> Estimate:
     return _estimate(found, len(values), found.share_interval() if is_share else found.interval())
 
 
-def differences(values: Sequence[Value], *, can_pair: bool) -> Iterator[Difference]:
+def differences(values: Sequence[Value], *, is_share: bool) -> Iterator[Difference]:
     """The differences between each two sources that have values.
 
     Args:
       values: Of all sources.
-      can_pair: Whether equal dialogue ids are the same question, as in a benchmark.
+      is_share: Whether the means are shares. Else they are grades, where equal dialogue ids are the
+        same question, so that its grades can be paired.
     """
     by_label: dict[str, list[Value]] = {}
     for value in values:
         by_label.setdefault(value.label, []).append(value)
     for first, second in itertools.combinations(sorted(by_label), 2):
         one, other = by_label[first], by_label[second]
-        pairs = list(_paired(one, other)) if can_pair else []
+        pairs = [] if is_share else list(_paired(one, other))
         if pairs:
             found, num = crossed_mean(*_observations(pairs)), len(pairs)
+            ends = found.interval()
         else:
-            found = crossed_difference(*_observations(one, other))
-            num = len(one) + len(other)
-        yield Difference(first, second, _estimate(found, num, found.interval()), bool(pairs))
+            samples = _observations(one, other)
+            found, num = crossed_difference(*samples), len(one) + len(other)
+            ends = found.interval()
+            if is_share and found.variance == 0:
+                ends = uniform_difference_interval(*map(crossed_mean, samples))
+        yield Difference(first, second, _estimate(found, num, ends), bool(pairs))
 
 
 def _number(annotation: Annotation, item: Item, verdict: Verdict) -> float:

@@ -23,7 +23,7 @@ class Item(NamedTuple):
     sources: tuple[str, ...]
     """The label of the file or the model; of the left and the right one to compare."""
     dialogue: str
-    """The id of the dialogue or of the benchmark's question."""
+    """The id of the benchmark's question, or of the dialogue with a hash of its content."""
     turn: int
     """From 1."""
     rounds: tuple[Round, ...]

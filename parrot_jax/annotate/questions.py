@@ -81,4 +81,6 @@ def _item(dialogue: Dialogue, turn: int, label: str) -> Item:
         for question, answer in zip(before[::2], before[1::2], strict=True)
     ]
     marked = Round(dialogue.turns[2 * turn - 2].text)
-    return Item((label,), dialogue.id, turn, (*rounds, marked))
+    # Ids of people's files may be equal, within a file or in two of them.
+    name = f"{dialogue.id} {dialogue.content_hash().hex()[:8]}"
+    return Item((label,), name, turn, (*rounds, marked))

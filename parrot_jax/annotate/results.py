@@ -112,9 +112,7 @@ def make_results(path: Path, judgment_files: Sequence[str] = ()) -> Results:
         annotation=annotation,
         sources=[_line(annotation, name, people, [name], is_share) for name in labels],
         annotators=[_line(annotation, name, [name], labels, is_share) for name in people],
-        differences=list(differences(values, can_pair=task.name == "grade"))
-        if task.name != "compare"
-        else [],
+        differences=list(differences(values, is_share=is_share)) if task.name != "compare" else [],
         agreement=agreement(values, task.name),
         judges=judges,
         judgments=judgments,

@@ -4,25 +4,24 @@ The decisions are in `questions.jsonl` and nowhere else, so that reviews in the 
 terminal can take turns, and no two files can contradict each other.
 """
 
-import contextlib
 import hashlib
 import json
-from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 
 from parrot_jax.annotate.desk import Shown, StaleError, State
 from parrot_jax.annotate.items import Round
 from parrot_jax.annotate.tasks import SKIP, TASKS
-from parrot_jax.core.errors import UserError, disk_full_is_a_user_error
-from parrot_jax.evaluate.built import BuiltDialogue, read_built, write_built
+from parrot_jax.core.errors import UserError
+from parrot_jax.evaluate.built import BuiltDialogue
 from parrot_jax.evaluate.decisions import (
     Decision,
+    ReviewedFile,
     decided,
     edit_decision,
-    lock_questions,
     open_turns,
 )
+from parrot_jax.report.texts import fit_text
 
 
 class _Step(NamedTuple):
@@ -51,11 +50,7 @@ class ReviewDesk:
           UserError: It is invalid, or another process is writing it.
         """
         self.task = TASKS["review"]
-        self._path = Path(path)
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(contextlib.closing(lock_questions(path)))
-            self._dialogues = read_built(self._path)
-            self._held = stack.pop_all()
+        self._file = ReviewedFile(path)
         self._steps: dict[str, list[_Step]] = {}
         self._count = 0
 
@@ -70,7 +65,7 @@ class ReviewDesk:
         traceback: TracebackType | None,
     ) -> None:
         """Releases the lock."""
-        self._held.close()
+        self._file.__exit__(kind, error, traceback)
 
     def annotators(self) -> list[str]:
         """Everybody who has decided since the start."""
@@ -78,15 +73,15 @@ class ReviewDesk:
 
     def state(self, annotator: str) -> State:
         """What a person sees now."""
-        left = sum(len(open_turns(one)) for one in self._dialogues)
+        left = sum(len(open_turns(one)) for one in self._file.dialogues)
         decided_ = sum(
-            turn.accepted_by is not None for one in self._dialogues for turn in one.turns
+            turn.accepted_by is not None for one in self._file.dialogues for turn in one.turns
         )
         place = self._current(annotator)
         shown = None
         if place is not None:
             number, turn = place
-            one = self._dialogues[number]
+            one = self._file.dialogues[number]
             rounds = [
                 Round(earlier.text, (earlier.reference or "(the next build answers)",))
                 for earlier in one.turns[:turn]
@@ -101,15 +96,15 @@ class ReviewDesk:
         if not self.task.allows(value):
             raise UserError(f"{value!r:.40} is no verdict of the task review.")
         place = self._current(annotator)
-        if place is None or token != _token(*place, self._dialogues[place[0]]):
+        if place is None or token != _token(*place, self._file.dialogues[place[0]]):
             raise StaleError("this question was decided on, or its dialogue has changed")
         number, turn = place
-        before = self._dialogues[number]
+        before = self._file.dialogues[number]
         after, said = before, SKIP
         if value != SKIP:
             made = _decision(value, before.turns[turn].text, text)
             after, said = decided(before, turn, made, annotator), made.choice
-            self._save(number, after)
+            self._file.save(number, after)
         self._count += 1
         step = _Step(str(self._count), number, before, after, token if value == SKIP else "", said)
         self._steps.setdefault(annotator, []).append(step)
@@ -122,23 +117,16 @@ class ReviewDesk:
             raise StaleError("the last decision is another one")
         step = steps[-1]
         if not step.skipped:
-            if self._dialogues[step.number] != step.after:
+            if self._file.dialogues[step.number] != step.after:
                 raise StaleError("somebody has decided on the same dialogue since")
-            self._save(step.number, step.before)
+            self._file.save(step.number, step.before)
         steps.pop()
         return step.said
-
-    def _save(self, number: int, dialogue: BuiltDialogue) -> None:
-        changed = [*self._dialogues]
-        changed[number] = dialogue
-        with disk_full_is_a_user_error(f"the decisions in {self._path}"):
-            write_built(self._path, changed)
-        self._dialogues = changed
 
     def _current(self, annotator: str) -> tuple[int, int] | None:
         """The first open question that this person has not skipped: its dialogue and turn."""
         skipped = {step.skipped for step in self._steps.get(annotator, ())}
-        for number, one in enumerate(self._dialogues):
+        for number, one in enumerate(self._file.dialogues):
             for turn in open_turns(one):
                 if _token(number, turn, one) not in skipped:
                     return number, turn
@@ -155,7 +143,8 @@ def _token(number: int, turn: int, one: BuiltDialogue) -> str:
 def _decision(value: str, old: str, text: str) -> Decision:
     if value == "edit":
         try:
-            return edit_decision(old, text)
+            # The page has symbols for control characters, and no space at the ends.
+            return edit_decision(fit_text(old).strip(), text)
         except ValueError as error:
             raise UserError(f"{error}; type another one.") from None
     return Decision("accept" if value == "accept" else "reject")

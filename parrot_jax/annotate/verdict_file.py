@@ -192,7 +192,10 @@ def read_annotation(path: Path) -> Annotation:
         contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as db,
     ):
         if _check_version(db, path):
-            raise UserError(f"{path} is empty; start `parrot annotate` again with its arguments.")
+            raise UserError(
+                f"{path} is empty. If it is a copy, also copy the file ending in -wal beside the "
+                "original; else start `parrot annotate` again with its arguments."
+            )
         return _read(db, path)
 
 

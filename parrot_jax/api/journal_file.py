@@ -120,6 +120,7 @@ def take_lock(journal: Path) -> IO[str]:
       UserError: The folder cannot be written or is on a network file system, or another process
         holds the lock.
     """
+    journal = journal.resolve()  # a link to it has the same lock
     try:
         journal.parent.mkdir(parents=True, exist_ok=True)
         lock = open(journal.with_name(f".{journal.name}.lock"), "w")  # noqa: SIM115

@@ -73,7 +73,7 @@ class Column:
     """By measure, without those that have no data."""
     lasting: Sequence[Lasting]
     lengths: Mapping[int, int]
-    """Number of questions by number of words."""
+    """Number of questions after the first by number of words."""
     perplexity: Mapping[int | None, Estimate] = field(default_factory=dict)
     """By turn, and of all later questions under None; empty = not measured."""
     questions: int
@@ -236,12 +236,12 @@ def _column(
     requests: str,
     seed: int,
 ) -> Column:
-    texts = [one.text for one in said if one.text is not None]
+    texts = [(one.place.turn, one.text) for one in said if one.text is not None]
     return Column(
         name=name,
         estimates={key: estimates[key] for key in MEASURES if key in estimates},
         lasting=lasting(said),
-        lengths=Counter(len(text.split()) for text in texts),
+        lengths=Counter(len(text.split()) for turn, text in texts if turn > 1),
         perplexity=perplexities(losses, seed=seed) if losses else {},
         questions=len(texts),
         ended=sum(one.ended for one in said),

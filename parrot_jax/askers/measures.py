@@ -37,7 +37,7 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         "context_dependent": Measure(
             name="context-dependent questions", unit="number", of="English dialogues",
             definition="questions that refer to the dialogue by the rules of `parrot negatives "
-            "select`; per dialogue",
+            "select`, where people asked one; per dialogue of 2 questions or more of people",
         ),
         "thanks": Measure(
             name="thanks", unit="share", of="questions",
@@ -90,6 +90,8 @@ class _Asked(NamedTuple):
     answers: Sequence[str]
     intent: str
     is_english: bool
+    is_beside: bool
+    """Whether the person asked a question there, too."""
 
     @property
     def words(self) -> list[str]:
@@ -112,16 +114,39 @@ def measure_questions(reference: Reference, said: Sequence[Said]) -> list[dict[s
       For each dialogue, its part of each measure.
     """
     by_dialogue: list[list[_Asked]] = [[] for _ in reference.dialogues]
+    # Whether there is a question or an end at each place where the person asked.
+    known: list[list[bool]] = [[] for _ in reference.dialogues]
     for one in said:
         number, turn = one.place
-        if one.text is None or turn == 1:
+        if turn == 1:
+            continue
+        is_beside = reference.question(one.place) is not None
+        if is_beside:
+            known[number].append(one.text is not None or one.ended)
+        if one.text is None:
             continue
         before = [t.text for t in reference.dialogues[number].turns[: 2 * turn - 2]]
         is_english = reference.languages[number] == LANGUAGE
         by_dialogue[number].append(
-            _Asked(one.text, before[::2], before[1::2], reference.intent(number), is_english)
+            _Asked(
+                one.text, before[::2], before[1::2], reference.intent(number), is_english, is_beside
+            )
         )
-    return [_measure(asked) for asked in by_dialogue]
+    return [
+        # A sum over a dialogue with a missing place would count it as a question that is not one.
+        _measure(asked) | {"context_dependent": _dependent(asked, is_english and is_whole)}
+        for asked, is_english, is_whole in zip(
+            by_dialogue,
+            (language == LANGUAGE for language in reference.languages),
+            (bool(places) and all(places) for places in known),
+            strict=True,
+        )
+    ]
+
+
+def _dependent(asked: Sequence[_Asked], is_counted: bool) -> Amount:
+    number = sum(one.is_beside and one.rule is not None for one in asked)
+    return Amount(number if is_counted else 0, is_counted)
 
 
 def _measure(asked: Sequence[_Asked]) -> dict[str, Amount]:
@@ -138,7 +163,6 @@ def _measure(asked: Sequence[_Asked]) -> dict[str, Amount]:
         "words": Amount(sum(len(text.split()) for text in texts), len(texts)),
         "pronouns": _share(english, lambda one: has_pronoun(one.words)),
         "ellipsis": _share(english, lambda one: is_elliptical(one.words)),
-        "context_dependent": Amount(sum(one.rule is not None for one in english), bool(english)),
         "thanks": Amount(sum(map(says_thanks, texts)), len(texts)),
         "repeats": _share(asked, lambda one: repeats(one.text, one.questions)),
         "answer_like": _share(asked, _is_like_an_answer),

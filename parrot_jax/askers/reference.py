@@ -7,7 +7,7 @@ end the dialogue.
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from parrot_jax.core.errors import UserError
@@ -80,8 +80,8 @@ class Reference:
 
     def intent(self, dialogue: int) -> str:
         """What the user wants: the row's `intent`, else the first question."""
-        found = self.dialogues[dialogue].metadata.get("intent")
-        return found if isinstance(found, str) and found.strip() else self.questions_of(dialogue)[0]
+        found = self.dialogues[dialogue].metadata.get("intent") or ""
+        return found if found.strip() else self.questions_of(dialogue)[0]
 
     def questions_of(self, dialogue: int) -> list[str]:
         """All questions of a dialogue."""
@@ -94,7 +94,7 @@ def read_reference(
     """Reads the dialogues and draws some of them.
 
     A dialogue without an answer has no place and is left out, and so is a second one with the same
-    text.
+    turns, and one whose `intent` is not a text.
 
     Args:
       source: The file.
@@ -108,12 +108,15 @@ def read_reference(
     report, left_out = ReadReport(), Counter[str]()
     usable: dict[bytes, Dialogue] = {}
     for dialogue in read_sources([source], seed=seed, report=report):
+        key = replace(dialogue, rejected=None).content_hash()  # of a pair, the preferred answer
         if len(dialogue.turns) < 2:
             left_out["without an answer"] += 1
-        elif dialogue.content_hash() in usable:
+        elif not isinstance(dialogue.metadata.get("intent"), str | None):
+            left_out["`intent` is not a text"] += 1
+        elif key in usable:
             left_out["twice"] += 1
         else:
-            usable[dialogue.content_hash()] = dialogue
+            usable[key] = dialogue
     if len(usable) < 2:
         raise UserError(
             f"{source.path} has {len(usable)} dialogues with an answer; a card needs at least 2."

@@ -53,13 +53,15 @@ def print_card(card: Card, written: Sequence[Path]) -> None:
 def card_page(card: Card) -> Page:
     """Lays out the page."""
     shown = _in_charts(card)
+    has_more = len(shown) < len(card.columns)
     sections = [
         Section(heading="Measures", text=list(notes(card)), blocks=[measures_table(card)]),
         Section(
             heading="Where dialogues end",
             text=[
                 "The share of dialogues that have each question. An asker that never ends a "
-                "dialogue stays at 100 %."
+                "dialogue stays at 100 %.",
+                *(["The charts have the first two askers, the tables all."] * has_more),
             ],
             blocks=[
                 Picture(
@@ -97,7 +99,7 @@ def card_page(card: Card) -> Page:
                         x_label="words",
                         y_label="questions",
                     ),
-                    caption="Share of the questions by their number of words.",
+                    caption="Share of the questions after the first by their number of words.",
                     numbers=lengths_table(card),
                 )
             ],
@@ -154,7 +156,7 @@ def _perplexity(card: Card) -> list[Section]:
     if table is None:
         return []
     lines = []
-    for column, hue in zip([c for c in card.askers if c.perplexity], HUES, strict=False):
+    for column, hue in _in_charts(card):
         by_turn = {turn: e for turn, e in column.perplexity.items() if turn is not None}
         if by_turn:
             lines.append(
@@ -168,6 +170,8 @@ def _perplexity(card: Card) -> list[Section]:
                     ],
                 )
             )
+    if not lines:
+        return [Section(heading="Perplexity", text=[], blocks=[table])]
     chart = line_chart(
         lines, label="Perplexity by question", x_label="question", y_label="perplexity",
         y_scale="log",

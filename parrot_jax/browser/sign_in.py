@@ -7,7 +7,6 @@ a restarted server asks for its new link.
 import hmac
 import secrets
 from collections.abc import Awaitable, Callable, MutableMapping
-from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
@@ -103,15 +102,15 @@ def _equal(one: str, other: str) -> bool:
 
 
 def _cookies(scope: Scope, name: str) -> list[str]:
-    found = []
-    for header, value in scope["headers"]:
-        if header == b"cookie":
-            try:
-                cookies = SimpleCookie(value.decode("latin-1"))
-            except CookieError:
-                continue
-            found += [cookies[name].value] if name in cookies else []
-    return found
+    # Not `SimpleCookie`, which stops at the first cookie that it cannot read, e.g. one with JSON of
+    # a program on another port.
+    pairs = [
+        pair.strip().partition("=")
+        for header, value in scope["headers"]
+        if header == b"cookie"
+        for pair in value.decode("latin-1").split(";")
+    ]
+    return [value for key, _, value in pairs if key == name]
 
 
 async def _reply(send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:

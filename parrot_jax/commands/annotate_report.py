@@ -33,6 +33,7 @@ def run(config: ReportConfig) -> None:
 
     from parrot_jax.annotate.results import make_results
     from parrot_jax.annotate.tables import make_page, notes, tables
+    from parrot_jax.core.errors import UserError
     from parrot_jax.core.logs import console, visible
     from parrot_jax.core.paths import require_local
     from parrot_jax.report.console import print_table
@@ -41,6 +42,12 @@ def run(config: ReportConfig) -> None:
     for path, what in ((config.file, "FILE"), (config.out, "--out")):
         if path is not None:
             require_local(path, what)
+    if config.out is not None and Path(config.out).exists():
+        for path in (config.file, *config.judgments):
+            if Path(path).exists() and Path(path).samefile(config.out):
+                raise UserError(
+                    f"--out is {config.out}, which this report is made from; choose another name."
+                )
     results = make_results(Path(config.file), config.judgments)
     if config.out is not None:
         write_page(Path(config.out), make_page(results))

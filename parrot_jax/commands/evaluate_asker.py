@@ -5,7 +5,7 @@ questions with people's. Run again to continue.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -81,10 +81,10 @@ def run(config: EvaluateAskerConfig) -> None:
     from parrot_jax.askers.reference import read_reference
     from parrot_jax.askers.writing import print_card, write_card
     from parrot_jax.core.signals import as_ctrl_c
-    from parrot_jax.stats.inputs import labels_of, source_of
+    from parrot_jax.stats.inputs import source_of
 
     out = Path(config.out)
-    names = labels_of([asker.removesuffix(".yaml") for asker in config.askers])
+    names = _names(config.askers)
     endpoints = {
         name: _read_endpoint(asker) for name, asker in zip(names, config.askers, strict=True)
     }
@@ -109,6 +109,22 @@ def run(config: EvaluateAskerConfig) -> None:
         # Raised last, so that the card so far is written.
         if questions.problem is not None:
             raise questions.problem
+
+
+def _names(askers: Sequence[str]) -> list[str]:
+    from parrot_jax.askers.card import PEOPLE
+    from parrot_jax.stats.inputs import labels_of
+
+    names = labels_of([asker.removesuffix(".yaml") for asker in askers])
+    folders: dict[str, str] = {}
+    for name, asker in zip(names, askers, strict=True):
+        if name == PEOPLE:
+            raise UserError(f"{asker} would have the name of the column {PEOPLE}; rename it.")
+        if (other := folders.setdefault(_folder(name), asker)) != asker:
+            raise UserError(
+                f"{other} and {asker} would share the folder {_folder(name)}; rename one of them."
+            )
+    return names
 
 
 def _folder(name: str) -> str:

@@ -33,12 +33,11 @@ Config = ReviewConfig
 
 def run(config: ReviewConfig) -> None:
     """Asks about each question and prints the counts."""
-    from parrot_jax.core.errors import disk_full_is_a_user_error
     from parrot_jax.core.logs import console
     from parrot_jax.core.signals import as_ctrl_c
     from parrot_jax.evaluate.reviewing import review
 
-    with as_ctrl_c(), disk_full_is_a_user_error(f"the decisions in {config.file}"):
+    with as_ctrl_c():
         summary = review(config.file, reviewer=config.reviewer.strip())
     for line in summary.lines():
         console.print(line, markup=False, highlight=False)

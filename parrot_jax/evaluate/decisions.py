@@ -1,15 +1,17 @@
-"""What a person's decision on a question does to a built benchmark."""
+"""What a person's decision on a question does to a built benchmark, and the file it is saved in."""
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, Literal, NamedTuple
+from types import TracebackType
+from typing import Literal, NamedTuple
 
 from parrot_jax.api.journal_file import take_lock
-from parrot_jax.core.errors import UserError
+from parrot_jax.core.errors import UserError, disk_full_is_a_user_error
 from parrot_jax.core.logs import visible
 from parrot_jax.core.paths import require_local
-from parrot_jax.evaluate.built import BuiltDialogue, Note
+from parrot_jax.evaluate.built import BuiltDialogue, Note, read_built, write_built
 
 
 class Decision(NamedTuple):
@@ -20,19 +22,67 @@ class Decision(NamedTuple):
     """The new text of an edit; else empty."""
 
 
-def lock_questions(path: str) -> IO[str]:
-    """Locks a file of `parrot evaluate build` for one reviewing process.
+class ReviewedFile:
+    """A file of `parrot evaluate build` while one process reviews it.
 
-    Returns:
-      The lock; closing it releases it.
-
-    Raises:
-      UserError: There is no such local file, or another process is writing it.
+    Attributes:
+      path: The file.
+      dialogues: Its rows.
     """
-    require_local(path, "FILE")
-    if not Path(path).is_file():
-        raise UserError(f"there is no file {path}; `parrot evaluate build` writes questions.jsonl.")
-    return take_lock(Path(path))
+
+    def __init__(self, path: str) -> None:
+        """Locks and reads the file.
+
+        Raises:
+          UserError: There is no such local file, it is invalid, or another process is writing it.
+        """
+        require_local(path, "FILE")
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise UserError(
+                f"there is no file {path}; `parrot evaluate build` writes questions.jsonl."
+            )
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(contextlib.closing(take_lock(self.path)))
+            self._text = self.path.read_bytes()
+            self.dialogues = read_built(self.path)
+            self._held = stack.pop_all()
+
+    def __enter__(self) -> "ReviewedFile":
+        """Returns the file itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Releases the lock."""
+        self._held.close()
+
+    def save(self, number: int, dialogue: BuiltDialogue) -> None:
+        """Replaces a row; it is on disk when this returns.
+
+        Args:
+          number: Of the row, from 0.
+          dialogue: The new row.
+
+        Raises:
+          UserError: The file has changed since it was read, e.g. in an editor; it is left as it is.
+          DiskFullError: The disk is full; nothing was changed.
+        """
+        # The lock only keeps out other commands of parrot.
+        if not self.path.is_file() or self.path.read_bytes() != self._text:
+            raise UserError(
+                f"another program has changed, moved or deleted {self.path}; the decision is not "
+                "saved. Start the review again, with the file as it shall be."
+            )
+        changed = [*self.dialogues]
+        changed[number] = dialogue
+        with disk_full_is_a_user_error(f"the decisions in {self.path}"):
+            write_built(self.path, changed)
+        self._text, self.dialogues = self.path.read_bytes(), changed
 
 
 def open_turns(one: BuiltDialogue) -> Sequence[int]:

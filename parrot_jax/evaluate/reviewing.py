@@ -1,6 +1,5 @@
 """People accept, edit or reject the questions of a built benchmark, in a terminal or from lines."""
 
-import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -9,12 +8,12 @@ from typing import Literal
 
 from parrot_jax.core.errors import UserError
 from parrot_jax.core.logs import console, visible
-from parrot_jax.evaluate.built import BuiltDialogue, read_built, write_built
+from parrot_jax.evaluate.built import BuiltDialogue
 from parrot_jax.evaluate.decisions import (
     Decision,
+    ReviewedFile,
     decided,
     edit_decision,
-    lock_questions,
     open_turns,
 )
 
@@ -60,10 +59,11 @@ def review(path: str, *, reviewer: str, read: Callable[[str], str] = input) -> R
         ends the review.
 
     Raises:
-      UserError: The file is invalid, or another process is writing it.
+      UserError: The file is invalid, or another process is writing it or has changed it.
+      DiskFullError: The disk is full.
     """
-    with contextlib.closing(lock_questions(path)):
-        session = _Session(Path(path), reviewer, read)
+    with ReviewedFile(path) as file:
+        session = _Session(file, reviewer, read)
         try:
             session.run()
         except EOFError:
@@ -74,9 +74,8 @@ def review(path: str, *, reviewer: str, read: Callable[[str], str] = input) -> R
 class _Session:
     """One review."""
 
-    def __init__(self, path: Path, reviewer: str, read: Callable[[str], str]) -> None:
-        self._path, self._reviewer, self._read_line = path, reviewer, read
-        self._dialogues = read_built(path)
+    def __init__(self, file: ReviewedFile, reviewer: str, read: Callable[[str], str]) -> None:
+        self._file, self._reviewer, self._read_line = file, reviewer, read
         self._counts = Counter[str]()
 
     def summary(self) -> ReviewSummary:
@@ -87,15 +86,15 @@ class _Session:
             rejected=self._counts["reject"],
             skipped=self._counts["skip"],
             left=self._num_open(),
-            file=self._path,
+            file=self._file.path,
         )
 
     def run(self) -> None:
         """Goes through the questions until the end of the file or of the input, or [q]uit."""
-        for number in range(len(self._dialogues)):
-            place, shown = self._dialogues[number].seed_turns, 0
+        for number in range(len(self._file.dialogues)):
+            place, shown = self._file.dialogues[number].seed_turns, 0
             # A decision may remove later turns, or open them again.
-            while place < len((one := self._dialogues[number]).turns):
+            while place < len((one := self._file.dialogues[number]).turns):
                 if place in open_turns(one):
                     _show(one, place, shown, left=self._num_open())
                     shown = place
@@ -104,12 +103,11 @@ class _Session:
                         return
                     self._counts[made.choice if isinstance(made, Decision) else made] += 1
                     if isinstance(made, Decision):
-                        self._dialogues[number] = decided(one, place, made, self._reviewer)
-                        write_built(self._path, self._dialogues)
+                        self._file.save(number, decided(one, place, made, self._reviewer))
                 place += 1
 
     def _num_open(self) -> int:
-        return sum(len(open_turns(one)) for one in self._dialogues)
+        return sum(len(open_turns(one)) for one in self._file.dialogues)
 
     def _decision(self, old: str) -> Decision | Literal["skip", "quit"]:
         """What the reviewer types about a question, until it can be understood."""

@@ -109,6 +109,22 @@ def crossed_difference(first: Observations, second: Observations) -> CrossedMean
     return _combined(other.mean - one.mean, [one, other], raters)
 
 
+def uniform_difference_interval(first: CrossedMean, second: CrossedMean) -> tuple[float, float]:
+    """The 95 % interval of `second` minus `first`, for shares whose observations are all equal.
+
+    Their variance is 0, so `CrossedMean.interval` has no width to go by; the score interval of each
+    share has one.
+
+    Source: R. G. Newcombe, Interval estimation for the difference between independent proportions,
+      1998, method 10.
+    """
+    (low, high), (other_low, other_high) = first.share_interval(), second.share_interval()
+    difference = second.mean - first.mean
+    below = math.hypot(second.mean - other_low, high - first.mean)
+    above = math.hypot(other_high - second.mean, first.mean - low)
+    return difference - below, difference + above
+
+
 def _parts(observed: Observations) -> _Parts:
     _, rows = np.unique(observed.clusters, return_inverse=True)
     names, columns = np.unique(observed.raters, return_inverse=True)

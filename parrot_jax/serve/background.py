@@ -31,6 +31,8 @@ def open_port(host: str = "127.0.0.1", port: int = 0) -> socket.socket:
     Raises:
       UserError: The port is in use or not allowed, or the host is not an address of this machine.
     """
+    if not 0 <= port <= 65535:
+        raise UserError(f"port {port} does not exist; give one of 0 to 65535.")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=2048)

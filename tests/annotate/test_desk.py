@@ -54,6 +54,8 @@ def _act(desk: VerdictDesk, stack: list[str], name: str, action: str) -> None:
     elif action == "stale" or (action != "undo" and state.shown is None):
         with pytest.raises(StaleError):
             desk.judge(name, str(len(stack)), "not", "")  # the item before
+        with pytest.raises(StaleError):
+            desk.judge(name, "0", "not", "")  # there is no such item
     elif action != "undo" and state.shown is not None:
         desk.judge(name, state.shown.token, action, "")
         stack.append(action)

@@ -21,10 +21,21 @@ def test_a_question_after_the_first_is_shown_with_all_that_came_before(tmp_path:
     file = write_dialogues(tmp_path / "d.jsonl", [["Q1", "A1", "Q2", "A2", "Q3"], ["only"]])
     drawn = draw_questions(str(file), "d", **ALL)
     two, three = sorted(drawn.items, key=lambda item: item.turn)
-    assert two == Item(("d",), "d0", 2, (Round("Q1", ("A1",)), Round("Q2")))
+    assert two.dialogue.startswith("d0 ")
+    assert two == Item(("d",), two.dialogue, 2, (Round("Q1", ("A1",)), Round("Q2")))
     assert three.rounds[1:] == (Round("Q2", ("A2",)), Round("Q3"))
     assert drawn.notes[1:] == ("d: 1 dialogues have no question to draw",)
-    assert Item.parse('["d"]', "d0", 2, two.content()) == two
+    assert Item.parse('["d"]', two.dialogue, 2, two.content()) == two
+
+
+def test_equal_ids_of_different_dialogues_are_told_apart(tmp_path: Path) -> None:
+    file = tmp_path / "d.jsonl"
+    texts = [["Q1", "A1", f"Q{n}"] for n in (2, 3)]
+    file.write_text(write_dialogues(file, texts).read_text().replace('"d1"', '"d0"'))
+    items = draw_questions(str(file), "d", **ALL).items
+    again = draw_questions(str(file), "other", **ALL).items
+    assert len({item.dialogue for item in items}) == 2
+    assert [item.dialogue for item in again] == [item.dialogue for item in items]
 
 
 def test_only_questions_of_the_asker_are_drawn_from_a_collection(tmp_path: Path) -> None:

@@ -135,6 +135,29 @@ def test_people_against_a_judge_that_compares(tmp_path: Path) -> None:
     assert [one["question"] for one in judge["partings"]] == ["d1"]
     assert (judge["near"], judge["excess"]["mean"]) == (None, None)
     assert judge["kappa"] == pytest.approx((2 / 3 - 3 / 9) / (1 - 3 / 9))
+    # The judge again, now with a tie and two losses of a: it won, lost, and lost more than it won.
+    again = [rows[0] | {"g1_judgment": "[[C]]", "g2_judgment": "[[C]]"}]
+    again += [rows[0] | {"question_id": f"d{n}"} for n in (1, 2)]
+    for row in again[1:]:
+        row |= {"g1_judgment": "[[A]]", "g2_judgment": "[[B]]"}
+    more = tmp_path / "more.jsonl"
+    more.write_text("".join(json.dumps(row) + "\n" for row in again))
+    (judge,) = make_results(path, [str(file), str(more)]).to_json()["judges"]
+    assert judge["same"]["mean"] == pytest.approx(1 / 3)
+    # Judge: win, loss, loss. People: win, win, tie.
+    assert judge["kappa"] == pytest.approx((1 / 3 - 2 / 9) / (1 - 2 / 9))
+
+
+def test_files_with_equal_verdicts_have_a_difference_with_an_interval(tmp_path: Path) -> None:
+    items = items_of(*[("a",)] * 30, *[("b",)] * 30)
+    path = write(tmp_path / "a.sqlite", "human-like", items, {"Ada": "h" * 30 + "n" * 30})
+    found = make_results(path).to_json()
+    (difference,) = found["differences"]
+    assert (difference["mean"], difference["low"]) == (-1, -1)
+    # Each share is at most this far from its end.
+    miss = 1 - found["sources"]["a"]["low"]
+    assert miss == pytest.approx(found["sources"]["b"]["high"]) == pytest.approx(0.122, abs=1e-3)
+    assert difference["high"] == pytest.approx(-1 + miss * 2**0.5)
 
 
 def test_what_cannot_be_reported_is_an_error(
@@ -154,23 +177,34 @@ def test_what_cannot_be_reported_is_an_error(
     with sqlite3.connect(foreign) as db:
         db.execute("CREATE TABLE a (b)")
     db.close()
+    with VerdictFile(tmp_path / "live.sqlite", {"task": "human-like"}, items_of(("a",))):
+        copy = tmp_path / "copy.sqlite"
+        copy.write_bytes((tmp_path / "live.sqlite").read_bytes())
     damaged = Path(str(tmp_path / "damaged.sqlite"))
     damaged.write_bytes(path.read_bytes())
     with sqlite3.connect(damaged) as db:
         db.execute("UPDATE verdicts SET value = 'x'")
     db.close()
+    link = tmp_path / "link.html"
+    link.symlink_to(path)
+    before = path.read_bytes()
     for arguments, message in (
+        ([path, "--out", path], "which this report is made from; choose another name"),
+        ([path, "--out", link], "which this report is made from"),
+        ([grades, "--judgments", other, "--out", other], "which this report is made from"),
         ([tmp_path / "none.sqlite"], "there is no file"),
         ([empty], "nobody has judged anything"),
         ([path, "--judgments", other], "has verdicts on answers, and"),
         ([grades, "--judgments", other], "has no verdict on an answer that people judged"),
         ([grades, "--judgments", broken], "broken.jsonl:1: no `model`"),
         ([text], "is not a journal"),
+        ([copy], "If it is a copy, also copy the file ending in -wal"),
         ([foreign], "is not a file of `parrot annotate`"),
         ([damaged], "is damaged (verdict 1 is 'x' on 1)"),
     ):
         assert main(["annotate", "report", *map(str, arguments)]) == 2
         assert message in capsys.readouterr().err
+    assert path.read_bytes() == before
 
 
 ERRORS = {"Ada": 0.05, "Bo": 0.10, "Cy": 0.15}

@@ -67,9 +67,13 @@ def test_stale_and_invalid_verdicts_are_refused(start: Start, tmp_path: Path) ->
         ("a" * 61, "not", "one of 1 to 60"),
         ("a\x1b[2J", "not", "the name is 'a␛[2J'"),
         ("a\u202eb", "not", "the name is"),
+        ("\u200d", "not", "the name is"),
     ):
         status, reply = client.judge(annotator, 1, value)
         assert (status, said in reply["error"]) == (400, True), reply
+    for name in ("علی\u200cرضا", "ශ්\u200dරී", "👩\u200d💻"):  # joiners are part of these
+        status, reply = client.judge(name, 1, "not")
+        assert (status, reply.get("done")) == (200, 1), reply
     status, _, reply = client.ask("/verdict", {"annotator": "Ada", "item": 1, "value": "not"})
     assert (status, json.loads(reply)["error"]) == (400, "`item` is 1; it must be a text.")
     status, _, reply = client.ask("/judge?annotator=%1b", headers={"Accept": "text/html"})
@@ -184,3 +188,34 @@ def test_a_review_writes_the_file_of_the_terminal(
     assert client.undo("Ada", 3)[1]["said"] == "Taken back: Skip."
     status, reply = client.undo("Ada", 1)
     assert (status, "somebody has decided on the same dialogue" in reply["said"]) == (409, True)
+
+
+def test_a_review_keeps_what_another_program_wrote_meanwhile(start: Start, built: Path) -> None:
+    client = Client(start(built, "--task", "review"))
+    client.sign_in()
+    found = re.search(r'data-item="(\w+)"', client.ask("/judge?annotator=Ada")[2])
+    assert found
+    before = built.read_text()
+    built.write_text(before.replace("Q3 of 82?", "Corrected by hand"))
+    status, reply = client.judge("Ada", found[1], "accept")
+    assert (status, "another program has changed" in reply["error"]) == (400, True)
+    assert "Corrected by hand" in built.read_text()
+    built.unlink()
+    assert client.judge("Ada", found[1], "accept")[0] == 400
+    assert not built.exists()
+    built.write_text(before)
+    assert client.judge("Ada", found[1], "accept")[0] == 200
+
+
+def test_an_edit_that_changes_nothing_of_what_is_shown_accepts(start: Start, built: Path) -> None:
+    question = " Why\u202e\x1b[2J? "
+    built.write_text(built.read_text().replace("Q2 of 81?", json.dumps(question)[1:-1]))
+    client = Client(start(built, "--task", "review"))
+    client.sign_in()
+    page = client.ask("/judge?annotator=Ada")[2]
+    shown = re.findall(r'<div class="text" dir="auto">([^<]*)</div>', page)[-1]
+    token = re.search(r'data-item="(\w+)"', page)
+    assert token
+    assert client.judge("Ada", token[1], "edit", text=shown)[1]["said"] == "Saved: Accept."
+    first = json.loads(built.read_text().splitlines()[0])
+    assert (first["turns"][1], first["written_by"][1]) == (question, "ask")

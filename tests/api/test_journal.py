@@ -151,6 +151,14 @@ def test_a_second_process_is_told_to_wait(path: Path) -> None:
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
+def test_a_link_to_a_journal_has_its_lock(path: Path) -> None:
+    link = path.with_name("link.sqlite")
+    with JournalWriter(path):
+        link.symlink_to(path)
+        with pytest.raises(UserError, match="another process is writing"):
+            JournalWriter(link)
+
+
 def test_files_that_are_no_journal_are_left_alone(tmp_path: Path) -> None:
     text = tmp_path / "text.sqlite"
     text.write_text("no database at all, but long enough to be read as one " * 20)

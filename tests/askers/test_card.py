@@ -212,6 +212,28 @@ def test_a_run_folder_is_served_and_its_perplexity_is_that_of_training(
     assert "Perplexity" in page
 
 
+def test_people_are_measured_at_the_places_of_askers_without_a_first_turn(
+    people: list[Dialogue], reference: Path, endpoint: Endpoint, tmp_path: Path
+) -> None:
+    """Beside an asker of first questions, which are long here, the others stay as they were."""
+    find = as_people(people)
+
+    def reply(body: dict[str, Any]) -> Scripted:
+        first = len(body["messages"]) == 1
+        return Scripted(text="Please tell me about Oria. " * 9 if first else find(body["messages"]))
+
+    columns = []
+    with ScriptedServer(reply) as server:
+        later = endpoint("later", server.url, end_token=END)
+        both = endpoint("both", server.url, end_token=END, first_turn=True)
+        for number, files in enumerate(([later], [later, both])):
+            out = tmp_path / f"card{number}"
+            assert evaluate(out, *files, reference=reference, options=("--sample", "4")) == 0
+            columns.append([*card_of(out)["askers"], card_of(out)["people"]])
+    expected = columns[0][0]["words_quantiles"]
+    assert [one["words_quantiles"] for some in columns for one in some] == [expected] * 5
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -225,4 +247,19 @@ def test_wrong_options(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     assert evaluate(tmp_path / "c", tmp_path, reference=reference, options=options) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("askers", "said"),
+    [
+        (["people.yaml"], "people.yaml would have the name of the column people; rename it"),
+        ([".a.yaml", "a.yaml"], "would share the folder a; rename one of them"),
+        (["p/q/a.yaml", "r/q/a.yaml", "p-q/a.yaml"], "would share the folder p-q-a"),
+    ],
+)
+def test_names_that_mean_two_things(
+    askers: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert evaluate(tmp_path / "c", *map(Path, askers), reference=tmp_path / "none.jsonl") == 2
     assert said in capsys.readouterr().err

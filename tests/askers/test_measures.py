@@ -1,19 +1,27 @@
 """Measures of askers: values that can be worked out by hand, and properties."""
 
 import itertools
+import json
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from parrot_jax.askers.card import Card, Column
 from parrot_jax.askers.first_turns import diversity, similarities
-from parrot_jax.askers.lengths import end_amounts, lasting
+from parrot_jax.askers.lengths import Lasting, end_amounts, lasting
 from parrot_jax.askers.measures import measure_questions
 from parrot_jax.askers.naturalness import auc, auc_with_interval, held_out_scores
-from parrot_jax.askers.reference import Place, Reference, Said
+from parrot_jax.askers.reference import Place, Reference, Said, read_reference
+from parrot_jax.askers.writing import card_page
 from parrot_jax.dialogue.types import Dialogue, Turn
+from parrot_jax.report.page import render_page
 from parrot_jax.stats.diversity import hdd, mattr
+from parrot_jax.stats.inputs import source_of
+from parrot_jax.stats.measure_file import Estimate
 
 
 def dialogue(*texts: str) -> Dialogue:
@@ -58,6 +66,46 @@ def test_the_measures_of_a_dialogue_by_hand() -> None:
     assert found["intent_overlap"] == (1.0, 3)
     # "In the north" continues the dialogue; "deep" was said before.
     assert found["topic_shifts"].amount == 0
+
+
+def test_rows_that_are_no_dialogue_of_their_own_are_counted_and_left_out(tmp_path: Path) -> None:
+    def row(number: int, **keys: object) -> dict[str, object]:
+        texts = (("user", f"Q{number}"), ("assistant", f"A{number}"))
+        messages = [{"role": role, "content": text} for role, text in texts]
+        return {"prompt": messages[:1], "chosen": messages[1:], **keys}
+
+    def rejected(text: str) -> list[dict[str, str]]:
+        return [{"role": "assistant", "content": text}]
+
+    rows = [row(1, rejected=rejected("x")), row(1, rejected=rejected("y"))]
+    rows += [row(2, rejected=rejected("x"), intent=intent) for intent in (["Q"], 7)]
+    rows += [row(number, rejected=rejected("x"), intent=None) for number in (3, 4)]
+    file = tmp_path / "pairs.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = read_reference(source_of(str(file)), sample=None, max_turns=10, seed=0)
+    assert sorted(dialogue.turns[0].text for dialogue in found.dialogues) == ["Q1", "Q3", "Q4"]
+    assert found.left_out == {"twice": 1, "`intent` is not a text": 2}
+
+
+def test_context_dependent_questions_are_counted_where_people_asked() -> None:
+    short = dialogue("Where is Oria?", "North.", "Is it cold?", "Yes.")
+    reference = Reference([LAKES, short, dialogue("Hi", "Hello")], ["en"] * 3, 10)
+
+    def counts(*texts: str | None) -> list[tuple[float, float]]:
+        """`""` = an end, None = missing."""
+        said = [
+            Said(place, text or None, ended=text == "", reason="" if text is not None else "failed")
+            for place, text in zip(reference.places(first_turn=False), texts, strict=True)
+        ]
+        found = measure_questions(reference, said)
+        return [(one["context_dependent"].amount, one["context_dependent"].num) for one in found]
+
+    why = "Why is it?"
+    # Somebody who never ends asks three more, where people asked nothing.
+    assert counts(why, why, why, why, why, why) == [(2, 1), (1, 1), (0, 0)]
+    # An end is no question; of a dialogue with a missing one, the number is not known.
+    assert counts(why, "", "", "", "", "") == [(1, 1), (0, 1), (0, 0)]
+    assert counts(why, None, why, why, None, why) == [(0, 0), (1, 1), (0, 0)]
 
 
 def test_ends_and_lengths_by_hand() -> None:
@@ -140,3 +188,32 @@ def test_a_dialogue_is_scored_by_a_classifier_that_has_not_seen_it() -> None:
     assert within is not None
     assert within < 0.75
     assert held_out_scores(texts[:8], is_positive[:8], owners[:8]) is None
+
+
+def test_an_asker_has_the_same_colour_in_all_charts() -> None:
+    def column(name: str, **more: Any) -> Column:
+        numbers = {"questions": 1, "ended": 0, "cut": 0, "missing": {}}
+        return Column(
+            name=name, estimates={}, lasting=[Lasting(1, 1.0)], lengths={3: 1}, **numbers, **more
+        )
+
+    measured = {2: Estimate(7.0, 6.0, 8.0, 1.0), None: Estimate(7.0, 6.0, 8.0, 1.0)}
+    askers = [column("api"), column("run", perplexity=measured), column("third")]
+    people = column("people")
+
+    def page_of(askers: list[Column]) -> str:
+        card = Card(
+            askers=askers, people=people, halves=(people, people),
+            reference=Reference([LAKES], ["en"], 10), said={}, seed=0,
+        )  # fmt: skip
+        return render_page(card_page(card))
+
+    page = page_of(askers)
+    charts = page.split("<h2")[2:5]  # ends, lengths, perplexity
+    assert ["contrast" in chart for chart in charts] == [True] * 3
+    assert "accent" not in charts[2].split("<table")[0]
+    assert "The charts have the first two askers" in page
+    assert "The charts have" not in page_of(askers[:2])
+    assert (
+        "<svg" not in page_of([askers[0], askers[2], askers[1]]).split("Perplexity</h2>")[1][:900]
+    )

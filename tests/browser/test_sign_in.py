@@ -81,6 +81,13 @@ def test_a_link_works_once_and_the_next_one_is_announced(client: Client) -> None
     assert other.ask("/")[0] == client.ask("/")[0] == 200
 
 
+def test_cookies_of_programs_on_other_ports_do_no_harm(client: Client) -> None:
+    client.sign_in()
+    for other in ('state={"a": 1}', 'a="', "a b=c", "a", "=", "path=/", "a=\x80", "parrot-1=x"):
+        assert client.ask("/", {"Cookie": f"{other}; {client.cookie}; {other}"})[0] == 200, other
+        assert client.ask("/", {"Cookie": f"{other}; {client.cookie}x; {other}"})[0] == 403, other
+
+
 def test_the_address_loses_the_token_and_keeps_the_rest(client: Client) -> None:
     query = client.links.query
     status, headers, _ = client.ask(f"/a/x%20y{query}&page=2")

@@ -155,6 +155,21 @@ def test_the_end_of_the_input_ends_the_review_with_what_was_decided(
     assert rows()[0]["turns"][2] == "Q3 of 81?"
 
 
+def test_what_another_program_wrote_meanwhile_is_kept(file: Path, rows: Rows) -> None:
+    lines = iter(["a", "a"])
+
+    def read(_: str) -> str:
+        line = next(lines)
+        if rows()[0]["accepted_by"][1]:  # an editor, while the second question is shown
+            file.write_text(file.read_text().replace("Q4 of 82?", "Corrected by hand"))
+        return line
+
+    with pytest.raises(UserError, match="changed, moved or deleted .*; the decision is not saved"):
+        review(str(file), reviewer="Ada", read=read)
+    assert rows()[0]["accepted_by"] == [None, "Ada", None, None]
+    assert rows()[1]["turns"][3] == "Corrected by hand"
+
+
 @pytest.mark.slow
 def test_a_kill_loses_no_decision(file: Path, rows: Rows) -> None:
     command = [sys.executable, "-m", "parrot_jax.cli", "evaluate", "review", str(file)]

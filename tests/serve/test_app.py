@@ -289,6 +289,9 @@ def test_a_port_in_use_and_a_foreign_host_are_one_line_each() -> None:
         port = listener.getsockname()[1]
         with pytest.raises(UserError, match=f"port {port} on 127.0.0.1 is in use; choose another"):
             open_port(port=port)
+    for port in (-1, 65536):
+        with pytest.raises(UserError, match=f"port {port} does not exist; give one of 0 to 65535"):
+            open_port(port=port)
     with pytest.raises(UserError, match="cannot open port 0 on 203.0.113.1: .*; check --host"):
         open_port("203.0.113.1")
 
