@@ -64,7 +64,7 @@ def _act(desk: VerdictDesk, stack: list[str], name: str, action: str) -> None:
 def test_what_the_server_confirmed_survives_a_kill_at_any_moment(
     start: Start, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out, num = tmp_path / "a.sqlite", 1500
+    out, num = tmp_path / "a.sqlite", 5000  # more than are judged during the slowest report
     file = short_dialogues(tmp_path / "own.jsonl", num)
     confirmed = 0
 
@@ -73,6 +73,7 @@ def test_what_the_server_confirmed_survives_a_kill_at_any_moment(
         with contextlib.suppress(OSError, http.client.HTTPException):
             while client.judge("Ada", confirmed + 1, "not")[0] == 200:
                 confirmed += 1
+                time.sleep(0.002)
 
     for pause_s in (0.05, 0.4, 0.2):
         server = start(file, "--out", out)
