@@ -17,6 +17,7 @@ from parrot_jax.core.remote import RemotePath
 from parrot_jax.dialogue.json_stream import holds_lines
 from parrot_jax.dialogue.readers import FileKind
 from parrot_jax.dialogue.sources import SourceConfig, read_sources, source_files
+from parrot_jax.dialogue.types import is_unicode
 from parrot_jax.view.lines import digest_of, read_lines
 from parrot_jax.view.shown import Shown
 from parrot_jax.view.streams import RejectingReport, read_stream
@@ -65,6 +66,8 @@ class DialogueFiles:
           UserError: A file cannot be read, or its rows are of another kind.
         """
         files = source_files(self._source)
+        if unfit := next((file for file in files if not is_unicode(file)), None):
+            raise UserError(f"the file name {unfit!r} is not valid UTF-8; rename the file.")
         stamp = stamp_of(files)
         if stamp == self._seen:
             if self._problem is not None:

@@ -90,7 +90,8 @@ def index_path(cache_dir: str, key: str) -> Path:
       cache_dir: The folder of caches.
       key: Identifies what is indexed.
     """
-    return Path(cache_dir) / "view" / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.sqlite"
+    name = hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()[:16]
+    return Path(cache_dir) / "view" / f"{name}.sqlite"
 
 
 def connect_to_write(path: Path) -> sqlite3.Connection:

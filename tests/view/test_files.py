@@ -7,11 +7,12 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from parrot_jax.view import files, lines, streams, writing
@@ -70,6 +71,40 @@ def test_rejected_rows_are_listed_with_file_and_line(index: Index, tmp_path: Pat
     assert [one.place for one in reader.rejected()] == [f"{path}:2", f"{path}:4"]
     assert "not valid JSON" in reader.rejected()[0].problem
     assert [one.place for one in reader.page(Query()).rows] == [f"{path}:1", f"{path}:5"]
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(), max_size=3) | st.just("\ud800"),
+    lambda inner: st.lists(inner, max_size=2)
+    | st.dictionaries(st.sampled_from(["stop", "models", "asker", "\udfff"]), inner, max_size=3),
+    max_leaves=8,
+)  # fmt: skip
+KEYS = ("id", "source", "model", "asker", "stop", "score", "collection", "note", "\ud800")
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100)
+@given(keys=st.dictionaries(st.sampled_from(KEYS), JSON))
+@example(keys={"id": "a\ud800", "\ud800": "\udfff"})
+@example(keys={"collection": {"models": {"asker": 5, "answerer": [{}]}}})
+def test_no_key_of_a_row_stops_the_reading(tmp_path_factory, keys: dict[str, Any]) -> None:
+    folder = tmp_path_factory.mktemp("keys")
+    path = folder / "a.jsonl"
+    path.write_text(row(0) + json.dumps(json.loads(row(1)) | keys) + "\n" + row(2))
+    (part,) = open_paths([str(path)], str(folder))
+    reader = look(part)
+    totals = reader.totals()
+    assert totals.dialogues + totals.rejected == 3
+    assert "question 2" in openings(reader)
+    part.close()
+    reader.close()
+
+
+def test_a_file_name_that_is_not_utf8_is_explained(open_part: Open, tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"a\xff.jsonl")
+    path.write_text(row(0))
+    part = update(open_part(path))
+    assert "is not valid UTF-8; rename the file." in part.problem
 
 
 def test_it_grows_with_the_file_and_waits_for_half_a_row(open_part: Open, tmp_path: Path) -> None:
