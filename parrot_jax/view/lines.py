@@ -10,7 +10,7 @@ from parrot_jax.core.errors import UserError
 from parrot_jax.dialogue.json_stream import line_rows
 from parrot_jax.dialogue.readers import PARSERS, FileKind, ReadRow, WrongKindError, parse_row
 from parrot_jax.view.shown import show_dialogue
-from parrot_jax.view.writing import ROWS_AT_ONCE, FileState, IndexWriter, Piece
+from parrot_jax.view.writing import BYTES_AT_ONCE, ROWS_AT_ONCE, FileState, IndexWriter, Piece
 
 _CHUNK_BYTES = 1 << 20
 
@@ -48,7 +48,10 @@ def read_lines(
                     break
                 block.append(parse_row(row, file, PARSERS[kind]))
                 reader.mark()
-            is_end = bool(unfinished) or len(block) < ROWS_AT_ONCE
+                if reader.marked_bytes >= BYTES_AT_ONCE:
+                    break
+            is_full = len(block) == ROWS_AT_ONCE or reader.marked_bytes >= BYTES_AT_ONCE
+            is_end = bool(unfinished) or not is_full
             if block and not state.stop:
                 _check_kind(block[0], kind)
             new = FileState(

@@ -100,6 +100,24 @@ def test_no_key_of_a_row_stops_the_reading(tmp_path_factory, keys: dict[str, Any
     reader.close()
 
 
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz"])
+def test_long_rows_are_saved_in_small_steps(
+    open_part: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    for reading in (lines, streams):
+        monkeypatch.setattr(reading, "BYTES_AT_ONCE", 250)
+    path = tmp_path / name
+    text = "".join(row(n, "x" * 100) for n in range(6))  # two lines, or three texts, fill a step
+    path.write_bytes(gzip.compress(text.encode()) if name.endswith("gz") else text.encode())
+    part = open_part(path)
+    counts = []
+    for _ in part.update():
+        with contextlib.closing(IndexReader(part.index)) as reader:
+            counts.append(reader.totals().dialogues)
+    assert counts[:2] == ([2, 4] if name == "a.jsonl" else [3, 6])
+    assert openings(look(part)) == ["x" * 100] * 6
+
+
 def test_a_file_name_that_is_not_utf8_is_explained(open_part: Open, tmp_path: Path) -> None:
     path = tmp_path / os.fsdecode(b"a\xff.jsonl")
     path.write_text(row(0))
