@@ -105,3 +105,11 @@ def test_a_folder_without_a_run_is_named(tmp_path: Path) -> None:
         write_report([str(tmp_path / "empty")], tmp_path / "page.html")
     with pytest.raises(UserError, match="some of these folders are training runs and some are not"):
         write_report([str(run), str(tmp_path)], tmp_path / "page.html")
+
+
+def test_a_page_replaces_no_other_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = write_run(tmp_path / "run")
+    before = (run / "config.yaml").read_text()
+    assert main(["report", str(run), "--out", str(run / "config.yaml")]) == 2
+    assert "config.yaml; the name of a page must end in .html." in capsys.readouterr().err
+    assert (run / "config.yaml").read_text() == before
