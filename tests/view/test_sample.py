@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from parrot_jax.api.scripted_server import Scripted, ScriptedServer, converse
 from parrot_jax.cli import main
@@ -119,3 +120,21 @@ def test_every_text_is_searched_for_secrets_and_folders(write, tmp_path: Path) -
     page = write("judged")
     assert "1 of 2 dialogues" in page
     assert KEY not in page
+
+
+def test_it_is_never_drawn_from_half_an_index(
+    write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.jsonl").write_text(row(0))
+    write("a.jsonl")
+    with (tmp_path / "a.jsonl").open("a") as file:
+        file.write(row(1))
+    (index,) = (tmp_path / ".parrot_cache" / "view").glob("*.sqlite")
+    arguments = ["view", "a.jsonl", "--html", "out.html"]
+    with FileLock(index.with_suffix(".lock")):
+        assert main(arguments) == 2
+        assert "stop it, or choose another --cache-dir" in capsys.readouterr().err
+        assert main([*arguments, "--cache-dir", "other"]) == 0
+    assert "2 of 2 dialogues" in (tmp_path / "out.html").read_text()
+    index.write_bytes(index.read_bytes()[:20_000])
+    assert "2 of 2 dialogues" in write("a.jsonl")
