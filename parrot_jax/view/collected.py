@@ -79,7 +79,7 @@ class CollectedDialogues:
         journals = (journal_path(self._folder), self._folder / _MODERATION)
         files = [file for one in journals for file in (one, one.with_name(f"{one.name}-wal"))]
         stats = [file.stat() for file in files if file.exists()]
-        return [(stat.st_ino, stat.st_size, stat.st_mtime_ns) for stat in stats]
+        return [(stat.st_ino, stat.st_size, stat.st_ctime_ns) for stat in stats]
 
 
 def _changed(

@@ -96,7 +96,7 @@ class EvaluatedAnswers:
             *self._folder.glob(f"{ANSWERS}/*"), *self._folder.glob(f"{FOLDER}/*"),
         ]  # fmt: skip
         stats = [(str(file), file.stat()) for file in sorted(files) if file.exists()]
-        return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
+        return [(name, stat.st_size, stat.st_ctime_ns) for name, stat in stats]
 
 
 def read_evaluation(folder: Path, reject: Reject) -> list[Shown]:

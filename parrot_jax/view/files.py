@@ -118,7 +118,7 @@ class DialogueFiles:
         """
         state, pieces = index.file(file), index.pieces(file)
         seen = os.stat(file)
-        if (seen.st_size, seen.st_mtime_ns) == (state.size, state.mtime_ns):
+        if (seen.st_size, seen.st_ctime_ns) == (state.size, state.ctime_ns):
             return True
         if seen.st_size < state.stop:
             return False
@@ -143,7 +143,7 @@ def stamp_of(files: list[str]) -> str:
     if any(isinstance(as_path(file), RemotePath) or not os.path.isfile(file) for file in files):
         return _ELSEWHERE
     seen = [(file, os.stat(file)) for file in files]
-    return repr([(file, stat.st_size, stat.st_mtime_ns) for file, stat in seen])
+    return repr([(file, stat.st_size, stat.st_ctime_ns) for file, stat in seen])
 
 
 def _identity(files: list[str]) -> str:

@@ -66,7 +66,7 @@ CREATE TABLE rejected (
 CREATE TABLE files (
   path TEXT PRIMARY KEY,
   size INTEGER NOT NULL,               -- as seen when its end was reached
-  mtime_ns INTEGER NOT NULL,
+  ctime_ns INTEGER NOT NULL,           -- of any change, also of one that sets the time back
   stop INTEGER NOT NULL,               -- bytes that were read
   lines INTEGER NOT NULL,              -- lines that were read
   unfinished TEXT NOT NULL             -- a last row that cannot be read yet

@@ -35,7 +35,7 @@ def read_lines(
     state = index.file(file)
     with open(file, "rb") as raw:
         seen = os.fstat(raw.fileno())
-        if (state.size, state.mtime_ns) == (seen.st_size, seen.st_mtime_ns):
+        if (state.size, state.ctime_ns) == (seen.st_size, seen.st_ctime_ns):
             return
         while True:
             raw.seek(state.stop)
@@ -56,7 +56,7 @@ def read_lines(
                 _check_kind(block[0], kind)
             new = FileState(
                 seen.st_size if is_end and is_checked else -1,
-                seen.st_mtime_ns if is_end and is_checked else -1,
+                seen.st_ctime_ns if is_end and is_checked else -1,
                 state.stop + reader.marked_bytes,
                 state.lines + reader.marked_lines,
                 unfinished,

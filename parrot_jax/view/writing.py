@@ -34,7 +34,7 @@ class FileState(NamedTuple):
 
     size: int = -1
     """In bytes, when its end was reached; -1 = it was not."""
-    mtime_ns: int = -1
+    ctime_ns: int = -1
     stop: int = 0
     """Bytes read."""
     lines: int = 0
@@ -224,7 +224,7 @@ class IndexWriter:
     def file(self, path: str) -> FileState:
         """How far a file was read."""
         row = self._db.execute(
-            "SELECT size, mtime_ns, stop, lines, unfinished FROM files WHERE path = ?", (path,)
+            "SELECT size, ctime_ns, stop, lines, unfinished FROM files WHERE path = ?", (path,)
         ).fetchone()
         return FileState(*row) if row else FileState()
 
