@@ -35,9 +35,9 @@ def run(config: ReportConfig) -> None:
     from pathlib import Path
 
     from parrot_jax.core.logs import console
-    from parrot_jax.core.paths import require_local
+    from parrot_jax.core.paths import require_page
     from parrot_jax.runs.writing import write_report
 
-    require_local(config.out, "--out")
+    require_page(config.out, "--out")
     write_report(config.runs, Path(config.out))
     console.print(f"see {config.out}")

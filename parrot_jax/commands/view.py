@@ -52,7 +52,7 @@ Config = ViewConfig
 
 def run(config: ViewConfig) -> None:
     """Serves pages until Ctrl-C, or writes a sample."""
-    from parrot_jax.core.paths import require_local, require_local_folder
+    from parrot_jax.core.paths import require_local_folder, require_page
     from parrot_jax.view.opening import open_paths
 
     require_local_folder(config.cache_dir, "--cache-dir")
@@ -60,7 +60,7 @@ def run(config: ViewConfig) -> None:
     if config.html is not None:
         from parrot_jax.view.sample import write_sample
 
-        require_local(config.html, "--html")
+        require_page(config.html, "--html")
         write_sample(parts, config.html, size=config.sample, seed=config.seed)
         return
     from parrot_jax.view.serving import serve

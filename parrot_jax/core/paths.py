@@ -50,6 +50,21 @@ def require_local(path: str, what: str) -> None:
         raise UserError(f"{what} is {path}; it must be on a local disk, not in a bucket.")
 
 
+def require_page(path: str, what: str) -> None:
+    """Rejects a path for a page that may be a data file, which the page would replace.
+
+    Args:
+      path: The user's path.
+      what: The name of the setting, e.g. `"--out"`.
+
+    Raises:
+      UserError: The path is in a bucket, or does not end in `.html`.
+    """
+    require_local(path, what)
+    if not path.endswith(".html"):
+        raise UserError(f"{what} is {path}; the name of a page must end in .html.")
+
+
 def require_local_folder(path: str, what: str) -> None:
     """Rejects a path that cannot become a local folder, before hours of work that would fill it.
 

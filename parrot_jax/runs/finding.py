@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from parrot_jax.api.journal_reader import JournalReader
-from parrot_jax.core.errors import ParrotError
+from parrot_jax.core.errors import ParrotError, UserError
 from parrot_jax.core.files import read_object
 from parrot_jax.core.logs import duration
 from parrot_jax.report.page import Table
@@ -76,7 +76,7 @@ def _found(folder: Path, lock: Path, look: Callable[[], _Look]) -> Found:
     changed_at = _changed_at(folder)
     try:
         kind, is_finished, progress, last = look()
-    except ParrotError as error:
+    except (ParrotError, OSError) as error:
         return Found(folder, "?", "damaged", "", str(error), changed_at)
     state: State = "running" if is_held(lock) else "finished" if is_finished else "stopped"
     return Found(folder, kind, state, progress, last, changed_at)
@@ -84,10 +84,11 @@ def _found(folder: Path, lock: Path, look: Callable[[], _Look]) -> Found:
 
 def _changed_at(folder: Path) -> float:
     times = [0.0]
-    for entry in os.scandir(folder):
-        # A running job may rename or remove a file meanwhile.
-        with contextlib.suppress(FileNotFoundError):
-            times.append(entry.stat().st_mtime)
+    # A running job may rename or remove a file meanwhile, and a user the folder.
+    with contextlib.suppress(FileNotFoundError):
+        for entry in os.scandir(folder):
+            with contextlib.suppress(FileNotFoundError):
+                times.append(entry.stat().st_mtime)
     return max(times)
 
 
@@ -102,7 +103,10 @@ def _training(folder: Path) -> _Look:
 
 
 def _quickstart(folder: Path) -> _Look:
-    stages = read_object(folder / "quickstart.json").get("stages", {})
+    path = folder / "quickstart.json"
+    stages = read_object(path).get("stages", {})
+    if not isinstance(stages, dict):
+        raise UserError(f"{path} is damaged: `stages` is not a JSON object.")
     return _Look("quickstart", "report" in stages, f"{len(stages)} stages", "")
 
 

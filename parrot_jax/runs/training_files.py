@@ -4,6 +4,7 @@ The last line of a file may be incomplete while the run writes it; it is left ou
 """
 
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -65,7 +66,7 @@ def steps_of(config: Mapping[str, Any], data: Mapping[str, Any]) -> int | None:
         case (
             {"epochs": int() | float() as epochs, "batch_rows": int() as batch_rows},
             {"train": {"rows": int() as rows}},
-        ) if batch_rows > 0:
+        ) if batch_rows > 0 and math.isfinite(epochs):
             steps = max(1, round(epochs * (rows / batch_rows)))
             stop = config.get("max_steps")
             return min(stop, steps) if isinstance(stop, int) else steps
@@ -98,21 +99,25 @@ def read_training_run(folder: AnyPath | str) -> TrainingRun:
     """
     path = as_path(folder)
     metrics = _columns(path / METRICS)
-    if not {"step", "loss"} <= metrics.keys():
+    if not {"step", "loss"} <= metrics.keys() or not _has_loss(metrics):
         raise UserError(f"{path / METRICS} has no step with a loss yet; wait for the first one.")
+    if not np.isfinite(metrics["step"]).all():
+        raise UserError(f"{path / METRICS} is damaged: a line has no step; delete that line.")
     return TrainingRun(
         path=path,
         config=read_config(path),
-        data=_object(path / DATA),
+        data=_read_data(path / DATA),
         versions=_object(path / "versions.json"),
         metrics=metrics,
         evals=sorted(
-            (read_object(file) for file in _matching(path, "results/eval-*.json")),
+            map(_read_eval, _matching(path, "results/eval-*.json")),
             key=lambda means: means.get("step", 0),
         ),
         samples=_lines(path / "samples.jsonl"),
         checkpoints=sorted(
-            int(str(saved).split("/")[-2]) for saved in _matching(path, f"checkpoints/*/{_SAVED}")
+            int(name)
+            for saved in _matching(path, f"checkpoints/*/{_SAVED}")
+            if (name := str(saved).split("/")[-2]).isdecimal()  # a copy may have another name
         ),
         changes=_lines(path / "changes.jsonl"),
     )
@@ -150,6 +155,33 @@ def _columns(path: AnyPath) -> dict[str, NDArray[np.float64]]:
         name: np.array([_number(row.get(name)) for row in rows], np.float64) for name in names
     }
     return {name: column for name, column in columns.items() if not np.isnan(column).all()}
+
+
+def _has_loss(metrics: Mapping[str, NDArray[np.float64]]) -> bool:
+    is_known = np.isfinite(metrics["loss"])
+    return bool((is_known & (metrics.get("live_tokens", is_known) > 0)).any())
+
+
+def _read_data(path: AnyPath) -> dict[str, Any]:
+    data = _object(path)
+    for split in ("train", "eval"):
+        found = data.get(split) or {}
+        sources = found.get("sources", []) if isinstance(found, dict) else None
+        if not isinstance(sources, list) or not all(isinstance(one, dict) for one in sources):
+            raise UserError(f"{path} is damaged: {split} has no list of sources; restore a copy.")
+    return data
+
+
+def _read_eval(path: AnyPath) -> dict[str, Any]:
+    means = read_object(path)
+    for key, value in means.items():
+        expected = list if key.endswith("_ppl_by_turn") else int if key == "step" else object
+        if not isinstance(value, expected):
+            raise UserError(
+                f"{path} is damaged: {key} is {value!r}; restore a copy, or delete it and "
+                "evaluate that checkpoint again."
+            )
+    return means
 
 
 def _number(value: Any) -> float:

@@ -1,6 +1,7 @@
 """Resolves a path from the command line to a source with a format, and makes labels."""
 
 import itertools
+import os
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -51,9 +52,10 @@ def labels_of(paths: list[str]) -> list[str]:
     Raises:
       UserError: A path was given twice.
     """
-    if len(set(paths)) < len(paths):
-        twice = next(path for path in paths if paths.count(path) > 1)
-        raise UserError(f"{twice} was given twice; pass each path once.")
+    real = list(map(_real, paths))
+    for number, path in enumerate(real):
+        if path in real[:number]:
+            raise UserError(f"{paths[number]} was given twice; pass each path once.")
     bare = [path.rstrip("/").removeprefix(_kind_of(path)) for path in paths]
     short = [path.rsplit("/", 1)[-1] for path in bare]
     for ending in (".gz", ".jsonl", ".json"):
@@ -67,6 +69,14 @@ def labels_of(paths: list[str]) -> list[str]:
     if len(set(short)) < len(paths):  # the same file in two formats
         short = [_kind_of(path) + name for path, name in zip(paths, short, strict=True)]
     return short
+
+
+def _real(path: str) -> str:
+    """The same text for all spellings of a local path."""
+    if "://" in path:
+        return path
+    kind = _kind_of(path)
+    return kind + os.path.realpath(os.path.expanduser(path.removeprefix(kind)))
 
 
 def _kind_of(path: str) -> str:

@@ -79,7 +79,7 @@ class CollectedDialogues:
         journals = (journal_path(self._folder), self._folder / _MODERATION)
         files = [file for one in journals for file in (one, one.with_name(f"{one.name}-wal"))]
         stats = [file.stat() for file in files if file.exists()]
-        return [(stat.st_ino, stat.st_size, stat.st_mtime_ns) for stat in stats]
+        return [(stat.st_ino, stat.st_size, stat.st_ctime_ns) for stat in stats]
 
 
 def _changed(
@@ -154,7 +154,7 @@ def show_collected(
         )
     last = [one for one in attempts if one.step >= len(state.turns)]
     if last and state.stop is not None and not config.writer:
-        turns.append(_left_out(last, len(state.turns), state.stop, state.detail, config))
+        turns.append(_left_out(last, len(state.turns), state.stop, config))
     total = sum(_cost(one, config) or 0.0 for one in attempts)
     return Shown(
         id=beginning.id,
@@ -203,14 +203,13 @@ def _notes(attempts: Sequence[Attempt]) -> tuple[Note, ...]:
 
 
 def _left_out(
-    attempts: Sequence[Attempt], place: int, stop: str, detail: str | None, config: CollectConfig
+    attempts: Sequence[Attempt], place: int, stop: str, config: CollectConfig
 ) -> ShownTurn:
     """The reply that ended the dialogue."""
     last = attempts[-1]
-    why = f"{stop}: {detail}" if detail else str(stop)
     return ShownTurn(
         role="user" if place % 2 == 0 else "assistant",
-        name=f"left out: {why}",
+        name=f"left out: {stop}",
         text=last.text or "(no text)",
         facts=(
             f"{last.speaker}: {last.model or 'model not named'}",

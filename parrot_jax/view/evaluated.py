@@ -28,6 +28,8 @@ from parrot_jax.view.judgments import Judgment, Reject, filed_judgments, journal
 from parrot_jax.view.shown import Note, Shown, ShownTurn
 from parrot_jax.view.writing import IndexWriter
 
+_MISSING = "why there is no answer"
+
 
 def is_evaluation(folder: Path, journal_keys: Collection[str]) -> bool:
     """Whether a folder has answers or judgments.
@@ -94,7 +96,7 @@ class EvaluatedAnswers:
             *self._folder.glob(f"{ANSWERS}/*"), *self._folder.glob(f"{FOLDER}/*"),
         ]  # fmt: skip
         stats = [(str(file), file.stat()) for file in sorted(files) if file.exists()]
-        return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
+        return [(name, stat.st_size, stat.st_ctime_ns) for name, stat in stats]
 
 
 def read_evaluation(folder: Path, reject: Reject) -> list[Shown]:
@@ -189,12 +191,14 @@ def _answer(
     text = side.answers.get(turn) or (given[0] if given and is_first else None)
     scores = [one.score for one in judgments if one.score is not None]
     reason = side.reasons.get(turn, "")
+    # It may quote a server.
+    missing = [Note(title=_MISSING, text=reason, is_private=True)] if reason and not text else []
     return ShownTurn(
         role="assistant",
         name=model,
         text=text or "(no answer)",
-        facts=side.facts.get(turn, ()) if text else tuple(filter(None, (reason,))),
-        notes=tuple(one.note for one in judgments) if is_first else (),
+        facts=side.facts.get(turn, ()) if text else (),
+        notes=(*missing, *(one.note for one in judgments if is_first)),
         score=sum(scores) / len(scores) if scores and is_first else None,
         is_left_out=text is None and bool(reason),
     )

@@ -17,6 +17,7 @@ from parrot_jax.core.remote import RemotePath
 from parrot_jax.dialogue.json_stream import holds_lines
 from parrot_jax.dialogue.readers import FileKind
 from parrot_jax.dialogue.sources import SourceConfig, read_sources, source_files
+from parrot_jax.dialogue.types import is_unicode
 from parrot_jax.view.lines import digest_of, read_lines
 from parrot_jax.view.shown import Shown
 from parrot_jax.view.streams import RejectingReport, read_stream
@@ -65,6 +66,8 @@ class DialogueFiles:
           UserError: A file cannot be read, or its rows are of another kind.
         """
         files = source_files(self._source)
+        if unfit := next((file for file in files if not is_unicode(file)), None):
+            raise UserError(f"the file name {unfit!r} is not valid UTF-8; rename the file.")
         stamp = stamp_of(files)
         if stamp == self._seen:
             if self._problem is not None:
@@ -115,7 +118,7 @@ class DialogueFiles:
         """
         state, pieces = index.file(file), index.pieces(file)
         seen = os.stat(file)
-        if (seen.st_size, seen.st_mtime_ns) == (state.size, state.mtime_ns):
+        if (seen.st_size, seen.st_ctime_ns) == (state.size, state.ctime_ns):
             return True
         if seen.st_size < state.stop:
             return False
@@ -140,7 +143,7 @@ def stamp_of(files: list[str]) -> str:
     if any(isinstance(as_path(file), RemotePath) or not os.path.isfile(file) for file in files):
         return _ELSEWHERE
     seen = [(file, os.stat(file)) for file in files]
-    return repr([(file, stat.st_size, stat.st_mtime_ns) for file, stat in seen])
+    return repr([(file, stat.st_size, stat.st_ctime_ns) for file, stat in seen])
 
 
 def _identity(files: list[str]) -> str:

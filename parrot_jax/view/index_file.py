@@ -66,7 +66,7 @@ CREATE TABLE rejected (
 CREATE TABLE files (
   path TEXT PRIMARY KEY,
   size INTEGER NOT NULL,               -- as seen when its end was reached
-  mtime_ns INTEGER NOT NULL,
+  ctime_ns INTEGER NOT NULL,           -- of any change, also of one that sets the time back
   stop INTEGER NOT NULL,               -- bytes that were read
   lines INTEGER NOT NULL,              -- lines that were read
   unfinished TEXT NOT NULL             -- a last row that cannot be read yet
@@ -90,7 +90,8 @@ def index_path(cache_dir: str, key: str) -> Path:
       cache_dir: The folder of caches.
       key: Identifies what is indexed.
     """
-    return Path(cache_dir) / "view" / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.sqlite"
+    name = hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()[:16]
+    return Path(cache_dir) / "view" / f"{name}.sqlite"
 
 
 def connect_to_write(path: Path) -> sqlite3.Connection:

@@ -88,10 +88,16 @@ class Part:
                 self._writer.close()
                 self._writer = None
                 remove(self.index)
-                return  # the next pass starts over
+                self.problem = f"the index {self.index} was damaged; the next pass makes it again."
+                return
             self.problem = str(explain(error, self.index))
         self.is_reading = False
         self.checked.set()
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether the last pass was made here, not by another process."""
+        return self._writer is not None
 
     def close(self) -> None:
         """Closes the index and lets go of it."""
@@ -147,7 +153,7 @@ def build(parts: list[Part]) -> Iterator[Part]:
       The part, after each step.
 
     Raises:
-      UserError: A part cannot be read.
+      UserError: A part cannot be read, or another process keeps its index.
     """
     for part in parts:
         try:
@@ -155,5 +161,10 @@ def build(parts: list[Part]) -> Iterator[Part]:
                 yield part
             if part.problem:
                 raise UserError(part.problem)
+            if not part.is_writing:
+                raise UserError(
+                    f"another `parrot view` keeps the index of {part.label}, which may not be "
+                    "complete; stop it, or choose another --cache-dir."
+                )
         finally:
             part.close()

@@ -10,7 +10,7 @@ from parrot_jax.core.errors import UserError
 from parrot_jax.dialogue.json_stream import line_rows
 from parrot_jax.dialogue.readers import PARSERS, FileKind, ReadRow, WrongKindError, parse_row
 from parrot_jax.view.shown import show_dialogue
-from parrot_jax.view.writing import ROWS_AT_ONCE, FileState, IndexWriter, Piece
+from parrot_jax.view.writing import BYTES_AT_ONCE, ROWS_AT_ONCE, FileState, IndexWriter, Piece
 
 _CHUNK_BYTES = 1 << 20
 
@@ -35,7 +35,7 @@ def read_lines(
     state = index.file(file)
     with open(file, "rb") as raw:
         seen = os.fstat(raw.fileno())
-        if (state.size, state.mtime_ns) == (seen.st_size, seen.st_mtime_ns):
+        if (state.size, state.ctime_ns) == (seen.st_size, seen.st_ctime_ns):
             return
         while True:
             raw.seek(state.stop)
@@ -48,12 +48,15 @@ def read_lines(
                     break
                 block.append(parse_row(row, file, PARSERS[kind]))
                 reader.mark()
-            is_end = bool(unfinished) or len(block) < ROWS_AT_ONCE
+                if reader.marked_bytes >= BYTES_AT_ONCE:
+                    break
+            is_full = len(block) == ROWS_AT_ONCE or reader.marked_bytes >= BYTES_AT_ONCE
+            is_end = bool(unfinished) or not is_full
             if block and not state.stop:
                 _check_kind(block[0], kind)
             new = FileState(
                 seen.st_size if is_end and is_checked else -1,
-                seen.st_mtime_ns if is_end and is_checked else -1,
+                seen.st_ctime_ns if is_end and is_checked else -1,
                 state.stop + reader.marked_bytes,
                 state.lines + reader.marked_lines,
                 unfinished,

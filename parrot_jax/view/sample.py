@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from parrot_jax.browser.pages import Pages
 from parrot_jax.core.errors import UserError, disk_full_is_a_user_error
@@ -62,10 +62,7 @@ def write_sample(parts: Sequence[Part], out: str, *, size: int, seed: int) -> No
             raise UserError(f"there is no dialogue in {', '.join(part.label for part in parts)}.")
         drawn, num_secret = _draw(readers, places, size, seed)
     labels = [without_folders(part.label) for part in parts]
-    entries = [
-        (labels[place.part], place.number, _published(shown))
-        for place, shown in sorted(drawn.items())
-    ]
+    entries = [(labels[place.part], place.number, shown) for place, shown in sorted(drawn.items())]
     rejected = sum(_rejected(part) for part in parts)
     text = Pages(PACKAGE).text(
         "sample.html", entries=entries, labels=labels, total=len(places), num_secret=num_secret,
@@ -95,7 +92,8 @@ def _draw(
     for place in _in_order(places, order, size):
         shown = readers[place.part].dialogue(place.number)
         assert shown is not None  # its number was just listed
-        if find_secret(f"{shown.searched}\n{shown.metadata}"):
+        shown = _published(shown)
+        if find_secret(_all_texts(shown)):
             num_secret += 1
             continue
         drawn[place] = shown
@@ -123,8 +121,9 @@ def _published(shown: Shown) -> Shown:
         place=without_folders(shown.place),
         source=name_to_publish(shown.source),
         turns=tuple(map(_published_turn, shown.turns)),
-        facts=tuple(fact for fact in shown.facts if fact[0] != WHY),
+        facts=tuple((name, name_to_publish(value)) for name, value in shown.facts if name != WHY),
         metadata=as_json(value_to_publish(json.loads(shown.metadata))) if shown.metadata else "",
+        stop=name_to_publish(shown.stop),
         models=tuple(map(name_to_publish, shown.models)),
     )
 
@@ -132,14 +131,32 @@ def _published(shown: Shown) -> Shown:
 def _published_turn(turn: ShownTurn) -> ShownTurn:
     return replace(
         turn,
-        notes=tuple(note for note in turn.notes if not note.is_private),
+        name=name_to_publish(turn.name),
+        notes=tuple(
+            replace(note, title=name_to_publish(note.title))
+            for note in turn.notes
+            if not note.is_private
+        ),
         facts=tuple(map(name_to_publish, turn.facts)),
         other=None if turn.other is None else _published_turn(turn.other),
     )
 
 
+def _all_texts(shown: Shown) -> str:
+    """Every text of a dialogue that is written to the file."""
+    return "\n".join(_strings(json.loads(shown.to_json())))
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _strings(inner)
+
+
 def _personal(shown: Shown) -> list[str]:
-    return [kind for kind in _PERSONAL if SENSITIVE[kind](shown.searched)]
+    return [kind for kind in _PERSONAL if SENSITIVE[kind](_all_texts(shown))]
 
 
 def _rejected(part: Part) -> int:

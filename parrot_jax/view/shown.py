@@ -148,13 +148,13 @@ def show_dialogue(dialogue: Dialogue, place: str, repairs: Mapping[str, int]) ->
         flags.append("reasoning")
     facts = [(name, f"{count:,} ×") for name, count in repairs.items()]
     return Shown(
-        id=dialogue.id,
-        place=place,
-        source=dialogue.source,
+        id=_text(dialogue.id),
+        place=_text(place),
+        source=_text(dialogue.source),
         system=dialogue.system,
         turns=tuple(turns),
         facts=tuple(facts),
-        metadata=as_json(metadata),
+        metadata=_text(as_json(metadata)),
         stop=_text(about.get("stop") or metadata.get("stop")),
         models=tuple(_models(metadata, about)),
         flags=tuple(flags),
@@ -186,14 +186,15 @@ def _beside(chosen: ShownTurn, rejected: ShownTurn) -> ShownTurn:
 def _models(metadata: Mapping[str, Any], collected: Mapping[str, Any]) -> Iterator[str]:
     by_speaker = collected.get("models")
     if isinstance(by_speaker, Mapping):
-        yield from speaker_models(by_speaker)
+        lists = {key: names for key, names in by_speaker.items() if isinstance(names, list)}
+        yield from map(_text, speaker_models(lists))
         return
     for key in ("asker", "answerer", "writer"):
-        if isinstance(metadata.get(key), str):
-            yield f"{key}: {metadata[key]}"
+        if name := _text(metadata.get(key)):
+            yield f"{key}: {name}"
     for key in ("model", "model_name"):
-        if _text(metadata.get(key)):
-            yield metadata[key]
+        if name := _text(metadata.get(key)):
+            yield name
 
 
 def speaker_models(by_speaker: Mapping[str, Sequence[Any]]) -> Iterable[str]:
@@ -203,7 +204,8 @@ def speaker_models(by_speaker: Mapping[str, Sequence[Any]]) -> Iterable[str]:
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else ""
+    """A text as an index can store it: halves of surrogate pairs, which JSON allows, become `?`."""
+    return value.encode(errors="replace").decode() if isinstance(value, str) else ""
 
 
 def _number(value: Any) -> float | None:

@@ -8,8 +8,8 @@ from parrot_jax.core.errors import UserError
 from parrot_jax.dialogue.readers import ReadRow
 from parrot_jax.dialogue.report import ReadReport, SourceCounts
 from parrot_jax.dialogue.types import Dialogue
-from parrot_jax.view.shown import show_dialogue
-from parrot_jax.view.writing import ROWS_AT_ONCE, IndexWriter
+from parrot_jax.view.shown import Shown, show_dialogue
+from parrot_jax.view.writing import BYTES_AT_ONCE, ROWS_AT_ONCE, IndexWriter
 
 
 class RejectingReport(ReadReport):
@@ -51,10 +51,10 @@ def read_stream(
     for _ in itertools.islice(dialogues, there):
         report.rejected.clear()
     try:
-        while block := list(itertools.islice(_placed(dialogues, report), ROWS_AT_ONCE)):
+        for block in _blocks(dialogues, report):
             with index.saving():
-                for dialogue, place, repairs in block:
-                    index.put(show_dialogue(dialogue, place, repairs))
+                for shown in block:
+                    index.put(shown)
                 _save_rejected(index, report)
             yield
     except UserError:  # not one usable row
@@ -66,13 +66,19 @@ def read_stream(
         index.set_about("is_complete", "yes")
 
 
-def _placed(
-    dialogues: Iterator[Dialogue], report: RejectingReport
-) -> Iterator[tuple[Dialogue, str, dict[str, int]]]:
+def _blocks(dialogues: Iterator[Dialogue], report: RejectingReport) -> Iterator[list[Shown]]:
+    """The dialogues in lists that are saved together."""
+    block, num_chars = [], 0
     for dialogue in dialogues:
         place = report.place
         assert place is not None  # the row of this dialogue
-        yield dialogue, f"{place.source}:{place.line}", dict(place.repairs)
+        block.append(show_dialogue(dialogue, f"{place.source}:{place.line}", place.repairs))
+        num_chars += len(block[-1].searched)
+        if len(block) == ROWS_AT_ONCE or num_chars >= BYTES_AT_ONCE:
+            yield block
+            block, num_chars = [], 0
+    if block:
+        yield block
 
 
 def _save_rejected(index: IndexWriter, report: RejectingReport) -> None:

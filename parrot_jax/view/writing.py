@@ -13,7 +13,9 @@ from parrot_jax.view.searching import spaced
 from parrot_jax.view.shown import Shown
 
 ROWS_AT_ONCE = 500
-"""Rows of a file that are saved together."""
+"""Rows of a file that are saved together, at most."""
+BYTES_AT_ONCE = 16 << 20
+"""No more rows are added once they have so many bytes, so that long ones do not fill the memory."""
 
 _COMPRESSION = 3
 _TABLES = (
@@ -32,7 +34,7 @@ class FileState(NamedTuple):
 
     size: int = -1
     """In bytes, when its end was reached; -1 = it was not."""
-    mtime_ns: int = -1
+    ctime_ns: int = -1
     stop: int = 0
     """Bytes read."""
     lines: int = 0
@@ -222,7 +224,7 @@ class IndexWriter:
     def file(self, path: str) -> FileState:
         """How far a file was read."""
         row = self._db.execute(
-            "SELECT size, mtime_ns, stop, lines, unfinished FROM files WHERE path = ?", (path,)
+            "SELECT size, ctime_ns, stop, lines, unfinished FROM files WHERE path = ?", (path,)
         ).fetchone()
         return FileState(*row) if row else FileState()
 

@@ -37,6 +37,20 @@ def test_runs_are_finished_stopped_running_or_damaged(tmp_path: Path) -> None:
     assert {run.state for run in find_runs(tmp_path / "b")} == {"stopped"}
 
 
+def test_one_odd_run_does_not_hide_the_others(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", config={"epochs": float("inf")})
+    metrics = write_run(tmp_path / "b") / "metrics.jsonl"
+    metrics.unlink()
+    metrics.mkdir()
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "quickstart.json").write_text('{"stages": 5}')
+    write_run(tmp_path / "d")
+    found = list(find_runs(tmp_path))
+    assert [run.state for run in found] == ["stopped", "damaged", "damaged", "stopped"]
+    assert found[0].progress == "5 steps"
+    assert "`stages` is not a JSON object" in found[2].last
+
+
 def test_a_run_without_a_step_is_listed(tmp_path: Path) -> None:
     (write_run(tmp_path / "run") / "metrics.jsonl").unlink()
     (run,) = find_runs(tmp_path)

@@ -105,3 +105,39 @@ def test_a_folder_without_a_run_is_named(tmp_path: Path) -> None:
         write_report([str(tmp_path / "empty")], tmp_path / "page.html")
     with pytest.raises(UserError, match="some of these folders are training runs and some are not"):
         write_report([str(run), str(tmp_path)], tmp_path / "page.html")
+
+
+def test_a_page_replaces_no_other_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = write_run(tmp_path / "run")
+    before = (run / "config.yaml").read_text()
+    assert main(["report", str(run), "--out", str(run / "config.yaml")]) == 2
+    assert "config.yaml; the name of a page must end in .html." in capsys.readouterr().err
+    assert (run / "config.yaml").read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "said"),
+    [
+        ("metrics.jsonl", '{"step": 1, "loss": Infinity}', "has no step with a loss yet"),
+        ("metrics.jsonl", '{"step": 1, "loss": 2.0, "live_tokens": 0}', "has no step with a loss"),
+        ("metrics.jsonl", '{"step": 1, "loss": 2}\n{"loss": 2}', "a line has no step"),
+        ("data.json", '{"train": {"rows": 3, "sources": [1]}}', "train has no list of sources"),
+        ("data.json", '{"train": [1]}', "train has no list of sources"),
+        ("results/eval-1.json", '{"step": null}', "step is None"),
+        ("results/eval-1.json", '{"step": 1, "user_ppl_by_turn": 5}', "user_ppl_by_turn is 5"),
+    ],
+)
+def test_a_damaged_file_is_named(tmp_path: Path, file: str, text: str, said: str) -> None:
+    run = write_run(tmp_path / "run")
+    (run / file).write_text(text + "\n")
+    with pytest.raises(UserError, match=f"{file}.*{said}"):
+        write_report([str(run)], tmp_path / "page.html")
+
+
+def test_a_copy_of_a_checkpoint_is_no_checkpoint(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    for name in ("4", "4-copy"):
+        (run / "checkpoints" / name).mkdir(parents=True)
+        (run / "checkpoints" / name / "_CHECKPOINT_METADATA").touch()
+    write_report([str(run)], tmp_path / "page.html")
+    assert "run has checkpoints of the steps 4." in words(tmp_path / "page.html")

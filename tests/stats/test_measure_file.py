@@ -188,6 +188,8 @@ def test_unclear_paths_are_refused_with_what_to_do(tmp_path: Path) -> None:
         source_of(str(tmp_path))
     with pytest.raises(UserError, match="given twice"):
         labels_of(["a", "b", "a"])
+    with pytest.raises(UserError, match="x/../a was given twice"):
+        labels_of(["a", "b", "x/../a"])
 
 
 def test_pronouns_and_ellipsis_by_word_lists() -> None:

@@ -133,6 +133,8 @@ def test_a_kill_while_it_indexes_loses_nothing(serve: Serve, tmp_path: Path, ind
         ((), "no path was given"),
         (("none.jsonl",), "no file matches the source path 'none.jsonl'"),
         (("a.jsonl", "a.jsonl"), "was given twice"),
+        (("a.jsonl", "./a.jsonl"), "./a.jsonl was given twice"),
+        (("a.jsonl", "--html", "a.jsonl"), "the name of a page must end in .html"),
         (("a.jsonl", "--port", "70000"), "--port is 70000; it must be at most 65535"),
         (("a.jsonl", "--sample", "0"), "--sample is 0; it must be at least 1"),
         (("config.yaml",), "config.yaml"),

@@ -7,11 +7,12 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from parrot_jax.view import files, lines, streams, writing
@@ -72,6 +73,58 @@ def test_rejected_rows_are_listed_with_file_and_line(index: Index, tmp_path: Pat
     assert [one.place for one in reader.page(Query()).rows] == [f"{path}:1", f"{path}:5"]
 
 
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(), max_size=3) | st.just("\ud800"),
+    lambda inner: st.lists(inner, max_size=2)
+    | st.dictionaries(st.sampled_from(["stop", "models", "asker", "\udfff"]), inner, max_size=3),
+    max_leaves=8,
+)  # fmt: skip
+KEYS = ("id", "source", "model", "asker", "stop", "score", "collection", "note", "\ud800")
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100)
+@given(keys=st.dictionaries(st.sampled_from(KEYS), JSON))
+@example(keys={"id": "a\ud800", "\ud800": "\udfff"})
+@example(keys={"collection": {"models": {"asker": 5, "answerer": [{}]}}})
+def test_no_key_of_a_row_stops_the_reading(tmp_path_factory, keys: dict[str, Any]) -> None:
+    folder = tmp_path_factory.mktemp("keys")
+    path = folder / "a.jsonl"
+    path.write_text(row(0) + json.dumps(json.loads(row(1)) | keys) + "\n" + row(2))
+    (part,) = open_paths([str(path)], str(folder))
+    reader = look(part)
+    totals = reader.totals()
+    assert totals.dialogues + totals.rejected == 3
+    assert "question 2" in openings(reader)
+    part.close()
+    reader.close()
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz"])
+def test_long_rows_are_saved_in_small_steps(
+    open_part: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    for reading in (lines, streams):
+        monkeypatch.setattr(reading, "BYTES_AT_ONCE", 250)
+    path = tmp_path / name
+    text = "".join(row(n, "x" * 100) for n in range(6))  # two lines, or three texts, fill a step
+    path.write_bytes(gzip.compress(text.encode()) if name.endswith("gz") else text.encode())
+    part = open_part(path)
+    counts = []
+    for _ in part.update():
+        with contextlib.closing(IndexReader(part.index)) as reader:
+            counts.append(reader.totals().dialogues)
+    assert counts[:2] == ([2, 4] if name == "a.jsonl" else [3, 6])
+    assert openings(look(part)) == ["x" * 100] * 6
+
+
+def test_a_file_name_that_is_not_utf8_is_explained(open_part: Open, tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"a\xff.jsonl")
+    path.write_text(row(0))
+    part = update(open_part(path))
+    assert "is not valid UTF-8; rename the file." in part.problem
+
+
 def test_it_grows_with_the_file_and_waits_for_half_a_row(open_part: Open, tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     half = row(2)[:20]
@@ -116,7 +169,7 @@ def test_appended_in_any_pieces_it_is_the_same(tmp_path_factory, cuts: list[int]
     assert len(found[0][0]) == 4
 
 
-@pytest.mark.parametrize("changed", ["first", "middle", "shorter", "same time"])
+@pytest.mark.parametrize("changed", ["first", "middle", "shorter", "same size and time"])
 def test_a_changed_file_is_read_again(
     open_part: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: str
 ) -> None:
@@ -129,11 +182,11 @@ def test_a_changed_file_is_read_again(
     look(part)
     part.close()
     before = path.stat()
-    place = {"first": 0, "middle": 3, "shorter": 5, "same time": 3}[changed]
+    place = {"first": 0, "middle": 3, "shorter": 5, "same size and time": 3}[changed]
     rows[place] = "" if changed == "shorter" else rows[place].replace("question", "Question")
-    path.write_text("".join(rows) + ("" if changed == "same time" else row(7) + row(8)))
-    if changed == "same time":
-        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+    path.write_text("".join(rows) + ("" if changed == "same size and time" else row(7) + row(8)))
+    if changed == "same size and time":
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     reader = look(open_part(path))  # another process
     assert reader.totals().generation == 2
     found = openings(reader)
