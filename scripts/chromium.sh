@@ -9,4 +9,4 @@ fi
 root=()
 [ "$(id -u)" = 0 ] || root=(sudo)
 "${root[@]}" apt-get update -qq
-DEBIAN_FRONTEND=noninteractive "${root[@]}" apt-get install -y -qq --no-install-recommends chromium >/dev/null
+DEBIAN_FRONTEND=noninteractive "${root[@]}" apt-get install -y -qq --no-install-recommends chromium fonts-liberation >/dev/null
