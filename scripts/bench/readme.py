@@ -56,7 +56,7 @@ def main(config: ReadmeConfig) -> None:
                 print(f" skipped  {command}")
                 continue
             before = time.monotonic()
-            if re.match(r"parrot (world )?serve ", command):
+            if re.match(r"parrot (view|(world )?serve) ", command):
                 servers.enter_context(served(command, work, environment))
             else:
                 run(command, work, environment)
@@ -134,9 +134,11 @@ def served(command: str, folder: Path, environment: Mapping[str, str]) -> Iterat
     )
     try:
         assert process.stdout is not None
-        line = process.stdout.readline()
-        if not line.startswith("serving "):
-            raise SystemExit(f"{command}\n{line}exit code {process.wait()}")
+        said = ""
+        while not re.search(r"^serving |: open http", said, re.M):
+            if not (line := process.stdout.readline()):
+                raise SystemExit(f"{command}\n{said}exit code {process.wait()}")
+            said += line
         yield
     finally:
         process.terminate()
