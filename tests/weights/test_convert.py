@@ -264,7 +264,7 @@ def test_pickles_are_refused_with_the_way_out(
     [
         ({"attention_bias": True}, "attention_bias is True, not False"),
         ({"mlp_bias": True}, "mlp_bias is True, not False"),
-        ({"model_type": "mistral"}, "model_type is 'mistral', not one of llama"),
+        ({"model_type": "phi3"}, "model_type is 'phi3', not one of llama, mistral"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu', not 'silu'"),
         ({"rope_scaling": {"rope_type": "yarn", "factor": 2}}, "rope_type is 'yarn'"),
         ({"hidden_size": None}, "hidden_size is missing"),
