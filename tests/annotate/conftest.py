@@ -1,5 +1,6 @@
 """The command in a process of its own, and clients of it."""
 
+import contextlib
 import http.client
 import json
 import subprocess
@@ -85,11 +86,10 @@ class Client:
         sent |= headers or {}
         method = "GET" if body is None else "POST"
         data = None if body is None else json.dumps(body).encode()
-        connection.request(method, path, data, {k: v for k, v in sent.items() if v})
-        response = connection.getresponse()
-        found = response.status, response.headers, response.read().decode()
-        connection.close()
-        return found
+        with contextlib.closing(connection):  # the server may be killed meanwhile
+            connection.request(method, path, data, {k: v for k, v in sent.items() if v})
+            response = connection.getresponse()
+            return response.status, response.headers, response.read().decode()
 
     def sign_in(self) -> None:
         status, headers, _ = self.ask("/" + self.server.link.split("/")[3])

@@ -61,6 +61,7 @@ def _act(desk: VerdictDesk, stack: list[str], name: str, action: str) -> None:
         stack.append(action)
 
 
+@pytest.mark.slow
 def test_what_the_server_confirmed_survives_a_kill_at_any_moment(
     start: Start, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

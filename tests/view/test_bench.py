@@ -6,9 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from .conftest import ROOT
 
 
+@pytest.mark.slow
 def test_the_benchmark_measures_each_page(tmp_path: Path) -> None:
     script = [sys.executable, str(ROOT / "scripts" / "bench" / "view.py")]
     done = subprocess.run(

@@ -103,6 +103,7 @@ def test_a_link_works_after_a_restart(serve: Serve, file: Path) -> None:
     assert "question 7" in before
 
 
+@pytest.mark.slow
 def test_a_kill_while_it_indexes_loses_nothing(serve: Serve, tmp_path: Path, index: Index) -> None:
     path = tmp_path / "big.jsonl"
     path.write_text("".join(row(n, "word " * 200, "text " * 200) for n in range(6000)))
