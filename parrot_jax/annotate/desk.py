@@ -112,7 +112,7 @@ class VerdictDesk:
     """Everybody judges all items of a file, in its order; skipped ones do not come back."""
 
     def __init__(self, file: VerdictFile, task: Task) -> None:
-        """Args: file: An open one."""
+        """Takes an open file."""
         self.task = task
         self._file = file
         self._given: dict[str, dict[int, Verdict]] = {}
@@ -159,7 +159,7 @@ class VerdictDesk:
         return last.value
 
     def _current(self, annotator: str) -> int:
-        """The number of the first item without a verdict; 0 = there is none."""
+        """The number of the first item without a verdict; 0 = all have one."""
         given = self._given.get(annotator, {})
         return next((n for n in range(1, self._file.num_items + 1) if n not in given), 0)
 

@@ -183,7 +183,7 @@ def read_annotation(path: Path) -> Annotation:
     """Reads a file, also while it is written.
 
     Raises:
-      UserError: There is no such file, it is damaged, or it is none of `parrot annotate`.
+      UserError: There is no such file, it is damaged, or `parrot annotate` has not written it.
     """
     if not path.is_file():
         raise UserError(f"there is no file {path}; `parrot annotate ... --out {path}` writes it.")

@@ -3,9 +3,10 @@
 The questions of an asker are measured exactly as people's at the same places.
 """
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import NamedTuple
 
 from parrot_jax.askers.reference import Reference, Said
 from parrot_jax.askers.texts import overlap_with, repeats, shifts_topic
@@ -14,6 +15,7 @@ from parrot_jax.dialogue.words import normal_words
 from parrot_jax.negatives.rules import LANGUAGE, rule_of
 from parrot_jax.stats.context_marks import has_pronoun, is_elliptical
 from parrot_jax.stats.diversity import HDD_DRAWS, MATTR_WINDOW, hdd, mattr, self_rouge
+from parrot_jax.stats.measures import MEASURES as SESSIONS
 from parrot_jax.stats.measures import Amount, Measure
 
 _FEWEST_COPIED_WORDS = 4
@@ -25,24 +27,14 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
             name="words of a question", unit="number", of="questions",
             definition="split at white space",
         ),
-        "pronouns": Measure(
-            name="pronouns", unit="share", of="questions of English dialogues",
-            definition="contains it, they, he, she or their forms, this, that, these or those",
-        ),
-        "ellipsis": Measure(
-            name="ellipsis", unit="share", of="questions of English dialogues",
-            definition="at most 7 words, with a continuing opening (and, what about, more) or "
-            "without a word from a list of verbs",
-        ),
+        "pronouns": replace(SESSIONS["pronouns"], of="questions of English dialogues"),
+        "ellipsis": replace(SESSIONS["ellipsis"], of="questions of English dialogues"),
         "context_dependent": Measure(
             name="context-dependent questions", unit="number", of="English dialogues",
             definition="questions that refer to the dialogue by the rules of `parrot negatives "
             "select`, where people asked one; per dialogue of 2 questions or more of people",
         ),
-        "thanks": Measure(
-            name="thanks", unit="share", of="questions",
-            definition="contains a word of thanks; for long questions, in the opening (English)",
-        ),
+        "thanks": replace(SESSIONS["thanks"], of="questions"),
         "repeats": Measure(
             name="repeats", unit="share", of="questions",
             definition="95 % or more of the characters as in an earlier question of the dialogue",
@@ -61,11 +53,7 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
             definition="mean share of a question's content words that the intent has: the key "
             "`intent` of the dialogue, else its first question",
         ),
-        "self_rouge": Measure(
-            name="Self-ROUGE", unit="percent of 1", of="dialogues of 2 questions or more",
-            definition="100 times the mean ROUGE-L F of each question with the others of its "
-            "dialogue",
-        ),
+        "self_rouge": replace(SESSIONS["self_rouge"], of="dialogues of 2 questions or more"),
         "mattr": Measure(
             name="MATTR", unit="number", of=f"dialogues of {MATTR_WINDOW} words or more",
             definition=f"mean share of distinct words in windows of {MATTR_WINDOW} words of a "
@@ -81,7 +69,8 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
 """By key in `card.json`, in table order."""
 
 
-class _Asked(NamedTuple):
+@dataclass(frozen=True)
+class _Asked:
     """A question in its dialogue."""
 
     text: str
@@ -93,12 +82,14 @@ class _Asked(NamedTuple):
     is_beside: bool
     """Whether the person asked a question there, too."""
 
-    @property
+    @functools.cached_property
     def words(self) -> list[str]:
+        """As `normal_words`."""
         return normal_words(self.text)
 
-    @property
+    @functools.cached_property
     def rule(self) -> str | None:
+        """Why it needs its dialogue; None = no rule says so, or it is not English."""
         return rule_of(self.text) if self.is_english else None
 
 

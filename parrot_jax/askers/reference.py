@@ -32,7 +32,7 @@ class Said(NamedTuple):
 
     place: Place
     text: str | None
-    """The question; None = there is none."""
+    """The question; None = nothing was asked."""
     ended: bool = False
     """Whether the dialogue was ended instead."""
     reason: str = ""

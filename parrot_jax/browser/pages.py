@@ -14,10 +14,10 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from parrot_jax.browser.sign_in import App, Links, Receive, Scope, Send, SignIn
+from parrot_jax.browser.sign_in import Links, SignIn
 from parrot_jax.core.errors import UserError
 from parrot_jax.report.environment import make_environment
-from parrot_jax.serve.callers.known_callers import KnownCallers
+from parrot_jax.serve.callers.known_callers import App, KnownCallers, Receive, Scope, Send
 
 MAX_BODY_BYTES = 256 * 1024
 """Limit on the size of a request's body."""
@@ -47,7 +47,7 @@ class Pages:
     """Renders the templates of a package, which may extend `layout.html` of this one."""
 
     def __init__(self, package: str) -> None:
-        """Args: package: E.g. `parrot_jax.view`; its files are in `templates/`."""
+        """Takes the name of a package with a folder `templates`, e.g. `parrot_jax.view`."""
         self._environment = make_environment(package, _OWN, _REPORT)
 
     def page(self, template: str, status: int = 200, /, **values: Any) -> HTMLResponse:

@@ -6,14 +6,10 @@ a restarted server asks for its new link.
 
 import hmac
 import secrets
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from collections.abc import Callable
 from urllib.parse import parse_qsl, urlencode
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
+from parrot_jax.serve.callers.known_callers import App, Receive, Scope, Send
 
 MAX_SESSIONS = 256
 """Browsers let in at most; the first of more must open a new link."""

@@ -16,7 +16,7 @@ from parrot_jax.view.writing import IndexWriter
 _POLL_S = 1.0
 _LONGEST_POLL_S = 60.0
 _REST = 20
-"""A check that found nothing new is followed by a pause of so many times its duration."""
+"""A check that found nothing new is followed by a pause of this many times its duration."""
 
 
 @runtime_checkable

@@ -49,7 +49,7 @@ class Query:
         """Reads an address; other keys are ignored.
 
         Raises:
-          UserError: A number is none, an order is unknown, or a value is too long.
+          UserError: A number is not one, an order is unknown, or a value is too long.
         """
         found = cls(**{f.name: values[f.name].strip() for f in fields(cls) if f.name in values})
         for field in fields(cls):

@@ -129,7 +129,7 @@ class IndexReader:
         return RowPage(rows, anchor is not None, more)
 
     def neighbours(self, query: Query, number: int) -> tuple[int | None, int | None]:
-        """The dialogues before and after one in the list; None = there is none."""
+        """The dialogues before and after one in the list; None = the end of the list."""
         before, after = (
             self._around(query, number, backward=backward, most=1) for backward in (True, False)
         )
@@ -174,7 +174,7 @@ class IndexReader:
         ]
 
     def dialogue(self, number: int) -> Shown | None:
-        """A dialogue; None if there is none with this number."""
+        """A dialogue; None if no dialogue has this number."""
         rows = self._read("SELECT body FROM bodies WHERE number = ?", number)
         return next((Shown.from_json(zlib.decompress(body)) for (body,) in rows), None)
 

@@ -163,7 +163,7 @@ def show_dialogue(dialogue: Dialogue, place: str, repairs: Mapping[str, int]) ->
 
 
 def as_json(value: Mapping[str, Any]) -> str:
-    """Metadata as text; empty if there is none."""
+    """Metadata as text; empty without metadata."""
     return json.dumps(dict(value), ensure_ascii=False, indent=2, default=str) if value else ""
 
 

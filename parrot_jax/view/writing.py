@@ -15,7 +15,7 @@ from parrot_jax.view.shown import Shown
 ROWS_AT_ONCE = 500
 """Rows of a file that are saved together, at most."""
 BYTES_AT_ONCE = 16 << 20
-"""No more rows are added once they have so many bytes, so that long ones do not fill the memory."""
+"""No more rows are added after this many bytes, so that long rows do not fill the memory."""
 
 _COMPRESSION = 3
 _TABLES = (

@@ -67,7 +67,7 @@ def judge(
 
 
 def power_of(num: int, annotators: Annotators, draws: int) -> float:
-    """How often the difference is told with so many questions of each system."""
+    """How often the difference is told with a number of questions of each system."""
     random = np.random.default_rng(num)
     told = 0
     for _ in range(draws):

@@ -74,7 +74,7 @@ async function send(request) {
   } catch {
     unsaved = request;
     fail(
-      "the server does not answer. Start the same command again and open its new link: it goes on " +
+      "the server does not answer. Start the same command again and open its new link: it continues " +
         "with this one. If the address is still the same, you can also try again here."
     );
   } finally {
