@@ -2,13 +2,8 @@
 
 import hashlib
 import json
-import os
 import random
-import signal
-import sqlite3
-import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +12,7 @@ import pytest
 from parrot_jax.api.scripted_server import Scripted, ScriptedServer
 from parrot_jax.negatives.negatives_config import KINDS
 
+from ..killing import run_killed
 from .conftest import WriteConfig, WriteRivers, read, words
 
 pytestmark = pytest.mark.slow
@@ -30,35 +26,6 @@ def reply(body: dict[str, Any]) -> Scripted:
         return Scripted(text="[[Y]]" if number % 3 else "[[N]]", delay_s=number % 7 / 100)
     said = words(text) if number % 4 else "I'm sorry, but I can't help with that."
     return Scripted(text=said, delay_s=number % 7 / 100)
-
-
-def num_requests(journal: Path) -> int:
-    if not journal.exists():
-        return 0
-    try:
-        db = sqlite3.connect(f"file:{journal}?mode=ro", uri=True)
-        ((count,),) = db.execute("SELECT count(*) FROM requests")
-        db.close()
-    except sqlite3.Error:
-        return 0
-    return count
-
-
-def run_killed(command: list[str], *, times: int, journal: Path, dice: random.Random) -> int:
-    """Runs a command, kills it after it sent more, and lets it finish; returns the kills."""
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    kills = 0
-    for _ in range(times):
-        before, process = num_requests(journal), subprocess.Popen(command, **quiet)
-        while process.poll() is None and num_requests(journal) == before:
-            time.sleep(0.01)
-        time.sleep(dice.uniform(0, 0.15))
-        if process.poll() is None:
-            os.kill(process.pid, signal.SIGKILL)
-            kills += 1
-        process.wait(timeout=120)
-    assert subprocess.run(command, **quiet).returncode == 0
-    return kills
 
 
 @pytest.mark.parametrize(
