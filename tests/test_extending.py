@@ -1,7 +1,6 @@
 """Extensions from outside the package: an objective, a chat template and a model family."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,9 @@ from flax import nnx
 from parrot_jax.cli import main
 from parrot_jax.core.config import load_config
 from parrot_jax.core.errors import RunError, UserError
-from parrot_jax.data.data_config import Task
-from parrot_jax.data.templates import TEMPLATES, make_template
-from parrot_jax.data.templates.base import RenderedTurn, Rendering, Template, TurnText
+from parrot_jax.data.templates import FORMATS, make_template
+from parrot_jax.data.templates.formats import Format, Part
 from parrot_jax.data.tokenizers import load_tokenizer
-from parrot_jax.dialogue.types import Role
 from parrot_jax.model.blocks import Attention, DecoderLayer, linear, rms_norm, scale, weight
 from parrot_jax.model.decoder import abstract_params
 from parrot_jax.model.families import FAMILIES
@@ -138,31 +135,13 @@ def test_an_objective_of_ones_own_trains(tiny_run: Path) -> None:
 # ---- a chat format -----------------------------------------------------------------------------
 
 
-class Lines(Template):
-    """`user> hi</s>`: headers in lower case, no system text."""
-
-    name = "lines"
-
-    def header(self, role: Role | str) -> list[int]:
-        return self.tokenizer.encode_pieces([f"{role}>"])[0]
-
-    def render(self, dialogues: Sequence[tuple[str, Sequence[TurnText]]]) -> list[Rendering]:
-        return [
-            Rendering([self.tokenizer.bos_id], [self._turn(turn[0], turn[1]) for turn in turns])
-            for _, turns in dialogues
-        ]
-
-    def _turn(self, role: Role, text: str) -> RenderedTurn:
-        header, (said,) = self.header(role), self.tokenizer.encode_pieces([f" {text.strip()}"])
-        return RenderedTurn([*header, *said, self.tokenizer.eos_id], len(header))
-
-    def chat_template(self, task: Task) -> str:
-        turn = "{{ message['role'] + '> ' + message['content'] | trim + eos_token }}"
-        speaker = "user>" if task == "ask" else "assistant>"
-        return (
-            "{{ bos_token }}{% for message in messages %}" + turn + "{% endfor %}"
-            "{% if add_generation_prompt %}{{ '" + speaker + "' }}{% endif %}"
-        )
+LINES = Format(
+    begin="{bos}",
+    system=Part("system>", " ", "{eos}"),
+    user=Part("user>", " ", "{eos}"),
+    assistant=Part("assistant>", " ", "{eos}"),
+)
+"""`user> hi</s>`: headers in lower case."""
 
 
 @pytest.mark.slow
@@ -175,7 +154,7 @@ def test_a_format_of_ones_own_trains_and_is_exported(
     config = replace(config, data=replace(config.data, template="lines"))
     with pytest.raises(UserError, match="data.template is 'lines'; the templates are parrot"):
         train(config)
-    monkeypatch.setitem(TEMPLATES, "lines", Lines)
+    monkeypatch.setitem(FORMATS, "lines", LINES)
     train(replace(config, max_steps=1))
     folder = RunFolder(config.out)
     ours = folder.load_template()

@@ -73,7 +73,7 @@ def run(config: HfToFlaxConfig) -> None:
 
     def finish() -> None:
         if tokenizer is not None:
-            tokenizer.save(folder.tokenizer)
+            tokenizer.save(folder.tokenizer, chat_template=tokenizer.chat_template)
         save_config(converted, folder.config_path)
 
     in_first_process(finish, f"write {folder.config_path}")
@@ -116,7 +116,7 @@ def _load_tokenizer(source: "HfFolder") -> "Tokenizer | None":
             f"config.json has eos_token_id {', '.join(map(str, ends))}, the tokenizer has "
             f"{tokenizer.eos_id} ({tokenizer.eos_token}): training uses the latter"
         )
-    if source.bos_token_id not in (None, tokenizer.bos_id):
+    if source.bos_token_id not in (None, tokenizer.bos_id) and tokenizer.bos_id is not None:
         console.print(
             f"config.json has bos_token_id {source.bos_token_id}, the tokenizer has "
             f"{tokenizer.bos_id} ({tokenizer.bos_token}): training uses the latter"

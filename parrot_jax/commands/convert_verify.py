@@ -104,7 +104,7 @@ def _compare_logits(
             "--text needs torch; install the extra: pip install 'parrot-jax[torch]'."
         ) from None
     tokenizer = folder.load_tokenizer()
-    ids = [tokenizer.bos_id, *tokenizer.encode([text.strip()])[0]]
+    ids = [*tokenizer.start_ids, *tokenizer.encode([text.strip()])[0]]
     params, model = load_params(folder, step=step), folder.load_model()
     hidden = hidden_states(
         model, params, jnp.asarray([ids]), None, jnp.arange(len(ids))[None],

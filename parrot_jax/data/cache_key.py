@@ -47,6 +47,7 @@ def row_settings(config: DataConfig, split: str, template: Template) -> dict[str
         "eval_sources": [_source(s, cache) for s in config.eval_sources if split == "eval"],
         "tokenizer": template.tokenizer.fingerprint,
         "chat_template": template.chat_template("ask"),
+        "published_template": template.tokenizer.chat_template,
         "program": _program(),
     }
 

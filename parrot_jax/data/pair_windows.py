@@ -47,7 +47,7 @@ def make_pair(
     context = np.array(chosen.ids()[: -answers[0]], np.int32)
     # `make_windows` would also cut a long system text of a pair that fits.
     if len(context) > room:
-        if room <= len(chosen.prefix[:1]):
+        if room <= 1:
             return None
         longer = answers.index(max(answers))
         of_one: Counter[str] = Counter()
@@ -72,6 +72,7 @@ def _side(context: np.ndarray, side: Rendering, weight: float) -> Window:
     tokens = np.concatenate([context, np.array(answer.ids, np.int32)])
     start = len(context) + answer.num_dead
     weights = np.zeros(len(tokens), np.float32)
-    weights[start:] = weight
-    span = LiveSpan(len(side.turns) - 1, "assistant", start, len(tokens))
+    stop = len(tokens) - answer.num_tail
+    weights[start:stop] = weight
+    span = LiveSpan(len(side.turns) - 1, "assistant", start, stop)
     return Window(tokens, weights, [span])

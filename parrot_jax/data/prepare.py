@@ -39,6 +39,7 @@ from parrot_jax.data.read_progress import ReadProgress
 from parrot_jax.data.rows import Part, make_rows
 from parrot_jax.data.templates import make_template
 from parrot_jax.data.templates.base import Template
+from parrot_jax.data.templates.published import MOST_COMPARED, differences
 from parrot_jax.data.tokenizers import load_tokenizer
 from parrot_jax.dialogue.sources import ReadReport, SourceConfig, read_sources
 from parrot_jax.dialogue.types import Dialogue
@@ -114,7 +115,8 @@ def prepare(config: DataConfig, split: Split, *, pairs: bool = False) -> Prepare
       The folder and its counts: `read` (rows, rejected and repaired by reason), `dialogues`,
       `sessions` (dialogues with a live turn, or pairs), `dropped` by reason, `windows`,
       `cut_turns`, `dropped_live_turns`, `rows`, `tokens`, `live_tokens`, `padding_share`, and the
-      mean and standard deviation of live tokens per row; of pairs also `cut_contexts`, their
+      mean and standard deviation of live tokens per row, and where the model's own chat template
+      differs (`template_differs`); of pairs also `cut_contexts`, their
       number by `kinds` and `turns`, and the ids of those `too_long`.
 
     Raises:
@@ -212,7 +214,10 @@ def _make(
     reading, pace = ReadProgress([*shared, *own]), Pace(1.0)
     histories = Histories(template, config.row_tokens)
     dialogues = histories.watch(read_split(config, split, report=report, totals=totals))
+    template_differs: list[str] = []
     for number, block in enumerate(_blocks(dialogues, BLOCK_DIALOGUES)):
+        if number == 0:
+            template_differs = _compare(template, block[:MOST_COMPARED])
         part = _read_part(partial, number)
         if part is None:
             made = make_rows(block, first, config, template, pairs=settings["pairs"])
@@ -231,6 +236,7 @@ def _make(
         files |= part["files"]
         first += len(block)
     counts = _summary(totals, first, report, config.row_tokens)
+    counts["template_differs"] = template_differs
     if settings["pairs"]:
         counts |= _pairs_summary(totals, too_long)
     _check_live(counts, config, split, pairs=settings["pairs"])
@@ -249,6 +255,13 @@ def _make(
         shutil.rmtree(partial, ignore_errors=True)
         return others
     return _prepared(folder, made)
+
+
+def _compare(template: Template, dialogues: list[Dialogue]) -> list[str]:
+    return differences(
+        template,
+        [(d.system, [(t.role, t.text, t.context) for t in d.turns]) for d in dialogues],
+    )
 
 
 def _read_part(folder: Path, number: int) -> dict[str, Any] | None:

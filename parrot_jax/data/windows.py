@@ -50,11 +50,11 @@ class Cutter:
     def __init__(self, template: Template) -> None:
         """Looks up where a text may begin: preferably at a word, at least at a character."""
         self.mark = template.cut_mark
-        self._num_system_header = len(template.header("system"))
         self._openings = template.tokenizer.openings()
+        self._bare = template.render([("", [])])[0].prefix
 
     def keep_end(self, turn: RenderedTurn, num_ids: int) -> RenderedTurn:
-        """Keeps header, mark and the end of the text, which is closest to the next turn.
+        """Keeps header, mark and the end of the turn, which is closest to the next turn.
 
         Args:
           turn: A turn with more than `num_ids` ids.
@@ -66,14 +66,18 @@ class Cutter:
         # Do not begin at the terminator, unless nothing else is left.
         places = end[: max((len(end) - 1) // 2, 1)]
         start = int(np.argmax(self._openings[places]))
-        return RenderedTurn([*header, *self.mark, *end[start:]], turn.num_header)
+        ids = [*header, *self.mark, *end[start:]]
+        return RenderedTurn(ids, turn.num_header, num_tail=turn.num_tail)
 
-    def keep_beginning(self, prefix: list[int], num_ids: int) -> list[int]:
-        """Keeps BOS and the beginning of the system text, or only BOS if no text would be left."""
-        num_kept = num_ids - len(self.mark) - 1
-        if num_kept <= 1 + self._num_system_header:
-            return prefix[:1]
-        return [*prefix[:num_kept], *self.mark, prefix[-1]]
+    def keep_beginning(self, rendering: Rendering, num_ids: int) -> Rendering:
+        """Keeps the beginning of the system text, or only BOS if no text would be left."""
+        prefix = rendering.prefix
+        num_kept = num_ids - len(self.mark) - prefix.num_tail
+        if num_kept <= prefix.num_header:
+            return rendering._replace(prefix=self._bare, opens_user=False)
+        tail = prefix.ids[len(prefix.ids) - prefix.num_tail :]
+        ids = [*prefix.ids[:num_kept], *self.mark, *tail]
+        return rendering._replace(prefix=prefix._replace(ids=ids))
 
 
 def make_windows(
@@ -101,13 +105,12 @@ def make_windows(
     Yields:
       Windows in order. With `trim_dead`, none if no turn is live.
     """
-    prefix = rendering.prefix
-    if len(prefix) > max(row_tokens // 4, 1):
+    if len(rendering.prefix.ids) > max(row_tokens // 4, 1):
         counts["cut_turns"] += 1
-        prefix = cutter.keep_beginning(prefix, row_tokens // 4)
-    room = row_tokens - len(prefix)
+        rendering = cutter.keep_beginning(rendering, row_tokens // 4)
+    room = row_tokens - len(rendering.prefix.ids)
     lengths = [len(turn.ids) for turn in rendering.turns]
-    bare = max(turn.num_header for turn in rendering.turns) + len(cutter.mark) + 2
+    bare = max(turn.num_header + turn.num_tail for turn in rendering.turns) + len(cutter.mark) + 2
     least = max(min(_LEAST_TOKENS, room // 4), bare)
     wanted = []  # turns that must be new in some window
     for index, turn in enumerate(turns):
@@ -128,7 +131,7 @@ def make_windows(
             pieces.append((index, piece))
         counts["windows"] += 1
         live = {index for index in wanted if index < stop and turns[index].weight > 0}
-        yield _window(prefix, pieces, turns, live)
+        yield _window(rendering, pieces, turns, live)
         wanted = [index for index in wanted if index >= stop]
         first = False
 
@@ -184,19 +187,22 @@ def _kept(
 
 
 def _window(
-    prefix: list[int],
+    rendering: Rendering,
     pieces: Sequence[tuple[int, RenderedTurn]],
     turns: Sequence[MaskedTurn],
     live: set[int],
 ) -> Window:
-    tokens = list(prefix)
-    weights = [0.0] * len(prefix)
+    tokens = list(rendering.prefix.ids)
+    weights = [0.0] * len(tokens)
     spans = []
-    for index, piece in pieces:
+    for place, (index, piece) in enumerate(pieces):
+        if rendering.opens_user and place == 0:
+            piece = piece._replace(ids=piece.ids[piece.num_header :], num_header=0)
         start = len(tokens) + piece.num_dead
         tokens += piece.ids
+        stop = len(tokens) - piece.num_tail
         weight = turns[index].weight if index in live else 0.0
-        weights += [0.0] * piece.num_dead + [weight] * (len(piece.ids) - piece.num_dead)
+        weights += [0.0] * piece.num_dead + [weight] * (stop - start) + [0.0] * piece.num_tail
         if index in live:
-            spans.append(LiveSpan(index, turns[index].role, start, len(tokens)))
+            spans.append(LiveSpan(index, turns[index].role, start, stop))
     return Window(np.array(tokens, np.int32), np.array(weights, np.float32), spans)

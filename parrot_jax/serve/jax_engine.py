@@ -228,4 +228,4 @@ class JaxEngine(Engine):
         if (least := self._least_tokens(text)) > _MOST_COUNTED:
             self._check_room(least, max_tokens, "prompt", least=True)
         (ids,) = self._tokenizer.encode([text])
-        return [self._tokenizer.bos_id, *ids] if add_special_tokens else ids
+        return [*self._tokenizer.start_ids, *ids] if add_special_tokens else ids

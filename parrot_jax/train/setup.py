@@ -92,6 +92,11 @@ class Setup(NamedTuple):
                 f"and are dropped: {visible(', '.join(too_long[:5]))}"
                 f"{', ...' if too_long[5:] else ''}"
             )
+        for difference in counts.get("template_differs", ()):
+            console.print(
+                "the chat template of the tokenizer's folder renders some dialogues otherwise: "
+                f"{visible(difference)}"
+            )
         share = config.batch_rows / counts["rows"]
         unit = "pairs" if config.trains_pairs else "sessions"
         console.print(
@@ -125,6 +130,7 @@ def set_up(config: TrainConfig, *, is_new: bool, objective: Objective | None = N
     keep_freed_memory()
     tokenizer = load_tokenizer(config.data.tokenizer)
     template = make_template(config.data.template, tokenizer)
+    template.check_loss_roles([*config.data.mask.loss_roles, *(["user"] * (config.task == "ask"))])
     _check_vocabulary(config, tokenizer)
     if config.init_from is not None and is_new:
         check_same_model(config.init_from, config.model)

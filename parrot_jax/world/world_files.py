@@ -16,7 +16,7 @@ from pathlib import Path
 
 from parrot_jax.core.errors import disk_full_is_a_user_error
 from parrot_jax.core.files import atomic_write, write_json
-from parrot_jax.data.templates.parrot import HEADERS
+from parrot_jax.data.templates.formats import FORMATS
 from parrot_jax.dialogue.types import Dialogue
 from parrot_jax.dialogue.writers import write_messages
 from parrot_jax.world.facts import World, facts_of
@@ -91,7 +91,7 @@ def _train_tokenizer(folder: Path, dialogues: list[Dialogue]) -> None:
     def sentences() -> Iterator[str]:
         for dialogue in dialogues:
             for turn in dialogue.turns:
-                yield f"{HEADERS[turn.role]} {turn.text}"
+                yield f"{FORMATS['parrot'].part(turn.role).header} {turn.text}"
 
     with atomic_write(folder / "tokenizer.model", "wb") as file:
         sentencepiece.SentencePieceTrainer.Train(

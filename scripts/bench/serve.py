@@ -19,7 +19,7 @@ from typing import Any
 import jax.numpy as jnp
 import openai
 
-from parrot_jax.data.templates.parrot import ParrotTemplate
+from parrot_jax.data.templates import make_template
 from parrot_jax.model.families import num_parameters
 from parrot_jax.model.generate import generate
 from parrot_jax.serve.app import make_app
@@ -79,7 +79,7 @@ def main() -> None:
     tokenizer, params = folder.load_tokenizer(), load_params(options.run)
     dtype = jnp.dtype(config.compute_dtype)
     turns = histories(config.task, options.requests)
-    prompts = [ParrotTemplate(tokenizer).prompt("", history) for history in turns]
+    prompts = [make_template("parrot", tokenizer).prompt("", history) for history in turns]
     settings = {"max_tokens": options.max_tokens, "temperature": 1.0, "top_p": 0.95}
     requests = [
         {
@@ -109,7 +109,7 @@ def main() -> None:
         urls = {}
         for rows in options.rows:
             engine = JaxEngine(
-                "bench", config.task, config.model, params, ParrotTemplate(tokenizer),
+                "bench", config.task, config.model, params, make_template("parrot", tokenizer),
                 compute_dtype=dtype, batch_rows=rows,
             )  # fmt: skip
             urls[rows] = servers.enter_context(BackgroundServer(make_app(engine))).url

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parrot_jax.core.errors import UserError
+from parrot_jax.data.templates import make_template
 from parrot_jax.data.templates.base import clean_text
-from parrot_jax.data.templates.parrot import ParrotTemplate
 from parrot_jax.data.tokenizers import Tokenizer, load_tokenizer
 
 # 340 pieces plus one added token, as in Vicuna and Alpaca.
@@ -129,13 +129,15 @@ def test_special_tokens_are_broken_inside_texts_and_others_are_not(
         special_tokens_map={"pad_token": "<pad>"},
     )
     tokenizer = load_tokenizer(theirs)
-    tokenizer.save(tmp_path / "ours", chat_template=ParrotTemplate(tokenizer).chat_template("chat"))
+    tokenizer.save(
+        tmp_path / "ours", chat_template=make_template("parrot", tokenizer).chat_template("chat")
+    )
     from transformers import AutoTokenizer
 
     turns = [("user", "a <pad> b <think>c"), ("assistant", "<think> hello")]
     messages = [{"role": role, "content": text} for role, text in turns]
     exported = AutoTokenizer.from_pretrained(tmp_path / "ours")
-    (rendering,) = ParrotTemplate(tokenizer).render([("", turns)])  # type: ignore[list-item]
+    (rendering,) = make_template("parrot", tokenizer).render([("", turns)])  # type: ignore[list-item]
     assert exported.apply_chat_template(messages, return_dict=False) == rendering.ids()
     assert rendering.ids().count(341) == 2
     assert 340 not in rendering.ids()
@@ -171,7 +173,7 @@ def test_user_defined_symbols_are_cut_as_sentencepiece_cuts_them(
 ) -> None:
     reference = sentencepiece.SentencePieceProcessor(model_file=str(symbols_model))
     cleaned = clean_text(text, symbols.control_strings)
-    (ids,) = symbols.encode_pieces([f" {cleaned}" if cleaned else ""])
+    ids = symbols.encode([f"</s> {cleaned}" if cleaned else "</s>"])[0][1:]
     assert ids == reference.EncodeAsIds(cleaned)
 
 

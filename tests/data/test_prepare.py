@@ -25,7 +25,7 @@ from parrot_jax.data.data_config import DataConfig, MaskConfig
 from parrot_jax.data.pipeline import Batches
 from parrot_jax.data.prepare import held_out, note_shared_files, prepare, read_split
 from parrot_jax.data.read_progress import ReadProgress
-from parrot_jax.data.templates.parrot import ParrotTemplate
+from parrot_jax.data.templates import make_template
 from parrot_jax.data.tokenizers import load_tokenizer
 from parrot_jax.dialogue.sources import ReadReport, SourceConfig, read_sources
 
@@ -98,7 +98,9 @@ def test_each_size_of_a_sample_has_rows_of_its_own(config: DataConfig) -> None:
 
 
 def key(config: DataConfig, split: str = "train") -> str:
-    return hash_json(row_settings(config, split, ParrotTemplate(load_tokenizer(config.tokenizer))))
+    return hash_json(
+        row_settings(config, split, make_template("parrot", load_tokenizer(config.tokenizer)))
+    )
 
 
 def test_the_key_holds_every_setting_but_those_that_name_a_place(config: DataConfig) -> None:

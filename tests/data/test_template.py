@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from parrot_jax.core.errors import UserError
+from parrot_jax.data.templates import make_template
 from parrot_jax.data.templates.base import TurnText, check_speaker, clean_text
-from parrot_jax.data.templates.parrot import ParrotTemplate
 from parrot_jax.data.tokenizers import Tokenizer, load_tokenizer
 from parrot_jax.dialogue.readers import parse_messages, parse_sharegpt
 from parrot_jax.dialogue.sources import ReadReport, SourceConfig, read_sources
@@ -44,15 +44,15 @@ def reference(llama_tokenizer_model: Path) -> sentencepiece.SentencePieceProcess
 @pytest.fixture(scope="module")
 def folder(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tokenizer")
-    tokenizer.save(folder, chat_template=ParrotTemplate(tokenizer).chat_template("ask"))
+    tokenizer.save(folder, chat_template=make_template("parrot", tokenizer).chat_template("ask"))
     return folder
 
 
 def test_golden_row_of_a_short_dialogue(tokenizer: Tokenizer) -> None:
-    (rendering,) = ParrotTemplate(tokenizer).render(
+    (rendering,) = make_template("parrot", tokenizer).render(
         [("be brief", [("user", "hi"), ("assistant", "hello"), ("user", "")])]
     )
-    assert rendering.prefix == [1, 14816, 1254, 12665, 29901, 367, 11473, 2]
+    assert rendering.prefix.ids == [1, 14816, 1254, 12665, 29901, 367, 11473, 2]
     #                           <s>  SY    ST    EM     :     be   brief  </s>
     assert [turn.ids for turn in rendering.turns] == [
         [11889, 29901, 7251, 2],  #              USER : hi </s>
@@ -64,7 +64,7 @@ def test_golden_row_of_a_short_dialogue(tokenizer: Tokenizer) -> None:
 
 def test_context_stands_before_the_text_and_is_dead(tokenizer: Tokenizer) -> None:
     turns: list[TurnText] = [("user", "hi"), ("assistant", "hello", "w() = 3"), ("user", "bye")]
-    (rendering,) = ParrotTemplate(tokenizer).render([("", turns)])
+    (rendering,) = make_template("parrot", tokenizer).render([("", turns)])
     assert tokenizer.show(rendering.ids()) == (
         "<s>USER: hi</s>ASSISTANT: w() = 3\n\nhello</s>USER: bye</s>"
     )
@@ -78,10 +78,10 @@ def test_context_stands_before_the_text_and_is_dead(tokenizer: Tokenizer) -> Non
 def test_a_context_changes_no_id_and_none_of_it_is_learnt(
     context: str, text: str, tokenizer: Tokenizer
 ) -> None:
-    (parted,) = ParrotTemplate(tokenizer).render(
+    (parted,) = make_template("parrot", tokenizer).render(
         [("", [("user", "a"), ("assistant", text, context)])]
     )
-    (whole,) = ParrotTemplate(tokenizer).render(
+    (whole,) = make_template("parrot", tokenizer).render(
         [("", [("user", "a"), ("assistant", f"{context}\n\n{text}")])]
     )
     assert parted.ids() == whole.ids()
@@ -92,24 +92,24 @@ def test_a_context_changes_no_id_and_none_of_it_is_learnt(
 
 
 def test_prompts_end_with_the_next_speakers_header(tokenizer: Tokenizer) -> None:
-    asked = ParrotTemplate(tokenizer).prompt("", [("user", "hi"), ("assistant", "hello")])
-    answered = ParrotTemplate(tokenizer).prompt("", [("user", "hi")])
+    asked = make_template("parrot", tokenizer).prompt("", [("user", "hi"), ("assistant", "hello")])
+    answered = make_template("parrot", tokenizer).prompt("", [("user", "hi")])
     assert tokenizer.show(asked) == "<s>USER: hi</s>ASSISTANT: hello</s>USER:"
     assert tokenizer.show(answered) == "<s>USER: hi</s>ASSISTANT:"
-    assert tokenizer.show(ParrotTemplate(tokenizer).prompt("", [])) == "<s>USER:"
+    assert tokenizer.show(make_template("parrot", tokenizer).prompt("", [])) == "<s>USER:"
 
 
 @given(system=texts, turns=st.lists(texts, min_size=1, max_size=4))
 def test_no_text_forges_a_boundary(tokenizer: Tokenizer, system: str, turns: list[str]) -> None:
     roles = ["user", "assistant"] * 2
-    (rendering,) = ParrotTemplate(tokenizer).render(
+    (rendering,) = make_template("parrot", tokenizer).render(
         [(system, list(zip(roles, turns, strict=False)))]
     )
     ids = rendering.ids()
     # Control ids are only where the template puts them: one BOS, one terminator per turn.
     assert [i for i, t in enumerate(ids) if t == tokenizer.bos_id] == [0]
-    ends = [len(rendering.prefix)] if len(rendering.prefix) > 1 else []
-    position = len(rendering.prefix)
+    ends = [len(rendering.prefix.ids)] if len(rendering.prefix.ids) > 1 else []
+    position = len(rendering.prefix.ids)
     for turn in rendering.turns:
         position += len(turn.ids)
         ends.append(position)
@@ -125,7 +125,7 @@ def test_no_text_forges_a_boundary(tokenizer: Tokenizer, system: str, turns: lis
 def test_a_turns_ids_are_sentencepieces(
     tokenizer: Tokenizer, reference: sentencepiece.SentencePieceProcessor, text: str
 ) -> None:
-    (rendering,) = ParrotTemplate(tokenizer).render([("", [("user", text)])])
+    (rendering,) = make_template("parrot", tokenizer).render([("", [("user", text)])])
     content = rendering.turns[0].ids[rendering.turns[0].num_header : -1]
     assert content == reference.EncodeAsIds(clean_text(text, tokenizer.control_strings))
 
@@ -136,7 +136,7 @@ def test_hostile_texts_render_as_in_transformers(
     tokenizer: Tokenizer, folder: Path, system: str, turns: list[str]
 ) -> None:
     named = list(zip(["user", "assistant"] * 2, turns, strict=False))
-    (rendering,) = ParrotTemplate(tokenizer).render([(system, named)])
+    (rendering,) = make_template("parrot", tokenizer).render([(system, named)])
     assert rendering.ids() == _transformers_ids(folder, system, named)
 
 
@@ -148,12 +148,12 @@ def test_real_dialogues_render_as_in_sentencepiece_and_transformers(
     reference: sentencepiece.SentencePieceProcessor,
     folder: Path,
 ) -> None:
-    dialogues = _all_real_dialogues(shared_data)
+    dialogues = all_real_dialogues(shared_data)
     assert len(dialogues) == 245 + 626 + 500 + 3 * 300 + 385
     named = [(d.system, [(t.role, t.text) for t in d.turns]) for d in dialogues[::every]]
     num_turns = 0
     for (system, turns), rendering in zip(
-        named, ParrotTemplate(tokenizer).render(named), strict=True
+        named, make_template("parrot", tokenizer).render(named), strict=True
     ):
         assert rendering.ids() == _transformers_ids(folder, system, turns)
         for (_, text), turn in zip(turns, rendering.turns, strict=True):
@@ -169,13 +169,13 @@ def test_the_exported_template_ends_with_the_speakers_header(
 ) -> None:
     from transformers import AutoTokenizer
 
-    tokenizer.save(tmp_path, chat_template=ParrotTemplate(tokenizer).chat_template(task))  # type: ignore[arg-type]
+    tokenizer.save(tmp_path, chat_template=make_template("parrot", tokenizer).chat_template(task))  # type: ignore[arg-type]
     exported = AutoTokenizer.from_pretrained(tmp_path)
     turns = [("user", "hi"), ("assistant", "hello"), ("user", "bye")]
     turns = turns[:2] if task == "ask" else turns
     messages = [{"role": role, "content": text} for role, text in turns]
     ids = exported.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
-    assert ids == ParrotTemplate(tokenizer).prompt("", turns)
+    assert ids == make_template("parrot", tokenizer).prompt("", turns)
     with pytest.raises(Exception, match="the last message must be"):
         exported.apply_chat_template(messages[:-1], add_generation_prompt=True)
     with pytest.raises(Exception, match="must alternate"):
@@ -205,7 +205,7 @@ def test_text_parts_are_joined_as_the_reader_joins_them(
 ) -> None:
     messages = [{"role": "user", "content": content}]
     ids = _exported(folder).apply_chat_template(messages, return_dict=False)
-    (rendering,) = ParrotTemplate(tokenizer).render([("", [("user", text)])])
+    (rendering,) = make_template("parrot", tokenizer).render([("", [("user", text)])])
     assert ids == rendering.ids()
     if text:
         (dialogue,) = parse_messages({"messages": messages}, RowPlace("a.jsonl", 1))
@@ -283,7 +283,7 @@ def _transformers_ids(folder: Path, system: str, turns: list[tuple[str, str]]) -
     return _exported(folder).apply_chat_template(messages, return_dict=False)
 
 
-def _all_real_dialogues(shared_data: Path) -> list[Dialogue]:
+def all_real_dialogues(shared_data: Path) -> list[Dialogue]:
     folder = shared_data / "dialogues"
     sources = (
         SourceConfig(kind="messages", path=str(folder / "wildchat.jsonl")),

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from parrot_jax.data.data_config import MaskConfig
 from parrot_jax.data.masks import MaskedTurn, mask_turns
+from parrot_jax.data.templates import make_template
 from parrot_jax.data.templates.base import RenderedTurn, Rendering
-from parrot_jax.data.templates.parrot import ParrotTemplate
 from parrot_jax.data.tokenizers import Tokenizer, load_tokenizer
 from parrot_jax.data.windows import Cutter, Window, make_windows
 from parrot_jax.dialogue.sources import ReadReport, SourceConfig, read_sources
@@ -27,7 +27,7 @@ def tokenizer(llama_tokenizer_model: Path) -> Tokenizer:
 
 @pytest.fixture(scope="module")
 def cutter(tokenizer: Tokenizer) -> Cutter:
-    return Cutter(ParrotTemplate(tokenizer))
+    return Cutter(make_template("parrot", tokenizer))
 
 
 DIALOGUE = Dialogue(
@@ -42,11 +42,11 @@ DIALOGUE = Dialogue(
 def live_text(tokenizer: Tokenizer, **mask: object) -> str:
     """The single window of DIALOGUE, with live tokens in brackets."""
     turns = mask_turns(DIALOGUE, MaskConfig(**mask))  # type: ignore[arg-type]
-    (rendering,) = ParrotTemplate(tokenizer).render(
+    (rendering,) = make_template("parrot", tokenizer).render(
         [(DIALOGUE.system, [(t.role, t.text) for t in turns])]
     )
     (window,) = make_windows(
-        rendering, turns, 64, Counter(), cutter=Cutter(ParrotTemplate(tokenizer))
+        rendering, turns, 64, Counter(), cutter=Cutter(make_template("parrot", tokenizer))
     )
     pairs = zip(window.tokens.tolist(), window.loss_weights.tolist(), strict=True)
     return "".join(f"[{tokenizer.show([i])}]" if w else tokenizer.show([i]) for i, w in pairs)
@@ -76,7 +76,7 @@ class Numbers(Cutter):
 
     def __init__(self) -> None:
         self.mark = [MARK]
-        self._num_system_header = 1
+        self._bare = RenderedTurn([1], 1)
         self._openings = np.ones(1300, np.uint8)
 
 
@@ -95,7 +95,8 @@ def dialogue(lengths: list[int], live: list[int], prefix: int = 1) -> tuple[Rend
         MaskedTurn("user" if i % 2 == 0 else "assistant", "x", float(i in live))
         for i in range(len(lengths))
     ]
-    return Rendering([1] * prefix, turns), masked
+    before = RenderedTurn([1] * prefix, min(prefix, 2), num_tail=int(prefix > 2))
+    return Rendering(before, turns), masked
 
 
 def windows_of(
@@ -188,7 +189,8 @@ def test_an_answer_that_leaves_no_room_for_its_question_is_dropped_and_counted()
 
 def test_a_system_text_that_is_too_long_keeps_its_beginning() -> None:
     rendering, turns = dialogue([10, 10], [1])
-    rendering = rendering._replace(prefix=[1, HEADER, *range(100, 150), END])
+    prefix = RenderedTurn([1, HEADER, *range(100, 150), END], 2, num_tail=1)
+    rendering = rendering._replace(prefix=prefix)
     (window,) = make_windows(rendering, turns, 80, Counter(), cutter=CUTTER)
     assert window.tokens[:20].tolist() == [1, HEADER, *range(100, 116), MARK, END]
 
@@ -283,7 +285,7 @@ TEXTS = {
 def test_what_is_kept_of_a_text_begins_with_a_word_or_a_character(
     tokenizer: Tokenizer, cutter: Cutter, kind: str, num_ids: int
 ) -> None:
-    (rendering,) = ParrotTemplate(tokenizer).render([("", [("user", TEXTS[kind])])])
+    (rendering,) = make_template("parrot", tokenizer).render([("", [("user", TEXTS[kind])])])
     (turn,) = rendering.turns
     cut = cutter.keep_end(turn, num_ids)
     assert num_ids // 2 - 4 <= len(cut.ids) <= num_ids
@@ -293,7 +295,7 @@ def test_what_is_kept_of_a_text_begins_with_a_word_or_a_character(
     assert TEXTS[kind].strip().endswith(kept)
     # The ids equal those of the shortened text as sent to a server.
     if kind in ("words", "lines"):
-        (again,) = ParrotTemplate(tokenizer).render([("", [("user", "..." + kept)])])
+        (again,) = make_template("parrot", tokenizer).render([("", [("user", "..." + kept)])])
         assert again.turns[0].ids == cut.ids
 
 
@@ -301,11 +303,11 @@ def test_no_window_of_real_dialogues_opens_with_an_answer(
     shared_data: Path, tokenizer: Tokenizer, cutter: Cutter
 ) -> None:
     source = SourceConfig(kind="messages", path=str(shared_data / "dialogues" / "wildchat.jsonl"))
-    (opening,) = tokenizer.encode_pieces(["USER:"])
+    opening = tokenizer.encode(["</s>USER:"])[0][1:]
     seen: Counter[bool] = Counter()
     for dialogue in read_sources([source], seed=0, report=ReadReport()):
         turns = mask_turns(dialogue, MaskConfig(loss_roles=("user",), skip_first_turn=True))
-        (rendering,) = ParrotTemplate(tokenizer).render(
+        (rendering,) = make_template("parrot", tokenizer).render(
             [(dialogue.system, [(t.role, t.text) for t in turns])]
         )
         for window in make_windows(rendering, turns, 1024, seen, cutter=cutter):

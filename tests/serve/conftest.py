@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import openai
 import pytest
 
-from parrot_jax.data.templates.parrot import ParrotTemplate
+from parrot_jax.data.templates import make_template
 from parrot_jax.data.tokenizers import Tokenizer, load_tokenizer
 from parrot_jax.serve.app import make_app
 from parrot_jax.serve.background import BackgroundServer
@@ -39,7 +39,7 @@ def asker(trained_run: Path, tokenizer: Tokenizer) -> Iterator[str]:
         config.task,
         config.model,
         load_params(trained_run),
-        ParrotTemplate(tokenizer),
+        make_template("parrot", tokenizer),
         compute_dtype=jnp.dtype(config.compute_dtype),
         batch_rows=16,
     )

@@ -11,7 +11,7 @@ import pytest
 import tokenizers
 
 from parrot_jax.cli import main
-from parrot_jax.data.templates.parrot import ParrotTemplate
+from parrot_jax.data.templates import make_template
 from parrot_jax.data.tokenizers import Tokenizer
 
 Send = Callable[..., tuple[int, Any]]
@@ -63,7 +63,7 @@ def test_a_prompt_is_rendered_as_in_training(client: openai.OpenAI, tokenizer: T
     ]
     # Training renders whole dialogues: here this one, followed by a question.
     turns: Any = [(m["role"], m["content"]) for m in hostile[1:]]
-    (trained,) = ParrotTemplate(tokenizer).render(
+    (trained,) = make_template("parrot", tokenizer).render(
         [(hostile[0]["content"], [*turns, ("user", "next")])]
     )
     question = trained.turns[-1]
@@ -136,7 +136,7 @@ def test_a_text_prompt_gets_the_ids_of_our_tokenizer_json(
                 seen = complete(client, text, extra_body={"add_special_tokens": add})
                 expected = backend.encode(text, add_special_tokens=add).ids
                 assert seen["choice"]["prompt_token_ids"] == expected, (text, add)
-    ids = ParrotTemplate(tokenizer).prompt("", [])
+    ids = make_template("parrot", tokenizer).prompt("", [])
     assert complete(client, ids)["choice"]["prompt_token_ids"] == ids
 
 
@@ -180,13 +180,18 @@ def test_what_is_much_too_long_is_refused_before_it_is_encoded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     encoded: list[int] = []
-    encode = Tokenizer.encode_pieces
 
-    def counted(self: Tokenizer, pieces: Any) -> Any:
-        encoded.append(sum(map(len, pieces)))
-        return encode(self, pieces)
+    def counting(name: str) -> None:
+        encode = getattr(Tokenizer, name)
 
-    monkeypatch.setattr(Tokenizer, "encode_pieces", counted)
+        def counted(self: Tokenizer, texts: Any) -> Any:
+            encoded.append(sum(map(len, texts)))
+            return encode(self, texts)
+
+        monkeypatch.setattr(Tokenizer, name, counted)
+
+    counting("encode")
+    counting("encode_with_places")
     # Per message: a header, a terminator, and the text at six characters per token.
     assert tokenizer.max_piece_chars == 6
     many, long = HISTORY * 20_000, [{**HISTORY[0], "content": "a" * 900_000}, HISTORY[1]]

@@ -13,7 +13,7 @@ import pytest
 from parrot_jax.core.config import load_config
 from parrot_jax.core.errors import RunError, UserError
 from parrot_jax.data.prepare import prepare
-from parrot_jax.data.templates.parrot import ParrotTemplate
+from parrot_jax.data.templates import make_template
 from parrot_jax.data.tokenizers import load_tokenizer
 from parrot_jax.model import decoder
 from parrot_jax.sharding import MeshConfig
@@ -124,7 +124,7 @@ def test_a_run_whose_data_changed_is_refused_and_continues_where_it_is_meant(
 
 
 def test_two_processes_cannot_train_in_one_folder(config: TrainConfig) -> None:
-    template = ParrotTemplate(load_tokenizer(config.data.tokenizer))
+    template = make_template("parrot", load_tokenizer(config.data.tokenizer))
     with (
         RunFolder(config.out).open(config, template, {}),
         pytest.raises(UserError, match="another process trains in"),

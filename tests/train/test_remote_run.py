@@ -16,7 +16,7 @@ from parrot_jax.core.files import write_json
 from parrot_jax.core.paths import as_path
 from parrot_jax.core.remote import RemotePath
 from parrot_jax.data.prepare import prepare
-from parrot_jax.data.templates.parrot import ParrotTemplate
+from parrot_jax.data.templates import make_template
 from parrot_jax.data.tokenizers import load_tokenizer
 from parrot_jax.train.loop import train
 from parrot_jax.train.run_data import describe_data
@@ -134,10 +134,10 @@ def test_the_last_process_to_start_owns_a_run_in_a_bucket(
 ) -> None:
     tokenizer = load_tokenizer(remote.data.tokenizer)
     first, second = RunFolder(remote.out), RunFolder(remote.out)
-    with first.open(remote, ParrotTemplate(tokenizer), data_of(remote)):
+    with first.open(remote, make_template("parrot", tokenizer), data_of(remote)):
         first.metrics.append(step=1, loss=1.0)
         first.flush()
-        with second.open(remote, ParrotTemplate(tokenizer), data_of(remote)):
+        with second.open(remote, make_template("parrot", tokenizer), data_of(remote)):
             first.metrics.append(step=2, loss=2.0)
             with pytest.raises(RunError, match=r"process \d+ on .* has started to train in gs://"):
                 first.flush()
@@ -147,7 +147,7 @@ def test_the_last_process_to_start_owns_a_run_in_a_bucket(
 
 def test_another_config_in_the_same_bucket_folder_is_refused(remote: TrainConfig) -> None:
     tokenizer = load_tokenizer(remote.data.tokenizer)
-    with RunFolder(remote.out).open(remote, ParrotTemplate(tokenizer), data_of(remote)):
+    with RunFolder(remote.out).open(remote, make_template("parrot", tokenizer), data_of(remote)):
         owner = (RunFolder(remote.out).path / "owner.json").read_text()
         with pytest.raises(UserError, match=r"has a run with another config \(seed: 0 -> 1\)"):
             train(replace(remote, seed=1))
@@ -187,7 +187,7 @@ def test_what_cannot_be_is_one_clear_line(
 
 def test_a_run_without_a_checkpoint_says_so(remote: TrainConfig) -> None:
     with RunFolder(remote.out).open(
-        remote, ParrotTemplate(load_tokenizer(remote.data.tokenizer)), data_of(remote)
+        remote, make_template("parrot", load_tokenizer(remote.data.tokenizer)), data_of(remote)
     ):
         pass
     with pytest.raises(UserError, match="has no checkpoint yet; train it first"):

@@ -12,7 +12,7 @@ from parrot_jax.cli import main
 from parrot_jax.core.config import load_config
 from parrot_jax.core.errors import UserError
 from parrot_jax.data.prepare import prepare
-from parrot_jax.data.templates.parrot import ParrotTemplate
+from parrot_jax.data.templates import make_template
 from parrot_jax.data.tokenizers import load_tokenizer
 from parrot_jax.train.run_data import describe_data
 from parrot_jax.train.run_folder import RunFolder
@@ -28,7 +28,7 @@ def start(config: TrainConfig, **options: Any) -> None:
     """Starts or resumes a run as training does, without training."""
     data = describe_data(config.data, prepare(config.data, "train"), prepare(config.data, "eval"))
     tokenizer = load_tokenizer(config.data.tokenizer)
-    with RunFolder(config.out).open(config, ParrotTemplate(tokenizer), data, **options):
+    with RunFolder(config.out).open(config, make_template("parrot", tokenizer), data, **options):
         pass
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import openai
 import pytest
 
-from parrot_jax.data.templates.parrot import HEADERS, ParrotTemplate
+from parrot_jax.data.templates import FORMATS, make_template
 from parrot_jax.data.tokenizers import load_tokenizer
 from parrot_jax.model.decoder import hidden_states, unembedding
 from parrot_jax.train.run_folder import RunFolder
@@ -84,7 +84,7 @@ def histories(run: Path, dialogues: list[Messages]) -> list[Messages]:
 
     def fits(history: Messages) -> bool:
         turns: list[Any] = [(message["role"], message["content"]) for message in history]
-        num_tokens = len(ParrotTemplate(tokenizer).prompt("", turns)) + MAX_TOKENS
+        num_tokens = len(make_template("parrot", tokenizer).prompt("", turns)) + MAX_TOKENS
         return num_tokens <= model.max_position_embeddings
 
     return [messages[:-2] for messages in dialogues if fits(messages[:-2])][:NUM_HISTORIES]
@@ -244,7 +244,7 @@ def test_a_history_that_ends_with_an_answer_gets_the_next_question(
         model="asker", messages=history, extra_body={"return_token_ids": True}
     )
     prompt = load_tokenizer(RunFolder(run).tokenizer).show(reply.prompt_token_ids)
-    assert prompt.endswith(f"</s>{HEADERS['user']}")
+    assert prompt.endswith(f"</s>{FORMATS['parrot'].user.header}")
     assert reply.choices[0].message.role == "assistant"
     assert reply.usage.completion_tokens > 0
 

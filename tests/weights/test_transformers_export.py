@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from parrot_jax.cli import main
-from parrot_jax.data.templates.parrot import ParrotTemplate
+from parrot_jax.data.templates import make_template
 from parrot_jax.data.tokenizers import load_tokenizer
 from parrot_jax.model.generate import generate
 from parrot_jax.train.run_folder import RunFolder
@@ -38,7 +38,7 @@ def test_prompt_and_reply_are_ours(exported: Path, trained_run: Path) -> None:
     from transformers import AutoTokenizer
 
     tokenizer = load_tokenizer(RunFolder(trained_run).tokenizer)
-    prompt = ParrotTemplate(tokenizer).prompt("", HISTORY)
+    prompt = make_template("parrot", tokenizer).prompt("", HISTORY)
     theirs = AutoTokenizer.from_pretrained(exported)
     messages = [{"role": role, "content": text} for role, text in HISTORY]
     rendered = theirs.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)

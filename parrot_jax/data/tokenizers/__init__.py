@@ -1,33 +1,44 @@
-"""Tokenizers: the interface (`base`), and one file per supported kind."""
+"""Tokenizers: a vocabulary with its roles (`base`), and one file for each source.
+
+- `library`: any `tokenizer.json` with byte-level BPE or Metaspace BPE, used as it is.
+- `sentencepiece`: LLaMA's `tokenizer.model`, with the tokens that its folder adds (`added_tokens`).
+- `alphabets`: how tokens are made of bytes.
+"""
 
 from parrot_jax.core.errors import UserError
 from parrot_jax.core.paths import AnyPath, as_path, file_in
 from parrot_jax.data.tokenizers.base import Tokenizer
-from parrot_jax.data.tokenizers.sentencepiece import read_model, read_saved
+from parrot_jax.data.tokenizers.library import read_library
+from parrot_jax.data.tokenizers.sentencepiece import NotLlamaError, read_model
 
-_MAX_PADDING = 1024
-"""Embedding rows are rounded up to at most a multiple of this."""
+_MAX_PADDING = 4096
+"""Most rows of an embedding beyond the ids of its tokenizer; DeepSeek 7B has 2,385."""
 
 
 def load_tokenizer(path: AnyPath | str, *, num_rows: int | None = None) -> Tokenizer:
     """Reads a tokenizer.
 
     Args:
-      path: A SentencePiece `tokenizer.model`, a folder with one and its added tokens, or a folder
-        written by `Tokenizer.save`. Other `tokenizer.json` files are not supported, because not all
-        of them give SentencePiece's ids.
+      path: A SentencePiece `tokenizer.model`, or a folder with one and its added tokens, or with a
+        `tokenizer.json`. Of both files, a `tokenizer.model` as in LLaMA is read, since not every
+        `tokenizer.json` beside one gives SentencePiece's ids.
       num_rows: Rows of the model's embedding: added tokens beyond them are left out, and listed in
         `Tokenizer.left_out`. None = unknown.
 
     Raises:
-      UserError: There is no tokenizer, it is damaged, or it is not SentencePiece BPE as in LLaMA.
+      UserError: There is no tokenizer, it is damaged, or of an unsupported kind.
     """
     path = as_path(path)
     if path.is_dir():
         model = file_in(path, "tokenizer.model")
-        if model.exists():
+        if not model.exists():
+            return read_library(path)
+        try:
             return read_model(model, folder=path, num_rows=num_rows)
-        return read_saved(path)
+        except NotLlamaError as error:
+            if not file_in(path, "tokenizer.json").exists():
+                raise
+            return read_library(path, left_out=(f"tokenizer.model: {error}",))
     if not path.is_file():
         raise UserError(f"there is no tokenizer at {path}; give a tokenizer.model or its folder.")
     return read_model(path)
@@ -45,8 +56,7 @@ def check_rows(tokenizer: Tokenizer, num_rows: int, name: str) -> str | None:
       A note if some rows are padding (some models round their number up); else None.
 
     Raises:
-      UserError: There are more ids than rows, or over a thousand fewer, so they belong to different
-        models.
+      UserError: There are more ids than rows, or so many fewer that they are of different models.
     """
     padding = num_rows - tokenizer.vocab_size
     if padding < 0:

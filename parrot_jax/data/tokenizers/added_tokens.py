@@ -9,6 +9,8 @@ special_tokens_map.json   roles: bos, eos, padding, ...
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+import tokenizers
+
 from parrot_jax.core.errors import UserError
 from parrot_jax.core.files import read_json
 from parrot_jax.core.paths import AnyPath, file_in
@@ -98,6 +100,65 @@ def read_added_tokens(
         {name: text for name, text in roles.items() if name not in missing},
         left_out,
     )
+
+
+def roles_of(folder: AnyPath) -> tuple[dict[str, Any], dict[str, str], set[str]]:
+    """Reads which tokens have roles.
+
+    Returns:
+      The values of `tokenizer_config.json`, the text of each role's token, and the texts of all
+      tokens that are special because of a role.
+    """
+    config = _read_object(folder, "tokenizer_config.json")
+    roles, special = _roles(_read_object(folder, "special_tokens_map.json") | config)
+    return config, roles, special
+
+
+def check_library_tokens(
+    folder: AnyPath, backend: tokenizers.Tokenizer, config: Mapping[str, Any], special: set[str]
+) -> list[str]:
+    """Checks the added tokens of a `tokenizer.json`, and marks those with a role as special.
+
+    Args:
+      folder: Its folder.
+      backend: The tokenizer; changed.
+      config: The values of `tokenizer_config.json`.
+      special: Tokens with a role.
+
+    Returns:
+      Features that are left out, each with the reason.
+
+    Raises:
+      UserError: The files disagree about a token.
+    """
+    decoder = config.get("added_tokens_decoder")
+    for key, entry in (decoder if isinstance(decoder, dict) else {}).items():
+        content = entry.get("content") if isinstance(entry, dict) else None
+        held = backend.token_to_id(content) if isinstance(content, str) else None
+        if held is None or str(held) != key:
+            raise UserError(
+                f"{folder}/tokenizer_config.json gives {content!r} the id {key}, tokenizer.json "
+                f"{held}; one of them belongs to another model."
+            )
+    known = {str(t.content): t for t in backend.get_added_tokens_decoder().values()}
+    left_out = [f"{text!r} is named a special token, but has no id"
+                for text in sorted(special) if backend.token_to_id(text) is None]  # fmt: skip
+    for text in sorted(special):
+        token = known.get(text)
+        if backend.token_to_id(text) is not None and (token is None or not token.special):
+            backend.add_special_tokens([tokenizers.AddedToken(text, normalized=False)])
+    for token in backend.get_added_tokens_decoder().values():
+        if not token.special:
+            continue
+        try:
+            check_breakable(AddedToken(str(token.content), 0), folder)
+        except UserError:
+            if token.content in special:
+                raise
+            left_out.append(f"breaking up {token.content!r} in texts: it can overlap itself")
+    if config.get("add_eos_token") is True:
+        left_out.append("add_eos_token (texts ending with eos_token)")
+    return left_out
 
 
 def check_breakable(token: AddedToken, path: AnyPath) -> None:

@@ -4,130 +4,36 @@ transformers 5 converts a bare `tokenizer.model` wrongly (it orders merges by id
 scores), so we build `tokenizer.json` ourselves and write it to every export. Training, transformers
 and vLLM then use the same file.
 
-Texts are encoded piece by piece, each after a special token: there the encoder adds no dummy prefix
-and does not merge across the border, so the joined ids of the pieces are the ids of the whole.
+Behind a special token the encoder adds no dummy prefix, and no piece has a space inside, so a
+header and its text are never merged.
 """
 
-import json
-import re
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import tokenizers
-from numpy.typing import NDArray
 from tokenizers import decoders, models, pre_tokenizers, processors
 
 from parrot_jax.core.errors import UserError
-from parrot_jax.core.files import open_input, read_json
-from parrot_jax.core.paths import AnyPath, file_in
+from parrot_jax.core.files import open_input
+from parrot_jax.core.paths import AnyPath
 from parrot_jax.data.tokenizers.added_tokens import (
-    ROLES,
     AddedToken,
     check_breakable,
     check_not_across,
     read_added_tokens,
 )
 from parrot_jax.data.tokenizers.base import Tokenizer
+from parrot_jax.data.tokenizers.library import read_chat_template
 
 _SPACE = "▁"  # SentencePiece's visible space, U+2581
 _MAX_MODEL_BYTES = 64 * 2**20
 """Of a `tokenizer.model`; one with 256,000 pieces has 5 MB."""
 _MAX_PIECES = 10**6
 
-_BYTE = re.compile("<0x[0-9A-F]{2}>")
 
-
-class SentencePieceTokenizer(Tokenizer):
-    """A SentencePiece BPE vocabulary with byte fallback."""
-
-    def __init__(self, backend: tokenizers.Tokenizer, **settings: Any) -> None:
-        """See `Tokenizer`."""
-        super().__init__(backend, **settings)
-        vocab = backend.get_vocab(with_added_tokens=True)
-        self._byte_ids = frozenset(i for token, i in vocab.items() if _BYTE.fullmatch(token))
-
-    def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """See `Tokenizer`."""
-        # A separate text begins with a space; one after a special token does not.
-        return self.encode_pieces(
-            [
-                text if not text or text.startswith((" ", *self.control_strings)) else f" {text}"
-                for text in texts
-            ]
-        )
-
-    def show(self, ids: Sequence[int]) -> str:
-        """See `Tokenizer`."""
-        # The decoder strips the first space of a text, but not after a special token.
-        text = self._backend.decode([self.eos_id, *ids], skip_special_tokens=False)
-        return text.removeprefix(self.eos_token)
-
-    def num_settled(self, ids: Sequence[int], *, special: bool) -> int:
-        """See `Tokenizer`."""
-        count = len(ids)
-        while count and (
-            ids[count - 1] in self._byte_ids
-            or (not special and ids[count - 1] in self._special_ids)
-        ):
-            count -= 1
-        return count
-
-    def openings(self) -> NDArray[np.uint8]:
-        """See `Tokenizer`."""
-        pieces = [self._backend.id_to_token(index) or "" for index in range(self.vocab_size)]
-        return np.array([_opening(piece) for piece in pieces], np.uint8)
-
-
-def _opening(piece: str) -> int:
-    if piece.startswith(_SPACE) or piece == "<0x0A>":
-        return 2
-    is_byte = _BYTE.fullmatch(piece) is not None
-    return 0 if is_byte and 0x80 <= int(piece[3:5], 16) < 0xC0 else 1
-
-
-def read_saved(folder: AnyPath) -> Tokenizer:
-    """Reads a folder written by `Tokenizer.save`.
-
-    Raises:
-      UserError: It has no tokenizer, is damaged, or was written by another program.
-    """
-    for name in ("tokenizer_config.json", "tokenizer.json"):
-        if not file_in(folder, name).exists():
-            raise UserError(f"{folder} has no tokenizer: {name} is missing.")
-    config = read_json(folder / "tokenizer_config.json")
-    values = read_json(folder / "tokenizer.json")
-    ours = {"type": "Metaspace", "replacement": _SPACE, "prepend_scheme": "first", "split": False}
-    if (
-        not isinstance(values, dict)
-        or values.get("pre_tokenizer") != ours
-        or values.get("normalizer") is not None
-    ):
-        raise UserError(
-            f"{folder}/tokenizer.json was not written by this project and may give other ids than "
-            "SentencePiece; give the tokenizer.model beside it."
-        )
-    roles: dict[str, Any] = {}
-    if isinstance(config, dict):
-        roles = {name: config.get(name) for name in ROLES}
-    try:
-        backend = tokenizers.Tokenizer.from_str(json.dumps(values))
-        bos, eos = roles.pop("bos_token"), roles.pop("eos_token")
-        del roles["unk_token"]
-        return SentencePieceTokenizer(
-            backend,
-            bos_token=bos,
-            eos_token=eos,
-            roles={name: text for name, text in roles.items() if isinstance(text, str)},
-        )
-    except UserError:
-        raise
-    except Exception as error:  # the library raises bare Exception
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(
-            f"the tokenizer in {folder} cannot be read ({reason}); it is damaged: replace it "
-            "by a copy."
-        ) from None
+class NotLlamaError(UserError):
+    """A SentencePiece model that is whole, but of another kind than LLaMA's."""
 
 
 def read_model(
@@ -207,8 +113,13 @@ def read_model(
                 )
             ]
         )
-    return SentencePieceTokenizer(
-        backend, bos_token=bos, eos_token=eos, roles=roles, left_out=left_out
+    return Tokenizer(
+        backend,
+        bos_token=bos,
+        eos_token=eos,
+        roles=roles,
+        left_out=left_out,
+        chat_template=None if folder is None else read_chat_template(folder),
     )
 
 
@@ -274,5 +185,5 @@ def _read_proto(path: AnyPath) -> Any:
     }
     wrong = [f"{k} is {got!r}, not {want!r}" for k, (got, want) in seen.items() if got != want]
     if wrong:
-        raise UserError(f"{path} is not a LLaMA-style SentencePiece model: {'; '.join(wrong)}.")
+        raise NotLlamaError(f"{path} is not a LLaMA-style SentencePiece model: {'; '.join(wrong)}.")
     return proto
