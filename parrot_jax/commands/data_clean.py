@@ -161,24 +161,15 @@ def _build_steps(config: DataCleanConfig) -> dict[str, Step]:
 def _split_step(config: SplitConfig) -> Step:
     if config.tokenizer is None:
         raise UserError(
-            "split needs a tokenizer to count tokens; set split.tokenizer to a tokenizer.model."
+            "split needs a tokenizer to count tokens; set split.tokenizer to the tokenizer of the model."
         )
-    path = as_path(config.tokenizer)
-    if not path.is_file():
-        raise UserError(f"split.tokenizer: there is no file {config.tokenizer}; check the path.")
-    import sentencepiece
+    from parrot_jax.data.tokenizers import load_tokenizer
 
-    try:
-        tokenizer = sentencepiece.SentencePieceProcessor(model_proto=path.read_bytes())
-    except (RuntimeError, OSError) as error:
-        raise UserError(
-            f"split.tokenizer: {config.tokenizer} is not a SentencePiece model; set it to the path "
-            "of a tokenizer.model."
-        ) from error
+    tokenizer = load_tokenizer(config.tokenizer)
     return lambda dialogue: split_dialogue(
         dialogue,
         max_tokens=config.max_tokens,
-        count=lambda text: len(tokenizer.encode(text)),
+        count=lambda text: len(tokenizer.encode([text])[0]),
         tokens_per_turn=config.tokens_per_turn,
     )
 

@@ -64,10 +64,12 @@ class DataConfig:
     so copies and branches of a dialogue are on the same side."""
 
     tokenizer: str
-    """A SentencePiece `tokenizer.model`, or a folder with one; also in a bucket."""
+    """A SentencePiece `tokenizer.model`, or a folder with one or with a `tokenizer.json`; also in a
+    bucket."""
 
     template: str = "parrot"
-    """The chat template; see `data/templates`."""
+    """The chat format: parrot (any tokenizer), llama3, chatml (Qwen, SmolLM, Yi), mistral (0.3 and
+    later), mistral_v1 (0.1 and 0.2), llama2 or vicuna."""
 
     mask: MaskConfig
     """Which turns are live."""

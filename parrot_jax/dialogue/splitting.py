@@ -12,7 +12,7 @@ class SplitConfig:
     """Split dialogues that are too long, before user turns."""
 
     tokenizer: str | None = None
-    """The SentencePiece model to count tokens with, e.g. LLaMA's `tokenizer.model`; required."""
+    """The tokenizer to count tokens with: a `tokenizer.model`, or a model's folder; required."""
     max_tokens: int = 4096
     """Most tokens of a piece, >= 1. A single longer round is not split: packing truncates it."""
     tokens_per_turn: int = 8

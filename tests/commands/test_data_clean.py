@@ -152,8 +152,8 @@ def test_splitting_counts_with_the_real_tokenizer(raw, llama_tokenizer_model):
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"split": SplitConfig()}, "set split.tokenizer to a tokenizer.model"),
-        ({"split": SplitConfig(tokenizer="no.model")}, "there is no file no.model"),
+        ({"split": SplitConfig()}, "set split.tokenizer to the tokenizer of the model"),
+        ({"split": SplitConfig(tokenizer="no.model")}, "there is no tokenizer at no.model"),
         ({"language": LanguageConfig(languages=("xx",))}, r"language codes \['xx'\] are unknown"),
     ],
 )

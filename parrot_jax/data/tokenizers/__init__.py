@@ -40,7 +40,9 @@ def load_tokenizer(path: AnyPath | str, *, num_rows: int | None = None) -> Token
                 raise
             return read_library(path, left_out=(f"tokenizer.model: {error}",))
     if not path.is_file():
-        raise UserError(f"there is no tokenizer at {path}; give a tokenizer.model or its folder.")
+        raise UserError(
+            f"there is no tokenizer at {path}; give a tokenizer.model or a model's folder."
+        )
     return read_model(path)
 
 
