@@ -161,7 +161,8 @@ def _build_steps(config: DataCleanConfig) -> dict[str, Step]:
 def _split_step(config: SplitConfig) -> Step:
     if config.tokenizer is None:
         raise UserError(
-            "split needs a tokenizer to count tokens; set split.tokenizer to the tokenizer of the model."
+            "split needs a tokenizer to count tokens; set split.tokenizer to the tokenizer of the "
+            "model."
         )
     from parrot_jax.data.tokenizers import load_tokenizer
 
