@@ -46,6 +46,7 @@ def run(config: HfToFlaxConfig) -> None:
     from parrot_jax.core.config import save_config
     from parrot_jax.core.logs import console
     from parrot_jax.core.paths import require_folder
+    from parrot_jax.data.templates.published import native_format
     from parrot_jax.distributed import in_first_process, join_processes
     from parrot_jax.weights.hf_folder import HfFolder
     from parrot_jax.weights.hf_to_flax import hf_to_flax
@@ -70,6 +71,8 @@ def run(config: HfToFlaxConfig) -> None:
     options = f"--init-from {config.out}"
     if tokenizer is not None:
         options += f" --data.tokenizer {folder.tokenizer}"
+        if native := native_format(tokenizer):
+            options += f" --data.template {native}"
 
     def finish() -> None:
         if tokenizer is not None:

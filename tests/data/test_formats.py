@@ -18,7 +18,7 @@ from parrot_jax.data.data_config import MaskConfig
 from parrot_jax.data.masks import mask_turns
 from parrot_jax.data.templates import FORMATS, Template, make_template
 from parrot_jax.data.templates.base import clean_text
-from parrot_jax.data.templates.published import differences
+from parrot_jax.data.templates.published import differences, native_format
 from parrot_jax.data.tokenizers import Tokenizer, load_tokenizer
 from parrot_jax.data.windows import Cutter, make_windows
 from parrot_jax.dialogue.types import Dialogue, Turn
@@ -344,6 +344,15 @@ def test_a_system_text_at_the_last_question_is_named(
     template = _with_published(folder, moved, tmp_path, kind="mistral")
     found = differences(template, [("Be brief.", SAID), ("", SAID)])  # type: ignore[list-item]
     assert found == ["it puts the system text elsewhere, in 1 of 2 dialogues"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_format_of_a_folder_is_found(
+    kind: str, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    assert native_format(load_tokenizer(folders[kind])) == KINDS[kind].template
+    strange = _with_published(folders[kind], "{{ messages }}", tmp_path, kind=kind)
+    assert native_format(strange.tokenizer) is None
 
 
 def test_another_format_is_refused(folders: dict[str, Path], tmp_path: Path) -> None:

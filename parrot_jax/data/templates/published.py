@@ -1,5 +1,6 @@
 """Compares our rendering of a format with the Jinja template that a model's folder brings along."""
 
+import contextlib
 import datetime
 import json
 import re
@@ -14,6 +15,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from parrot_jax.core.errors import UserError
 from parrot_jax.core.logs import visible
 from parrot_jax.data.templates.base import Template, TurnText, clean_text, whole_text
+from parrot_jax.data.templates.formats import FORMATS
+from parrot_jax.data.tokenizers import Tokenizer
 
 MOST_COMPARED = 100
 """Dialogues that are compared."""
@@ -66,6 +69,20 @@ def differences(
             ) from None
         found.update(_kinds(template, system, texts, theirs))
     return [f"{kind}, in {count:,} of {total:,} dialogues" for kind, count in found.items()]
+
+
+def native_format(tokenizer: Tokenizer) -> str | None:
+    """The format that the chat template of a tokenizer's folder writes, if we have it."""
+    said: list[TurnText] = [("user", "Hi."), ("assistant", "Yes?"), ("user", "Bye."),
+                            ("assistant", "Bye.")]  # fmt: skip
+    if tokenizer.chat_template is None:
+        return None
+    for name, layout in FORMATS.items():
+        with contextlib.suppress(UserError):
+            if name != "parrot":
+                differences(Template(name, layout, tokenizer), [("", said), ("Be brief.", said)])
+                return name
+    return None
 
 
 def _kinds(
