@@ -81,7 +81,7 @@ def same_text(tokenizer: Tokenizer, ids: list[int], text: str) -> bool:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.slow), 40])
+@pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.nightly), 40])
 def test_real_dialogues_have_the_ids_of_transformers(
     kind: str, every: int, shared_data: Path, folders: dict[str, Path]
 ) -> None:
