@@ -16,9 +16,10 @@ _LARGEST = {
     "num_key_value_heads": 10**5,
     "head_dim": 10**5,
     "max_position_embeddings": 10**9,
+    "sliding_window": 10**9,
     "original_max_position_embeddings": 10**9,
 }
-_OPTIONAL = ("num_key_value_heads", "head_dim", "rope_scaling")
+_OPTIONAL = ("num_key_value_heads", "head_dim", "rope_scaling", "sliding_window")
 
 
 def check_values(values: Mapping[str, Any], block: str) -> None:
@@ -120,6 +121,9 @@ class ModelConfig:
     """Whether the embedding is also the output head."""
     max_position_embeddings: int = 4096
     """Positions the model was trained for; generation stops there."""
+    sliding_window: int | None = None
+    """Tokens that a token attends to in every layer, itself included; None = all earlier ones. Only
+    for the families mistral, qwen2 and qwen3."""
     initializer_range: float = 0.02
     """Standard deviation of the random initial weights."""
 
@@ -151,6 +155,11 @@ class ModelConfig:
     def num_kv_heads(self) -> int:
         """Key and value heads, K, with the default filled in."""
         return self.num_key_value_heads or self.num_attention_heads
+
+    def window_within(self, length: int) -> int | None:
+        """Returns the sliding window if it hides a token in rows of `length` tokens, else None."""
+        window = self.sliding_window
+        return window if window is not None and window < length else None
 
     @property
     def sizes(self) -> dict[str, int]:

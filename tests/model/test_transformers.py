@@ -49,11 +49,20 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
     "epsilon": {"rms_norm_eps": 1e-2},
     "mistral": {"model_type": "mistral", "num_key_value_heads": 2, "sliding_window": None},
+    "mistral window": {"model_type": "mistral", "num_key_value_heads": 2, "sliding_window": 20},
+    "qwen2 window": {
+        "model_type": "qwen2", "use_sliding_window": True, "sliding_window": 9,
+        "max_window_layers": 0,
+    },
+    "qwen3 window": {
+        "model_type": "qwen3", "use_sliding_window": True, "sliding_window": 33,
+        "layer_types": ["sliding_attention"] * 3,
+    },
     "qwen2": {"model_type": "qwen2", "num_key_value_heads": 2, "tie_word_embeddings": True},
     "qwen3": {"model_type": "qwen3", "num_key_value_heads": 2, "head_dim": 20},
     "olmo2": {"model_type": "olmo2", "num_key_value_heads": 2},
-}
-FAMILIES = ("grouped heads", "mistral", "qwen2", "qwen3", "olmo2")
+}  # fmt: skip
+FAMILIES = ("grouped heads", "mistral", "mistral window", "qwen2", "qwen3", "olmo2")
 
 
 def random_model(folder: Path, **changes: Any) -> Any:
