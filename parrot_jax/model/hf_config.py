@@ -102,6 +102,25 @@ def _unsupported(family: Family, config: Mapping[str, Any]) -> list[str]:
     return problems
 
 
+# The keys of each kind of rope scaling; yarn has defaults for those after the first two.
+_ROPE_KEYS = {
+    "linear": ("factor",),
+    "llama3": (
+        "factor", "original_max_position_embeddings", "low_freq_factor", "high_freq_factor",
+    ),
+    "yarn": (
+        "factor", "original_max_position_embeddings", "beta_fast", "beta_slow", "attention_factor",
+        "mscale", "mscale_all_dim", "truncate",
+    ),
+}  # fmt: skip
+_ROPE_REFUSED = {
+    "dynamic": "its frequencies change with the length of the text",
+    "longrope": "its frequencies depend on the length of the text",
+    "proportional": "it rotates only a part of each head",
+    "mrope": "its positions are those of images",
+}
+
+
 def _window_from_hf(family: Family, config: Mapping[str, Any]) -> int | None:
     """Reads the sliding window of all layers.
 
@@ -180,22 +199,44 @@ def _rope_from_hf(config: Mapping[str, Any]) -> dict[str, Any]:
         raise UserError("partial_rotary_factor is not 1; only full rotary embedding is supported.")
     if kind == "default":
         return {"rope_theta": theta, "rope_scaling": None}
-    if kind not in ("llama3", "linear"):
-        raise UserError(f"rope_type is {shown(kind)}; supported: default, linear and llama3.")
-    names = {field.name for field in dataclasses.fields(RopeScaling)} - {"rope_type"}
-    if kind == "linear":
-        names = {"factor"}
-    missing = sorted(names - rope.keys())
+    names = _ROPE_KEYS.get(str(kind))
+    if names is None:
+        why = _ROPE_REFUSED.get(str(kind))
+        reason = f" ({why})" if why else ""
+        known = ", ".join(["default", *_ROPE_KEYS])
+        raise UserError(f"rope_type is {shown(kind)}{reason}; it must be one of {known}.")
+    if kind == "yarn":
+        rope = _yarn_from_hf(config, rope)
+    missing = sorted(set(names[:2] if kind == "yarn" else names) - rope.keys())
     if missing:
         raise UserError(f"the {kind} rope scaling lacks {', '.join(missing)}.")
-    given = {name: rope[name] for name in names}
+    given: dict[str, Any] = {name: rope[name] for name in names if name in rope}
     check_values(given, "rope_scaling")
-    return {"rope_theta": theta, "rope_scaling": RopeScaling(rope_type=kind, **given)}
+    return {"rope_theta": theta, "rope_scaling": RopeScaling(**{"rope_type": kind, **given})}
+
+
+def _yarn_from_hf(config: Mapping[str, Any], rope: dict[str, Any]) -> dict[str, Any]:
+    """Drops nulls, which stand for defaults, and fills in what transformers takes from elsewhere.
+
+    A given factor is used, as in transformers 5 and vLLM. Version 4 replaces it by
+    `max_position_embeddings` / original positions, which differs in files that name the former
+    before stretching.
+    """
+    given = {key: value for key, value in rope.items() if value is not None}
+    key, longest = "original_max_position_embeddings", config.get("max_position_embeddings")
+    longest = _HF_DEFAULTS["max_position_embeddings"] if longest is None else longest
+    given[key] = config.get(key) or given.get(key, longest)
+    check_values({"max_position_embeddings": longest, key: given[key]}, "model")
+    if "factor" in rope:
+        given.setdefault("factor", longest / given[key])
+    return given
 
 
 def _rope_scaling_to_hf(scaling: RopeScaling | None) -> dict[str, Any] | None:
     if scaling is None:
         return None
-    if scaling.rope_type == "linear":
-        return {"rope_type": "linear", "factor": scaling.factor}
-    return dataclasses.asdict(scaling)
+    values = {name: getattr(scaling, name) for name in _ROPE_KEYS[scaling.rope_type]}
+    if values.get("attention_factor") is not None:
+        values["attention_factor"] = float(values["attention_factor"])  # transformers wants a float
+    given = {name: value for name, value in values.items() if value is not None}
+    return {"rope_type": scaling.rope_type, **given}

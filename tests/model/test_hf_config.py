@@ -6,6 +6,7 @@ import pytest
 
 from parrot_jax.core.errors import UserError
 from parrot_jax.model.hf_config import from_hf, to_hf
+from parrot_jax.model.model_config import RopeScaling
 
 SIZES: dict[str, Any] = {
     "vocab_size": 97,
@@ -73,3 +74,82 @@ def test_windows_of_some_layers_and_contradictions_are_refused(
 ) -> None:
     with pytest.raises(UserError, match=message):
         from_hf(SIZES | values)
+
+
+# ---- rope scaling -------------------------------------------------------------------------------
+
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
+LONG = {"max_position_embeddings": 131072, "rope_theta": 1000000.0}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"rope_scaling": YARN, "rope_theta": 1000000.0},
+        {
+            "rope_scaling": {
+                "type": "yarn",
+                "factor": 4.0,
+                "original_max_position_embeddings": 32768,
+            }
+        },
+        {"rope_parameters": YARN | {"rope_theta": 1000000.0}, "rope_theta": None},
+        {"rope_scaling": YARN, "rope_parameters": YARN | {"rope_theta": 1000000.0}},
+        {"rope_scaling": YARN | {"beta_fast": None, "mscale": None, "truncate": True}},
+        # transformers takes what is missing from elsewhere.
+        {"rope_scaling": YARN | {"factor": None}},
+        {"rope_scaling": {"type": "yarn", "factor": 4.0}, "max_position_embeddings": 32768},
+        {
+            "rope_scaling": YARN | {"original_max_position_embeddings": 1},
+            "original_max_position_embeddings": 32768,
+        },
+    ],
+)
+def test_yarn_is_read_from_old_and_new_layouts(values: dict[str, Any]) -> None:
+    config = from_hf(SIZES | LONG | values)
+    assert config.rope_scaling == RopeScaling(**YARN)
+    assert config.rope_theta == 1000000.0
+    exported = to_hf(config)
+    assert exported["rope_theta"] == 1000000.0
+    assert exported["rope_scaling"] == YARN | {
+        "beta_fast": 32.0,
+        "beta_slow": 1.0,
+        "truncate": True,
+    }
+
+
+def test_every_option_of_yarn_survives_an_export() -> None:
+    options = {
+        "beta_fast": 16.0, "beta_slow": 2.0, "attention_factor": 1.5, "mscale": 0.7,
+        "mscale_all_dim": 0.9, "truncate": False,
+    }  # fmt: skip
+    config = from_hf(SIZES | LONG | {"rope_scaling": YARN | options})
+    assert config.rope_scaling == RopeScaling(**YARN, **options)
+    assert to_hf(config)["rope_scaling"] == YARN | options
+
+
+@pytest.mark.parametrize(
+    ("rope", "message"),
+    [
+        (
+            {"type": "dynamic", "factor": 2.0},
+            "'dynamic' .its frequencies change with the length of",
+        ),
+        ({"type": "longrope"}, "'longrope' .its frequencies depend on the length"),
+        ({"type": "ntk"}, "rope_type is 'ntk'; it must be one of default, linear, llama3, yarn"),
+        ({"type": "yarn"}, "the yarn rope scaling lacks factor"),
+        (YARN | {"factor": 0.5}, "factor is 0.5; it must be at least 1"),
+        (YARN | {"beta_fast": 0.5}, "beta_slow=1.0 and beta_fast=0.5; the former must be at most"),
+        (YARN | {"beta_slow": -1}, "beta_slow is -1; it must be a finite number above 0"),
+        (YARN | {"attention_factor": float("nan")}, "attention_factor is nan"),
+        (YARN | {"truncate": "no"}, "truncate is 'no'; it must be true or false"),
+        (
+            YARN | {"original_max_position_embeddings": "a"},
+            "original_max_position_embeddings is 'a'",
+        ),
+        (YARN | {"rope_theta": 1.0}, "rope_theta is 1.0; with yarn scaling it must be above 1"),
+    ],
+)
+def test_other_scalings_and_wrong_numbers_are_refused(rope: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        from_hf(SIZES | {"rope_scaling": rope})
