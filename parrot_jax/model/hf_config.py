@@ -7,6 +7,7 @@ from typing import Any
 from parrot_jax.core.errors import UserError
 from parrot_jax.model.families import FAMILIES, family_of
 from parrot_jax.model.families.family import Family
+from parrot_jax.model.families.refused import REFUSED
 from parrot_jax.model.model_config import ModelConfig, RopeScaling, check_values, shown
 
 _SIZES = (
@@ -51,10 +52,13 @@ def from_hf(config: Mapping[str, Any], where: str = "config.json") -> ModelConfi
     name = config.get("model_type") or "llama"
     family = FAMILIES.get(name) if isinstance(name, str) else None
     if family is None:
-        problems = [f"model_type is {shown(name)}, not one of {', '.join(FAMILIES)}"]
+        why = REFUSED.get(str(name))
+        reason = f" ({why})" if why else ""
+        problems = [f"model_type is {shown(name)}{reason}, not one of {', '.join(FAMILIES)}"]
     else:
         problems = _unsupported(family, config)
-    problems += [f"{name} is missing" for name in _SIZES if config.get(name) is None]
+    if family is not None:
+        problems += [f"{name} is missing" for name in _SIZES if config.get(name) is None]
     if family is None or problems:
         raise UserError(f"{where} describes a model that is not supported: {'; '.join(problems)}.")
     known = {name: config[name] for name in _SIZES}

@@ -5,6 +5,8 @@ from typing import Any
 import pytest
 
 from parrot_jax.core.errors import UserError
+from parrot_jax.model.families import FAMILIES
+from parrot_jax.model.families.refused import REFUSED
 from parrot_jax.model.hf_config import from_hf, to_hf
 from parrot_jax.model.model_config import RopeScaling
 
@@ -153,3 +155,52 @@ def test_every_option_of_yarn_survives_an_export() -> None:
 def test_other_scalings_and_wrong_numbers_are_refused(rope: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         from_hf(SIZES | {"rope_scaling": rope})
+
+
+# ---- families that are not supported ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("mixtral", "its MLPs are mixtures of experts"),
+        ("qwen3_moe", "its MLPs are mixtures of experts"),
+        ("deepseek_v3", "its attention has latent keys and its MLPs are mixtures of experts"),
+        ("gemma2", "its norms, activation and embedding are scaled otherwise, and its logits are"),
+        ("phi3", "it joins the weights of queries, keys and values, and those of gate and up"),
+        ("cohere", "attention and MLP are parallel"),
+        ("falcon", "attention and MLP are parallel"),
+    ],
+)
+def test_a_known_family_is_refused_with_the_reason(name: str, reason: str) -> None:
+    # Their files name sizes otherwise, or not at all: those are no problem to list.
+    with pytest.raises(UserError) as error:
+        from_hf({"model_type": name, "n_embd": 64}, "folder/config.json")
+    assert str(error.value).startswith(
+        f"folder/config.json describes a model that is not supported: model_type is '{name}' "
+        f"({reason}"
+    )
+    assert str(error.value).endswith("), not one of llama, mistral, olmo2, qwen2, qwen3.")
+
+
+def test_no_supported_family_is_refused() -> None:
+    assert not REFUSED.keys() & FAMILIES.keys()
+    for reason in REFUSED.values():
+        assert reason[0].islower()
+        assert reason[-1] not in ".;"
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"model_type": "qwen2", "attention_bias": False}, "attention_bias is False, not True"),
+        ({"model_type": "qwen3", "attention_bias": True}, "attention_bias is True, not False"),
+        ({"model_type": "olmo2", "clip_qkv": 8.0}, "clip_qkv is 8.0, not None"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config is {'bits': 4}, not None"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5, not 1"),
+        ({"architectures": ["LlamaForSequenceClassification"]}, r"not \['LlamaForCausalLM'\]"),
+    ],
+)
+def test_a_feature_is_refused_with_its_key(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        from_hf(SIZES | values)

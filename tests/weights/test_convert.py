@@ -264,7 +264,8 @@ def test_pickles_are_refused_with_the_way_out(
     [
         ({"attention_bias": True}, "attention_bias is True, not False"),
         ({"mlp_bias": True}, "mlp_bias is True, not False"),
-        ({"model_type": "phi3"}, "model_type is 'phi3', not one of llama, mistral"),
+        ({"model_type": "phi9"}, "model_type is 'phi9', not one of llama, mistral"),
+        ({"model_type": "phi3"}, "model_type is 'phi3' (it joins the weights of queries"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu', not 'silu'"),
         ({"rope_scaling": {"rope_type": "dynamic", "factor": 2}}, "rope_type is 'dynamic' (its"),
         ({"hidden_size": None}, "hidden_size is missing"),

@@ -11,6 +11,7 @@ LLaMA's, as that of `qwen2/`, it needs:
 - For new settings of the mathematics: a field of `ModelConfig`, read and written by `hf_config.py`.
   All families share the embedding, the final norm, the head, and the attention between the two
   methods of a layer.
+- No row in `refused.py`.
 - If the tokenizer is not SentencePiece's: a file in `data/tokenizers`.
 
 `tests/test_extending.py` has an example.
