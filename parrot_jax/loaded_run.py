@@ -104,7 +104,9 @@ class Run:
         )
         mesh = make_mesh(MeshConfig(), jax.devices()[:1])
         dtype = jnp.dtype(self.config.compute_dtype)
-        backend = choose(self.config.attention, mesh.devices.flat[0].platform, segments=True)
+        platform = mesh.devices.flat[0].platform
+        windowed = self.config.model.window_within(data.row_tokens) is not None
+        backend = choose(self.config.attention, platform, segments=True, window=windowed)
         forward = Forward(
             model=self.config.model,
             compute_dtype=dtype,

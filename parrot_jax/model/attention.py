@@ -2,7 +2,8 @@
 
 A packed row holds several dialogues, marked by `segment_ids`. A query attends to the keys of its
 own segment up to its own position: changing one segment leaves the outputs of the others
-bit-identical. A backend without support for segments is rejected for packed rows.
+bit-identical. A backend without support for segments is rejected for packed rows, and one without
+support for a sliding window for models that have one.
 
     dense          the plain formula on any platform; builds [B, N, T, T] (attention_xla.py)
     block_causal   CPU and GPU; skips the keys above the diagonal block by block (attention_xla.py)
@@ -10,11 +11,15 @@ bit-identical. A backend without support for segments is rejected for packed row
     pallas         NVIDIA GPU; our Pallas kernel (attention_pallas.py)
     cudnn          NVIDIA GPU; rows of one segment only (attention_gpu.py)
 
+With a sliding window of W tokens, a query also attends to nothing W or more positions before it.
+Tokens of a segment are adjacent, so the distance in the row is the distance in the segment.
+
 A kernel supports only some lengths, head widths and dtypes. For others, a backend chosen by name
 raises an error and `auto` uses the next backend. XLA cannot partition a kernel over devices, so
 `attend` does it with `shard_map`.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -27,15 +32,9 @@ from parrot_jax.core.errors import UserError
 from parrot_jax.model import attention_gpu, attention_tpu, attention_xla
 from parrot_jax.sharding import array_sharding
 
-AttentionFn = Callable[
-    [
-        Float[Array, "B T N H"],
-        Float[Array, "B T K H"],
-        Float[Array, "B T K H"],
-        Int[Array, "B T"] | None,
-    ],
-    Float[Array, "B T N H"],
-]
+AttentionFn = Callable[..., Float[Array, "B T N H"]]
+"""Takes queries [B, T, N, H], keys and values [B, T, K, H], and segment ids [B, T] (None = one
+segment per row). A backend that supports a sliding window also takes the keyword `window`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +48,9 @@ class Backend:
     segments: bool
     """Whether it supports segment ids."""
     function: AttentionFn
-    """Takes queries, keys, values and segment ids (None = one segment per row)."""
+    """Computes attention."""
+    window: bool = False
+    """Whether it supports a sliding window."""
     kernel: bool = False
     """Whether it is a custom kernel, which XLA cannot partition over devices."""
     refusal: Callable[[int, int, DTypeLike], str | None] | None = None
@@ -83,7 +84,13 @@ def backends() -> tuple[Backend, ...]:
     return tuple(_BACKENDS.values())
 
 
-def choose(name: str = "auto", platform: str | None = None, *, segments: bool = True) -> Backend:
+def choose(
+    name: str = "auto",
+    platform: str | None = None,
+    *,
+    segments: bool = True,
+    window: bool = False,
+) -> Backend:
     """Chooses a backend.
 
     Args:
@@ -92,18 +99,22 @@ def choose(name: str = "auto", platform: str | None = None, *, segments: bool = 
       platform: `"cpu"`, `"gpu"` or `"tpu"`; None = the default platform of this process. Set it to
         compile for hardware you don't have.
       segments: Whether rows hold more than one segment.
+      window: Whether the model has a sliding window that is shorter than the rows.
 
     Returns:
       The backend.
 
     Raises:
-      UserError: The name is unknown, or the backend does not support the platform or segments.
+      UserError: The name is unknown, or the backend does not support the platform, segments or a
+        window.
     """
     platform = jax.default_backend() if platform is None else platform
     fitting = [
         backend
         for backend in reversed(backends())
-        if backend.runs_on(platform) and (backend.segments or not segments)
+        if backend.runs_on(platform)
+        and (backend.segments or not segments)
+        and (backend.window or not window)
     ]
     if name == "auto":
         return _with_fallbacks(fitting)
@@ -114,7 +125,7 @@ def choose(name: str = "auto", platform: str | None = None, *, segments: bool = 
     if not backend.runs_on(platform):
         where = ", ".join(sorted(backend.platforms or ()))
         raise UserError(f"attention backend {name!r} runs on {where}, not on {platform}{allowed}")
-    _require_segments(backend, segments)
+    _require(backend, segments=segments, window=window)
     return backend
 
 
@@ -155,6 +166,7 @@ def attend(
     segment_ids: Int[Array, "B T"] | None,
     *,
     backend: Backend,
+    window: int | None = None,
     mesh: Mesh | None = None,
 ) -> Float[Array, "B T N H"]:
     """Computes causal attention within segments: softmax(q k / sqrt(H)) v.
@@ -168,6 +180,8 @@ def attend(
       value: Values.
       segment_ids: Tokens of one segment share an id, padding has 0; None = one segment per row.
       backend: From `choose`.
+      window: The sliding window in tokens: the query at q attends to keys after q - window. None =
+        to all earlier keys.
       mesh: The mesh that rows and heads are sharded over. A kernel needs it on several devices,
         where each computes its own rows and heads, and to compile for hardware you don't have. XLA
         partitions the other backends itself.
@@ -177,12 +191,14 @@ def attend(
       under the checkpoint name "attention", for remat policies.
 
     Raises:
-      UserError: The backend does not support segments or these sizes, or the rows or heads are not
-        divisible by the mesh.
+      UserError: The backend does not support segments, a window or these sizes, or the rows or
+        heads are not divisible by the mesh.
     """
     backend = resolve(backend, query.shape[1], query.shape[3], query.dtype)
-    _require_segments(backend, segment_ids is not None)
+    _require(backend, segments=segment_ids is not None, window=window is not None)
     function = backend.function
+    if window is not None:
+        function = functools.partial(function, window=window)
     if backend.kernel and mesh is not None:
         function = _on_each_device(function, mesh, query.shape, key.shape)
     return function(query, key, value, segment_ids)
@@ -213,11 +229,16 @@ def _on_each_device(
     )
 
 
-def _require_segments(backend: Backend, segments: bool) -> None:
+def _require(backend: Backend, *, segments: bool, window: bool) -> None:
     if segments and not backend.segments:
         raise UserError(
             f"attention backend {backend.name!r} does not support packed segments; choose another "
             "backend (auto picks one) or turn packing off."
+        )
+    if window and not backend.window:
+        raise UserError(
+            f"attention backend {backend.name!r} does not support the model's sliding window; "
+            "choose another backend (auto picks one) or rows no longer than the window."
         )
 
 
@@ -232,12 +253,19 @@ register(
         platforms=_GPU,
         segments=False,
         function=attention_gpu.cudnn_attention,
+        window=True,
         kernel=True,
         refusal=attention_gpu.cudnn_refusal,
     )
 )
 register(
-    Backend(name="dense", platforms=None, segments=True, function=attention_xla.dense_attention)
+    Backend(
+        name="dense",
+        platforms=None,
+        segments=True,
+        function=attention_xla.dense_attention,
+        window=True,
+    )
 )
 register(
     Backend(
@@ -245,6 +273,7 @@ register(
         platforms=_CPU | _GPU,
         segments=True,
         function=attention_xla.block_causal_attention,
+        window=True,
     )
 )
 register(
@@ -253,6 +282,7 @@ register(
         platforms=_GPU,
         segments=True,
         function=attention_gpu.pallas_attention,
+        window=True,
         kernel=True,
         refusal=attention_gpu.pallas_refusal,
     )
@@ -263,6 +293,7 @@ register(
         platforms=_TPU,
         segments=True,
         function=attention_tpu.splash_attention,
+        window=True,
         kernel=True,
         refusal=attention_tpu.splash_refusal,
     )

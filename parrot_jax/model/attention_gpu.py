@@ -41,18 +41,20 @@ def pallas_attention(
     value: Float[Array, "B T K H"],
     segment_ids: Int[Array, "B T"] | None,
     *,
+    window: int | None = None,
     interpret: bool = False,
 ) -> Float[Array, "B T N H"]:
     """Our Pallas kernel with segments (attention_pallas.py), for Ampere and later.
 
-    Skips blocks above the diagonal and blocks without a common segment. Scores, softmax and sums
-    are float32; grouped heads share their keys inside the kernel.
+    Skips blocks above the diagonal, before the window, and without a common segment. Scores,
+    softmax and sums are float32; grouped heads share their keys inside the kernel.
 
     Args:
       query: Queries with rotary embedding; `pallas_refusal` lists what is unsupported.
       key: Keys, already rotated.
       value: Values.
       segment_ids: Tokens of one segment share an id; None = one segment per row.
+      window: The sliding window in tokens; None = no window.
       interpret: Runs the kernel as plain XLA: slow, but on any platform.
 
     Returns:
@@ -62,7 +64,7 @@ def pallas_attention(
 
     if segment_ids is None:
         segment_ids = jnp.zeros(query.shape[:2], jnp.int32)
-    return attention(query, key, value, segment_ids, interpret=interpret)
+    return attention(query, key, value, segment_ids, window=window, interpret=interpret)
 
 
 # ---- cuDNN --------------------------------------------------------------------------------------
@@ -85,6 +87,8 @@ def cudnn_attention(
     key: Float[Array, "B T K H"],
     value: Float[Array, "B T K H"],
     segment_ids: Int[Array, "B T"] | None,
+    *,
+    window: int | None = None,
 ) -> Float[Array, "B T N H"]:
     """Computes attention over whole rows, without segments, with cuDNN's fused kernel.
 
@@ -97,6 +101,7 @@ def cudnn_attention(
       key: Keys, already rotated.
       value: Values.
       segment_ids: Must be None: one segment per row.
+      window: The sliding window in tokens; None = no window.
 
     Returns:
       The weighted values, in the dtype of the query.
@@ -104,6 +109,14 @@ def cudnn_attention(
     Source: https://docs.nvidia.com/deeplearning/cudnn, through `jax.nn.dot_product_attention`.
     """
     assert segment_ids is None
-    output = jax.nn.dot_product_attention(query, key, value, is_causal=True, implementation="cudnn")
+    output = jax.nn.dot_product_attention(
+        query,
+        key,
+        value,
+        is_causal=True,
+        # How many keys before its own a query attends to, and after it.
+        local_window_size=None if window is None else (window - 1, 0),
+        implementation="cudnn",
+    )
     # Its log-sum-exp has no checkpoint name, so a rematerialised layer reruns its forward pass.
     return checkpoint_name(jnp.asarray(output), "attention")

@@ -2,8 +2,9 @@
 
 There are three kernels, each over blocks of a row: one for the output with its log-sum-exp, one for
 the gradient of the queries, one for the gradients of keys and values. A query block visits only
-key blocks at or below the diagonal, from the first that may share a segment, so a row of many short
-dialogues costs about as much as the dialogues would separately.
+key blocks at or below the diagonal, from the first that may share a segment and is not before the
+sliding window, so a row of many short dialogues costs about as much as the dialogues would
+separately.
 
 Pallas compiles them with Triton. Importing that takes a second, so `attention_gpu.py` imports this
 file only when it traces.
@@ -43,6 +44,7 @@ class _Setup(NamedTuple):
     """Static arguments."""
 
     scale: float
+    window: int | None
     forward: _Blocks
     backward: _Blocks
     interpret: bool
@@ -54,6 +56,7 @@ def attention(
     value: Float[Array, "B T K H"],
     segment_ids: Int[Array, "B T"],
     *,
+    window: int | None,
     interpret: bool,
 ) -> Float[Array, "B T N H"]:
     """Computes causal attention within segments; see `attention_gpu.pallas_attention`."""
@@ -63,7 +66,8 @@ def attention(
     if padded > width:
         columns = ((0, 0), (0, 0), (0, 0), (0, padded - width))
         query, key, value = (jnp.pad(array, columns) for array in (query, key, value))
-    setup = _Setup(width**-0.5, *_blocks(length, padded, query.dtype.itemsize), interpret)
+    blocks = _blocks(length, padded, query.dtype.itemsize)
+    setup = _Setup(width**-0.5, window, *blocks, interpret)
     output: Array = _attention(query, key, value, segment_ids, setup)
     return output[..., :width]
 
@@ -97,11 +101,11 @@ def _forward(
     num_rows, length, num_heads, _ = query.shape
     blocks = setup.forward
     output, log_sum = _run(
-        functools.partial(_forward_kernel, setup.scale, blocks),
+        functools.partial(_forward_kernel, setup.scale, setup.window, blocks),
         setup,
         (length // blocks.queries, num_heads, num_rows),
         [query, jax.ShapeDtypeStruct((num_rows, num_heads, length), jnp.float32)],
-        [query, key, value, segment_ids, _first_keys(segment_ids, blocks)],
+        [query, key, value, segment_ids, _first_keys(segment_ids, blocks, setup.window)],
     )
     # Under this name remat policies keep both, so that the kernel does not run again.
     output, log_sum = checkpoint_name((output, log_sum), "attention")
@@ -119,18 +123,18 @@ def _backward(
     inputs = [query, key, value, segment_ids, d_output, log_sum, overlap.transpose(0, 2, 1)]
     blocks = setup.backward
     (d_query,) = _run(
-        functools.partial(_d_query_kernel, setup.scale, blocks),
+        functools.partial(_d_query_kernel, setup.scale, setup.window, blocks),
         setup,
         (length // blocks.queries, num_heads, num_rows),
         [query],
-        [*inputs, _first_keys(segment_ids, blocks)],
+        [*inputs, _first_keys(segment_ids, blocks, setup.window)],
     )
     d_key, d_value = _run(
-        functools.partial(_d_key_kernel, setup.scale, blocks),
+        functools.partial(_d_key_kernel, setup.scale, setup.window, blocks),
         setup,
         (length // blocks.keys, num_kv_heads, num_rows),
         [key, value],
-        [*inputs, _last_queries(segment_ids, blocks)],
+        [*inputs, _last_queries(segment_ids, blocks, setup.window)],
     )
     return d_query, d_key, d_value, None
 
@@ -153,33 +157,46 @@ def _run(
 
 # ---- which blocks to visit ----------------------------------------------------------------------
 #
-# Decided by the smallest and largest segment id of each block. Ids may be in any order: tokens of
-# blocks that are visited needlessly are masked.
+# Decided by the smallest and largest segment id of each block, and by the sliding window. Ids may
+# be in any order: tokens of blocks that are visited needlessly are masked.
 
 
-def _first_keys(segment_ids: Int[Array, "B T"], blocks: _Blocks) -> Int[Array, "B Q"]:
-    """Returns for each query block the first key block that may share a segment."""
-    return jnp.argmax(_may_share(segment_ids, blocks), axis=2).astype(jnp.int32)
+def _first_keys(
+    segment_ids: Int[Array, "B T"], blocks: _Blocks, window: int | None = None
+) -> Int[Array, "B Q"]:
+    """Returns for each query block the first key block that it may attend to."""
+    return jnp.argmax(_may_attend(segment_ids, blocks, window), axis=2).astype(jnp.int32)
 
 
-def _last_queries(segment_ids: Int[Array, "B T"], blocks: _Blocks) -> Int[Array, "B S"]:
-    """Returns for each key block one past the last query block that may share a segment."""
-    shares = _may_share(segment_ids, blocks)
-    return shares.shape[1] - jnp.argmax(shares[:, ::-1], axis=1).astype(jnp.int32)
+def _last_queries(
+    segment_ids: Int[Array, "B T"], blocks: _Blocks, window: int | None = None
+) -> Int[Array, "B S"]:
+    """Returns for each key block one past the last query block that may attend to it."""
+    attends = _may_attend(segment_ids, blocks, window)
+    return attends.shape[1] - jnp.argmax(attends[:, ::-1], axis=1).astype(jnp.int32)
 
 
-def _may_share(segment_ids: Int[Array, "B T"], blocks: _Blocks) -> Bool[Array, "B Q S"]:
+def _may_attend(
+    segment_ids: Int[Array, "B T"], blocks: _Blocks, window: int | None
+) -> Bool[Array, "B Q S"]:
+    """Whether blocks may share a segment and are in reach; also true for some later keys."""
     queries, keys = (segment_ids.reshape(len(segment_ids), -1, size) for size in blocks)
-    return (queries.min(2)[:, :, None] <= keys.max(2)[:, None]) & (
+    shares = (queries.min(2)[:, :, None] <= keys.max(2)[:, None]) & (
         keys.min(2)[:, None] <= queries.max(2)[:, :, None]
     )
+    if window is None:
+        return shares
+    first_queries = jnp.arange(queries.shape[1]) * blocks.queries
+    last_keys = jnp.arange(1, keys.shape[1] + 1) * blocks.keys - 1
+    return shares & (first_queries[:, None] - last_keys[None] < window)[None]
 
 
 # ---- kernels ------------------------------------------------------------------------------------
 
 
 def _forward_kernel(
-    scale: float, blocks: _Blocks, query_ref: Any, key_ref: Any, value_ref: Any, ids_ref: Any,
+    scale: float, window: int | None, blocks: _Blocks,
+    query_ref: Any, key_ref: Any, value_ref: Any, ids_ref: Any,
     first_key_ref: Any, output_ref: Any, log_sum_ref: Any,
 ) -> None:  # fmt: skip
     block, head, row = pl.program_id(0), pl.program_id(1), pl.program_id(2)
@@ -191,7 +208,8 @@ def _forward_kernel(
     def visit(step: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         mixed, total, running_max = carry
         key_slice = pl.ds(step * blocks.keys, blocks.keys)
-        visible = _visible(start, query_ids, step * blocks.keys, ids_ref[row, key_slice])
+        key_start = step * blocks.keys
+        visible = _visible(start, query_ids, key_start, ids_ref[row, key_slice], window)
         scores = _product(queries, key_ref[row, key_slice, kv_head].T) * (scale * _LOG2_E)
         scores = jnp.where(visible, scores, _MASKED)
         new_max = jnp.maximum(running_max, scores.max(1))
@@ -218,7 +236,8 @@ def _forward_kernel(
 
 
 def _d_query_kernel(
-    scale: float, blocks: _Blocks, query_ref: Any, key_ref: Any, value_ref: Any, ids_ref: Any,
+    scale: float, window: int | None, blocks: _Blocks,
+    query_ref: Any, key_ref: Any, value_ref: Any, ids_ref: Any,
     d_output_ref: Any, log_sum_ref: Any, overlap_ref: Any, first_key_ref: Any, d_query_ref: Any,
 ) -> None:  # fmt: skip
     block, head, row = pl.program_id(0), pl.program_id(1), pl.program_id(2)
@@ -231,7 +250,8 @@ def _d_query_kernel(
 
     def visit(step: Array, d_queries: Array) -> Array:
         key_slice = pl.ds(step * blocks.keys, blocks.keys)
-        visible = _visible(start, query_ids, step * blocks.keys, ids_ref[row, key_slice])
+        key_start = step * blocks.keys
+        visible = _visible(start, query_ids, key_start, ids_ref[row, key_slice], window)
         keys = key_ref[row, key_slice, kv_head]
         scores = _product(queries, keys.T) * (scale * _LOG2_E)
         weights = jnp.exp2(jnp.where(visible, scores, _MASKED) - log_sums[:, None])
@@ -249,7 +269,8 @@ def _d_query_kernel(
 
 
 def _d_key_kernel(
-    scale: float, blocks: _Blocks, query_ref: Any, key_ref: Any, value_ref: Any, ids_ref: Any,
+    scale: float, window: int | None, blocks: _Blocks,
+    query_ref: Any, key_ref: Any, value_ref: Any, ids_ref: Any,
     d_output_ref: Any, log_sum_ref: Any, overlap_ref: Any, last_query_ref: Any,
     d_key_ref: Any, d_value_ref: Any,
 ) -> None:  # fmt: skip
@@ -273,6 +294,8 @@ def _d_key_kernel(
         visible = (key_positions[:, None] <= positions[None]) & (
             key_ids[:, None] == query_ids[None]
         )
+        if window is not None:
+            visible &= positions[None] - key_positions[:, None] < window
         queries, d_outputs = query_ref[row, query_slice, head], d_output_ref[row, query_slice, head]
         scores = _product(keys, queries.T) * (scale * _LOG2_E)
         log_sums = log_sum_ref[row, head, query_slice]
@@ -289,11 +312,16 @@ def _d_key_kernel(
     d_value_ref[row, key_slice, kv_head] = d_values.astype(d_value_ref.dtype)
 
 
-def _visible(query_start: Any, query_ids: Array, key_start: Any, key_ids: Array) -> Array:
+def _visible(
+    query_start: Any, query_ids: Array, key_start: Any, key_ids: Array, window: int | None
+) -> Array:
     """Returns which keys of a block each query of a block attends to, [queries, keys]."""
     queries = query_start + jnp.arange(query_ids.size)
     keys = key_start + jnp.arange(key_ids.size)
-    return (queries[:, None] >= keys[None]) & (query_ids[:, None] == key_ids[None])
+    visible = (queries[:, None] >= keys[None]) & (query_ids[:, None] == key_ids[None])
+    if window is not None:
+        visible &= queries[:, None] - keys[None] < window
+    return visible
 
 
 def _product(left: Array, right: Array) -> Array:

@@ -35,11 +35,13 @@ def splash_attention(
     value: Float[Array, "B T K H"],
     segment_ids: Int[Array, "B T"] | None,
     *,
+    window: int | None = None,
     interpret: bool = False,
 ) -> Float[Array, "B T N H"]:
     """Splash attention, forward and backward; grouped heads share their keys inside the kernel.
 
-    Blocks above the diagonal are skipped; blocks of two different segments are computed and masked.
+    Blocks above the diagonal or before the window are skipped; blocks of two different segments are
+    computed and masked.
     Scores, softmax and sums are float32. Blocks have 512 positions, as in MaxText's training of
     LLaMA on TPUs, or 256 or 128 if the row length is not a multiple of 512.
 
@@ -48,6 +50,7 @@ def splash_attention(
       key: Keys, already rotated.
       value: Values.
       segment_ids: Tokens of one segment share an id; None = one segment per row.
+      window: The sliding window in tokens; None = no window.
       interpret: Runs the kernel as plain XLA: slow, but on any platform.
 
     Returns:
@@ -58,6 +61,7 @@ def splash_attention(
     from jax.experimental.pallas.ops.tpu.splash_attention import (
         BlockSizes,
         CausalMask,
+        LocalMask,
         MultiHeadMask,
         SegmentIds,
         make_splash_mha,
@@ -65,8 +69,11 @@ def splash_attention(
 
     length, num_heads, width = query.shape[1:]
     block = math.gcd(length, _LARGEST_BLOCK)
+    square = (length, length)
+    # A local mask has how many keys before its own a query attends to, and after it.
+    mask = CausalMask(square) if window is None else LocalMask(square, (window - 1, 0), 0)
     kernel = make_splash_mha(
-        MultiHeadMask([CausalMask((length, length))] * num_heads),
+        MultiHeadMask([mask] * num_heads),
         block_sizes=BlockSizes(
             block_q=block,
             block_kv=block,

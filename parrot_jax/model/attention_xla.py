@@ -23,6 +23,8 @@ def dense_attention(
     key: Float[Array, "B T K H"],
     value: Float[Array, "B T K H"],
     segment_ids: Int[Array, "B T"] | None,
+    *,
+    window: int | None = None,
 ) -> Float[Array, "B T N H"]:
     """The plain formula. Builds all scores, [B, N, T, T].
 
@@ -31,6 +33,7 @@ def dense_attention(
       key: Keys, already rotated.
       value: Values.
       segment_ids: Tokens of one segment share an id; None = one segment per row.
+      window: The sliding window in tokens; None = no window.
 
     Returns:
       The weighted values, in the dtype of the query.
@@ -39,7 +42,7 @@ def dense_attention(
     num_kv_heads = key.shape[2]
     grouped = query.reshape(num_rows, length, num_kv_heads, num_heads // num_kv_heads, width)
     scores = _product("BTKGH,BSKH->BKGTS", grouped * width**-0.5, key)
-    scores = _masked(scores, segment_ids, segment_ids, 0)
+    scores = _masked(scores, segment_ids, segment_ids, 0, window)
     weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
     mixed = _product("BKGTS,BSKH->BTKGH", weights, value)
     return checkpoint_name(mixed.reshape(query.shape).astype(query.dtype), "attention")
@@ -50,11 +53,15 @@ def _masked(
     query_segments: Int[Array, "B T"] | None,
     key_segments: Int[Array, "B S"] | None,
     start: int,
+    window: int | None,
 ) -> Float[Array, "B K G T S"]:
-    """Masks keys that are later than the query (at `start` + T) or in another segment."""
+    """Masks keys later than the query (at `start` + T), before its window or in another segment."""
     num_queries, num_keys = scores.shape[-2:]
     query_positions = start + jnp.arange(num_queries)
     visible: Bool[Array, "B T S"] = (query_positions[:, None] >= jnp.arange(num_keys)[None])[None]
+    if window is not None:
+        first_visible = query_positions - (window - 1)
+        visible = visible & (first_visible[:, None] <= jnp.arange(num_keys)[None])[None]
     if query_segments is not None and key_segments is not None:
         visible = visible & (query_segments[:, :, None] == key_segments[:, None, :])
     return jnp.where(visible[:, None, None], scores, _MASKED)
@@ -66,10 +73,11 @@ def _product(equation: str, left: Array, right: Array) -> Array:
 
 # ---- block_causal -------------------------------------------------------------------------------
 #
-# Query block i attends to keys 0 .. (i+1) * block only: about half of the square. The backward pass
-# is written by hand: autodiff would keep the weights of every block, this keeps only the output and
-# one log-sum-exp per query. Heads come before positions and head width before position, the layout
-# in which XLA's CPU products need the fewest copies (scripts/bench/attention.py).
+# Query block i attends to keys 0 .. (i+1) * block only: about half of the square. A sliding window
+# also leaves out the blocks before it. The backward pass is written by hand: autodiff would keep
+# the weights of every block, this keeps only the output and one log-sum-exp per query. Heads come
+# before positions and head width before position, the layout in which XLA's CPU products need the
+# fewest copies (scripts/bench/attention.py).
 #
 # On a CPU, XLA runs one product of many heads on one thread, but independent products in parallel.
 # So the blocks form as many lanes as there are processors, and each block waits for the previous
@@ -98,40 +106,62 @@ def block_causal_attention(
     key: Float[Array, "B T K H"],
     value: Float[Array, "B T K H"],
     segment_ids: Int[Array, "B T"] | None,
+    *,
+    window: int | None = None,
 ) -> Float[Array, "B T N H"]:
-    """Skips the keys above the diagonal block by block; the last block may be smaller.
+    """Skips the keys above the diagonal, and before the window, block by block.
 
     Args:
       query: Queries, already rotated.
       key: Keys, already rotated.
       value: Values.
       segment_ids: Tokens of one segment share an id; None = one segment per row.
+      window: The sliding window in tokens; None = no window.
 
     Returns:
       The weighted values, in the dtype of the query.
     """
-    return _blocks(query, key, value, segment_ids, _block_size(query.shape[1]))
+    block = _block_size(query.shape[1])  # the last block of a row may be smaller
+    return _blocks(query, key, value, segment_ids, block, window)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
-def _blocks(query: Array, key: Array, value: Array, segment_ids: Array | None, block: int) -> Array:
-    return _blocks_forward(query, key, value, segment_ids, block)[0]
+def _keys_of(start: int, stop: int, block: int, window: int | None) -> slice:
+    """The keys that a block of queries attends to, in whole blocks."""
+    return slice(0 if window is None else max(0, start - window + 1) // block * block, stop)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def _blocks(
+    query: Array,
+    key: Array,
+    value: Array,
+    segment_ids: Array | None,
+    block: int,
+    window: int | None,
+) -> Array:
+    return _blocks_forward(query, key, value, segment_ids, block, window)[0]
 
 
 def _blocks_forward(
-    query: Array, key: Array, value: Array, segment_ids: Array | None, block: int
+    query: Array,
+    key: Array,
+    value: Array,
+    segment_ids: Array | None,
+    block: int,
+    window: int | None,
 ) -> tuple[Array, tuple[Array | None, ...]]:
     length, width = query.shape[1], query.shape[3]
     queries, keys, values = _features_first(query * width**-0.5, key, value)
     outputs, log_sums = [], []
     for start in range(0, length, block):
         stop = min(start + block, length)
+        seen = _keys_of(start, stop, block, window)
         block_queries = _after(outputs, queries[..., start:stop])
-        scores = _block_scores(block_queries, keys, segment_ids, start)
+        scores = _block_scores(block_queries, keys, segment_ids, start, seen, window)
         highest = scores.max(-1, keepdims=True)
         weights = jnp.exp(scores - highest)
         total = weights.sum(-1, keepdims=True)
-        mixed = _product("BKGTS,BKHS->BKGTH", weights.astype(value.dtype), values[..., :stop])
+        mixed = _product("BKGTS,BKHS->BKGTH", weights.astype(value.dtype), values[..., seen])
         outputs.append((mixed / total).astype(query.dtype))
         log_sums.append((highest + jnp.log(total))[..., 0])
     output = jnp.concatenate(outputs, axis=3).transpose(0, 3, 1, 2, 4)  # [B, T, K, G, H]
@@ -141,7 +171,10 @@ def _blocks_forward(
 
 
 def _blocks_backward(
-    block: int, saved: tuple[Array, Array, Array, Array | None, Array, Array], d_output: Array
+    block: int,
+    window: int | None,
+    saved: tuple[Array, Array, Array, Array | None, Array, Array],
+    d_output: Array,
 ) -> tuple[Array, Array, Array, None]:
     query, key, value, segment_ids, output, log_sum = saved
     num_rows, length, _, width = query.shape
@@ -155,18 +188,18 @@ def _blocks_backward(
     d_queries = []
     for start in range(0, length, block):
         stop = min(start + block, length)
-        now = slice(start, stop)
+        now, seen = slice(start, stop), _keys_of(start, stop, block, window)
         block_queries = _after(d_queries, queries[..., now])
         block_d_outputs = _after(d_queries, d_outputs[..., now])
-        scores = _block_scores(block_queries, keys, segment_ids, start)
+        scores = _block_scores(block_queries, keys, segment_ids, start, seen, window)
         weights = jnp.exp(scores - log_sum[..., now, None])
-        d_weights = _product("BKGHT,BKHS->BKGTS", block_d_outputs, values[..., :stop])
+        d_weights = _product("BKGHT,BKHS->BKGTS", block_d_outputs, values[..., seen])
         d_scores = (weights * (d_weights - overlap[..., now, None])).astype(query.dtype)
-        d_queries.append(_product("BKGTS,BKHS->BKGTH", d_scores, keys[..., :stop]))
+        d_queries.append(_product("BKGTS,BKHS->BKGTH", d_scores, keys[..., seen]))
         d_key = _product("BKGHT,BKGTS->BKHS", block_queries, d_scores)
         d_value = _product("BKGHT,BKGTS->BKHS", block_d_outputs, weights.astype(query.dtype))
-        d_keys = d_keys.at[..., :stop].add(d_key)
-        d_values = d_values.at[..., :stop].add(d_value)
+        d_keys = d_keys.at[..., seen].add(d_key)
+        d_values = d_values.at[..., seen].add(d_value)
     d_query = jnp.concatenate(d_queries, axis=3).transpose(0, 3, 1, 2, 4) * width**-0.5
     return (
         d_query.reshape(query.shape).astype(query.dtype),
@@ -192,10 +225,16 @@ def _features_first(query: Array, key: Array, value: Array) -> tuple[Array, Arra
 
 
 def _block_scores(
-    block_queries: Array, keys: Array, segment_ids: Array | None, start: int
+    block_queries: Array,
+    keys: Array,
+    segment_ids: Array | None,
+    start: int,
+    seen: slice,
+    window: int | None,
 ) -> Array:
-    stop = start + block_queries.shape[-1]
-    scores = _product("BKGHT,BKHS->BKGTS", block_queries, keys[..., :stop])
+    scores = _product("BKGHT,BKHS->BKGTS", block_queries, keys[..., seen])
+    offset = start - seen.start
     if segment_ids is None:
-        return _masked(scores, None, None, start)
-    return _masked(scores, segment_ids[:, start:stop], segment_ids[:, :stop], start)
+        return _masked(scores, None, None, offset, window)
+    query_segments = segment_ids[:, start : seen.stop]
+    return _masked(scores, query_segments, segment_ids[:, seen], offset, window)

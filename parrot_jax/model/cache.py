@@ -44,6 +44,7 @@ def attend_to_cache(
     keys: Float[Array, "B S K H"],
     values: Float[Array, "B S K H"],
     positions: Int[Array, " B"],
+    window: int | None = None,
 ) -> Float[Array, "B 1 N H"]:
     """Attends to the slots up to and including each row's position.
 
@@ -52,6 +53,7 @@ def attend_to_cache(
       keys: One layer's keys.
       values: One layer's values.
       positions: The position of each row's token.
+      window: The sliding window in tokens, which hides earlier slots; None = no window.
 
     Returns:
       The weighted values, in the dtype of the query. Scores and softmax are float32.
@@ -61,6 +63,8 @@ def attend_to_cache(
     grouped = query.reshape(num_rows, num_kv_heads, num_heads // num_kv_heads, width) * width**-0.5
     scores = jnp.einsum("BKGH,BSKH->BKGS", grouped, keys, preferred_element_type=jnp.float32)
     filled = jnp.arange(keys.shape[1])[None] <= positions[:, None]
+    if window is not None:
+        filled &= positions[:, None] - jnp.arange(keys.shape[1])[None] < window
     scores = jnp.where(filled[:, None, None], scores, -1e30)
     weights = jax.nn.softmax(scores, axis=-1).astype(values.dtype)
     mixed = jnp.einsum("BKGS,BSKH->BKGH", weights, values, preferred_element_type=jnp.float32)

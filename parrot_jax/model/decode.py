@@ -49,9 +49,12 @@ def prefill(
     """
     num_rows, length = tokens.shape
     positions = jnp.broadcast_to(jnp.arange(length)[None], tokens.shape)
+    window = config.window_within(length)
 
     def attend(state: None, query: Array, key: Array, value: Array) -> tuple[Array, None, Cache]:
-        attended = attention_backends.attend(query, key, value, None, backend=backend, mesh=mesh)
+        attended = attention_backends.attend(
+            query, key, value, None, backend=backend, window=window, mesh=mesh
+        )
         return attended, state, Cache(key, value)
 
     x = embed_tokens(params, tokens, compute_dtype)
@@ -85,6 +88,7 @@ def decode(
     Returns:
       float32 logits after these tokens, and the cache with their keys and values.
     """
+    window = config.window_within(cache.keys.shape[2])
 
     # The cache is passed from layer to layer, so it is updated in place and not copied each step.
     def attend(
@@ -92,7 +96,7 @@ def decode(
     ) -> tuple[Array, tuple[Array, Cache], None]:
         layer, cache = state
         cache = write(cache, layer, positions, key, value)
-        attended = attend_to_cache(query, cache.keys[layer], cache.values[layer], positions)
+        attended = attend_to_cache(query, cache.keys[layer], cache.values[layer], positions, window)
         return attended, (layer + 1, cache), None
 
     x = embed_tokens(params, tokens[:, None], cache.keys.dtype)

@@ -303,17 +303,21 @@ def hidden_states(
       Hidden states in the compute dtype.
 
     Raises:
-      UserError: The remat policy or backend is unknown, or the backend does not support segments.
+      UserError: The remat policy or backend is unknown, or the backend does not support segments or
+        the model's sliding window.
     """
+    window = config.window_within(tokens.shape[1])
     backend = (
-        attention_backends.choose(attention, segments=segment_ids is not None)
+        attention_backends.choose(
+            attention, segments=segment_ids is not None, window=window is not None
+        )
         if isinstance(attention, str)
         else attention
     )
 
     def attend(state: None, query: Array, key: Array, value: Array) -> tuple[Array, None, None]:
         attended = attention_backends.attend(
-            query, key, value, segment_ids, backend=backend, mesh=mesh
+            query, key, value, segment_ids, backend=backend, window=window, mesh=mesh
         )
         return attended, state, None
 

@@ -152,7 +152,9 @@ def generate(
         lengths,
         num_steps=num_steps,
         compute_dtype=jnp.dtype(compute_dtype),
-        backend=attention_backends.choose(attention, segments=False),
+        backend=attention_backends.choose(
+            attention, segments=False, window=config.window_within(length) is not None
+        ),
         mesh=mesh,
     )
     advance = functools.partial(_advance, config, params, mesh=mesh)

@@ -16,9 +16,14 @@ _LARGEST = {
     "num_key_value_heads": 10**5,
     "head_dim": 10**5,
     "max_position_embeddings": 10**9,
+    "sliding_window": 10**9,
     "original_max_position_embeddings": 10**9,
 }
-_OPTIONAL = ("num_key_value_heads", "head_dim", "rope_scaling")
+_OPTIONAL = (
+    "num_key_value_heads", "head_dim", "rope_scaling", "sliding_window",
+    "attention_factor", "mscale", "mscale_all_dim",
+)  # fmt: skip
+_SWITCHES = ("tie_word_embeddings", "truncate")
 
 
 def check_values(values: Mapping[str, Any], block: str) -> None:
@@ -37,7 +42,7 @@ def check_values(values: Mapping[str, Any], block: str) -> None:
         if name in _LARGEST:
             right = type(value) is int and 0 < value <= _LARGEST[name]
             allowed = f"a whole number from 1 to {_LARGEST[name]:,}"
-        elif name == "tie_word_embeddings":
+        elif name in _SWITCHES:
             right, allowed = isinstance(value, bool), "true or false"
         else:
             right = (
@@ -62,9 +67,10 @@ class RopeScaling:
       UserError: A number is out of its range.
     """
 
-    rope_type: Literal["llama3", "linear"]
+    rope_type: Literal["llama3", "linear", "yarn"]
     """`linear` stretches all wavelengths by `factor` (arXiv:2306.15595); `llama3` only the long
-    ones, as LLaMA 3.1 and later do (arXiv:2407.21783)."""
+    ones, as LLaMA 3.1 and later do (arXiv:2407.21783); `yarn` too, and it sharpens attention, as
+    Qwen 2.5 does for long texts (arXiv:2309.00071)."""
     factor: float
     """The factor, at least 1."""
     low_freq_factor: float = 1.0
@@ -73,7 +79,21 @@ class RopeScaling:
     """llama3: wavelengths below original_max_position_embeddings / this are left alone; those
     between are stretched in part. Above `low_freq_factor`."""
     original_max_position_embeddings: int = 8192
-    """llama3: positions in pre-training."""
+    """llama3, yarn: positions in pre-training."""
+    beta_fast: float = 32.0
+    """yarn: wavelengths that fit into these positions this often, or more, are left alone."""
+    beta_slow: float = 1.0
+    """yarn: wavelengths that fit into them this often, or less, are stretched fully; those between
+    in part. At most `beta_fast`."""
+    attention_factor: float | None = None
+    """yarn: the factor of rotated queries and keys; None = m(1), where m(x) = 0.1 x ln(factor) + 1,
+    or m(mscale) / m(mscale_all_dim) if these are set."""
+    mscale: float | None = None
+    """yarn: see `attention_factor`."""
+    mscale_all_dim: float | None = None
+    """yarn: see `attention_factor`."""
+    truncate: bool = True
+    """yarn: whether the first and the last stretched dim are rounded to whole numbers."""
 
     def __post_init__(self) -> None:
         check_values(vars(self), "rope_scaling")
@@ -83,6 +103,11 @@ class RopeScaling:
             raise UserError(
                 f"rope_scaling has low_freq_factor={self.low_freq_factor} and high_freq_factor="
                 f"{self.high_freq_factor}; the former must be below the latter."
+            )
+        if self.beta_slow > self.beta_fast:
+            raise UserError(
+                f"rope_scaling has beta_slow={self.beta_slow} and beta_fast={self.beta_fast}; the "
+                "former must be at most the latter."
             )
 
 
@@ -120,6 +145,9 @@ class ModelConfig:
     """Whether the embedding is also the output head."""
     max_position_embeddings: int = 4096
     """Positions the model was trained for; generation stops there."""
+    sliding_window: int | None = None
+    """Tokens that a token attends to in every layer, itself included; None = all earlier ones. Only
+    for the families mistral, qwen2 and qwen3."""
     initializer_range: float = 0.02
     """Standard deviation of the random initial weights."""
 
@@ -136,6 +164,10 @@ class ModelConfig:
                 f"the width of a head is {self.head_width}; rotary embedding needs an even number: "
                 "set model.head_dim."
             )
+        if self.rope_scaling and self.rope_scaling.rope_type == "yarn" and self.rope_theta <= 1:
+            raise UserError(
+                f"model.rope_theta is {self.rope_theta}; with yarn scaling it must be above 1."
+            )
         if self.num_attention_heads % self.num_kv_heads:
             raise UserError(
                 f"model.num_key_value_heads={self.num_kv_heads} does not divide "
@@ -151,6 +183,11 @@ class ModelConfig:
     def num_kv_heads(self) -> int:
         """Key and value heads, K, with the default filled in."""
         return self.num_key_value_heads or self.num_attention_heads
+
+    def window_within(self, length: int) -> int | None:
+        """Returns the sliding window if it hides a token in rows of `length` tokens, else None."""
+        window = self.sliding_window
+        return window if window is not None and window < length else None
 
     @property
     def sizes(self) -> dict[str, int]:

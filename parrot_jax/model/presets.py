@@ -13,6 +13,30 @@ _LLAMA_3_8B = ModelConfig(
     rope_theta=500000.0,
 )
 
+_MISTRAL_7B = ModelConfig(
+    family="mistral",
+    vocab_size=32768,
+    intermediate_size=14336,
+    num_key_value_heads=8,
+    max_position_embeddings=32768,
+    rope_theta=1000000.0,
+)
+
+_QWEN25_7B = ModelConfig(
+    family="qwen2",
+    vocab_size=152064,
+    hidden_size=3584,
+    intermediate_size=18944,
+    num_hidden_layers=28,
+    num_attention_heads=28,
+    num_key_value_heads=4,
+    max_position_embeddings=131072,
+    rope_theta=1000000.0,
+    rms_norm_eps=1e-6,
+)
+
+_YI_6B = ModelConfig(vocab_size=64000, num_key_value_heads=4, rope_theta=5000000.0)
+
 PRESETS = MappingProxyType(
     {
         # arXiv:2307.09288 and the config.json files of the published folders.
@@ -59,26 +83,25 @@ PRESETS = MappingProxyType(
             max_position_embeddings=131072,
             rope_scaling=RopeScaling(rope_type="llama3", factor=32.0),
         ),
-        "mistral-7b-v0.3": ModelConfig(
-            family="mistral",
-            vocab_size=32768,
-            intermediate_size=14336,
-            num_key_value_heads=8,
+        "mistral-7b-v0.1": replace(
+            _MISTRAL_7B, vocab_size=32000, rope_theta=10000.0, sliding_window=4096
+        ),
+        "mistral-7b-v0.3": _MISTRAL_7B,
+        "qwen2.5-0.5b": ModelConfig(
+            family="qwen2",
+            vocab_size=151936,
+            hidden_size=896,
+            intermediate_size=4864,
+            num_hidden_layers=24,
+            num_attention_heads=14,
+            num_key_value_heads=2,
             max_position_embeddings=32768,
             rope_theta=1000000.0,
-        ),
-        "qwen2.5-7b": ModelConfig(
-            family="qwen2",
-            vocab_size=152064,
-            hidden_size=3584,
-            intermediate_size=18944,
-            num_hidden_layers=28,
-            num_attention_heads=28,
-            num_key_value_heads=4,
-            max_position_embeddings=131072,
-            rope_theta=1000000.0,
             rms_norm_eps=1e-6,
+            tie_word_embeddings=True,
         ),
+        "qwen2.5-7b": _QWEN25_7B,
+        "qwen2.5-7b-instruct": replace(_QWEN25_7B, max_position_embeddings=32768),
         "qwen3-8b": ModelConfig(
             family="qwen3",
             vocab_size=151936,
@@ -99,6 +122,8 @@ PRESETS = MappingProxyType(
             rope_theta=130000.0,
             tie_word_embeddings=True,
         ),
+        "yi-6b": _YI_6B,
+        "yi-1.5-9b": replace(_YI_6B, num_hidden_layers=48, rms_norm_eps=1e-6),
         "olmo2-7b": ModelConfig(
             family="olmo2",
             vocab_size=100352,

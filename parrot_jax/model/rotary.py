@@ -9,12 +9,12 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from parrot_jax.model.frequencies import frequencies
+from parrot_jax.model.frequencies import attention_factor, frequencies
 from parrot_jax.model.model_config import RopeScaling
 
 
 class Rotation(NamedTuple):
-    """Cosine and sine of every angle, float32."""
+    """Cosine and sine of every angle, times the attention factor; float32."""
 
     cos: Float[Array, "B T half"]
     sin: Float[Array, "B T half"]
@@ -35,7 +35,8 @@ def rotation_at(
       scaling: How the wavelengths are stretched; None = not at all.
 
     Returns:
-      Cosines and sines in float32: bfloat16 cannot distinguish position 1000 from 1001.
+      Cosines and sines in float32: bfloat16 cannot distinguish position 1000 from 1001. With yarn
+      scaling they are longer than 1, which sharpens attention.
 
     Source: arXiv:2104.09864.
     """
@@ -43,11 +44,13 @@ def rotation_at(
         positions[:, :, None].astype(jnp.float32)
         * frequencies(head_width, theta, scaling)[None, None, :]
     )
-    return Rotation(jnp.cos(angles), jnp.sin(angles))
+    rotation = Rotation(jnp.cos(angles), jnp.sin(angles))
+    factor = attention_factor(scaling)
+    return rotation if factor == 1 else Rotation(rotation.cos * factor, rotation.sin * factor)
 
 
 def rotate(x: Float[Array, "B T heads H"], rotation: Rotation) -> Float[Array, "B T heads H"]:
-    """Rotates each pair (x[i], x[i + H/2]) of every head by its angle; computed in float32."""
+    """Rotates each pair (x[i], x[i + H/2]) of every head by its angle, in float32."""
     cos, sin = rotation.cos[:, :, None, :], rotation.sin[:, :, None, :]
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)

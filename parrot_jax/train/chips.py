@@ -48,7 +48,8 @@ def flops_per_token(config: ModelConfig, row_tokens: int) -> int:
 
     6 per weight, except for the embedding, which is a lookup: 2 forward, 4 backward. In each layer,
     a token attends to T / 2 earlier tokens on average, in 2 products of 2 * N * H * T / 2 FLOPs;
-    with the backward pass three times that: 6 * N * H * T.
+    with the backward pass three times that: 6 * N * H * T. With a sliding window of W < T tokens it
+    attends to W * (1 - W / 2T) on average.
 
     Args:
       config: The model.
@@ -59,4 +60,6 @@ def flops_per_token(config: ModelConfig, row_tokens: int) -> int:
     embedding = config.vocab_size * config.hidden_size
     weights = num_parameters(config) - (0 if config.tie_word_embeddings else embedding)
     attention_width = config.num_attention_heads * config.head_width
-    return 6 * weights + 6 * config.num_hidden_layers * attention_width * row_tokens
+    window = config.window_within(row_tokens) or row_tokens
+    attention = 6 * config.num_hidden_layers * attention_width * window
+    return 6 * weights + attention * (2 * row_tokens - window) // row_tokens

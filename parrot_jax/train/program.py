@@ -79,7 +79,8 @@ def make_program(
     platform = mesh.devices.flat[0].platform
     # The two sides of a pair share a row also without packing.
     packed = config.data.packing or config.trains_pairs
-    backend = choose(config.attention, platform, segments=packed)
+    windowed = config.model.window_within(config.data.row_tokens) is not None
+    backend = choose(config.attention, platform, segments=packed, window=windowed)
     forward = Forward(
         model=config.model,
         compute_dtype=compute_dtype,

@@ -14,7 +14,7 @@ from parrot_jax.model.attention import attend, backends, choose
 HERE = [backend.name for backend in backends() if backend.runs_on(jax.default_backend())]
 
 
-jitted = jax.jit(attend, static_argnames="backend")
+jitted = jax.jit(attend, static_argnames=("backend", "window"))
 
 
 def arrays(num_rows=2, length=150, num_heads=4, num_kv_heads=2, width=8):
@@ -33,13 +33,14 @@ def segments_of(*lengths: int) -> jax.Array:
     return jnp.asarray([np.repeat(np.arange(1, len(lengths) + 1), lengths)], jnp.int32)
 
 
-def by_hand(query, key, value, segment_ids):
+def by_hand(query, key, value, segment_ids, window=None):
     """The formula with loops, in float64."""
     query, key, value = (np.asarray(array, np.float64) for array in (query, key, value))
     output = np.zeros_like(query)
     for row, at, head in np.ndindex(*query.shape[:3]):
         kv_head = head // (query.shape[2] // key.shape[2])
-        seen = [s for s in range(at + 1) if segment_ids[row, s] == segment_ids[row, at]]
+        first = 0 if window is None else max(0, at - window + 1)
+        seen = [s for s in range(first, at + 1) if segment_ids[row, s] == segment_ids[row, at]]
         scores = key[row, seen, kv_head] @ query[row, at, head] / np.sqrt(query.shape[3])
         weights = np.exp(scores - scores.max())
         output[row, at, head] = weights / weights.sum() @ value[row, seen, kv_head]
@@ -53,6 +54,55 @@ def test_every_backend_equals_the_formula_written_with_loops(name, num_kv_heads)
     segment_ids = segments_of(7, 1, 9, 3)
     output = jitted(query, key, value, segment_ids, backend=choose(name))
     np.testing.assert_allclose(output, by_hand(query, key, value, segment_ids), atol=2e-6)
+
+
+@pytest.mark.parametrize("name", HERE)
+@pytest.mark.parametrize("window", [1, 4, 20])
+def test_a_window_hides_what_is_that_many_tokens_back_or_more(name, window):
+    query, key, value, _ = arrays(1, 20, 4, 2, 6)
+    segment_ids = segments_of(7, 1, 9, 3)
+    output = jitted(query, key, value, segment_ids, backend=choose(name), window=window)
+    expected = by_hand(query, key, value, segment_ids, window)
+    np.testing.assert_allclose(output, expected, atol=2e-6)
+    if window == 1:  # a token sees only itself, so its output is its value
+        np.testing.assert_allclose(output, jnp.repeat(value, 2, axis=2), atol=1e-6)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("window", [5, 64, 100])
+def test_blocks_with_a_window_have_the_gradients_of_dense(window, packed):
+    *inputs, upstream = arrays(2, 150)
+    segment_ids = jnp.asarray(np.tile(segments_of(40, 60, 1, 49), (2, 1))) if packed else None
+
+    @jax.jit(static_argnames="name")
+    def output_and_gradients(inputs, name):
+        def function(query, key, value):
+            backend = choose(name, window=True)
+            return attend(query, key, value, segment_ids, backend=backend, window=window)
+
+        output, pullback = jax.vjp(function, *inputs)
+        return output, *pullback(upstream)
+
+    expected = output_and_gradients(inputs, "dense")
+    for ours, dense in zip(output_and_gradients(inputs, "block_causal"), expected, strict=True):
+        np.testing.assert_allclose(ours, dense, atol=2e-5)
+
+
+def test_blocks_before_the_window_are_not_read():
+    *inputs, upstream = arrays(1, 256)  # four blocks of 64
+    broken = [np.array(array) for array in inputs]
+    for array in broken:
+        array[:, :64] = np.nan
+
+    def function(query, key, value):
+        return attend(query, key, value, None, backend=choose("block_causal"), window=65)
+
+    output, pullback = jax.vjp(function, *map(jnp.asarray, broken))
+    # With a window of 65, the queries from 128 on read the keys from 64 on.
+    for found in (output, *pullback(upstream)):
+        finite = np.isfinite(found).all((0, 2, 3))
+        assert not finite[:64].any()
+        assert finite[128:].all()
 
 
 @pytest.mark.parametrize("name", [name for name in HERE if name != "dense"])
@@ -145,6 +195,20 @@ def test_a_backend_that_cannot_keep_segments_apart_is_refused(monkeypatch):
     assert attend(query, key, value, None, backend=leaky).shape == query.shape
     with pytest.raises(ValueError, match="already an attention backend 'leaky'"):
         attention.register(leaky)
+
+
+def test_a_backend_without_windows_is_refused_for_models_that_have_one(monkeypatch):
+    monkeypatch.setattr(attention, "_BACKENDS", dict(attention._BACKENDS))
+    attention.register(dataclasses.replace(choose("dense"), name="endless", window=False))
+    assert choose("auto", window=True).name == "block_causal"
+    message = "'endless' does not support the model's sliding window; choose another backend"
+    with pytest.raises(UserError, match=message):
+        choose("endless", window=True)
+    query, key, value, _ = arrays(1, 4)
+    endless = choose("endless")
+    with pytest.raises(UserError, match=message):
+        attend(query, key, value, None, backend=endless, window=3)
+    assert attend(query, key, value, None, backend=endless).shape == query.shape
 
 
 def test_unknown_and_misplaced_backends_are_refused_with_a_list():

@@ -22,6 +22,7 @@ LLAMA_13B = {"num_heads": 40, "num_kv_heads": 40}
 LLAMA_70B = {"num_heads": 64, "num_kv_heads": 8}
 HALF = {**LLAMA_13B, "tensor": 2}
 NOT_PACKED = {**LLAMA_13B, "packed": False}
+WINDOW = {"num_heads": 32, "num_kv_heads": 8, "window": 1024}
 SMALL = {"num_heads": 4, "num_kv_heads": 4, "length": 512}
 KEPT, NOT_KEPT = {**SMALL, "remat": "attention"}, {**SMALL, "remat": "nothing"}
 EDGES = {
@@ -60,9 +61,10 @@ GPUS = [pytest.param(topology, marks=pytest.mark.xdist_group(topology)) for topo
 def all_compiled(topology):
     """The results of the child process for each shape; only GPUs have cuDNN."""
     backend = BACKENDS[topology]
-    asked = [LLAMA_13B, LLAMA_70B, HALF, KEPT, NOT_KEPT, *EDGES[backend]]
+    asked = [LLAMA_13B, LLAMA_70B, HALF, KEPT, NOT_KEPT, WINDOW, *EDGES[backend]]
     cases = [(backend, shape) for shape in asked]
-    cases += [("cudnn", NOT_PACKED)] * (backend == "pallas")
+    if backend == "pallas":
+        cases += [("cudnn", NOT_PACKED), ("cudnn", {**NOT_PACKED, "window": 1024})]
     environ = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     process = subprocess.run(
         [sys.executable, __file__, json.dumps([topology, cases])],
@@ -87,9 +89,15 @@ def test_a_packed_row_of_llama_takes_a_tenth_of_the_memory_of_its_scores(topolog
     assert not found["collectives"]
 
 
+@pytest.mark.parametrize("topology", EVERYWHERE)
+def test_a_sliding_window_is_part_of_the_kernel(topology):
+    assert compiled(topology, WINDOW)["kernels"] == 3
+
+
 @pytest.mark.parametrize("topology", GPUS)
-def test_cudnn_takes_a_row_of_llama_that_is_not_packed(topology):
-    found = compiled(topology, NOT_PACKED, "cudnn")
+@pytest.mark.parametrize("window", [{}, {"window": 1024}])
+def test_cudnn_takes_a_row_of_llama_that_is_not_packed(topology, window):
+    found = compiled(topology, NOT_PACKED | window, "cudnn")
     assert found["temporary_bytes"] < 4 * 40 * LENGTH**2 / 10
     assert found["kernels"] >= 2
     assert not found["collectives"]
@@ -131,7 +139,7 @@ def compile_all(topology, cases):
 
 def compile_for(
     devices, backend, *, num_heads, num_kv_heads, length=LENGTH, width=128, dtype="bfloat16",
-    packed=True, tensor=1, remat=None,
+    packed=True, tensor=1, remat=None, window=None,
 ):  # fmt: skip
     """Compiles the gradients of one row per device."""
     import jax
@@ -141,7 +149,7 @@ def compile_for(
     from parrot_jax.sharding import MeshConfig, array_sharding, make_mesh, num_batch_shards
 
     mesh = make_mesh(MeshConfig(tensor=tensor), devices)
-    chosen = choose(backend, devices[0].platform, segments=packed)
+    chosen = choose(backend, devices[0].platform, segments=packed, window=window is not None)
     rows = num_batch_shards(mesh)
 
     def heads(axis, count):
@@ -156,7 +164,7 @@ def compile_for(
     def output_and_gradients(query, key, value, segment_ids, upstream):
         def attended(query, key, value):
             ids = segment_ids if packed else None
-            output = attend(query, key, value, ids, backend=chosen, mesh=mesh)
+            output = attend(query, key, value, ids, backend=chosen, window=window, mesh=mesh)
             # A layer uses the output of attention, and needs it again for its own gradient.
             return jnp.sin(output) if remat else output
 

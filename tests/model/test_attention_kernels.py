@@ -87,24 +87,24 @@ CUDNN = pytest.param(
 )
 
 
-@functools.partial(jax.jit, static_argnames=("backend", "mesh"))
-def output_and_gradients(arrays, segment_ids, backend, mesh=None):
+@functools.partial(jax.jit, static_argnames=("backend", "window", "mesh"))
+def output_and_gradients(arrays, segment_ids, backend, mesh=None, window=None):
     def attended(query, key, value):
-        return attend(query, key, value, segment_ids, backend=backend, mesh=mesh)
+        return attend(query, key, value, segment_ids, backend=backend, window=window, mesh=mesh)
 
     *inputs, upstream = arrays
     output, pullback = jax.vjp(attended, *inputs)
     return output, *pullback(upstream)
 
 
-@jax.jit
-def expected_output_and_gradients(arrays, segment_ids):
+@functools.partial(jax.jit, static_argnames="window")
+def expected_output_and_gradients(arrays, segment_ids, window=None):
     """The result of dense in float32, one key head at a time: all at once would need 10 GiB."""
     num_rows, length, _, width = arrays[0].shape
     num_kv_heads = arrays[1].shape[2]
 
     def one_head(arrays):
-        return output_and_gradients(arrays, segment_ids, choose("dense"))
+        return output_and_gradients(arrays, segment_ids, choose("dense"), window=window)
 
     by_kv_head = [
         jnp.moveaxis(array.reshape(num_rows, length, num_kv_heads, -1, width), 2, 0)
@@ -125,12 +125,23 @@ def test_rows_of_one_segment_have_the_output_and_gradients_of_dense(case):
     check_parity(case, None)
 
 
-def check_parity(case, segment_ids):
+@pytest.mark.parametrize("case", [*SMALL, *LLAMA])
+@pytest.mark.parametrize("share", [0.04, 0.4])
+def test_a_window_has_the_output_and_gradients_of_dense(case, share):
+    check_parity(case, case.segments()[0], round(case.length * share))
+
+
+@pytest.mark.parametrize("case", [SMALL[0], SMALL[2], CUDNN])
+def test_a_window_in_rows_of_one_segment_has_them_too(case):
+    check_parity(case, None, case.length // 3)
+
+
+def check_parity(case, segment_ids, window=None):
     arrays = case.arrays()
-    expected = expected_output_and_gradients(arrays, segment_ids)
+    expected = expected_output_and_gradients(arrays, segment_ids, window)
     # bfloat16 has 8 bits: in it, dense itself is off by 0.003.
     allowed = 0.006 if case.dtype == "bfloat16" else 1e-6
-    found = output_and_gradients(arrays, segment_ids, case.backend)
+    found = output_and_gradients(arrays, segment_ids, case.backend, window=window)
     for what, ours, exact in zip(("output", "query", "key", "value"), found, expected, strict=True):
         assert ours.dtype == case.dtype
         distance = np.linalg.norm(np.asarray(ours, np.float32) - exact) / np.linalg.norm(exact)
@@ -163,6 +174,10 @@ def test_pallas_visits_only_the_blocks_that_may_share_a_segment():
     assert _first_keys(row, blocks).tolist() == [[0, 0, 1, 2]]
     assert _last_queries(row, blocks).tolist() == [[2, 3, 4, 4]]
     assert _first_keys(row, _Blocks(queries=128, keys=64)).tolist() == [[0, 1]]
+    # With a window of 65, query 128 sees keys from 64 on, and key 0 is seen by queries up to 64.
+    one = jnp.ones((1, 256), jnp.int32)
+    assert _first_keys(one, blocks, 65).tolist() == [[0, 0, 1, 2]]
+    assert _last_queries(one, blocks, 65).tolist() == [[2, 3, 4, 4]]
     # They are not read at all: NaNs in them do not spread.
     case = Case(PALLAS, 1, 256, 2, 2, 16)
     arrays = [np.array(array) for array in case.arrays()]

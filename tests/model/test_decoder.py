@@ -45,8 +45,10 @@ def rows_of(*lengths: int, pad: int = 0):
     return [jnp.asarray(array[None], jnp.int32) for array in (tokens, segment_ids, positions)]
 
 
+@pytest.mark.parametrize("window", [None, 4])
 @pytest.mark.parametrize("attention", HERE)
-def test_segments_packed_in_one_row_equal_separate_rows(tiny, tiny_params, attention):
+def test_segments_packed_in_one_row_equal_separate_rows(tiny, tiny_params, attention, window):
+    tiny = dataclasses.replace(tiny, family="mistral", sliding_window=window)
     lengths = (11, 1, 20)
     tokens, segment_ids, positions = rows_of(*lengths, pad=5)
     packed = forward(tiny, tiny_params, tokens, segment_ids, positions, attention=attention)
@@ -63,6 +65,29 @@ def test_segments_packed_in_one_row_equal_separate_rows(tiny, tiny_params, atten
         np.testing.assert_allclose(
             packed[0, start : start + length], separate[row, :length], atol=1e-5
         )
+
+
+def test_a_token_sees_through_each_layer_one_window_back(tiny, tiny_params):
+    # Three layers with a window of 4 reach 3 * 3 tokens back.
+    windowed = dataclasses.replace(tiny, family="mistral", sliding_window=4)
+    tokens, _, positions = rows_of(20)
+    before = forward(windowed, tiny_params, tokens, None, positions)
+    after = forward(windowed, tiny_params, tokens.at[0, 5].add(1), None, positions)
+    differs = np.abs(before - after).max((0, 2)) > 0
+    assert np.flatnonzero(differs).tolist() == list(range(5, 15))
+
+
+def test_a_window_as_long_as_the_row_changes_no_bit(tiny, tiny_params):
+    rows = rows_of(11, 9)
+    without = forward(tiny, tiny_params, *rows)
+    for window in (20, 1000):
+        windowed = dataclasses.replace(tiny, family="mistral", sliding_window=window)
+        np.testing.assert_array_equal(forward(windowed, tiny_params, *rows), without)
+
+
+def test_a_family_without_windows_refuses_one(tiny):
+    with pytest.raises(UserError, match="family llama has no sliding window; set it to null, or "):
+        abstract_params(dataclasses.replace(tiny, sliding_window=8))
 
 
 @pytest.mark.parametrize("attention", HERE)

@@ -34,6 +34,14 @@ def test_the_flops_of_a_tiny_model_can_be_counted_on_fingers() -> None:
     assert flops_per_token(TINY, 8) == 6 * weights + attention == 2184
 
 
+def test_a_sliding_window_lowers_the_flops_of_attention() -> None:
+    # With T = 8 and a window of 2 a token attends to 2 * (1 - 2 / 16) = 1.75 tokens, not 4.
+    windowed = dataclasses.replace(TINY, family="mistral", sliding_window=2)
+    attention = 3 * 2 * (2 * 2 * 2) * 2  # for one token attended to
+    assert flops_per_token(TINY, 8) - flops_per_token(windowed, 8) == (4 - 1.75) * attention
+    assert flops_per_token(windowed, 2) == flops_per_token(TINY, 2)
+
+
 def test_a_tied_embedding_is_the_head_and_counts_once() -> None:
     tied = dataclasses.replace(TINY, tie_word_embeddings=True)
     assert num_parameters(tied) == num_parameters(TINY) - 4 * 10

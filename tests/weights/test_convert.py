@@ -264,9 +264,10 @@ def test_pickles_are_refused_with_the_way_out(
     [
         ({"attention_bias": True}, "attention_bias is True, not False"),
         ({"mlp_bias": True}, "mlp_bias is True, not False"),
-        ({"model_type": "phi3"}, "model_type is 'phi3', not one of llama, mistral"),
+        ({"model_type": "phi9"}, "model_type is 'phi9', not one of llama, mistral"),
+        ({"model_type": "phi3"}, "model_type is 'phi3' (it joins the weights of queries"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu', not 'silu'"),
-        ({"rope_scaling": {"rope_type": "yarn", "factor": 2}}, "rope_type is 'yarn'"),
+        ({"rope_scaling": {"rope_type": "dynamic", "factor": 2}}, "rope_type is 'dynamic' (its"),
         ({"hidden_size": None}, "hidden_size is missing"),
         ({"vocab_size": 339}, r"embed_tokens.weight is [340, 32], not [339, 32]"),
         ({"num_hidden_layers": 1}, "model.layers.1.input_layernorm.weight is unknown"),

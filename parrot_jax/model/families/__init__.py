@@ -7,9 +7,11 @@ LLaMA's, as that of `qwen2/`, it needs:
   `sharding.RULES`.
 - `layer_tensors`: a row for each new tensor, so that checkpoints and conversions include it.
 - `allowed` and `hf_values`: the values of `config.json` that it supports and exports.
+- `sliding_window`, if its attention can have one.
 - For new settings of the mathematics: a field of `ModelConfig`, read and written by `hf_config.py`.
   All families share the embedding, the final norm, the head, and the attention between the two
   methods of a layer.
+- No row in `refused.py`.
 - If the tokenizer is not SentencePiece's: a file in `data/tokenizers`.
 
 `tests/test_extending.py` has an example.
@@ -43,11 +45,18 @@ def family_of(config: ModelConfig) -> Family:
     """Returns the family of a model.
 
     Raises:
-      UserError: The family is unknown.
+      UserError: The family is unknown, or the model has a sliding window and its family has none.
     """
     if config.family not in FAMILIES:
         raise UserError(f"model.family is {config.family!r}; it must be {', '.join(FAMILIES)}.")
-    return FAMILIES[config.family]
+    family = FAMILIES[config.family]
+    if config.sliding_window is not None and family.sliding_window == "no":
+        able = [name for name, each in FAMILIES.items() if each.sliding_window != "no"]
+        raise UserError(
+            f"model.sliding_window is {config.sliding_window}, but the family {family.name} has no "
+            f"sliding window; set it to null, or model.family to {', '.join(able)}."
+        )
+    return family
 
 
 def tensor_names(config: ModelConfig) -> Iterator[TensorNames]:

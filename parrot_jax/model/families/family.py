@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 TensorNames = tuple[str, str, str, str]
 """Our name, Hugging Face's name, their dims, our dims. Dims are letters of `ModelConfig.sizes`;
@@ -26,5 +26,8 @@ class Family:
     allowed: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     """Keys of a `config.json` and their supported values; the first is named in errors. Any other
     value is rejected. None = the key may be absent."""
+    sliding_window: Literal["no", "yes", "switched"] = "no"
+    """Whether its layers may have a sliding window. `switched`: only if the `config.json` has
+    `use_sliding_window`, and in the layers from `max_window_layers` on."""
     hf_values: Mapping[str, Any] = field(default_factory=dict)
     """Keys with fixed values in an exported `config.json`."""

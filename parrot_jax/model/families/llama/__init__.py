@@ -30,7 +30,6 @@ LLAMA = Family(
         "attention_bias": (False, None),
         "mlp_bias": (False, None),
         "bias": (False, None),
-        "sliding_window": (None,),
     },
     hf_values={"attention_bias": False, "mlp_bias": False},
 )

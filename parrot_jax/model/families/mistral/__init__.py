@@ -1,7 +1,13 @@
-"""Mistral from 0.2 on: LLaMA's layer under another name. Loads no jax."""
+"""Mistral: LLaMA's layer; up to version 0.1 with a sliding window. Loads no jax."""
 
 from dataclasses import replace
 
 from parrot_jax.model.families.llama import LLAMA
 
-MISTRAL = replace(LLAMA, name="mistral", architecture="MistralForCausalLM", hf_values={})
+MISTRAL = replace(
+    LLAMA,
+    name="mistral",
+    architecture="MistralForCausalLM",
+    sliding_window="yes",
+    hf_values={},
+)

@@ -23,7 +23,6 @@ QWEN2 = Family(
         ("v_bias", "self_attn.v_proj.bias", "KH", "K H"),
         *LLAMA.layer_tensors[4:],
     ),
-    # `sliding_window` has a value in published files, but counts only with `use_sliding_window`.
-    allowed={"use_sliding_window": (False, None), "attention_bias": (True, None)},
-    hf_values={"use_sliding_window": False},
+    allowed={"attention_bias": (True, None)},
+    sliding_window="switched",
 )

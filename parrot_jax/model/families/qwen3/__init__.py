@@ -22,6 +22,7 @@ QWEN3 = Family(
         ("k_norm", "self_attn.k_norm.weight", "H", "H"),
         *LLAMA.layer_tensors[3:],
     ),
-    allowed={"attention_bias": (False, None), "use_sliding_window": (False, None)},
-    hf_values={"attention_bias": False, "use_sliding_window": False},
+    allowed={"attention_bias": (False, None)},
+    sliding_window="switched",
+    hf_values={"attention_bias": False},
 )
