@@ -37,6 +37,24 @@ _DEFAULT_WINDOW = 4096
 _DEFAULT_FIRST_WINDOW = 28
 """The first layer with a window, of a `config.json` without `max_window_layers`."""
 
+# The keys of each kind of rope scaling; yarn has defaults for those after the first two.
+_ROPE_KEYS = {
+    "linear": ("factor",),
+    "llama3": (
+        "factor", "original_max_position_embeddings", "low_freq_factor", "high_freq_factor",
+    ),
+    "yarn": (
+        "factor", "original_max_position_embeddings", "beta_fast", "beta_slow", "attention_factor",
+        "mscale", "mscale_all_dim", "truncate",
+    ),
+}  # fmt: skip
+_ROPE_REFUSED = {
+    "dynamic": "its frequencies change with the length of the text",
+    "longrope": "its frequencies depend on the length of the text",
+    "proportional": "it rotates only a part of each head",
+    "mrope": "its positions are those of images",
+}
+
 
 def from_hf(config: Mapping[str, Any], where: str = "config.json") -> ModelConfig:
     """Converts the values of a `config.json` of transformers 4 or 5.
@@ -57,7 +75,6 @@ def from_hf(config: Mapping[str, Any], where: str = "config.json") -> ModelConfi
         problems = [f"model_type is {shown(name)}{reason}, not one of {', '.join(FAMILIES)}"]
     else:
         problems = _unsupported(family, config)
-    if family is not None:
         problems += [f"{name} is missing" for name in _SIZES if config.get(name) is None]
     if family is None or problems:
         raise UserError(f"{where} describes a model that is not supported: {'; '.join(problems)}.")
@@ -106,25 +123,6 @@ def _unsupported(family: Family, config: Mapping[str, Any]) -> list[str]:
     return problems
 
 
-# The keys of each kind of rope scaling; yarn has defaults for those after the first two.
-_ROPE_KEYS = {
-    "linear": ("factor",),
-    "llama3": (
-        "factor", "original_max_position_embeddings", "low_freq_factor", "high_freq_factor",
-    ),
-    "yarn": (
-        "factor", "original_max_position_embeddings", "beta_fast", "beta_slow", "attention_factor",
-        "mscale", "mscale_all_dim", "truncate",
-    ),
-}  # fmt: skip
-_ROPE_REFUSED = {
-    "dynamic": "its frequencies change with the length of the text",
-    "longrope": "its frequencies depend on the length of the text",
-    "proportional": "it rotates only a part of each head",
-    "mrope": "its positions are those of images",
-}
-
-
 def _window_from_hf(family: Family, config: Mapping[str, Any]) -> int | None:
     """Reads the sliding window of all layers.
 
@@ -132,9 +130,8 @@ def _window_from_hf(family: Family, config: Mapping[str, Any]) -> int | None:
       UserError: The family has no window, the layers differ in it, or it is no number.
     """
     layers, switched = config["num_hidden_layers"], family.sliding_window == "switched"
-    window = config.get(
-        "sliding_window", None if family.sliding_window == "no" else _DEFAULT_WINDOW
-    )
+    default = None if family.sliding_window == "no" else _DEFAULT_WINDOW
+    window = config.get("sliding_window", default)
     if switched:
         on = config.get("use_sliding_window", False)
         if on not in (True, False, None):

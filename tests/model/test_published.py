@@ -11,7 +11,7 @@ from parrot_jax.model.families import num_parameters
 from parrot_jax.model.hf_config import from_hf, to_hf
 from parrot_jax.model.presets import PRESETS
 
-from .published_configs import PUBLISHED
+from ..published_configs import PUBLISHED
 
 # The preset, and the number of parameters that the hub shows.
 KNOWN = {

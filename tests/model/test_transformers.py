@@ -9,14 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from parrot_jax.cli import main
 from parrot_jax.losses.token_loss import role_weighted_nll
-from parrot_jax.model.decoder import hidden_states, unembedding
+from parrot_jax.model.decoder import unembedding
 from parrot_jax.model.frequencies import attention_factor, frequencies
 from parrot_jax.model.hf_config import from_hf
-from parrot_jax.model.model_config import ModelConfig
-from parrot_jax.weights.model_folder import ModelFolder, load_params
-from parrot_jax.weights.names import Tensor, tensors
+from parrot_jax.weights.names import tensors
+
+from ..torch_models import converted, leaf, our_states, random_model
 
 pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings("default")]
 
@@ -29,7 +28,6 @@ SIZES: dict[str, Any] = {
     "num_key_value_heads": 4,
     "max_position_embeddings": 128,
     "initializer_range": 0.1,
-    "attn_implementation": "eager",
 }
 LLAMA3 = {
     "rope_type": "llama3",
@@ -83,46 +81,15 @@ VARIANTS: dict[str, dict[str, Any]] = {
 FAMILIES = ("grouped heads", "mistral", "mistral window", "qwen2", "qwen3", "olmo2")
 
 
-def random_model(folder: Path, **changes: Any) -> Any:
-    """A transformers model whose logits have a standard deviation of about 1, saved in a folder."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    torch.manual_seed(0)
-    values = {"model_type": "llama"} | SIZES | changes
-    config = AutoConfig.for_model(**values)
-    model = AutoModelForCausalLM.from_config(config).eval()
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if name.endswith("norm.weight"):
-                weight.copy_(1 + 0.2 * torch.randn_like(weight))
-            elif name.endswith("bias"):
-                weight.copy_(0.5 * torch.randn_like(weight))
-        ids = torch.arange(90)[None]
-        # The head is linear: divided by the deviation of its logits, it has a deviation of 1.
-        model.lm_head.weight.div_(model(ids).logits.std())
-    model.save_pretrained(folder)
-    return model
-
-
-def converted(folder: Path) -> tuple[ModelConfig, Any]:
-    assert main(["convert", "hf-to-flax", f"{folder}/hf", f"{folder}/flax"]) == 0
-    model = ModelFolder(folder / "flax")
-    return model.load_model(), load_params(model)
-
-
-def our_states(config: ModelConfig, params: Any, ids: np.ndarray) -> jax.Array:
-    positions = jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape)
-    return hidden_states(
-        config, params, jnp.asarray(ids), None, positions, compute_dtype=jnp.float32, remat="none"
-    )
+def random_variant(folder: Path, variant: str) -> Any:
+    return random_model(folder, {"model_type": "llama"} | SIZES | VARIANTS[variant])
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_logits_are_those_of_transformers(variant: str, tmp_path: Path) -> None:
     import torch
 
-    reference = random_model(tmp_path / "hf", **VARIANTS[variant])
+    reference = random_variant(tmp_path / "hf", variant)
     config, params = converted(tmp_path)
     ids = np.random.default_rng(1).integers(0, 97, (2, 100))
     with torch.inference_mode():
@@ -147,7 +114,7 @@ def test_a_variant_that_is_not_read_right_would_be_seen(
 ) -> None:
     import torch
 
-    reference = random_model(tmp_path / "hf", **VARIANTS[variant])
+    reference = random_variant(tmp_path / "hf", variant)
     config, params = converted(tmp_path)
     ids = np.random.default_rng(1).integers(0, 97, (2, 100))
     with torch.inference_mode():
@@ -193,7 +160,7 @@ def test_every_option_of_yarn_means_what_it_does_in_transformers(options: dict[s
 def test_gradients_are_those_of_transformers(variant: str, tmp_path: Path) -> None:
     import torch
 
-    reference = random_model(tmp_path / "hf", **VARIANTS[variant])
+    reference = random_variant(tmp_path / "hf", variant)
     config, params = converted(tmp_path)
     random = np.random.default_rng(2)
     ids, weights = random.integers(0, 97, (2, 65)), random.random((2, 64), np.float32)
@@ -218,14 +185,3 @@ def test_gradients_are_those_of_transformers(variant: str, tmp_path: Path) -> No
         ours = tensor.to_theirs(np.asarray(leaf(grads, tensor)))
         wanted = theirs[tensor.theirs]
         assert np.abs(ours - wanted).max() < 1e-4 * max(1.0, np.abs(wanted).max()), tensor.theirs
-
-
-def leaf(tree: Any, tensor: Tensor) -> Any:
-    """The array of a tensor in a tree whose layers are stacked."""
-    layer = None
-    for key in tensor.ours.split("."):
-        if key.isdigit():
-            layer = int(key)
-        else:
-            tree = tree[key]
-    return tree if layer is None else tree[layer]

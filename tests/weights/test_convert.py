@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ from safetensors.numpy import load_file
 
 from parrot_jax.cli import main
 from parrot_jax.core.errors import UserError
-from parrot_jax.model.families import num_parameters
+from parrot_jax.model.families import FAMILIES, num_parameters
 from parrot_jax.model.frequencies import frequencies
 from parrot_jax.model.model_config import ModelConfig
 from parrot_jax.weights.exports import RECORD
@@ -76,6 +77,29 @@ def test_there_and_back_is_the_same_to_the_bit(hf_folder: Path, tmp_path: Path) 
     written, read = (HfFolder(folder).config for folder in (tmp_path / "back", hf_folder))
     assert written == read
     assert parrot("convert", "verify", tmp_path / "back", tmp_path / "flax") == 0
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_goes_there_and_back_with_a_padded_vocabulary(
+    family: str, tmp_path: Path, write_hf: WriteHf, small: ModelConfig,
+    random_tensors: RandomTensors,
+) -> None:  # fmt: skip
+    for tied in (False, True):
+        model = replace(
+            small, family=family, tie_word_embeddings=tied, vocab_size=384, num_hidden_layers=1
+        )
+        arrays = random_tensors(model)
+        assert ("lm_head.weight" in arrays) != tied
+        assert arrays["model.embed_tokens.weight"].shape == (384, 32)  # the tokenizer has 340
+        folder = tmp_path / str(tied)
+        source = write_hf(folder / "hf", model, arrays=arrays)
+        assert parrot("convert", "hf-to-flax", source, folder / "flax") == 0
+        params = load_params(folder / "flax")
+        assert params["embed"].shape == (384, 32)
+        assert ("lm_head" in params) != tied
+        assert parrot("convert", "flax-to-hf", folder / "flax", folder / "back") == 0
+        assert_same_bits(all_tensors(folder / "back"), arrays)
+        assert HfFolder(folder / "back").config == HfFolder(source).config
 
 
 def test_float16_goes_through_float32_exactly(

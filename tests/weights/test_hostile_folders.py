@@ -320,7 +320,8 @@ KEYS = {
     "config.json": (
         "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads head_dim "
         "num_key_value_heads rope_theta rope_scaling rope_parameters rms_norm_eps architectures "
-        "tie_word_embeddings model_type hidden_act eos_token_id bos_token_id initializer_range"
+        "tie_word_embeddings model_type hidden_act eos_token_id bos_token_id initializer_range "
+        "sliding_window use_sliding_window max_window_layers layer_types"
     ),
     "generation_config.json": "eos_token_id bos_token_id",
     "model.safetensors.index.json": "weight_map metadata",

@@ -220,3 +220,48 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "vocab_size": 100352,
     },
 }
+
+FAMILIES = (
+    "meta-llama/Llama-2-7b-hf",
+    "meta-llama/Llama-3.1-8B",
+    "meta-llama/Llama-3.2-1B",
+    "Qwen/Qwen2.5-7B",
+    "Qwen/Qwen2.5-7B-Instruct with YaRN",
+    "Qwen/Qwen3-8B",
+    "mistralai/Mistral-7B-v0.1",
+    "mistralai/Mistral-7B-v0.3",
+    "HuggingFaceTB/SmolLM2-1.7B",
+    "01-ai/Yi-6B",
+    "allenai/OLMo-2-1124-7B",
+)
+"""One of each kind, without models that differ only in sizes."""
+
+SMALL_VOCABULARY = 320
+"""Of the small models. The ids from 300 on are padding: no text has them."""
+
+
+def small(name: str) -> dict[str, Any]:
+    """The config of a published model with small sizes; texts of 40 tokens leave its window."""
+    values = PUBLISHED[name]
+    grouped = values["num_key_value_heads"] < values["num_attention_heads"]
+    sizes = {
+        "vocab_size": SMALL_VOCABULARY,
+        "hidden_size": 128,
+        "intermediate_size": 160,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2 if grouped else 4,
+        "max_position_embeddings": 128,
+        "initializer_range": 0.1,
+        "torch_dtype": "float32",
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": None,
+    }
+    if "head_dim" in values:
+        sizes["head_dim"] = 64
+    if values["model_type"] == "mistral" and values["sliding_window"]:
+        sizes["sliding_window"] = 12
+    if rope := values.get("rope_scaling"):
+        sizes["rope_scaling"] = rope | {"original_max_position_embeddings": 16}
+    return values | sizes
