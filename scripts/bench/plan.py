@@ -1,11 +1,11 @@
-"""Plans the shipped 13B runs for each topology: the table of docs/plans.md.
+"""Plans the shipped runs for each topology: the tables of docs/plans.md.
 
-    python scripts/bench/plan.py --out plans.jsonl [--only v5p] [--rows 70000]
+    python scripts/bench/plan.py --out plans.jsonl [--only v5p]
 
 Needs the extras cuda13 and tpu. Each plan is compiled by `parrot plan` in a separate process, since
 jax reads its target only once, and stored as a line of the file. A killed benchmark resumes: stored
-plans are not compiled again, so use another file after a change of the code. The 15 plans take ten
-minutes on two idle cores.
+plans are not compiled again, so use another file after a change of the code. The plans take about a
+minute each on two idle cores.
 """
 
 import argparse
@@ -25,28 +25,43 @@ class Case(NamedTuple):
     """A config and a topology to plan."""
 
     config: str
-    """Name in configs/train, without `parrot_ask_` and `.yaml`."""
+    """Name in configs/train, without `parrot_` and `.yaml`."""
     topology: str
     options: tuple[str, ...] = ()
+    rows: int = 70_000
+    """Rows of the training data."""
 
 
 ONE_ROW = ("--micro-rows", "1", "--remat", "full")
 CASES = (
-    Case("llama2_13b_a100x8", "a100-80g:1x8"),
-    Case("llama2_13b_a100x8_8steps", "a100-80g:1x8"),
-    Case("llama2_13b_a100x8_256", "a100-80g:1x8"),
-    Case("llama2_13b_a100x8_packed", "a100-80g:1x8"),
-    Case("llama1_13b", "a100-80g:1x8"),
-    Case("kwaiyii_13b", "a100-80g:1x8"),
-    Case("llama2_13b_a100x8", "a100-80g:2x8", ("--mesh.fsdp", "16")),
-    Case("llama2_13b_a100x8", "h100-80g:1x8"),
-    Case("llama2_13b_h200", "h200:1x1"),
-    Case("llama2_13b_h200", "h200:1x1", ("--accumulator-dtype", "float32")),
-    Case("llama2_13b_a100x8", "h200:1x8", ("--micro-rows", "4")),
-    Case("llama2_13b_v5p", "v4:2x2x4", ONE_ROW),
-    Case("llama2_13b_v5e", "v5e:4x8"),
-    Case("llama2_13b_v5p", "v5p:2x2x4"),
-    Case("llama2_13b_v5p", "v6e:4x4", ONE_ROW),
+    Case("ask_llama2_13b_a100x8", "a100-80g:1x8"),
+    Case("ask_llama2_13b_a100x8_8steps", "a100-80g:1x8"),
+    Case("ask_llama2_13b_a100x8_256", "a100-80g:1x8"),
+    Case("ask_llama2_13b_a100x8_packed", "a100-80g:1x8"),
+    Case("ask_llama1_13b", "a100-80g:1x8"),
+    Case("ask_kwaiyii_13b", "a100-80g:1x8"),
+    Case("ask_llama2_13b_a100x8", "a100-80g:2x8", ("--mesh.fsdp", "16")),
+    Case("ask_llama2_13b_a100x8", "h100-80g:1x8"),
+    Case("ask_llama2_13b_h200", "h200:1x1"),
+    Case("ask_llama2_13b_h200", "h200:1x1", ("--accumulator-dtype", "float32")),
+    Case("ask_llama2_13b_a100x8", "h200:1x8", ("--micro-rows", "4")),
+    Case("ask_llama2_13b_v5p", "v4:2x2x4", ONE_ROW),
+    Case("ask_llama2_13b_v5e", "v5e:4x8"),
+    Case("ask_llama2_13b_v5p", "v5p:2x2x4"),
+    Case("ask_llama2_13b_v5p", "v6e:4x4", ONE_ROW),
+    *(
+        Case(f"chat_{model}_{hardware}", topology, rows=40_000)
+        for model in ("llama3.1_8b", "qwen3_8b")
+        for hardware, topology in (
+            ("a100x8", "a100-80g:1x8"),
+            ("a100", "a100-80g:1x1"),
+            ("v5e", "v5e:4x8"),
+            ("lora_a100", "a100-80g:1x1"),
+            ("lora_a100", "a100-80g:1x8"),
+            ("lora_v5e", "v5e:2x4"),
+        )
+    ),
+    Case("chat_llama2_13b_lora_a100", "a100-80g:1x1", rows=40_000),
 )
 
 
@@ -54,7 +69,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", default="runs/plans.jsonl", help="file of the plans")
     parser.add_argument("--only", default="", help="part of a config's or topology's name")
-    parser.add_argument("--rows", type=int, default=70_000, help="rows of the training data")
     options = parser.parse_args()
     path = Path(options.out)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -63,7 +77,7 @@ def main() -> None:
     for case in CASES:
         if options.only not in f"{case.config} {case.topology}":
             continue
-        command = command_of(case, options.rows)
+        command = command_of(case)
         if command not in known:
             print(" ".join(command), file=sys.stderr, flush=True)
             plan = compile_plan(command)
@@ -74,10 +88,10 @@ def main() -> None:
     print(as_markdown(plans))
 
 
-def command_of(case: Case, rows: int) -> tuple[str, ...]:
+def command_of(case: Case) -> tuple[str, ...]:
     """The arguments of `parrot`; also identifies the plan in the file."""
-    config = f"configs/train/parrot_ask_{case.config}.yaml"
-    fixed = ("--rows", str(rows), "--mfu", MFU, "--json")
+    config = f"configs/train/parrot_{case.config}.yaml"
+    fixed = ("--rows", str(case.rows), "--mfu", MFU, "--json")
     return ("plan", config, "--topology", case.topology, *case.options, *fixed)
 
 
@@ -109,7 +123,7 @@ def as_markdown(plans: Sequence[tuple[Case, dict[str, Any]]]) -> str:
         data, fsdp, tensor = plan["mesh"]
         time = plan["times"][0]
         cells = [
-            case.config.removeprefix("llama2_13b_") + changed,
+            case.config.removeprefix("ask_llama2_13b_").removeprefix("chat_") + changed,
             plan["topology"],
             f"{data} x {fsdp} x {tensor}",
             f"{plan['micro_batches']} x {plan['micro_rows'] * data * fsdp}",
