@@ -11,12 +11,14 @@ from jax.typing import DTypeLike
 from parrot_jax.core.errors import UserError
 from parrot_jax.core.logs import console
 from parrot_jax.model import decoder
+from parrot_jax.model.lora import LORA
+from parrot_jax.model.lora_config import LoraConfig
 from parrot_jax.model.model_config import ModelConfig
 from parrot_jax.sharding import array_sharding
 from parrot_jax.train.train_config import TrainConfig
 from parrot_jax.train.train_state import IsTrainable, TrainState, all_trainable, split
 from parrot_jax.weights.checkpoints import Checkpoints, DamagedCheckpointError
-from parrot_jax.weights.model_folder import abstract_params, load_params
+from parrot_jax.weights.model_folder import abstract_adapters, abstract_params, load_params
 
 
 def new_state(
@@ -72,17 +74,22 @@ def abstract_state(
     param_dtype: DTypeLike = "float32",
     *,
     offload: bool = False,
+    lora: LoraConfig | None = None,
     is_trainable: IsTrainable = all_trainable,
 ) -> TrainState:
     """Shapes, dtypes and shardings of the whole state; allocates nothing.
 
     Moments are sharded like their weights, scalars replicated; `offload` keeps the moments in host
-    memory.
+    memory. With `lora`, only its adapters are trained.
 
     Raises:
       UserError: The devices cannot use host memory.
     """
-    params, frozen = split(abstract_params(config, mesh, param_dtype), is_trainable)
+    if lora is None:
+        params, frozen = split(abstract_params(config, mesh, param_dtype), is_trainable)
+    else:
+        params = {LORA: abstract_adapters(config, lora, mesh, param_dtype)}
+        frozen = abstract_params(config, mesh, lora.base_dtype)
     everywhere = array_sharding(mesh)
     memory = _host_memory(mesh) if offload else None
     # By default, jit would replicate the moments: 104 GB per device at 13B.

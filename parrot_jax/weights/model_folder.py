@@ -19,6 +19,8 @@ from parrot_jax.core.paths import AnyPath, as_path
 from parrot_jax.core.remote import RemotePath
 from parrot_jax.core.yaml_files import read_yaml
 from parrot_jax.model import decoder
+from parrot_jax.model import lora as lora_arrays
+from parrot_jax.model.lora_config import LoraConfig
 from parrot_jax.model.model_config import ModelConfig
 from parrot_jax.sharding import MeshConfig, make_mesh, param_shardings
 from parrot_jax.weights.checkpoints import Checkpoints, DamagedCheckpointError
@@ -196,6 +198,19 @@ def abstract_params(config: ModelConfig, mesh: Mesh, dtype: DTypeLike = "float32
     """Returns shapes, dtypes and shardings of the weights; allocates nothing."""
     shapes = decoder.abstract_params(config)
     shardings = param_shardings(shapes, decoder.logical_axes(config), mesh)
+    return _with_shardings(shapes, shardings, dtype)
+
+
+def abstract_adapters(
+    config: ModelConfig, lora: LoraConfig, mesh: Mesh, dtype: DTypeLike = "float32"
+) -> Any:
+    """Returns shapes, dtypes and shardings of adapters; allocates nothing."""
+    shapes = lora_arrays.abstract_adapters(config, lora)
+    axes = lora_arrays.adapter_axes(config, lora, decoder.logical_axes(config))
+    return _with_shardings(shapes, param_shardings(shapes, axes, mesh), dtype)
+
+
+def _with_shardings(shapes: Any, shardings: Any, dtype: DTypeLike) -> Any:
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=sharding),
         shapes,
