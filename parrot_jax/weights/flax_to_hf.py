@@ -76,7 +76,7 @@ def flax_to_hf(
       DiskFullError: The disk is full.
     """
     out = Path(out)
-    checkpoints, step = folder.open_checkpoint(step)
+    checkpoints, step = folder.open_weights(step)
     stored = checkpoints.stored(step)
     if dtype is None:
         dtype = _most_common([array.dtype for array in stored.values()])

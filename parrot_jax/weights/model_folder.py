@@ -19,10 +19,9 @@ from parrot_jax.core.paths import AnyPath, as_path
 from parrot_jax.core.remote import RemotePath
 from parrot_jax.core.yaml_files import read_yaml
 from parrot_jax.model import decoder
-from parrot_jax.model import lora as lora_arrays
-from parrot_jax.model.lora_config import LoraConfig
 from parrot_jax.model.model_config import ModelConfig
 from parrot_jax.sharding import MeshConfig, make_mesh, param_shardings
+from parrot_jax.weights import adapters
 from parrot_jax.weights.checkpoints import Checkpoints, DamagedCheckpointError
 
 # May differ from the weights that training starts from: they do not change the forward pass.
@@ -44,6 +43,8 @@ class ConvertedConfig:
     """BOS id from the source's config."""
     eos_token_id: tuple[int, ...] = ()
     """EOS ids from the source's config."""
+    init_from: str | None = None
+    """Of adapters: the folder of their base."""
     model: ModelConfig
     """Architecture and sizes."""
 
@@ -154,6 +155,32 @@ class ModelFolder:
                 )
         return checkpoints, step
 
+    def open_weights(
+        self, step: int | None = None
+    ) -> tuple[Checkpoints | adapters.MergedCheckpoint, int]:
+        """Opens a checkpoint to read whole weights; adapters are merged with their base.
+
+        Args:
+          step: Which checkpoint; None = the newest.
+
+        Raises:
+          UserError: As in `open_checkpoint`, or the base of the adapters has moved or changed.
+        """
+        checkpoints, step = self.open_checkpoint(step)
+        adapter = adapters.recorded(checkpoints, step)
+        if adapter is None:
+            return checkpoints, step
+        model = self.load_model()
+        merged = adapters.MergedCheckpoint(
+            model, adapter, (checkpoints, step), self.open_base(adapter)
+        )
+        return merged, step
+
+    def open_base(self, adapter: adapters.Adapter) -> tuple[Checkpoints, int]:
+        """Opens the base of the adapters in this folder; see `adapters.open_base`."""
+        init_from = self.read_config().get("init_from")
+        return adapters.open_base(self.load_model(), adapter, self.path, init_from)
+
     def tokenizer_fingerprint(self) -> str | None:
         """Returns the fingerprint of the tokenizer stored with the weights; None = unknown."""
         checkpoints = Checkpoints(self.checkpoints, read_only=True)
@@ -166,7 +193,7 @@ class ModelFolder:
 def load_params(
     folder: ModelFolder | AnyPath | str, like: Any = None, *, step: int | None = None
 ) -> Any:
-    """Loads the weights of a folder; safe while a run trains there.
+    """Loads the weights of a folder, merged if they are adapters; safe while a run trains there.
 
     Args:
       folder: The folder.
@@ -174,14 +201,19 @@ def load_params(
       step: Which checkpoint; None = the newest.
 
     Raises:
-      UserError: See `open_checkpoint`; or there is no model, or its shapes differ from `like`.
+      UserError: See `open_weights`; or there is no model, or its shapes differ from `like`.
     """
     folder = folder if isinstance(folder, ModelFolder) else ModelFolder(folder)
     if like is None:
         mesh = make_mesh(MeshConfig(fsdp=1), jax.devices()[:1])
         like = abstract_params(folder.load_model(), mesh)
     checkpoints, step = folder.open_checkpoint(step)
-    return checkpoints.restore(step, {"params": like})["params"]
+    adapter = adapters.recorded(checkpoints, step)
+    if adapter is None:
+        return checkpoints.restore(step, {"params": like})["params"]
+    return adapters.restore_merged(
+        folder.load_model(), adapter, (checkpoints, step), folder.open_base(adapter), like
+    )
 
 
 def made_of(model: ModelConfig, tokenizer: str | None) -> dict[str, Any]:
@@ -198,19 +230,6 @@ def abstract_params(config: ModelConfig, mesh: Mesh, dtype: DTypeLike = "float32
     """Returns shapes, dtypes and shardings of the weights; allocates nothing."""
     shapes = decoder.abstract_params(config)
     shardings = param_shardings(shapes, decoder.logical_axes(config), mesh)
-    return _with_shardings(shapes, shardings, dtype)
-
-
-def abstract_adapters(
-    config: ModelConfig, lora: LoraConfig, mesh: Mesh, dtype: DTypeLike = "float32"
-) -> Any:
-    """Returns shapes, dtypes and shardings of adapters; allocates nothing."""
-    shapes = lora_arrays.abstract_adapters(config, lora)
-    axes = lora_arrays.adapter_axes(config, lora, decoder.logical_axes(config))
-    return _with_shardings(shapes, param_shardings(shapes, axes, mesh), dtype)
-
-
-def _with_shardings(shapes: Any, shardings: Any, dtype: DTypeLike) -> Any:
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=sharding),
         shapes,
