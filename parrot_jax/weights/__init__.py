@@ -12,6 +12,7 @@ exports.py       the record of an export: which checkpoint it came from; does no
 adapters.py      checkpoints of adapters: their base, and both merged
 model_folder.py  a folder with weights: a run, or a converted model
 hf_folder.py     reads config.json and safetensors, a slice at a time
+peft_folder.py   reads and writes adapters as peft does
 hf_to_flax.py    Hugging Face to checkpoint
 flax_to_hf.py    checkpoint to Hugging Face
 verify.py        compares a Hugging Face folder with a checkpoint

@@ -5,7 +5,6 @@ frozen weights: where they are, the identity of their checkpoint, and a hash of 
 such a checkpoint, the base is found, checked and merged with the adapters.
 """
 
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -133,6 +132,30 @@ def open_base(
     )
 
 
+def base_on_disk(
+    path: AnyPath, opened: tuple[Checkpoints, int], model: ModelConfig, lora_config: LoraConfig
+) -> Base:
+    """Describes whole weights as a base, reading each array once.
+
+    Args:
+      path: Their folder.
+      opened: The checkpoints, and the step.
+      model: The sizes.
+      lora_config: The adapters that they will have.
+
+    Raises:
+      UserError: The folder has adapters itself.
+    """
+    checkpoints, step = opened
+    found = _hash_on_disk(checkpoints, step, model, lora_config)
+    if found is None:
+        raise UserError(
+            f"{path} has adapters itself, so it cannot be the base of others; merge it first: "
+            f"`parrot convert flax-to-hf {path} HF`, then `parrot convert hf-to-flax HF BASE`."
+        )
+    return Base(str(path.absolute()), step, checkpoints.identity(step), found)
+
+
 def _hash_on_disk(
     checkpoints: Checkpoints, step: int, model: ModelConfig, lora_config: LoraConfig
 ) -> str | None:
@@ -255,10 +278,3 @@ def merged_on_host(
     return np.ascontiguousarray(
         weight.astype(np.float32) + np.float32(scale) * product.transpose(order)
     )
-
-
-def adapter_tensors(model: ModelConfig, lora_config: LoraConfig) -> Iterator[tuple[Target, int]]:
-    """Yields every target of every layer."""
-    for layer in range(model.num_hidden_layers):
-        for target in targets_of(model, lora_config):
-            yield target, layer
