@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from parrot_jax.model.families import num_parameters
+from parrot_jax.model.lora_config import LoraConfig
 from parrot_jax.model.model_config import ModelConfig
 from parrot_jax.model.presets import PRESETS
 from parrot_jax.train.chips import CHIPS, chip_of, flops_per_token
@@ -32,6 +33,14 @@ def test_the_flops_of_a_tiny_model_can_be_counted_on_fingers() -> None:
     attention = 3 * 2 * (2 * 2 * 2 * 4) * 2
     assert weights == 300
     assert flops_per_token(TINY, 8) == 6 * weights + attention == 2184
+
+
+def test_a_frozen_weight_takes_4_flops_and_an_adapters_weight_6() -> None:
+    # Rank 1: q, k, v, o and gate, up, down have one weight for each input and each output.
+    attention = (4 + 4) + (4 + 2) + (4 + 2) + (4 + 4)
+    adapters = 2 * (attention + 3 * (4 + 6))
+    saved = flops_per_token(TINY, 8) - flops_per_token(TINY, 8, LoraConfig(rank=1))
+    assert saved == 2 * 300 - 6 * adapters
 
 
 def test_a_tied_embedding_is_the_head_and_counts_once() -> None:

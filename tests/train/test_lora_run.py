@@ -14,6 +14,8 @@ import yaml
 
 from parrot_jax.core.config import load_config
 from parrot_jax.core.errors import UserError
+from parrot_jax.data.data_config import MaskConfig
+from parrot_jax.dialogue.sources import SourceConfig
 from parrot_jax.loaded_run import load_run
 from parrot_jax.model.lora import LORA
 from parrot_jax.model.lora_config import LoraConfig, num_adapter_parameters, targets_of
@@ -195,6 +197,42 @@ def test_a_damaged_base_is_reported(config: TrainConfig, tmp_path: Path) -> None
     largest.write_bytes(data)
     with pytest.raises(UserError, match="is damaged"):
         load_params(config.out)
+
+
+@pytest.mark.slow
+def test_the_reference_of_preference_training_is_the_base(
+    config: TrainConfig, tmp_path: Path
+) -> None:
+    pairs = tmp_path / "pairs.jsonl"
+    with pairs.open("w") as file:
+        for number in range(60):
+            prompt = [{"role": "user", "content": f"What is {number} and {number % 7}?"}]
+            answers = {"chosen": f"It is {number + number % 7}.", "rejected": f"It is {number}."}
+            file.write(json.dumps({"prompt": prompt, **answers}) + "\n")
+    data = replace(
+        config.data, sources=(SourceConfig(kind="preference", path=str(pairs)),),
+        mask=MaskConfig(loss_roles=("assistant",)), cache_dir=str(tmp_path / "cache"),
+    )  # fmt: skip
+    config = replace(
+        config, task="chat", objective="preference", data=data, max_steps=4,
+        lora=replace(ADAPTERS, dropout=0.2),
+    )  # fmt: skip
+    train(config)
+    lines = Path(config.out, "metrics.jsonl").read_text().splitlines()
+    steps = [json.loads(line) for line in lines]
+    # B is zero at first, so the model is its reference.
+    assert steps[0]["rewards/margins"] == pytest.approx(0.0, abs=1e-5)
+    assert abs(steps[-1]["rewards/margins"]) > 1e-4
+    # A run that trains all weights has the same reference, and finds it on the disk.
+    parts = sorted((tmp_path / "cache").glob("reference-*/*.npy"))
+    train(replace(config, lora=None, out=f"{config.out}-full", max_steps=1))
+    assert sorted((tmp_path / "cache").glob("reference-*/*.npy")) == parts
+    parted = replace(config, out=f"{config.out}-parted")
+    train(replace(parted, max_steps=2))
+    train(parted)
+    one, two = adapters_of(config.out), adapters_of(parted.out)
+    for name in one:
+        np.testing.assert_array_equal(one[name], two[name])
 
 
 def test_settings_that_cannot_be(config: TrainConfig) -> None:
