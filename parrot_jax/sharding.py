@@ -34,6 +34,8 @@ RULES: Mapping[str, str | tuple[str, ...] | None] = MappingProxyType(
         "head_dim": None,
         "vocab": "tensor",
         "layers": None,
+        # The narrow dim of an adapter.
+        "rank": None,
         # The scale of a norm is small and used for every row, so it is replicated.
         "norm": None,
     }

@@ -1,12 +1,15 @@
 """Export a run's newest checkpoint to a folder for transformers and vLLM."""
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from parrot_jax.core.errors import UserError
 from parrot_jax.weights.dtypes import Dtype
+
+if TYPE_CHECKING:
+    from parrot_jax.weights.model_folder import ModelFolder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +27,14 @@ class FlaxToHfConfig:
 
     step: int | None = None
     """Which checkpoint. Null = the newest."""
+
+    peft: bool = False
+    """Export only the adapters of a run with `lora`, as a folder for peft. False = whole weights,
+    in which adapters are merged."""
+
+    base: str | None = None
+    """With --peft: a folder or hub repository with the base in Hugging Face's format. Null = where
+    the base was converted from."""
 
     shard_gb: float = 4.0
     """Largest size of a weights file, in 10^9 bytes."""
@@ -52,7 +63,12 @@ def run(config: FlaxToHfConfig) -> None:
     from parrot_jax.data.templates import make_template
     from parrot_jax.data.tokenizers import check_rows
     from parrot_jax.train.run_folder import RunFolder
-    from parrot_jax.weights.flax_to_hf import flax_to_hf, write_hf_config
+    from parrot_jax.weights.flax_to_hf import (
+        flax_to_hf,
+        flax_to_peft,
+        write_hf_config,
+        write_peft_config,
+    )
     from parrot_jax.weights.model_card import model_card
 
     require_local(config.out, "OUT")
@@ -67,14 +83,21 @@ def run(config: FlaxToHfConfig) -> None:
         note = check_rows(tokenizer, model.vocab_size, str(folder.tokenizer))
         if note:
             console.print(note)
-    dtype = flax_to_hf(
-        folder,
-        out,
-        dtype=config.dtype,
-        step=step,
-        tokenizer=tokenizer.fingerprint if tokenizer else None,
-        max_shard_bytes=int(config.shard_gb * 10**9),
-    )
+    fingerprint = tokenizer.fingerprint if tokenizer else None
+    base = _base_of(folder, step, config.base) if config.peft else None
+    if base is not None:
+        dtype = flax_to_peft(
+            folder, out, base=base, dtype=config.dtype, step=step, tokenizer=fingerprint
+        )
+    else:
+        dtype = flax_to_hf(
+            folder,
+            out,
+            dtype=config.dtype,
+            step=step,
+            tokenizer=fingerprint,
+            max_shard_bytes=int(config.shard_gb * 10**9),
+        )
     ids: dict[str, Any] = {"bos_token_id": None, "eos_token_id": None}
     if tokenizer is not None:
         ids = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id}
@@ -91,12 +114,36 @@ def run(config: FlaxToHfConfig) -> None:
     if trained is None:
         ids |= folder.source_ids()
     card = model_card(
-        out.resolve().name, model, folder.training(), step=step, dtype=dtype, license=config.license
-    )
+        out.resolve().name, model, folder.training(), step=step, dtype=dtype,
+        license=config.license, base=base,
+    )  # fmt: skip
     with atomic_write(out / "README.md") as file:
         file.write(card)
+    if base is not None:
+        write_peft_config(folder, out, base, step)
+        console.print(f"done: {out}. Load it with peft, or with vLLM's --enable-lora, over {base}.")
+        return
     write_hf_config(out, model, dtype, ids)
     console.print(
         f"done: {out}. Serve it with `parrot serve {out} --backend vllm`; upload "
         "it with `parrot push`."
     )
+
+
+def _base_of(folder: "ModelFolder", step: int, given: str | None) -> str:
+    """The base of a run's adapters, in Hugging Face's format."""
+    from parrot_jax.weights.adapters import recorded
+    from parrot_jax.weights.model_folder import ModelFolder
+
+    adapter = recorded(folder.open_checkpoint(step)[0], step)
+    if given is not None or adapter is None:  # `flax_to_peft` rejects whole weights
+        return given or ""
+    base = ModelFolder(folder.read_config().get("init_from") or adapter.base.path)
+    # Adapters of a run with adapters: the base is their sum, which was never in that format.
+    is_own = ModelFolder(adapter.base.path).path.name == "base"
+    if is_own or not (base.config_path.exists() and base.is_converted()):
+        raise UserError(
+            f"the base of {folder.path} is {base.path}, which was not converted from Hugging Face; "
+            f"export it with `parrot convert flax-to-hf {base.path} BASE` and add --base BASE."
+        )
+    return str(base.read_config()["converted_from"])

@@ -10,6 +10,8 @@ from parrot_jax.model.families import num_parameters
 from parrot_jax.weights.dtypes import Dtype
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from parrot_jax.data.tokenizers import Tokenizer
     from parrot_jax.weights.hf_folder import HfFolder
 
@@ -23,6 +25,9 @@ class HfToFlaxConfig:
 
     out: Annotated[str, tyro.conf.Positional]
     """The output folder."""
+
+    base: str | None = None
+    """Of a folder with adapters (peft): the folder of their base, made by this command."""
 
     dtype: Dtype | None = None
     """Dtype of the stored weights. Null = the source's; float16 sources need an explicit float32 or
@@ -52,10 +57,15 @@ def run(config: HfToFlaxConfig) -> None:
     from parrot_jax.weights.hf_to_flax import hf_to_flax
     from parrot_jax.weights.hub import local_folder
     from parrot_jax.weights.model_folder import ModelFolder
+    from parrot_jax.weights.peft_folder import is_peft_folder
 
     require_folder(config.out, "OUT")
     join_processes(config.distributed)
-    source = HfFolder(local_folder(config.source, revision=config.revision))
+    place = local_folder(config.source, revision=config.revision)
+    if is_peft_folder(place) or config.base is not None:
+        in_first_process(lambda: _convert_adapters(config, place), f"convert {place}")
+        return
+    source = HfFolder(place)
     in_first_process(source.check_files, f"read {source.path}")
     console.print(f"{num_parameters(source.config):,} parameters in {source.path}")
     folder = ModelFolder(config.out)
@@ -83,6 +93,44 @@ def run(config: HfToFlaxConfig) -> None:
     console.print(
         f"done. Copy the `model` block of {folder.config_path} into a training config, then run: "
         f"parrot train CONFIG {options}"
+    )
+
+
+def _convert_adapters(config: HfToFlaxConfig, source: "Path") -> None:
+    """Converts a folder of peft, and copies the tokenizer of the base."""
+    from parrot_jax.core.config import save_config
+    from parrot_jax.core.errors import UserError
+    from parrot_jax.core.logs import console
+    from parrot_jax.data.tokenizers import load_tokenizer
+    from parrot_jax.model.lora_config import num_adapter_parameters
+    from parrot_jax.weights.hf_to_flax import peft_to_flax
+    from parrot_jax.weights.model_folder import ModelFolder
+    from parrot_jax.weights.peft_folder import CONFIG, PeftFolder, is_peft_folder
+
+    if not is_peft_folder(source):
+        raise UserError(f"--base is for adapters, but {source} has no {CONFIG}; remove it.")
+    if config.base is None:
+        raise UserError(
+            f"{source} has adapters of another model: convert that first, then add "
+            "`--base FOLDER` with the folder that was made of it."
+        )
+    if config.dtype not in (None, "float32"):
+        raise UserError(
+            f"--dtype is {config.dtype}, but adapters are stored in float32; remove it."
+        )
+    base, out = ModelFolder(config.base), ModelFolder(config.out)
+    checkpoints, step = base.open_checkpoint()
+    dtypes = {array.dtype.name for array in checkpoints.stored(step).values()}
+    model = base.load_model()
+    adapters = PeftFolder(source, model, "float32" if "float32" in dtypes else "bfloat16")
+    console.print(f"{num_adapter_parameters(model, adapters.lora):,} parameters in {source}")
+    converted = peft_to_flax(adapters, base, config.out, origin=config.source)
+    if base.tokenizer.exists():
+        load_tokenizer(base.tokenizer).save(out.tokenizer)
+    save_config(converted, out.config_path)
+    console.print(
+        f"done. {config.out} is used with its base: `parrot convert flax-to-hf {config.out} HF` "
+        f"merges both, `parrot train CONFIG --init-from {config.out}` starts from the sum."
     )
 
 

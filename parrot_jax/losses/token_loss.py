@@ -11,7 +11,7 @@ matrix products remain.
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -124,7 +124,7 @@ def token_logprobs(
     Args:
       hidden: One state per token.
       head: Unembedding matrix. Give the float32 parameter, not a bfloat16 copy: it is cast inside,
-        and its gradient comes back unrounded.
+        and its gradient comes back unrounded. Of a frozen head, no gradient is computed.
       targets: One id in [0, V) per token.
       tile: Tokens per step. Larger is faster until the matrix units are saturated; the memory is
         tile * V * 4 bytes, twice that in the backward pass.
@@ -186,12 +186,22 @@ class _Saved(NamedTuple):
     log_sums: Array
 
 
+_Wanted = tuple[()] | None
+"""None = the gradient of the head is not needed, because the head is frozen."""
+
 # Below, P is the number of shards ("parts") and M the tokens per shard; arrays are [P, M, ...].
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _logprobs(plan: _Tiling, hidden: Array, head: Array, targets: Array, live: Array) -> Array:
     return _forward(plan, hidden, head, targets, live)[0]
+
+
+def _forward_rule(plan: _Tiling, *given: Any) -> tuple[Array, tuple[_Saved, _Wanted]]:
+    logprobs, saved = _forward(plan, *(one.value for one in given))
+    _, head, *_ = given
+    # The backward pass gets arrays only, but may depend on the structure of their tree.
+    return logprobs, (saved, () if head.perturbed else None)
 
 
 def _forward(
@@ -211,17 +221,22 @@ def _forward(
     return jnp.where(live, logprobs, 0.0), _Saved(hidden, head, targets, live, log_sums)
 
 
-def _backward(plan: _Tiling, saved: _Saved, d_logprobs: Array) -> tuple[Array, Array, None, None]:
-    hidden, head, targets, live, log_sums = saved
+def _backward(
+    plan: _Tiling, residuals: tuple[_Saved, _Wanted], d_logprobs: Any
+) -> tuple[Array, Array | None, None, None]:
+    (hidden, head, targets, live, log_sums), wanted = residuals
+    if isinstance(d_logprobs, jax.custom_derivatives.SymbolicZero):
+        d_logprobs = jnp.zeros(d_logprobs.shape, jnp.float32)
     d_logprobs = jnp.where(live, d_logprobs, 0.0)
 
-    def full(_: None) -> tuple[Array, Array]:
-        return _backward_tiles(plan.tile, hidden, head, targets, log_sums, d_logprobs)
+    def full(_: None) -> tuple[Array, Array | None]:
+        return _backward_tiles(plan.tile, wanted, hidden, head, targets, log_sums, d_logprobs)
 
-    def compacted(_: None) -> tuple[Array, Array]:
+    def compacted(_: None) -> tuple[Array, Array | None]:
         chosen, ranks = _compaction(live, plan.capacity)
         d_hidden, d_head = _backward_tiles(
             plan.tile,
+            wanted,
             _gather(hidden, chosen),
             head,
             _gather(targets, chosen),
@@ -231,18 +246,15 @@ def _backward(plan: _Tiling, saved: _Saved, d_logprobs: Array) -> tuple[Array, A
         return _gather(d_hidden, ranks), d_head
 
     d_hidden, d_head = _cond(plan, live, full, compacted)
-    return d_hidden, d_head.astype(head.dtype), None, None
+    return d_hidden, None if d_head is None else d_head.astype(head.dtype), None, None
 
 
-_logprobs.defvjp(_forward, _backward)
-
-
-_TwoArrays = Callable[[None], tuple[Array, Array]]
+_logprobs.defvjp(_forward_rule, _backward, symbolic_zeros=True)
 
 
 def _cond(
-    plan: _Tiling, live: Array, full: _TwoArrays, compacted: _TwoArrays
-) -> tuple[Array, Array]:
+    plan: _Tiling, live: Array, full: Callable[[None], Any], compacted: Callable[[None], Any]
+) -> Any:
     if plan.capacity >= live.shape[1]:
         return full(None)
     fits = (live.sum(axis=1) <= plan.capacity).all()
@@ -301,8 +313,14 @@ def _forward_tiles(tile: int, hidden: Array, head: Array, targets: Array) -> tup
 
 
 def _backward_tiles(
-    tile: int, hidden: Array, head: Array, targets: Array, log_sums: Array, d_logprobs: Array
-) -> tuple[Array, Array]:
+    tile: int,
+    wanted: _Wanted,
+    hidden: Array,
+    head: Array,
+    targets: Array,
+    log_sums: Array,
+    d_logprobs: Array,
+) -> tuple[Array, Array | None]:
     num_parts, num_tokens, width = hidden.shape
     vocab_size = head.shape[1]
     compute_head = head.astype(hidden.dtype)
@@ -310,7 +328,7 @@ def _backward_tiles(
         tile, hidden, targets, log_sums, d_logprobs
     )
 
-    def visit(index: Array, grads: tuple[Array, Array]) -> tuple[Array, Array]:
+    def visit(index: Array, grads: tuple[Array, Array | None]) -> tuple[Array, Array | None]:
         d_hidden, d_head = grads
         states, ids, log_sum, d_logprob = (
             _tile_at(array, index, size) for array in (hidden, targets, log_sums, d_logprobs)
@@ -320,17 +338,20 @@ def _backward_tiles(
         d_logits = d_logprob[..., None] * (is_target - jnp.exp(logits - log_sum[..., None]))
         d_logits = d_logits.astype(states.dtype)
         d_states = jnp.einsum("PMV,DV->PMD", d_logits, compute_head)
-        # One sum per shard, so that devices reduce only once, after the last tile.
-        d_head += jnp.einsum("PMD,PMV->PDV", states, d_logits, preferred_element_type=jnp.float32)
+        if d_head is not None:
+            # One sum per shard, so that devices reduce only once, after the last tile.
+            d_head += jnp.einsum(
+                "PMD,PMV->PDV", states, d_logits, preferred_element_type=jnp.float32
+            )
         start = index * size
         return jax.lax.dynamic_update_slice_in_dim(d_hidden, d_states, start, axis=1), d_head
 
     zeros = (
         jnp.zeros(hidden.shape, hidden.dtype),
-        jnp.zeros((num_parts, width, vocab_size), jnp.float32),
+        None if wanted is None else jnp.zeros((num_parts, width, vocab_size), jnp.float32),
     )
     d_hidden, d_head = jax.lax.fori_loop(0, count, visit, zeros)
-    return d_hidden[:, :num_tokens], d_head.sum(axis=0)
+    return d_hidden[:, :num_tokens], None if d_head is None else d_head.sum(axis=0)
 
 
 def _tile_at(array: Array, index: Array, size: int) -> Array:

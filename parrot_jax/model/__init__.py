@@ -3,6 +3,7 @@
 model_config.py      ModelConfig, the sizes of a model; loads no jax
 families/            one folder per family: layer, tensor names, limits; loads no jax
 hf_config.py         conversion from and to HF's config.json; loads no jax
+lora_config.py       LoraConfig, and the weights that get adapters; loads no jax
 presets.py           published models by name; loads no jax
 frequencies.py       frequencies of rotary position embedding; loads no jax
 rotary.py            rotary position embedding
@@ -12,6 +13,7 @@ attention_gpu.py     attention on NVIDIA GPUs: Pallas and cuDNN, and the sizes t
 attention_pallas.py  our Pallas kernel
 attention_tpu.py     JAX's kernel for TPUs
 einsum.py            products with weights, tuned for XLA's CPU backend
+lora.py              LoRA adapters
 blocks.py            building blocks of the families' layers
 decoder.py           parameters, the loop over layers and the forward pass, on plain arrays
 cache.py             the key/value cache of generation

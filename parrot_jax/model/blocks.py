@@ -1,6 +1,7 @@
 """Building blocks of the families' layers: weights with logical axes, norms, the interface."""
 
 import abc
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from parrot_jax.model.einsum import einsum
+from parrot_jax.model.lora import Adapted
 from parrot_jax.model.model_config import ModelConfig
 from parrot_jax.model.rotary import Rotation
 
@@ -38,8 +40,16 @@ def zeros(shape: tuple[int, ...], axes: tuple[str, ...]) -> nnx.Param[Array]:
 def linear(
     equation: str, x: Array, weight: nnx.Param[Array], bias: nnx.Param[Array] | None = None
 ) -> Array:
-    """An einsum with a weight, plus a bias; both are cast to the dtype of `x`."""
-    product: Array = einsum(equation, x, weight[...].astype(x.dtype))
+    """An einsum with a weight, plus a bias; both are cast to the dtype of `x`.
+
+    A weight may have an adapter, see `lora.py`.
+    """
+    value: Any = weight.get_value()
+    product: Array = (
+        value.apply(equation, x)
+        if isinstance(value, Adapted)
+        else einsum(equation, x, value.astype(x.dtype))
+    )
     if bias is None:
         return product
     added = bias[...].astype(x.dtype)

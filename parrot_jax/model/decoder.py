@@ -7,9 +7,9 @@ No NNX object leaves this file: other code sees a nested dict. For LLaMA it is
     layers: attention_norm [L, D]   attention: q [L, D, N, H]  k, v [L, D, K, H]  o [L, N, H, D]
             mlp_norm [L, D]         mlp: gate, up [L, D, F]    down [L, F, D]
 
-with the layers stacked on a first dim L. One `jax.lax.scan` runs them, so the layer is compiled
-once for any number of layers. Parameters are float32 (unless the caller cast them); each is cast to
-the compute dtype where it is used.
+with the layers stacked on a first dim L, and adapters beside them under `lora` (`lora.py`). One
+`jax.lax.scan` runs the layers, so a layer is compiled once for any number of them. Parameters are
+float32 (unless the caller cast them); each is cast to the compute dtype where it is used.
 """
 
 import functools
@@ -21,13 +21,14 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from parrot_jax.core.errors import UserError
 from parrot_jax.model import attention as attention_backends
 from parrot_jax.model.attention import Backend
 from parrot_jax.model.blocks import DecoderLayer, rms_norm, scale, weight
 from parrot_jax.model.families import family_of, tensor_names
+from parrot_jax.model.lora import LORA, Dropout, rank_of, with_adapters, without_products_over
 from parrot_jax.model.model_config import ModelConfig
 from parrot_jax.model.rotary import Rotation, rotation_at
 from parrot_jax.sharding import array_sharding
@@ -189,12 +190,13 @@ def visit_layers(
     remat: str = "none",
     unroll: int = 1,
     mesh: Mesh | None = None,
+    dropout: Dropout | None = None,
 ) -> tuple[Float[Array, "B T D"], StateT, KeptT]:
     """Runs embedded tokens through all layers, in training and in generation.
 
     Args:
       config: The sizes.
-      params: The tree of parameters.
+      params: The tree of parameters; of adapters, B is scaled (`lora.scaled`).
       x: Embedded tokens.
       rotation: The rotary angles at their positions.
       attend: Attention, which differs between training and generation.
@@ -202,6 +204,7 @@ def visit_layers(
       remat: One of `REMAT_POLICIES`: what is kept for the backward pass.
       unroll: Layers per iteration of the loop; must divide their number.
       mesh: The mesh that rows are sharded over after every layer; None = one device.
+      dropout: Of the adapters; None = no dropout.
 
     Returns:
       The hidden states before the final norm, the state from the last layer, and what each layer
@@ -215,6 +218,9 @@ def visit_layers(
             f"there is no remat policy {remat!r}; choose one of {', '.join(REMAT_POLICIES)}."
         )
     definition = _layer_definition(config)
+    rate, keys = 0.0, None
+    if dropout is not None and dropout.rate > 0:
+        rate, keys = dropout.rate, jax.random.split(dropout.key, config.num_hidden_layers)
 
     def pinned(x: Array) -> Array:
         if mesh is None:
@@ -222,16 +228,22 @@ def visit_layers(
         return jax.lax.with_sharding_constraint(x, array_sharding(mesh, "batch", "seq", None))
 
     def visit(
-        carry: tuple[Array, StateT], layer_params: Params
+        carry: tuple[Array, StateT], of_layer: tuple[Params, Params, PRNGKeyArray | None]
     ) -> tuple[tuple[Array, StateT], KeptT]:
         x, state = carry
-        layer = nnx.merge(definition, layer_params)
+        weights, adapters, key = of_layer
+        layer = nnx.merge(definition, with_adapters(weights, adapters, key, rate))
         attended, state, kept = attend(state, *layer.project(x, rotation))
         return (pinned(layer.combine(x, attended)), state), kept
 
+    adapters = params.get(LORA, {}).get("layers", {})
     if remat != "none":
-        visit = jax.checkpoint(visit, policy=REMAT_POLICIES[remat], prevent_cse=False)
-    (x, state), kept = jax.lax.scan(visit, (pinned(x), state), params["layers"], unroll=unroll)
+        policy = REMAT_POLICIES[remat]
+        if adapters:
+            policy = without_products_over(rank_of(adapters), policy)
+        visit = jax.checkpoint(visit, policy=policy, prevent_cse=False)
+    layers = params["layers"], adapters, keys
+    (x, state), kept = jax.lax.scan(visit, (pinned(x), state), layers, unroll=unroll)
     return x, state, kept
 
 
@@ -280,6 +292,7 @@ def hidden_states(
     remat: str = "full",
     unroll: int = 1,
     mesh: Mesh | None = None,
+    dropout: Dropout | None = None,
 ) -> Float[Array, "B T D"]:
     """Runs the model up to the final norm; logits are these states times `unembedding(params)`.
 
@@ -287,7 +300,7 @@ def hidden_states(
 
     Args:
       config: The sizes; must be those that `params` were made with.
-      params: The tree of parameters.
+      params: The tree of parameters; of adapters, B is scaled (`lora.scaled`).
       tokens: Token ids in [0, V).
       segment_ids: Tokens attend to earlier tokens with the same id; 0 is padding. None = one
         segment per row, for rows that are not packed.
@@ -298,6 +311,7 @@ def hidden_states(
       unroll: Layers per iteration of the loop; must divide their number.
       mesh: The mesh that rows and parameters are sharded over by `sharding.RULES`; None = one
         device.
+      dropout: Of the adapters; None = no dropout.
 
     Returns:
       Hidden states in the compute dtype.
@@ -332,5 +346,6 @@ def hidden_states(
         remat=remat,
         unroll=unroll,
         mesh=mesh,
+        dropout=dropout,
     )
     return rms_norm(x, params["norm"], config.rms_norm_eps)

@@ -10,6 +10,7 @@ reference.py     log-probabilities under the reference model, cached
 train_state.py   trainable and frozen weights
 step.py          one optimizer step
 state.py         creates, describes, saves and restores the state
+base.py          the frozen weights of adapters
 program.py       compiled step, state and batch placement of a config and mesh
 run_folder.py    the files of a run
 run_data.py      records and compares the data of a run

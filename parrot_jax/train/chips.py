@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from parrot_jax.model.families import num_parameters
+from parrot_jax.model.lora_config import LoraConfig, num_adapter_parameters
 from parrot_jax.model.model_config import ModelConfig
 
 _MIB = 2**20
@@ -43,10 +44,11 @@ def chip_of(device_kind: str) -> Chip | None:
     return kinds[max(kinds, key=len)] if kinds else None
 
 
-def flops_per_token(config: ModelConfig, row_tokens: int) -> int:
+def flops_per_token(config: ModelConfig, row_tokens: int, lora: LoraConfig | None = None) -> int:
     """Training FLOPs per token, without recomputation.
 
-    6 per weight, except for the embedding, which is a lookup: 2 forward, 4 backward. In each layer,
+    6 per weight, except for the embedding, which is a lookup: 2 forward, 4 backward. 4 per frozen
+    weight, because it has no gradient, and 6 per weight of an adapter. In each layer,
     a token attends to T / 2 earlier tokens on average, in 2 products of 2 * N * H * T / 2 FLOPs;
     with the backward pass three times that: 6 * N * H * T. With a sliding window of W < T tokens it
     attends to W * (1 - W / 2T) on average.
@@ -54,12 +56,16 @@ def flops_per_token(config: ModelConfig, row_tokens: int) -> int:
     Args:
       config: The model.
       row_tokens: T. Packed rows attend to fewer tokens; this is not subtracted.
+      lora: The adapters; None = all weights are trained.
 
     Source: PaLM, arXiv:2204.02311, appendix B, with the causal half of attention.
     """
     embedding = config.vocab_size * config.hidden_size
     weights = num_parameters(config) - (0 if config.tie_word_embeddings else embedding)
     attention_width = config.num_attention_heads * config.head_width
+    of_weights = 6 * weights
+    if lora is not None:
+        of_weights = 4 * weights + 6 * num_adapter_parameters(config, lora)
     window = config.window_within(row_tokens) or row_tokens
     attention = 6 * config.num_hidden_layers * attention_width * window
-    return 6 * weights + attention * (2 * row_tokens - window) // row_tokens
+    return of_weights + attention * (2 * row_tokens - window) // row_tokens

@@ -6,12 +6,15 @@ It is passed to them together with the weights and the batch.
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from parrot_jax.model import decoder
 from parrot_jax.model.attention import Backend
+from parrot_jax.model.lora import Dropout, scaled
+from parrot_jax.model.lora_config import LoraConfig
 from parrot_jax.model.model_config import ModelConfig
 from parrot_jax.sharding import num_batch_shards
 
@@ -20,8 +23,12 @@ Batch = Mapping[str, Any]
 [micro-batches, rows, T] with gradient accumulation."""
 
 
+_DROPOUT = 0x64726F70
+"""Separates the keys of dropout from those of rounding."""
+
+
 class Forward(NamedTuple):
-    """How to run the model; all fields are static under jit."""
+    """How to run the model; all fields but `dropout_key` are static under jit."""
 
     model: ModelConfig
     compute_dtype: Any
@@ -32,6 +39,10 @@ class Forward(NamedTuple):
     """Whether rows may hold several segments; if not, attention needs no segment mask."""
     unroll_layers: int = 1
     mesh: Mesh | None = None
+    lora: LoraConfig | None = None
+    """The adapters among the weights."""
+    dropout_key: PRNGKeyArray | None = None
+    """Of the adapters' dropout; None outside of training = no dropout."""
 
     @property
     def row_shards(self) -> int:
@@ -40,9 +51,12 @@ class Forward(NamedTuple):
 
     def hidden(self, params: Any, batch: Batch) -> Float[Array, "B T D"]:
         """Output of the final norm for each position."""
+        dropout = None
+        if self.lora is not None and self.dropout_key is not None:
+            dropout = Dropout(self.lora.dropout, self.dropout_key)
         return decoder.hidden_states(
             self.model,
-            params,
+            scaled(params, self.lora),
             batch["tokens"],
             # In an unpacked row, padding comes after the only segment: causal attention hides it.
             batch["segment_ids"] if self.packed else None,
@@ -52,7 +66,15 @@ class Forward(NamedTuple):
             remat=self.remat,
             unroll=self.unroll_layers,
             mesh=self.mesh,
+            dropout=dropout,
         )
+
+    def with_dropout(self, key: PRNGKeyArray, micro_batch: int | Int[Array, ""]) -> "Forward":
+        """The same with dropout, if the adapters have any, drawn anew for a micro-batch."""
+        if self.lora is None or not self.lora.dropout:
+            return self
+        key = jax.random.fold_in(jax.random.fold_in(key, micro_batch), _DROPOUT)
+        return self._replace(dropout_key=key)
 
     def unembedding(self, params: Any) -> Float[Array, "D V"]:
         """The output projection, from hidden states to logits."""

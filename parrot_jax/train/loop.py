@@ -25,20 +25,21 @@ from parrot_jax.core.files import atomic_write, write_array, write_json
 from parrot_jax.core.logs import Pace, console, duration, progress_bar, visible
 from parrot_jax.core.paths import AnyPath
 from parrot_jax.distributed import any_process, in_first_process, is_first_process
+from parrot_jax.model.lora import scaled
 from parrot_jax.train import perplexity
+from parrot_jax.train.base import load_base
 from parrot_jax.train.objectives import Objective, check_objective
 from parrot_jax.train.pair_evaluation import check_first_step, evaluate_pairs
 from parrot_jax.train.preemption import Preemption, preemption
 from parrot_jax.train.preference import PairRows
 from parrot_jax.train.profile import Profiler
 from parrot_jax.train.program import too_large_is_a_user_error
-from parrot_jax.train.reference import load_reference, weights_hash
+from parrot_jax.train.reference import load_reference
 from parrot_jax.train.run_data import describe_data
 from parrot_jax.train.run_folder import RunFolder
 from parrot_jax.train.sample import sample_next_turns
 from parrot_jax.train.setup import Setup, set_up
 from parrot_jax.train.state import (
-    frozen_weights,
     initial_params,
     new_state,
     restore_newest,
@@ -50,6 +51,7 @@ from parrot_jax.train.train_config import TrainConfig
 from parrot_jax.train.train_state import TrainState
 from parrot_jax.train.watchdog import Watchdog
 from parrot_jax.weights.checkpoints import Checkpoints
+from parrot_jax.weights.fingerprints import weights_hash
 from parrot_jax.weights.model_folder import made_of
 
 _SAMPLE_TOKENS = 64
@@ -207,18 +209,21 @@ class _Run:
 
     def _start(self) -> TrainState:
         """Restores the newest checkpoint or makes new weights; drops later metrics."""
-        if self.config.trains_pairs and self.checkpoints.latest_step() is not None:
+        config, like = self.config, self.program.state
+        # Of adapters, the reference is the model without them.
+        frozen = load_base(config, self.folder, like, self.checkpoints)
+        if config.trains_pairs and self.checkpoints.latest_step() is not None:
             # Before the state is restored, since there is memory for one model only.
-            self._use_reference(initial_params(self.config, self.program.state), is_new=False)
-        found = restore_newest(self.checkpoints, self.program.state)
+            self._use_reference(frozen or initial_params(config, like), is_new=False)
+        found = restore_newest(self.checkpoints, like)
         step = 0
         if found is None:
-            state = new_state(self.config, self.program.optimizer, self.program.state)
-            if self.config.trains_pairs:
-                self._use_reference(state.params, is_new=True)
+            state = new_state(config, self.program.optimizer, like, frozen)
+            if config.trains_pairs:
+                self._use_reference(frozen or state.params, is_new=True)
         else:
             step, state = found
-            state = state._replace(frozen=frozen_weights(self.config, self.program.state))
+            state = state._replace(frozen=frozen)
             console.print(f"resuming {self.folder.path} at step {step}")
         if self.writes:
             self.folder.metrics.keep_through(step)
@@ -396,7 +401,7 @@ class _Run:
         config = self.config
         replies = sample_next_turns(
             config.model,
-            state.params,
+            scaled(state.params, config.lora),
             self.setup.template,
             [history.prompt for history in self.histories],
             max_new_tokens=_SAMPLE_TOKENS,

@@ -154,7 +154,7 @@ def make_plan(config: TrainConfig, topology: Topology, devices: list[Any]) -> Pl
         micro_rows=rows // num_batch_shards(mesh),
         remat=config.remat,
         attention=program.forward.attention.name,
-        flops_per_token=flops_per_token(config.model, config.data.row_tokens),
+        flops_per_token=flops_per_token(config.model, config.data.row_tokens, config.lora),
         tokens_per_step=config.batch_rows * config.data.row_tokens,
     )
 

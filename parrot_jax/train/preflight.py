@@ -29,6 +29,7 @@ from parrot_jax.train.state import new_state, restore_state, save_state
 from parrot_jax.train.train_config import TrainConfig
 from parrot_jax.train.train_state import TrainState
 from parrot_jax.weights.checkpoints import Checkpoints
+from parrot_jax.weights.model_folder import load_params
 
 _TIMED_STEPS = 3
 _COLLECTIVE_BYTES = 64 * 2**20
@@ -65,7 +66,11 @@ def preflight(config: TrainConfig, *, allow_changes: Sequence[str] = ()) -> None
     )
     found["collectives"] = _measure_collectives(setup.program)
 
-    state = new_state(config, setup.program.optimizer, setup.program.state)
+    frozen = None
+    if config.lora is not None:
+        assert config.init_from is not None  # checked in `set_up`
+        frozen = load_params(config.init_from, setup.program.state.frozen)
+    state = new_state(config, setup.program.optimizer, setup.program.state, frozen)
     state, steps = _try_steps(config, setup, longest, state, problems)
     found |= steps
     found |= _check_host(state, problems)
@@ -141,6 +146,7 @@ def _try_steps(
 
 def _check_host(state: TrainState, problems: list[str]) -> dict[str, Any]:
     """Checks that this host's memory has room for the copy that a background save writes from."""
+    state = state._replace(frozen={})  # not saved
     mine = sum(
         shard.data.nbytes
         for array in jax.tree.leaves(state)
@@ -168,7 +174,8 @@ def _try_checkpoint(
     state: TrainState,
     problems: list[str],
 ) -> dict[str, Any]:
-    """Writes the whole state and reads it back; both must be bit-identical."""
+    """Writes what a checkpoint has and reads it back; both must be bit-identical."""
+    state = state._replace(frozen={})
     num_bytes = sum(array.nbytes for array in jax.tree.leaves(state))
     place = folder.path / "preflight"
     found: dict[str, Any] = {"checkpoint_bytes": num_bytes}
@@ -201,7 +208,7 @@ def _try_checkpoint(
         # The device may have memory for one state only.
         jax.tree.map(lambda array: array.delete(), state)
         started = time.perf_counter()
-        restored = restore_state(checkpoints, 0, program.state)
+        restored = restore_state(checkpoints, 0, program.state._replace(frozen={}))
         jax.block_until_ready(restored)
         read_s = time.perf_counter() - started
         checkpoints.close()

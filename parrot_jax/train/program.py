@@ -90,6 +90,7 @@ def make_program(
         packed=packed,
         unroll_layers=config.unroll_layers,
         mesh=mesh,
+        lora=config.lora,
     )
     optimizer, state, step = _compile(
         forward,
@@ -141,7 +142,9 @@ def _compile(
     optimizer = adamw(optim, schedule)
     mesh = forward.mesh
     assert mesh is not None
-    state = abstract_state(forward.model, optimizer, mesh, param_dtype, offload=offload)
+    state = abstract_state(
+        forward.model, optimizer, mesh, param_dtype, offload=offload, lora=forward.lora
+    )
     step = compile_step(
         shardings_of(state),
         array_sharding(mesh, None, "batch", "seq"),

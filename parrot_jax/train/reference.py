@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from numpy.typing import NDArray
@@ -32,6 +31,7 @@ from parrot_jax.train.forward import Batch, Forward
 from parrot_jax.train.preference import ROUNDING, PairRows, answer_logprobs
 from parrot_jax.train.program import KEPT_PROGRAMS, put_rows
 from parrot_jax.train.setup import Setup
+from parrot_jax.weights.fingerprints import weights_hash
 
 _PART_ROWS = 512
 _SAMPLE = 4
@@ -176,37 +176,6 @@ def code_hash() -> str:
     files += [Path(code.__file__ or "") for code in (forward_code, preference_code)]
     files.append(Path(__file__))
     return hash_json([hash_file(file) for file in files])
-
-
-def weights_hash(params: Any) -> str:
-    """A hash of the bits of all weights, computed where they are; the same on every mesh."""
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    known = {
-        jax.tree_util.keystr(path): [str(array.dtype), *map(int, np.asarray(_fingerprint(array)))]
-        for path, array in leaves
-    }
-    return hash_json(known)
-
-
-@jax.jit
-def _fingerprint(array: jax.Array) -> jax.Array:
-    """Two sums over all elements, modulo 2^32, in which bits and position of each are mixed."""
-    bits = jax.lax.bitcast_convert_type(array, f"uint{8 * array.dtype.itemsize}")
-    bits = bits.astype(jnp.uint32)
-    place = jnp.zeros(array.shape, jnp.uint32)
-    stride = 1
-    for axis in reversed(range(array.ndim)):
-        iota = jax.lax.broadcasted_iota(jnp.uint32, array.shape, axis)
-        place += iota * jnp.uint32(stride % 2**32)
-        stride *= array.shape[axis]
-
-    def mixed(salt: int) -> jax.Array:
-        value = (bits ^ jnp.uint32(salt)) + place * jnp.uint32(0x9E3779B1)
-        for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):  # as MurmurHash3 ends
-            value = (value ^ (value >> shift)) * jnp.uint32(factor)
-        return jnp.sum(value ^ (value >> 16), dtype=jnp.uint32)
-
-    return jnp.stack([mixed(0), mixed(0x51ED270B)])
 
 
 def cached_reference(

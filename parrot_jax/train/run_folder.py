@@ -10,6 +10,7 @@ samples.jsonl      sample replies of each evaluation
 results/           eval-<step>.json and eval-<step>.npy
 tokenizer/         tokenizer.json, its config and the chat template
 checkpoints/       one folder per checkpoint
+base/              with `lora` only: frozen weights that were merged from another run's adapters
 .lock, or owner.json in a bucket: which process trains here
 """
 
@@ -56,7 +57,7 @@ _FREE_KEYS = ("out", "max_steps", "log_every_steps", "keep_checkpoints", "checkp
 _LAYOUT_KEYS = ("mesh", "micro_rows", "remat", "unroll_layers", "offload_optimizer", "attention",
                 "loss_tile")  # fmt: skip
 # Keys for the model card: settings that affect the result, no paths.
-_RESULT_KEYS = ("model", "optim", "epochs", "batch_rows", "seed",
+_RESULT_KEYS = ("model", "lora", "optim", "epochs", "batch_rows", "seed",
                 "compute_dtype")  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from parrot_jax.data.templates.base import Template
 from parrot_jax.data.tokenizers import Tokenizer, check_rows, load_tokenizer
 from parrot_jax.distributed import check_same_everywhere
 from parrot_jax.model.families import num_parameters
+from parrot_jax.model.lora_config import num_adapter_parameters
 from parrot_jax.sharding import make_mesh, num_batch_shards
 from parrot_jax.train.chips import chip_of, flops_per_token
 from parrot_jax.train.objectives import Objective, RoleMaskedLoss
@@ -100,7 +101,7 @@ class Setup(NamedTuple):
         share = config.batch_rows / counts["rows"]
         unit = "pairs" if config.trains_pairs else "sessions"
         console.print(
-            f"{num_parameters(config.model):,} parameters; {counts['sessions']:,} {unit} in "
+            f"{_parameters(config)}; {counts['sessions']:,} {unit} in "
             f"{counts['rows']:,} rows of {config.data.row_tokens} tokens, "
             f"{counts['padding_share']:.1%} padding; {self.steps.num_steps} steps of "
             f"{config.batch_rows} rows = {share * counts['sessions']:.1f} {unit} and "
@@ -113,6 +114,16 @@ class Setup(NamedTuple):
             f"fsdp {fsdp} x tensor {tensor}; {num_micro} x {rows} rows per step; attention "
             f"{self.program.forward.attention.name}, remat {config.remat}"
         )
+
+
+def _parameters(config: TrainConfig) -> str:
+    """How many weights there are, and how many of them are trained."""
+    total = num_parameters(config.model)
+    if config.lora is None:
+        return f"{total:,} parameters"
+    trained = num_adapter_parameters(config.model, config.lora)
+    total += trained
+    return f"{total:,} parameters, {trained:,} of them trained ({trained / total:.2%})"
 
 
 def set_up(config: TrainConfig, *, is_new: bool, objective: Objective | None = None) -> Setup:
@@ -132,6 +143,11 @@ def set_up(config: TrainConfig, *, is_new: bool, objective: Objective | None = N
     template = make_template(config.data.template, tokenizer)
     template.check_loss_roles([*config.data.mask.loss_roles, *(["user"] * (config.task == "ask"))])
     _check_vocabulary(config, tokenizer)
+    if config.lora is not None and config.init_from is None:
+        raise UserError(
+            "lora trains adapters of the weights in init_from, but init_from is null; set it to a "
+            "run or a converted model, or remove lora."
+        )
     if config.init_from is not None and is_new:
         check_same_model(config.init_from, config.model)
         _check_same_tokenizer(config, tokenizer)
@@ -166,7 +182,7 @@ def set_up(config: TrainConfig, *, is_new: bool, objective: Objective | None = N
         steps,
         schedule,
         make_program(config, mesh, schedule, objective=objective),
-        flops_per_token(config.model, config.data.row_tokens) * tokens,
+        flops_per_token(config.model, config.data.row_tokens, config.lora) * tokens,
     )
 
 

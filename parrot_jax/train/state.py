@@ -11,16 +11,22 @@ from jax.typing import DTypeLike
 from parrot_jax.core.errors import UserError
 from parrot_jax.core.logs import console
 from parrot_jax.model import decoder
+from parrot_jax.model.lora import LORA, init_adapters
+from parrot_jax.model.lora_config import LoraConfig
 from parrot_jax.model.model_config import ModelConfig
 from parrot_jax.sharding import array_sharding
 from parrot_jax.train.train_config import TrainConfig
 from parrot_jax.train.train_state import IsTrainable, TrainState, all_trainable, split
+from parrot_jax.weights.adapters import abstract_adapters
 from parrot_jax.weights.checkpoints import Checkpoints, DamagedCheckpointError
 from parrot_jax.weights.model_folder import abstract_params, load_params
 
 
 def new_state(
-    config: TrainConfig, optimizer: optax.GradientTransformation, like: TrainState
+    config: TrainConfig,
+    optimizer: optax.GradientTransformation,
+    like: TrainState,
+    frozen: Any = None,
 ) -> TrainState:
     """Random weights or those of `config.init_from`, with new moments, created sharded.
 
@@ -28,11 +34,19 @@ def new_state(
       config: Seed, dtype and source of the weights.
       optimizer: Creates the moments.
       like: Shapes and shardings, from `abstract_state`.
+      frozen: The frozen weights of a run with adapters, which start anew.
 
     Raises:
       UserError: `config.init_from` has no checkpoint, or that of another model.
     """
-    trainable, frozen = _parted(initial_params(config, like), like)
+    if config.lora is None:
+        trainable, frozen = _parted(initial_params(config, like), like)
+    else:
+        shardings = shardings_of(like.trainable[LORA])
+        adapters = init_adapters(
+            config.model, config.lora, config.seed, shardings, dtype=config.param_dtype
+        )
+        trainable = {LORA: adapters}
     init = jax.jit(optimizer.init, out_shardings=shardings_of(like.opt_state))
     step = jax.device_put(jnp.int32(0), like.step.sharding)
     return TrainState(trainable, init(trainable), step, frozen)
@@ -72,17 +86,22 @@ def abstract_state(
     param_dtype: DTypeLike = "float32",
     *,
     offload: bool = False,
+    lora: LoraConfig | None = None,
     is_trainable: IsTrainable = all_trainable,
 ) -> TrainState:
     """Shapes, dtypes and shardings of the whole state; allocates nothing.
 
     Moments are sharded like their weights, scalars replicated; `offload` keeps the moments in host
-    memory.
+    memory. With `lora`, only its adapters are trained.
 
     Raises:
       UserError: The devices cannot use host memory.
     """
-    params, frozen = split(abstract_params(config, mesh, param_dtype), is_trainable)
+    if lora is None:
+        params, frozen = split(abstract_params(config, mesh, param_dtype), is_trainable)
+    else:
+        params = {LORA: abstract_adapters(config, lora, mesh, param_dtype)}
+        frozen = abstract_params(config, mesh, lora.base_dtype)
     everywhere = array_sharding(mesh)
     memory = _host_memory(mesh) if offload else None
     # By default, jit would replicate the moments: 104 GB per device at 13B.
@@ -121,14 +140,6 @@ def _host_memory(mesh: Mesh) -> str:
 def shardings_of(tree: Any) -> Any:
     """The sharding of each leaf."""
     return jax.tree.map(lambda leaf: leaf.sharding, tree)
-
-
-def frozen_weights(config: TrainConfig, like: TrainState) -> Any:
-    """Loads the frozen weights from the source of the run: checkpoints do not have them."""
-    if not like.frozen:
-        return {}
-    assert config.init_from is not None
-    return _parted(load_params(config.init_from, like.params), like)[1]
 
 
 def save_state(checkpoints: Checkpoints, step: int, state: TrainState) -> None:

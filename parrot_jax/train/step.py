@@ -59,7 +59,8 @@ def train_step(
       optimizer: AdamW with its schedule.
       clip_norm: Largest norm of the gradient.
       accumulator_dtype: Type in which the gradients of micro-batches are summed.
-      seed: Together with step and parameter, seeds the rounding of bfloat16 weights and sums.
+      seed: Together with step and parameter, seeds the rounding of bfloat16 weights and sums, and
+        the dropout of adapters.
 
     Returns:
       The state after the step, unchanged if a metric is not finite; the metrics.
@@ -127,34 +128,37 @@ def summed_gradients(
       objective: The training loss.
       accumulator_dtype: Type in which gradients are summed; with one micro-batch the gradient has
         the type of the weights.
-      key: Seeds the rounding of bfloat16 sums.
+      key: Seeds the rounding of bfloat16 sums and the dropout.
     """
 
-    def loss_and_rest(trainable: Any, rows: Batch) -> tuple[Array, tuple[Array, Any]]:
-        sums = objective(merge(trainable, state.frozen), rows, forward)
+    def loss_and_rest(
+        trainable: Any, rows: Batch, number: int | Array
+    ) -> tuple[Array, tuple[Array, Any]]:
+        params = merge(trainable, state.frozen)
+        sums = objective(params, rows, forward.with_dropout(key, number))
         loss, weight, extras = check_sums(sums)
         return loss, (weight, extras)
 
     gradient = jax.value_and_grad(loss_and_rest, has_aux=True)
     num_micro = len(batch["tokens"])
 
-    def of(rows: Batch) -> tuple[Sums, Any]:
-        (loss, (weight, extras)), grads = gradient(state.trainable, rows)
+    def of(rows: Batch, number: int | Array) -> tuple[Sums, Any]:
+        (loss, (weight, extras)), grads = gradient(state.trainable, rows, number)
         return (loss, weight, extras), grads
 
     if num_micro == 1:
-        return of(jax.tree.map(lambda rows: rows[0], dict(batch)))
+        return of(jax.tree.map(lambda rows: rows[0], dict(batch)), 0)
 
     def add(totals: Any, numbered: tuple[Array, Batch]) -> tuple[Any, None]:
         number, rows = numbered
-        (sums, grad_sums), (more, grads) = totals, of(rows)
+        (sums, grad_sums), (more, grads) = totals, of(rows, number)
         grad_sums = add_rounded(grad_sums, grads, jax.random.fold_in(key, number))
         return (jax.tree.map(jnp.add, sums, more), grad_sums), None
 
     zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, accumulator_dtype), state.trainable)
     first = jax.tree.map(lambda rows: rows[0], dict(batch))
     sums = jax.tree.map(
-        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(of, first)[0]
+        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(of, first, 0)[0]
     )
     totals, _ = jax.lax.scan(add, (sums, zeros), (jnp.arange(num_micro), dict(batch)))
     return totals

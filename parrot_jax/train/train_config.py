@@ -8,6 +8,7 @@ from parrot_jax.core.config import Named
 from parrot_jax.core.errors import UserError
 from parrot_jax.data.data_config import DataConfig, MaskConfig, Task
 from parrot_jax.distributed import DistributedConfig
+from parrot_jax.model.lora_config import LoraConfig, targets_of
 from parrot_jax.model.model_config import ModelConfig
 from parrot_jax.model.presets import PRESETS
 from parrot_jax.sharding import MeshConfig
@@ -116,6 +117,9 @@ class TrainConfig:
     model: Annotated[ModelConfig, Named(PRESETS)]
     """Sizes of the model."""
 
+    lora: LoraConfig | None = None
+    """Train low-rank adapters of the frozen weights in `init_from`. Null = train all weights."""
+
     optim: OptimConfig = field(default_factory=OptimConfig)
     """The optimizer."""
 
@@ -153,8 +157,8 @@ class TrainConfig:
     """Seed of the initial weights and of the row order."""
 
     param_dtype: Literal["float32", "bfloat16"] = "float32"
-    """Type of the stored weights. bfloat16 takes half the memory; updates are then rounded
-    stochastically, because rounding to nearest would lose most of them."""
+    """Type of the stored weights that are trained. bfloat16 takes half the memory; updates are then
+    rounded stochastically, because rounding to nearest would lose most of them."""
 
     compute_dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Type of matrix products and activations; sums are float32."""
@@ -234,6 +238,8 @@ class TrainConfig:
                 f"model.max_position_embeddings={self.model.max_position_embeddings}; "
                 "lower data.row_tokens."
             )
+        if self.lora is not None:
+            targets_of(self.model, self.lora)  # raises if a target is unknown
 
     @classmethod
     def of(cls, options: "TrainConfig") -> "TrainConfig":

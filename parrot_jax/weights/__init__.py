@@ -3,13 +3,16 @@
 dtypes.py        dtypes that weights are stored in; does not import jax
 names.py         maps our tensor names and dims to Hugging Face's and back
 arrays.py        writes and reads arrays through orbax, with checksums
+fingerprints.py  hashes of the bits of weights
 layers.py        flattens a parameter tree by its names on disk; splits and stacks layers
 damage.py        decides whether a failed read means a damaged checkpoint
 checkpoints.py   the checkpoints of a run: atomic, sharded, read whole or one tensor at a time
 lazy_arrays.py   saves a checkpoint whose arrays are created one after another
 exports.py       the record of an export: which checkpoint it came from; does not import jax
+adapters.py      checkpoints of adapters: their base, and both merged
 model_folder.py  a folder with weights: a run, or a converted model
 hf_folder.py     reads config.json and safetensors, a slice at a time
+peft_folder.py   reads and writes adapters as peft does
 hf_to_flax.py    Hugging Face to checkpoint
 flax_to_hf.py    checkpoint to Hugging Face
 verify.py        compares a Hugging Face folder with a checkpoint

@@ -92,6 +92,8 @@ class Checkpoints:
     def made_of(self, step: int) -> dict[str, Any]:
         """Returns `model` (the config) and `tokenizer` (its fingerprint) of a checkpoint.
 
+        A checkpoint of adapters also has what `adapters.recorded` reads.
+
         Empty if an earlier version saved the checkpoint without them.
 
         Raises:
@@ -103,13 +105,13 @@ class Checkpoints:
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             raise self._damage(step, f"{path} is missing or has changed") from None
 
-    def save(self, step: int, params: Any, optimizer: Any) -> None:
+    def save(self, step: int, params: Any, optimizer: Any = None) -> None:
         """Starts a save; returns once the arrays are copied to the host, before they are written.
 
         Args:
           step: Number of optimizer updates so far.
           params: The weights, with layers stacked under the key `layers`.
-          optimizer: The rest of the train state; its trees use the weights' names.
+          optimizer: The rest of the train state; its trees use the weights' names. None = nothing.
 
         Raises:
           DiskFullError: The disk is too full for this save, or was for the previous one.
@@ -121,11 +123,13 @@ class Checkpoints:
             needed = sum(leaf.nbytes for leaf in jax.tree.leaves((params, optimizer)))
             check_room(as_path(self._folder), needed, "a checkpoint")
         with disk_full_is_a_user_error(f"a checkpoint in {self._folder}"):
+            items = {"params": params} if optimizer is None else {
+                "params": params, "optimizer": optimizer
+            }  # fmt: skip
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
-                    params=ocp.args.PyTreeSave(parts_of(params)),
-                    optimizer=ocp.args.PyTreeSave(parts_of(optimizer)),
+                    **{item: ocp.args.PyTreeSave(parts_of(tree)) for item, tree in items.items()}
                 ),
                 custom_metadata=self._made_of,
             )
@@ -137,6 +141,20 @@ class Checkpoints:
           UserError: There is no such checkpoint.
         """
         return checkpoint_identity(self._at(step))
+
+    def step_of(self, identity: str, *, first: int) -> int | None:
+        """Returns the step of the checkpoint with this identity; None = there is none.
+
+        Args:
+          identity: From `identity`.
+          first: The step to look at first.
+        """
+        steps = sorted(self._manager.all_steps(), key=lambda step: step != first)
+        return next((step for step in steps if self.identity(step) == identity), None)
+
+    def also_made_of(self, more: Mapping[str, Any]) -> None:
+        """Stores more with every later checkpoint, besides `made_of`."""
+        self._made_of |= more
 
     def stored(self, step: int) -> dict[str, StoredArray]:
         """Returns shapes and dtypes of a checkpoint's weights, by their names on disk.

@@ -1,4 +1,4 @@
-"""Converts a checkpoint to safetensors shards, with a few tensors in memory at a time.
+"""Converts a checkpoint, or its adapters, to safetensors, with a few tensors in memory at a time.
 
 The order of writing makes interruption safe: the record of the export, the shards (each atomic),
 the index, and last `config.json`, without which nothing loads.
@@ -21,11 +21,13 @@ from parrot_jax.core.files import atomic_write, check_room, hash_file, read_json
 from parrot_jax.core.logs import console, progress
 from parrot_jax.model.hf_config import to_hf
 from parrot_jax.model.model_config import ModelConfig
+from parrot_jax.weights.adapters import recorded
 from parrot_jax.weights.dtypes import SAFETENSORS_NAMES, Dtype
 from parrot_jax.weights.exports import RECORD, read_record
 from parrot_jax.weights.hf_folder import DTYPES, INDEX, cast_finite
 from parrot_jax.weights.model_folder import ModelFolder
 from parrot_jax.weights.names import Tensor, tensors
+from parrot_jax.weights.peft_folder import CONFIG, WEIGHTS, adapter_tensors, config_text
 
 MAX_SHARD_BYTES = 4 * 10**9
 """Limit on the bytes of weights in one file."""
@@ -76,7 +78,7 @@ def flax_to_hf(
       DiskFullError: The disk is full.
     """
     out = Path(out)
-    checkpoints, step = folder.open_checkpoint(step)
+    checkpoints, step = folder.open_weights(step)
     stored = checkpoints.stored(step)
     if dtype is None:
         dtype = _most_common([array.dtype for array in stored.values()])
@@ -120,6 +122,81 @@ def flax_to_hf(
         if len(shards) > 1:
             _write_index(out, shards, DTYPES[dtype])
     return dtype
+
+
+def flax_to_peft(
+    folder: ModelFolder,
+    out: Path | str,
+    *,
+    base: str,
+    dtype: Dtype | None = None,
+    step: int | None = None,
+    tokenizer: str | None = None,
+) -> Dtype:
+    """Writes the adapters of a checkpoint in peft's format.
+
+    Call `write_peft_config` afterwards: without `adapter_config.json` nothing loads.
+
+    Args:
+      folder: A run with adapters.
+      out: The output folder; an interrupted export of the same checkpoint is resumed.
+      base: A folder or hub repository of the base, in Hugging Face's format.
+      dtype: Dtype to write; None = the dtype of the adapters.
+      step: Which checkpoint; None = the newest.
+      tokenizer: Fingerprint of the tokenizer that will be exported too, or None.
+
+    Returns:
+      The dtype that was written.
+
+    Raises:
+      UserError: The checkpoint has no adapters; or as in `flax_to_hf`.
+      DiskFullError: The disk is full.
+    """
+    out = Path(out)
+    checkpoints, step = folder.open_checkpoint(step)
+    adapter = recorded(checkpoints, step)
+    if adapter is None:
+        raise UserError(
+            f"{folder.path} has whole weights, not adapters; export them without --peft."
+        )
+    if dtype is None:
+        dtype = _most_common([array.dtype for array in checkpoints.stored(step).values()])
+    shard = Shard(WEIGHTS, tuple(adapter_tensors(folder.load_model(), adapter.lora)))
+    record = {
+        "checkpoint": checkpoints.identity(step),
+        "dtype": dtype,
+        "tokenizer": tokenizer,
+        "base": base,
+        "shards": {WEIGHTS: [tensor.theirs for tensor in shard.tensors]},
+    }
+
+    def read(tensor: Tensor) -> Shaped[np.ndarray, "..."]:
+        ours = checkpoints.read(step, tensor.ours)
+        return tensor.to_theirs(
+            cast_finite(ours, DTYPES[dtype], f"{tensor.ours} as {dtype}", _IF_NOT_FINITE)
+        )
+
+    with disk_full_is_a_user_error(f"the export in {out}"):
+        _claim(out, record)
+        check_room(out, sum(_nbytes(one, DTYPES[dtype]) for one in shard.tensors), "the export")
+        with progress("tensors", total=len(shard.tensors)) as advance:
+            digest = _write_shard(out / WEIGHTS, shard, dtype, map(read, shard.tensors), advance)
+        write_json(out / RECORD, record | {"sha256": {WEIGHTS: digest}})
+    return dtype
+
+
+def write_peft_config(folder: ModelFolder, out: Path | str, base: str, step: int) -> None:
+    """Writes `adapter_config.json`, last of all files of an export of adapters."""
+    out = Path(out)
+    adapter = recorded(folder.open_checkpoint(step)[0], step)
+    assert adapter is not None
+    text = config_text(folder.load_model(), adapter.lora, base)
+    hashes = {name: hash_file(out / name) for name in _HASHED if (out / name).exists()}
+    hashes[CONFIG] = hashlib.sha256(text.encode()).hexdigest()
+    record = read_json(out / RECORD)
+    write_json(out / RECORD, record | {"sha256": record["sha256"] | hashes})
+    with atomic_write(out / CONFIG) as file:
+        file.write(text)
 
 
 def write_hf_config(

@@ -58,6 +58,31 @@ class _Stored(NamedTuple):
     offset: int
     """In bytes, from the start of the file."""
 
+    def read(self) -> Shaped[np.ndarray, "..."]:
+        """The whole tensor, as a view of the file."""
+        # One mmap per tensor: pages that were read count as this process's memory until the map is
+        # closed, and a file may be larger than the memory. `safe_open` would copy.
+        with open_input(self.file, "rb") as file:
+            bytes_ = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        dtype = DTYPES[_DTYPE_OF[self.dtype]]
+        return np.frombuffer(bytes_, dtype, math.prod(self.shape), self.offset).reshape(self.shape)
+
+
+def read_tensors(file: Path) -> dict[str, _Stored]:
+    """Reads the header of a safetensors file: its tensors by name.
+
+    Raises:
+      UserError: It is truncated or not safetensors, or a dtype is not one of `DTYPES`.
+    """
+    stored = {one.name: one for one in _read_header(file)}
+    for one in stored.values():
+        if one.dtype not in _DTYPE_OF:
+            raise UserError(
+                f"{file}: {_shown(one.name)} has dtype {one.dtype}, not one of "
+                f"{', '.join(_DTYPE_OF)}."
+            )
+    return stored
+
 
 class HfFolder:
     """The weights of one folder; reads only headers until `read` is called.
@@ -123,14 +148,7 @@ class HfFolder:
         return tensor.part(index).to_ours(part)
 
     def _get(self, name: str, index: tuple[slice, ...]) -> Shaped[np.ndarray, "..."]:
-        # One mmap per tensor: pages that were read count as this process's memory until the map is
-        # closed, and a file may be larger than the memory. `safe_open` would copy.
-        stored = self._stored[name]
-        with open_input(stored.file, "rb") as file:
-            bytes_ = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        dtype = DTYPES[_DTYPE_OF[stored.dtype]]
-        values = np.frombuffer(bytes_, dtype, math.prod(stored.shape), stored.offset)
-        return values.reshape(stored.shape)[index]
+        return self._stored[name].read()[index]
 
     def _check(self, counts: Counter[str]) -> None:
         shapes = {name: stored.shape for name, stored in self._stored.items()}

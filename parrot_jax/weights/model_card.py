@@ -35,6 +35,7 @@ def model_card(
     step: int,
     dtype: str,
     license: str | None,
+    base: str | None = None,
 ) -> str:
     """Returns the text of `README.md`, with the hub's YAML header.
 
@@ -45,10 +46,15 @@ def model_card(
       step: The step of the checkpoint.
       dtype: The dtype of the weights.
       license: A license id of the hub, e.g. `llama2`; None = not stated.
+      base: Of adapters: the folder or repository of their base. None = whole weights.
     """
     header = {
         "license": license or "other",
-        "library_name": "transformers",
+        **(
+            {"library_name": "transformers"}
+            if base is None
+            else {"library_name": "peft", "base_model": base}
+        ),
         "pipeline_tag": "text-generation",
         "tags": ["parrot", *([f"parrot-{training.task}"] if training else [])],
     }
@@ -63,4 +69,5 @@ def model_card(
         step=step,
         dtype=dtype,
         license=license,
+        base=base,
     )

@@ -21,6 +21,7 @@ from parrot_jax.core.yaml_files import read_yaml
 from parrot_jax.model import decoder
 from parrot_jax.model.model_config import ModelConfig
 from parrot_jax.sharding import MeshConfig, make_mesh, param_shardings
+from parrot_jax.weights import adapters
 from parrot_jax.weights.checkpoints import Checkpoints, DamagedCheckpointError
 
 # May differ from the weights that training starts from: they do not change the forward pass.
@@ -42,6 +43,8 @@ class ConvertedConfig:
     """BOS id from the source's config."""
     eos_token_id: tuple[int, ...] = ()
     """EOS ids from the source's config."""
+    init_from: str | None = None
+    """Of adapters: the folder of their base."""
     model: ModelConfig
     """Architecture and sizes."""
 
@@ -152,6 +155,32 @@ class ModelFolder:
                 )
         return checkpoints, step
 
+    def open_weights(
+        self, step: int | None = None
+    ) -> tuple[Checkpoints | adapters.MergedCheckpoint, int]:
+        """Opens a checkpoint to read whole weights; adapters are merged with their base.
+
+        Args:
+          step: Which checkpoint; None = the newest.
+
+        Raises:
+          UserError: As in `open_checkpoint`, or the base of the adapters has moved or changed.
+        """
+        checkpoints, step = self.open_checkpoint(step)
+        adapter = adapters.recorded(checkpoints, step)
+        if adapter is None:
+            return checkpoints, step
+        model = self.load_model()
+        merged = adapters.MergedCheckpoint(
+            model, adapter, (checkpoints, step), self.open_base(adapter)
+        )
+        return merged, step
+
+    def open_base(self, adapter: adapters.Adapter) -> tuple[Checkpoints, int]:
+        """Opens the base of the adapters in this folder; see `adapters.open_base`."""
+        init_from = self.read_config().get("init_from")
+        return adapters.open_base(self.load_model(), adapter, self.path, init_from)
+
     def tokenizer_fingerprint(self) -> str | None:
         """Returns the fingerprint of the tokenizer stored with the weights; None = unknown."""
         checkpoints = Checkpoints(self.checkpoints, read_only=True)
@@ -164,7 +193,7 @@ class ModelFolder:
 def load_params(
     folder: ModelFolder | AnyPath | str, like: Any = None, *, step: int | None = None
 ) -> Any:
-    """Loads the weights of a folder; safe while a run trains there.
+    """Loads the weights of a folder, merged if they are adapters; safe while a run trains there.
 
     Args:
       folder: The folder.
@@ -172,14 +201,19 @@ def load_params(
       step: Which checkpoint; None = the newest.
 
     Raises:
-      UserError: See `open_checkpoint`; or there is no model, or its shapes differ from `like`.
+      UserError: See `open_weights`; or there is no model, or its shapes differ from `like`.
     """
     folder = folder if isinstance(folder, ModelFolder) else ModelFolder(folder)
     if like is None:
         mesh = make_mesh(MeshConfig(fsdp=1), jax.devices()[:1])
         like = abstract_params(folder.load_model(), mesh)
     checkpoints, step = folder.open_checkpoint(step)
-    return checkpoints.restore(step, {"params": like})["params"]
+    adapter = adapters.recorded(checkpoints, step)
+    if adapter is None:
+        return checkpoints.restore(step, {"params": like})["params"]
+    return adapters.restore_merged(
+        folder.load_model(), adapter, (checkpoints, step), folder.open_base(adapter), like
+    )
 
 
 def made_of(model: ModelConfig, tokenizer: str | None) -> dict[str, Any]:

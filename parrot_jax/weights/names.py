@@ -101,6 +101,29 @@ def layer_key(layer: int) -> str:
     return f"{layer:02d}"
 
 
+def layer_of(name: str) -> tuple[tuple[str, ...], int | None]:
+    """Splits a name in a checkpoint into its keys without the layer, and the layer.
+
+    >>> layer_of("layers.07.attention.q"), layer_of("norm")
+    ((('layers', 'attention', 'q'), 7), (('norm',), None))
+    """
+    keys = name.split(".")
+    if "layers" not in keys:
+        return tuple(keys), None
+    at = keys.index("layers") + 1
+    return (*keys[:at], *keys[at + 1 :]), int(keys[at])
+
+
+def disk_name(keys: Sequence[str], layer: int) -> str:
+    """Joins keys and a layer to a name in a checkpoint; the inverse of `layer_of`.
+
+    >>> disk_name(["lora", "layers", "attention", "q", "a"], 7)
+    'lora.layers.07.attention.q.a'
+    """
+    at = list(keys).index("layers") + 1
+    return ".".join([*keys[:at], layer_key(layer), *keys[at:]])
+
+
 def _shapes(
     their_dims: Sequence[str], our_dims: Sequence[str], sizes: dict[str, int]
 ) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...], int | None]:

@@ -45,7 +45,7 @@ def verify(source: HfFolder, folder: ModelFolder, *, step: int | None = None) ->
       UserError: The model configs differ, or there is no such checkpoint.
     """
     check_same_model(folder.path, source.config)
-    checkpoints, step = folder.open_checkpoint(step)
+    checkpoints, step = folder.open_weights(step)
     stored, found = checkpoints.stored(step), Comparison()
     absent = [tensor.ours for tensor in source.tensors if tensor.ours not in stored]
     if absent:

@@ -87,7 +87,9 @@ def final_state(run: Path) -> tuple[list[Any], list[dict[str, Any]], list[str]]:
     from parrot_jax.weights.checkpoints import Checkpoints
 
     config = load_config(TrainConfig, run / "config.yaml")
-    like = abstract_state(config.model, adamw(config.optim, lambda _: 0.0), make_mesh(config.mesh))
+    like = abstract_state(
+        config.model, adamw(config.optim, lambda _: 0.0), make_mesh(config.mesh), lora=config.lora
+    )._replace(frozen={})
     checkpoints = Checkpoints(run / "checkpoints")
     step = checkpoints.latest_step()
     assert step is not None
@@ -155,6 +157,37 @@ def test_training_killed_inside_a_save_ends_with_the_same_bits(
     assert any(checkpoints.glob("*orbax-checkpoint-tmp*")), "the kill came after the save"
     finish(killed)
     assert not any(checkpoints.glob("*orbax-checkpoint-tmp*"))
+    assert_same(tmp_path / "killed", tmp_path / "whole")
+
+
+def test_training_of_adapters_killed_3_times_ends_with_the_same_bits(
+    write_config: Callable[..., Path], tmp_path: Path
+) -> None:
+    first = write_config("first", max_steps=2)
+    values = yaml.safe_load(first.read_text())
+    first.write_text(yaml.safe_dump(values | {"eval_every_epochs": 4}))
+    finish(first)
+    # The base of these is itself a run with adapters, so that a kill may also hit its merging.
+    adapters = {"lora": {"rank": 4, "alpha": 8, "dropout": 0.2}}
+
+    def write(name: str, base: str, max_steps: int) -> Path:
+        config = write_config(name, max_steps=max_steps)
+        values = yaml.safe_load(config.read_text())
+        config.write_text(yaml.safe_dump(values | adapters | {"init_from": str(tmp_path / base)}))
+        return config
+
+    finish(write("base", "first", 2))
+    whole, killed = write("whole", "base", 10), write("killed", "base", 10)
+    finish(whole)
+    run = tmp_path / "killed"
+    moments: list[Callable[[], bool]] = [
+        lambda: any(run.glob("base/checkpoints/*")),
+        lambda: steps_logged(run) > 3,
+        lambda: steps_logged(run) > 7,
+    ]
+    for moment in moments:
+        assert kill_when(killed, moment), "ended too early"
+    finish(killed)
     assert_same(tmp_path / "killed", tmp_path / "whole")
 
 

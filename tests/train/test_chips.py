@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from parrot_jax.model.families import num_parameters
+from parrot_jax.model.lora_config import LoraConfig
 from parrot_jax.model.model_config import ModelConfig
 from parrot_jax.model.presets import PRESETS
 from parrot_jax.train.chips import CHIPS, chip_of, flops_per_token
@@ -40,6 +41,14 @@ def test_a_sliding_window_lowers_the_flops_of_attention() -> None:
     attention = 3 * 2 * (2 * 2 * 2) * 2  # for one token attended to
     assert flops_per_token(TINY, 8) - flops_per_token(windowed, 8) == (4 - 1.75) * attention
     assert flops_per_token(windowed, 2) == flops_per_token(TINY, 2)
+
+
+def test_a_frozen_weight_takes_4_flops_and_an_adapters_weight_6() -> None:
+    # Rank 1: q, k, v, o and gate, up, down have one weight for each input and each output.
+    attention = (4 + 4) + (4 + 2) + (4 + 2) + (4 + 4)
+    adapters = 2 * (attention + 3 * (4 + 6))
+    saved = flops_per_token(TINY, 8) - flops_per_token(TINY, 8, LoraConfig(rank=1))
+    assert saved == 2 * 300 - 6 * adapters
 
 
 def test_a_tied_embedding_is_the_head_and_counts_once() -> None:

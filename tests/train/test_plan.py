@@ -548,6 +548,22 @@ def test_one_h200_has_no_room_for_a_float32_sum_of_gradients() -> None:
 
 
 @pytest.mark.plan
+def test_adapters_of_13b_fit_one_a100() -> None:
+    config = "configs/train/parrot_chat_llama2_13b_lora_a100.yaml"
+    plan = json.loads(
+        run_alone("-m", "parrot_jax.cli", "plan", config, "--topology", "a100-80g:1x1", "--json")[0]
+    )
+    assert plan["fits"], plan["free_share"]
+    # Two bytes a frozen weight, four for each of the 62.6M trained ones, and twice that as moments.
+    trained = 16 * 40 * (4 * (5120 + 5120) + 3 * (5120 + 13824))
+    assert plan["params_bytes"] == 2 * 13_015_864_320 + 4 * trained
+    assert plan["optimizer_bytes"] == pytest.approx(8 * trained, abs=100)
+    assert plan["flops_per_token"] == (
+        4 * (13_015_864_320 - 32_000 * 5120) + 6 * trained + 6 * 40 * 5120 * 4096
+    )
+
+
+@pytest.mark.plan
 def test_a_slice_with_too_little_memory_says_what_is_needed() -> None:
     plan = planned("v5e", "v5e:2x4", "--mesh.fsdp", "8")
     assert set(plan) == KEYS

@@ -37,13 +37,13 @@ from parrot_jax.train.reference import (
     compile_answer_logprobs,
     load_reference,
     reference_key,
-    weights_hash,
 )
 from parrot_jax.train.run_folder import RunFolder
 from parrot_jax.train.setup import set_up
 from parrot_jax.train.step import summed_gradients
 from parrot_jax.train.train_config import OptimConfig, PreferenceConfig, TrainConfig
 from parrot_jax.train.train_state import TrainState
+from parrot_jax.weights.fingerprints import weights_hash
 
 MODEL = ModelConfig(
     vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
