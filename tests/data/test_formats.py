@@ -199,6 +199,17 @@ def test_a_later_window_opens_like_a_dialogue_with_the_system_text(
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_a_shortened_system_text_keeps_its_end(kind: str, folders: dict[str, Path]) -> None:
+    template = template_of(kind, folders[kind])
+    ((tokens, _),) = _windows(template, "Be brief. " * 200, ["assistant"], 200, SAID[:2])
+    shown = template.tokenizer.show(tokens.tolist())
+    _, end = template.text("Be brief", [("user", "Hi")]).split("Be brief")
+    if kind == "stripping":  # it takes the line breaks
+        shown, end = shown.replace("\n", ""), end.replace("\n", "")
+    assert f"...{end}" in shown
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_prompts_are_beginnings_of_what_is_trained_on(kind: str, folders: dict[str, Path]) -> None:
     template = template_of(kind, folders[kind])
     for system in ("", "Be brief."):
