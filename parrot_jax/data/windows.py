@@ -52,6 +52,9 @@ class Cutter:
         self.mark = template.cut_mark
         self._openings = template.tokenizer.openings()
         self._bare = template.render([("", [])])[0].prefix
+        # Behind a letter, since a line break behind a full stop may be one token with it.
+        with_end = template.render([("a", [("user", "a")])])[0].prefix
+        self._system_end = with_end.ids[len(with_end.ids) - with_end.num_tail :]
 
     def keep_end(self, turn: RenderedTurn, num_ids: int) -> RenderedTurn:
         """Keeps header, mark and the end of the turn, which is closest to the next turn.
@@ -72,12 +75,12 @@ class Cutter:
     def keep_beginning(self, rendering: Rendering, num_ids: int) -> Rendering:
         """Keeps the beginning of the system text, or only BOS if no text would be left."""
         prefix = rendering.prefix
-        num_kept = num_ids - len(self.mark) - prefix.num_tail
+        num_kept = num_ids - len(self.mark) - len(self._system_end)
         if num_kept <= prefix.num_header:
             return rendering._replace(prefix=self._bare, opens_user=False)
-        tail = prefix.ids[len(prefix.ids) - prefix.num_tail :]
-        ids = [*prefix.ids[:num_kept], *self.mark, *tail]
-        return rendering._replace(prefix=prefix._replace(ids=ids))
+        ids = [*prefix.ids[:num_kept], *self.mark, *self._system_end]
+        prefix = prefix._replace(ids=ids, num_tail=len(self._system_end))
+        return rendering._replace(prefix=prefix)
 
 
 def make_windows(

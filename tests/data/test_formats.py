@@ -199,6 +199,17 @@ def test_a_later_window_opens_like_a_dialogue_with_the_system_text(
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_a_shortened_system_text_keeps_its_end(kind: str, folders: dict[str, Path]) -> None:
+    template = template_of(kind, folders[kind])
+    ((tokens, _),) = _windows(template, "Be brief. " * 200, ["assistant"], 200, SAID[:2])
+    shown = template.tokenizer.show(tokens.tolist())
+    _, end = template.text("Be brief", [("user", "Hi")]).split("Be brief")
+    if kind == "stripping":  # it takes the line breaks
+        shown, end = shown.replace("\n", ""), end.replace("\n", "")
+    assert f"...{end}" in shown
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_prompts_are_beginnings_of_what_is_trained_on(kind: str, folders: dict[str, Path]) -> None:
     template = template_of(kind, folders[kind])
     for system in ("", "Be brief."):
@@ -379,3 +390,117 @@ def _with_published(source: Path, published: str, folder: Path, kind: str = "qwe
     config = json.loads((source / "tokenizer_config.json").read_text())
     (folder / "tokenizer_config.json").write_text(json.dumps(config | {"chat_template": published}))
     return make_template(KINDS[kind].template, load_tokenizer(folder))
+
+
+# ---- constructs of published templates ----------------------------------------------------------
+
+MARKED = """{%- for m in messages %}
+    {{- '<|im_start|>' + m['role'] + '\n' }}
+    {%- generation %}
+    {{- m['content'] + '<|im_end|>\n' }}
+    {%- endgeneration %}
+{%- endfor %}"""
+TOOLS = (
+    "{% if tools is not none %}{{ tools | tojson(indent=2, ensure_ascii=True) }}{% endif %}"
+    "{% macro said(m) %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}"
+    "{% endmacro %}{% set ns = namespace(text='') %}{% for m in messages %}"
+    "{% if loop.previtem is defined and loop.previtem.role == m.role %}{{ 1 / 0 }}{% endif %}"
+    "{% set ns.text = ns.text ~ said(m) %}{% endfor %}{{ ns.text }}"
+)
+
+
+@pytest.mark.parametrize("published", [MARKED, TOOLS])
+def test_templates_are_rendered_as_in_transformers(
+    published: str, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    template = _with_published(folders["qwen"], published, tmp_path)
+    theirs = reference(tmp_path).apply_chat_template(
+        [{"role": role, "content": text} for role, text in SAID], tokenize=False
+    )
+    assert theirs == template.text("", SAID)  # type: ignore[arg-type]
+    assert differences(template, [("", SAID)]) == []  # type: ignore[list-item]
+    reference.cache_clear()
+
+
+THINKS = (
+    "{% for m in messages %}{% set said = m.content %}"
+    "{% if m.role == 'assistant' and '</think>' in said %}"
+    "{% set said = said.split('</think>')[-1].lstrip('\n') %}{% endif %}"
+    "{% if loop.last and m.role == 'assistant' %}"
+    "{% set said = '<think>\n\n</think>\n\n' + said %}{% endif %}"
+    "{{ '<|im_start|>' + m.role + '\n' + said + '<|im_end|>\n' }}{% endfor %}"
+)
+OPENS_ANSWERS = (
+    "{% for m in messages %}{% if m.role == 'user' %}{{ '<|im_start|>user\n' + m.content"
+    " + '<|im_end|>\n<|im_start|>assistant\n' }}{% else %}{{ m.content + '<|im_end|>\n' }}"
+    "{% endif %}{% endfor %}"
+)
+TAGS = "Why <think>\n</think> twice?"
+
+
+@pytest.mark.parametrize(
+    ("published", "system", "said", "expected"),
+    [
+        (THINKS, "", [("user", TAGS), ("assistant", "b")], ["it writes empty <think> tags"]),
+        (
+            THINKS,
+            "",
+            [("user", "a"), ("assistant", "<think>x</think>\n\nb"), *SAID],
+            ["it writes empty <think> tags", "it changes answers with <think> tags"],
+        ),
+        # As in Yi 1.5, where a question ends with the header of its answer.
+        (OPENS_ANSWERS, "", SAID[:3], []),
+        (OPENS_ANSWERS, "", SAID[:1], []),
+        ("{{ bos_token }}CHATML", "", SAID, ["it opens with <|startoftext|>"]),
+        ("{% set messages = messages[1:] %}CHATML", "S", SAID, ["it leaves out the system text"]),
+        ("{{ 'Help. ' }}CHATML", "", SAID, ["it opens with a system text of its own, 'Help.'"]),
+        (
+            "{{ 'Help.\n' }}CHATMLEND",
+            "",
+            SAID,
+            ["it ends with other white space", "it opens with a system text of its own, 'Help.'"],
+        ),
+    ],
+)
+def test_differences_have_their_names(
+    published: str,
+    system: str,
+    said: Any,
+    expected: list[str],
+    folders: dict[str, Path],
+    tmp_path: Path,
+) -> None:
+    chatml = KINDS["yi"].published
+    ending = chatml.replace("'<|im_end|>' + '\n'", "'<|im_end|>' + ('' if loop.last else '\n')")
+    published = published.replace("CHATMLEND", ending).replace("CHATML", chatml)
+    template = _with_published(folders["yi"], published, tmp_path, kind="yi")
+    found = differences(template, [(system, said)])
+    assert found == [f"{each}, in 1 of 1 dialogues" for each in expected]
+
+
+@pytest.mark.parametrize(
+    ("hostile", "said"),
+    [
+        ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "needs"),
+        ("{{ messages[0].role * 10**10 }}", "cannot render a dialogue: MemoryError"),
+        (
+            "{% for n in range(30) %}{{ messages[0].role * 10**6 }}{% endfor %}",
+            "renders dialogues of many megabytes",
+        ),
+        ("{{ raise_exception('\x1b[2J' ~ 'x' * 10**6) }}", "cannot render a dialogue: .{0,300}C"),
+    ],
+)
+def test_a_hostile_template_ends_in_a_short_error(
+    hostile: str,
+    said: str,
+    folders: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("parrot_jax.data.templates.published._TIMEOUT_S", 3)
+    template = _with_published(folders["qwen"], hostile, tmp_path)
+    with pytest.raises(UserError, match=said) as caught:
+        differences(template, [("", SAID)])  # type: ignore[list-item]
+    assert len(str(caught.value)) < 600
+    assert "\x1b" not in str(caught.value)
+    assert native_format(template.tokenizer) is None

@@ -77,6 +77,7 @@ class Numbers(Cutter):
     def __init__(self) -> None:
         self.mark = [MARK]
         self._bare = RenderedTurn([1], 1)
+        self._system_end = [END]
         self._openings = np.ones(1300, np.uint8)
 
 

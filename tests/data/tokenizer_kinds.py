@@ -157,6 +157,12 @@ def _mistral(texts: Iterable[str]) -> tokenizers.Tokenizer:
     return made
 
 
+def _tekken(texts: Iterable[str]) -> tokenizers.Tokenizer:
+    """Byte-level, with line breaks joined to the punctuation before them, as in Mistral Nemo."""
+    return _byte_level([*texts, ".\n\n" * 50], ["<unk>", "<s>", "</s>", "[INST]", "[/INST]"], "1",
+                       bos="<s>")  # fmt: skip
+
+
 def _yi(texts: Iterable[str]) -> tokenizers.Tokenizer:
     """No `▁` at the beginning at all."""
     made = _metaspace(texts, ["<|startoftext|>", "<|endoftext|>", "<|im_start|>", "<|im_end|>"])
@@ -209,6 +215,11 @@ KINDS = {
         "mistral",
         _MISTRAL.replace("OPEN", "[INST] ").replace("CLOSE", "[/INST]"),
         "<s>", "</s>", None, _mistral,
+    ),
+    "tekken": Kind(
+        "mistral",
+        _MISTRAL.replace("OPEN", "[INST] ").replace("CLOSE", "[/INST]"),
+        "<s>", "</s>", None, _tekken,
     ),
     "mistral 0.1": Kind(
         "mistral_v1",

@@ -3,7 +3,8 @@
 - `formats`: the formats as tables; a new one is an entry in `FORMATS`.
 - `base`: renders them with any tokenizer.
 - `jinja`: writes them as Jinja templates, from `chat.jinja`.
-- `published`: compares them with the template that a folder brings along.
+- `published`: compares them with the template that a folder brings along, which
+  `rendering` renders in a process of its own.
 """
 
 from parrot_jax.core.errors import UserError

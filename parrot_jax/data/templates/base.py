@@ -98,8 +98,9 @@ class Template:
         if lacking := [token for token in layout.tokens if token not in specials]:
             raise UserError(
                 f"data.template {name} needs the special tokens {', '.join(layout.tokens)}, but "
-                f"the tokenizer has no {', '.join(lacking)}; use data.template: parrot, or the "
-                "tokenizer of a model with this format."
+                f"the tokenizer has no special token {', '.join(lacking)}; use data.template: "
+                "parrot, or the tokenizer of a model with this format. If it is an ordinary token, "
+                "name it in additional_special_tokens of tokenizer_config.json."
             )
         self.control_strings = tuple(sorted({*specials, *layout.marks}))
         self._roles = {role: self._filled(layout.part(role))

@@ -18,7 +18,7 @@ from parrot_jax.core.paths import AnyPath, file_in
 ROLES = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
 
 _LISTS = ("additional_special_tokens", "extra_special_tokens")
-_MAX_ID = 10**7
+MAX_ID = 10**7
 
 
 class AddedToken(NamedTuple):
@@ -69,7 +69,7 @@ def read_added_tokens(
         )
     )
     _check_same_pieces(folder, library, pieces)
-    roles, special = _roles(roles_map | config)
+    roles, special = _roles(_merged(roles_map, config))
     found: dict[str, AddedToken] = {}
     # The first file with a token defines its matching; `added_tokens.json` has only ids.
     for where, content, token_id, entry in _entries(library, config, ids):
@@ -110,7 +110,7 @@ def roles_of(folder: AnyPath) -> tuple[dict[str, Any], dict[str, str], set[str]]
       tokens that are special because of a role.
     """
     config = _read_object(folder, "tokenizer_config.json")
-    roles, special = _roles(_read_object(folder, "special_tokens_map.json") | config)
+    roles, special = _roles(_merged(_read_object(folder, "special_tokens_map.json"), config))
     return config, roles, special
 
 
@@ -132,8 +132,11 @@ def check_library_tokens(
       UserError: The files disagree about a token.
     """
     decoder = config.get("added_tokens_decoder")
+    marked: set[str] = set()
     for key, entry in (decoder if isinstance(decoder, dict) else {}).items():
         content = entry.get("content") if isinstance(entry, dict) else None
+        if isinstance(content, str) and entry.get("special") is True:
+            marked.add(content)
         held = backend.token_to_id(content) if isinstance(content, str) else None
         if held is None or str(held) != key:
             raise UserError(
@@ -143,39 +146,44 @@ def check_library_tokens(
     known = {str(t.content): t for t in backend.get_added_tokens_decoder().values()}
     left_out = [f"{text!r} is named a special token, but has no id"
                 for text in sorted(special) if backend.token_to_id(text) is None]  # fmt: skip
-    for text in sorted(special):
+    for text in sorted(special | marked):
         token = known.get(text)
         if backend.token_to_id(text) is not None and (token is None or not token.special):
-            backend.add_special_tokens([tokenizers.AddedToken(text, normalized=False)])
+            matched = {} if token is None else {
+                name: getattr(token, name) for name in ("lstrip", "rstrip", "single_word")
+            }  # fmt: skip
+            backend.add_special_tokens([tokenizers.AddedToken(text, normalized=False, **matched)])
     for token in backend.get_added_tokens_decoder().values():
-        if not token.special:
-            continue
-        try:
-            check_breakable(AddedToken(str(token.content), 0), folder)
-        except UserError:
-            if token.content in special:
-                raise
-            left_out.append(f"breaking up {token.content!r} in texts: it can overlap itself")
+        text = str(token.content)
+        if token.special and not is_breakable(text):
+            if text in special:
+                check_breakable(AddedToken(text, 0), folder)
+            left_out.append(f"breaking up {text!r} in texts: any text could fake it")
     if config.get("add_eos_token") is True:
         left_out.append("add_eos_token (texts ending with eos_token)")
     return left_out
 
 
-def check_breakable(token: AddedToken, path: AnyPath) -> None:
-    """Rejects a special token that cannot be broken up in texts.
+def is_breakable(text: str) -> bool:
+    """Whether a special token can be broken up in texts.
 
     Inside of texts a space is inserted after its first character. This works only for two or more
     characters, without white space, that cannot overlap themselves.
+    """
+    overlaps = any(text[:size] == text[-size:] for size in range(1, len(text)))
+    return len(text) >= 2 and not overlaps and not any(char.isspace() for char in text)
+
+
+def check_breakable(token: AddedToken, path: AnyPath) -> None:
+    """Rejects a special token that cannot be broken up in texts.
 
     Raises:
-      UserError: It is such a token.
+      UserError: It is such a token; see `is_breakable`.
     """
-    text = token.content
-    overlaps = any(text[:size] == text[-size:] for size in range(1, len(text)))
-    if len(text) < 2 or overlaps or any(char.isspace() for char in text):
+    if not is_breakable(token.content):
         raise UserError(
-            f"{path}: the special token {text!r} is a single character, has white space or can "
-            "overlap itself, so any text could fake it."
+            f"{path}: the special token {token.content!r} is a single character, has white space "
+            "or can overlap itself, so any text could fake it."
         )
 
 
@@ -237,6 +245,11 @@ def _roles(values: Mapping[str, Any]) -> tuple[dict[str, str], set[str]]:
     return roles, {*roles.values(), *(text for text in listed if text)}
 
 
+def _merged(roles_map: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of both files; a null in the second does not hide the first."""
+    return {**roles_map, **{name: value for name, value in config.items() if value is not None}}
+
+
 def _text(value: Any) -> str | None:
     """The text of a token, which may be in an object."""
     if isinstance(value, dict):
@@ -263,11 +276,11 @@ def _entries(
 def _token(
     path: AnyPath, content: Any, token_id: Any, entry: Mapping[str, Any], special: set[str]
 ) -> AddedToken:
-    is_id = type(token_id) is int and 0 <= token_id <= _MAX_ID
+    is_id = type(token_id) is int and 0 <= token_id <= MAX_ID
     if not (isinstance(content, str) and content and is_id):
         raise UserError(
             f"{path}: an added token is {content!r} with the id {token_id!r}; it must be a text "
-            f"with an id from 0 to {_MAX_ID:,}."
+            f"with an id from 0 to {MAX_ID:,}."
         )
     try:
         content.encode()

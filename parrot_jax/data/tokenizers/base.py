@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from parrot_jax.core.errors import UserError
 from parrot_jax.core.files import atomic_write, hash_json, write_json
 from parrot_jax.core.paths import AnyPath, as_path
+from parrot_jax.data.tokenizers.added_tokens import is_breakable
 from parrot_jax.data.tokenizers.alphabets import Alphabet, alphabet_of
 
 _OURS = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": False}
@@ -28,7 +29,8 @@ class Tokenizer:
       bos_id: Its id, or None.
       eos_id: Its id.
       roles: Other tokens with a role, such as `pad_token`, by role.
-      control_strings: Texts of special tokens; the template breaks them up.
+      control_strings: Texts of special tokens; the template breaks them up. Without those that
+        have white space, for example, which stay as they are in texts.
       vocab_size: The largest id plus 1.
       max_piece_chars: Characters of the longest token, for a lower bound on the tokens of a text.
       fingerprint: Hash of the content, 64 hex digits; equal for equal tokenizers.
@@ -60,7 +62,7 @@ class Tokenizer:
         self.chat_template = chat_template
         added = backend.get_added_tokens_decoder()
         special = {index: str(token.content) for index, token in added.items() if token.special}
-        self.control_strings = tuple(sorted(set(special.values())))
+        self.control_strings = tuple(sorted({s for s in special.values() if is_breakable(s)}))
         self._special_ids = frozenset(special)
         vocab = backend.get_vocab(with_added_tokens=True)
         self.max_piece_chars = max(map(len, vocab))

@@ -8,6 +8,7 @@ Behind a special token the encoder adds no dummy prefix, and no piece has a spac
 header and its text are never merged.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,8 +33,12 @@ _MAX_MODEL_BYTES = 64 * 2**20
 _MAX_PIECES = 10**6
 
 
+_TIKTOKEN = re.compile(rb"[A-Za-z0-9+/]+=* \d+\r?\n")
+"""The first line of a file of tiktoken, which some folders name `tokenizer.model`."""
+
+
 class NotLlamaError(UserError):
-    """A SentencePiece model that is whole, but of another kind than LLaMA's."""
+    """A model that is whole, but of another kind than LLaMA's."""
 
 
 def read_model(
@@ -151,6 +156,11 @@ def _read_proto(path: AnyPath) -> Any:
         # In parts, since one large read would allocate the limit for any file.
         while len(content) <= _MAX_MODEL_BYTES and (part := file.read(2**16)):
             content += part
+    if _TIKTOKEN.match(content):
+        raise NotLlamaError(
+            f"{path} is a file of tiktoken, not a SentencePiece model; use a folder with the "
+            "model's tokenizer.json."
+        )
     proto = sentencepiece_model_pb2.ModelProto()  # pyright: ignore[reportAttributeAccessIssue]
     try:
         if len(content) > _MAX_MODEL_BYTES:
