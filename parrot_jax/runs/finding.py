@@ -98,6 +98,8 @@ def _training(folder: Path) -> _Look:
     kind = {"ask": "asker", "chat": "chat model"}.get(str(config.get("task")), "training")
     if config.get("objective") == "preference":
         kind += ", CaPO"
+    if isinstance(config.get("lora"), dict):
+        kind += f", LoRA of rank {config['lora'].get('rank')}"
     loss = f"loss {row['loss']:.4f}" if isinstance(row.get("loss"), float) else ""
     return _Look(kind, step == num_steps, _progress(step, num_steps, "steps"), loss)
 

@@ -37,6 +37,13 @@ def test_runs_are_finished_stopped_running_or_damaged(tmp_path: Path) -> None:
     assert {run.state for run in find_runs(tmp_path / "b")} == {"stopped"}
 
 
+def test_a_run_of_adapters_says_so(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", config={"objective": "preference", "lora": {"rank": 8}})
+    write_run(tmp_path / "b", config={"lora": None})
+    kinds = [run.kind for run in find_runs(tmp_path)]
+    assert kinds == ["chat model, CaPO, LoRA of rank 8", "chat model"]
+
+
 def test_one_odd_run_does_not_hide_the_others(tmp_path: Path) -> None:
     write_run(tmp_path / "a", config={"epochs": float("inf")})
     metrics = write_run(tmp_path / "b") / "metrics.jsonl"
