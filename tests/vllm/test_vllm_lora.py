@@ -44,7 +44,7 @@ def test_adapters_have_the_tokens_of_the_merged_weights(tiny_run: Path, tmp_path
     parrot("convert", "flax-to-hf", run, tmp_path / "peft", "--peft")
     command = [*VLLM, "--model", tmp_path / "base", "--served-model-name", "base",
                "--dtype", "float32", "--enforce-eager", "--host", "127.0.0.1", "--enable-lora",
-               "--max-lora-rank", "8", "--lora-dtype", "float32",
+               "--max-lora-rank", "8",
                "--lora-modules", f"adapted={tmp_path / 'peft'}"]  # fmt: skip
     folder = RunFolder(run)
     template = ParrotTemplate(folder.load_tokenizer())
