@@ -8,7 +8,7 @@ import openai
 import pytest
 import yaml
 
-from parrot_jax.data.templates.parrot import ParrotTemplate
+from parrot_jax.data.templates import make_template
 from parrot_jax.model.generate import generate
 from parrot_jax.train.run_folder import RunFolder
 from parrot_jax.weights.model_folder import load_params
@@ -47,7 +47,7 @@ def test_adapters_have_the_tokens_of_the_merged_weights(tiny_run: Path, tmp_path
                "--max-lora-rank", "8",
                "--lora-modules", f"adapted={tmp_path / 'peft'}"]  # fmt: skip
     folder = RunFolder(run)
-    template = ParrotTemplate(folder.load_tokenizer())
+    template = make_template("parrot", folder.load_tokenizer())
     prompts = [template.prompt("", [("user", text), ("assistant", "word")]) for text in
                ("what about the river of Velora?", "hello", "question 3 word")]  # fmt: skip
     params = load_params(run)

@@ -4,22 +4,33 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from parrot_jax.cli import main
 from parrot_jax.core.config import load_config
+from parrot_jax.losses.token_loss import role_weighted_nll
 from parrot_jax.model.decoder import hidden_states, unembedding
 from parrot_jax.model.generate import generate
+from parrot_jax.model.lora import init_adapters, scaled
+from parrot_jax.model.lora_config import LoraConfig
 from parrot_jax.train.train_config import TrainConfig
 from parrot_jax.weights.model_folder import ModelFolder, load_params
+from parrot_jax.weights.peft_folder import adapter_tensors
 
-from ..model.test_transformers import random_model
+from ..model.test_transformers import SIZES
+from ..torch_models import leaf, our_states, random_model
 
 pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings("default")]
 
 IDS = [1, *range(7, 60, 3)]
+
+
+def a_model(folder: Path, **values: Any) -> Any:
+    sizes = {"model_type": "llama"} | SIZES | {"num_key_value_heads": 2}
+    return random_model(folder, sizes | values)
 
 
 def our_logits(folder: Path) -> np.ndarray:
@@ -66,7 +77,7 @@ def test_adapters_of_peft_have_its_logits(
     family: str, settings: dict[str, Any], tmp_path: Path
 ) -> None:
     changes = {"sliding_window": None} if family == "mistral" else {}
-    model = random_model(tmp_path / "hf", model_type=family, num_key_value_heads=2, **changes)
+    model = a_model(tmp_path / "hf", model_type=family, **changes)
     before = their_logits(model)
     adapted = with_random_adapters(model, **settings)
     adapted.save_pretrained(tmp_path / "peft")
@@ -76,6 +87,37 @@ def test_adapters_of_peft_have_its_logits(
     theirs = their_logits(adapted)
     np.testing.assert_allclose(our_logits(tmp_path / "adapted"), theirs, atol=1e-4)
     assert np.abs(theirs - before).max() > 0.1
+
+
+def test_gradients_of_adapters_are_pefts(tmp_path: Path) -> None:
+    import torch
+
+    adapted = with_random_adapters(a_model(tmp_path / "hf"))
+    adapted.save_pretrained(tmp_path / "peft")
+    assert main(["convert", "hf-to-flax", f"{tmp_path}/hf", f"{tmp_path}/flax"]) == 0
+    logits = adapted(torch.tensor([IDS[:-1]])).logits[0]
+    torch.nn.functional.cross_entropy(logits, torch.tensor(IDS[1:]), reduction="sum").backward()
+    theirs = {name.replace(".default", ""): weight
+              for name, weight in adapted.named_parameters() if weight.requires_grad}  # fmt: skip
+
+    lora, config = LoraConfig(rank=4, alpha=8), ModelFolder(tmp_path / "flax").load_model()
+    params, named = load_params(tmp_path / "flax"), adapter_tensors(config, lora)
+    adapters = {"lora": jax.tree.map(np.array, init_adapters(config, lora, seed=0))}
+    for tensor in named:
+        given = theirs[tensor.theirs].detach().numpy()
+        leaf(adapters, tensor)[:] = tensor.to_ours(given)
+
+    def loss(adapters: dict[str, Any]) -> Any:
+        whole = scaled({**params, **adapters}, lora)
+        states = our_states(config, whole, np.array([IDS[:-1]]))
+        weights, targets = jnp.ones((1, len(IDS) - 1)), jnp.asarray([IDS[1:]])
+        return role_weighted_nll(states, unembedding(params), targets, weights, tile=32)[0]
+
+    grads = jax.tree.map(np.asarray, jax.grad(loss)(adapters))
+    for tensor in named:
+        ours, wanted = tensor.to_theirs(leaf(grads, tensor)), theirs[tensor.theirs].grad.numpy()
+        assert np.abs(wanted).max() > 0
+        assert np.abs(ours - wanted).max() < 1e-4 * max(1.0, np.abs(wanted).max()), tensor.theirs
 
 
 def test_adapters_of_ours_have_the_same_tokens_in_peft_and_transformers(
