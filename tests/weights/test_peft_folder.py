@@ -142,6 +142,10 @@ def test_rank_stabilised_adapters_are_scaled_by_the_root_of_the_rank(
         ({"peft_type": "IA3"}, "peft_type is 'IA3'; supported is \"LORA\"."),
         ({"r": 4}, "layers.0.self_attn.q_proj.lora_A.weight is [3, 32], not [4, 32]"),
         ({"lora_alpha": "6"}, "lora_alpha is '6'; it must be a number."),
+        ({"lora_alpha": 10**400}, "adapter_config.json: lora.alpha is 1000"),
+        ({"lora_dropout": "x"}, "lora_dropout is 'x'; it must be a number."),
+        ({"lora_dropout": [0.1]}, "lora_dropout is [0.1]; it must be a number."),
+        ({"r": -3, "use_rslora": True}, "adapter_config.json: lora.rank is -3; it must be"),
     ],
 )
 def test_settings_that_are_not_supported(
