@@ -106,6 +106,20 @@ def test_an_export_of_adapters_has_the_same_tensors(
     assert "LoRA adapters in float32 of" in (tmp_path / "peft" / "README.md").read_text()
 
 
+def test_the_base_of_an_export_is_found_whatever_its_name_and_the_working_folder(
+    base: Path, peft_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(base / "flax", tmp_path / "base")  # the name of a base inside a run
+    monkeypatch.chdir(tmp_path)
+    arguments = ["hf-to-flax", str(peft_folder), "adapted", "--base", "base"]
+    assert main(["convert", *arguments]) == 0
+    monkeypatch.chdir("/")
+    arguments = ["flax-to-hf", f"{tmp_path}/adapted", f"{tmp_path}/peft", "--peft"]
+    assert main(["convert", *arguments]) == 0
+    values = json.loads((tmp_path / "peft" / CONFIG).read_text())
+    assert values["base_model_name_or_path"] == str(base / "hf")
+
+
 def test_a_merged_export_equals_the_merged_weights(converted: Path, tmp_path: Path) -> None:
     assert main(["convert", "flax-to-hf", str(converted), f"{tmp_path}/hf"]) == 0
     assert main(["convert", "verify", f"{tmp_path}/hf", str(converted)]) == 0
