@@ -138,9 +138,9 @@ def _base_of(folder: "ModelFolder", step: int, given: str | None) -> str:
     adapter = recorded(folder.open_checkpoint(step)[0], step)
     if given is not None or adapter is None:  # `flax_to_peft` rejects whole weights
         return given or ""
-    place = folder.open_base(adapter)[0].folder.parent
+    place = str(folder.open_base(adapter)[0].folder).removesuffix("/checkpoints")
     # Adapters of a run with adapters: the base is their sum, which was never in that format.
-    is_own = place == (folder.path / OWN_BASE).absolute()
+    is_own = place == str((folder.path / OWN_BASE).absolute())
     base = ModelFolder(folder.read_config()["init_from"] if is_own else place)
     if is_own or not base.is_converted():
         raise UserError(
