@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -91,13 +92,16 @@ def config_text(model: ModelConfig, lora: LoraConfig, base: str) -> str:
     Args:
       model: The sizes.
       lora: The adapters.
-      base: A folder or a hub repository with the base.
+      base: A folder or a hub repository with the base; `org/name@revision` pins a revision.
     """
+    pinned = re.fullmatch(r"([\w.-]+/[\w.-]+)@(.+)", base)
+    base, revision = (pinned[1], pinned[2]) if pinned else (base, None)
     alpha = int(lora.alpha) if lora.alpha == int(lora.alpha) else lora.alpha
     values = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": base,
+        **({"revision": revision} if revision else {}),
         "r": lora.rank,
         "lora_alpha": alpha,
         "lora_dropout": lora.dropout,

@@ -240,3 +240,12 @@ def test_both_orders_of_dims_are_inverse() -> None:
         rank_first = tensor.theirs.endswith("lora_A.weight")
         flat = array.reshape(-1, 5).T if rank_first else array.reshape(5, -1).T
         np.testing.assert_array_equal(theirs, jnp.asarray(flat))
+
+
+def test_a_pinned_revision_of_the_base_has_a_key_of_its_own() -> None:
+    from parrot_jax.model.model_config import ModelConfig
+    from parrot_jax.weights.peft_folder import config_text
+
+    values = json.loads(config_text(ModelConfig(), LoraConfig(), "owl/base@v2"))
+    assert (values["base_model_name_or_path"], values["revision"]) == ("owl/base", "v2")
+    assert "revision" not in json.loads(config_text(ModelConfig(), LoraConfig(), "/my/base@v2"))
