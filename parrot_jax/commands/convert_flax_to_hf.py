@@ -132,16 +132,17 @@ def run(config: FlaxToHfConfig) -> None:
 
 def _base_of(folder: "ModelFolder", step: int, given: str | None) -> str:
     """The base of a run's adapters, in Hugging Face's format."""
-    from parrot_jax.weights.adapters import recorded
+    from parrot_jax.weights.adapters import OWN_BASE, recorded
     from parrot_jax.weights.model_folder import ModelFolder
 
     adapter = recorded(folder.open_checkpoint(step)[0], step)
     if given is not None or adapter is None:  # `flax_to_peft` rejects whole weights
         return given or ""
-    base = ModelFolder(folder.read_config().get("init_from") or adapter.base.path)
+    place = str(folder.open_base(adapter)[0].folder).removesuffix("/checkpoints")
     # Adapters of a run with adapters: the base is their sum, which was never in that format.
-    is_own = ModelFolder(adapter.base.path).path.name == "base"
-    if is_own or not (base.config_path.exists() and base.is_converted()):
+    is_own = place == str((folder.path / OWN_BASE).absolute())
+    base = ModelFolder(folder.read_config()["init_from"] if is_own else place)
+    if is_own or not base.is_converted():
         raise UserError(
             f"the base of {folder.path} is {base.path}, which was not converted from Hugging Face; "
             f"export it with `parrot convert flax-to-hf {base.path} BASE` and add --base BASE."

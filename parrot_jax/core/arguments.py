@@ -122,19 +122,23 @@ def _set_blocks(
 ) -> tuple[ConfigT, list[str]]:
     """Applies `--block null` and `--block NAME`, which tyro does not support.
 
+    `--block.key VALUE` switches a block on whose keys all have defaults, e.g. `--lora.rank 8`.
+
     Returns:
       The config with these blocks, and the remaining arguments.
 
     Raises:
       UserError: The config is invalid with these blocks.
     """
-    values, rest, left = config_to_dict(config), [], list(arguments)
+    values, rest, left, is_on = config_to_dict(config), [], list(arguments), False
     while left:
         option, equals, value = left.pop(0).partition("=")
         if not equals and left:
             value = left[0]
         path = option.removeprefix("--").replace("-", "_").split(".")
         takes = _blocks(config, path) if option.startswith("--") else frozenset()
+        if len(path) == 2 and option.startswith("--") and _is_off(config, values, path[0]):
+            values[path[0]], is_on = {}, True
         is_null = value in ("null", "None")
         if not (("null" if is_null else "name") in takes and value):
             rest.append(f"{option}{equals}{value}" if equals else option)
@@ -145,9 +149,24 @@ def _set_blocks(
         for part in path[:-1]:
             inner = inner[int(part) if isinstance(inner, list) else part]
         inner[path[-1]] = None if is_null else value
-    if len(rest) < len(arguments):
+    if is_on or len(rest) < len(arguments):
         config = config_from_dict(config_type, values, where="the options")
     return config, rest
+
+
+def _is_off(config: Any, values: dict[str, Any], name: str) -> bool:
+    """Whether a key is null, and takes a block whose keys all have defaults."""
+    if values.get(name, "") is not None:
+        return False
+    return any(
+        dataclasses.is_dataclass(kind)
+        and all(
+            field.default is not dataclasses.MISSING
+            or field.default_factory is not dataclasses.MISSING
+            for field in dataclasses.fields(kind)
+        )
+        for kind in typing.get_args(field_types(type(config))[name])
+    )
 
 
 def _blocks(config: Any, path: Sequence[str]) -> frozenset[str]:

@@ -1,6 +1,7 @@
 """Settings of LoRA adapters, and the weights they are added to. Loads no jax."""
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -44,7 +45,7 @@ class LoraConfig:
                 f"lora.rank is {self.rank!r}; it must be a whole number from 1 to "
                 f"{_LARGEST_RANK:,}."
             )
-        if not (_is_number(self.alpha) and math.isfinite(self.alpha) and self.alpha > 0):
+        if not (_is_number(self.alpha) and 0 < self.alpha <= sys.float_info.max):
             raise UserError(f"lora.alpha is {self.alpha!r}; it must be finite and above 0.")
         if not (_is_number(self.dropout) and 0 <= self.dropout < 1):
             raise UserError(f"lora.dropout is {self.dropout!r}; it must be in [0, 1).")

@@ -43,6 +43,8 @@ def load_base(
     else:
         of_base, step = folder.open_base(known)
         frozen, base = of_base.restore(step, {"params": like.frozen})["params"], known.base
+        if known.lora.base_dtype != config.lora.base_dtype:  # an allowed change
+            base = base._replace(weights=weights_hash(frozen))
     checkpoints.also_made_of(described(Adapter(config.lora, base)))
     return frozen
 

@@ -56,6 +56,8 @@ _FREE_KEYS = ("out", "max_steps", "log_every_steps", "keep_checkpoints", "checkp
 # and the losses differ by rounding only.
 _LAYOUT_KEYS = ("mesh", "micro_rows", "remat", "unroll_layers", "offload_optimizer", "attention",
                 "loss_tile")  # fmt: skip
+# Keys that set the shapes of the adapters.
+_ADAPTER_KEYS = ("lora.rank", "lora.targets")
 # Keys for the model card: settings that affect the result, no paths.
 _RESULT_KEYS = ("model", "lora", "optim", "epochs", "batch_rows", "seed",
                 "compute_dtype")  # fmt: skip
@@ -346,6 +348,14 @@ class RunFolder(ModelFolder):
             console.print(
                 f"the layout has changed ({'; '.join(layout)}): the rows are the same, but losses "
                 "agree only to about 1e-5"
+            )
+        # Before the config is stored: the checkpoints would no longer fit it.
+        if shapes := [change for change in changes if is_one_of(change, _ADAPTER_KEYS)
+                      or change.startswith("lora: ")]:  # fmt: skip
+            raise UserError(
+                f"{self.path} has a run that trains other weights ({'; '.join(shapes)}), which "
+                "cannot be changed; restore the old values, or start a new run from it with "
+                f"another --out and --init-from {self.path}."
             )
         changes += other_data
         refused = [change for change in changes if not is_one_of(change, allow_changes)]

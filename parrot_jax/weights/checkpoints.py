@@ -84,6 +84,11 @@ class Checkpoints:
         self._damaged: set[int] = set()
         self._noted: set[int] = set()
 
+    @property
+    def folder(self) -> AnyPath:
+        """The folder, absolute."""
+        return as_path(self._folder)
+
     def latest_step(self) -> int | None:
         """Returns the step of the newest checkpoint not known to be damaged; None = no such."""
         steps = set(self._manager.all_steps()) - self._damaged

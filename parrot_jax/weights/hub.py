@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from parrot_jax.core.errors import ParrotError, UserError, disk_full_is_a_user_error
 from parrot_jax.core.logs import console
 from parrot_jax.core.paths import file_in
+from parrot_jax.weights.exports import check_hash, known_hashes
 from parrot_jax.weights.hf_folder import HfFolder
 
 if TYPE_CHECKING:
@@ -26,7 +27,8 @@ _NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 _TOKEN = re.compile(r"Bearer\s+\S+|\bhf_\w{20,}")
 
 _WANTED = (
-    "config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json",
+    "config.json", "adapter_config.json", "generation_config.json", "*.safetensors",
+    "*.safetensors.index.json",
     "tokenizer.model", "tokenizer*.json", "added_tokens.json", "special_tokens_map.json",
 )  # fmt: skip
 # Second copies of the weights: in subfolders, or in Meta's or Mistral's format.
@@ -185,13 +187,18 @@ def _files_of_export(folder: Path) -> list[Path]:
             f"{folder} is a run, not an export; export it: `parrot convert flax-to-hf {folder} "
             "OUT`."
         )
-    if not (folder / "config.json").exists():
+    is_peft = (folder / "adapter_config.json").exists()
+    if not is_peft and not (folder / "config.json").exists():
         raise UserError(
-            f"{folder} is not a finished export: it has no config.json, which is written last. Run "
-            "`parrot convert flax-to-hf` again to resume it."
+            f"{folder} is not a finished export: it has no config.json, which is written last "
+            "(adapter_config.json with --peft). Run `parrot convert flax-to-hf` again to resume it."
         )
     try:
-        HfFolder(folder).check_files()
+        if is_peft:
+            for file, digest in known_hashes(folder).items():
+                check_hash(file, digest)
+        else:
+            HfFolder(folder).check_files()
     except UserError as error:
         raise UserError(
             f"{folder} is not a finished export: {error} Delete damaged files and run `parrot "

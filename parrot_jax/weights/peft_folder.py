@@ -2,7 +2,9 @@
 
 import json
 import math
+import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -90,13 +92,16 @@ def config_text(model: ModelConfig, lora: LoraConfig, base: str) -> str:
     Args:
       model: The sizes.
       lora: The adapters.
-      base: A folder or a hub repository with the base.
+      base: A folder or a hub repository with the base; `org/name@revision` pins a revision.
     """
+    pinned = re.fullmatch(r"([\w.-]+/[\w.-]+)@(.+)", base)
+    base, revision = (pinned[1], pinned[2]) if pinned else (base, None)
     alpha = int(lora.alpha) if lora.alpha == int(lora.alpha) else lora.alpha
     values = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": base,
+        **({"revision": revision} if revision else {}),
         "r": lora.rank,
         "lora_alpha": alpha,
         "lora_dropout": lora.dropout,
@@ -143,15 +148,19 @@ class PeftFolder:
             raise UserError(f"{self.path} has no {WEIGHTS}; check the path.")
         self._stored = read_tensors(file_in(self.path, WEIGHTS))
         values = _settings(file_in(self.path, CONFIG))
-        rank, alpha = values["r"], values["lora_alpha"]
-        self.lora = LoraConfig(
-            rank=rank,
-            # peft divides alpha by the square root of the rank then.
-            alpha=alpha * math.sqrt(rank) if values.get("use_rslora") else float(alpha),
-            targets=self._targets(model) or None,
-            dropout=float(values.get("lora_dropout") or 0.0),
-            base_dtype=base_dtype,  # type: ignore[arg-type] # checked by the dataclass's user
-        )
+        try:
+            lora = LoraConfig(
+                rank=values["r"],
+                alpha=values["lora_alpha"],
+                targets=self._targets(model) or None,
+                dropout=values.get("lora_dropout") or 0.0,
+                base_dtype=base_dtype,  # type: ignore[arg-type] # checked by the dataclass's user
+            )
+        except UserError as error:
+            raise UserError(f"{self.path / CONFIG}: {error}") from None
+        # peft divides alpha by the square root of the rank then.
+        root = math.sqrt(lora.rank) if values.get("use_rslora") else 1.0
+        self.lora = replace(lora, alpha=lora.alpha * root, dropout=float(lora.dropout))
         self.tensors = adapter_tensors(model, self.lora)
         self._check(model)
 
@@ -216,8 +225,9 @@ def _settings(path: Path) -> Mapping[str, Any]:
                 f"{path}: {key} is {ascii(value)[:80]}, which is not supported; merge the adapters "
                 "with peft (model.merge_and_unload()) and convert the whole model."
             )
-    for key in ("r", "lora_alpha"):
+    numbers = {"r": int, "lora_alpha": int | float, "lora_dropout": int | float | None}
+    for key, kind in numbers.items():
         value = values.get(key)
-        if isinstance(value, bool) or not isinstance(value, int if key == "r" else int | float):
+        if isinstance(value, bool) or not isinstance(value, kind):
             raise UserError(f"{path}: {key} is {ascii(value)[:80]}; it must be a number.")
     return values

@@ -132,3 +132,29 @@ def test_an_option_takes_the_name_of_a_named_value(tmp_path: Path) -> None:
         UserError, match="`optim`: must be one of slow, or a block of keys, found '"
     ):
         parse_arguments(Run, [str(path), "--optim", "fast"], prog="p", description="")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extra:
+    rank: int = 16
+    alpha: float = 32.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class WithExtra:
+    steps: int = 1
+    extra: Extra | None = None
+
+
+def test_an_option_of_a_block_that_is_off_switches_it_on(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("steps: 2\n")
+
+    def parsed(*options: str) -> WithExtra:
+        return parse_arguments(WithExtra, [str(path), *options], prog="p", description="")
+
+    assert parsed("--steps", "3") == WithExtra(steps=3)
+    assert parsed("--extra.rank", "8") == WithExtra(steps=2, extra=Extra(rank=8))
+    assert parsed("--extra.rank=8", "--extra.alpha", "4") == WithExtra(
+        steps=2, extra=Extra(rank=8, alpha=4.0)
+    )

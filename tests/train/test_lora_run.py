@@ -254,8 +254,21 @@ def test_settings_that_cannot_be(config: TrainConfig) -> None:
         with pytest.raises(UserError, match=fault):
             replace(ADAPTERS, **values)
     train(config)
-    with pytest.raises(UserError, match=r"another config \(lora.rank"):
-        train(replace(config, lora=replace(ADAPTERS, rank=2)))
+    for changed in (replace(ADAPTERS, rank=2), replace(ADAPTERS, targets=("q_proj",)), None):
+        with pytest.raises(UserError, match=r"trains other weights \(lora.*a new run from it"):
+            train(replace(config, lora=changed), allow_changes=["lora"])
+    assert load_config(TrainConfig, Path(config.out, "config.yaml")).lora == ADAPTERS
+
+
+@pytest.mark.slow
+def test_a_changed_dtype_of_the_base_is_recorded_with_its_hash(config: TrainConfig) -> None:
+    train(replace(config, max_steps=1))
+    other = replace(config, lora=replace(ADAPTERS, base_dtype="bfloat16"))
+    train(other, allow_changes=["lora.base_dtype"])
+    adapter = recorded(*ModelFolder(config.out).open_checkpoint())
+    assert adapter is not None
+    rounded = jax.tree.map(lambda leaf: leaf.astype("bfloat16"), load_params(str(config.init_from)))
+    assert adapter.base.weights == weights_hash(rounded)
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Downloads from the hub and uploads to it are byte-exact; failures give one line."""
 
 import errno
+import hashlib
 import io
 import os
 import socket
@@ -318,6 +319,21 @@ def test_a_download_is_what_was_pushed_and_can_be_read(hub: Hub, export: Path) -
     here, there = HfFolder(export), HfFolder(folder)
     for tensor in there.tensors:
         assert np.array_equal(there.read(tensor), here.read(tensor))
+
+
+def test_adapters_are_pushed_and_downloaded_with_their_config(hub: Hub, tmp_path: Path) -> None:
+    files = {"adapter_model.safetensors": b"weights", "adapter_config.json": b"{}"}
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+    hashes = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+    record = {"checkpoint": "a1", "dtype": "float32", "shards": {"adapter_model.safetensors": []}}
+    write_json(tmp_path / RECORD, record | {"sha256": hashes})
+    push(model_upload(tmp_path), REPO, confirm=never)
+    assert pushed(hub) == files
+    assert {file.name: file.read_bytes() for file in local_folder(REPO).iterdir()} == files
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"weighty")
+    with pytest.raises(UserError, match="is damaged"):
+        model_upload(tmp_path)
 
 
 def test_a_revision_is_that_commit(hub: Hub, export: Path) -> None:

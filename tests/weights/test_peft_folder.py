@@ -106,6 +106,20 @@ def test_an_export_of_adapters_has_the_same_tensors(
     assert "LoRA adapters in float32 of" in (tmp_path / "peft" / "README.md").read_text()
 
 
+def test_the_base_of_an_export_is_found_whatever_its_name_and_the_working_folder(
+    base: Path, peft_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(base / "flax", tmp_path / "base")  # the name of a base inside a run
+    monkeypatch.chdir(tmp_path)
+    arguments = ["hf-to-flax", str(peft_folder), "adapted", "--base", "base"]
+    assert main(["convert", *arguments]) == 0
+    monkeypatch.chdir("/")
+    arguments = ["flax-to-hf", f"{tmp_path}/adapted", f"{tmp_path}/peft", "--peft"]
+    assert main(["convert", *arguments]) == 0
+    values = json.loads((tmp_path / "peft" / CONFIG).read_text())
+    assert values["base_model_name_or_path"] == str(base / "hf")
+
+
 def test_a_merged_export_equals_the_merged_weights(converted: Path, tmp_path: Path) -> None:
     assert main(["convert", "flax-to-hf", str(converted), f"{tmp_path}/hf"]) == 0
     assert main(["convert", "verify", f"{tmp_path}/hf", str(converted)]) == 0
@@ -142,6 +156,10 @@ def test_rank_stabilised_adapters_are_scaled_by_the_root_of_the_rank(
         ({"peft_type": "IA3"}, "peft_type is 'IA3'; supported is \"LORA\"."),
         ({"r": 4}, "layers.0.self_attn.q_proj.lora_A.weight is [3, 32], not [4, 32]"),
         ({"lora_alpha": "6"}, "lora_alpha is '6'; it must be a number."),
+        ({"lora_alpha": 10**400}, "adapter_config.json: lora.alpha is 1000"),
+        ({"lora_dropout": "x"}, "lora_dropout is 'x'; it must be a number."),
+        ({"lora_dropout": [0.1]}, "lora_dropout is [0.1]; it must be a number."),
+        ({"r": -3, "use_rslora": True}, "adapter_config.json: lora.rank is -3; it must be"),
     ],
 )
 def test_settings_that_are_not_supported(
@@ -222,3 +240,12 @@ def test_both_orders_of_dims_are_inverse() -> None:
         rank_first = tensor.theirs.endswith("lora_A.weight")
         flat = array.reshape(-1, 5).T if rank_first else array.reshape(5, -1).T
         np.testing.assert_array_equal(theirs, jnp.asarray(flat))
+
+
+def test_a_pinned_revision_of_the_base_has_a_key_of_its_own() -> None:
+    from parrot_jax.model.model_config import ModelConfig
+    from parrot_jax.weights.peft_folder import config_text
+
+    values = json.loads(config_text(ModelConfig(), LoraConfig(), "owl/base@v2"))
+    assert (values["base_model_name_or_path"], values["revision"]) == ("owl/base", "v2")
+    assert "revision" not in json.loads(config_text(ModelConfig(), LoraConfig(), "/my/base@v2"))
