@@ -105,7 +105,7 @@ def run(config: FlaxToHfConfig) -> None:
             ids["pad_token_id"] = tokenizer.id_of(pad_token)
         room = model.max_position_embeddings
         if trained is None:
-            tokenizer.save(out, chat_template=tokenizer.chat_template, max_tokens=room)
+            tokenizer.save(out, max_tokens=room)
         else:
             template = make_template(trained.data.template, tokenizer)
             template.save(out, trained.task, max_tokens=room)

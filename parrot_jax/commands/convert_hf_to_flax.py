@@ -63,7 +63,7 @@ def run(config: HfToFlaxConfig) -> None:
     join_processes(config.distributed)
     place = local_folder(config.source, revision=config.revision)
     if is_peft_folder(place) or config.base is not None:
-        in_first_process(lambda: _convert_adapters(config, place), f"convert {place}")
+        _convert_adapters(config, place)
         return
     source = HfFolder(place)
     in_first_process(source.check_files, f"read {source.path}")
@@ -86,7 +86,7 @@ def run(config: HfToFlaxConfig) -> None:
 
     def finish() -> None:
         if tokenizer is not None:
-            tokenizer.save(folder.tokenizer, chat_template=tokenizer.chat_template)
+            tokenizer.save(folder.tokenizer)
         save_config(converted, folder.config_path)
 
     in_first_process(finish, f"write {folder.config_path}")
@@ -98,6 +98,8 @@ def run(config: HfToFlaxConfig) -> None:
 
 def _convert_adapters(config: HfToFlaxConfig, source: "Path") -> None:
     """Converts a folder of peft, and copies the tokenizer of the base."""
+    import jax
+
     from parrot_jax.core.config import save_config
     from parrot_jax.core.errors import UserError
     from parrot_jax.core.logs import console
@@ -107,6 +109,12 @@ def _convert_adapters(config: HfToFlaxConfig, source: "Path") -> None:
     from parrot_jax.weights.model_folder import ModelFolder
     from parrot_jax.weights.peft_folder import CONFIG, PeftFolder, is_peft_folder
 
+    if (processes := jax.process_count()) > 1:
+        # They are small, and a checkpoint that one process of several writes waits for the others.
+        raise UserError(
+            f"adapters are converted by one process, but this job has {processes}; run the command "
+            "on one host, without --distributed."
+        )
     if not is_peft_folder(source):
         raise UserError(f"--base is for adapters, but {source} has no {CONFIG}; remove it.")
     if config.base is None:

@@ -136,7 +136,8 @@ class Tokenizer:
 
         Args:
           folder: Created if missing; can be loaded by transformers' `AutoTokenizer` and vLLM.
-          chat_template: The Jinja template, see `Template.chat_template`; None = no template.
+          chat_template: The Jinja template, see `Template.chat_template`; None = that of the folder
+            from which the tokenizer was read, if any.
           max_tokens: The model's context length, which transformers uses for warnings.
         """
         folder = as_path(folder)
@@ -151,6 +152,7 @@ class Tokenizer:
             "clean_up_tokenization_spaces": False,
             "model_max_length": max_tokens,
         }
+        chat_template = chat_template or self.chat_template
         if chat_template is not None:
             # As a separate file, and here for older readers.
             config["chat_template"] = chat_template
