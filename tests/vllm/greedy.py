@@ -6,10 +6,10 @@ Takes a folder, a JSON file with lists of ids, the number of new ids, and the fi
 import json
 import sys
 
-from vllm import LLM, SamplingParams
-
 
 def main(folder: str, prompts: str, max_tokens: str, out: str) -> None:
+    from vllm import LLM, SamplingParams  # here, since doctests import this file without it
+
     with open(prompts, encoding="utf-8") as file:
         ids = json.load(file)
     model = LLM(
