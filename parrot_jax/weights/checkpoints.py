@@ -18,7 +18,7 @@ checkpoint stores the model config and the tokenizer's fingerprint.
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -36,6 +36,9 @@ from parrot_jax.weights import arrays as on_disk
 from parrot_jax.weights.damage import Unreadable, reading
 from parrot_jax.weights.exports import checkpoint_identity
 from parrot_jax.weights.layers import abstract_parts, join, names_of, parts_of
+
+EachLeaf = Callable[[tuple[Any, ...], jax.Array], Any]
+"""A function of a leaf's path and the leaf."""
 
 
 class DamagedCheckpointError(UserError):
@@ -195,13 +198,16 @@ class Checkpoints:
         with disk_full_is_a_user_error(f"a checkpoint in {self._folder}"):
             self._manager.wait_until_finished()
 
-    def restore(self, step: int, like: Mapping[str, Any]) -> dict[str, Any]:
+    def restore(
+        self, step: int, like: Mapping[str, Any], *, each: EachLeaf = lambda path, leaf: leaf
+    ) -> dict[str, Any]:
         """Reads items of a checkpoint straight onto their devices.
 
         Args:
           step: Which checkpoint.
           like: `params`, or both `params` and `optimizer`: trees of arrays or
             `jax.ShapeDtypeStruct` with the shapes and shardings of the result.
+          each: What to keep of a leaf, called before more leaves are read.
 
         Raises:
           UserError: Tensors are missing, unknown or have another shape; the message names them.
@@ -210,7 +216,7 @@ class Checkpoints:
         self._at(step)
         restored, reason = None, None
         try:
-            restored = self._restore(step, like)
+            restored = self._restore(step, like, each)
         except Unreadable as error:
             # Keep only the text: the exception's traceback references the arrays read so far.
             reason = str(error)
@@ -224,20 +230,26 @@ class Checkpoints:
         self.wait()
         self._manager.close()
 
-    def _restore(self, step: int, like: Mapping[str, Any]) -> dict[str, Any]:
+    def _restore(self, step: int, like: Mapping[str, Any], each: EachLeaf) -> dict[str, Any]:
         wanted = {item: abstract_parts(tree) for item, tree in like.items()}
         for item, arrays in wanted.items():
             self._check_shapes(step, item, arrays)
         return {
-            item: self._restore_item(step, item, tree, wanted[item]) for item, tree in like.items()
+            item: self._restore_item(step, item, tree, wanted[item], each)
+            for item, tree in like.items()
         }
 
     def _restore_item(
-        self, step: int, item: str, like: Any, wanted: Mapping[str, jax.ShapeDtypeStruct]
+        self,
+        step: int,
+        item: str,
+        like: Any,
+        wanted: Mapping[str, jax.ShapeDtypeStruct],
+        each: EachLeaf,
     ) -> Any:
         leaves, treedef = tree_flatten_with_path(like)
         handler, folder = on_disk.item_handler(), epath.Path(f"{self._folder}/{step}/{item}")
-        joined: list[jax.Array] = []
+        joined: list[Any] = []
         for batch in on_disk.batches([on_disk.device_bytes(leaf) for _, leaf in leaves]):
             names = [name for path, leaf in leaves[batch] for name, _ in names_of(path, leaf)]
             parts = {name: wanted[name] for name in names}
@@ -249,7 +261,7 @@ class Checkpoints:
             # Not through the manager: it waits for all processes, which hangs if one fails.
             with reading():
                 arrays = handler.restore(folder, args=args)
-            joined += [join(arrays, path, leaf) for path, leaf in leaves[batch]]
+            joined += [each(path, join(arrays, path, leaf)) for path, leaf in leaves[batch]]
         return treedef.unflatten(joined)
 
     def _at(self, step: int) -> str:
