@@ -40,6 +40,12 @@ from parrot_jax.weights.layers import abstract_parts, join, names_of, parts_of
 EachLeaf = Callable[[tuple[Any, ...], jax.Array], Any]
 """A function of a leaf's path and the leaf."""
 
+_ELSEWHERE = "another process could not read its part"
+
+
+class _UnreadableSomewhere(Unreadable):
+    """Some process could not read its part, and all know it."""
+
 
 class DamagedCheckpointError(UserError):
     """A checkpoint's files are missing or have changed since the save."""
@@ -199,7 +205,7 @@ class Checkpoints:
             self._manager.wait_until_finished()
 
     def restore(
-        self, step: int, like: Mapping[str, Any], *, each: EachLeaf = lambda path, leaf: leaf
+        self, step: int, like: Mapping[str, Any], *, each: EachLeaf | None = None
     ) -> dict[str, Any]:
         """Reads items of a checkpoint straight onto their devices.
 
@@ -207,22 +213,23 @@ class Checkpoints:
           step: Which checkpoint.
           like: `params`, or both `params` and `optimizer`: trees of arrays or
             `jax.ShapeDtypeStruct` with the shapes and shardings of the result.
-          each: What to keep of a leaf, called before more leaves are read.
+          each: Returns what to keep of a leaf; called before more leaves are read, in all
+            processes together. None = keep it.
 
         Raises:
           UserError: Tensors are missing, unknown or have another shape; the message names them.
           DamagedCheckpointError: Some process could not read its part; raised in all processes.
         """
         self._at(step)
-        restored, reason = None, None
+        restored, reason, is_known = None, None, False
         try:
             restored = self._restore(step, like, each)
         except Unreadable as error:
             # Keep only the text: the exception's traceback references the arrays read so far.
-            reason = str(error)
-        if any_process(reason is not None):
+            reason, is_known = str(error), isinstance(error, _UnreadableSomewhere)
+        if is_known or any_process(reason is not None):
             del restored
-            raise self._damage(step, reason or "another process could not read its part")
+            raise self._damage(step, reason or _ELSEWHERE)
         return restored or {}
 
     def close(self) -> None:
@@ -230,7 +237,7 @@ class Checkpoints:
         self.wait()
         self._manager.close()
 
-    def _restore(self, step: int, like: Mapping[str, Any], each: EachLeaf) -> dict[str, Any]:
+    def _restore(self, step: int, like: Mapping[str, Any], each: EachLeaf | None) -> dict[str, Any]:
         wanted = {item: abstract_parts(tree) for item, tree in like.items()}
         for item, arrays in wanted.items():
             self._check_shapes(step, item, arrays)
@@ -245,7 +252,7 @@ class Checkpoints:
         item: str,
         like: Any,
         wanted: Mapping[str, jax.ShapeDtypeStruct],
-        each: EachLeaf,
+        each: EachLeaf | None,
     ) -> Any:
         leaves, treedef = tree_flatten_with_path(like)
         handler, folder = on_disk.item_handler(), epath.Path(f"{self._folder}/{step}/{item}")
@@ -259,9 +266,20 @@ class Checkpoints:
                 partial_restore=True,
             )
             # Not through the manager: it waits for all processes, which hangs if one fails.
-            with reading():
-                arrays = handler.restore(folder, args=args)
-            joined += [each(path, join(arrays, path, leaf)) for path, leaf in leaves[batch]]
+            arrays, problem = {}, None
+            try:
+                with reading():
+                    arrays = handler.restore(folder, args=args)
+            except Unreadable as error:
+                if each is None:
+                    raise
+                problem = str(error)
+            # `each` may compute with all processes, which hangs if one does not take part.
+            if each is not None and any_process(problem is not None):
+                raise _UnreadableSomewhere(problem or _ELSEWHERE)
+            for path, leaf in leaves[batch]:
+                whole = join(arrays, path, leaf)
+                joined.append(whole if each is None else each(path, whole))
         return treedef.unflatten(joined)
 
     def _at(self, step: int) -> str:
