@@ -2,6 +2,7 @@
 weights, and what it keeps in memory."""
 
 import functools
+import json
 import math
 import sys
 from dataclasses import replace
@@ -24,6 +25,7 @@ from parrot_jax.sharding import MeshConfig
 from parrot_jax.train.loop import train
 from parrot_jax.train.objectives import RoleMaskedLoss
 from parrot_jax.train.plan import device_bytes
+from parrot_jax.train.preflight import preflight
 from parrot_jax.train.program import put_rows
 from parrot_jax.train.step import summed_gradients
 from parrot_jax.train.train_config import TrainConfig
@@ -32,7 +34,7 @@ from parrot_jax.weights.fingerprints import HashInParts, weights_hash
 from parrot_jax.weights.model_folder import load_params
 
 from . import test_sharded_step as sharded
-from .test_lora_run import adapters_of
+from .test_lora_run import adapters_of, on_pairs
 from .test_lora_step import random_adapters
 from .test_step import CONFIG, FORWARD, A, B, C, assert_close, batch_of, micro
 
@@ -128,7 +130,14 @@ def test_the_blocks_of_o_are_within_a_head() -> None:
 # ---- the model ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("dtype", "remat"), [("nf4", "none"), ("nf4", "full"), ("int8", "dots")])
+@pytest.mark.parametrize(
+    ("dtype", "remat"),
+    [
+        ("nf4", "full"),
+        pytest.param("nf4", "none", marks=pytest.mark.slow),
+        pytest.param("int8", "dots", marks=pytest.mark.slow),
+    ],
+)
 def test_loss_and_gradients_are_those_of_the_rounded_weights(dtype: Any, remat: str) -> None:
     lora = replace(NF4_CONFIG, base_dtype=dtype)
     trainable = {LORA: random_adapters(MODEL)}
@@ -170,6 +179,7 @@ def test_the_reference_of_rounded_weights_has_another_key() -> None:
 # ---- memory -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_weight_takes_four_and_a_half_bits_and_is_never_kept_as_float() -> None:
     """By the compiler, of a program that keeps everything for the backward pass."""
     sizes = replace(MODEL, num_hidden_layers=16)
@@ -284,7 +294,27 @@ def test_a_resumed_run_ends_with_the_same_bits(tiny_run: Path, trained_run: Path
     (reply,) = load_run(config.out).generate([[]], max_tokens=4)
     assert reply.num_tokens
     # Adapters of the sum, which is written once and then quantised.
-    train(replace(config, init_from=config.out, out=config.out + "-second", max_steps=2))
+    second = replace(config, init_from=config.out, out=config.out + "-second", max_steps=1)
+    preflight(second)
+    train(second)
+
+
+@pytest.mark.slow
+def test_the_reference_of_preference_training_is_the_rounded_base(
+    tiny_run: Path, trained_run: Path, tmp_path: Path
+) -> None:
+    config = replace(
+        on_pairs(load_config(TrainConfig, tiny_run), tmp_path), init_from=str(trained_run),
+        lora=NF4_CONFIG, mesh=MeshConfig(data=8, fsdp=1), max_steps=1,
+    )  # fmt: skip
+    train(config)
+    (step,) = Path(config.out, "metrics.jsonl").read_text().splitlines()
+    # B is zero at first, so the model is its reference.
+    assert json.loads(step)["rewards/margins"] == pytest.approx(0.0, abs=1e-5)
+    # A run that does not round has another.
+    train(replace(config, lora=None, out=f"{config.out}-full"))
+    folders = {part.parent for part in (tmp_path / "cache").glob("reference-*/*.npy")}
+    assert len(folders) == 4  # two, each of both splits
 
 
 # ---- errors -------------------------------------------------------------------------------------
