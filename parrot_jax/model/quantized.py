@@ -1,8 +1,8 @@
 """Frozen weights in 4 or 8 bits under adapters (QLoRA, arXiv:2305.14314), with the library qwix.
 
 A quantised weight is a `qwix.QArray`: whole numbers in its shape, and scales. The last input dim of
-each matrix is split into blocks, and each block of each output has a scale: the largest absolute
-value. `int8` spaces the values evenly, `nf4` has 16 values that suit normally distributed weights.
+each matrix is split into blocks, and each block of each output has a scale, from its largest
+absolute value. `int8` spaces the values evenly, `nf4` has 16 values that suit normal distributions.
 
     down [L, F, D]   qvalue [L, F, D]   scale [L, F / 64, D] float32
 """

@@ -130,14 +130,8 @@ def test_the_blocks_of_o_are_within_a_head() -> None:
 # ---- the model ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("dtype", "remat"),
-    [
-        ("nf4", "full"),
-        pytest.param("nf4", "none", marks=pytest.mark.slow),
-        pytest.param("int8", "dots", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("dtype", "remat"), [("nf4", "none"), ("nf4", "full"), ("int8", "dots")])
 def test_loss_and_gradients_are_those_of_the_rounded_weights(dtype: Any, remat: str) -> None:
     lora = replace(NF4_CONFIG, base_dtype=dtype)
     trainable = {LORA: random_adapters(MODEL)}
@@ -265,6 +259,12 @@ def test_scales_are_sharded_like_their_weights() -> None:
         assert tuple(part.sharding.spec) == (None, "tensor", "fsdp")
     # A quarter of the weights: 4 bits each, and a float32 for 64.
     assert device_bytes(down) == 2 * 256 * 128 // 4 * (4 + 32 // 64) // 8 + 2 * 4 * 128 // 4 * 4
+    # Rounded on eight devices as on one.
+    weight = init_params(config.model, 0)["layers"]["mlp"]["down"]
+    shardings = jax.tree.map(lambda part: part.sharding, down)
+    place = jax.jit(quantize, static_argnums=(1, 2), out_shardings=shardings)
+    there = place(jax.device_put(weight, down.qvalue.sharding), 1, "nf4")
+    jax.tree.map(np.testing.assert_array_equal, there, quantize(weight, 1, "nf4"))
     with pytest.raises(UserError, match="dim 'embed' of 2 is not divisible by 8.*share a scale"):
         sharded.program_on(sharded_config(MeshConfig(data=1, fsdp=8, tensor=1)), 8, None)
 
