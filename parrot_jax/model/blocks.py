@@ -8,9 +8,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from parrot_jax.model.einsum import einsum
 from parrot_jax.model.lora import Adapted
 from parrot_jax.model.model_config import ModelConfig
+from parrot_jax.model.quantized import product
 from parrot_jax.model.rotary import Rotation
 
 
@@ -42,18 +42,14 @@ def linear(
 ) -> Array:
     """An einsum with a weight, plus a bias; both are cast to the dtype of `x`.
 
-    A weight may have an adapter, see `lora.py`.
+    A weight may have an adapter (`lora.py`) or be quantised (`quantized.py`).
     """
     value: Any = weight.get_value()
-    product: Array = (
-        value.apply(equation, x)
-        if isinstance(value, Adapted)
-        else einsum(equation, x, value.astype(x.dtype))
-    )
+    found = value.apply(equation, x) if isinstance(value, Adapted) else product(equation, x, value)
     if bias is None:
-        return product
+        return found
     added = bias[...].astype(x.dtype)
-    return product + added.reshape((1,) * (product.ndim - added.ndim) + added.shape)
+    return found + added.reshape((1,) * (found.ndim - added.ndim) + added.shape)
 
 
 class Attention(nnx.Module):

@@ -26,6 +26,7 @@ from parrot_jax.model.cache import Cache
 from parrot_jax.model.decode import decode, prefill
 from parrot_jax.model.decoder import Params, with_whole_embedding
 from parrot_jax.model.model_config import ModelConfig
+from parrot_jax.model.quantized import is_quantized
 from parrot_jax.model.sampling import Sampling, sample
 from parrot_jax.sharding import num_batch_shards
 
@@ -310,7 +311,12 @@ def _advance(
 
 def _prepare(params: Params, dtype: DTypeLike, mesh: Mesh | None) -> Params:
     """Casts the weights and replicates the embedding, once before the loop over tokens."""
-    return with_whole_embedding(jax.tree.map(lambda weight: weight.astype(dtype), params), mesh)
+    cast = jax.tree.map(
+        lambda weight: weight if is_quantized(weight) else weight.astype(dtype),
+        params,
+        is_leaf=is_quantized,
+    )
+    return with_whole_embedding(cast, mesh)
 
 
 # ---- checks of the arguments --------------------------------------------------------------------

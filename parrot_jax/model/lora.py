@@ -24,6 +24,7 @@ from jaxtyping import Array, PRNGKeyArray
 from parrot_jax.model.einsum import einsum
 from parrot_jax.model.lora_config import LoraConfig, Target, targets_of
 from parrot_jax.model.model_config import ModelConfig
+from parrot_jax.model.quantized import product
 
 LORA = "lora"
 """The key of the adapters in a tree of parameters."""
@@ -45,7 +46,8 @@ class Dropout(NamedTuple):
 class Adapted:
     """A weight of one layer with its adapter; `blocks.linear` takes it in place of the weight."""
 
-    weight: Array
+    weight: Any
+    """An array, or quantised; see `quantized.py`."""
     a: Array
     b: Array
     """B, times alpha / rank."""
@@ -72,8 +74,7 @@ class Adapted:
         up: Array = einsum(
             f"{rows}{_RANK},{_RANK}{up_dims}->{out_dims}", low, self.b.astype(x.dtype)
         )
-        base: Array = einsum(equation, x, self.weight.astype(x.dtype))
-        return base + up
+        return product(equation, x, self.weight) + up
 
 
 def dropped(x: Array, key: PRNGKeyArray, rate: float) -> Array:
@@ -241,13 +242,13 @@ def merged(target: Target, weight: Array, a: Array, b: Array, scale: float) -> A
       scale: alpha / rank.
     """
     ins, outs, dims = ("".join(part) for part in (target.in_dims, target.out_dims, target.dims))
-    product = jnp.einsum(
+    added = jnp.einsum(
         f"...{ins}{_RANK},...{_RANK}{outs}->...{dims}",
         a.astype(jnp.float32),
         b.astype(jnp.float32),
         precision=jax.lax.Precision.HIGHEST,
     )
-    return weight.astype(jnp.float32) + scale * product
+    return weight.astype(jnp.float32) + scale * added
 
 
 def rank_of(adapters: Mapping[str, Any]) -> int:

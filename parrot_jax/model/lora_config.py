@@ -36,8 +36,10 @@ class LoraConfig:
     dropout: float = 0.0
     """Share of the adapters' inputs that is dropped in training, in [0, 1)."""
 
-    base_dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    """Type of the frozen weights in memory. `param_dtype` is the type of the adapters."""
+    base_dtype: Literal["float32", "bfloat16", "int8", "nf4"] = "bfloat16"
+    """Type of the frozen weights in memory. With `int8` and `nf4` (4 bits), the weights with an
+    adapter are quantised in blocks of 64, all others are bfloat16; needs the extra `qlora`.
+    `param_dtype` is the type of the adapters."""
 
     def __post_init__(self) -> None:
         if type(self.rank) is not int or not 1 <= self.rank <= _LARGEST_RANK:
@@ -54,6 +56,16 @@ class LoraConfig:
     def scale(self) -> float:
         """The factor of the adapters' products."""
         return self.alpha / self.rank
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether the weights with an adapter are quantised."""
+        return self.base_dtype in ("int8", "nf4")
+
+    @property
+    def read_dtype(self) -> str:
+        """Float type in which the frozen weights are read, before some of them are quantised."""
+        return "bfloat16" if self.is_quantized else self.base_dtype
 
 
 class Target(NamedTuple):

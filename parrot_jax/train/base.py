@@ -6,15 +6,14 @@ merged once, into the folder `base` of the new run: another device might merge t
 
 from typing import Any
 
-import jax
-
 from parrot_jax.core.logs import console
 from parrot_jax.train.run_folder import RunFolder
 from parrot_jax.train.train_config import TrainConfig
 from parrot_jax.train.train_state import TrainState
 from parrot_jax.weights.adapters import OWN_BASE, Adapter, Base, described, recorded
 from parrot_jax.weights.checkpoints import Checkpoints, DamagedCheckpointError
-from parrot_jax.weights.fingerprints import weights_hash
+from parrot_jax.weights.fingerprints import HashInParts
+from parrot_jax.weights.frozen import as_read, restore_frozen
 from parrot_jax.weights.model_folder import ModelFolder, load_params, made_of
 
 
@@ -42,9 +41,11 @@ def load_base(
         frozen, base = _new_base(config, folder, like.frozen)
     else:
         of_base, step = folder.open_base(known)
-        frozen, base = of_base.restore(step, {"params": like.frozen})["params"], known.base
-        if known.lora.base_dtype != config.lora.base_dtype:  # an allowed change
-            base = base._replace(weights=weights_hash(frozen))
+        # `base_dtype` may have been changed on purpose.
+        is_same = known.lora.read_dtype == config.lora.read_dtype
+        hashed = None if is_same else HashInParts()
+        frozen = restore_frozen((of_base, step), config.model, config.lora, like.frozen, hashed)
+        base = known.base if hashed is None else known.base._replace(weights=hashed.result())
     checkpoints.also_made_of(described(Adapter(config.lora, base)))
     return frozen
 
@@ -63,29 +64,33 @@ def _recorded(folder: RunFolder) -> Adapter | None:
 
 def _new_base(config: TrainConfig, folder: RunFolder, like: Any) -> tuple[Any, Base]:
     assert config.init_from is not None
+    assert config.lora is not None  # checked by the caller
     source = ModelFolder(config.init_from)
     checkpoints, step = source.open_checkpoint()
-    merged_from = checkpoints.identity(step)
-    is_merged = recorded(checkpoints, step) is not None
-    if is_merged:
-        frozen = load_params(source, like, step=step)
-        source = ModelFolder(folder.path / OWN_BASE)
-        of_run = made_of(config.model, ModelFolder(config.init_from).tokenizer_fingerprint())
-        checkpoints = Checkpoints(
-            source.checkpoints, keep=1, made_of=of_run | {"merged_from": merged_from}
-        )
-        newest = checkpoints.latest_step()
-        if newest is not None and checkpoints.made_of(newest).get("merged_from") == merged_from:
-            step = newest  # of a start that was killed
-            del frozen
-            frozen = checkpoints.restore(step, {"params": like})["params"]
-        else:
-            step = 0 if newest is None else newest + 1
-            console.print(f"merging the adapters of {config.init_from} into {source.path}")
-            checkpoints.save(step, frozen)
-            checkpoints.wait()
-    else:
-        frozen = checkpoints.restore(step, {"params": like})["params"]
-    base = Base(str(source.path.absolute()), step, checkpoints.identity(step), weights_hash(frozen))
-    jax.block_until_ready(frozen)
+    if recorded(checkpoints, step) is not None:
+        source, checkpoints, step = _merged_once(config, folder, checkpoints, step, like)
+    hashed = HashInParts()
+    frozen = restore_frozen((checkpoints, step), config.model, config.lora, like, hashed)
+    base = Base(str(source.path.absolute()), step, checkpoints.identity(step), hashed.result())
     return frozen, base
+
+
+def _merged_once(
+    config: TrainConfig, folder: RunFolder, checkpoints: Checkpoints, step: int, like: Any
+) -> tuple[ModelFolder, Checkpoints, int]:
+    """The folder `base`, with the weights of `init_from` and its adapters merged."""
+    assert config.init_from is not None
+    assert config.lora is not None
+    source, merged_from = ModelFolder(config.init_from), checkpoints.identity(step)
+    own = ModelFolder(folder.path / OWN_BASE)
+    of_run = made_of(config.model, source.tokenizer_fingerprint()) | {"merged_from": merged_from}
+    kept = Checkpoints(own.checkpoints, keep=1, made_of=of_run)
+    newest = kept.latest_step()
+    if newest is not None and kept.made_of(newest).get("merged_from") == merged_from:
+        return own, kept, newest  # of a start that was killed
+    console.print(f"merging the adapters of {config.init_from} into {own.path}")
+    merged = load_params(source, as_read(config.lora, like), step=step)
+    step = 0 if newest is None else newest + 1
+    kept.save(step, merged)
+    kept.wait()
+    return own, kept, step

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from parrot_jax.model.decoder import REMAT_POLICIES
 from parrot_jax.sharding import make_mesh, num_batch_shards
@@ -244,9 +245,14 @@ def reserve_for(topology: Topology, num_devices: int) -> Reserve:
 def device_bytes(tree: Any) -> int:
     """Bytes per device of a tree of arrays or `ShapeDtypeStruct`s."""
     return sum(
-        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * _bits(leaf.dtype) // 8
         for leaf in jax.tree.leaves(tree)
     )
+
+
+def _bits(dtype: Any) -> int:
+    """Bits of an element; XLA packs two of 4 bits into a byte."""
+    return 4 if dtype == jnp.uint4 else 8 * dtype.itemsize
 
 
 def search(

@@ -29,7 +29,8 @@ from parrot_jax.train.state import new_state, restore_state, save_state
 from parrot_jax.train.train_config import TrainConfig
 from parrot_jax.train.train_state import TrainState
 from parrot_jax.weights.checkpoints import Checkpoints
-from parrot_jax.weights.model_folder import load_params
+from parrot_jax.weights.frozen import load_frozen
+from parrot_jax.weights.model_folder import ModelFolder
 
 _TIMED_STEPS = 3
 _COLLECTIVE_BYTES = 64 * 2**20
@@ -69,7 +70,9 @@ def preflight(config: TrainConfig, *, allow_changes: Sequence[str] = ()) -> None
     frozen = None
     if config.lora is not None:
         assert config.init_from is not None  # checked in `set_up`
-        frozen = load_params(config.init_from, setup.program.state.frozen)
+        frozen = load_frozen(
+            ModelFolder(config.init_from), config.model, config.lora, setup.program.state.frozen
+        )
     state = new_state(config, setup.program.optimizer, setup.program.state, frozen)
     state, steps = _try_steps(config, setup, longest, state, problems)
     found |= steps

@@ -19,6 +19,7 @@ from parrot_jax.train.train_config import TrainConfig
 from parrot_jax.train.train_state import IsTrainable, TrainState, all_trainable, split
 from parrot_jax.weights.adapters import abstract_adapters
 from parrot_jax.weights.checkpoints import Checkpoints, DamagedCheckpointError
+from parrot_jax.weights.frozen import abstract_frozen
 from parrot_jax.weights.model_folder import abstract_params, load_params
 
 
@@ -95,13 +96,13 @@ def abstract_state(
     memory. With `lora`, only its adapters are trained.
 
     Raises:
-      UserError: The devices cannot use host memory.
+      UserError: The devices cannot use host memory, or as in `abstract_frozen`.
     """
     if lora is None:
         params, frozen = split(abstract_params(config, mesh, param_dtype), is_trainable)
     else:
         params = {LORA: abstract_adapters(config, lora, mesh, param_dtype)}
-        frozen = abstract_params(config, mesh, lora.base_dtype)
+        frozen = abstract_frozen(config, lora, mesh)
     everywhere = array_sharding(mesh)
     memory = _host_memory(mesh) if offload else None
     # By default, jit would replicate the moments: 104 GB per device at 13B.

@@ -11,6 +11,7 @@ lazy_arrays.py   saves a checkpoint whose arrays are created one after another
 exports.py       the record of an export: which checkpoint it came from; does not import jax
 adapters.py      checkpoints of adapters: their base, and both merged
 model_folder.py  a folder with weights: a run, or a converted model
+frozen.py        the frozen weights under adapters in memory, quantised or not
 hf_folder.py     reads config.json and safetensors, a slice at a time
 peft_folder.py   reads and writes adapters as peft does
 hf_to_flax.py    Hugging Face to checkpoint

@@ -41,8 +41,8 @@ class Base(NamedTuple):
     """`Checkpoints.identity`: a checkpoint with the same identity has the same bits, or its
     checksums fail."""
     weights: str
-    """`weights_hash` of the weights in `base_dtype`; compared if the identity differs, e.g. after
-    another conversion of the same weights."""
+    """`weights_hash` of the weights in `LoraConfig.read_dtype`; compared if the identity
+    differs, e.g. after another conversion of the same weights."""
 
 
 class Adapter(NamedTuple):
@@ -159,13 +159,13 @@ def base_on_disk(
 def _hash_on_disk(
     checkpoints: Checkpoints, step: int, model: ModelConfig, lora_config: LoraConfig
 ) -> str | None:
-    """Returns the hash of a base's weights in `base_dtype`; None if it is of another model."""
+    """Returns the hash of a base's weights as read; None if it is of another model."""
     names = [tensor.ours for tensor in tensors(model)]
     if set(names) != set(checkpoints.stored(step)):
         return None
     found = HashInParts()
     for name in names:
-        found.add(name, checkpoints.read(step, name).astype(DTYPES[lora_config.base_dtype]))
+        found.add(name, checkpoints.read(step, name).astype(DTYPES[lora_config.read_dtype]))
     return found.result()
 
 
@@ -181,7 +181,8 @@ def restore_merged(
 ) -> Any:
     """Loads a base and its adapters, and merges them.
 
-    The base is first rounded to `base_dtype`, as in training; the sums are float32.
+    The base is first rounded to `read_dtype`, as in training, but never quantised; the sums are
+    float32.
 
     Args:
       model: The sizes.
@@ -191,13 +192,13 @@ def restore_merged(
       like: Shapes, dtypes and shardings of the weights.
     """
     checkpoints, step = of_base
-    in_base_dtype = jax.tree.map(
+    as_read = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(
-            leaf.shape, adapter.lora.base_dtype, sharding=leaf.sharding
+            leaf.shape, adapter.lora.read_dtype, sharding=leaf.sharding
         ),
         like,
     )
-    params = checkpoints.restore(step, {"params": in_base_dtype})["params"]
+    params = checkpoints.restore(step, {"params": as_read})["params"]
     checkpoints, step = of_adapters
     mesh = jax.tree.leaves(like)[0].sharding.mesh
     wanted = {LORA: abstract_adapters(model, adapter.lora, mesh)}
@@ -242,9 +243,9 @@ class MergedCheckpoint:
         return self._base.stored(self._base_step)
 
     def read(self, step: int, name: str) -> Shaped[np.ndarray, "..."]:
-        """As in `Checkpoints`; float32 if the weight has an adapter, else in `base_dtype`."""
+        """As in `Checkpoints`; float32 if the weight has an adapter, else in `read_dtype`."""
         array = self._base.read(self._base_step, name)
-        array = array.astype(DTYPES[self._adapter.lora.base_dtype])
+        array = array.astype(DTYPES[self._adapter.lora.read_dtype])
         (first, *path), layer = layer_of(name)
         target = self._targets.get(tuple(path)) if first == "layers" else None
         if target is None or layer is None:

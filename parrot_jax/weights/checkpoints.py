@@ -18,7 +18,7 @@ checkpoint stores the model config and the tokenizer's fingerprint.
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -36,6 +36,15 @@ from parrot_jax.weights import arrays as on_disk
 from parrot_jax.weights.damage import Unreadable, reading
 from parrot_jax.weights.exports import checkpoint_identity
 from parrot_jax.weights.layers import abstract_parts, join, names_of, parts_of
+
+EachLeaf = Callable[[tuple[Any, ...], jax.Array], Any]
+"""A function of a leaf's path and the leaf."""
+
+_ELSEWHERE = "another process could not read its part"
+
+
+class _UnreadableSomewhere(Unreadable):
+    """Some process could not read its part, and all know it."""
 
 
 class DamagedCheckpointError(UserError):
@@ -200,28 +209,32 @@ class Checkpoints:
         with disk_full_is_a_user_error(f"a checkpoint in {self._folder}"):
             self._manager.wait_until_finished()
 
-    def restore(self, step: int, like: Mapping[str, Any]) -> dict[str, Any]:
+    def restore(
+        self, step: int, like: Mapping[str, Any], *, each: EachLeaf | None = None
+    ) -> dict[str, Any]:
         """Reads items of a checkpoint straight onto their devices.
 
         Args:
           step: Which checkpoint.
           like: `params`, or both `params` and `optimizer`: trees of arrays or
             `jax.ShapeDtypeStruct` with the shapes and shardings of the result.
+          each: Returns what to keep of a leaf; called before more leaves are read, in all
+            processes together. None = keep it.
 
         Raises:
           UserError: Tensors are missing, unknown or have another shape; the message names them.
           DamagedCheckpointError: Some process could not read its part; raised in all processes.
         """
         self._at(step)
-        restored, reason = None, None
+        restored, reason, is_known = None, None, False
         try:
-            restored = self._restore(step, like)
+            restored = self._restore(step, like, each)
         except Unreadable as error:
             # Keep only the text: the exception's traceback references the arrays read so far.
-            reason = str(error)
-        if any_process(reason is not None):
+            reason, is_known = str(error), isinstance(error, _UnreadableSomewhere)
+        if is_known or any_process(reason is not None):
             del restored
-            raise self._damage(step, reason or "another process could not read its part")
+            raise self._damage(step, reason or _ELSEWHERE)
         return restored or {}
 
     def close(self) -> None:
@@ -229,20 +242,26 @@ class Checkpoints:
         self.wait()
         self._manager.close()
 
-    def _restore(self, step: int, like: Mapping[str, Any]) -> dict[str, Any]:
+    def _restore(self, step: int, like: Mapping[str, Any], each: EachLeaf | None) -> dict[str, Any]:
         wanted = {item: abstract_parts(tree) for item, tree in like.items()}
         for item, arrays in wanted.items():
             self._check_shapes(step, item, arrays)
         return {
-            item: self._restore_item(step, item, tree, wanted[item]) for item, tree in like.items()
+            item: self._restore_item(step, item, tree, wanted[item], each)
+            for item, tree in like.items()
         }
 
     def _restore_item(
-        self, step: int, item: str, like: Any, wanted: Mapping[str, jax.ShapeDtypeStruct]
+        self,
+        step: int,
+        item: str,
+        like: Any,
+        wanted: Mapping[str, jax.ShapeDtypeStruct],
+        each: EachLeaf | None,
     ) -> Any:
         leaves, treedef = tree_flatten_with_path(like)
         handler, folder = on_disk.item_handler(), epath.Path(f"{self._folder}/{step}/{item}")
-        joined: list[jax.Array] = []
+        joined: list[Any] = []
         for batch in on_disk.batches([on_disk.device_bytes(leaf) for _, leaf in leaves]):
             names = [name for path, leaf in leaves[batch] for name, _ in names_of(path, leaf)]
             parts = {name: wanted[name] for name in names}
@@ -252,9 +271,20 @@ class Checkpoints:
                 partial_restore=True,
             )
             # Not through the manager: it waits for all processes, which hangs if one fails.
-            with reading():
-                arrays = handler.restore(folder, args=args)
-            joined += [join(arrays, path, leaf) for path, leaf in leaves[batch]]
+            arrays, problem = {}, None
+            try:
+                with reading():
+                    arrays = handler.restore(folder, args=args)
+            except Unreadable as error:
+                if each is None:
+                    raise
+                problem = str(error)
+            # `each` may compute with all processes, which hangs if one does not take part.
+            if each is not None and any_process(problem is not None):
+                raise _UnreadableSomewhere(problem or _ELSEWHERE)
+            for path, leaf in leaves[batch]:
+                whole = join(arrays, path, leaf)
+                joined.append(whole if each is None else each(path, whole))
         return treedef.unflatten(joined)
 
     def _at(self, step: int) -> str:

@@ -25,13 +25,13 @@ def weights_hash(params: Any) -> str:
 
 
 class HashInParts:
-    """The same hash of weights that are read an array at a time, by their names on disk."""
+    """The same hash of weights that are read one after another, in any order."""
 
     def __init__(self) -> None:
         self._known: dict[str, tuple[str, np.ndarray]] = {}
 
     def add(self, name: str, array: Shaped[np.ndarray, "..."]) -> None:
-        """Adds an array, e.g. `layers.07.attention.q`, in any order."""
+        """Adds an array by its name on disk, e.g. `layers.07.attention.q`."""
         keys, layer = layer_of(name)
         # The position of its first element in the stacked array, modulo 2^32.
         first = np.uint32((layer or 0) * array.size % 2**32)
@@ -39,6 +39,11 @@ class HashInParts:
         key = "".join(f"[{key!r}]" for key in keys)
         _, before = self._known.get(key, ("", np.zeros(2, np.uint32)))
         self._known[key] = (str(array.dtype), before + found)  # wraps, as the sums of a whole array
+
+    def add_stacked(self, path: tuple[Any, ...], array: Array) -> None:
+        """Adds a leaf of a tree, with all layers."""
+        sums = np.asarray(_fingerprint(array, np.uint32(0)))
+        self._known[jax.tree_util.keystr(path)] = (str(array.dtype), sums)
 
     def result(self) -> str:
         """The hash of all arrays."""
@@ -51,8 +56,9 @@ class HashInParts:
 @jax.jit
 def _fingerprint(array: Array, first: UInt32[np.ndarray, ""] | Array) -> UInt32[Array, "2"]:
     """Two sums over all elements, modulo 2^32, in which bits and position of each are mixed."""
-    bits = jax.lax.bitcast_convert_type(array, f"uint{8 * array.dtype.itemsize}")
-    bits = bits.astype(jnp.uint32)
+    if array.dtype != jnp.uint4:  # of 4 bits, the number is the bits
+        array = jax.lax.bitcast_convert_type(array, f"uint{8 * array.dtype.itemsize}")
+    bits = array.astype(jnp.uint32)
     place = jnp.full(array.shape, first, jnp.uint32)
     stride = 1
     for axis in reversed(range(array.ndim)):

@@ -199,10 +199,8 @@ def test_a_damaged_base_is_reported(config: TrainConfig, tmp_path: Path) -> None
         load_params(config.out)
 
 
-@pytest.mark.slow
-def test_the_reference_of_preference_training_is_the_base(
-    config: TrainConfig, tmp_path: Path
-) -> None:
+def on_pairs(config: TrainConfig, tmp_path: Path) -> TrainConfig:
+    """Preference training on 60 small pairs."""
     pairs = tmp_path / "pairs.jsonl"
     with pairs.open("w") as file:
         for number in range(60):
@@ -213,10 +211,14 @@ def test_the_reference_of_preference_training_is_the_base(
         config.data, sources=(SourceConfig(kind="preference", path=str(pairs)),),
         mask=MaskConfig(loss_roles=("assistant",)), cache_dir=str(tmp_path / "cache"),
     )  # fmt: skip
-    config = replace(
-        config, task="chat", objective="preference", data=data, max_steps=4,
-        lora=replace(ADAPTERS, dropout=0.2),
-    )  # fmt: skip
+    return replace(config, task="chat", objective="preference", data=data)
+
+
+@pytest.mark.slow
+def test_the_reference_of_preference_training_is_the_base(
+    config: TrainConfig, tmp_path: Path
+) -> None:
+    config = replace(on_pairs(config, tmp_path), max_steps=4, lora=replace(ADAPTERS, dropout=0.2))
     train(config)
     lines = Path(config.out, "metrics.jsonl").read_text().splitlines()
     steps = [json.loads(line) for line in lines]
