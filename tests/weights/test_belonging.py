@@ -112,16 +112,16 @@ def test_many_more_rows_than_ids_are_of_another_model_and_some_are_padding(
 ) -> None:  # fmt: skip
     for rows, said in (
         (404, "64 of the 404 rows of the embedding are padding, beyond the 340 ids"),
-        (1400, "no tokenizer converted: the tokenizer"),
+        (5400, "no tokenizer converted: the tokenizer"),
     ):
         source = write_hf(tmp_path / f"hf{rows}", replace(model, vocab_size=rows))
         shutil.copy(tiny_tokenizer, source)
         assert said in parrot("convert", "hf-to-flax", source, tmp_path / f"flax{rows}")
-    assert not (tmp_path / "flax1400" / "tokenizer").exists()
+    assert not (tmp_path / "flax5400" / "tokenizer").exists()
     assert (tmp_path / "flax404" / "tokenizer").exists()
-    few = ["train", tiny_run, "--model.vocab-size", "1400", *NO_EVAL]
+    few = ["train", tiny_run, "--model.vocab-size", "5400", *NO_EVAL]
     error = parrot(*few, code=2)
-    assert "has 340 ids, but the model 1,400 rows" in error
+    assert "has 340 ids, but the model 5,400 rows" in error
     parrot(*few, "--new-tokenizer")
     # LLaMA 2, a padded vocabulary, and LLaMA 3.
     llama = load_tokenizer(tiny_tokenizer)
