@@ -70,7 +70,7 @@ class Forward(NamedTuple):
         )
 
     def with_dropout(self, key: PRNGKeyArray, micro_batch: int | Int[Array, ""]) -> "Forward":
-        """The same with dropout, if the adapters have any, drawn anew for a micro-batch."""
+        """The same with dropout, if the adapters have any, drawn again for each micro-batch."""
         if self.lora is None or not self.lora.dropout:
             return self
         key = jax.random.fold_in(jax.random.fold_in(key, micro_batch), _DROPOUT)

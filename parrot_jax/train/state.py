@@ -35,7 +35,7 @@ def new_state(
       config: Seed, dtype and source of the weights.
       optimizer: Creates the moments.
       like: Shapes and shardings, from `abstract_state`.
-      frozen: The frozen weights of a run with adapters, which start anew.
+      frozen: The frozen weights of a run with adapters that start from zero.
 
     Raises:
       UserError: `config.init_from` has no checkpoint, or that of another model.

@@ -17,7 +17,7 @@ def format_of(name: str) -> Format:
     """The chat format of a name.
 
     Raises:
-      UserError: There is none.
+      UserError: No format has this name.
     """
     if name not in FORMATS:
         raise UserError(f"data.template is {name!r}; the templates are {', '.join(FORMATS)}.")

@@ -58,7 +58,7 @@ def check_rows(tokenizer: Tokenizer, num_rows: int, name: str) -> str | None:
       A note if some rows are padding (some models round their number up); else None.
 
     Raises:
-      UserError: There are more ids than rows, or so many fewer that they are of different models.
+      UserError: There are more ids than rows, or over 4,096 fewer, as of another model.
     """
     padding = num_rows - tokenizer.vocab_size
     if padding < 0:
