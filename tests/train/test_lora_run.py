@@ -123,10 +123,11 @@ def test_adapters_of_a_run_with_adapters_start_from_the_merged_weights(
     train(second)
     merged = load_params(config.out)
     base = Checkpoints(Path(second.out, "base", "checkpoints"), read_only=True)
-    np.testing.assert_array_equal(base.read(0, "lm_head"), merged["lm_head"])
-    np.testing.assert_array_equal(
-        base.read(0, "layers.01.mlp.down"), merged["layers"]["mlp"]["down"][1]
-    )
+    # Two devices merged what one merges here; their products may round differently.
+    down = merged["layers"]["mlp"]["down"][1]
+    np.testing.assert_allclose(base.read(0, "lm_head"), merged["lm_head"], rtol=0, atol=2e-8)
+    np.testing.assert_allclose(base.read(0, "layers.01.mlp.down"), down, rtol=0, atol=2e-8)
+    assert np.abs(down - load_params(str(config.init_from))["layers"]["mlp"]["down"][1]).max() > 1e-4
     # It needs the first run no more.
     shutil.rmtree(config.out)
     train(replace(second, max_steps=3))
