@@ -11,6 +11,7 @@
 #   make test-browser the pages of `annotate` and `view` in Chromium, which it installs with apt-get
 #   make test-plan  compiles the shipped configs and kernels for TPUs and GPUs you don't have
 #   make test-newest version-dependent tests with Python 3.12 or 3.13 and the newest jax
+#   make test-gpu-bench the benchmark for one GPU at toy size, with Python 3.12 and the versions of its machine
 #   make test-vllm  token parity with vLLM on a CPU, and a collection with it; separate environment
 #   make check      format, lint, types, import contracts; run it before each commit
 #   make docs       builds the documentation in site/; fails on broken links
@@ -27,6 +28,9 @@ BIN := $(VENV)/bin
 CONSTRAINTS := $(shell $(PYTHON) -c 'import sys; print("constraints.txt" if sys.version_info < (3, 12) else "constraints-newest.txt")')
 # Each candidate is run, since a name on the PATH may be a pyenv shim without a Python.
 NEWEST_PYTHON ?= $(shell for python in python3.13 python3.12 $$(ls -d ~/.pyenv/versions/3.1[23].*/bin/python 2>/dev/null | sort -rV); do \
+  "$$python" -c 'import ensurepip' 2>/dev/null && echo "$$python" && break; done)
+# The Python of the machine that scripts/bench/gpu was written for.
+PYTHON312 ?= $(shell for python in python3.12 $$(ls -d ~/.pyenv/versions/3.12.*/bin/python 2>/dev/null); do \
   "$$python" -c 'import ensurepip' 2>/dev/null && echo "$$python" && break; done)
 # Tests that depend most on the versions of Python, jax, flax, orbax, transformers and scipy.
 NEWEST_TESTS := tests/core tests/report tests/model tests/losses tests/test_sharding.py \
@@ -50,7 +54,7 @@ HERE := not nightly and not browser and not gpu and not tpu and not torch and no
 FAST := not slow and $(HERE)
 SLOW := slow and $(HERE)
 
-.PHONY: install quickstart test test-slow test-kill test-faults test-torch test-inspect test-alpaca test-browser test-plan has-newest test-newest test-vllm check docs format ask-real clean
+.PHONY: install quickstart test test-slow test-kill test-faults test-torch test-inspect test-alpaca test-browser test-plan has-newest test-newest test-gpu-bench test-vllm check docs format ask-real clean
 
 install: $(VENV)/.installed
 
@@ -115,6 +119,16 @@ has-newest:
 test-newest: has-newest
 	$(MAKE) PYTHON="$(NEWEST_PYTHON)" VENV=.venv-newest install
 	.venv-newest/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "$(HERE)" $(NEWEST_TESTS) $(ARGS)
+
+test-gpu-bench: .venv-gpu-bench/.installed
+	PYTHON=.venv-gpu-bench/bin/python scripts/bench/gpu/prepare.sh
+	TOY=1 PYTHON=.venv-gpu-bench/bin/python scripts/bench/gpu/run.sh all --budget 1200 --out runs/gpu-toy
+
+.venv-gpu-bench/.installed: scripts/bench/gpu/reference.txt
+	@test -n "$(PYTHON312)" || { echo "no Python 3.12 was found; set PYTHON312=/path/to/python3.12"; exit 2; }
+	$(PYTHON312) -m venv .venv-gpu-bench
+	.venv-gpu-bench/bin/python -m pip install --quiet -r scripts/bench/gpu/reference.txt
+	@touch $@
 
 test-vllm: install $(VENV)-vllm/.installed
 	$(BIN)/python -m pytest -m vllm tests/vllm $(ARGS)
