@@ -127,7 +127,9 @@ def test_adapters_of_a_run_with_adapters_start_from_the_merged_weights(
     down = merged["layers"]["mlp"]["down"][1]
     np.testing.assert_allclose(base.read(0, "lm_head"), merged["lm_head"], rtol=0, atol=2e-8)
     np.testing.assert_allclose(base.read(0, "layers.01.mlp.down"), down, rtol=0, atol=2e-8)
-    assert np.abs(down - load_params(str(config.init_from))["layers"]["mlp"]["down"][1]).max() > 1e-4
+    assert (
+        np.abs(down - load_params(str(config.init_from))["layers"]["mlp"]["down"][1]).max() > 1e-4
+    )
     # It needs the first run no more.
     shutil.rmtree(config.out)
     train(replace(second, max_steps=3))
