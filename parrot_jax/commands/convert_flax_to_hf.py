@@ -133,11 +133,12 @@ def run(config: FlaxToHfConfig) -> None:
 def _base_of(folder: "ModelFolder", step: int, given: str | None) -> str:
     """The base of a run's adapters, in Hugging Face's format."""
     from parrot_jax.weights.adapters import OWN_BASE, recorded
+    from parrot_jax.weights.hub import address_of
     from parrot_jax.weights.model_folder import ModelFolder
 
     adapter = recorded(folder.open_checkpoint(step)[0], step)
     if given is not None or adapter is None:  # `flax_to_peft` rejects whole weights
-        return given or ""
+        return address_of(given) if given else ""
     place = str(folder.open_base(adapter)[0].folder).removesuffix("/checkpoints")
     # Adapters of a run with adapters: the base is their sum, which was never in that format.
     is_own = place == str((folder.path / OWN_BASE).absolute())
@@ -147,4 +148,4 @@ def _base_of(folder: "ModelFolder", step: int, given: str | None) -> str:
             f"the base of {folder.path} is {base.path}, which was not converted from Hugging Face; "
             f"export it with `parrot convert flax-to-hf {base.path} BASE` and add --base BASE."
         )
-    return str(base.read_config()["converted_from"])
+    return address_of(str(base.read_config()["converted_from"]))

@@ -299,7 +299,8 @@ class RunFolder(ModelFolder):
             return None
         base = ModelFolder(config.init_from)
         if base.config_path.exists() and base.is_converted():
-            return str(base.read_config()["converted_from"])
+            source = str(base.read_config()["converted_from"])
+            return Path(source).name if Path(source).is_absolute() else source
         return base.path.name
 
     def _take(self, path: Path, held: contextlib.ExitStack) -> None:
