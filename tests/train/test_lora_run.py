@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import yaml
 
+from parrot_jax.cli import main
 from parrot_jax.core.config import load_config
 from parrot_jax.core.errors import UserError
 from parrot_jax.data.data_config import MaskConfig
@@ -134,6 +135,33 @@ def test_adapters_of_a_run_with_adapters_start_from_the_merged_weights(
     shutil.rmtree(config.out)
     train(replace(second, max_steps=3))
     load_run(second.out).generate([[]], max_tokens=2)
+
+
+@pytest.mark.slow
+def test_an_export_for_peft_names_the_checkpoint_of_its_base(
+    config: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(str(config.init_from), base)
+    first = ModelFolder(base).latest_step()
+    config = replace(config, init_from=str(base))
+    second = replace(config, init_from=config.out, out=config.out + "-second")
+    train(config)
+    train(second)
+    # Both are trained on.
+    train(replace(config, max_steps=3))
+    newer = Checkpoints(base / "checkpoints")
+    newer.save(first + 1, load_params(base))
+    newer.close()
+
+    def advice(run: str) -> str:
+        assert main(["convert", "flax-to-hf", run, f"{tmp_path}/peft", "--peft"]) == 2
+        return capsys.readouterr().err
+
+    assert f"flax-to-hf {base} BASE --step {first}` and add --base BASE" in advice(config.out)
+    assert f"flax-to-hf {config.out} BASE --step 2` and add --base BASE" in advice(second.out)
+    shutil.rmtree(config.out)
+    assert "not there any more; export without --peft." in advice(second.out)
 
 
 def test_the_hash_of_the_base_is_the_same_in_parts(config: TrainConfig) -> None:
