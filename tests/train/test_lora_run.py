@@ -287,6 +287,13 @@ def test_settings_that_cannot_be(config: TrainConfig) -> None:
         with pytest.raises(UserError, match=fault):
             replace(ADAPTERS, **values)
     train(config)
+    # Before the first checkpoint, e.g. after a rank that does not fit into memory, they can.
+    early = replace(config, out=f"{config.out}-early", max_steps=0)
+    shutil.copytree(config.out, early.out, ignore=shutil.ignore_patterns("checkpoints"))
+    early = replace(early, lora=replace(ADAPTERS, rank=2))
+    with pytest.raises(UserError, match=r"lora.rank: 4 -> 2\); .*--allow-changes lora.rank"):
+        train(early)
+    train(early, allow_changes=["lora.rank"])
     for changed in (replace(ADAPTERS, rank=2), replace(ADAPTERS, targets=("q_proj",)), None):
         with pytest.raises(UserError, match=r"trains other weights \(lora.*a new run from it"):
             train(replace(config, lora=changed), allow_changes=["lora"])
