@@ -131,6 +131,16 @@ def test_adapters_of_a_run_with_adapters_start_from_the_merged_weights(
     assert (
         np.abs(down - load_params(str(config.init_from))["layers"]["mlp"]["down"][1]).max() > 1e-4
     )
+    # A start that was killed after merging, and whose dtype is then changed: merged again.
+    early = replace(second, lora=replace(ADAPTERS, base_dtype="bfloat16"), max_steps=1)
+    early = replace(early, out=config.out + "-early")
+    train(early)
+    shutil.rmtree(Path(early.out, "checkpoints"))
+    train(replace(early, lora=ADAPTERS), allow_changes=["lora.base_dtype"])
+    again = Checkpoints(Path(early.out, "base", "checkpoints"), read_only=True)
+    np.testing.assert_array_equal(
+        again.read(1, "layers.01.mlp.down"), base.read(0, "layers.01.mlp.down")
+    )
     # It needs the first run no more.
     shutil.rmtree(config.out)
     train(replace(second, max_steps=3))
