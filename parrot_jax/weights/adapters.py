@@ -113,7 +113,10 @@ def open_base(
             return checkpoints, step
         if checkpoints.latest_step() is not None:
             opened.append((place, checkpoints))
-    set_it = f"set init_from in {folder}/config.yaml to the folder where they are"
+    set_it = (
+        f"set init_from to the folder where they are, in {folder}/config.yaml and in the config "
+        "that you train with"
+    )
     for place, checkpoints in opened:
         step = checkpoints.latest_step()
         assert step is not None

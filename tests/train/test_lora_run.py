@@ -196,14 +196,16 @@ def test_a_base_that_moved_or_changed(config: TrainConfig, tmp_path: Path) -> No
     expected = load_params(config.out)
     # Moved: found again where the config says.
     base.rename(tmp_path / "moved")
-    with pytest.raises(UserError, match=r"which are not there any more; move them back, or set i"):
+    with pytest.raises(UserError, match=r"not there any more; move them back, or set init_from to"):
         load_params(config.out)
-    with pytest.raises(UserError, match="not there any more"):
+    with pytest.raises(UserError, match="and in the config that you train with"):
         train(replace(config, max_steps=3))
     path = Path(config.out, "config.yaml")
     values = yaml.safe_load(path.read_text())
     path.write_text(yaml.safe_dump(values | {"init_from": str(tmp_path / "moved")}))
     jax.tree.map(np.testing.assert_array_equal, load_params(config.out), expected)
+    # A resumed run is given the same place.
+    train(replace(config, init_from=str(tmp_path / "moved")))
     # Saved again with the same values: another identity, but the same hash.
     moved = Checkpoints(tmp_path / "moved" / "checkpoints")
     newest = moved.latest_step()
