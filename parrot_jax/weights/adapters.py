@@ -194,18 +194,19 @@ def restore_merged(
       of_base: Those of the base, from `open_base`.
       like: Shapes, dtypes and shardings of the weights.
     """
-    checkpoints, step = of_base
+    # First, since a run that trains there will remove them; the base may take minutes.
+    checkpoints, step = of_adapters
+    mesh = jax.tree.leaves(like)[0].sharding.mesh
+    wanted = {LORA: abstract_adapters(model, adapter.lora, mesh)}
+    adapters = checkpoints.restore(step, {"params": wanted})["params"][LORA]["layers"]
     as_read = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(
             leaf.shape, adapter.lora.read_dtype, sharding=leaf.sharding
         ),
         like,
     )
+    checkpoints, step = of_base
     params = checkpoints.restore(step, {"params": as_read})["params"]
-    checkpoints, step = of_adapters
-    mesh = jax.tree.leaves(like)[0].sharding.mesh
-    wanted = {LORA: abstract_adapters(model, adapter.lora, mesh)}
-    adapters = checkpoints.restore(step, {"params": wanted})["params"][LORA]["layers"]
     for target in targets_of(model, adapter.lora):
         place, mine, wanted = params["layers"], adapters, like["layers"]
         for name in target.path[:-1]:

@@ -228,6 +228,21 @@ def test_a_base_that_moved_or_changed(config: TrainConfig, tmp_path: Path) -> No
         load_params(config.out)
 
 
+def test_adapters_are_read_before_the_run_removes_them(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(replace(config, max_steps=1))
+    expected, restore = load_params(config.out), Checkpoints.restore
+
+    def slow(checkpoints: Checkpoints, *arguments: Any, **options: Any) -> Any:
+        if str(config.init_from) in str(checkpoints.folder):
+            shutil.rmtree(Path(config.out, "checkpoints", "1"))
+        return restore(checkpoints, *arguments, **options)
+
+    monkeypatch.setattr(Checkpoints, "restore", slow)
+    jax.tree.map(np.testing.assert_array_equal, load_params(config.out), expected)
+
+
 @pytest.mark.slow
 def test_a_damaged_base_is_reported(config: TrainConfig, tmp_path: Path) -> None:
     base = tmp_path / "base"
