@@ -1,5 +1,6 @@
 """Export a run's newest checkpoint to a folder for transformers and vLLM."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -133,18 +134,41 @@ def run(config: FlaxToHfConfig) -> None:
 def _base_of(folder: "ModelFolder", step: int, given: str | None) -> str:
     """The base of a run's adapters, in Hugging Face's format."""
     from parrot_jax.weights.adapters import OWN_BASE, recorded
+    from parrot_jax.weights.hub import address_of
     from parrot_jax.weights.model_folder import ModelFolder
 
     adapter = recorded(folder.open_checkpoint(step)[0], step)
     if given is not None or adapter is None:  # `flax_to_peft` rejects whole weights
-        return given or ""
-    place = str(folder.open_base(adapter)[0].folder).removesuffix("/checkpoints")
-    # Adapters of a run with adapters: the base is their sum, which was never in that format.
-    is_own = place == str((folder.path / OWN_BASE).absolute())
-    base = ModelFolder(folder.read_config()["init_from"] if is_own else place)
-    if is_own or not base.is_converted():
+        return address_of(given) if given else ""
+    checkpoints, base_step = folder.open_base(adapter)
+    place = str(checkpoints.folder).removesuffix("/checkpoints")
+    if place == str((folder.path / OWN_BASE).absolute()):
+        raise UserError(_advice_for_merged(folder, checkpoints.made_of(base_step)))
+    base = ModelFolder(place)
+    if not base.is_converted():
         raise UserError(
             f"the base of {folder.path} is {base.path}, which was not converted from Hugging Face; "
-            f"export it with `parrot convert flax-to-hf {base.path} BASE` and add --base BASE."
+            f"export it with `parrot convert flax-to-hf {base.path} BASE --step {base_step}` and "
+            "add --base BASE."
         )
-    return str(base.read_config()["converted_from"])
+    return address_of(str(base.read_config()["converted_from"]))
+
+
+def _advice_for_merged(folder: "ModelFolder", made_of: Mapping[str, Any]) -> str:
+    """What to do about a base that is the sum of another run: it has no Hugging Face format."""
+    from parrot_jax.weights.checkpoints import Checkpoints
+    from parrot_jax.weights.model_folder import ModelFolder
+
+    source = ModelFolder(folder.read_config()["init_from"])
+    checkpoints = Checkpoints(source.checkpoints, read_only=True)
+    step = checkpoints.step_of(made_of.get("merged_from", ""), first=0)
+    problem = f"the base of {folder.path} is the sum of {source.path} and its adapters"
+    if step is None:
+        return (
+            f"{problem}, but the checkpoint that it was merged from is not there any more; export "
+            "without --peft."
+        )
+    return (
+        f"{problem}; export that with `parrot convert flax-to-hf {source.path} BASE --step {step}` "
+        "and add --base BASE."
+    )

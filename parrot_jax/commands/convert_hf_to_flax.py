@@ -55,7 +55,7 @@ def run(config: HfToFlaxConfig) -> None:
     from parrot_jax.distributed import in_first_process, join_processes
     from parrot_jax.weights.hf_folder import HfFolder
     from parrot_jax.weights.hf_to_flax import hf_to_flax
-    from parrot_jax.weights.hub import local_folder
+    from parrot_jax.weights.hub import address_of, local_folder
     from parrot_jax.weights.model_folder import ModelFolder
     from parrot_jax.weights.peft_folder import is_peft_folder
 
@@ -70,12 +70,11 @@ def run(config: HfToFlaxConfig) -> None:
     console.print(f"{num_parameters(source.config):,} parameters in {source.path}")
     folder = ModelFolder(config.out)
     tokenizer = _load_tokenizer(source)
-    origin = f"{config.source}@{config.revision}" if config.revision else config.source
     converted = hf_to_flax(
         source,
         config.out,
         dtype=config.dtype,
-        origin=origin,
+        origin=address_of(config.source, revision=config.revision),
         tokenizer=tokenizer.fingerprint if tokenizer else None,
     )
     options = f"--init-from {config.out}"
@@ -106,6 +105,7 @@ def _convert_adapters(config: HfToFlaxConfig, source: "Path") -> None:
     from parrot_jax.data.tokenizers import load_tokenizer
     from parrot_jax.model.lora_config import num_adapter_parameters
     from parrot_jax.weights.hf_to_flax import peft_to_flax
+    from parrot_jax.weights.hub import address_of
     from parrot_jax.weights.model_folder import ModelFolder
     from parrot_jax.weights.peft_folder import CONFIG, PeftFolder, is_peft_folder
 
@@ -132,7 +132,8 @@ def _convert_adapters(config: HfToFlaxConfig, source: "Path") -> None:
     model = base.load_model()
     adapters = PeftFolder(source, model, "float32" if "float32" in dtypes else "bfloat16")
     console.print(f"{num_adapter_parameters(model, adapters.lora):,} parameters in {source}")
-    converted = peft_to_flax(adapters, base, config.out, origin=config.source)
+    origin = address_of(config.source, revision=config.revision)
+    converted = peft_to_flax(adapters, base, config.out, origin=origin)
     if base.tokenizer.exists():
         load_tokenizer(base.tokenizer).save(out.tokenizer)
     save_config(converted, out.config_path)

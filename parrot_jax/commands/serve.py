@@ -147,7 +147,13 @@ def _finished_export(folder: Path) -> Path:
         read_record,
     )
 
-    if not (folder / "config.json").exists():
+    whole, adapters = folder / "config.json", folder / "adapter_config.json"
+    if adapters.exists() and not whole.exists():
+        raise UserError(
+            f"{folder} has adapters only; serve the run, or export it without --peft, which merges "
+            "them."
+        )
+    if not whole.exists():
         raise UserError(
             f"{folder} is neither a run folder (no config.yaml) nor a finished export (no "
             "config.json). Check the path, or run `parrot convert flax-to-hf` again."

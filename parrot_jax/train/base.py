@@ -83,10 +83,11 @@ def _merged_once(
     assert config.lora is not None
     source, merged_from = ModelFolder(config.init_from), checkpoints.identity(step)
     own = ModelFolder(folder.path / OWN_BASE)
-    of_run = made_of(config.model, source.tokenizer_fingerprint()) | {"merged_from": merged_from}
+    merging = {"merged_from": merged_from, "merged_dtype": config.lora.read_dtype}
+    of_run = made_of(config.model, source.tokenizer_fingerprint()) | merging
     kept = Checkpoints(own.checkpoints, keep=1, made_of=of_run)
     newest = kept.latest_step()
-    if newest is not None and kept.made_of(newest).get("merged_from") == merged_from:
+    if newest is not None and merging.items() <= kept.made_of(newest).items():
         return own, kept, newest  # of a start that was killed
     console.print(f"merging the adapters of {config.init_from} into {own.path}")
     merged = load_params(source, as_read(config.lora, like), step=step)

@@ -110,9 +110,10 @@ class RunFolder(ModelFolder):
           DiskFullError: The disk is full.
         """
         self._check_run_tokenizer(config, template.tokenizer, allow_changes)
+        is_new = not self.has_checkpoint()
         with contextlib.ExitStack() as held:
             in_first_process(
-                lambda: self._start(config, template, data, held, allow_changes),
+                lambda: self._start(config, template, data, held, allow_changes, is_new=is_new),
                 f"open {self.path}",
             )
             if not self.config_path.exists():
@@ -137,8 +138,10 @@ class RunFolder(ModelFolder):
           UserError: The folder has a run of another config or of other rows.
         """
         self._check_run_tokenizer(config, template.tokenizer, allow_changes)
+        is_new = not self.has_checkpoint()
         in_first_process(
-            lambda: self._changes_to(config, data, allow_changes), f"continue {self.path}"
+            lambda: self._changes_to(config, data, allow_changes, is_new=is_new),
+            f"continue {self.path}",
         )
 
     def check_writable(self) -> None:
@@ -168,13 +171,15 @@ class RunFolder(ModelFolder):
         data: dict[str, Any],
         held: contextlib.ExitStack,
         allow_changes: Sequence[str],
+        *,
+        is_new: bool,
     ) -> None:
         with disk_full_is_a_user_error(f"the run folder {self.path}"):
             self.check_writable()
             self.results.mkdir(parents=True, exist_ok=True)
             if isinstance(self.path, Path):
                 self._take(self.path, held)
-            if changes := self._changes_to(config, data, allow_changes):
+            if changes := self._changes_to(config, data, allow_changes, is_new=is_new):
                 now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
                 self._changes.append(time=now, changes=changes)
                 self._changes.flush()
@@ -299,7 +304,8 @@ class RunFolder(ModelFolder):
             return None
         base = ModelFolder(config.init_from)
         if base.config_path.exists() and base.is_converted():
-            return str(base.read_config()["converted_from"])
+            source = str(base.read_config()["converted_from"])
+            return Path(source).name if Path(source).is_absolute() else source
         return base.path.name
 
     def _take(self, path: Path, held: contextlib.ExitStack) -> None:
@@ -316,9 +322,14 @@ class RunFolder(ModelFolder):
         write_json(self._owner_path, self._owner)
 
     def _changes_to(
-        self, config: TrainConfig, data: dict[str, Any], allow_changes: Sequence[str]
+        self,
+        config: TrainConfig,
+        data: dict[str, Any],
+        allow_changes: Sequence[str],
+        *,
+        is_new: bool,
     ) -> list[str]:
-        """The allowed differences from the resumed run."""
+        """The allowed differences from the resumed run; `is_new` = it has no checkpoint."""
         if not self.config_path.exists():
             return []
 
@@ -350,8 +361,9 @@ class RunFolder(ModelFolder):
                 "agree only to about 1e-5"
             )
         # Before the config is stored: the checkpoints would no longer fit it.
-        if shapes := [change for change in changes if is_one_of(change, _ADAPTER_KEYS)
-                      or change.startswith("lora: ")]:  # fmt: skip
+        shapes = [change for change in changes if is_one_of(change, _ADAPTER_KEYS)
+                  or change.startswith("lora: ")]  # fmt: skip
+        if shapes and not is_new:
             raise UserError(
                 f"{self.path} has a run that trains other weights ({'; '.join(shapes)}), which "
                 "cannot be changed; restore the old values, or start a new run from it with "

@@ -113,7 +113,10 @@ def open_base(
             return checkpoints, step
         if checkpoints.latest_step() is not None:
             opened.append((place, checkpoints))
-    set_it = f"set init_from in {folder}/config.yaml to the folder where they are"
+    set_it = (
+        f"set init_from to the folder where they are, in {folder}/config.yaml and in the config "
+        "that you train with"
+    )
     for place, checkpoints in opened:
         step = checkpoints.latest_step()
         assert step is not None
@@ -191,18 +194,19 @@ def restore_merged(
       of_base: Those of the base, from `open_base`.
       like: Shapes, dtypes and shardings of the weights.
     """
-    checkpoints, step = of_base
+    # First, since a run that trains there will remove them; the base may take minutes.
+    checkpoints, step = of_adapters
+    mesh = jax.tree.leaves(like)[0].sharding.mesh
+    wanted = {LORA: abstract_adapters(model, adapter.lora, mesh)}
+    adapters = checkpoints.restore(step, {"params": wanted})["params"][LORA]["layers"]
     as_read = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(
             leaf.shape, adapter.lora.read_dtype, sharding=leaf.sharding
         ),
         like,
     )
+    checkpoints, step = of_base
     params = checkpoints.restore(step, {"params": as_read})["params"]
-    checkpoints, step = of_adapters
-    mesh = jax.tree.leaves(like)[0].sharding.mesh
-    wanted = {LORA: abstract_adapters(model, adapter.lora, mesh)}
-    adapters = checkpoints.restore(step, {"params": wanted})["params"][LORA]["layers"]
     for target in targets_of(model, adapter.lora):
         place, mine, wanted = params["layers"], adapters, like["layers"]
         for name in target.path[:-1]:

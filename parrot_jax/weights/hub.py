@@ -109,6 +109,21 @@ def local_folder(source: str, *, revision: str | None = None) -> Path:
     return folder
 
 
+def address_of(source: str, *, revision: str | None = None) -> str:
+    """Returns what finds a model from any working folder.
+
+    Args:
+      source: A folder, or `org/name` on the hub.
+      revision: On the hub; None = main.
+
+    Returns:
+      The absolute path of a folder; else the source, as `org/name@revision` if there is one.
+    """
+    if Path(source).is_dir():
+        return str(Path(source).absolute())
+    return f"{source}@{revision}" if revision else source
+
+
 def push(upload: Upload, repo: str, *, private: bool = True, confirm: Callable[[str], bool]) -> str:
     """Uploads files to the hub in one commit; safe to repeat after an interruption.
 

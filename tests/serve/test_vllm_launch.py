@@ -238,6 +238,9 @@ def test_folders_that_hold_no_model(
     command = ["--backend", "vllm", "--port", "0", "--vllm.python", str(python)]
     assert main(["serve", str(tmp_path), *command]) == 2
     assert "is neither a run folder (no config.yaml)" in capsys.readouterr().err
+    (tmp_path / "adapter_config.json").write_text("{}")
+    assert main(["serve", str(tmp_path), *command]) == 2
+    assert "has adapters only; serve the run, or export it without" in capsys.readouterr().err
     (tmp_path / "config.yaml").write_text("converted_from: x\nmodel: {}\n")
     assert main(["serve", str(tmp_path), *command]) == 2
     assert "has converted weights, not a run" in capsys.readouterr().err

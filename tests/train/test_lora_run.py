@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import yaml
 
+from parrot_jax.cli import main
 from parrot_jax.core.config import load_config
 from parrot_jax.core.errors import UserError
 from parrot_jax.data.data_config import MaskConfig
@@ -130,10 +131,47 @@ def test_adapters_of_a_run_with_adapters_start_from_the_merged_weights(
     assert (
         np.abs(down - load_params(str(config.init_from))["layers"]["mlp"]["down"][1]).max() > 1e-4
     )
+    # A start that was killed after merging, and whose dtype is then changed: merged again.
+    early = replace(second, lora=replace(ADAPTERS, base_dtype="bfloat16"), max_steps=1)
+    early = replace(early, out=config.out + "-early")
+    train(early)
+    shutil.rmtree(Path(early.out, "checkpoints"))
+    train(replace(early, lora=ADAPTERS), allow_changes=["lora.base_dtype"])
+    again = Checkpoints(Path(early.out, "base", "checkpoints"), read_only=True)
+    np.testing.assert_array_equal(
+        again.read(1, "layers.01.mlp.down"), base.read(0, "layers.01.mlp.down")
+    )
     # It needs the first run no more.
     shutil.rmtree(config.out)
     train(replace(second, max_steps=3))
     load_run(second.out).generate([[]], max_tokens=2)
+
+
+@pytest.mark.slow
+def test_an_export_for_peft_names_the_checkpoint_of_its_base(
+    config: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(str(config.init_from), base)
+    first = ModelFolder(base).latest_step()
+    config = replace(config, init_from=str(base))
+    second = replace(config, init_from=config.out, out=config.out + "-second")
+    train(config)
+    train(second)
+    # Both are trained on.
+    train(replace(config, max_steps=3))
+    newer = Checkpoints(base / "checkpoints")
+    newer.save(first + 1, load_params(base))
+    newer.close()
+
+    def advice(run: str) -> str:
+        assert main(["convert", "flax-to-hf", run, f"{tmp_path}/peft", "--peft"]) == 2
+        return capsys.readouterr().err
+
+    assert f"flax-to-hf {base} BASE --step {first}` and add --base BASE" in advice(config.out)
+    assert f"flax-to-hf {config.out} BASE --step 2` and add --base BASE" in advice(second.out)
+    shutil.rmtree(config.out)
+    assert "not there any more; export without --peft." in advice(second.out)
 
 
 def test_the_hash_of_the_base_is_the_same_in_parts(config: TrainConfig) -> None:
@@ -158,14 +196,16 @@ def test_a_base_that_moved_or_changed(config: TrainConfig, tmp_path: Path) -> No
     expected = load_params(config.out)
     # Moved: found again where the config says.
     base.rename(tmp_path / "moved")
-    with pytest.raises(UserError, match=r"which are not there any more; move them back, or set i"):
+    with pytest.raises(UserError, match=r"not there any more; move them back, or set init_from to"):
         load_params(config.out)
-    with pytest.raises(UserError, match="not there any more"):
+    with pytest.raises(UserError, match="and in the config that you train with"):
         train(replace(config, max_steps=3))
     path = Path(config.out, "config.yaml")
     values = yaml.safe_load(path.read_text())
     path.write_text(yaml.safe_dump(values | {"init_from": str(tmp_path / "moved")}))
     jax.tree.map(np.testing.assert_array_equal, load_params(config.out), expected)
+    # A resumed run is given the same place.
+    train(replace(config, init_from=str(tmp_path / "moved")))
     # Saved again with the same values: another identity, but the same hash.
     moved = Checkpoints(tmp_path / "moved" / "checkpoints")
     newest = moved.latest_step()
@@ -186,6 +226,21 @@ def test_a_base_that_moved_or_changed(config: TrainConfig, tmp_path: Path) -> No
     shutil.rmtree(tmp_path / "moved" / "checkpoints" / str(newest + 1))
     with pytest.raises(UserError, match=r"adapters of other weights than those in .*moved: these"):
         load_params(config.out)
+
+
+def test_adapters_are_read_before_the_run_removes_them(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(replace(config, max_steps=1))
+    expected, restore = load_params(config.out), Checkpoints.restore
+
+    def slow(checkpoints: Checkpoints, *arguments: Any, **options: Any) -> Any:
+        if str(config.init_from) in str(checkpoints.folder):
+            shutil.rmtree(Path(config.out, "checkpoints", "1"))
+        return restore(checkpoints, *arguments, **options)
+
+    monkeypatch.setattr(Checkpoints, "restore", slow)
+    jax.tree.map(np.testing.assert_array_equal, load_params(config.out), expected)
 
 
 @pytest.mark.slow
@@ -259,6 +314,13 @@ def test_settings_that_cannot_be(config: TrainConfig) -> None:
         with pytest.raises(UserError, match=fault):
             replace(ADAPTERS, **values)
     train(config)
+    # Before the first checkpoint, e.g. after a rank that does not fit into memory, they can.
+    early = replace(config, out=f"{config.out}-early", max_steps=0)
+    shutil.copytree(config.out, early.out, ignore=shutil.ignore_patterns("checkpoints"))
+    early = replace(early, lora=replace(ADAPTERS, rank=2))
+    with pytest.raises(UserError, match=r"lora.rank: 4 -> 2\); .*--allow-changes lora.rank"):
+        train(early)
+    train(early, allow_changes=["lora.rank"])
     for changed in (replace(ADAPTERS, rank=2), replace(ADAPTERS, targets=("q_proj",)), None):
         with pytest.raises(UserError, match=r"trains other weights \(lora.*a new run from it"):
             train(replace(config, lora=changed), allow_changes=["lora"])

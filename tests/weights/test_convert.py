@@ -194,6 +194,11 @@ def test_training_starts_from_what_was_converted(
     assert parrot("train", tiny_run, *base) == 0
     norm = load_params(config["out"])["norm"]
     np.testing.assert_array_equal(norm, all_tensors(source)["model.norm.weight"].astype(np.float32))
+    # The card names what the run started from, without its path.
+    assert parrot("convert", "flax-to-hf", config["out"], tmp_path / "export") == 0
+    card = (tmp_path / "export" / "README.md").read_text()
+    assert "started from: `hf`" in card
+    assert str(tmp_path) not in card
     # Another epsilon is another model, although the shapes are the same.
     other = ["--out", str(tmp_path / "other"), "--model.rms-norm-eps", "1e-6"]
     assert parrot("train", tiny_run, *base, *other) == 2

@@ -120,6 +120,29 @@ def test_the_base_of_an_export_is_found_whatever_its_name_and_the_working_folder
     assert values["base_model_name_or_path"] == str(base / "hf")
 
 
+def test_a_base_converted_from_a_relative_folder_is_found_from_any_other(
+    base: Path, peft_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "owl").mkdir()
+    (tmp_path / "owl" / "base").symlink_to(base / "hf")
+    monkeypatch.chdir(tmp_path)
+    assert main(["convert", "hf-to-flax", "owl/base", "flax"]) == 0
+    assert main(["convert", "hf-to-flax", str(peft_folder), "adapted", "--base", "flax"]) == 0
+    monkeypatch.chdir("/")
+
+    def named(out: str, *arguments: str) -> str:
+        arguments = ("flax-to-hf", f"{tmp_path}/adapted", f"{tmp_path}/{out}", "--peft", *arguments)
+        assert main(["convert", *arguments]) == 0
+        values = json.loads((tmp_path / out / CONFIG).read_text())
+        return values["base_model_name_or_path"]
+
+    # `owl/base` would be a repository of the hub there.
+    assert named("peft") == f"{tmp_path}/owl/base"
+    monkeypatch.chdir(tmp_path)
+    assert named("given", "--base", "owl/base") == f"{tmp_path}/owl/base"
+    assert named("repository", "--base", "owl/other") == "owl/other"
+
+
 def test_a_merged_export_equals_the_merged_weights(converted: Path, tmp_path: Path) -> None:
     assert main(["convert", "flax-to-hf", str(converted), f"{tmp_path}/hf"]) == 0
     assert main(["convert", "verify", f"{tmp_path}/hf", str(converted)]) == 0
