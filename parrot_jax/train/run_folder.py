@@ -44,6 +44,8 @@ from parrot_jax.distributed import DistributedConfig, in_first_process
 from parrot_jax.train.run_data import changed_data
 from parrot_jax.train.train_config import TrainConfig
 from parrot_jax.version import __version__
+from parrot_jax.weights.adapters import OWN_BASE, open_base, recorded
+from parrot_jax.weights.checkpoints import Checkpoints
 from parrot_jax.weights.model_card import Training
 from parrot_jax.weights.model_folder import ModelFolder
 
@@ -379,9 +381,26 @@ class RunFolder(ModelFolder):
                 f"({'; '.join(refused)}); choose another --out, restore the old values and files, "
                 f"or allow the change with --allow-changes {keys}."
             )
+        if not is_new and any(is_one_of(change, ["init_from"]) for change in changes):
+            self._check_named_base(config)
         if changes:
             console.print(f"resuming with changes: {'; '.join(changes)}")
         return changes
+
+    def _check_named_base(self, config: TrainConfig) -> None:
+        """Raises a `UserError` if `init_from` names other weights than the adapters belong to."""
+        adapter = recorded(*self.open_checkpoint())
+        if config.lora is None or config.init_from is None or adapter is None:
+            return
+        found = str(open_base(config.model, adapter, self.path, config.init_from)[0].folder)
+        named = ModelFolder(config.init_from).checkpoints
+        own = self.path / OWN_BASE / "checkpoints"
+        others = Checkpoints(named, read_only=True).latest_step() is not None
+        if others and found not in (str(named.absolute()), str(own.absolute())):
+            raise UserError(
+                f"init_from is {config.init_from}, but the adapters in {self.path} belong to the "
+                f"weights in {found.removesuffix('/checkpoints')}; name those, or start a new run."
+            )
 
 
 def versions() -> dict[str, str | None]:

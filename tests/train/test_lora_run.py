@@ -194,6 +194,11 @@ def test_a_base_that_moved_or_changed(config: TrainConfig, tmp_path: Path) -> No
     assert adapter is not None
     assert adapter.base.path == str(base)
     expected = load_params(config.out)
+    # Named otherwise on purpose: these adapters would not fit those weights.
+    other = replace(config, init_from=str(tmp_path / "other"), seed=1, lora=None, max_steps=0)
+    train(replace(other, init_from=None, out=str(tmp_path / "other")))
+    with pytest.raises(UserError, match=r"init_from is .*other, but the adapters .* belong to the"):
+        train(replace(config, init_from=other.init_from), allow_changes=["init_from"])
     # Moved: found again where the config says.
     base.rename(tmp_path / "moved")
     with pytest.raises(UserError, match=r"not there any more; move them back, or set init_from to"):
