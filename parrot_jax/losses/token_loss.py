@@ -1,9 +1,13 @@
 """Log-probabilities of target tokens, without the logits of a whole batch in memory.
 
-One op, `token_logprobs`, serves supervised training, preference losses and evaluation. It computes
-the logits in tiles of tokens, and again in the backward pass, so the largest array is [tile, V]: at
-tile=1024, V=32000 that is 125 MiB of float32, while the logits of B=8, T=4096 would be 3.9 GiB. One
-log-sum-exp per token is kept for the backward pass.
+`token_logprobs` serves preference losses and evaluation. It computes the logits in tiles of tokens,
+and again in the backward pass, so the largest array is [tile, V]: at tile=1024, V=32000 that is 125
+MiB of float32, while the logits of B=8, T=4096 would be 3.9 GiB. One log-sum-exp per token is kept
+for the backward pass.
+
+`role_weighted_nll` serves supervised training. The gradient of a weighted sum is known up to a
+factor before the backward pass, so it is computed with the loss, from the same logits: 6 operations
+per weight and token instead of 8.
 
 With a `live_capacity`, only live tokens are computed: if 13 % of the tokens are live, 13 % of the
 matrix products remain.
@@ -49,7 +53,7 @@ def role_weighted_nll(
       head: Unembedding matrix, in the dtype its gradient should have (float32).
       targets: Token ids in [0, V), already shifted left by one. Where the weight is 0, any id may
         serve as padding.
-      loss_weights: One weight per target, >= 0; not normalised here.
+      loss_weights: One weight per target, >= 0; not normalised here. They have no gradient.
       tile: Tokens per step, see `token_logprobs`.
       live_capacity: Capacity for tokens of non-zero weight, see `token_logprobs`.
       shards: Number of shards of the rows over devices, see `token_logprobs`; must divide B.
@@ -64,16 +68,9 @@ def role_weighted_nll(
     Source: the masked likelihood that trains Parrot-Ask, arXiv:2310.07301.
     """
     weights = loss_weights.astype(jnp.float32)
-    logprobs = token_logprobs(
-        hidden.reshape(-1, hidden.shape[-1]),
-        head,
-        targets.reshape(-1),
-        tile=tile,
-        live=(weights != 0).reshape(-1),
-        live_capacity=live_capacity,
-        shards=shards,
-    )
-    return TokenLoss(-(weights * logprobs.reshape(targets.shape)).sum(), weights.sum())
+    tiling, arrays = _parted(hidden, targets, weights != 0, tile, live_capacity, shards)
+    loss_sum: Array = _weighted_sum(tiling, arrays[0], head, *arrays[1:], weights)
+    return TokenLoss(loss_sum, weights.sum())
 
 
 def token_nll(
@@ -143,7 +140,24 @@ def token_logprobs(
     Raises:
       UserError: `tile` or `live_capacity` is below 1, or `shards` does not divide the tokens.
     """
-    num_tokens, width = hidden.shape
+    live = jnp.ones(targets.shape, bool) if live is None else live
+    tiling, arrays = _parted(hidden, targets, live, tile, live_capacity, shards)
+    logprobs: Array = _logprobs(tiling, arrays[0], head, *arrays[1:])
+    return logprobs.reshape(targets.shape)
+
+
+class _Tiling(NamedTuple):
+    """Static arguments: tokens per shard in one tile, and capacity for live tokens per shard."""
+
+    tile: int
+    capacity: int
+
+
+def _parted(
+    hidden: Array, targets: Array, live: Array, tile: int, live_capacity: int | None, shards: int
+) -> tuple[_Tiling, tuple[Array, Array, Array]]:
+    """Checks the sizes, and splits hidden states, targets and live tokens into their shards."""
+    num_tokens = targets.size
     if tile < 1:
         raise UserError(f"loss_tile={tile} must be 1 or more; 1024 is a good size.")
     if live_capacity is not None and live_capacity < 1:
@@ -156,24 +170,10 @@ def token_logprobs(
             f"multiple of {shards}."
         )
     part = num_tokens // shards
-    capacity = part if live_capacity is None or live is None else -(-live_capacity // shards)
-    live = jnp.ones(num_tokens, bool) if live is None else live
-    plan = _Tiling(tile=max(1, tile // shards), capacity=min(capacity, part))
-    logprobs: Array = _logprobs(
-        plan,
-        hidden.reshape(shards, part, width),
-        head,
-        targets.reshape(shards, part),
-        live.reshape(shards, part),
-    )
-    return logprobs.reshape(num_tokens)
-
-
-class _Tiling(NamedTuple):
-    """Static arguments: tokens per shard in one tile, and capacity for live tokens per shard."""
-
-    tile: int
-    capacity: int
+    capacity = part if live_capacity is None else -(-live_capacity // shards)
+    tiling = _Tiling(tile=max(1, tile // shards), capacity=min(capacity, part))
+    states = hidden.reshape(shards, part, hidden.shape[-1])
+    return tiling, (states, targets.reshape(shards, part), live.reshape(shards, part))
 
 
 class _Saved(NamedTuple):
@@ -229,27 +229,86 @@ def _backward(
         d_logprobs = jnp.zeros(d_logprobs.shape, jnp.float32)
     d_logprobs = jnp.where(live, d_logprobs, 0.0)
 
-    def full(_: None) -> tuple[Array, Array | None]:
-        return _backward_tiles(plan.tile, wanted, hidden, head, targets, log_sums, d_logprobs)
+    _, d_hidden, d_head = _gradients(
+        plan, wanted, hidden, head, targets, live, d_logprobs, log_sums
+    )
+    return d_hidden, d_head, None, None
 
-    def compacted(_: None) -> tuple[Array, Array | None]:
+
+_logprobs.defvjp(_forward_rule, _backward, symbolic_zeros=True)
+
+
+def _gradients(
+    plan: _Tiling,
+    wanted: _Wanted,
+    hidden: Array,
+    head: Array,
+    targets: Array,
+    live: Array,
+    d_logprobs: Array,
+    log_sums: Array | None,
+) -> tuple[Array, Array, Array | None]:
+    """Log-probabilities and the gradients of hidden states and head; of live tokens only.
+
+    Without `log_sums` of an earlier pass, they are computed from the same logits.
+    """
+
+    def full(_: None) -> tuple[Array, Array, Array | None]:
+        return _gradient_tiles(plan.tile, wanted, hidden, head, targets, d_logprobs, log_sums)
+
+    def compacted(_: None) -> tuple[Array, Array, Array | None]:
         chosen, ranks = _compaction(live, plan.capacity)
-        d_hidden, d_head = _backward_tiles(
+        logprobs, d_hidden, d_head = _gradient_tiles(
             plan.tile,
             wanted,
             _gather(hidden, chosen),
             head,
             _gather(targets, chosen),
-            _gather(log_sums, chosen),
             _gather(d_logprobs, chosen),
+            None if log_sums is None else _gather(log_sums, chosen),
         )
-        return _gather(d_hidden, ranks), d_head
+        return _gather(logprobs, ranks), _gather(d_hidden, ranks), d_head
 
-    d_hidden, d_head = _cond(plan, live, full, compacted)
-    return d_hidden, None if d_head is None else d_head.astype(head.dtype), None, None
+    logprobs, d_hidden, d_head = _cond(plan, live, full, compacted)
+    return logprobs, d_hidden, None if d_head is None else d_head.astype(head.dtype)
 
 
-_logprobs.defvjp(_forward_rule, _backward, symbolic_zeros=True)
+# ---- a weighted sum, in one pass ----------------------------------------------------------------
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _weighted_sum(
+    plan: _Tiling, hidden: Array, head: Array, targets: Array, live: Array, weights: Array
+) -> Array:
+    logprobs, _ = _forward(plan, hidden, head, targets, live)
+    return -(weights * logprobs.reshape(weights.shape)).sum()
+
+
+def _weighted_sum_forward(plan: _Tiling, *given: Any) -> tuple[Array, tuple[Array, Array | None]]:
+    """The sum, and its gradients as residuals."""
+    hidden, head, targets, live, weights = (one.value for one in given)
+    wanted: _Wanted = () if given[1].perturbed else None
+    logprobs, d_hidden, d_head = _gradients(
+        plan, wanted, hidden, head, targets, live, -weights.reshape(live.shape), None
+    )
+    logprobs = jnp.where(live, logprobs, 0.0)
+    return -(weights * logprobs.reshape(weights.shape)).sum(), (d_hidden, d_head)
+
+
+def _weighted_sum_backward(
+    plan: _Tiling, gradients: tuple[Array, Array | None], d_sum: Any
+) -> tuple[Any, ...]:
+    del plan
+    if isinstance(d_sum, jax.custom_derivatives.SymbolicZero):
+        d_sum = jnp.zeros((), jnp.float32)
+    scaled = jax.tree.map(lambda each: (each * d_sum).astype(each.dtype), gradients)
+    return *scaled, None, None, None
+
+
+_weighted_sum.defvjp(_weighted_sum_forward, _weighted_sum_backward, symbolic_zeros=True)
+
+
+# ---- tiles --------------------------------------------------------------------------------------
 
 
 def _cond(
@@ -312,28 +371,28 @@ def _forward_tiles(tile: int, hidden: Array, head: Array, targets: Array) -> tup
     return joined(logprobs), joined(log_sums)
 
 
-def _backward_tiles(
+def _gradient_tiles(
     tile: int,
     wanted: _Wanted,
     hidden: Array,
     head: Array,
     targets: Array,
-    log_sums: Array,
     d_logprobs: Array,
-) -> tuple[Array, Array | None]:
+    log_sums: Array | None,
+) -> tuple[Array, Array, Array | None]:
     num_parts, num_tokens, width = hidden.shape
     vocab_size = head.shape[1]
     compute_head = head.astype(hidden.dtype)
-    count, size, (hidden, targets, log_sums, d_logprobs) = _tiles(
-        tile, hidden, targets, log_sums, d_logprobs
-    )
+    known = [] if log_sums is None else [log_sums]
+    count, size, arrays = _tiles(tile, hidden, targets, d_logprobs, *known)
+    hidden = arrays[0]
 
-    def visit(index: Array, grads: tuple[Array, Array | None]) -> tuple[Array, Array | None]:
-        d_hidden, d_head = grads
-        states, ids, log_sum, d_logprob = (
-            _tile_at(array, index, size) for array in (hidden, targets, log_sums, d_logprobs)
-        )
+    def visit(index: Array, done: Any) -> Any:
+        logprobs, d_hidden, d_head = done
+        states, ids, d_logprob, *known = (_tile_at(array, index, size) for array in arrays)
         logits = jnp.einsum("PMD,DV->PMV", states, compute_head, preferred_element_type=jnp.float32)
+        log_sum = known[0] if known else jax.nn.logsumexp(logits, axis=-1)
+        logprob = jnp.take_along_axis(logits, ids[..., None], axis=-1)[..., 0] - log_sum
         is_target = ids[..., None] == jnp.arange(vocab_size)[None, None]
         d_logits = d_logprob[..., None] * (is_target - jnp.exp(logits - log_sum[..., None]))
         d_logits = d_logits.astype(states.dtype)
@@ -343,15 +402,19 @@ def _backward_tiles(
             d_head += jnp.einsum(
                 "PMD,PMV->PDV", states, d_logits, preferred_element_type=jnp.float32
             )
-        start = index * size
-        return jax.lax.dynamic_update_slice_in_dim(d_hidden, d_states, start, axis=1), d_head
+        put = functools.partial(
+            jax.lax.dynamic_update_slice_in_dim, start_index=index * size, axis=1
+        )
+        return put(logprobs, logprob), put(d_hidden, d_states), d_head
 
     zeros = (
+        jnp.zeros(hidden.shape[:2], jnp.float32),
         jnp.zeros(hidden.shape, hidden.dtype),
         None if wanted is None else jnp.zeros((num_parts, width, vocab_size), jnp.float32),
     )
-    d_hidden, d_head = jax.lax.fori_loop(0, count, visit, zeros)
-    return d_hidden[:, :num_tokens], None if d_head is None else d_head.sum(axis=0)
+    logprobs, d_hidden, d_head = jax.lax.fori_loop(0, count, visit, zeros)
+    d_head = None if d_head is None else d_head.sum(axis=0)
+    return logprobs[:, :num_tokens], d_hidden[:, :num_tokens], d_head
 
 
 def _tile_at(array: Array, index: Array, size: int) -> Array:

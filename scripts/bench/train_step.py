@@ -92,14 +92,14 @@ def packed_batch(rows: int, tokens: int, live: float) -> Batch:
 def flops_per_step(rows: int, tokens: int, live: float) -> tuple[float, float]:
     """FLOPs of the matrix products of a step: (layers, head of live tokens only).
 
-    6 per weight and token, plus causal attention, 6 T D per token and layer. The backward pass
-    recomputes the head: 8 per weight and live token.
+    6 per weight and token, of live tokens in the head, plus causal attention, 6 T D per token and
+    layer.
     """
     c = CONFIG
     weights = c.num_hidden_layers * (4 * c.hidden_size**2 + 3 * c.hidden_size * c.intermediate_size)
     attend = 6 * c.num_hidden_layers * tokens * c.hidden_size
     count = rows * tokens
-    return count * (6 * weights + attend), 8 * live * count * c.hidden_size * c.vocab_size
+    return count * (6 * weights + attend), 6 * live * count * c.hidden_size * c.vocab_size
 
 
 def main() -> None:

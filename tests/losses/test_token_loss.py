@@ -211,3 +211,41 @@ def test_no_live_token_is_ever_dropped(live: list[bool], capacity: int):
 def test_wrong_settings_are_refused(options, message):
     with pytest.raises(UserError, match=message):
         our_loss(*problem(), **options)
+
+
+@pytest.mark.parametrize("capacity", [None, 24])
+def test_the_gradient_computed_with_the_loss_is_that_of_the_log_probabilities(capacity):
+    hidden, head, targets, weights = problem()
+
+    def by_logprobs(hidden, head):
+        logprobs = token_logprobs(
+            hidden.reshape(-1, D), head, targets.reshape(-1), tile=7,
+            live=(weights != 0).reshape(-1), live_capacity=capacity,
+        )  # fmt: skip
+        return -(3.0 * weights.reshape(-1) * logprobs).sum()
+
+    def at_once(hidden, head):
+        loss = our_loss(hidden, head, targets, weights, tile=7, live_capacity=capacity)
+        return 3.0 * loss
+
+    assert_close(
+        jax.jit(jax.value_and_grad(at_once, (0, 1)))(hidden, head),
+        jax.jit(jax.value_and_grad(by_logprobs, (0, 1)))(hidden, head),
+    )
+
+
+def test_a_loss_with_its_gradient_takes_three_products():
+    hidden, head, targets, weights = problem(live=1.0)
+    sizes = B * T * 64 * V
+    hidden = jnp.tile(hidden, (1, 1, 8))
+    head = jnp.tile(head, (8, 1))
+
+    def flops(function):
+        cost = jax.jit(function).lower(hidden, head).compile().cost_analysis()
+        return cost["flops"] / sizes
+
+    one = flops(lambda h, w: our_loss(h, w, targets, weights, tile=B * T))
+    both = flops(jax.grad(lambda h, w: our_loss(h, w, targets, weights, tile=B * T), (0, 1)))
+    # 2 operations per weight and token in each product; softmax and its like are the rest.
+    assert 2 < one < 2.4
+    assert 6 < both < 6.8
