@@ -1,4 +1,4 @@
-"""The train step on a CPU beside transformers and torch, at the sizes of docs/benchmarks/train_step.md.
+"""The train step on a CPU beside transformers and torch, at the sizes of train_step.md.
 
 Both train the same LLaMA-like model in float32 on the same rows of one segment, whose live tokens
 come in runs of 20. The peer is transformers with sdpa and fused AdamW, once as it is and once with
@@ -113,7 +113,7 @@ def our_step(size: Size) -> Callable[[], float]:
 
 
 def torch_step(size: Size, *, compiled: bool) -> Callable[[], float]:
-    """transformers' model and loss, gradient clipping, torch's fused AdamW."""
+    """Transformers' model and loss, gradient clipping, torch's fused AdamW."""
     import torch  # pyright: ignore[reportMissingImports] - an extra
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -171,8 +171,8 @@ def measure(size: Size, rounds: int) -> str:
             seconds[kind].append(answer(worker))
     for worker in workers.values():
         worker.communicate()
-    ratios = [min(torch, compiled) / ours for ours, torch, compiled in zip(*seconds.values(),
-                                                                           strict=True)]  # fmt: skip
+    by_round = zip(*seconds.values(), strict=True)
+    ratios = [min(torch, compiled) / ours for ours, torch, compiled in by_round]
     middle = {kind: statistics.median(times) * 1e3 for kind, times in seconds.items()}
     return (
         f"| {size.rows} x {size.tokens}, {size.width} x {size.layers} | {size.live:.0%} | "
