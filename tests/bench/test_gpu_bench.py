@@ -5,6 +5,7 @@ import importlib.util
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -123,6 +124,32 @@ def test_the_results_so_far_survive_a_kill_of_the_whole_benchmark(planted, tmp_p
             hanging.kill()
     found = json.loads((planted / "results.json").read_text())["cases"]
     assert {name: case["state"] for name, case in found.items()} == {"works": "done"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_stopped_benchmark_ends_its_case_and_keeps_its_results(planted, tmp_path, number):
+    script = (
+        f"import sys; sys.path.insert(0, {str(FOLDER)!r}); import run\n"
+        f"names = ['works', 'hangs', 'fails']; folder = {str(tmp_path)!r}; run._GRACE_S = 1\n"
+        "run.CASES = {n: (run.Command(f'{folder}/{n}.py', 600),) for n in names}\n"
+        "run.end_cases_with_benchmark()\n"
+        f"sys.argv = ['run.py', *names, '--out', {str(planted)!r}]; sys.exit(run.main())"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    log = planted / "log.txt"
+    while not (log.exists() and re.search(r"child \d+", log.read_text())):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    child = int(re.search(r"child (\d+)", log.read_text())[1])
+    assert not psutil.pid_exists(child) or psutil.Process(child).status() == "zombie"
+    found = json.loads((planted / "results.json").read_text())["cases"]
+    states = {name: case["state"] for name, case in found.items()}
+    assert states == {"works": "done", "hangs": "stopped"}
+    assert found["hangs"]["results"]
+    assert f"hangs.py: ended with the benchmark, by {number.name}" in output
 
 
 def test_cases_that_do_not_fit_in_the_budget_are_not_begun(planted, monkeypatch):

@@ -59,6 +59,20 @@ _GRACE_S = 5
 _TAIL_LINES = 12
 
 
+class _Stopped(BaseException):
+    """The benchmark itself was told to end."""
+
+
+def end_cases_with_benchmark() -> None:
+    """A signal to the benchmark ends the running case, which would keep the card's memory."""
+
+    def stop(number: int, _: Any) -> None:
+        raise _Stopped(signal.Signals(number).name)
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, stop)
+
+
 def run_case(
     name: str, commands: Sequence[Command], results: Path, log: Path, *, seconds: float
 ) -> dict[str, Any]:
@@ -72,7 +86,8 @@ def run_case(
       seconds: For all of them. What does not fit is ended, or not begun.
 
     Returns:
-      State (`done`, `failed`, `timed out`), seconds, results, and why a process failed.
+      State (`done`, `failed`, `timed out`, `stopped` with the benchmark), seconds, results, and
+      why a process failed.
     """
     begun = time.monotonic()
     results.write_text("")
@@ -83,7 +98,12 @@ def run_case(
             state = "timed out"
             problems.append(f"{command.text}: not begun, the time was used up")
             continue
-        code, tail = _run(command.text.split(), name, results, log, seconds=limit)
+        try:
+            code, tail = _run(command.text.split(), name, results, log, seconds=limit)
+        except _Stopped as stopped:
+            state = "stopped"
+            problems.append(f"{command.text}: ended with the benchmark, by {stopped}")
+            break
         if code is None:
             state = "timed out"
             problems.append(f"{command.text}: ended at its limit of {limit:.0f} s")
@@ -292,6 +312,8 @@ def main() -> int:
         partial = options.out / "results.json.tmp"
         partial.write_text(json.dumps({"machine": machine, "cases": found}, indent=1) + "\n")
         partial.replace(options.out / "results.json")
+        if found[name]["state"] == "stopped":
+            break
     print(f"\n{json.dumps(machine)}\n\n{table(found)}")
     site.cleanup()
     print(f"\nresults: {options.out / 'results.json'}, output of the cases: {log}")
@@ -299,4 +321,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    end_cases_with_benchmark()
     sys.exit(main())
