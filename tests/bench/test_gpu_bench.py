@@ -152,6 +152,26 @@ def test_a_stopped_benchmark_ends_its_case_and_keeps_its_results(planted, tmp_pa
     assert f"hangs.py: ended with the benchmark, by {number.name}" in output
 
 
+def test_the_next_case_begins_after_the_children_of_the_last_one_have_ended(planted, monkeypatch):
+    child = (
+        "import pathlib, signal, sys, time\n"
+        "def end(*_):\n"
+        f"    time.sleep(0.5); pathlib.Path('{planted.parent}', 'ended').touch(); sys.exit()\n"
+        "signal.signal(signal.SIGTERM, end)\n"
+        f"pathlib.Path('{planted.parent}', 'ready').touch(); time.sleep(600)"
+    )
+    for name, script in {
+        "leaves": f"import pathlib, subprocess, sys, time\n"
+        f"subprocess.Popen([sys.executable, '-c', {child!r}])\n"
+        f"while not pathlib.Path({str(planted.parent)!r}, 'ready').exists(): time.sleep(0.01)",
+        "next": f"import pathlib; assert pathlib.Path({str(planted.parent)!r}, 'ended').exists()",
+    }.items():
+        (planted.parent / f"{name}.py").write_text(MEASURES + script)
+        run.CASES[name] = (run.Command(str(planted.parent / f"{name}.py"), 60),)
+    monkeypatch.setattr(run, "_GRACE_S", 5)
+    assert call(monkeypatch, "leaves", "next", "--out", str(planted)) == 0
+
+
 def test_cases_that_do_not_fit_in_the_budget_are_not_begun(planted, monkeypatch):
     assert call(monkeypatch, "works", "crashes", "--out", str(planted), "--budget", "5") == 1
     found = json.loads((planted / "results.json").read_text())["cases"]

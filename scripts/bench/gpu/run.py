@@ -156,17 +156,29 @@ def _run(
 
 
 def _end_group(process: subprocess.Popen) -> None:
-    """Ends the process and its children, also those that ignore SIGTERM."""
-    for number, patience in ((signal.SIGTERM, _GRACE_S), (signal.SIGKILL, 60)):
+    """Ends the process and its children, and waits for them: they hold memory of the card."""
+    for number, patience in ((signal.SIGTERM, _GRACE_S), (signal.SIGKILL, 30)):
         try:
             os.killpg(process.pid, number)
         except ProcessLookupError:
             break
+        until = time.monotonic() + patience
+        while process.poll() is None or _is_running(process.pid):
+            if time.monotonic() > until:
+                break
+            time.sleep(0.02)
+
+
+def _is_running(group: int) -> bool:
+    """Whether a process of a group lives; a dead one whose parent does not ask does not count."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
-            process.wait(timeout=patience)
-        except subprocess.TimeoutExpired:
+            state, _, of = stat.read_text(errors="replace").rpartition(")")[2].split()[:3]
+        except (OSError, ValueError):  # it has just ended
             continue
-    process.poll()
+        if int(of) == group and state not in "ZX":
+            return True
+    return False
 
 
 def _parsed(line: str) -> dict[str, Any] | None:
