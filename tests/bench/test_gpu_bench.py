@@ -40,6 +40,8 @@ PLANTED = {
     "crashes": "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)",
     "fails": "raise SystemExit('the losses differ')",
     "half a line": 'file.write(\'{"what": "lo\'); file.flush()',
+    "no results": "file.write('5' + chr(10) + '[]' + chr(10) + '{}' + chr(10) + 'null' + chr(10)"
+    " + json.dumps({'what': 1, 'result': None}) + chr(10) + '[' * 10**5)",
     # A child too, and both ignore SIGTERM.
     "hangs": "import signal, subprocess, sys, time\n"
     "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
@@ -68,7 +70,7 @@ def call(monkeypatch, *arguments):
 
 
 def test_a_case_that_dies_or_hangs_costs_only_itself(planted, monkeypatch, capsys):
-    names = ["crashes", "hangs", "fails", "half a line", "works"]
+    names = ["crashes", "hangs", "fails", "half a line", "no results", "works"]
     started = time.monotonic()
     assert call(monkeypatch, *names, "--out", str(planted)) == 1
     assert time.monotonic() - started < 60
@@ -79,6 +81,7 @@ def test_a_case_that_dies_or_hangs_costs_only_itself(planted, monkeypatch, capsy
         "hangs": "timed out",
         "fails": "failed",
         "half a line": "done",
+        "no results": "done",
         "works": "done",
     }
     # What each had measured before is kept.
@@ -170,6 +173,14 @@ def test_the_next_case_begins_after_the_children_of_the_last_one_have_ended(plan
         run.CASES[name] = (run.Command(str(planted.parent / f"{name}.py"), 60),)
     monkeypatch.setattr(run, "_GRACE_S", 5)
     assert call(monkeypatch, "leaves", "next", "--out", str(planted)) == 0
+
+
+def test_half_a_line_does_not_cost_the_result_of_the_next_command(planted, monkeypatch):
+    both = run.CASES["half a line"] + run.CASES["works"]
+    monkeypatch.setattr(run, "CASES", {"both": both})
+    assert call(monkeypatch, "both", "--out", str(planted)) == 0
+    case = json.loads((planted / "results.json").read_text())["cases"]["both"]
+    assert len(case["results"]) == 2
 
 
 def test_cases_that_do_not_fit_in_the_budget_are_not_begun(planted, monkeypatch):

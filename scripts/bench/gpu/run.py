@@ -111,6 +111,8 @@ def run_case(
             state = "failed"
             how = f"signal {-code}" if code < 0 else f"exit status {code}"
             problems.append(f"{command.text}: {how}: {tail}")
+        with open(results, "a", encoding="utf-8") as file:
+            file.write("\n")  # after half a line
     lines = results.read_text(errors="replace").splitlines()
     return {
         "state": state,
@@ -182,11 +184,13 @@ def _is_running(group: int) -> bool:
 
 
 def _parsed(line: str) -> dict[str, Any] | None:
-    """A result; None for a line that its process was killed in the middle of."""
+    """A result; None for what is none, such as a line whose process was killed in its middle."""
     try:
-        return json.loads(line)
-    except json.JSONDecodeError:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
         return None
+    texts = [found.get(key) for key in ("what", "result")] if isinstance(found, dict) else [None]
+    return found if all(isinstance(text, str) for text in texts) else None
 
 
 def install_missing(wheels: Path, site: Path) -> str:
