@@ -61,6 +61,7 @@ def planted(tmp_path, monkeypatch):
         cases[name] = (run.Command(str(path), 6 if name == "hangs" else 60),)
     monkeypatch.setattr(run, "CASES", cases)
     monkeypatch.setattr(run, "_GRACE_S", 1)
+    monkeypatch.setenv("TOY", "1")
     return tmp_path / "out"
 
 
@@ -181,6 +182,26 @@ def test_half_a_line_does_not_cost_the_result_of_the_next_command(planted, monke
     assert call(monkeypatch, "both", "--out", str(planted)) == 0
     case = json.loads((planted / "results.json").read_text())["cases"]["both"]
     assert len(case["results"]) == 2
+
+
+@pytest.mark.parametrize(("toy", "platforms"), [("0", "cuda,cpu"), ("1", "None")])
+def test_jax_does_not_take_the_cpu_instead_of_the_card(planted, monkeypatch, toy, platforms):
+    path = planted.parent / "tells.py"
+    path.write_text("import os; print('platforms', os.environ.get('JAX_PLATFORMS'))")
+    monkeypatch.setattr(run, "CASES", {"tells": (run.Command(str(path), 60),)})
+    monkeypatch.setenv("TOY", toy)
+    monkeypatch.setattr(run, "_has_card", lambda: True)
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    assert call(monkeypatch, "tells", "--out", str(planted)) == 0
+    assert f"platforms {platforms}\n" in (planted / "log.txt").read_text()
+
+
+def test_a_machine_without_a_gpu_is_refused_at_once(planted, monkeypatch, capsys):
+    monkeypatch.delenv("TOY")
+    monkeypatch.setattr(run, "_has_card", lambda: False)
+    with pytest.raises(SystemExit):
+        call(monkeypatch, "works", "--out", str(planted))
+    assert "this machine has no NVIDIA GPU; TOY=1 runs" in capsys.readouterr().err
 
 
 def test_cases_that_do_not_fit_in_the_budget_are_not_begun(planted, monkeypatch):

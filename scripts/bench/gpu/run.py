@@ -130,6 +130,8 @@ def _run(
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     environ["PYTHONPATH"] = os.pathsep.join(paths)
     environ["PYTHONUNBUFFERED"] = "1"
+    if not _is_toy():  # else jax takes the CPU if it cannot use the card
+        environ.setdefault("JAX_PLATFORMS", "cuda,cpu")
     with open(log, "ab") as output:
         output.write(f"\n== {case}: {' '.join(command)}\n".encode())
         output.flush()
@@ -269,10 +271,19 @@ def describe_machine() -> dict[str, Any]:
         "cards": cards,
         "versions": {"python": platform.python_version()}
         | {n: found[n] for n in names if n in found},
-        "toy": os.environ.get("TOY", "0") not in ("", "0"),
+        "toy": _is_toy(),
         "cores": os.cpu_count(),
         "time": time.strftime("%Y-%m-%d %H:%M:%S"),
     }
+
+
+def _is_toy() -> bool:
+    return os.environ.get("TOY", "0") not in ("", "0")
+
+
+def _has_card() -> bool:
+    patterns = ("nvidia[0-9]*", "dxg")
+    return any(True for pattern in patterns for _ in Path("/dev").glob(pattern))
 
 
 def table(found: dict[str, dict[str, Any]]) -> str:
@@ -303,6 +314,8 @@ def main() -> int:
     names = list(CASES) if options.cases == ["all"] else options.cases
     if unknown := [name for name in names if name not in CASES]:
         parser.error(f"there is no case {unknown[0]!r}; choose from all, {', '.join(CASES)}")
+    if not (_is_toy() or _has_card()):
+        parser.error("this machine has no NVIDIA GPU; TOY=1 runs the cases at small sizes")
     options.out.mkdir(parents=True, exist_ok=True)
     log, lines = options.out / "log.txt", options.out / "case.jsonl"
     log.write_bytes(b"")
