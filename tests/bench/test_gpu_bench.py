@@ -204,6 +204,22 @@ def test_a_machine_without_a_gpu_is_refused_at_once(planted, monkeypatch, capsys
     assert "this machine has no NVIDIA GPU; TOY=1 runs" in capsys.readouterr().err
 
 
+def test_the_log_keeps_both_ends_of_a_long_output(planted, monkeypatch):
+    path = planted.parent / "talks.py"
+    path.write_text(
+        "print('first'); print(('x' * 99 + chr(10)) * 100_000); raise SystemExit('last')"
+    )
+    monkeypatch.setattr(run, "CASES", {"talks": (run.Command(str(path), 60),)})
+    assert call(monkeypatch, "talks", "--out", str(planted)) == 1
+    log = (planted / "log.txt").read_text()
+    assert len(log) < run._MOST_OUTPUT + 1000
+    assert "talks.py\nfirst\n" in log
+    assert "bytes left out" in log
+    assert log.endswith("last\n")
+    found = json.loads((planted / "results.json").read_text())["cases"]["talks"]
+    assert found["problems"] == [f"{path}: exit status 1: last"]
+
+
 def test_cases_that_do_not_fit_in_the_budget_are_not_begun(planted, monkeypatch):
     assert call(monkeypatch, "works", "crashes", "--out", str(planted), "--budget", "5") == 1
     found = json.loads((planted / "results.json").read_text())["cases"]

@@ -57,6 +57,8 @@ CASES: dict[str, tuple[Command, ...]] = {
 
 _GRACE_S = 5
 _TAIL_LINES = 12
+_MOST_OUTPUT = 2**20
+"""Bytes of a process's output that the log keeps; the log of all cases stays below 16 MiB."""
 
 
 class _Stopped(BaseException):
@@ -151,12 +153,26 @@ def _run(
             code = None
         finally:
             _end_group(process)
+    _shorten(log, start)
     with open(log, "rb") as output:
         output.seek(start)
         lines = [line for line in output.read().decode(errors="replace").splitlines() if line]
     if code != 0:
         print("\n".join(f"   {line[:300]}" for line in lines[-_TAIL_LINES:]), flush=True)
     return code, lines[-1][:300] if lines else "no output"
+
+
+def _shorten(log: Path, start: int) -> None:
+    """Cuts out the middle of what a process has written."""
+    half = _MOST_OUTPUT // 2
+    with open(log, "r+b") as file:
+        left_out = file.seek(0, os.SEEK_END) - start - 2 * half
+        if left_out > 0:
+            file.seek(-half, os.SEEK_END)
+            end = file.read(half)
+            file.seek(start + half)
+            file.write(f"\n... {left_out:,} bytes left out ...\n".encode() + end)
+            file.truncate()
 
 
 def _end_group(process: subprocess.Popen) -> None:
