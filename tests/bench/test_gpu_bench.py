@@ -240,6 +240,12 @@ def test_the_readme_lists_every_case_with_its_limit():
         assert all((FOLDER / command.text.split()[0]).exists() for command in commands)
 
 
+def test_the_kernels_of_others_have_processes_of_their_own():
+    named = [set(command.text.split()[1:]) for command in run.CASES["attention"]]
+    assert named[0] == {"pallas", "block_causal", "cudnn-whole"}
+    assert named[1:] == [{"cudnn-offsets"}, {"tokamax-mosaic"}, {"tokamax-triton"}, {"mha"}]
+
+
 def test_rows_have_segments_whose_positions_restart():
     rows = load("measuring").packed_rows(3, rows=2, tokens=64, vocab=50, segments=(2, 4))
     for ids, positions in zip(rows["segment_ids"], rows["positions"], strict=True):
@@ -307,6 +313,7 @@ def test_every_case_runs_at_toy_size(tmp_path):
         case: {one["what"]: one["result"] for one in found[case]["results"]} for case in found
     }
     assert "WRONG" not in results["attention"]["block_causal, 4 heads"]
+    assert len(results["attention"]) == 14  # each kernel with each number of heads
     for case in ("sft7b", "sft13b", "lora8b", "capo7b"):
         assert {"step", "tokens/s", "peak memory", "loss"} <= set(results[case])
     assert "transformers sdpa" in results["sft7b"]

@@ -39,7 +39,13 @@ class Command(NamedTuple):
 CASES: dict[str, tuple[Command, ...]] = {
     "smoke": (Command("smoke.py", 120),),
     "ceilings": (Command("ceilings.py", 45),),
-    "attention": (Command("attention.py", 240),),
+    "attention": (
+        Command("attention.py pallas block_causal cudnn-whole", 90),
+        Command("attention.py cudnn-offsets", 60),
+        Command("attention.py tokamax-mosaic", 60),
+        Command("attention.py tokamax-triton", 60),
+        Command("attention.py mha", 50),
+    ),
     "sft7b": (
         Command("train.py sft7b", 180),
         Command("peer.py sft7b --attention sdpa", 120),
