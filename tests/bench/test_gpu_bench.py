@@ -220,6 +220,25 @@ def test_the_log_keeps_both_ends_of_a_long_output(planted, monkeypatch):
     assert found["problems"] == [f"{path}: exit status 1: last"]
 
 
+@pytest.mark.parametrize("out", ["results", ""])
+def test_the_results_lie_where_the_user_is(planted, monkeypatch, out):
+    folder = planted.parent / "elsewhere"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("OUT", out)
+    assert call(monkeypatch, "works") == 0
+    found = json.loads((folder / (out or "runs/gpu") / "results.json").read_text())["cases"]
+    assert len(found["works"]["results"]) == 1
+
+
+def test_the_script_runs_from_any_folder(tmp_path):
+    environ = {**os.environ, "PYTHON": sys.executable}
+    done = subprocess.run(
+        [FOLDER / "run.sh", "--help"], cwd=tmp_path, env=environ, capture_output=True, check=False
+    )
+    assert done.returncode == 0
+
+
 def test_cases_that_do_not_fit_in_the_budget_are_not_begun(planted, monkeypatch):
     assert call(monkeypatch, "works", "crashes", "--out", str(planted), "--budget", "5") == 1
     found = json.loads((planted / "results.json").read_text())["cases"]

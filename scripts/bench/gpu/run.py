@@ -325,7 +325,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("cases", nargs="+", metavar="CASE", help=f"all, or {', '.join(CASES)}")
-    parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT", "runs/gpu")))
+    parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT") or "runs/gpu"))
     parser.add_argument(
         "--budget",
         type=float,
@@ -338,6 +338,7 @@ def main() -> int:
         parser.error(f"there is no case {unknown[0]!r}; choose from all, {', '.join(CASES)}")
     if not (_is_toy() or _has_card()):
         parser.error("this machine has no NVIDIA GPU; TOY=1 runs the cases at small sizes")
+    options.out = options.out.absolute()  # the cases run in the checkout
     options.out.mkdir(parents=True, exist_ok=True)
     log, lines = options.out / "log.txt", options.out / "case.jsonl"
     log.write_bytes(b"")
