@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import numpy as np
@@ -263,6 +264,31 @@ def test_the_kernels_of_others_have_processes_of_their_own():
     named = [set(command.text.split()[1:]) for command in run.CASES["attention"]]
     assert named[0] == {"pallas", "block_causal", "cudnn-whole"}
     assert named[1:] == [{"cudnn-offsets"}, {"tokamax-mosaic"}, {"tokamax-triton"}, {"mha"}]
+
+
+def test_the_sweep_names_the_fastest_of_the_variants_for_which_there_was_time(
+    monkeypatch, tmp_path
+):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    monkeypatch.setenv("GPU_BENCH_SECONDS", "100")
+    monkeypatch.setenv("GPU_BENCH_RESULTS", str(tmp_path / "results"))
+    sweep, now = load("sweep"), [0.0]
+    monkeypatch.setattr(sweep, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(sweep, "_LEAST_S", 30)
+
+    def measure(variant, folder, seconds):
+        now[0] += 40
+        return 100.0 + now[0], f"had {seconds:.0f} s"
+
+    monkeypatch.setattr(sweep, "measure", measure)
+    sweep.main()
+    found = [json.loads(line)["result"] for line in (tmp_path / "results").read_text().splitlines()]
+    assert found[:3] == [
+        "140 tokens/s, had 75 s",
+        "180 tokens/s, had 50 s",
+        "not begun, the time was used up",
+    ]
+    assert found[-1] == "batch_rows=8, 1.29 times as fast as it is"
 
 
 def test_rows_have_segments_whose_positions_restart():

@@ -137,6 +137,7 @@ def _run(
     environ = {**os.environ, "GPU_BENCH_CASE": case, "GPU_BENCH_RESULTS": str(results)}
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     environ["PYTHONPATH"] = os.pathsep.join(paths)
+    environ["GPU_BENCH_SECONDS"] = f"{seconds:.0f}"
     environ["PYTHONUNBUFFERED"] = "1"
     if not _is_toy():  # else jax takes the CPU if it cannot use the card
         environ.setdefault("JAX_PLATFORMS", "cuda,cpu")
