@@ -37,7 +37,7 @@ class Command(NamedTuple):
 
 
 CASES: dict[str, tuple[Command, ...]] = {
-    "smoke": (Command("smoke.py", 120),),
+    "smoke": (Command("smoke.py", 150),),
     "ceilings": (Command("ceilings.py", 45),),
     "attention": (
         Command("attention.py pallas block_causal cudnn-whole", 90),
