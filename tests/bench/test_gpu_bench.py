@@ -5,9 +5,11 @@ import importlib.util
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +41,8 @@ PLANTED = {
     "crashes": "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)",
     "fails": "raise SystemExit('the losses differ')",
     "half a line": 'file.write(\'{"what": "lo\'); file.flush()',
+    "no results": "file.write('5' + chr(10) + '[]' + chr(10) + '{}' + chr(10) + 'null' + chr(10)"
+    " + json.dumps({'what': 1, 'result': None}) + chr(10) + '[' * 10**5)",
     # A child too, and both ignore SIGTERM.
     "hangs": "import signal, subprocess, sys, time\n"
     "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
@@ -58,6 +62,7 @@ def planted(tmp_path, monkeypatch):
         cases[name] = (run.Command(str(path), 6 if name == "hangs" else 60),)
     monkeypatch.setattr(run, "CASES", cases)
     monkeypatch.setattr(run, "_GRACE_S", 1)
+    monkeypatch.setenv("TOY", "1")
     return tmp_path / "out"
 
 
@@ -67,7 +72,7 @@ def call(monkeypatch, *arguments):
 
 
 def test_a_case_that_dies_or_hangs_costs_only_itself(planted, monkeypatch, capsys):
-    names = ["crashes", "hangs", "fails", "half a line", "works"]
+    names = ["crashes", "hangs", "fails", "half a line", "no results", "works"]
     started = time.monotonic()
     assert call(monkeypatch, *names, "--out", str(planted)) == 1
     assert time.monotonic() - started < 60
@@ -78,6 +83,7 @@ def test_a_case_that_dies_or_hangs_costs_only_itself(planted, monkeypatch, capsy
         "hangs": "timed out",
         "fails": "failed",
         "half a line": "done",
+        "no results": "done",
         "works": "done",
     }
     # What each had measured before is kept.
@@ -125,6 +131,115 @@ def test_the_results_so_far_survive_a_kill_of_the_whole_benchmark(planted, tmp_p
     assert {name: case["state"] for name, case in found.items()} == {"works": "done"}
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_stopped_benchmark_ends_its_case_and_keeps_its_results(planted, tmp_path, number):
+    script = (
+        f"import sys; sys.path.insert(0, {str(FOLDER)!r}); import run\n"
+        f"names = ['works', 'hangs', 'fails']; folder = {str(tmp_path)!r}; run._GRACE_S = 1\n"
+        "run.CASES = {n: (run.Command(f'{folder}/{n}.py', 600),) for n in names}\n"
+        "run.end_cases_with_benchmark()\n"
+        f"sys.argv = ['run.py', *names, '--out', {str(planted)!r}]; sys.exit(run.main())"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    log = planted / "log.txt"
+    while not (log.exists() and re.search(r"child \d+", log.read_text())):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    child = int(re.search(r"child (\d+)", log.read_text())[1])
+    assert not psutil.pid_exists(child) or psutil.Process(child).status() == "zombie"
+    found = json.loads((planted / "results.json").read_text())["cases"]
+    states = {name: case["state"] for name, case in found.items()}
+    assert states == {"works": "done", "hangs": "stopped"}
+    assert found["hangs"]["results"]
+    assert f"hangs.py: ended with the benchmark, by {number.name}" in output
+
+
+def test_the_next_case_begins_after_the_children_of_the_last_one_have_ended(planted, monkeypatch):
+    child = (
+        "import pathlib, signal, sys, time\n"
+        "def end(*_):\n"
+        f"    time.sleep(0.5); pathlib.Path('{planted.parent}', 'ended').touch(); sys.exit()\n"
+        "signal.signal(signal.SIGTERM, end)\n"
+        f"pathlib.Path('{planted.parent}', 'ready').touch(); time.sleep(600)"
+    )
+    for name, script in {
+        "leaves": f"import pathlib, subprocess, sys, time\n"
+        f"subprocess.Popen([sys.executable, '-c', {child!r}])\n"
+        f"while not pathlib.Path({str(planted.parent)!r}, 'ready').exists(): time.sleep(0.01)",
+        "next": f"import pathlib; assert pathlib.Path({str(planted.parent)!r}, 'ended').exists()",
+    }.items():
+        (planted.parent / f"{name}.py").write_text(MEASURES + script)
+        run.CASES[name] = (run.Command(str(planted.parent / f"{name}.py"), 60),)
+    monkeypatch.setattr(run, "_GRACE_S", 5)
+    assert call(monkeypatch, "leaves", "next", "--out", str(planted)) == 0
+
+
+def test_half_a_line_does_not_cost_the_result_of_the_next_command(planted, monkeypatch):
+    both = run.CASES["half a line"] + run.CASES["works"]
+    monkeypatch.setattr(run, "CASES", {"both": both})
+    assert call(monkeypatch, "both", "--out", str(planted)) == 0
+    case = json.loads((planted / "results.json").read_text())["cases"]["both"]
+    assert len(case["results"]) == 2
+
+
+@pytest.mark.parametrize(("toy", "platforms"), [("0", "cuda,cpu"), ("1", "None")])
+def test_jax_does_not_take_the_cpu_instead_of_the_card(planted, monkeypatch, toy, platforms):
+    path = planted.parent / "tells.py"
+    path.write_text("import os; print('platforms', os.environ.get('JAX_PLATFORMS'))")
+    monkeypatch.setattr(run, "CASES", {"tells": (run.Command(str(path), 60),)})
+    monkeypatch.setenv("TOY", toy)
+    monkeypatch.setattr(run, "_has_card", lambda: True)
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    assert call(monkeypatch, "tells", "--out", str(planted)) == 0
+    assert f"platforms {platforms}\n" in (planted / "log.txt").read_text()
+
+
+def test_a_machine_without_a_gpu_is_refused_at_once(planted, monkeypatch, capsys):
+    monkeypatch.delenv("TOY")
+    monkeypatch.setattr(run, "_has_card", lambda: False)
+    with pytest.raises(SystemExit):
+        call(monkeypatch, "works", "--out", str(planted))
+    assert "this machine has no NVIDIA GPU; TOY=1 runs" in capsys.readouterr().err
+
+
+def test_the_log_keeps_both_ends_of_a_long_output(planted, monkeypatch):
+    path = planted.parent / "talks.py"
+    path.write_text(
+        "print('first'); print(('x' * 99 + chr(10)) * 100_000); raise SystemExit('last')"
+    )
+    monkeypatch.setattr(run, "CASES", {"talks": (run.Command(str(path), 60),)})
+    assert call(monkeypatch, "talks", "--out", str(planted)) == 1
+    log = (planted / "log.txt").read_text()
+    assert len(log) < run._MOST_OUTPUT + 1000
+    assert "talks.py\nfirst\n" in log
+    assert "bytes left out" in log
+    assert log.endswith("last\n")
+    found = json.loads((planted / "results.json").read_text())["cases"]["talks"]
+    assert found["problems"] == [f"{path}: exit status 1: last"]
+
+
+@pytest.mark.parametrize("out", ["results", ""])
+def test_the_results_lie_where_the_user_is(planted, monkeypatch, out):
+    folder = planted.parent / "elsewhere"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("OUT", out)
+    assert call(monkeypatch, "works") == 0
+    found = json.loads((folder / (out or "runs/gpu") / "results.json").read_text())["cases"]
+    assert len(found["works"]["results"]) == 1
+
+
+def test_the_script_runs_from_any_folder(tmp_path):
+    environ = {**os.environ, "PYTHON": sys.executable}
+    done = subprocess.run(
+        [FOLDER / "run.sh", "--help"], cwd=tmp_path, env=environ, capture_output=True, check=False
+    )
+    assert done.returncode == 0
+
+
 def test_cases_that_do_not_fit_in_the_budget_are_not_begun(planted, monkeypatch):
     assert call(monkeypatch, "works", "crashes", "--out", str(planted), "--budget", "5") == 1
     found = json.loads((planted / "results.json").read_text())["cases"]
@@ -143,6 +258,37 @@ def test_the_readme_lists_every_case_with_its_limit():
         row = next(line for line in readme.splitlines() if f"| `{name}` |" in line)
         assert str(commands[0].seconds) in row, name
         assert all((FOLDER / command.text.split()[0]).exists() for command in commands)
+
+
+def test_the_kernels_of_others_have_processes_of_their_own():
+    named = [set(command.text.split()[1:]) for command in run.CASES["attention"]]
+    assert named[0] == {"pallas", "block_causal", "cudnn-whole"}
+    assert named[1:] == [{"cudnn-offsets"}, {"tokamax-mosaic"}, {"tokamax-triton"}, {"mha"}]
+
+
+def test_the_sweep_names_the_fastest_of_the_variants_for_which_there_was_time(
+    monkeypatch, tmp_path
+):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    monkeypatch.setenv("GPU_BENCH_SECONDS", "100")
+    monkeypatch.setenv("GPU_BENCH_RESULTS", str(tmp_path / "results"))
+    sweep, now = load("sweep"), [0.0]
+    monkeypatch.setattr(sweep, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(sweep, "_LEAST_S", 30)
+
+    def measure(variant, folder, seconds):
+        now[0] += 40
+        return 100.0 + now[0], f"had {seconds:.0f} s"
+
+    monkeypatch.setattr(sweep, "measure", measure)
+    sweep.main()
+    found = [json.loads(line)["result"] for line in (tmp_path / "results").read_text().splitlines()]
+    assert found[:3] == [
+        "140 tokens/s, had 75 s",
+        "180 tokens/s, had 50 s",
+        "not begun, the time was used up",
+    ]
+    assert found[-1] == "batch_rows=8, 1.29 times as fast as it is"
 
 
 def test_rows_have_segments_whose_positions_restart():
@@ -212,6 +358,7 @@ def test_every_case_runs_at_toy_size(tmp_path):
         case: {one["what"]: one["result"] for one in found[case]["results"]} for case in found
     }
     assert "WRONG" not in results["attention"]["block_causal, 4 heads"]
+    assert len(results["attention"]) == 14  # each kernel with each number of heads
     for case in ("sft7b", "sft13b", "lora8b", "capo7b"):
         assert {"step", "tokens/s", "peak memory", "loss"} <= set(results[case])
     assert "transformers sdpa" in results["sft7b"]

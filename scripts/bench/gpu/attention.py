@@ -1,9 +1,14 @@
 """Attention kernels at LLaMA's sizes: are they right, do segments leak, how fast are they?
 
+    python scripts/bench/gpu/attention.py pallas cudnn-offsets      # none = all
+
+The case starts a process for ours and one for each of the others: a kernel that hangs, or breaks
+the card's context, costs the figures of its process.
+
 Packed rows of 8 to 16 segments, bfloat16, forward and backward. Each kernel is first held against
 float32, and one segment is changed to see that no other one moves; a kernel that fails is timed
-too, and says so. Rounds alternate between the kernels. FLOPs are those of causal attention over
-whole rows (forward once, backward 2.5 times), even if a kernel skips segments.
+too, and says so. Rounds alternate between the kernels of a process. FLOPs are those of causal
+attention over whole rows (forward once, backward 2.5 times), even if a kernel skips segments.
 
     pallas         ours, the default on GPUs (parrot_jax/model/attention_pallas.py)
     mha            jax.experimental.pallas.ops.gpu.attention, where jax still has it
@@ -13,6 +18,7 @@ whole rows (forward once, backward 2.5 times), even if a kernel skips segments.
     cudnn, whole   cuDNN over whole rows: less than the task, but a bound
 """
 
+import argparse
 import dataclasses
 import functools
 import statistics
@@ -172,13 +178,18 @@ def leaks(function: Any, arrays: list[jax.Array], rows: dict[str, Any], before: 
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    known = {name.replace(", ", "-").replace(" ", "-"): name for name in CONTESTANTS}
+    parser.add_argument("names", nargs="*", default=[*known], choices=[*known], metavar="KERNEL")
+    chosen = [known[name] for name in parser.parse_args().names]
     for heads in HEADS:
         arrays, rows = inputs(heads)
         exact = expected(arrays, rows, 2)
         flops = 3.5 * 2 * ROWS * heads * TOKENS**2 * WIDTH
         runs: dict[str, Any] = {}
         notes: dict[str, str] = {}
-        for name, make in CONTESTANTS.items():
+        for name in chosen:
+            make = CONTESTANTS[name]
             what = f"{name}, {heads} heads"
             try:
                 function = jax.jit(with_gradients(make())).lower(arrays, rows).compile()

@@ -36,6 +36,8 @@ def main() -> None:
         record(f"transformers {what}", "not run: flex_attention has no backward pass on a CPU")
         return
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cpu" and not TOY:
+        raise SystemExit("torch cannot use a GPU here")
     torch.manual_seed(0)
     sizes = config.model
     make: Any = LlamaConfig  # its types lack the attention's name

@@ -37,9 +37,15 @@ class Command(NamedTuple):
 
 
 CASES: dict[str, tuple[Command, ...]] = {
-    "smoke": (Command("smoke.py", 120),),
+    "smoke": (Command("smoke.py", 150),),
     "ceilings": (Command("ceilings.py", 45),),
-    "attention": (Command("attention.py", 240),),
+    "attention": (
+        Command("attention.py pallas block_causal cudnn-whole", 90),
+        Command("attention.py cudnn-offsets", 60),
+        Command("attention.py tokamax-mosaic", 60),
+        Command("attention.py tokamax-triton", 60),
+        Command("attention.py mha", 50),
+    ),
     "sft7b": (
         Command("train.py sft7b", 180),
         Command("peer.py sft7b --attention sdpa", 120),
@@ -57,6 +63,22 @@ CASES: dict[str, tuple[Command, ...]] = {
 
 _GRACE_S = 5
 _TAIL_LINES = 12
+_MOST_OUTPUT = 2**20
+"""Bytes of a process's output that the log keeps; the log of all cases stays below 16 MiB."""
+
+
+class _Stopped(BaseException):
+    """The benchmark itself was told to end."""
+
+
+def end_cases_with_benchmark() -> None:
+    """A signal to the benchmark ends the running case, which would keep the card's memory."""
+
+    def stop(number: int, _: Any) -> None:
+        raise _Stopped(signal.Signals(number).name)
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, stop)
 
 
 def run_case(
@@ -72,7 +94,8 @@ def run_case(
       seconds: For all of them. What does not fit is ended, or not begun.
 
     Returns:
-      State (`done`, `failed`, `timed out`), seconds, results, and why a process failed.
+      State (`done`, `failed`, `timed out`, `stopped` with the benchmark), seconds, results, and
+      why a process failed.
     """
     begun = time.monotonic()
     results.write_text("")
@@ -83,7 +106,12 @@ def run_case(
             state = "timed out"
             problems.append(f"{command.text}: not begun, the time was used up")
             continue
-        code, tail = _run(command.text.split(), name, results, log, seconds=limit)
+        try:
+            code, tail = _run(command.text.split(), name, results, log, seconds=limit)
+        except _Stopped as stopped:
+            state = "stopped"
+            problems.append(f"{command.text}: ended with the benchmark, by {stopped}")
+            break
         if code is None:
             state = "timed out"
             problems.append(f"{command.text}: ended at its limit of {limit:.0f} s")
@@ -91,6 +119,8 @@ def run_case(
             state = "failed"
             how = f"signal {-code}" if code < 0 else f"exit status {code}"
             problems.append(f"{command.text}: {how}: {tail}")
+        with open(results, "a", encoding="utf-8") as file:
+            file.write("\n")  # after half a line
     lines = results.read_text(errors="replace").splitlines()
     return {
         "state": state,
@@ -107,7 +137,10 @@ def _run(
     environ = {**os.environ, "GPU_BENCH_CASE": case, "GPU_BENCH_RESULTS": str(results)}
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     environ["PYTHONPATH"] = os.pathsep.join(paths)
+    environ["GPU_BENCH_SECONDS"] = f"{seconds:.0f}"
     environ["PYTHONUNBUFFERED"] = "1"
+    if not _is_toy():  # else jax takes the CPU if it cannot use the card
+        environ.setdefault("JAX_PLATFORMS", "cuda,cpu")
     with open(log, "ab") as output:
         output.write(f"\n== {case}: {' '.join(command)}\n".encode())
         output.flush()
@@ -127,6 +160,7 @@ def _run(
             code = None
         finally:
             _end_group(process)
+    _shorten(log, start)
     with open(log, "rb") as output:
         output.seek(start)
         lines = [line for line in output.read().decode(errors="replace").splitlines() if line]
@@ -135,26 +169,53 @@ def _run(
     return code, lines[-1][:300] if lines else "no output"
 
 
+def _shorten(log: Path, start: int) -> None:
+    """Cuts out the middle of what a process has written."""
+    half = _MOST_OUTPUT // 2
+    with open(log, "r+b") as file:
+        left_out = file.seek(0, os.SEEK_END) - start - 2 * half
+        if left_out > 0:
+            file.seek(-half, os.SEEK_END)
+            end = file.read(half)
+            file.seek(start + half)
+            file.write(f"\n... {left_out:,} bytes left out ...\n".encode() + end)
+            file.truncate()
+
+
 def _end_group(process: subprocess.Popen) -> None:
-    """Ends the process and its children, also those that ignore SIGTERM."""
-    for number, patience in ((signal.SIGTERM, _GRACE_S), (signal.SIGKILL, 60)):
+    """Ends the process and its children, and waits for them: they hold memory of the card."""
+    for number, patience in ((signal.SIGTERM, _GRACE_S), (signal.SIGKILL, 30)):
         try:
             os.killpg(process.pid, number)
         except ProcessLookupError:
             break
+        until = time.monotonic() + patience
+        while process.poll() is None or _is_running(process.pid):
+            if time.monotonic() > until:
+                break
+            time.sleep(0.02)
+
+
+def _is_running(group: int) -> bool:
+    """Whether a process of a group lives; a dead one whose parent does not ask does not count."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
-            process.wait(timeout=patience)
-        except subprocess.TimeoutExpired:
+            state, _, of = stat.read_text(errors="replace").rpartition(")")[2].split()[:3]
+        except (OSError, ValueError):  # it has just ended
             continue
-    process.poll()
+        if int(of) == group and state not in "ZX":
+            return True
+    return False
 
 
 def _parsed(line: str) -> dict[str, Any] | None:
-    """A result; None for a line that its process was killed in the middle of."""
+    """A result; None for what is none, such as a line whose process was killed in its middle."""
     try:
-        return json.loads(line)
-    except json.JSONDecodeError:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
         return None
+    texts = [found.get(key) for key in ("what", "result")] if isinstance(found, dict) else [None]
+    return found if all(isinstance(text, str) for text in texts) else None
 
 
 def install_missing(wheels: Path, site: Path) -> str:
@@ -233,10 +294,19 @@ def describe_machine() -> dict[str, Any]:
         "cards": cards,
         "versions": {"python": platform.python_version()}
         | {n: found[n] for n in names if n in found},
-        "toy": os.environ.get("TOY", "0") not in ("", "0"),
+        "toy": _is_toy(),
         "cores": os.cpu_count(),
         "time": time.strftime("%Y-%m-%d %H:%M:%S"),
     }
+
+
+def _is_toy() -> bool:
+    return os.environ.get("TOY", "0") not in ("", "0")
+
+
+def _has_card() -> bool:
+    patterns = ("nvidia[0-9]*", "dxg")
+    return any(True for pattern in patterns for _ in Path("/dev").glob(pattern))
 
 
 def table(found: dict[str, dict[str, Any]]) -> str:
@@ -256,7 +326,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("cases", nargs="+", metavar="CASE", help=f"all, or {', '.join(CASES)}")
-    parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT", "runs/gpu")))
+    parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT") or "runs/gpu"))
     parser.add_argument(
         "--budget",
         type=float,
@@ -267,6 +337,9 @@ def main() -> int:
     names = list(CASES) if options.cases == ["all"] else options.cases
     if unknown := [name for name in names if name not in CASES]:
         parser.error(f"there is no case {unknown[0]!r}; choose from all, {', '.join(CASES)}")
+    if not (_is_toy() or _has_card()):
+        parser.error("this machine has no NVIDIA GPU; TOY=1 runs the cases at small sizes")
+    options.out = options.out.absolute()  # the cases run in the checkout
     options.out.mkdir(parents=True, exist_ok=True)
     log, lines = options.out / "log.txt", options.out / "case.jsonl"
     log.write_bytes(b"")
@@ -292,6 +365,8 @@ def main() -> int:
         partial = options.out / "results.json.tmp"
         partial.write_text(json.dumps({"machine": machine, "cases": found}, indent=1) + "\n")
         partial.replace(options.out / "results.json")
+        if found[name]["state"] == "stopped":
+            break
     print(f"\n{json.dumps(machine)}\n\n{table(found)}")
     site.cleanup()
     print(f"\nresults: {options.out / 'results.json'}, output of the cases: {log}")
@@ -299,4 +374,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    end_cases_with_benchmark()
     sys.exit(main())

@@ -2,5 +2,4 @@
 # Runs cases of the GPU benchmark: scripts/bench/gpu/run.sh smoke ceilings, or all. README.md lists them.
 # PYTHON is the interpreter that has jax for the card; TOY=1 takes small sizes, also without a GPU.
 set -euo pipefail
-cd "$(dirname "$0")/../../.."
-exec "${PYTHON:-python3}" scripts/bench/gpu/run.py "$@"
+exec "${PYTHON:-python3}" "$(dirname "$0")/run.py" "$@"
