@@ -12,16 +12,30 @@ from jaxtyping import Array, Float, Int
 
 
 class Cache(NamedTuple):
-    """Keys and values of every layer, in the compute dtype."""
+    """Keys and values of every layer, in the compute dtype.
 
-    keys: Float[Array, "L B S K H"]
-    values: Float[Array, "L B S K H"]
+    Each has the layout in which its product with queries or weights reads memory in order.
+    """
+
+    keys: Float[Array, "L B K H S"]
+    values: Float[Array, "L B K S H"]
+
+    @property
+    def length(self) -> int:
+        """S, the number of slots."""
+        return self.keys.shape[4]
 
 
-def lengthen(cache: Cache, length: int) -> Cache:
-    """Appends empty slots up to `length`."""
-    free = [(0, 0), (0, 0), (0, length - cache.keys.shape[2]), (0, 0), (0, 0)]
-    return jax.tree.map(lambda part: jnp.pad(part, free), cache)
+def make_cache(
+    keys: Float[Array, "L B T K H"], values: Float[Array, "L B T K H"], length: int
+) -> Cache:
+    """Fills the first slots of a cache with `length` slots."""
+    free = (0, length - keys.shape[2])
+    none = [(0, 0)] * 3
+    return Cache(
+        jnp.pad(keys.transpose(0, 1, 3, 4, 2), [*none, (0, 0), free]),
+        jnp.pad(values.transpose(0, 1, 3, 2, 4), [*none, free, (0, 0)]),
+    )
 
 
 def write(
@@ -34,15 +48,15 @@ def write(
     """Writes one layer's key and value of one token per row into the slot of its position."""
     rows = jnp.arange(key.shape[0])
     return Cache(
-        cache.keys.at[layer, rows, positions].set(key[:, 0]),
-        cache.values.at[layer, rows, positions].set(value[:, 0]),
+        cache.keys.at[layer, rows, :, :, positions].set(key[:, 0]),
+        cache.values.at[layer, rows, :, positions].set(value[:, 0]),
     )
 
 
 def attend_to_cache(
     query: Float[Array, "B 1 N H"],
-    keys: Float[Array, "B S K H"],
-    values: Float[Array, "B S K H"],
+    keys: Float[Array, "B K H S"],
+    values: Float[Array, "B K S H"],
     positions: Int[Array, " B"],
     window: int | None = None,
 ) -> Float[Array, "B 1 N H"]:
@@ -59,13 +73,13 @@ def attend_to_cache(
       The weighted values, in the dtype of the query. Scores and softmax are float32.
     """
     num_rows, _, num_heads, width = query.shape
-    num_kv_heads = keys.shape[2]
+    num_kv_heads, _, length = keys.shape[1:]
     grouped = query.reshape(num_rows, num_kv_heads, num_heads // num_kv_heads, width) * width**-0.5
-    scores = jnp.einsum("BKGH,BSKH->BKGS", grouped, keys, preferred_element_type=jnp.float32)
-    filled = jnp.arange(keys.shape[1])[None] <= positions[:, None]
+    scores = jnp.einsum("BKGH,BKHS->BKGS", grouped, keys, preferred_element_type=jnp.float32)
+    filled = jnp.arange(length)[None] <= positions[:, None]
     if window is not None:
-        filled &= positions[:, None] - jnp.arange(keys.shape[1])[None] < window
+        filled &= positions[:, None] - jnp.arange(length)[None] < window
     scores = jnp.where(filled[:, None, None], scores, -1e30)
     weights = jax.nn.softmax(scores, axis=-1).astype(values.dtype)
-    mixed = jnp.einsum("BKGS,BSKH->BKGH", weights, values, preferred_element_type=jnp.float32)
+    mixed = jnp.einsum("BKGS,BKSH->BKGH", weights, values, preferred_element_type=jnp.float32)
     return mixed.reshape(query.shape).astype(query.dtype)

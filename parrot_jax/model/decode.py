@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, Int
 
 from parrot_jax.model import attention as attention_backends
 from parrot_jax.model.attention import Backend
-from parrot_jax.model.cache import Cache, attend_to_cache, lengthen, write
+from parrot_jax.model.cache import Cache, attend_to_cache, make_cache, write
 from parrot_jax.model.decoder import (
     Params,
     embed_tokens,
@@ -51,18 +51,20 @@ def prefill(
     positions = jnp.broadcast_to(jnp.arange(length)[None], tokens.shape)
     window = config.window_within(length)
 
-    def attend(state: None, query: Array, key: Array, value: Array) -> tuple[Array, None, Cache]:
+    def attend(
+        state: None, query: Array, key: Array, value: Array
+    ) -> tuple[Array, None, tuple[Array, Array]]:
         attended = attention_backends.attend(
             query, key, value, None, backend=backend, window=window, mesh=mesh
         )
-        return attended, state, Cache(key, value)
+        return attended, state, (key, value)
 
     x = embed_tokens(params, tokens, compute_dtype)
-    x, _, cache = visit_layers(
+    x, _, (keys, values) = visit_layers(
         config, params, x, rotation_of(config, positions), attend, None, mesh=mesh
     )
     last = x[jnp.arange(num_rows), lengths - 1][:, None]
-    return _logits(config, params, last), lengthen(cache, cache_length)
+    return _logits(config, params, last), make_cache(keys, values, cache_length)
 
 
 def decode(
@@ -88,7 +90,7 @@ def decode(
     Returns:
       float32 logits after these tokens, and the cache with their keys and values.
     """
-    window = config.window_within(cache.keys.shape[2])
+    window = config.window_within(cache.length)
 
     # The cache is passed from layer to layer, so it is updated in place and not copied each step.
     def attend(

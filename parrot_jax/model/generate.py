@@ -277,7 +277,7 @@ def _advance(
 ) -> _State:
     """Generates until every row has ended, at most `most_steps` tokens per row."""
     num_rows, num_steps = state.ids.shape
-    cache_length = state.cache.keys.shape[2]
+    cache_length = state.cache.length
     params = _prepare(params, state.cache.keys.dtype, mesh)
     keys = jax.vmap(jax.random.key)(sampling.seeds)
 
