@@ -98,9 +98,11 @@ def _serve_with_jax(config: ServeConfig) -> None:
 
 def _load(config: ServeConfig) -> "JaxEngine":
     from parrot_jax.core.memory import keep_freed_memory
+    from parrot_jax.core.xla_flags import set_xla_flags
     from parrot_jax.loaded_run import load_run
 
     keep_freed_memory()
+    set_xla_flags()  # on a GPU, also the share of its memory, of which jax takes less by default
     run = load_run(config.run)
     name = config.model_name or run.folder.path.resolve().name
     return run.engine(name, batch_rows=config.batch_rows)

@@ -10,6 +10,7 @@ of all cases to `log.txt`, in `--out` (default `$OUT`, else `runs/gpu`). Loads n
 
 import argparse
 import importlib.metadata
+import importlib.util
 import json
 import os
 import platform
@@ -60,6 +61,9 @@ CASES: dict[str, tuple[Command, ...]] = {
     "capo7b": (Command("train.py capo7b", 150),),
 }
 """In the order of their worth: the first ones tell whether the others make sense."""
+
+_NEEDED = ("jax", "pydantic", "tyro", "grain", "openai", "starlette")
+"""Without these, no case runs; the first is not among the wheels."""
 
 _GRACE_S = 5
 _TAIL_LINES = 12
@@ -232,21 +236,10 @@ def install_missing(wheels: Path, site: Path) -> str:
     if not missing:
         return "no wheels installed"
     subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--no-index",
-            "--no-deps",
-            "--no-compile",
-            "--target",
-            str(site),
-            *missing,
-        ],
+        [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps",
+         "--no-compile", "--target", str(site), *missing],
         check=True,
-    )
+    )  # fmt: skip
     sys.path.insert(0, str(site))
     paths = [str(site), *filter(None, [os.environ.get("PYTHONPATH")])]
     os.environ["PYTHONPATH"] = os.pathsep.join(paths)
@@ -260,18 +253,9 @@ def _normal(name: str) -> str:
 
 def describe_machine() -> dict[str, Any]:
     """The card, as found, and the versions; nothing of it is changed."""
-    fields = (
-        "name",
-        "driver_version",
-        "memory.total",
-        "memory.used",
-        "clocks.sm",
-        "clocks.max.sm",
-        "clocks.mem",
-        "power.draw",
-        "power.limit",
-        "temperature.gpu",
-    )
+    fields = ("name", "driver_version", "memory.total", "memory.used", "clocks.sm",
+              "clocks.max.sm", "clocks.mem", "power.draw", "power.limit",
+              "temperature.gpu")  # fmt: skip
     try:
         done = subprocess.run(
             ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader"],
@@ -347,6 +331,11 @@ def main() -> int:
     found: dict[str, dict[str, Any]] = {}
     site = tempfile.TemporaryDirectory(prefix="gpu-bench-")
     print(install_missing(ROOT / ".gpu" / "wheels", Path(site.name)), flush=True)
+    if lacking := [name for name in _NEEDED if importlib.util.find_spec(name) is None]:
+        parser.error(
+            f"this Python lacks {', '.join(lacking)}: run scripts/bench/gpu/prepare.sh where there "
+            "is a network and copy .gpu here, or install the project"
+        )
     machine = describe_machine()
     for name in names:
         left = options.budget - (time.monotonic() - begun)

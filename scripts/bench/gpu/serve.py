@@ -17,6 +17,7 @@ import openai
 import tokenizers
 from measuring import TOY, record
 
+from parrot_jax.core.xla_flags import set_xla_flags
 from parrot_jax.data.templates import make_template
 from parrot_jax.data.tokenizers import load_tokenizer
 from parrot_jax.model.decoder import init_params
@@ -82,6 +83,7 @@ async def ask(url: str, count: int, seed: int) -> int:
 
 
 def main() -> None:
+    set_xla_flags()  # also the share of the card's memory
     params: Any = init_params(MODEL, 0, dtype="bfloat16")
     weights = sum(leaf.size for leaf in jax.tree.leaves(params)) * 2
     with tempfile.TemporaryDirectory() as name:

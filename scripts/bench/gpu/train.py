@@ -94,16 +94,18 @@ class Steps(NamedTuple):
     seconds: list[float]
     losses: list[float]
     peaks: list[int]
-    """Most bytes of device memory that were in use so far."""
+    """Most bytes of device memory that were in use so far; the first before any step."""
 
 
 def run_steps(config: TrainConfig, program: Any, compiled: Any, count: int) -> Steps:
     """Trains from random weights, each step on other rows; preference training on the same ones."""
     import jax
 
-    device = jax.devices()[0]
-    state = make_state(config, program)
-    steps, batch = Steps([], [], []), {}
+    def peak() -> int:
+        return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0)
+
+    state = jax.block_until_ready(make_state(config, program))
+    steps, batch = Steps([], [], [peak()]), {}
     for step in range(count):
         if not config.trains_pairs:
             batch = make_batch(config, program, step)
@@ -114,7 +116,7 @@ def run_steps(config: TrainConfig, program: Any, compiled: Any, count: int) -> S
         state, metrics = compiled(state, batch)
         steps.losses.append(float(metrics.loss))
         steps.seconds.append(time.perf_counter() - started)
-        steps.peaks.append((device.memory_stats() or {}).get("peak_bytes_in_use", 0))
+        steps.peaks.append(peak())
     return steps
 
 
@@ -209,10 +211,11 @@ def main() -> None:
             flops_per_s=rate,
             ceiling=ceiling,
         )
-    grown = max(steps.peaks) - steps.peaks[min(WARMUP, len(steps.peaks) - 1)]
+    first, *_, last = steps.peaks
     record(
         "peak memory",
-        f"{gib(max(steps.peaks))}, {grown / GIB:.2f} GiB more than after step {WARMUP + 1}",
+        f"{gib(last)}, {gib(first)} after making the weights, "
+        f"{(last - steps.peaks[WARMUP]) / GIB:.2f} GiB more than after step {WARMUP}",
         predicted=expected.get("peak memory", ""),
         peaks=steps.peaks,
     )
