@@ -53,7 +53,7 @@ def role_weighted_nll(
       head: Unembedding matrix, in the dtype its gradient should have (float32).
       targets: Token ids in [0, V), already shifted left by one. Where the weight is 0, any id may
         serve as padding.
-      loss_weights: One weight per target, >= 0; not normalised here. They have no gradient.
+      loss_weights: One weight per target, >= 0; not normalised here.
       tile: Tokens per step, see `token_logprobs`.
       live_capacity: Capacity for tokens of non-zero weight, see `token_logprobs`.
       shards: Number of shards of the rows over devices, see `token_logprobs`; must divide B.
@@ -63,7 +63,7 @@ def role_weighted_nll(
       dividing per micro-batch would favour short answers.
 
     Raises:
-      UserError: As in `token_logprobs`.
+      UserError: As in `token_logprobs`, or the weights depend on what is trained.
 
     Source: the masked likelihood that trains Parrot-Ask, arXiv:2310.07301.
     """
@@ -287,6 +287,11 @@ def _weighted_sum(
 def _weighted_sum_forward(plan: _Tiling, *given: Any) -> tuple[Array, tuple[Array, Array | None]]:
     """The sum, and its gradients as residuals."""
     hidden, head, targets, live, weights = (one.value for one in given)
+    if given[4].perturbed:
+        raise UserError(
+            "loss_weights depend on what is trained, but they have no gradient; build the loss "
+            "from token_logprobs, or stop the gradient of the weights."
+        )
     wanted: _Wanted = () if given[1].perturbed else None
     logprobs, d_hidden, d_head = _gradients(
         plan, wanted, hidden, head, targets, live, -weights.reshape(live.shape), None

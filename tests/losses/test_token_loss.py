@@ -249,3 +249,11 @@ def test_a_loss_with_its_gradient_takes_three_products():
     # 2 operations per weight and token in each product; softmax and its like are the rest.
     assert 2 < one < 2.4
     assert 6 < both < 6.8
+
+
+def test_weights_that_are_trained_are_refused():
+    hidden, head, targets, weights = problem()
+    with pytest.raises(UserError, match="loss_weights depend on what is trained"):
+        jax.grad(lambda w: our_loss(hidden, head, targets, w))(weights)
+    # Their values may be used where no gradient is taken of them.
+    jax.grad(lambda h: our_loss(h, head, targets, weights * jax.lax.stop_gradient(h.sum())))(hidden)
