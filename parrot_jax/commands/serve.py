@@ -97,6 +97,8 @@ def _serve_with_jax(config: ServeConfig) -> None:
 
 
 def _load(config: ServeConfig) -> "JaxEngine":
+    import jax
+
     from parrot_jax.core.memory import keep_freed_memory
     from parrot_jax.core.xla_flags import set_xla_flags
     from parrot_jax.loaded_run import load_run
@@ -104,6 +106,9 @@ def _load(config: ServeConfig) -> "JaxEngine":
     keep_freed_memory()
     set_xla_flags()  # on a GPU, also the share of its memory, of which jax takes less by default
     run = load_run(config.run)
+    # So that the first requests of a server that is started again do not wait for the compiler.
+    cache = Path(run.config.data.cache_dir) / "compiled"
+    jax.config.update("jax_compilation_cache_dir", str(cache))
     name = config.model_name or run.folder.path.resolve().name
     return run.engine(name, batch_rows=config.batch_rows)
 

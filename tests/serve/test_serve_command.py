@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,6 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+import yaml
 
 from parrot_jax.cli import main
 from parrot_jax.serve.background import open_port
@@ -67,6 +69,33 @@ def test_a_signal_lets_requests_in_flight_finish_and_is_no_failure(
     in_flight.close()
     assert process.communicate(timeout=60) == ("", "")
     assert process.returncode == 0
+
+
+@pytest.mark.slow
+def test_a_server_that_is_started_again_compiles_nothing(
+    trained_run: Path, tmp_path: Path, send: Send, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Small programs compile faster than jax finds worth keeping.
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    run = tmp_path / "run"
+    shutil.copytree(trained_run, run)
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["data"]["cache_dir"] = str(tmp_path / "cache")
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    body = json.dumps({"messages": [], "max_tokens": 20, "temperature": 0}).encode()
+    command = [sys.executable, "-m", "parrot_jax.cli", "serve", str(run), "--port", "0"]
+    kept, replies = [], []
+    for _ in range(2):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        url = process.stdout.readline().split()[3]
+        replies.append(send(f"{url}/chat/completions", body)[1]["choices"])
+        process.terminate()
+        assert process.wait(timeout=60) == 0
+        kept.append({path.name for path in (tmp_path / "cache" / "compiled").glob("*-cache")})
+    assert kept[0]
+    assert kept[1] == kept[0]
+    assert replies[1] == replies[0]
 
 
 def wait_until_refused(host: str, port: int) -> None:
