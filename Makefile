@@ -82,7 +82,7 @@ test-faults: install
 	$(BIN)/python -m pytest -m nightly tests/faults $(ARGS)
 
 test-torch: $(VENV)-torch/.installed
-	$(VENV)-torch/bin/python -m pytest -m torch tests $(ARGS)
+	$(VENV)-torch/bin/python -m pytest -m "torch and not nightly" tests $(ARGS)
 
 # A separate layered environment, since torch is large and rarely needed.
 $(VENV)-torch/.installed: $(VENV)/.installed

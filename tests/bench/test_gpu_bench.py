@@ -338,6 +338,7 @@ def test_the_wheels_are_all_that_the_reference_machine_lacks():
     assert not missing, "add them to scripts/bench/gpu/wheels.txt, with the version to fetch"
 
 
+@pytest.mark.nightly
 @pytest.mark.torch
 def test_every_case_runs_at_toy_size(tmp_path):
     """With the versions of this project; `make test-gpu-bench` has those of the reference."""

@@ -160,6 +160,7 @@ def test_training_killed_inside_a_save_ends_with_the_same_bits(
     assert_same(tmp_path / "killed", tmp_path / "whole")
 
 
+@pytest.mark.nightly
 def test_training_of_adapters_killed_3_times_ends_with_the_same_bits(
     write_config: Callable[..., Path], tmp_path: Path
 ) -> None:

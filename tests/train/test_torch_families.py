@@ -37,7 +37,17 @@ STEPS, ROWS, LENGTH = 20, 4, 40
 OPTIM = OptimConfig(lr=3e-3, weight_decay=0.1, eps=1e-5, clip_norm=1e9)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+ALIKE = ("Llama-2-7b-hf", "Llama-3.1-8B", "Mistral-7B-v0.3", "SmolLM2-1.7B", "Yi-6B")
+"""Families whose parts others have too; they are tested at night."""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.nightly] if name.endswith(ALIKE) else [])
+        for name in FAMILIES
+    ],
+)
 def test_there_twenty_steps_and_back(name: str, tmp_path: Path) -> None:
     import torch
 
