@@ -86,12 +86,12 @@ def test_a_server_that_is_started_again_compiles_nothing(
     command = [sys.executable, "-m", "parrot_jax.cli", "serve", str(run), "--port", "0"]
     kept, replies = [], []
     for _ in range(2):
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        assert process.stdout is not None
-        url = process.stdout.readline().split()[3]
-        replies.append(send(f"{url}/chat/completions", body)[1]["choices"])
-        process.terminate()
-        assert process.wait(timeout=60) == 0
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            url = process.stdout.readline().split()[3]
+            replies.append(send(f"{url}/chat/completions", body)[1]["choices"])
+            process.terminate()
+            assert process.wait(timeout=60) == 0
         kept.append({path.name for path in (tmp_path / "cache" / "compiled").glob("*-cache")})
     assert kept[0]
     assert kept[1] == kept[0]
