@@ -381,3 +381,25 @@ def test_the_stored_predictions_are_those_of_the_compiler():
     for key, value in stored["lora8b"]["h200"].items():
         near = isinstance(value, str | bool) or key == "mfu"
         assert found[key] == (value if near else pytest.approx(value, rel=0.01)), key
+
+
+def test_a_kernel_of_ours_that_leaks_fails_its_case(tmp_path):
+    script = (
+        f"import sys; sys.path.insert(0, {str(FOLDER)!r}); sys.argv = ['attention.py', 'pallas']\n"
+        "import attention, jax.numpy as jnp\n"
+        "from parrot_jax.model.attention import attend, choose\n"
+        "attention.HEADS = (2,)\n"
+        "blind = lambda q, k, v, rows: attend(q, k, v, None, backend=choose('dense'))\n"
+        "attention.CONTESTANTS['pallas'] = lambda: blind\n"
+        "attention.main()"
+    )
+    results = tmp_path / "results.jsonl"
+    environ = {**os.environ, "TOY": "1", "GPU_BENCH_RESULTS": str(results)}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environ, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "kernels of this project do not run or are wrong: pallas, 2 heads" in done.stderr
+    (found,) = map(json.loads, results.read_text().splitlines())
+    assert "WRONG" in found["result"]
+    assert "LEAKS" in found["result"]

@@ -59,7 +59,7 @@ def main() -> None:
     model.train()
     model.gradient_checkpointing_enable({"use_reentrant": False})
     if not (TOY or options.eager):
-        model.model.compile()  # of the layers; the loss is compiled by transformers' own function
+        model.compile()
     optimizer = torch.optim.AdamW(
         model.parameters(),
         lr=config.optim.lr,

@@ -91,7 +91,7 @@ def run_case(
     """Runs the processes of a case one after the other; none of them costs another one.
 
     Args:
-      name: Of the case; its processes see it as `GPU_BENCH_CASE`.
+      name: Of the case, for the log.
       commands: Its processes.
       results: File to which they append a line of JSON for each result.
       log: File to which their output is appended.
@@ -138,7 +138,7 @@ def _run(
     command: Sequence[str], case: str, results: Path, log: Path, *, seconds: float
 ) -> tuple[int | None, str]:
     """The exit status of a process, None if it was ended at its limit, and its last line."""
-    environ = {**os.environ, "GPU_BENCH_CASE": case, "GPU_BENCH_RESULTS": str(results)}
+    environ = {**os.environ, "GPU_BENCH_RESULTS": str(results)}
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     environ["PYTHONPATH"] = os.pathsep.join(paths)
     environ["GPU_BENCH_SECONDS"] = f"{seconds:.0f}"
@@ -213,7 +213,7 @@ def _is_running(group: int) -> bool:
 
 
 def _parsed(line: str) -> dict[str, Any] | None:
-    """A result; None for what is none, such as a line whose process was killed in its middle."""
+    """A result; None for any other line, such as half of one whose process was killed."""
     try:
         found = json.loads(line)
     except (ValueError, RecursionError):

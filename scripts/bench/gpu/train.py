@@ -27,7 +27,6 @@ WARMUP = 3
 """Steps that are not timed."""
 PAIRS = 4
 """Preference pairs of a row."""
-REFERENCE = "reference"
 
 
 def read_config(name: str, settings: Sequence[str] = ()) -> TrainConfig:
@@ -59,6 +58,8 @@ def make_batch(config: TrainConfig, program: Any, step: int) -> dict[str, Any]:
     import jax
     import numpy as np
 
+    from parrot_jax.train.preference import REFERENCE
+
     micro, rows, tokens = program.batch["tokens"].shape
     segments = (2 * PAIRS, 2 * PAIRS) if config.trains_pairs else (8, 16)
     arrays: dict[str, Any] = packed_rows(
@@ -78,6 +79,7 @@ def with_reference(program: Any, params: Any, batch: dict[str, Any]) -> dict[str
     """The rows with the log-probabilities of their answers under the weights."""
     import jax.numpy as jnp
 
+    from parrot_jax.train.preference import REFERENCE
     from parrot_jax.train.reference import compile_answer_logprobs
 
     logprobs = compile_answer_logprobs(program.forward, program.rows_sharding, None)
