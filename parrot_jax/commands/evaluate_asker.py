@@ -161,10 +161,12 @@ def _ask(
 def _served(config: EvaluateAskerConfig, asker: str) -> "Iterator[tuple[AskerEndpointConfig, Run]]":
     """Serves a run folder while the block runs."""
     from parrot_jax.askers.asker_config import AskerEndpointConfig
+    from parrot_jax.core.xla_flags import set_xla_flags
     from parrot_jax.loaded_run import load_run
     from parrot_jax.serve.app import REQUEST_S, make_app
     from parrot_jax.serve.background import BackgroundServer
 
+    set_xla_flags()  # on a GPU, also the share of its memory
     run = load_run(asker)
     if run.config.task != "ask":
         raise UserError(

@@ -55,8 +55,10 @@ Config = GenerateConfig
 
 def run(config: GenerateConfig) -> None:
     """Prints one reply per history: plain text for `.json`, JSON lines for `.jsonl`."""
+    from parrot_jax.core.xla_flags import set_xla_flags
     from parrot_jax.loaded_run import load_run
 
+    set_xla_flags()  # on a GPU, also the share of its memory
     histories = _read_histories(as_path(config.messages))
     run = load_run(config.run)
     for where, messages in histories:
