@@ -15,6 +15,7 @@ from parrot_jax.data.prepare import prepare
 from parrot_jax.data.templates.base import check_speaker
 from parrot_jax.dialogue.sources import SourceConfig
 from parrot_jax.model.attention import choose, resolve
+from parrot_jax.model.generate import for_generation
 from parrot_jax.serve.jax_engine import JaxEngine
 from parrot_jax.serve.messages import read_messages, split_turns
 from parrot_jax.sharding import MeshConfig, array_sharding, make_mesh
@@ -51,6 +52,10 @@ class Run:
     def params(self) -> Any:
         """The weights of the newest checkpoint, as a nested dict of arrays."""
         return load_params(self.folder)
+
+    @functools.cached_property
+    def _for_generation(self) -> Any:
+        return for_generation(self.config.model, self.params, self.config.compute_dtype)
 
     def engine(self, name: str, *, batch_rows: int | None = None) -> JaxEngine:
         """Returns the engine that serves this model.
@@ -155,7 +160,7 @@ class Run:
                 raise UserError(f"{name} is {value!r}; it must be a number.")
         return sample_next_turns(
             self.config.model,
-            self.params,
+            self._for_generation,
             self.template,
             [self.prompt(messages) for messages in histories],
             max_new_tokens=max_tokens,

@@ -12,41 +12,60 @@ from jaxtyping import Array, Float, Int
 
 
 class Cache(NamedTuple):
-    """Keys and values of every layer, in the compute dtype.
+    """Keys and values of every layer, in the compute dtype; stacked, or a tuple of layers.
 
     Each has the layout in which its product with queries or weights reads memory in order.
     """
 
-    keys: Float[Array, "L B K H S"]
-    values: Float[Array, "L B K S H"]
+    keys: Float[Array, "L B K H S"] | tuple[Float[Array, "B K H S"], ...]
+    values: Float[Array, "L B K S H"] | tuple[Float[Array, "B K S H"], ...]
 
     @property
     def length(self) -> int:
         """S, the number of slots."""
-        return self.keys.shape[4]
+        return jax.tree.leaves(self.keys)[0].shape[-1]
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        """The compute dtype."""
+        return jax.tree.leaves(self.keys)[0].dtype
 
 
-def make_cache(
-    keys: Float[Array, "L B T K H"], values: Float[Array, "L B T K H"], length: int
-) -> Cache:
+Kept = Float[Array, "L B T K H"] | tuple[Float[Array, "B T K H"], ...]
+
+
+def make_cache(keys: Kept, values: Kept, length: int) -> Cache:
     """Fills the first slots of a cache with `length` slots."""
-    free = (0, length - keys.shape[2])
-    none = [(0, 0)] * 3
+
+    def padded(array: Array, slots: int) -> Array:
+        ends = [(0, 0)] * array.ndim
+        ends[slots] = (0, length - array.shape[slots])
+        return jnp.pad(array, ends)
+
     return Cache(
-        jnp.pad(keys.transpose(0, 1, 3, 4, 2), [*none, (0, 0), free]),
-        jnp.pad(values.transpose(0, 1, 3, 2, 4), [*none, free, (0, 0)]),
+        jax.tree.map(lambda each: padded(jnp.moveaxis(each, -3, -1), -1), keys),
+        jax.tree.map(lambda each: padded(each.swapaxes(-3, -2), -2), values),
     )
 
 
 def write(
     cache: Cache,
-    layer: Int[Array, ""],
+    layer: Int[Array, ""] | int,
     positions: Int[Array, " B"],
     key: Float[Array, "B 1 K H"],
     value: Float[Array, "B 1 K H"],
 ) -> Cache:
-    """Writes one layer's key and value of one token per row into the slot of its position."""
+    """Writes one layer's key and value of one token per row into the slot of its position.
+
+    The layer of a tuple is an int.
+    """
     rows = jnp.arange(key.shape[0])
+    if isinstance(cache.keys, tuple):
+        keys, values = list(cache.keys), list(cache.values)
+        keys[layer] = keys[layer].at[rows, :, :, positions].set(key[:, 0])
+        values[layer] = values[layer].at[rows, :, positions].set(value[:, 0])
+        return Cache(tuple(keys), tuple(values))
+    assert not isinstance(cache.values, tuple)
     return Cache(
         cache.keys.at[layer, rows, :, :, positions].set(key[:, 0]),
         cache.values.at[layer, rows, :, positions].set(value[:, 0]),

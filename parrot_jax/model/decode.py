@@ -16,7 +16,10 @@ from parrot_jax.model.decoder import (
     unembedding,
     visit_layers,
 )
+from parrot_jax.model.layered import is_layered
 from parrot_jax.model.model_config import ModelConfig
+
+Layer = Int[Array, ""] | int
 
 
 def prefill(
@@ -34,7 +37,7 @@ def prefill(
 
     Args:
       config: The sizes.
-      params: The tree of parameters.
+      params: The tree of parameters, also `layered`.
       tokens: Prompts; no token of a row attends to the padding after its length.
       lengths: Tokens of each prompt, >= 1.
       cache_length: Slots in the cache, S; at least T.
@@ -80,7 +83,7 @@ def decode(
 
     Args:
       config: The sizes.
-      params: The tree of parameters.
+      params: The tree of parameters, also `layered`.
       tokens: The token of each row.
       positions: Its position, below the cache's length; all slots before it must be filled.
       cache: From `prefill` or the previous `decode`.
@@ -94,21 +97,23 @@ def decode(
 
     # The cache is passed from layer to layer, so it is updated in place and not copied each step.
     def attend(
-        state: tuple[Array, Cache], query: Array, key: Array, value: Array
-    ) -> tuple[Array, tuple[Array, Cache], None]:
+        state: tuple[Layer, Cache], query: Array, key: Array, value: Array
+    ) -> tuple[Array, tuple[Layer, Cache], None]:
         layer, cache = state
         cache = write(cache, layer, positions, key, value)
         attended = attend_to_cache(query, cache.keys[layer], cache.values[layer], positions, window)
         return attended, (layer + 1, cache), None
 
-    x = embed_tokens(params, tokens[:, None], cache.keys.dtype)
+    x = embed_tokens(params, tokens[:, None], cache.dtype)
     rotation = rotation_of(config, positions[:, None])
-    first = (jnp.int32(0), cache)
+    first: tuple[Layer, Cache] = (0 if is_layered(params) else jnp.int32(0), cache)
     x, (_, cache), _ = visit_layers(config, params, x, rotation, attend, first, mesh=mesh)
     return _logits(config, params, x), cache
 
 
 def _logits(config: ModelConfig, params: Params, x: Float[Array, "B 1 D"]) -> Float[Array, "B V"]:
     normed = rms_norm(x[:, 0], params["norm"], config.rms_norm_eps)
+    if is_layered(params):
+        return params["lm_head"].apply("BD,DV->BV", normed, jnp.float32)
     head = unembedding(params).astype(x.dtype)
     return jnp.einsum("BD,DV->BV", normed, head, preferred_element_type=jnp.float32)

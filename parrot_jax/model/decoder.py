@@ -28,6 +28,7 @@ from parrot_jax.model import attention as attention_backends
 from parrot_jax.model.attention import Backend
 from parrot_jax.model.blocks import DecoderLayer, rms_norm, scale, weight
 from parrot_jax.model.families import family_of, tensor_names
+from parrot_jax.model.layered import is_layered
 from parrot_jax.model.lora import LORA, Dropout, rank_of, with_adapters, without_products_over
 from parrot_jax.model.model_config import ModelConfig
 from parrot_jax.model.rotary import Rotation, rotation_at
@@ -196,7 +197,8 @@ def visit_layers(
 
     Args:
       config: The sizes.
-      params: The tree of parameters; of adapters, B is scaled (`lora.scaled`).
+      params: The tree of parameters; of adapters, B is scaled (`lora.scaled`). With `layered` ones,
+        the loop is unrolled; for generation only.
       x: Embedded tokens.
       rotation: The rotary angles at their positions.
       attend: Attention, which differs between training and generation.
@@ -208,7 +210,7 @@ def visit_layers(
 
     Returns:
       The hidden states before the final norm, the state from the last layer, and what each layer
-      collected, stacked on a first dim L.
+      collected, stacked on a first dim L, or a tuple of layers.
 
     Raises:
       UserError: An unknown remat policy.
@@ -235,6 +237,13 @@ def visit_layers(
         layer = nnx.merge(definition, with_adapters(weights, adapters, key, rate))
         attended, state, kept = attend(state, *layer.project(x, rotation))
         return (pinned(layer.combine(x, attended)), state), kept
+
+    if is_layered(params):
+        each: list[Any] = []
+        for weights in params["layers"]:
+            (x, state), kept = visit((x, state), (weights, {}, None))
+            each.append(kept)
+        return x, state, jax.tree.map(lambda *layers: layers, *each)
 
     adapters = params.get(LORA, {}).get("layers", {})
     if remat != "none":

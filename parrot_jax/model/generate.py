@@ -25,6 +25,8 @@ from parrot_jax.model.attention import Backend
 from parrot_jax.model.cache import Cache
 from parrot_jax.model.decode import decode, prefill
 from parrot_jax.model.decoder import Params, with_whole_embedding
+from parrot_jax.model.layered import is_layered, layered
+from parrot_jax.model.lora import LORA
 from parrot_jax.model.model_config import ModelConfig
 from parrot_jax.model.quantized import is_quantized
 from parrot_jax.model.sampling import Sampling, sample
@@ -85,7 +87,8 @@ def generate(
 
     Args:
       config: The sizes.
-      params: The tree of parameters; cast once per call, so give them in `compute_dtype` to serve.
+      params: The tree of parameters. Cast, and on a CPU stored otherwise, once per call, so give
+        those of `for_generation`, in `compute_dtype`, to serve.
       prompts: Token ids, one list a row, each non-empty and shorter than
         `config.max_position_embeddings`.
       max_new_tokens: Limit of new tokens, >= 1; one for all rows or one per row.
@@ -146,6 +149,7 @@ def generate(
         rows(top_ps, 1.0, jnp.float32),
         rows(row_seeds, 0, jnp.uint32),
     )
+    params = for_generation(config, params, compute_dtype, mesh)
     state = _start(
         config,
         params,
@@ -190,6 +194,20 @@ def generate(
         )
         for row in range(len(prompts))
     ]
+
+
+def for_generation(
+    config: ModelConfig, params: Params, compute_dtype: DTypeLike, mesh: Mesh | None = None
+) -> Params:
+    """Returns the parameters as `generate` reads them.
+
+    On one CPU they are stored by layer (`layered.py`), which takes as much memory again. Elsewhere,
+    with adapters, and if they are stored so already, they are returned as they are.
+    """
+    on_cpu = mesh is None and jax.default_backend() == "cpu"
+    if not on_cpu or LORA in params or is_layered(params):
+        return params
+    return layered(config, params, jnp.dtype(compute_dtype))
 
 
 def padded_shape(
@@ -278,7 +296,7 @@ def _advance(
     """Generates until every row has ended, at most `most_steps` tokens per row."""
     num_rows, num_steps = state.ids.shape
     cache_length = state.cache.length
-    params = _prepare(params, state.cache.keys.dtype, mesh)
+    params = _prepare(params, state.cache.dtype, mesh)
     keys = jax.vmap(jax.random.key)(sampling.seeds)
 
     def active(state: _State) -> Bool[Array, " B"]:

@@ -17,6 +17,7 @@ from jaxtyping import Array
 
 from parrot_jax.core.errors import UserError
 from parrot_jax.model.einsum import einsum
+from parrot_jax.model.layered import OutputsFirst
 from parrot_jax.model.lora_config import LoraConfig, targets_of
 from parrot_jax.model.model_config import ModelConfig
 
@@ -128,13 +129,15 @@ def _nf4_values() -> Array:
 
 
 def product(equation: str, x: Array, weight: Any) -> Array:
-    """An einsum with a weight that may be quantised, cast to the dtype of `x`.
+    """An einsum with a weight, cast to the dtype of `x`.
 
     Args:
       equation: Of x and W, e.g. `BTD,DF->BTF`.
       x: Activations.
-      weight: An array, or a `QArray`, which gets no gradient.
+      weight: An array; or a `QArray` or `OutputsFirst`, which get no gradient.
     """
+    if isinstance(weight, OutputsFirst):
+        return weight.apply(equation, x)
     if is_quantized(weight):
         return _frozen_product(equation, x, weight)
     return einsum(equation, x, weight.astype(x.dtype))

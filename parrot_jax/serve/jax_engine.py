@@ -18,7 +18,7 @@ import jax
 
 from parrot_jax.data.data_config import Task
 from parrot_jax.data.templates.base import Template, check_speaker
-from parrot_jax.model.generate import Chunk, generate, padded_shape
+from parrot_jax.model.generate import Chunk, for_generation, generate, padded_shape
 from parrot_jax.model.model_config import ModelConfig
 from parrot_jax.serve.batching import Batcher, Deliver
 from parrot_jax.serve.engine import (
@@ -80,7 +80,8 @@ class JaxEngine(Engine):
         self._task: Task = task
         self._config, self._template = config, template
         self._tokenizer = template.tokenizer
-        self._params = jax.tree.map(lambda weight: weight.astype(compute_dtype), params)
+        stored = for_generation(config, params, compute_dtype)
+        self._params = jax.tree.map(lambda weight: weight.astype(compute_dtype), stored)
         self._compute_dtype, self._batch_rows = compute_dtype, batch_rows
         self._batcher: Batcher[_Row, Chunk] = Batcher(
             self._generate, max_items=batch_rows, max_waiting=max_waiting

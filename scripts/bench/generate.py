@@ -36,11 +36,12 @@ def ours(options: argparse.Namespace) -> Callable[[], int]:
     import jax.numpy as jnp
 
     from parrot_jax.model.decoder import init_params
-    from parrot_jax.model.generate import generate
+    from parrot_jax.model.generate import for_generation, generate
     from parrot_jax.model.model_config import ModelConfig
 
     model = ModelConfig(**SIZES)
-    params, texts = init_params(model, 0), prompts(options).tolist()
+    params = for_generation(model, init_params(model, 0), jnp.float32)
+    texts = prompts(options).tolist()
 
     def run() -> int:
         rows = generate(model, params, texts, max_new_tokens=options.new, stop_ids=(),
