@@ -14,6 +14,7 @@ from parrot_jax.core.paths import AnyPath
 from parrot_jax.data.prepare import prepare
 from parrot_jax.data.templates.base import check_speaker
 from parrot_jax.dialogue.sources import SourceConfig
+from parrot_jax.losses.token_loss import default_tile
 from parrot_jax.model.attention import choose, resolve
 from parrot_jax.model.generate import for_generation
 from parrot_jax.serve.jax_engine import JaxEngine
@@ -117,7 +118,7 @@ class Run:
             compute_dtype=dtype,
             attention=resolve(backend, data.row_tokens, self.config.model.head_width, dtype),
             remat="none",
-            loss_tile=self.config.loss_tile,
+            loss_tile=self.config.loss_tile or default_tile(platform),
             mesh=mesh,
         )
         sharding = array_sharding(mesh, "batch", "seq")

@@ -10,7 +10,8 @@ factor before the backward pass, so it is computed with the loss, from the same 
 per weight and token instead of 8.
 
 With a `live_capacity`, only live tokens are computed: if 13 % of the tokens are live, 13 % of the
-matrix products remain.
+matrix products remain. The number of tiles is that of the tokens which are live in this batch, so a
+large capacity costs memory, not time.
 """
 
 import functools
@@ -22,6 +23,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from parrot_jax.core.errors import UserError
+
+
+def default_tile(platform: str) -> int:
+    """Returns the tokens per tile: few on a CPU, where the logits of a tile stay near its caches.
+
+    >>> default_tile("cpu"), default_tile("gpu")
+    (512, 2048)
+    """
+    return 512 if platform == "cpu" else 2048
 
 
 class TokenLoss(NamedTuple):
@@ -208,12 +218,12 @@ def _forward(
     plan: _Tiling, hidden: Array, head: Array, targets: Array, live: Array
 ) -> tuple[Array, _Saved]:
     def full(_: None) -> tuple[Array, Array]:
-        return _forward_tiles(plan.tile, hidden, head, targets)
+        return _forward_tiles(plan.tile, hidden, head, targets, None)
 
     def compacted(_: None) -> tuple[Array, Array]:
         chosen, ranks = _compaction(live, plan.capacity)
         logprobs, log_sums = _forward_tiles(
-            plan.tile, _gather(hidden, chosen), head, _gather(targets, chosen)
+            plan.tile, _gather(hidden, chosen), head, _gather(targets, chosen), _most(live)
         )
         return _gather(logprobs, ranks), _gather(log_sums, ranks)
 
@@ -254,7 +264,7 @@ def _gradients(
     """
 
     def full(_: None) -> tuple[Array, Array, Array | None]:
-        return _gradient_tiles(plan.tile, wanted, hidden, head, targets, d_logprobs, log_sums)
+        return _gradient_tiles(plan.tile, wanted, hidden, head, targets, d_logprobs, log_sums, None)
 
     def compacted(_: None) -> tuple[Array, Array, Array | None]:
         chosen, ranks = _compaction(live, plan.capacity)
@@ -266,6 +276,7 @@ def _gradients(
             _gather(targets, chosen),
             _gather(d_logprobs, chosen),
             None if log_sums is None else _gather(log_sums, chosen),
+            _most(live),
         )
         return _gather(logprobs, ranks), _gather(d_hidden, ranks), d_head
 
@@ -358,22 +369,38 @@ def _tiles(tile: int, *arrays: Array) -> tuple[int, int, list[Array]]:
     return count, size, [padded(array) if extra else array for array in arrays]
 
 
-def _forward_tiles(tile: int, hidden: Array, head: Array, targets: Array) -> tuple[Array, Array]:
-    num_parts, num_tokens, _ = hidden.shape
+def _most(live: Array) -> Array:
+    """The largest number of live tokens of a shard; all shards compute as many tiles."""
+    return live.sum(axis=1).max()
+
+
+def _needed(num_tokens: Array | None, count: int, size: int) -> Array | int:
+    """Tiles that hold the first tokens; None = all.
+
+    >>> int(_needed(jnp.int32(5), 4, 2)), _needed(None, 4, 2)
+    (3, 4)
+    """
+    return count if num_tokens is None else -(-num_tokens // size)
+
+
+def _forward_tiles(
+    tile: int, hidden: Array, head: Array, targets: Array, num_live: Array | None
+) -> tuple[Array, Array]:
+    num_tokens = hidden.shape[1]
     head = head.astype(hidden.dtype)
     count, size, (hidden, targets) = _tiles(tile, hidden, targets)
 
-    def visit(index: Array) -> tuple[Array, Array]:
+    def visit(index: Array, done: tuple[Array, Array]) -> tuple[Array, Array]:
+        logprobs, log_sums = done
         states, ids = (_tile_at(array, index, size) for array in (hidden, targets))
         logits = jnp.einsum("PMD,DV->PMV", states, head, preferred_element_type=jnp.float32)
         log_sum = jax.nn.logsumexp(logits, axis=-1)
-        return jnp.take_along_axis(logits, ids[..., None], axis=-1)[..., 0] - log_sum, log_sum
+        logprob = jnp.take_along_axis(logits, ids[..., None], axis=-1)[..., 0] - log_sum
+        return _put(logprobs, index, logprob), _put(log_sums, index, log_sum)
 
-    def joined(tiles: Array) -> Array:  # [count, P, size] -> [P, M]
-        return tiles.transpose(1, 0, 2).reshape(num_parts, count * size)[:, :num_tokens]
-
-    logprobs, log_sums = jax.lax.map(visit, jnp.arange(count))
-    return joined(logprobs), joined(log_sums)
+    none = jnp.zeros(hidden.shape[:2], jnp.float32)
+    logprobs, log_sums = jax.lax.fori_loop(0, _needed(num_live, count, size), visit, (none, none))
+    return logprobs[:, :num_tokens], log_sums[:, :num_tokens]
 
 
 def _gradient_tiles(
@@ -384,6 +411,7 @@ def _gradient_tiles(
     targets: Array,
     d_logprobs: Array,
     log_sums: Array | None,
+    num_live: Array | None,
 ) -> tuple[Array, Array, Array | None]:
     num_parts, num_tokens, width = hidden.shape
     vocab_size = head.shape[1]
@@ -407,20 +435,22 @@ def _gradient_tiles(
             d_head += jnp.einsum(
                 "PMD,PMV->PDV", states, d_logits, preferred_element_type=jnp.float32
             )
-        put = functools.partial(
-            jax.lax.dynamic_update_slice_in_dim, start_index=index * size, axis=1
-        )
-        return put(logprobs, logprob), put(d_hidden, d_states), d_head
+        return _put(logprobs, index, logprob), _put(d_hidden, index, d_states), d_head
 
     zeros = (
         jnp.zeros(hidden.shape[:2], jnp.float32),
         jnp.zeros(hidden.shape, hidden.dtype),
         None if wanted is None else jnp.zeros((num_parts, width, vocab_size), jnp.float32),
     )
-    logprobs, d_hidden, d_head = jax.lax.fori_loop(0, count, visit, zeros)
+    needed = _needed(num_live, count, size)
+    logprobs, d_hidden, d_head = jax.lax.fori_loop(0, needed, visit, zeros)
     d_head = None if d_head is None else d_head.sum(axis=0)
     return logprobs[:, :num_tokens], d_hidden[:, :num_tokens], d_head
 
 
 def _tile_at(array: Array, index: Array, size: int) -> Array:
     return jax.lax.dynamic_slice_in_dim(array, index * size, size, axis=1)
+
+
+def _put(array: Array, index: Array, tile: Array) -> Array:
+    return jax.lax.dynamic_update_slice_in_dim(array, tile, index * tile.shape[1], axis=1)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from parrot_jax.core.errors import UserError
 from parrot_jax.data.packing import most_pairs, row_dtype
+from parrot_jax.losses.token_loss import default_tile
 from parrot_jax.model.attention import choose, resolve
 from parrot_jax.sharding import array_sharding, num_batch_shards
 from parrot_jax.train.forward import Batch, Forward
@@ -86,7 +87,7 @@ def make_program(
         compute_dtype=compute_dtype,
         attention=resolve(backend, config.data.row_tokens, config.model.head_width, compute_dtype),
         remat=config.remat,
-        loss_tile=config.loss_tile,
+        loss_tile=config.loss_tile or default_tile(platform),
         packed=packed,
         unroll_layers=config.unroll_layers,
         mesh=mesh,

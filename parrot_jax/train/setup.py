@@ -221,7 +221,7 @@ def _live_capacity(prepared: Prepared, config: TrainConfig, num_shards: int) -> 
     rows = config.batch_rows // config.accumulation_steps(num_shards) // num_shards
     live = prepared.counts["live_tokens_a_row"]
     needed = rows * live["mean"] + 4 * math.sqrt(rows) * live["deviation"]
-    tile = min(config.loss_tile, 256)
+    tile = min(config.loss_tile or 256, 256)
     capacity = math.ceil(needed / tile) * tile
     return num_shards * capacity if capacity < 0.9 * rows * config.data.row_tokens else None
 

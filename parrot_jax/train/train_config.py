@@ -181,8 +181,8 @@ class TrainConfig:
     offload_optimizer: bool = False
     """Keep the moments in host memory between steps, if the platform supports it."""
 
-    loss_tile: int = 2048
-    """Tokens whose logits are in memory at once."""
+    loss_tile: int | None = None
+    """Tokens whose logits are in memory at once; null = 2048, on a CPU 512."""
 
     eval_every_epochs: float = 1.0
     """Epochs between evaluations on the held-out split; the last step is always evaluated."""
