@@ -16,7 +16,7 @@ from parrot_jax.model.attention import Backend
 from parrot_jax.model.lora import Dropout, scaled
 from parrot_jax.model.lora_config import LoraConfig
 from parrot_jax.model.model_config import ModelConfig
-from parrot_jax.sharding import num_batch_shards
+from parrot_jax.sharding import array_sharding, num_batch_shards
 
 Batch = Mapping[str, Any]
 """`tokens`, `loss_weights`, `segment_ids`, `positions`: each [rows, T], or
@@ -77,8 +77,16 @@ class Forward(NamedTuple):
         return self._replace(dropout_key=key)
 
     def unembedding(self, params: Any) -> Float[Array, "D V"]:
-        """The output projection, from hidden states to logits."""
-        return decoder.unembedding(params)
+        """The output projection, from hidden states to logits.
+
+        Gathered over `fsdp` here, once: the loss visits its tokens in tiles, and GPU and TPU
+        programs would gather it again for each tile.
+        """
+        head = decoder.unembedding(params)
+        if self.mesh is None:
+            return head
+        sharding = array_sharding(self.mesh, None, "vocab")
+        return jax.lax.with_sharding_constraint(head, sharding)
 
 
 def next_tokens(batch: Batch) -> tuple[Int[Array, "B T"], Float[Array, "B T"]]:
