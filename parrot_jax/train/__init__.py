@@ -24,6 +24,9 @@ watchdog.py      ends a process that hangs
 profile.py       traces of chosen steps
 trackers.py      TensorBoard, Weights & Biases
 chips.py         accelerators by name
+hlo_text.py      reads the text of a compiled program
+collectives.py   bytes that a compiled step sends between devices
+scaling.py       the same by formula
 topologies.py    target hardware for compiling, by name
 plan.py          predicts memory and time of a run on other hardware
 preflight.py     short test of everything a long run needs

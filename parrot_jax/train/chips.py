@@ -21,17 +21,31 @@ class Chip:
     hbm_bytes: int
     """Memory of one device. GPU: from the driver. TPU: the largest program that libtpu 0.0.42
     compiles; its runtime keeps the rest."""
+    link_bytes_per_s: float | None = None
+    """Bytes per second that a device sends over all its links together, half of what the vendor
+    quotes for both directions. GPU: NVLink within a host. TPU: the links of a slice. None = not
+    looked up."""
+    links: int = 1
+    """Links that these bytes are spread over; a ring of permutes uses one in each direction. 1 = a
+    switch, where any two devices may use everything."""
 
 
 CHIPS = (
-    Chip(name="a100-80g", kinds=("NVIDIA A100",), peak_flops=312e12, hbm_bytes=85_017_493_504),
-    Chip(name="h100-80g", kinds=("NVIDIA H100",), peak_flops=989e12, hbm_bytes=84_929_347_584),
-    Chip(name="h200", kinds=("NVIDIA H200",), peak_flops=989e12, hbm_bytes=150_754_820_096),
+    Chip(name="a100-80g", kinds=("NVIDIA A100",), peak_flops=312e12, hbm_bytes=85_017_493_504,
+         link_bytes_per_s=300e9),
+    Chip(name="h100-80g", kinds=("NVIDIA H100",), peak_flops=989e12, hbm_bytes=84_929_347_584,
+         link_bytes_per_s=450e9),
+    Chip(name="h200", kinds=("NVIDIA H200",), peak_flops=989e12, hbm_bytes=150_754_820_096,
+         link_bytes_per_s=450e9),
     Chip(name="v4", kinds=("TPU v4",), peak_flops=275e12, hbm_bytes=31_484 * _MIB),
-    Chip(name="v5e", kinds=("TPU v5 lite", "TPU v5e"), peak_flops=197e12, hbm_bytes=16_125 * _MIB),
-    Chip(name="v5p", kinds=("TPU v5", "TPU v5p"), peak_flops=459e12, hbm_bytes=98_040 * _MIB),
+    Chip(name="v5e", kinds=("TPU v5 lite", "TPU v5e"), peak_flops=197e12, hbm_bytes=16_125 * _MIB,
+         link_bytes_per_s=200e9, links=4),
+    Chip(name="v5p", kinds=("TPU v5", "TPU v5p"), peak_flops=459e12, hbm_bytes=98_040 * _MIB,
+         link_bytes_per_s=600e9, links=6),
     Chip(name="v6e", kinds=("TPU v6 lite", "TPU v6e"), peak_flops=918e12, hbm_bytes=31_995 * _MIB),
-)
+)  # fmt: skip
+"""Links: NVIDIA quotes 600 GB/s for both directions of an A100 and 900 for H100 and H200; Google
+1,200 for v5p and 400 for v5e (cloud.google.com/tpu/docs/v5p and /v5e)."""
 
 
 def chip_of(device_kind: str) -> Chip | None:
