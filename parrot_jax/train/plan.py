@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from parrot_jax.model.decoder import REMAT_POLICIES
 from parrot_jax.sharding import make_mesh, num_batch_shards
 from parrot_jax.train.chips import Chip, flops_per_token
+from parrot_jax.train.collectives import collectives, seconds, traffic
 from parrot_jax.train.optim import count_steps, learning_rate
 from parrot_jax.train.program import make_program
 from parrot_jax.train.setup import make_objective
@@ -70,6 +71,12 @@ class Plan:
     flops_per_token: int
     tokens_per_step: int
     """Tokens of a step, including padding."""
+    sent_bytes: dict[str, int] | None
+    """Bytes that a device sends in a step, by kind of collective; None = they are not counted."""
+    sent_s: float | None
+    """Least time for these bytes: all links at the vendor's rate. None = unknown bytes or links."""
+    uncounted_why: str | None
+    """Why the collectives are not counted; None = they are."""
 
     @property
     def free_share(self) -> float | None:
@@ -119,8 +126,10 @@ def make_plan(config: TrainConfig, topology: Topology, devices: list[Any]) -> Pl
     reserve = reserve_for(topology, len(devices))
     started = time.perf_counter()
     lowered = program.step.lower(program.state, program.batch)
+    compiled = None
     try:
-        memory = lowered.compile().memory_analysis()
+        compiled = lowered.compile()
+        memory = compiled.memory_analysis()
     except jax.errors.JaxRuntimeError as error:
         # A kernel that exceeds a core's own memory raises this too; that is a bug.
         if "RESOURCE_EXHAUSTED" not in str(error) or "hbm" not in str(error).lower():
@@ -132,6 +141,7 @@ def make_plan(config: TrainConfig, topology: Topology, devices: list[Any]) -> Pl
         used = memory.argument_size_in_bytes + temp + left + memory.generated_code_size_in_bytes
         fits = used + reserve.bytes <= (1 - MARGIN) * topology.chip.hbm_bytes
     compile_s = time.perf_counter() - started
+    sent = _sent(compiled, topology)
     on_device = [leaf for leaf in jax.tree.leaves(program.state.opt_state)
                  if leaf.sharding.memory_kind != "pinned_host"]  # fmt: skip
     params, optimizer = device_bytes(program.state.params), device_bytes(on_device)
@@ -157,7 +167,26 @@ def make_plan(config: TrainConfig, topology: Topology, devices: list[Any]) -> Pl
         attention=program.forward.attention.name,
         flops_per_token=flops_per_token(config.model, config.data.row_tokens, config.lora),
         tokens_per_step=config.batch_rows * config.data.row_tokens,
+        **sent,
     )
+
+
+def _sent(compiled: Any, topology: Topology) -> dict[str, Any]:
+    """The fields of a plan on what a device sends in a step."""
+    none = {"sent_bytes": None, "sent_s": None}
+    if compiled is None:
+        return {**none, "uncounted_why": "the compiler gave up"}
+    try:
+        found = collectives(compiled.as_text())
+    except ValueError as error:
+        return {**none, "uncounted_why": str(error)}
+    # NVLink ends at the host.
+    is_one_network = topology.platform == "tpu" or topology.shape[0] == 1
+    return {
+        "sent_bytes": {kind: each.bytes for kind, each in traffic(found).items()},
+        "sent_s": seconds(found, topology.chip) if is_one_network else None,
+        "uncounted_why": None,
+    }
 
 
 def times(
@@ -208,6 +237,12 @@ def describe(plan: Plan, times: Sequence[Time], compiles: int) -> Iterator[str]:
         f"{plan.flops_per_token / 1e9:.1f} GFLOP per token, {plan.flops_per_step / 1e15:.2f} PFLOP "
         f"per step of {plan.tokens_per_step:,} tokens (formula, without recomputation)"
     )
+    if plan.sent_bytes is None:
+        yield f"collectives: not counted: {plan.uncounted_why}"
+    elif plan.sent_bytes:
+        kinds_ = ", ".join(f"{kind} {sent / 1e9:.1f} GB" for kind, sent in plan.sent_bytes.items())
+        least = "" if plan.sent_s is None else f"; at least {plan.sent_s:.2f} s on all links"
+        yield f"collectives per device and step: {kinds_}{least}"
     for time_ in times:
         whole = "" if time_.hours is None else (
             f", {time_.hours:,.1f} hours and {time_.device_hours:,.0f} device-hours in all"

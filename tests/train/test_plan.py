@@ -31,6 +31,7 @@ from parrot_jax.sharding import MeshConfig
 from parrot_jax.train import plan as planning
 from parrot_jax.train import topologies
 from parrot_jax.train.chips import CHIPS
+from parrot_jax.train.hlo_text import parse_module
 from parrot_jax.train.plan import (
     MARGIN,
     MAX_COMPILES,
@@ -85,6 +86,8 @@ def a_plan(**changes: Any) -> Plan:
         temp_bytes=21 * GIB, reserve_bytes=3 * GIB, reserve_why="runtime", compile_s=5.0,
         mesh=(1, 8, 1), micro_batches=4, micro_rows=1, remat="full", attention="pallas",
         flops_per_token=10**9, tokens_per_step=1_000_000,
+        sent_bytes={"all-gather": 6 * 10**9, "reduce-scatter": 3 * 10**9}, sent_s=0.03,
+        uncounted_why=None,
     )  # fmt: skip
     return replace(plan, **changes)
 
@@ -109,6 +112,10 @@ def test_the_bytes_of_a_plan_are_those_counted_by_hand() -> None:
     assert plan.used_bytes is not None
     assert plan.used_bytes >= plan.argument_bytes + plan.temp_bytes
     assert plan.fits
+    # tests/train/test_collectives.py holds these bytes against a formula.
+    assert plan.sent_bytes is not None
+    assert set(plan.sent_bytes) == {"all-gather", "all-reduce"}
+    assert plan.sent_s == pytest.approx(sum(plan.sent_bytes.values()) / 300e9)
 
 
 @pytest.fixture
@@ -123,7 +130,9 @@ def compiler_says(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
             generated_code_size_in_bytes=code, output_size_in_bytes=outputs,
             alias_size_in_bytes=alias,
         )  # fmt: skip
-        program = SimpleNamespace(memory_analysis=lambda: memory)
+        program = SimpleNamespace(
+            memory_analysis=lambda: memory, as_text=lambda: "ENTRY %main () -> f32[] {\n}"
+        )
         monkeypatch.setattr(jax.stages.Lowered, "compile", lambda _: program)
 
     return say
@@ -142,6 +151,24 @@ def test_of_the_outputs_only_what_is_new_counts(compiler_says: Callable[..., Non
     compiler_says(1000, temps=200, code=30, outputs=604, alias=600)
     plan = make_plan(CONFIG, A100, jax.devices())
     assert (plan.used_bytes, plan.temp_bytes) == (1000 + 200 + 30 + 4, 200)
+
+
+def test_collectives_that_cannot_be_counted_leave_the_memory(
+    compiler_says: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiler_says(1000)
+    monkeypatch.setattr(planning, "collectives", lambda _: parse_module("no program"))
+    plan = make_plan(CONFIG, A100, jax.devices())
+    assert plan.fits
+    assert (plan.sent_bytes, plan.sent_s) == (None, None)
+    why = "no ENTRY computation; give the text of compiled.as_text()."
+    assert f"collectives: not counted: {why}" in list(describe(plan, [], 1))
+
+
+def test_two_hosts_have_no_time_for_collectives(compiler_says: Callable[..., None]) -> None:
+    compiler_says(1000)
+    plan = make_plan(CONFIG, parse_topology("a100-80g:2x4"), jax.devices())
+    assert (plan.sent_bytes, plan.sent_s) == ({}, None)  # NVLink ends at the host
 
 
 @pytest.mark.parametrize(("spare", "fits"), [(0, True), (-1, False)])
@@ -262,6 +289,8 @@ def test_a_plan_reads_so() -> None:
         "fits: 46.2% free, 8% required",
         "1.0 GFLOP per token, 1.00 PFLOP per step of 1,000,000 tokens (formula, without "
         "recomputation)",
+        "collectives per device and step: all-gather 6.0 GB, reduce-scatter 3.0 GB; at least "
+        "0.03 s on all links",
         "at 50% MFU a step takes 0.80 s, 1,248,000 tokens/s, 4.5 hours and 36 device-hours in all "
         "(predicted)",
         "(compilations: 1, the last one 5 s)",
@@ -382,6 +411,7 @@ KEYS = {
     "compile_s", "flops_per_token", "tokens_per_step", "params_bytes", "optimizer_bytes",
     "reserve_bytes", "reserve_why", "margin", "free_share", "flops_per_step", "times", "label",
     "compiles", "mesh", "micro_batches", "micro_rows", "remat", "attention",
+    "sent_bytes", "sent_s", "uncounted_why",
 }  # fmt: skip
 
 
