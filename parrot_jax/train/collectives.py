@@ -7,7 +7,7 @@ understood is an error, since a collective that is left out would make a program
 
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from typing import NamedTuple
 
 from parrot_jax.train.chips import Chip
@@ -81,7 +81,7 @@ def collectives(hlo: str) -> list[Collective]:
         not understood. The message names it.
     """
     module = parse_module(hlo)
-    return list(_inside(module, module.entry))
+    return list(_inside(module, module.entry, _started(module)))
 
 
 def traffic(found: Iterable[Collective]) -> dict[str, Traffic]:
@@ -116,41 +116,62 @@ def seconds(found: Iterable[Collective], chip: Chip) -> float | None:
     return (others + max(busiest, sum(routes.values()))) / chip.link_bytes_per_s
 
 
-def _inside(module: Module, name: str) -> Iterator[Collective]:
+def _started(module: Module) -> Set[str]:
+    """The channels of collectives that a TPU program splits into steps.
+
+    It fuses each step with a product: a start, then any number in the same or an inner loop, and an
+    end. All have the channel and the shape of the whole, so only the start counts.
+    """
+    return {
+        one.channel
+        for computation in module.computations.values()
+        for each in computation.values()
+        if each.opcode == "fusion" and each.name.startswith(_FUSED_START)
+        for one in _called(module, each, "calls", frozenset())
+        if one.channel
+    }
+
+
+_FUSED_START = "async-collective-start"
+
+
+def _inside(module: Module, name: str, started: Set[str]) -> Iterator[Collective]:
     computation = module.computations[name]
-    fused: set[str] = set()
     for each in computation.values():
         if own := _own(module, computation, each):
             yield own
         if each.opcode == "while":
-            body = [*_called(module, each, "body"), *_called(module, each, "condition")]
+            body = [
+                *_called(module, each, "body", started),
+                *_called(module, each, "condition", started),
+            ]
             trips = trip_count(module, name, each) if body else 0
             yield from (one._replace(executions=trips * one.executions) for one in body)
         elif each.opcode == "conditional":
             names = re.findall(r"%([\w.\-]+)", " ".join(re.findall(
                 r"(?:branch_computations=\{.*?\}|(?:true|false)_computation=%[\w.\-]+)",
                 each.attributes)))  # fmt: skip
-            if any(True for branch in names for _ in _inside(module, branch)):
+            if any(True for branch in names for _ in _inside(module, branch, started)):
                 raise ValueError(
                     f"{each.name} is a conditional with collectives in a branch; which branch runs "
                     "is unknown, so they cannot be counted."
                 )
         elif each.opcode == "fusion":
-            # A TPU program splits a collective into steps, and fuses each step with a product. All
-            # have the channel, and the shape, of the whole.
-            for one in _called(module, each, "calls"):
-                if not one.channel or one.channel not in fused:
+            is_start = each.name.startswith(_FUSED_START)
+            for one in _called(module, each, "calls", started):
+                if is_start or one.channel not in started:
                     yield one
-                fused.add(one.channel)
         elif each.opcode not in ("async-update", "async-done"):  # they name async-start's again
             for role in ("calls", "to_apply"):
-                yield from _called(module, each, role)
+                yield from _called(module, each, role, started)
 
 
-def _called(module: Module, each: Instruction, role: str) -> Iterator[Collective]:
+def _called(
+    module: Module, each: Instruction, role: str, started: Set[str]
+) -> Iterator[Collective]:
     name = each.called(role)
     if name is not None:
-        yield from _inside(module, name)
+        yield from _inside(module, name, started)
 
 
 def _own(module: Module, computation: Computation, each: Instruction) -> Collective | None:

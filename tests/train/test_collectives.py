@@ -126,15 +126,18 @@ def test_a_pair_of_start_and_done_counts_once() -> None:
 
 
 def test_the_fused_steps_of_a_collective_count_once() -> None:
-    step = "fusion(%p), kind=kCustom, calls=%step"
-    text = program(
-        f"%async-collective-start = f32[8] {step}", f"%middle = f32[8] {step}",
-        f"%async-collective-done = f32[8] {step}",
-    )  # fmt: skip
-    inner = text[text.index("%wrapped (y") : text.index("ENTRY")].replace("wrapped", "step")
-    numbered = inner.replace("replica_groups", "channel_id=7, replica_groups")
-    assert traffic(collectives(f"{text}\n{numbered}")) == {"all-reduce": (1, 48)}
-    assert traffic(collectives(f"{text}\n{inner}")) == {"all-reduce": (3, 144)}  # not known as one
+    step, started = "fusion(%p), kind=kCustom, calls=%step", "%async-collective-start.3"
+    # Two steps in each of four trips; then the start, and the end.
+    loop = program("%early = f32[8] " + step, "%late = f32[8] " + step, loop="one")
+    inner = loop[loop.index("%wrapped (y") : loop.index("ENTRY")].replace("wrapped", "step")
+    inner = inner.replace("replica_groups", "channel_id=7, replica_groups")
+    whole = inner + loop.replace(
+        "%one = s32[]",
+        f"{started} = f32[8] {step}\n  %async-collective-done = f32[8] {step}\n  %one = s32[]",
+    )
+    assert traffic(collectives(whole)) == {"all-reduce": (1, 48)}
+    alone = whole.replace(started, "%fusion")  # steps of nothing: ordinary collectives
+    assert traffic(collectives(alone)) == {"all-reduce": (10, 480)}
 
 
 def test_a_group_of_one_sends_nothing() -> None:
