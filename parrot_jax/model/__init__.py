@@ -13,6 +13,7 @@ attention_gpu.py     attention on NVIDIA GPUs: Pallas and cuDNN, and the sizes t
 attention_pallas.py  our Pallas kernel
 attention_tpu.py     JAX's kernel for TPUs
 einsum.py            products with weights, tuned for XLA's CPU backend
+layered.py           weights by layer, for generation on a CPU
 quantized.py         frozen weights in 4 or 8 bits
 lora.py              LoRA adapters
 blocks.py            building blocks of the families' layers
