@@ -11,7 +11,7 @@ per weight and token instead of 8.
 
 With a `live_capacity`, only live tokens are computed: if 13 % of the tokens are live, 13 % of the
 matrix products remain. The number of tiles is that of the tokens which are live in this batch, so a
-large capacity costs memory, not time.
+large capacity costs memory and hardly any time.
 """
 
 import functools

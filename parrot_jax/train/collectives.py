@@ -175,7 +175,7 @@ def _called(
 
 
 def _own(module: Module, computation: Computation, each: Instruction) -> Collective | None:
-    """The collective that an instruction is; None if it is none."""
+    """The collective that an instruction is; None for other instructions."""
     start, kind = each, each.opcode
     if kind.endswith("-start"):
         base = kind.removesuffix("-start")

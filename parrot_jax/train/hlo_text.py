@@ -20,7 +20,7 @@ class Instruction(NamedTuple):
     is_root: bool
 
     def called(self, role: str) -> str | None:
-        """The computation in `role=%name`, e.g. of `body`; None if there is none."""
+        """The computation in `role=%name`, e.g. of `body`; None without this role."""
         found = re.search(rf"(?:^|[ ,]){role}=%?([\w.\-]+)", self.attributes)
         return found[1] if found else None
 

@@ -22,7 +22,7 @@ class Texts:
         self.upto = np.cumsum(odds / odds.sum())[:-1]
 
     def text(self, num_words: int) -> str:
-        """A text of so many words."""
+        """A text of `num_words` words."""
         picked = np.searchsorted(self.upto, self.rng.random(num_words))
         return " ".join(self.words[picked]).capitalize() + "."
 
