@@ -103,6 +103,7 @@ class _InFlight(NamedTuple):
     """A step that the devices are computing."""
 
     step: int
+    learning_rate: float
     metrics: StepMetrics
     started: float
 
@@ -250,16 +251,16 @@ class _Run:
 
     def _step(self, state: TrainState, step: int) -> TrainState:
         """Starts a step and reports the previous one."""
-        batch = self.setup.batch(step)
+        batch, rate = self.setup.batch(step), self.setup.learning_rate(step)
         # With several processes, each waits here for the previous step.
         if any_process(self.sigterm.asked):
             self._stop_at_signal(state, step)
         started = time.perf_counter()
         with too_large_is_a_user_error():
-            state, metrics = self.program.step(state, batch)
+            state, metrics = self.program.step(state, batch, rate)
         self.sigterm.catch()  # from now on there is something to save
         self._report()
-        self.in_flight = _InFlight(step, metrics, started)
+        self.in_flight = _InFlight(step, rate, metrics, started)
         return state
 
     def _report(self) -> None:
@@ -271,7 +272,7 @@ class _Run:
         """
         if self.in_flight is None:
             return
-        step, metrics, started = self.in_flight
+        step, rate, metrics, started = self.in_flight
         self.in_flight = None
         with too_large_is_a_user_error():
             metrics = jax.device_get(metrics)
@@ -287,7 +288,7 @@ class _Run:
             "epoch": (step + 1) / self.steps.steps_per_epoch,
             "loss": float(metrics.loss),
             "grad_norm": float(metrics.grad_norm),
-            "lr": self._learning_rate(step),
+            "lr": rate,
             "tokens": tokens,
             "live_tokens": live,
             "step_s": seconds,
@@ -314,15 +315,6 @@ class _Run:
                 + (f"  MFU {mfu:.1%}" if mfu is not None else "")
                 + (f"  {left}" if left and step + 1 < self.steps.stop_step else "")
             )
-
-    def _learning_rate(self, step: int) -> float:
-        """Computes the rate on the host; on a device it would queue behind the next step."""
-        try:
-            (host, *_) = jax.local_devices(backend="cpu")
-        except RuntimeError:  # JAX_PLATFORMS has only accelerators
-            host = None
-        with jax.default_device(host):
-            return float(np.asarray(self.setup.learning_rate(step)))
 
     def _stop_at_bad_batch(self, step: int, metrics: StepMetrics) -> None:
         path = self.folder.path / f"bad-batch-{step + 1:06d}.npz"

@@ -3,15 +3,20 @@
 Gradient clipping and loss division are in `step.py`.
 """
 
-import functools
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jax.typing import ArrayLike
 
 from parrot_jax.train.train_config import OptimConfig, TrainConfig
+
+Schedule = Callable[[int], float]
+"""The learning rate by step."""
 
 
 class Steps(NamedTuple):
@@ -36,10 +41,11 @@ def count_steps(config: TrainConfig, num_rows: int) -> Steps:
     return Steps(per_epoch, num_steps, stop, frozenset({s for s in regular if s <= stop} | {stop}))
 
 
-# Cached so that equal schedules are the same object: the compiled step is cached by it.
-@functools.lru_cache(maxsize=64)
-def learning_rate(config: OptimConfig, *, steps_per_epoch: float, num_steps: int) -> optax.Schedule:
-    """Linear warm-up, then cosine decay to `final_lr_fraction`.
+def learning_rate(config: OptimConfig, *, steps_per_epoch: float, num_steps: int) -> Schedule:
+    """Linear warm-up, then cosine decay to `final_lr_fraction`, in float32.
+
+    The rate is computed on the host, and an argument of the compiled step: runs that differ in
+    rate or length share one program.
 
     Args:
       config: Learning rate, warm-up and final fraction.
@@ -51,41 +57,54 @@ def learning_rate(config: OptimConfig, *, steps_per_epoch: float, num_steps: int
       schedule shifted by one, because an update at rate 0 would be wasted.
     """
     warmup = min(round(config.warmup_epochs * steps_per_epoch), num_steps - 1)
-    decay = optax.cosine_decay_schedule(
+    schedule = optax.cosine_decay_schedule(
         config.lr, max(num_steps - warmup, 1), alpha=config.final_lr_fraction
     )
-    if warmup < 1:
-        return decay
-    rise = optax.linear_schedule(config.lr / warmup, config.lr, max(warmup - 1, 1))
-    return optax.join_schedules([rise, decay], [warmup])
+    if warmup >= 1:
+        rise = optax.linear_schedule(config.lr / warmup, config.lr, max(warmup - 1, 1))
+        schedule = optax.join_schedules([rise, schedule], [warmup])
+
+    def rate(step: int) -> float:
+        try:
+            (host, *_) = jax.local_devices(backend="cpu")
+        except RuntimeError:  # JAX_PLATFORMS has only accelerators
+            host = None
+        with jax.default_device(host):  # on an accelerator it would queue behind the running step
+            return float(np.asarray(schedule(step)))
+
+    return rate
 
 
-def adamw(config: OptimConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
+def adamw(config: OptimConfig) -> optax.GradientTransformationExtraArgs:
     """AdamW as in torch: every parameter has decoupled weight decay, times the rate.
 
     Computes in float32 for any type of weights and gradients, stores moments as
-    `config.moments_dtype`, and returns float32 updates.
+    `config.moments_dtype`, and returns float32 updates. `update` takes the rate as its keyword
+    `learning_rate`.
 
     Source: Loshchilov and Hutter, arXiv:1711.05101.
     """
-    inner = optax.adamw(
-        schedule,
-        b1=config.beta1,
-        b2=config.beta2,
-        eps=config.eps,
-        weight_decay=config.weight_decay,
-    )
+
+    def with_rate(rate: ArrayLike) -> optax.GradientTransformation:
+        return optax.adamw(
+            lambda _: rate,
+            b1=config.beta1,
+            b2=config.beta2,
+            eps=config.eps,
+            weight_decay=config.weight_decay,
+        )
 
     def init(params: Any) -> Any:
-        return _cast(inner.init(params), config.moments_dtype)
+        return _cast(with_rate(0.0).init(params), config.moments_dtype)
 
-    def update(updates: Any, state: Any, params: Any = None) -> Any:
-        updates, state = inner.update(
+    def update(updates: Any, state: Any, params: Any = None, *, learning_rate: ArrayLike) -> Any:
+        updates, state = with_rate(learning_rate).update(
             *(_cast(tree, "float32") for tree in (updates, state, params))
         )
         return updates, _cast(state, config.moments_dtype)
 
-    return optax.GradientTransformation(init, update)
+    # optax declares the type of `update` without extra arguments.
+    return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
 
 
 def _cast(tree: Any, dtype: str) -> Any:

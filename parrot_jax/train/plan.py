@@ -18,7 +18,7 @@ from parrot_jax.model.decoder import REMAT_POLICIES
 from parrot_jax.sharding import make_mesh, num_batch_shards
 from parrot_jax.train.chips import Chip, flops_per_token
 from parrot_jax.train.collectives import collectives, seconds, traffic
-from parrot_jax.train.optim import count_steps, learning_rate
+from parrot_jax.train.optim import count_steps
 from parrot_jax.train.program import make_program
 from parrot_jax.train.setup import make_objective
 from parrot_jax.train.topologies import Topology
@@ -121,11 +121,10 @@ def make_plan(config: TrainConfig, topology: Topology, devices: list[Any]) -> Pl
         not work on the hardware.
     """
     mesh = make_mesh(config.mesh, devices)
-    schedule = learning_rate(config.optim, steps_per_epoch=1000.0, num_steps=3000)
-    program = make_program(config, mesh, schedule, objective=make_objective(config, None, {}))
+    program = make_program(config, mesh, objective=make_objective(config, None, {}))
     reserve = reserve_for(topology, len(devices))
     started = time.perf_counter()
-    lowered = program.step.lower(program.state, program.batch)
+    lowered = program.step.lower(program.state, program.batch, 0.0)
     compiled = None
     try:
         compiled = lowered.compile()

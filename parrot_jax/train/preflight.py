@@ -119,14 +119,15 @@ def _try_steps(
 
     started = time.perf_counter()
     with too_large_is_a_user_error():
-        state, metrics = program.step(state, put_rows(read, like.shape, like.sharding))
+        longest_rows = put_rows(read, like.shape, like.sharding)
+        state, metrics = program.step(state, longest_rows, setup.learning_rate(0))
         first_loss = float(metrics.loss)
     first_s = time.perf_counter() - started
     console.print(f"first step, with compilation: {first_s:.1f} s, loss {first_loss:.4f}")
     seconds, tokens = [], 0
     for step in range(_TIMED_STEPS):
         started = time.perf_counter()
-        state, metrics = program.step(state, setup.batch(step))
+        state, metrics = program.step(state, setup.batch(step), setup.learning_rate(step))
         first_loss = first_loss if metrics.finite else float("nan")
         tokens += int(metrics.tokens)
         seconds.append(time.perf_counter() - started)

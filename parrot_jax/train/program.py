@@ -41,13 +41,14 @@ class Program(NamedTuple):
 
     mesh: Mesh
     forward: Forward
-    optimizer: optax.GradientTransformation
+    optimizer: optax.GradientTransformationExtraArgs
     state: TrainState
     """Shapes, dtypes and shardings of the state."""
     batch: dict[str, jax.ShapeDtypeStruct]
     """Sharding of the rows of a step, [micro-batches, rows, T]."""
     step: Any
-    """The jitted function (state, batch) -> (state, metrics); it donates the old state."""
+    """The jitted function (state, batch, learning rate) -> (state, metrics); it donates the old
+    state."""
 
     @property
     def rows_sharding(self) -> NamedSharding:
@@ -61,15 +62,12 @@ class Program(NamedTuple):
         return steps, rows
 
 
-def make_program(
-    config: TrainConfig, mesh: Mesh, schedule: optax.Schedule, *, objective: Objective
-) -> Program:
+def make_program(config: TrainConfig, mesh: Mesh, *, objective: Objective) -> Program:
     """Builds the program of a run; compiles nothing yet.
 
     Args:
       config: The run.
       mesh: Local devices, or those of `topologies`.
-      schedule: The learning rate by step.
       objective: The training loss.
 
     Raises:
@@ -96,7 +94,6 @@ def make_program(
     optimizer, state, step = _compile(
         forward,
         config.optim,
-        schedule,
         param_dtype=config.param_dtype,
         offload=config.offload_optimizer,
         objective=objective,
@@ -127,20 +124,19 @@ def _row_fields(config: TrainConfig) -> dict[str, tuple[tuple[int, ...], np.dtyp
 def _compile(
     forward: Forward,
     optim: OptimConfig,
-    schedule: optax.Schedule,
     *,
     param_dtype: str,
     offload: bool,
     objective: Objective,
     accumulator_dtype: str,
     seed: int,
-) -> tuple[optax.GradientTransformation, TrainState, Any]:
+) -> tuple[optax.GradientTransformationExtraArgs, TrainState, Any]:
     """The optimizer, the abstract state, and the jitted step.
 
     They depend on the arguments only. So a second run of the same program in a process gets the
     same functions, which jax does not trace or compile again.
     """
-    optimizer = adamw(optim, schedule)
+    optimizer = adamw(optim)
     mesh = forward.mesh
     assert mesh is not None
     state = abstract_state(

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import optax
 from numpy.typing import NDArray
 
 from parrot_jax.core.errors import UserError
@@ -23,7 +22,7 @@ from parrot_jax.model.lora_config import num_adapter_parameters
 from parrot_jax.sharding import make_mesh, num_batch_shards
 from parrot_jax.train.chips import chip_of, flops_per_token
 from parrot_jax.train.objectives import Objective, RoleMaskedLoss
-from parrot_jax.train.optim import Steps, count_steps, learning_rate
+from parrot_jax.train.optim import Schedule, Steps, count_steps, learning_rate
 from parrot_jax.train.preference import PairRows, PreferenceObjective
 from parrot_jax.train.program import Program, make_program, put_rows
 from parrot_jax.train.step import Batch
@@ -47,8 +46,7 @@ class Setup(NamedTuple):
     """The training rows; of pairs, with zeros as reference until the weights are known."""
     batches: Batches
     steps: Steps
-    learning_rate: optax.Schedule
-    """By step."""
+    learning_rate: Schedule
     program: Program
     flops_per_step: int
     """By the formula, over all devices."""
@@ -181,7 +179,7 @@ def set_up(config: TrainConfig, *, is_new: bool, objective: Objective | None = N
         Batches(rows, batch_rows=config.batch_rows, seed=config.seed),
         steps,
         schedule,
-        make_program(config, mesh, schedule, objective=objective),
+        make_program(config, mesh, objective=objective),
         flops_per_token(config.model, config.data.row_tokens, config.lora) * tokens,
     )
 

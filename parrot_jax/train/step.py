@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.typing import DTypeLike
+from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from parrot_jax.train.forward import Batch, Forward
@@ -40,10 +40,11 @@ class StepMetrics(NamedTuple):
 def train_step(
     state: TrainState,
     batch: Batch,
+    learning_rate: ArrayLike,
     *,
     forward: Forward,
     objective: Objective,
-    optimizer: optax.GradientTransformation,
+    optimizer: optax.GradientTransformationExtraArgs,
     clip_norm: float,
     accumulator_dtype: DTypeLike = "float32",
     seed: int = 0,
@@ -54,9 +55,10 @@ def train_step(
       state: Weights and moments before the step.
       batch: All rows of the step, [micro-batches, rows, T]. Sums over micro-batches are added
         before the division, so the result is that of one large batch.
+      learning_rate: Of this step.
       forward: How to run the model.
       objective: The training loss.
-      optimizer: AdamW with its schedule.
+      optimizer: From `adamw`.
       clip_norm: Largest norm of the gradient.
       accumulator_dtype: Type in which the gradients of micro-batches are summed.
       seed: Together with step and parameter, seeds the rounding of bfloat16 weights and sums, and
@@ -99,7 +101,9 @@ def train_step(
         finite &= jnp.isfinite(value)
     scale = jnp.minimum(1.0, clip_norm / jnp.maximum(norm, 1e-30))
     grads = jax.tree.map(lambda g: g * scale, grads)
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable)
+    updates, opt_state = optimizer.update(
+        grads, state.opt_state, state.trainable, learning_rate=learning_rate
+    )
     trainable = add_rounded(state.trainable, updates, update_key)
     updated = TrainState(trainable, opt_state, state.step + 1)
     kept = jax.tree.map(
@@ -184,7 +188,7 @@ def add_rounded(tree: Any, updates: Any, key: PRNGKeyArray) -> Any:
 
 def compile_step(
     state_shardings: Any, batch_sharding: Any, **settings: Any
-) -> Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]:
+) -> Callable[[TrainState, Batch, ArrayLike], tuple[TrainState, StepMetrics]]:
     """`train_step` under jit; the old state is donated.
 
     Moments in host memory are copied to the device for the update.
@@ -193,10 +197,12 @@ def compile_step(
     in_use = jax.tree.map(lambda sharding: sharding.with_memory_kind("device"), at_rest)
     offloaded = any(s.memory_kind == "pinned_host" for s in jax.tree.leaves(at_rest))
 
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
+    def step(
+        state: TrainState, batch: Batch, learning_rate: ArrayLike
+    ) -> tuple[TrainState, StepMetrics]:
         if offloaded:
             state = state._replace(opt_state=jax.device_put(state.opt_state, in_use))
-        state, metrics = train_step(state, batch, **settings)
+        state, metrics = train_step(state, batch, learning_rate, **settings)
         if offloaded:
             state = state._replace(opt_state=jax.device_put(state.opt_state, at_rest))
         return state, metrics
@@ -204,6 +210,6 @@ def compile_step(
     return jax.jit(
         step,
         donate_argnums=0,
-        in_shardings=(state_shardings, batch_sharding),
+        in_shardings=(state_shardings, batch_sharding, None),
         out_shardings=(state_shardings, None),
     )

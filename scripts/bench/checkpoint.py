@@ -171,7 +171,7 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
     )
     like = abstract_state(
         config,
-        adamw(OptimConfig(moments_dtype=options.dtype), lambda _: 1e-3),
+        adamw(OptimConfig(moments_dtype=options.dtype)),
         make_mesh(MeshConfig()),
         options.dtype,
     )

@@ -73,18 +73,18 @@ def child(config: str) -> None:
 
     starts: list[float] = []
     last: list[Any] = []
-    batches: list[Any] = []
+    arguments: list[tuple[Any, ...]] = []
     set_up: Any = loop.set_up
 
     def watched_set_up(*args: Any, **kwargs: Any) -> Any:
         setup = set_up(*args, **kwargs)
         real = setup.program.step
 
-        def step(state: Any, batch: Any) -> Any:
+        def step(state: Any, *rest: Any) -> Any:
             starts.append(time.perf_counter())
-            state, metrics = real(state, batch)
+            state, metrics = real(state, *rest)
             last[:] = real, state
-            batches.append(batch)
+            arguments.append(rest)
             return state, metrics
 
         return setup._replace(program=setup.program._replace(step=step))
@@ -95,12 +95,12 @@ def child(config: str) -> None:
         raise SystemExit(status)
     periods = [late - early for early, late in itertools.pairwise(starts)][SKIPPED:]
     step, state = last
-    for batch in batches[:SKIPPED]:
-        state, _ = step(state, batch)
+    for rest in arguments[:SKIPPED]:
+        state, _ = step(state, *rest)
     jax.block_until_ready(state)
     started = time.perf_counter()
-    for batch in batches[SKIPPED:-1]:
-        state, _ = step(state, batch)
+    for rest in arguments[SKIPPED:-1]:
+        state, _ = step(state, *rest)
     jax.block_until_ready(state)
     alone = (time.perf_counter() - started) / len(periods)
     result = [statistics.median(periods), statistics.fmean(periods), alone]

@@ -65,7 +65,7 @@ def our_step(options: argparse.Namespace, *, adapters: bool) -> Step:
         model=model, compute_dtype=jnp.dtype("float32"), attention=choose(segments=False),
         remat="none", loss_tile=2048, packed=False, lora=lora,
     )  # fmt: skip
-    optimizer = adamw(OptimConfig(lr=LR), lambda _: LR)
+    optimizer = adamw(OptimConfig())
     trained, frozen = init_params(model, 0), {}
     if lora is not None:
         frozen, trained = trained, {LORA: init_adapters(model, lora, 0)}
@@ -79,8 +79,8 @@ def our_step(options: argparse.Namespace, *, adapters: bool) -> Step:
     }
     run = jax.jit(
         lambda state, batch: train_step(
-            state, batch, forward=forward, objective=RoleMaskedLoss(None), optimizer=optimizer,
-            clip_norm=1.0,
+            state, batch, LR, forward=forward, objective=RoleMaskedLoss(None),
+            optimizer=optimizer, clip_norm=1.0,
         ),
         donate_argnums=0,
     )  # fmt: skip

@@ -186,7 +186,8 @@ def make_ours(options: argparse.Namespace) -> tuple[RunRound, float]:
         for step in range(first, first + len(steps)):
             batch = setup.batch(step)
             begun = time.perf_counter()
-            held["state"], metrics = jax.block_until_ready(setup.program.step(held["state"], batch))
+            after = setup.program.step(held["state"], batch, setup.learning_rate(step))
+            held["state"], metrics = jax.block_until_ready(after)
             times.append(time.perf_counter() - begun)
             losses.append(float(metrics.loss))
         return times, losses

@@ -53,7 +53,7 @@ def our_steps(options: argparse.Namespace) -> tuple[int, Step]:
         nonlocal state
         rows = setup.batches[number]
         counts = [int((rows["loss_weights"] > 0).sum()), int((rows["segment_ids"] > 0).sum())]
-        state, metrics = setup.program.step(state, setup.batch(number))
+        state, metrics = setup.program.step(state, setup.batch(number), setup.learning_rate(number))
         return metrics.loss, [*counts, rows["tokens"].size]
 
     return len(setup.rows) // options.rows, step

@@ -112,7 +112,7 @@ def main() -> None:
     batch = packed_batch(options.rows, options.tokens, options.live)
     live = float((batch["loss_weights"] > 0).mean())
     capacity = int(np.ceil(1.3 * live * options.rows * options.tokens / 256) * 256)
-    optimizer = optax.adamw(1e-3)
+    optimizer = optax.with_extra_args_support(optax.adamw(1e-3))
     forward = Forward(
         model=CONFIG, compute_dtype=jnp.dtype("float32"), attention=choose(), remat="none",
         loss_tile=2048,
@@ -120,7 +120,7 @@ def main() -> None:
 
     def ours(state: TrainState, batch: Batch) -> Any:
         state, metrics = train_step(
-            state, batch, forward=forward, optimizer=optimizer, clip_norm=1.0,
+            state, batch, 1e-3, forward=forward, optimizer=optimizer, clip_norm=1.0,
             objective=RoleMaskedLoss(capacity),
         )  # fmt: skip
         return state, metrics.loss

@@ -87,7 +87,7 @@ def our_step(size: Size) -> Callable[[], float]:
         model=model, compute_dtype=jnp.dtype("float32"), attention=choose(segments=False),
         remat="none", loss_tile=2048, packed=False,
     )  # fmt: skip
-    optimizer = adamw(OptimConfig(lr=LR), lambda _: LR)
+    optimizer = adamw(OptimConfig())
     params = init_params(model, 0)
     state = TrainState(params, optimizer.init(params), jnp.int32(0))
     batch = {
@@ -99,10 +99,11 @@ def our_step(size: Size) -> Callable[[], float]:
     objective = RoleMaskedLoss(capacity if capacity < live.size else None)
     run = jax.jit(
         lambda state, batch: train_step(
-            state, batch, forward=forward, objective=objective, optimizer=optimizer, clip_norm=1.0
+            state, batch, LR, forward=forward, objective=objective, optimizer=optimizer,
+            clip_norm=1.0,
         ),
         donate_argnums=0,
-    )
+    )  # fmt: skip
 
     def step() -> float:
         nonlocal state

@@ -88,7 +88,7 @@ def final_state(run: Path) -> tuple[list[Any], list[dict[str, Any]], list[str]]:
 
     config = load_config(TrainConfig, run / "config.yaml")
     like = abstract_state(
-        config.model, adamw(config.optim, lambda _: 0.0), make_mesh(config.mesh), lora=config.lora
+        config.model, adamw(config.optim), make_mesh(config.mesh), lora=config.lora
     )._replace(frozen={})
     checkpoints = Checkpoints(run / "checkpoints")
     step = checkpoints.latest_step()

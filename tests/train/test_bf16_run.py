@@ -42,7 +42,7 @@ def final_state(config: TrainConfig) -> TrainState:
     assert step is not None
     assert {array.dtype for array in checkpoints.stored(step).values()} == {BFLOAT16}
     mesh = sharding.make_mesh(MeshConfig(fsdp=1), jax.devices()[:1])
-    like = abstract_state(config.model, adamw(config.optim, lambda _: 0.0), mesh, "bfloat16")
+    like = abstract_state(config.model, adamw(config.optim), mesh, "bfloat16")
     return jax.device_get(restore_state(checkpoints, step, like))
 
 

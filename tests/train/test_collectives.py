@@ -248,8 +248,8 @@ CONFIG = TrainConfig(
 def counted(config: TrainConfig) -> dict[str, int]:
     """Bytes by kind in the program that XLA compiles for eight CPU devices."""
     mesh = make_mesh(config.mesh, jax.devices())
-    step = make_program(config, mesh, lambda _: 1e-3, objective=RoleMaskedLoss(None))
-    text = step.step.lower(step.state, step.batch).compile().as_text()
+    step = make_program(config, mesh, objective=RoleMaskedLoss(None))
+    text = step.step.lower(step.state, step.batch, 0.0).compile().as_text()
     return {kind: each.bytes for kind, each in traffic(collectives(text)).items()}
 
 

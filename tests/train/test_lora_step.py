@@ -29,7 +29,7 @@ from .test_step import CONFIG, FORWARD, A, B, C, assert_close, batch_of, micro
 
 LORA_CONFIG = LoraConfig(rank=4, alpha=8, base_dtype="float32")
 DROPOUT = replace(LORA_CONFIG, dropout=0.5)
-OPTIMIZER = adamw(OptimConfig(lr=1e-2), lambda _: 1e-2)
+OPTIMIZER = adamw(OptimConfig())
 
 
 def random_adapters(config: Any, lora: LoraConfig = LORA_CONFIG) -> Any:
@@ -82,7 +82,7 @@ def step(state: TrainState, batch: Any, lora: LoraConfig = LORA_CONFIG) -> Any:
             optimizer=OPTIMIZER,
             clip_norm=1.0,
         )
-    )(state, micro(batch))
+    )(state, micro(batch), 1e-2)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -133,7 +133,7 @@ def mesh_of(config: TrainConfig, devices: int) -> Any:
 ONE = MeshConfig(data=1, fsdp=1, tensor=1)
 ATTENTION = make_program(
     replace(CONFIG, mesh=ONE, batch_rows=4), mesh_of(replace(CONFIG, mesh=ONE), 1),
-    lambda _: 1e-2, objective=PreferenceObjective(PreferenceConfig()),
+    objective=PreferenceObjective(PreferenceConfig()),
 ).forward.attention  # fmt: skip
 
 
@@ -173,7 +173,7 @@ def loss_and_gradients(
     objective = PreferenceObjective(
         preference or PreferenceConfig(), live_capacity, kinds=KINDS, turns=(1, 2, 9)
     )
-    program = make_program(config, mesh_of(config, devices), lambda _: 1e-2, objective=objective)
+    program = make_program(config, mesh_of(config, devices), objective=objective)
     like = program.batch["tokens"]
     batch = put_rows(
         lambda places: {n: np.stack([rows[p][n] for p in places]) for n in rows[0]},

@@ -84,7 +84,7 @@ def decrease(param_dtype: str, moments_dtype: str = "float32") -> float:
         "segment_ids": ones,
         "positions": jnp.broadcast_to(jnp.arange(16), tokens.shape),
     }
-    optimizer = adamw(OptimConfig(moments_dtype=moments_dtype), lambda _: 3e-5)  # type: ignore[arg-type]
+    optimizer = adamw(OptimConfig(moments_dtype=moments_dtype))
     # All runs start from weights that bfloat16 represents exactly.
     params = jax.tree.map(
         lambda leaf: leaf.astype(param_dtype), decoder.init_params(MODEL, 0, dtype="bfloat16")
@@ -94,6 +94,7 @@ def decrease(param_dtype: str, moments_dtype: str = "float32") -> float:
         state, metrics = train_step(
             state,
             batch,
+            3e-5,
             forward=FORWARD,
             objective=RoleMaskedLoss(),
             optimizer=optimizer,

@@ -84,7 +84,7 @@ def rows() -> dict[str, np.ndarray]:
 
 def program_on(config: TrainConfig, num_devices: int, live_capacity: int | None) -> Program:
     mesh = make_mesh(config.mesh, jax.devices()[:num_devices])
-    return make_program(config, mesh, lambda _: 1e-2, objective=RoleMaskedLoss(live_capacity))
+    return make_program(config, mesh, objective=RoleMaskedLoss(live_capacity))
 
 
 def loss_and_gradients(config: TrainConfig, num_devices: int) -> tuple[Any, Any]:
@@ -188,7 +188,7 @@ def test_no_device_ever_holds_the_whole_gradient() -> None:
         model=replace(MODEL, hidden_size=256, intermediate_size=704, num_hidden_layers=8),
     )
     program = program_on(config, 8, None)
-    memory = program.step.lower(program.state, program.batch).compile().memory_analysis()
+    memory = program.step.lower(program.state, program.batch, 0.0).compile().memory_analysis()
     whole = 4 * num_parameters(config.model)
     assert memory.argument_size_in_bytes < 1.1 * 3 * whole / 8
     # Two gathered layers, the gradient of one, and a part of the sums; not all eight layers, whose
@@ -210,7 +210,7 @@ def test_moments_in_the_memory_of_the_host_change_nothing() -> None:
             batch.sharding,
         )
         for _ in range(2):
-            state, _ = program.step(state, placed)
+            state, _ = program.step(state, placed, 1e-2)
         kinds = {leaf.sharding.memory_kind for leaf in jax.tree.leaves(state.opt_state)}
         assert ("pinned_host" in kinds) == offload
         results.append(jax.device_get(state.params))

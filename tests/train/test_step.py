@@ -117,7 +117,7 @@ def state_of(params: Any, optimizer: optax.GradientTransformation) -> TrainState
     return TrainState(params, optimizer.init(params), jnp.int32(0))
 
 
-OPTIMIZER = optax.adamw(1e-2)
+OPTIMIZER = adamw(OptimConfig())
 
 
 @functools.partial(jax.jit, static_argnums=2)
@@ -125,6 +125,7 @@ def jitted_step(state: TrainState, batch: dict[str, Any], clip_norm: float) -> A
     return train_step(
         state,
         batch,
+        1e-2,
         forward=FORWARD,
         objective=RoleMaskedLoss(),
         optimizer=OPTIMIZER,
@@ -149,8 +150,8 @@ def test_the_frozen_part_stays_and_meets_no_optimizer(params: Any) -> None:
         for new, old in zip(*map(jax.tree.leaves, (after.trainable, trainable)), strict=True)
     ]
     assert all(moved)
-    # Two moments per trainable weight, and the step count.
-    assert len(jax.tree.leaves(after.opt_state)) == 2 * len(moved) + 1
+    # Two moments per trainable weight, and the step counts of AdamW and of its schedule.
+    assert len(jax.tree.leaves(after.opt_state)) == 2 * len(moved) + 2
     _, of_all = run_step(params, batch)
     np.testing.assert_array_equal(metrics.loss, of_all.loss)
     assert metrics.grad_norm < of_all.grad_norm
@@ -201,8 +202,9 @@ def test_the_rate_rises_then_falls_as_a_cosine() -> None:
 
 def test_adamw_by_hand() -> None:
     # In the first step the bias corrections cancel: the update is lr * (sign(g) + decay * w).
-    config = OptimConfig(lr=0.1, weight_decay=0.5, warmup_epochs=0.0)
-    optimizer = adamw(config, lambda _: 0.1)
+    config = OptimConfig(weight_decay=0.5)
+    optimizer = adamw(config)
     weights = {"w": jnp.array([2.0, -4.0])}
-    updates, _ = optimizer.update({"w": jnp.array([0.3, 7.0])}, optimizer.init(weights), weights)
+    grads, state = {"w": jnp.array([0.3, 7.0])}, optimizer.init(weights)
+    updates, _ = optimizer.update(grads, state, weights, learning_rate=0.1)
     np.testing.assert_allclose(updates["w"], [-0.1 * (1 + 1.0), -0.1 * (1 - 2.0)], rtol=1e-5)

@@ -82,7 +82,7 @@ def losses(config: Any, params: Any, ids: np.ndarray, weights: np.ndarray) -> tu
         model=config, compute_dtype=jnp.dtype("float32"), attention=choose(), remat="none",
         loss_tile=LENGTH, packed=False,
     )  # fmt: skip
-    optimizer = adamw(OPTIM, lambda step: jnp.float32(OPTIM.lr))
+    optimizer = adamw(OPTIM)
 
     batch = {
         "tokens": ids,
@@ -94,7 +94,7 @@ def losses(config: Any, params: Any, ids: np.ndarray, weights: np.ndarray) -> tu
     @jax.jit
     def step(state: TrainState) -> Any:
         return train_step(
-            state, {key: jnp.asarray(value)[None] for key, value in batch.items()},
+            state, {key: jnp.asarray(value)[None] for key, value in batch.items()}, OPTIM.lr,
             forward=forward, objective=RoleMaskedLoss(), optimizer=optimizer,
             clip_norm=OPTIM.clip_norm,
         )  # fmt: skip

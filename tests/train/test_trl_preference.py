@@ -237,7 +237,7 @@ def our_loss_and_gradients(
     # Empty rows, so that 8 rows divide over any mesh; they have no pair.
     config = replace(config, batch_rows=rows or -(-len(found) // 8) * 8)
     objective = PreferenceObjective(preference)
-    program = make_program(config, mesh_of(config.mesh), lambda _: 1e-3, objective=objective)
+    program = make_program(config, mesh_of(config.mesh), objective=objective)
     logprobs = compile_answer_logprobs(program.forward, program.rows_sharding, None)
     reference = answers_of_rows(
         logprobs, params_of(1, program), found, list(used),

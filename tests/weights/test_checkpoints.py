@@ -33,7 +33,7 @@ SIZES: dict[str, Any] = {
     "num_key_value_heads": 2,
     "max_position_embeddings": 32,
 }
-OPTIMIZER = adamw(OptimConfig(), lambda _: 1e-3)
+OPTIMIZER = adamw(OptimConfig())
 
 
 def like(mesh: MeshConfig, *, offload: bool = False, **changes: Any) -> TrainState:

@@ -35,7 +35,7 @@ SIZES = ModelConfig(
     num_attention_heads=2,
     max_position_embeddings=32,
 )
-OPTIMIZER = adamw(OptimConfig(), lambda _: 1e-3)
+OPTIMIZER = adamw(OptimConfig())
 # On one device: arrays below 1 kB are stored inside the chunk tables, of which there are copies.
 LIKE = abstract_state(SIZES, OPTIMIZER, make_mesh(MeshConfig(fsdp=1), jax.devices()[:1]))
 

@@ -164,7 +164,6 @@ def main() -> None:
 
     from parrot_jax.sharding import make_mesh
     from parrot_jax.train.chips import chip_of, flops_per_token
-    from parrot_jax.train.optim import learning_rate
     from parrot_jax.train.program import make_program
     from parrot_jax.train.setup import make_objective
 
@@ -176,11 +175,10 @@ def main() -> None:
         return
     expected = expectations(plan)
     ceiling = matmul_rate(repeats=10)
-    schedule = learning_rate(config.optim, steps_per_epoch=1000.0, num_steps=3000)
     objective = make_objective(config, None, {})
-    program = make_program(config, make_mesh(config.mesh, [device]), schedule, objective=objective)
+    program = make_program(config, make_mesh(config.mesh, [device]), objective=objective)
     started = time.perf_counter()
-    compiled = program.step.lower(program.state, program.batch).compile()
+    compiled = program.step.lower(program.state, program.batch, 0.0).compile()
     compile_s = time.perf_counter() - started
     temporaries = compiled.memory_analysis().temp_size_in_bytes
     record(
