@@ -35,7 +35,7 @@ def open_port(host: str = "127.0.0.1", port: int = 0) -> socket.socket:
         raise UserError(f"port {port} does not exist; give one of 0 to 65535.")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=2048)
+        listener = socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise UserError(
@@ -45,6 +45,11 @@ def open_port(host: str = "127.0.0.1", port: int = 0) -> socket.socket:
         raise UserError(
             f"cannot open port {port} on {host}: {error.strerror}; check --host and --port."
         ) from None
+    # Accepted connections inherit it. Otherwise the body of a reply, which uvicorn sends after the
+    # head, waits up to 40 ms for the client's acknowledgement of the head. asyncio sets it only on
+    # sockets of which it knows the protocol, unlike these.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
 
 
 class BackgroundServer:

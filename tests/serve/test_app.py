@@ -284,6 +284,15 @@ def test_what_takes_too_long_is_told_that_the_server_stops(
     assert (status, body["error"]["message"]) == (503, "the server is stopping.")
 
 
+def test_connections_send_small_writes_at_once() -> None:
+    with (
+        open_port() as listener,
+        socket.create_connection(listener.getsockname()),
+        listener.accept()[0] as accepted,
+    ):
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 def test_a_port_in_use_and_a_foreign_host_are_one_line_each() -> None:
     with open_port() as listener:
         port = listener.getsockname()[1]
