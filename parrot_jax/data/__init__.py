@@ -10,6 +10,7 @@ packing.py        packs windows or pairs into rows
 rows.py           dialogues or pairs to packed rows, in memory
 live_text.py      a dialogue as the model sees it
 cache_key.py      hash of everything that determines the rows
+parts.py          the rows of a block of dialogues, in several processes
 read_progress.py  how much of the files has been read
 prepare.py        packed rows on disk, cached
 pipeline.py       batches by step; the only file that imports grain

@@ -19,7 +19,7 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -30,13 +30,13 @@ from numpy.typing import NDArray
 
 from parrot_jax.core.config import check_config
 from parrot_jax.core.errors import UserError, disk_full_is_a_user_error
-from parrot_jax.core.files import hash_file, hash_json, write_array, write_json
+from parrot_jax.core.files import hash_file, hash_json, write_json
 from parrot_jax.core.logs import Pace, console
 from parrot_jax.data.cache_key import row_settings
 from parrot_jax.data.data_config import DataConfig, MaskConfig, Task
 from parrot_jax.data.histories import HISTORIES, Histories, History, read_histories
+from parrot_jax.data.parts import Block, make_parts
 from parrot_jax.data.read_progress import ReadProgress
-from parrot_jax.data.rows import Part, make_rows
 from parrot_jax.data.templates import make_template
 from parrot_jax.data.templates.base import Template
 from parrot_jax.data.templates.published import MOST_COMPARED, differences
@@ -214,27 +214,23 @@ def _make(
     reading, pace = ReadProgress([*shared, *own]), Pace(1.0)
     histories = Histories(template, config.row_tokens)
     dialogues = histories.watch(read_split(config, split, report=report, totals=totals))
+    blocks = _blocks(dialogues, lambda: reading.share(report))
     template_differs: list[str] = []
-    for number, block in enumerate(_blocks(dialogues, BLOCK_DIALOGUES)):
-        if number == 0:
-            template_differs = _compare(template, block[:MOST_COMPARED])
-        part = _read_part(partial, number)
-        if part is None:
-            made = make_rows(block, first, config, template, pairs=settings["pairs"])
-            part = _write_part(made, number, partial)
+    for block, part in make_parts(blocks, config, partial, pairs=settings["pairs"]):
         # A block takes well under a minute, so one line per block shows the progress.
-        share = reading.share(report)
-        left = "" if share is None else pace.left(share)
-        if number:
+        left = "" if block.share is None else pace.left(block.share)
+        if block.number == 0:
+            template_differs = _compare(template, block.dialogues[:MOST_COMPARED])
+        else:
             console.print(
-                f"prepare {split}: {first + len(block):,} dialogues done"
-                + (f", {share:.0%} of the files read" if share is not None else "")
+                f"prepare {split}: {block.first + len(block.dialogues):,} dialogues done"
+                + (f", {block.share:.0%} of the files read" if block.share is not None else "")
                 + (f", {left}" if left else "")
             )
         totals.update(part["counts"])
         too_long += part["too_long"]
         files |= part["files"]
-        first += len(block)
+        first = block.first + len(block.dialogues)
     counts = _summary(totals, first, report, config.row_tokens)
     counts["template_differs"] = template_differs
     if settings["pairs"]:
@@ -262,20 +258,6 @@ def _compare(template: Template, dialogues: list[Dialogue]) -> list[str]:
         template,
         [(d.system, [(t.role, t.text, t.context) for t in d.turns]) for d in dialogues],
     )
-
-
-def _read_part(folder: Path, number: int) -> dict[str, Any] | None:
-    """Reads a part of an interrupted preparation; None if it is incomplete or changed."""
-    try:
-        part = json.loads(_counts_path(folder, number).read_text("utf-8"))
-        whole = all(hash_file(folder / name) == known for name, known in part["files"].items())
-        return part if whole else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, UserError):
-        return None
-
-
-def _counts_path(folder: Path, number: int) -> Path:
-    return folder / f"counts-{number:05d}.json"
 
 
 def read_split(
@@ -321,22 +303,14 @@ def _sources_of(config: DataConfig, split: Split) -> tuple[list[SourceConfig], l
     return once[0], once[1]
 
 
-def _blocks(dialogues: Iterable[Dialogue], size: int) -> Iterator[list[Dialogue]]:
-    iterator = iter(dialogues)
-    while block := list(itertools.islice(iterator, size)):
-        yield block
-
-
-def _write_part(made: Part, number: int, folder: Path) -> dict[str, Any]:
-    """Writes the rows and spans of one block; returns its counts and the hash of each file."""
-    files = {}
-    for kind, array in (("rows", made.rows), ("spans", made.spans)):
-        name = f"{kind}-{number:05d}.npy"
-        write_array(folder / name, array)
-        files[name] = hash_file(folder / name)
-    part = {"counts": dict(made.counts), "too_long": made.too_long, "files": files}
-    write_json(_counts_path(folder, number), part)
-    return part
+def _blocks(dialogues: Iterable[Dialogue], share: Callable[[], float | None]) -> Iterator[Block]:
+    iterator, first = iter(dialogues), 0
+    for number in itertools.count():
+        block = list(itertools.islice(iterator, BLOCK_DIALOGUES))
+        if not block:
+            return
+        yield Block(number, first, block, share())
+        first += len(block)
 
 
 def _summary(

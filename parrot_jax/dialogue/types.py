@@ -1,5 +1,6 @@
 """The types that all packages use: `Dialogue` and `Turn`, as text with roles and origin."""
 
+import copyreg
 import hashlib
 import math
 from collections.abc import Mapping
@@ -125,3 +126,11 @@ def _check_unicode(where: str, text: str) -> None:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise ValueError(f"the {where} is not valid Unicode: {error.reason}") from None
+
+
+def _read_only(values: dict[str, Any]) -> MappingProxyType[str, Any]:
+    return MappingProxyType(values)
+
+
+# So that dialogues can be pickled, to be sent to other processes.
+copyreg.pickle(MappingProxyType, lambda proxy: (_read_only, (dict(proxy),)))

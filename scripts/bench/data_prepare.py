@@ -9,8 +9,7 @@ programs with empty caches, in turns:
            with offsets and makes labels from them; TRL's `pack_dataset` packs (best fit). Both maps
            have 2 processes and write Arrow files
 
-Prints medians: seconds of the program; seconds of its stages alone, which for ours are tokenizing,
-packing and writing, and for the peer both maps. Ratios, peer / ours, are by round. The tokens and
+Prints the median seconds of the programs; the ratios, peer / ours, are by round. The tokens and
 live tokens of both must agree within 1 %.
 
 With --memory it runs ours alone, on 70,000 sessions of 3,166 tokens, and prints the peak memory of
@@ -32,7 +31,6 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import psutil
 from made_dialogues import Texts, write_config, write_dialogues, write_tokenizer
@@ -45,30 +43,16 @@ GIB = 2**30
 
 
 def ours(folder: Path) -> None:
-    """`parrot data prepare`, with a clock around the stages of a block."""
-    import parrot_jax.data.prepare as prepare
+    """`parrot data prepare`."""
     from parrot_jax import cli
+    from parrot_jax.data import prepare
 
     assert Path(prepare.__file__).is_relative_to(ROOT)
-    spent = 0.0
-
-    def timed(function: Any) -> Any:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            nonlocal spent
-            started = time.perf_counter()
-            result = function(*args, **kwargs)
-            spent += time.perf_counter() - started
-            return result
-
-        return call
-
-    for name in ("make_rows", "_write_part"):
-        setattr(prepare, name, timed(getattr(prepare, name)))
     if status := cli.main(["data", "prepare", str(folder / "config.yaml")]):
         raise SystemExit(status)
     (made,) = (folder / "cache").glob("*/prepared.json")
     counts = json.loads(made.read_text())["counts"]
-    print(json.dumps([spent, counts["tokens"], counts["live_tokens"], counts["rows"]]))
+    print(json.dumps([counts["tokens"], counts["live_tokens"], counts["rows"]]))
 
 
 PROGRAMS = {"ours": [__file__, "--work"], "peer": [str(HERE / "datasets_rows.py")]}
@@ -78,7 +62,7 @@ def program(kind: str, folder: Path, *, watch: bool = False) -> list[float]:
     """Runs a program with empty caches.
 
     Returns:
-      Its seconds; of the stages; tokens, live tokens, rows; with `watch` also the peak of the PSS.
+      Its seconds; tokens, live tokens, rows; with `watch` also the peak of the PSS.
     """
     shutil.rmtree(folder / "cache", ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=folder) as caches:
@@ -113,17 +97,15 @@ def compare(folder: Path, dialogues: int, rounds: int) -> None:
     for _ in range(rounds):
         for kind in PROGRAMS:
             found[kind].append(program(kind, folder))
-    print("| | program, s | stages, s | dialogues/s | tokens/s | tokens | live tokens | rows |")
-    print("|---|---|---|---|---|---|---|---|")
+    print("| | program, s | dialogues/s | tokens/s | tokens | live tokens | rows |")
+    print("|---|---|---|---|---|---|---|")
     for kind, results in found.items():
-        seconds, stages, tokens, live, rows = map(statistics.median, zip(*results, strict=True))
-        print(f"| {kind} | {seconds:.1f} | {stages:.1f} | {dialogues / seconds:,.0f} | "
+        seconds, tokens, live, rows = map(statistics.median, zip(*results, strict=True))
+        print(f"| {kind} | {seconds:.1f} | {dialogues / seconds:,.0f} | "
               f"{tokens / seconds:,.0f} | {tokens:,.0f} | {live:,.0f} | {rows:,.0f} |")  # fmt: skip
-    for place, name in enumerate(("program", "stages")):
-        ratios = [b[place] / a[place] for a, b in zip(*found.values(), strict=True)]
-        print(f"{name}, peer / ours: {statistics.median(ratios):.2f} "
-              f"({min(ratios):.2f} to {max(ratios):.2f})")  # fmt: skip
-    for place in (2, 3):
+    ratios = [peer[0] / ours[0] for ours, peer in zip(*found.values(), strict=True)]
+    print(f"peer / ours: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+    for place in (1, 2):
         a, b = (found[kind][0][place] for kind in PROGRAMS)
         assert abs(a / b - 1) < 0.01, f"not the same work: {a:,} and {b:,} tokens"
 
@@ -156,7 +138,7 @@ def main() -> None:
         turns = [texts.text(round((SESSION / 8 - 5) / rate)) for _ in range(1000)]
         picked = (texts.rng.integers(1000, size=8) for _ in range(dialogues))
         write_dialogues(path, ([turns[n] for n in numbers] for numbers in picked))
-        seconds, _, tokens, live, rows, peak = program("ours", folder, watch=True)
+        seconds, tokens, live, rows, peak = program("ours", folder, watch=True)
         largest = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
         size = sum(f.stat().st_size for f in (folder / "cache").rglob("*") if f.is_file())
         print("| sessions | tokens, live | rows | s | tokens/s | JSONL, GiB | rows, GiB | "

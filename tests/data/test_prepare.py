@@ -19,6 +19,7 @@ from parrot_jax import dialogue as dialogue_room
 from parrot_jax.core import logs
 from parrot_jax.core.errors import UserError
 from parrot_jax.core.files import hash_json
+from parrot_jax.data import parts as parts_module
 from parrot_jax.data import prepare as prepare_module
 from parrot_jax.data.cache_key import row_settings
 from parrot_jax.data.data_config import DataConfig, MaskConfig
@@ -259,7 +260,7 @@ def test_a_killed_preparation_goes_on_and_gives_the_same_bytes(
     monkeypatch.setattr(prepare_module, "BLOCK_DIALOGUES", 8)
     whole = prepare(replace(config, cache_dir=str(tmp_path / "whole")), "train")
     made: list[int] = []
-    original = prepare_module.make_rows
+    original = parts_module.make_rows
 
     def dies_in_the_third_part(block: Any, first: int, *arguments: Any, **options: Any) -> Any:
         number = first // 8
@@ -269,7 +270,7 @@ def test_a_killed_preparation_goes_on_and_gives_the_same_bytes(
         made.append(number)
         return original(block, first, *arguments, **options)
 
-    monkeypatch.setattr(prepare_module, "make_rows", dies_in_the_third_part)
+    monkeypatch.setattr(parts_module, "make_rows", dies_in_the_third_part)
     with pytest.raises(KeyboardInterrupt):
         prepare(config, "train")
     assert not list(Path(config.cache_dir).glob("*/prepared.json")), "half a cache was kept"
