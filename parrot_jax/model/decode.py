@@ -1,5 +1,6 @@
 """Prefill of the key/value cache with prompts, and decoding of one more token per row."""
 
+import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
@@ -20,6 +21,9 @@ from parrot_jax.model.layered import is_layered
 from parrot_jax.model.model_config import ModelConfig
 
 Layer = Int[Array, ""] | int
+
+_PROMPTS_AT_ONCE = 8
+"""On a CPU, whose caches hold the activations of these."""
 
 
 def prefill(
@@ -51,6 +55,16 @@ def prefill(
       padding, which `decode` overwrites before attending to it.
     """
     num_rows, length = tokens.shape
+    if is_layered(params) and num_rows > _PROMPTS_AT_ONCE and num_rows % _PROMPTS_AT_ONCE == 0:
+        parts = (num_rows // _PROMPTS_AT_ONCE, _PROMPTS_AT_ONCE)
+        filled = jax.lax.map(
+            lambda part: prefill(
+                config, params, *part, cache_length=cache_length, compute_dtype=compute_dtype,
+                backend=backend, mesh=mesh,
+            ),
+            (tokens.reshape(*parts, length), lengths.reshape(parts)),
+        )  # fmt: skip
+        return jax.tree.map(lambda array: array.reshape(num_rows, *array.shape[2:]), filled)
     positions = jnp.broadcast_to(jnp.arange(length)[None], tokens.shape)
     window = config.window_within(length)
 

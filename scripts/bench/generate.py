@@ -1,8 +1,10 @@
-"""Greedy generation with a cache on a CPU, beside transformers: tokens per second.
+"""Greedy generation with a cache on a CPU, beside transformers and vLLM: tokens per second.
 
 The same LLaMA-like model in float32 (width 512, 8 layers, 32,000 ids) and the same random prompts;
-no token ends a reply. The peer is transformers' `generate` with sdpa and its default cache. Each
-generator is a process of its own that waits while the other one measures; rounds alternate.
+no token ends a reply. The peers are transformers' `generate` with sdpa and its default cache, and
+vLLM's `LLM.generate` without its cache of prefixes, since the prompts repeat. Each generator is a
+process of its own that waits while another one measures; rounds alternate. vLLM has an environment
+of its own (`make .venv-vllm/.installed`); without it there are two generators.
 
     .venv-torch/bin/python scripts/bench/generate.py [--batch 1 8 32] [--prompt 256] [--new 64]
 """
@@ -13,8 +15,10 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,7 +28,9 @@ SIZES: dict[str, Any] = {
     "num_attention_heads": 8, "num_key_value_heads": 8, "max_position_embeddings": 4096,
     "tie_word_embeddings": False,
 }  # fmt: skip
-KINDS = ("ours", "transformers")
+VLLM = Path(__file__).resolve().parents[2] / ".venv-vllm/bin/python"
+PYTHONS = {"ours": sys.executable, "transformers": sys.executable, "vLLM": str(VLLM)}
+KINDS = tuple(kind for kind, python in PYTHONS.items() if Path(python).exists())
 
 
 def prompts(options: argparse.Namespace) -> np.ndarray:
@@ -40,7 +46,7 @@ def ours(options: argparse.Namespace) -> Callable[[], int]:
     from parrot_jax.model.model_config import ModelConfig
 
     model = ModelConfig(**SIZES)
-    params = for_generation(model, init_params(model, 0), jnp.float32)
+    params = for_generation(model, init_params(model, 0), jnp.float32, num_rows=options.batch)
     texts = prompts(options).tolist()
 
     def run() -> int:
@@ -51,7 +57,7 @@ def ours(options: argparse.Namespace) -> Callable[[], int]:
     return run
 
 
-def theirs(options: argparse.Namespace) -> Callable[[], int]:
+def transformers(options: argparse.Namespace) -> Callable[[], int]:
     import torch  # pyright: ignore[reportMissingImports] - an extra
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -74,16 +80,44 @@ def theirs(options: argparse.Namespace) -> Callable[[], int]:
     return run
 
 
+def vllm(options: argparse.Namespace) -> Callable[[], int]:
+    """The same sizes with weights that vLLM makes up."""
+    # Without a process of its own for the engine.
+    os.environ |= {"VLLM_CPU_KVCACHE_SPACE": "4", "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+                   "VLLM_LOGGING_LEVEL": "WARNING", "HF_HUB_OFFLINE": "1"}  # fmt: skip
+    from vllm import LLM, SamplingParams  # pyright: ignore[reportMissingImports] - an extra
+
+    config = SIZES | {"architectures": ["LlamaForCausalLM"], "model_type": "llama"}
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "config.json").write_text(json.dumps(config))
+        llm = LLM(
+            folder, load_format="dummy", dtype="float32", skip_tokenizer_init=True,
+            enable_prefix_caching=False, max_model_len=options.prompt + options.new,
+        )  # fmt: skip
+    asked = [{"prompt_token_ids": ids} for ids in prompts(options).tolist()]
+    greedy = SamplingParams(
+        temperature=0.0, max_tokens=options.new, ignore_eos=True, detokenize=False
+    )
+
+    def run() -> int:
+        replies = llm.generate(asked, greedy, use_tqdm=False)
+        return sum(len(reply.outputs[0].token_ids) for reply in replies)
+
+    return run
+
+
 def work(kind: str, options: argparse.Namespace) -> None:
     """Answers each line of the input with tokens per second."""
-    run = ours(options) if kind == "ours" else theirs(options)
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # vLLM prints
+    run = {"ours": ours, "transformers": transformers, "vLLM": vllm}[kind](options)
     expected = options.batch * options.new
     assert run() == expected, "a reply ended early"
-    print("ready", flush=True)
+    print("ready", file=answers, flush=True)
     for _ in sys.stdin:
         started = time.perf_counter()
         count = run()
-        print(json.dumps(count / (time.perf_counter() - started)), flush=True)
+        print(json.dumps(count / (time.perf_counter() - started)), file=answers, flush=True)
 
 
 def measure(batch: int, options: argparse.Namespace) -> str:
@@ -91,7 +125,7 @@ def measure(batch: int, options: argparse.Namespace) -> str:
     common = ["--batch", str(batch), "--prompt", str(options.prompt), "--new", str(options.new)]
     workers = {
         kind: subprocess.Popen(
-            [sys.executable, __file__, *common, "--work", kind],
+            [PYTHONS[kind], __file__, *common, "--work", kind],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )
         for kind in KINDS
@@ -110,12 +144,12 @@ def measure(batch: int, options: argparse.Namespace) -> str:
             rates[kind].append(json.loads(worker.stdout.readline()))
     for worker in workers.values():
         worker.communicate()
-    ratios = [one / two for one, two in zip(*rates.values(), strict=True)]
-    mine, peer = (statistics.median(each) for each in rates.values())
-    return (
-        f"| {batch} | {mine:,.0f} | {peer:,.0f} | {statistics.median(ratios):.2f} "
-        f"({min(ratios):.2f} to {max(ratios):.2f}) |"
-    )
+    line = f"| {batch} | {statistics.median(rates['ours']):,.0f} |"
+    for kind in KINDS[1:]:
+        ratios = [one / two for one, two in zip(rates["ours"], rates[kind], strict=True)]
+        line += f" {statistics.median(rates[kind]):,.0f} | {statistics.median(ratios):.2f} "
+        line += f"({min(ratios):.2f} to {max(ratios):.2f}) |"
+    return line
 
 
 def main() -> None:
@@ -130,8 +164,9 @@ def main() -> None:
         options.batch = options.batch[0]
         work(options.work, options)
         return
-    print("| batch | ours, tokens/s | transformers, tokens/s | ratio (range of rounds) |")
-    print("|---|---|---|---|")
+    heads = "".join(f" {kind}, tokens/s | ours / {kind} (range of rounds) |" for kind in KINDS[1:])
+    print(f"| batch | ours, tokens/s |{heads}")
+    print("|---" * (2 * len(KINDS)) + "|")
     for batch in options.batch:
         print(measure(batch, options), flush=True)
 

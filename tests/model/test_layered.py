@@ -1,5 +1,8 @@
 """Weights stored by layer with their outputs first give what the stacked ones give."""
 
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -50,9 +53,28 @@ def test_logits_are_those_of_stacked_weights(family, tied):
     np.testing.assert_allclose(*found, atol=1e-5)
 
 
+def test_many_prompts_are_read_eight_at_a_time():
+    config = ModelConfig(**SIZES)
+    params = layered(config, init_params(config, 0), jnp.float32)
+    tokens = jnp.asarray(np.random.default_rng(0).integers(0, 40, (24, 5)))
+    lengths = jnp.arange(24) % 5 + 1
+
+    def read(rows: slice) -> Any:
+        return prefill(
+            config, params, tokens[rows], lengths[rows],
+            cache_length=8, compute_dtype=jnp.float32, backend=choose("auto"),
+        )  # fmt: skip
+
+    parts = [read(slice(start, start + 8)) for start in (0, 8, 16)]
+    joined = jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
+    jax.tree.map(np.testing.assert_array_equal, read(slice(None)), joined)
+    assert np.abs(joined[0]).max() > 0.05
+
+
 def test_weights_are_stored_once_and_with_adapters_as_they_are(tiny, tiny_params):
     once = for_generation(tiny, tiny_params, jnp.float32)
     assert is_layered(once)
     assert for_generation(tiny, once, jnp.float32) is once
+    assert for_generation(tiny, tiny_params, jnp.float32, num_rows=1) is tiny_params
     adapted = {**tiny_params, "lora": {}}
     assert for_generation(tiny, adapted, jnp.float32) is adapted
