@@ -69,6 +69,7 @@ def our_step(size: Size) -> Callable[[], float]:
     import jax
     import jax.numpy as jnp
 
+    from parrot_jax.losses.token_loss import default_tile
     from parrot_jax.model.attention import choose
     from parrot_jax.model.decoder import init_params
     from parrot_jax.model.model_config import ModelConfig
@@ -85,7 +86,7 @@ def our_step(size: Size) -> Callable[[], float]:
     capacity = int(-(-1.3 * live.sum() // 256) * 256)
     forward = Forward(
         model=model, compute_dtype=jnp.dtype("float32"), attention=choose(segments=False),
-        remat="none", loss_tile=2048, packed=False,
+        remat="none", loss_tile=default_tile("cpu"), packed=False,
     )  # fmt: skip
     optimizer = adamw(OptimConfig())
     params = init_params(model, 0)
