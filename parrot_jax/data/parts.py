@@ -17,6 +17,7 @@ import traceback
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -142,22 +143,37 @@ def _chain(ahead: deque[Block], rest: Iterator[Block]) -> Iterator[Block]:
 
 # ---- the side of the parent ---------------------------------------------------------------------
 
+_WORKER = """
+import json, sys
+sys.path[:] = json.loads(sys.argv[1])
+from parrot_jax.data.parts import work
+work(int(sys.argv[2]))
+"""
+"""The program of a worker, which imports from where this process does."""
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, str | int | float)
+
 
 class _Worker:
     """A process that makes parts, one at a time."""
 
     def __init__(self, settings: tuple[Any, ...], num_threads: int) -> None:
-        environment = os.environ | {
-            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-            "RAYON_NUM_THREADS": str(num_threads),  # of `tokenizers`
-        }
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "parrot_jax.data.parts"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=environment,
-            start_new_session=True,  # Ctrl-C is for the parent, which ends its workers
-        )
+        path = [os.path.abspath(entry) for entry in sys.path if isinstance(entry, str)]
+        read_end, write_end = os.pipe()  # not stdout, on which any imported module may print
+        command = [sys.executable, "-P", "-c", _WORKER, json.dumps(path), str(write_end)]
+        threads = {"RAYON_NUM_THREADS": str(num_threads)}  # of `tokenizers`
+        with os.fdopen(write_end):  # closed here, so that the answers end with the worker
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                env=threads | os.environ,
+                pass_fds=[write_end],
+                start_new_session=True,  # Ctrl-C is for the parent, which ends its workers
+            )
+        self._answers = os.fdopen(read_end, "rb")
         self._send(settings)
 
     def _send(self, message: Any) -> None:
@@ -167,15 +183,19 @@ class _Worker:
             self._process.stdin.flush()
 
     def make(self, block: Block) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        self._send(block)
+        # The rows need no other metadata, which may be as large and deep as the file likes.
+        dialogues = [
+            replace(dialogue, metadata={k: v for k, v in dialogue.metadata.items() if _is_plain(v)})
+            for dialogue in block.dialogues
+        ]
+        self._send(block._replace(dialogues=dialogues))
         try:
-            result = pickle.load(self._process.stdout)
+            result = pickle.load(self._answers)
         except (EOFError, pickle.UnpicklingError):
             raise RunError(
                 f"a process that prepares rows ended with status {self._process.wait()} at the "
-                f"dialogues from number {block.first:,}; -9 may mean that memory was short. Run "
-                "the same command again: complete parts are kept."
+                f"dialogues from number {block.first:,}; its error is above, and -9 may mean that "
+                "memory was short. Run the same command again: complete parts are kept."
             ) from None
         if isinstance(result, Exception):
             raise result
@@ -184,10 +204,9 @@ class _Worker:
     def end(self) -> None:
         self._process.kill()
         self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                with contextlib.suppress(BrokenPipeError):
-                    pipe.close()
+        for pipe in (self._process.stdin, self._answers):
+            with contextlib.suppress(BrokenPipeError):
+                pipe.close()  # pyright: ignore[reportOptionalMemberAccess]
 
 
 @contextlib.contextmanager
@@ -224,12 +243,16 @@ def _workers(config: DataConfig, folder: Path, *, pairs: bool) -> Iterator[tuple
 # ---- the side of a worker -----------------------------------------------------------------------
 
 
-def _work() -> None:
-    """Makes the parts of the blocks from stdin until it ends."""
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what is printed must not mix with the answers
+def work(answers_to: int) -> None:
+    """Makes the parts of the blocks from stdin until it ends, as it does with the parent.
+
+    Args:
+      answers_to: The file descriptor for the parts.
+    """
     make: PartMaker | None = None
-    with contextlib.suppress(EOFError, BrokenPipeError):
+    # An unfinished message is the last one of a parent that was killed.
+    over = contextlib.suppress(EOFError, BrokenPipeError, pickle.UnpicklingError)
+    with over, os.fdopen(answers_to, "wb") as answers:
         config, folder, pairs = pickle.load(sys.stdin.buffer)
         while True:
             block = pickle.load(sys.stdin.buffer)
@@ -241,7 +264,3 @@ def _work() -> None:
                 result = error
             pickle.dump(result, answers)
             answers.flush()
-
-
-if __name__ == "__main__":
-    _work()

@@ -239,6 +239,8 @@ def _make(
     if split == "eval":
         write_json(partial / HISTORIES, histories.found)
         files[HISTORIES] = hash_file(partial / HISTORIES)
+    for unfinished in partial.glob("*.tmp-*"):  # of a process that was killed
+        unfinished.unlink(missing_ok=True)
     made = {"counts": counts, "files": files, "settings": settings}
     write_json(partial / "prepared.json", made)
     try:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -54,9 +55,8 @@ def made_alone(config: DataConfig, folder: Path) -> dict[str, bytes]:
 
 
 def workers_of(pid: int) -> list[psutil.Process]:
-    return [
-        each for each in psutil.Process(pid).children() if "parrot_jax.data.parts" in each.cmdline()
-    ]
+    children = psutil.Process(pid).children()
+    return [each for each in children if "parrot_jax.data.parts" in " ".join(each.cmdline())]
 
 
 def blocks_of(config: DataConfig) -> Iterator[parts.Block]:
@@ -69,6 +69,28 @@ def test_workers_make_the_bytes_of_one_process(config: DataConfig, tmp_path: Pat
     assert len(made) == 3 * DIALOGUES // 8
     assert made == made_alone(config, tmp_path / "alone")
     assert not workers_of(os.getpid())
+
+
+def test_workers_import_from_where_their_parent_does(
+    config: DataConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "random.py").write_text("raise RuntimeError('not the library')")
+    (tmp_path / "sitecustomize.py").write_text("print('hello')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(sys, "path", [*sys.path, tmp_path])  # Python ignores what is no text
+    made = files_of(prepare.prepare(config, "train").folder)
+    assert made == made_alone(config, tmp_path / "alone")
+
+
+def test_metadata_may_be_as_deep_as_it_likes(config: DataConfig, tmp_path: Path) -> None:
+    deep: list[Any] = []
+    for _ in range(5000):
+        deep = [deep]
+    blocks = list(blocks_of(config))
+    blocks[0].dialogues[0] = replace(blocks[0].dialogues[0], metadata={"deep": deep})
+    made = parts.make_parts(blocks, config, tmp_path, pairs=False)
+    assert sum(part["counts"]["rows"] for _, part in made) > 0
 
 
 def test_an_error_of_a_worker_is_that_of_one_process(config: DataConfig, tmp_path: Path) -> None:
@@ -118,6 +140,8 @@ prepare.prepare(load_config(DataConfig, {str(path)!r}), "train")
         assert workers
         parent.send_signal(number)
         parent.communicate(timeout=60)
+    (partial,) = tmp_path.glob("cache/*.partial")
+    (partial / "rows-00099.npy.tmp-1").touch()  # as a process leaves it that is killed in a write
     assert not psutil.wait_procs(workers, timeout=60)[1]
     resumed = files_of(prepare.prepare(config, "train").folder)
     assert resumed == made_alone(config, tmp_path / "alone")
