@@ -5,11 +5,11 @@ Gradient clipping and loss division are in `step.py`.
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax.typing import ArrayLike
 
@@ -42,9 +42,9 @@ def count_steps(config: TrainConfig, num_rows: int) -> Steps:
 
 
 def learning_rate(config: OptimConfig, *, steps_per_epoch: float, num_steps: int) -> Schedule:
-    """Linear warm-up, then cosine decay to `final_lr_fraction`, in float32.
+    """Linear warm-up, then cosine decay to `final_lr_fraction`.
 
-    The rate is computed on the host, and an argument of the compiled step: runs that differ in
+    The rate is computed on the host and an argument of the compiled step: runs that differ in
     rate or length share one program.
 
     Args:
@@ -57,22 +57,27 @@ def learning_rate(config: OptimConfig, *, steps_per_epoch: float, num_steps: int
       schedule shifted by one, because an update at rate 0 would be wasted.
     """
     warmup = min(round(config.warmup_epochs * steps_per_epoch), num_steps - 1)
-    schedule = optax.cosine_decay_schedule(
-        config.lr, max(num_steps - warmup, 1), alpha=config.final_lr_fraction
-    )
-    if warmup >= 1:
-        rise = optax.linear_schedule(config.lr / warmup, config.lr, max(warmup - 1, 1))
-        schedule = optax.join_schedules([rise, schedule], [warmup])
 
+    # Not with jax: on a CPU device, it would wait for the step in flight.
     def rate(step: int) -> float:
-        try:
-            (host, *_) = jax.local_devices(backend="cpu")
-        except RuntimeError:  # JAX_PLATFORMS has only accelerators
-            host = None
-        with jax.default_device(host):  # on an accelerator it would queue behind the running step
-            return float(np.asarray(schedule(step)))
+        if step < warmup:
+            return config.lr * (step + 1) / warmup
+        done = min((step - warmup) / max(num_steps - warmup, 1), 1.0)
+        fall = (1 - config.final_lr_fraction) * (1 + math.cos(math.pi * done)) / 2
+        return config.lr * (config.final_lr_fraction + fall)
 
     return rate
+
+
+def without_schedule(config: OptimConfig) -> OptimConfig:
+    """The settings that stand in the compiled step; those of `learning_rate` are the defaults."""
+    none = OptimConfig()
+    return replace(
+        config,
+        lr=none.lr,
+        warmup_epochs=none.warmup_epochs,
+        final_lr_fraction=none.final_lr_fraction,
+    )
 
 
 def adamw(config: OptimConfig) -> optax.GradientTransformationExtraArgs:

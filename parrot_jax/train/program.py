@@ -22,7 +22,7 @@ from parrot_jax.model.attention import choose, resolve
 from parrot_jax.sharding import array_sharding, num_batch_shards
 from parrot_jax.train.forward import Batch, Forward
 from parrot_jax.train.objectives import Objective
-from parrot_jax.train.optim import adamw
+from parrot_jax.train.optim import adamw, without_schedule
 from parrot_jax.train.preference import REFERENCE
 from parrot_jax.train.state import abstract_state, shardings_of
 from parrot_jax.train.step import compile_step
@@ -93,7 +93,7 @@ def make_program(config: TrainConfig, mesh: Mesh, *, objective: Objective) -> Pr
     )
     optimizer, state, step = _compile(
         forward,
-        config.optim,
+        without_schedule(config.optim),
         param_dtype=config.param_dtype,
         offload=config.offload_optimizer,
         objective=objective,

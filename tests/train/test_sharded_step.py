@@ -179,6 +179,13 @@ def test_every_device_holds_its_share_of_the_whole_state(param_dtype: Any) -> No
         assert num_bytes == pytest.approx(whole / 8, rel=0.01)
 
 
+def test_runs_at_other_rates_share_one_step() -> None:
+    other = replace(CONFIG, optim=replace(CONFIG.optim, lr=1.0, warmup_epochs=9.0))
+    assert program_on(other, 8, 24).step is program_on(CONFIG, 8, 24).step
+    clipped = replace(CONFIG, optim=replace(CONFIG.optim, clip_norm=9.0))
+    assert program_on(clipped, 8, 24).step is not program_on(CONFIG, 8, 24).step
+
+
 @pytest.mark.slow
 def test_no_device_ever_holds_the_whole_gradient() -> None:
     config = replace(

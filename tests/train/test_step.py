@@ -196,6 +196,11 @@ def test_the_rate_rises_then_falls_as_a_cosine() -> None:
     np.testing.assert_allclose(rate(4), 1.0, rtol=1e-6)
     np.testing.assert_allclose(rate(14), 0.55, rtol=1e-6)  # half way down
     np.testing.assert_allclose(rate(24), 0.1, rtol=1e-6)
+    peers = [optax.linear_schedule(0.25, 1.0, 3), optax.cosine_decay_schedule(1.0, 20, alpha=0.1)]
+    peer = optax.join_schedules(peers, [4])
+    np.testing.assert_allclose(
+        [rate(s) for s in range(30)], [peer(s) for s in range(30)], rtol=1e-5
+    )
     flat = learning_rate(OptimConfig(lr=1.0, warmup_epochs=0.0), steps_per_epoch=8.0, num_steps=8)
     np.testing.assert_allclose(flat(0), 1.0)
 
