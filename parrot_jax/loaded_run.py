@@ -161,7 +161,7 @@ class Run:
                 raise UserError(f"{name} is {value!r}; it must be a number.")
         return sample_next_turns(
             self.config.model,
-            self._for_generation if len(histories) > 1 else self.params,
+            self._for_generation,
             self.template,
             [self.prompt(messages) for messages in histories],
             max_new_tokens=max_tokens,

@@ -149,7 +149,7 @@ def generate(
         rows(top_ps, 1.0, jnp.float32),
         rows(row_seeds, 0, jnp.uint32),
     )
-    params = for_generation(config, params, compute_dtype, mesh, num_rows=num_rows)
+    params = for_generation(config, params, compute_dtype, mesh)
     state = _start(
         config,
         params,
@@ -197,28 +197,15 @@ def generate(
 
 
 def for_generation(
-    config: ModelConfig,
-    params: Params,
-    compute_dtype: DTypeLike,
-    mesh: Mesh | None = None,
-    *,
-    num_rows: int | None = None,
+    config: ModelConfig, params: Params, compute_dtype: DTypeLike, mesh: Mesh | None = None
 ) -> Params:
-    """Returns the parameters as `generate` reads them fastest.
+    """Returns the parameters as `generate` reads them.
 
     On one CPU they are stored by layer (`layered.py`), which takes as much memory again. Elsewhere,
-    for batches of one row, with adapters, and if they are stored so already, they are returned as
-    they are.
-
-    Args:
-      config: The sizes.
-      params: The tree of parameters.
-      compute_dtype: Of the stored weights.
-      mesh: The mesh that the weights are sharded over; None = one device.
-      num_rows: Rows of the batches; None = any.
+    with adapters, and if they are stored so already, they are returned as they are.
     """
     on_cpu = mesh is None and jax.default_backend() == "cpu"
-    if not on_cpu or num_rows == 1 or LORA in params or is_layered(params):
+    if not on_cpu or LORA in params or is_layered(params):
         return params
     return layered(config, params, jnp.dtype(compute_dtype))
 

@@ -80,7 +80,7 @@ class JaxEngine(Engine):
         self._task: Task = task
         self._config, self._template = config, template
         self._tokenizer = template.tokenizer
-        stored = for_generation(config, params, compute_dtype, num_rows=batch_rows)
+        stored = for_generation(config, params, compute_dtype)
         self._params = jax.tree.map(lambda weight: weight.astype(compute_dtype), stored)
         self._compute_dtype, self._batch_rows = compute_dtype, batch_rows
         self._batcher: Batcher[_Row, Chunk] = Batcher(

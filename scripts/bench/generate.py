@@ -46,7 +46,7 @@ def ours(options: argparse.Namespace) -> Callable[[], int]:
     from parrot_jax.model.model_config import ModelConfig
 
     model = ModelConfig(**SIZES)
-    params = for_generation(model, init_params(model, 0), jnp.float32, num_rows=options.batch)
+    params = for_generation(model, init_params(model, 0), jnp.float32)
     texts = prompts(options).tolist()
 
     def run() -> int:
@@ -82,8 +82,9 @@ def transformers(options: argparse.Namespace) -> Callable[[], int]:
 
 def vllm(options: argparse.Namespace) -> Callable[[], int]:
     """The same sizes with weights that vLLM makes up."""
-    # Without a process of its own for the engine.
-    os.environ |= {"VLLM_CPU_KVCACHE_SPACE": "4", "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    # Without a process of its own for the engine, and on all cores.
+    os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "4",
+                   "VLLM_CPU_OMP_THREADS_BIND": f"0-{(os.cpu_count() or 1) - 1}",
                    "VLLM_LOGGING_LEVEL": "WARNING", "HF_HUB_OFFLINE": "1"}  # fmt: skip
     from vllm import LLM, SamplingParams  # pyright: ignore[reportMissingImports] - an extra
 
