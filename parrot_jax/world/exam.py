@@ -26,8 +26,9 @@ from parrot_jax.serve.app import make_app
 from parrot_jax.serve.background import BackgroundServer
 
 _MAX_ANSWER_TOKENS = 32
-# A batch takes about as long with many rows as with few, so there are as many as dialogues.
-_SERVED_ROWS = 200
+SERVED_ROWS = 16
+"""Rows of a batch, also those of the collection, whose compiled programs serve the exam again."""
+_IN_FLIGHT = 200  # enough that batches, of dialogues of equal length, are full
 HISTORIES: tuple[History, ...] = ("own", "reference", "none")
 
 
@@ -52,7 +53,7 @@ def take_exam(
       RunError: An answer is missing.
     """
     name = run.name
-    with BackgroundServer(make_app(load_run(run).engine(name, batch_rows=_SERVED_ROWS))) as server:
+    with BackgroundServer(make_app(load_run(run).engine(name, batch_rows=SERVED_ROWS))) as server:
         config = AnswerConfig(
             out=str(out),
             benchmark=str(exam),
@@ -61,7 +62,7 @@ def take_exam(
                 model=name,
                 temperature=0.0,
                 max_tokens=_MAX_ANSWER_TOKENS,
-                concurrency=_SERVED_ROWS,
+                concurrency=_IN_FLIGHT,
             ),
             history=tuple(histories),
         )

@@ -29,7 +29,7 @@ from parrot_jax.train.loop import train
 from parrot_jax.train.train_config import TrainConfig
 from parrot_jax.world.answerer import Answerer
 from parrot_jax.world.capo import files_of_pairs, make_pairs
-from parrot_jax.world.exam import HISTORIES, take_exam
+from parrot_jax.world.exam import HISTORIES, SERVED_ROWS, take_exam
 from parrot_jax.world.facts import make_world
 from parrot_jax.world.progress import Progress
 from parrot_jax.world.recipes import ASKER, ask_config, capo_config, chat_config, collect_config
@@ -37,8 +37,6 @@ from parrot_jax.world.report import write_report
 from parrot_jax.world.summary import summarise, write_kinds
 from parrot_jax.world.world_engine import answerer_engine
 from parrot_jax.world.world_files import Sizes, write_world
-
-_SERVED_ROWS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +46,7 @@ class QuickstartScale:
     sizes: Sizes = dataclasses.field(default_factory=Sizes)
     """Number of dialogues in each file of the world."""
 
-    ask_epochs: float = 2.2
+    ask_epochs: float = 1.8
     """Epochs over the people's dialogues."""
 
     chat_epochs: float = 7.0
@@ -147,7 +145,7 @@ class Loop:
         answerer = Answerer(self.world, mistake_rate=self.scale.mistake_rate)
         with (
             BackgroundServer(
-                make_app(load_run(asker.out).engine(ASKER, batch_rows=_SERVED_ROWS))
+                make_app(load_run(asker.out).engine(ASKER, batch_rows=SERVED_ROWS))
             ) as asker_server,
             BackgroundServer(make_app(answerer_engine(answerer))) as answerer_server,
         ):

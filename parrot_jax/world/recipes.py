@@ -86,7 +86,7 @@ def collect_config(
         ),
         max_turns=max_turns,
         # Six batches of the asker; with three, a third of their rows stayed empty.
-        concurrency=48,
+        concurrency=96,
         # Repeats are normal here ("And its river?", of several places), and there is one language.
         stops=StopConfig(
             meaningless_answers=(f"^{re.escape(NO_ANSWER)}$",),
