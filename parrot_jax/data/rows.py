@@ -30,6 +30,10 @@ SPAN_DTYPE = np.dtype(
 """A live turn: the positions [start, stop) of its content and terminator in a row."""
 
 
+_RENDERED_AT_ONCE = 100
+"""Dialogues; renderings take ten times the memory of windows."""
+
+
 class Unit(NamedTuple):
     """What must share a row: a window, or the two windows of a preference pair."""
 
@@ -97,17 +101,19 @@ def make_sessions(
 ) -> Iterator[Unit]:
     """Yields each window of each dialogue; the arguments are those of `make_pairs`."""
     cutter = Cutter(template)
-    turns = [mask_turns(dialogue, config.mask) for dialogue in dialogues]
-    renderings = _render(template, dialogues, turns)
-    for number, (rendering, kept) in enumerate(zip(renderings, turns, strict=True), first):
-        made = list(
-            make_windows(
-                rendering, kept, config.row_tokens, counts,
-                cutter=cutter, trim_dead=config.trim_dead,
-            )
-        )  # fmt: skip
-        counts["sessions" if made else "no_live_token"] += 1
-        yield from (Unit((window,), number) for window in made)
+    for start in range(0, len(dialogues), _RENDERED_AT_ONCE):
+        some = dialogues[start : start + _RENDERED_AT_ONCE]
+        turns = [mask_turns(dialogue, config.mask) for dialogue in some]
+        renderings = zip(_render(template, some, turns), turns, strict=True)
+        for number, (rendering, kept) in enumerate(renderings, first + start):
+            made = list(
+                make_windows(
+                    rendering, kept, config.row_tokens, counts,
+                    cutter=cutter, trim_dead=config.trim_dead,
+                )
+            )  # fmt: skip
+            counts["sessions" if made else "no_live_token"] += 1
+            yield from (Unit((window,), number) for window in made)
 
 
 def make_pairs(
