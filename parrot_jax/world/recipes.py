@@ -85,7 +85,7 @@ def collect_config(
             ),
         ),
         max_turns=max_turns,
-        # Six batches of the asker; with three, a third of their rows stayed empty.
+        # Six batches of the asker, so that most of their rows are filled.
         concurrency=96,
         # Repeats are normal here ("And its river?", of several places), and there is one language.
         stops=StopConfig(
