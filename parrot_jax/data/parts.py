@@ -1,12 +1,13 @@
 """Makes the parts of a prepared split, in several processes if there is much to do.
 
 A part is the rows and spans of one block of dialogues, with their counts. Blocks are read in this
-process and sent to workers; each worker makes a whole part, since only half of that time is spent
-in `tokenizers`, which alone has threads. Workers are programs of their own, not forks: a fork of a
-process with jax's threads may hang. They end when this process does.
+process and sent to workers. Each worker makes a whole part: a quarter of that time is spent outside
+`tokenizers`, the only step with threads of its own. Workers are separate programs, not forks: a
+fork of a process with jax's threads may hang. They end when this process does.
 """
 
 import contextlib
+import itertools
 import json
 import os
 import pickle
@@ -115,7 +116,7 @@ def make_parts(
       RunError: A worker ended before its part was complete.
     """
     blocks = iter(blocks)
-    ahead: deque[Block] = deque()
+    ahead: list[Block] = []
     while sum(len(block.dialogues) for block in ahead) <= _MOST_ALONE:
         block = next(blocks, None)
         if block is None:
@@ -125,20 +126,13 @@ def make_parts(
         ahead.append(block)
     with _workers(config, folder, pairs=pairs) as (make_soon, num_workers):
         coming: deque[tuple[Block, Future[dict[str, Any]]]] = deque()
-        for block in _chain(ahead, blocks):
+        for block in itertools.chain(ahead, blocks):
             coming.append((block, make_soon(block)))
             if len(coming) > num_workers:
                 block, part = coming.popleft()
                 yield block, part.result()
         for block, part in coming:
             yield block, part.result()
-
-
-def _chain(ahead: deque[Block], rest: Iterator[Block]) -> Iterator[Block]:
-    """The blocks in order, without keeping those that were taken."""
-    while ahead:
-        yield ahead.popleft()
-    yield from rest
 
 
 # ---- the side of the parent ---------------------------------------------------------------------
@@ -164,15 +158,15 @@ class _Worker:
         read_end, write_end = os.pipe()  # not stdout, on which any imported module may print
         command = [sys.executable, "-P", "-c", _WORKER, json.dumps(path), str(write_end)]
         threads = {"RAYON_NUM_THREADS": str(num_threads)}  # of `tokenizers`
-        with os.fdopen(write_end):  # closed here, so that the answers end with the worker
-            self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                env=threads | os.environ,
-                pass_fds=[write_end],
-                start_new_session=True,  # Ctrl-C is for the parent, which ends its workers
-            )
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            env=threads | os.environ,
+            pass_fds=[write_end],
+            start_new_session=True,  # Ctrl-C is for the parent, which ends its workers
+        )
+        os.close(write_end)  # so that the answers end with the worker
         self._answers = os.fdopen(read_end, "rb")
         self._send(settings)
 
