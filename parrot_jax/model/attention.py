@@ -15,8 +15,8 @@ With a sliding window of W tokens, a query also attends to nothing W or more pos
 Tokens of a segment are adjacent, so the distance in the row is the distance in the segment.
 
 A kernel supports only some lengths, head widths and dtypes. For others, a backend chosen by name
-raises an error and `auto` uses the next backend. XLA cannot partition a kernel over devices, so
-`attend` does it with `shard_map`.
+raises an error and `auto` uses the next backend. XLA cannot partition a kernel or a loop over heads
+over devices, so `attend` does it with `shard_map`.
 """
 
 import functools
@@ -52,7 +52,8 @@ class Backend:
     window: bool = False
     """Whether it supports a sliding window."""
     kernel: bool = False
-    """Whether it is a custom kernel, which XLA cannot partition over devices."""
+    """Whether it is a custom kernel or a loop over heads, which XLA cannot partition over
+    devices."""
     refusal: Callable[[int, int, DTypeLike], str | None] | None = None
     """Called with the length T, the head width H and the dtype; returns why they are unsupported,
     or None if they are supported. The field is None if everything is supported."""
@@ -184,7 +185,7 @@ def attend(
         to all earlier keys.
       mesh: The mesh that rows and heads are sharded over. A kernel needs it on several devices,
         where each computes its own rows and heads, and to compile for hardware you don't have. XLA
-        partitions the other backends itself.
+        partitions `dense` itself.
 
     Returns:
       The weighted values, in the dtype of the query. What the backward pass needs of them is saved
@@ -274,6 +275,7 @@ register(
         segments=True,
         function=attention_xla.block_causal_attention,
         window=True,
+        kernel=True,
     )
 )
 register(
