@@ -137,8 +137,8 @@ def token_logprobs(
         tile * V * 4 bytes, twice that in the backward pass.
       live: Which tokens count; the others get 0 and no gradient. None = all.
       live_capacity: Capacity for live tokens, which are gathered in order so that only they are
-        computed. A batch with more is computed in full: slower, with the same result. None =
-        compute every token.
+        computed. A batch with more is computed in full: slower, with the same result. With the
+        number of tokens or more, every batch fits. None = compute every token.
       shards: Number of equal, contiguous shards of the tokens over devices. Tokens are gathered
         within their shard, each shard has 1/shards of the capacity, and every tile has the same
         number of tokens from each shard, so devices neither wait nor communicate. Must divide the
@@ -160,7 +160,7 @@ class _Tiling(NamedTuple):
     """Static arguments: tokens per shard in one tile, and capacity for live tokens per shard."""
 
     tile: int
-    capacity: int
+    capacity: int | None
 
 
 def _parted(
@@ -180,8 +180,8 @@ def _parted(
             f"multiple of {shards}."
         )
     part = num_tokens // shards
-    capacity = part if live_capacity is None else -(-live_capacity // shards)
-    tiling = _Tiling(tile=max(1, tile // shards), capacity=min(capacity, part))
+    capacity = None if live_capacity is None else min(-(-live_capacity // shards), part)
+    tiling = _Tiling(tile=max(1, tile // shards), capacity=capacity)
     states = hidden.reshape(shards, part, hidden.shape[-1])
     return tiling, (states, targets.reshape(shards, part), live.reshape(shards, part))
 
@@ -217,11 +217,11 @@ def _forward_rule(plan: _Tiling, *given: Any) -> tuple[Array, tuple[_Saved, _Wan
 def _forward(
     plan: _Tiling, hidden: Array, head: Array, targets: Array, live: Array
 ) -> tuple[Array, _Saved]:
-    def full(_: None) -> tuple[Array, Array]:
+    def full() -> tuple[Array, Array]:
         return _forward_tiles(plan.tile, hidden, head, targets, None)
 
-    def compacted(_: None) -> tuple[Array, Array]:
-        chosen, ranks = _compaction(live, plan.capacity)
+    def compacted(capacity: int) -> tuple[Array, Array]:
+        chosen, ranks = _compaction(live, capacity)
         logprobs, log_sums = _forward_tiles(
             plan.tile, _gather(hidden, chosen), head, _gather(targets, chosen), _most(live)
         )
@@ -263,11 +263,11 @@ def _gradients(
     Without `log_sums` of an earlier pass, they are computed from the same logits.
     """
 
-    def full(_: None) -> tuple[Array, Array, Array | None]:
+    def full() -> tuple[Array, Array, Array | None]:
         return _gradient_tiles(plan.tile, wanted, hidden, head, targets, d_logprobs, log_sums, None)
 
-    def compacted(_: None) -> tuple[Array, Array, Array | None]:
-        chosen, ranks = _compaction(live, plan.capacity)
+    def compacted(capacity: int) -> tuple[Array, Array, Array | None]:
+        chosen, ranks = _compaction(live, capacity)
         logprobs, d_hidden, d_head = _gradient_tiles(
             plan.tile,
             wanted,
@@ -328,12 +328,15 @@ _weighted_sum.defvjp(_weighted_sum_forward, _weighted_sum_backward, symbolic_zer
 
 
 def _cond(
-    plan: _Tiling, live: Array, full: Callable[[None], Any], compacted: Callable[[None], Any]
+    plan: _Tiling, live: Array, full: Callable[[], Any], compacted: Callable[[int], Any]
 ) -> Any:
-    if plan.capacity >= live.shape[1]:
-        return full(None)
-    fits = (live.sum(axis=1) <= plan.capacity).all()
-    return jax.lax.cond(fits, compacted, full, None)
+    capacity = plan.capacity
+    if capacity is None:
+        return full()
+    if capacity == live.shape[1]:
+        return compacted(capacity)
+    fits = (live.sum(axis=1) <= capacity).all()
+    return jax.lax.cond(fits, lambda: compacted(capacity), full)
 
 
 def _compaction(live: Array, capacity: int) -> tuple[Array, Array]:

@@ -40,7 +40,7 @@ class Setup(NamedTuple):
     prepared: Prepared
     held_out: Prepared | None
     """The evaluation split, or None."""
-    live_capacity: int | None
+    live_capacity: int
     """Of the loss; see `RoleMaskedLoss`."""
     rows: Sequence[dict[str, NDArray[Any]]]
     """The training rows; of pairs, with zeros as reference until the weights are known."""
@@ -204,7 +204,7 @@ def make_objective(
     )
 
 
-def _live_capacity(prepared: Prepared, config: TrainConfig, num_shards: int) -> int | None:
+def _live_capacity(prepared: Prepared, config: TrainConfig, num_shards: int) -> int:
     """Capacity for the live tokens of a micro-batch: mean + 4 standard deviations, in whole tiles.
 
     Args:
@@ -213,15 +213,14 @@ def _live_capacity(prepared: Prepared, config: TrainConfig, num_shards: int) -> 
       num_shards: Number of parts that share the rows; each has an equal share of the capacity.
 
     Returns:
-      Live tokens over all shards; for a batch with more, the loss computes all tokens. None if
-      compaction would save little.
+      Live tokens over all shards, at most all tokens; for a batch with more, the loss computes all.
     """
     rows = config.batch_rows // config.accumulation_steps(num_shards) // num_shards
     live = prepared.counts["live_tokens_a_row"]
     needed = rows * live["mean"] + 4 * math.sqrt(rows) * live["deviation"]
     tile = min(config.loss_tile or 256, 256)
     capacity = math.ceil(needed / tile) * tile
-    return num_shards * capacity if capacity < 0.9 * rows * config.data.row_tokens else None
+    return num_shards * min(capacity, rows * config.data.row_tokens)
 
 
 def _check_vocabulary(config: TrainConfig, tokenizer: Tokenizer) -> None:

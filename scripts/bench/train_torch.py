@@ -97,7 +97,7 @@ def our_step(size: Size) -> Callable[[], float]:
         "segment_ids": jnp.ones((1, *tokens.shape), jnp.int32),
         "positions": jnp.broadcast_to(jnp.arange(size.tokens), (1, *tokens.shape)),
     }
-    objective = RoleMaskedLoss(capacity if capacity < live.size else None)
+    objective = RoleMaskedLoss(capacity)
     run = jax.jit(
         lambda state, batch: train_step(
             state, batch, LR, forward=forward, objective=objective, optimizer=optimizer,

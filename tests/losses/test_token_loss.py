@@ -66,6 +66,7 @@ def test_two_tokens_by_hand():
         {"tile": 7},  # 51 tokens: the last tile is padded
         {"tile": 7, "live_capacity": 20},
         {"tile": 7, "live_capacity": 3},  # overflows
+        {"tile": 7, "live_capacity": 1000},  # every batch fits
         {"tile": 8, "live_capacity": 30, "shards": 3},
         {"tile": 8, "live_capacity": 9, "shards": 3},  # overflows
     ],
@@ -110,7 +111,7 @@ def test_masked_tokens_might_as_well_not_be_there(capacity):
     np.testing.assert_array_equal(our_d_hidden[~live], 0.0)
 
 
-@pytest.mark.parametrize("capacity", [None, 4])
+@pytest.mark.parametrize("capacity", [None, 4, 1000])
 def test_no_live_token_gives_zero_and_zero_gradients(capacity):
     batch = problem(live=0.0)
 
@@ -187,7 +188,7 @@ LOGPROBS = jax.jit(token_logprobs, static_argnames=("tile", "live_capacity"))
 
 @given(
     live=st.lists(st.booleans(), min_size=12, max_size=12),
-    capacity=st.sampled_from([1, 4, 11]),
+    capacity=st.sampled_from([1, 4, 11, 12]),
 )
 def test_no_live_token_is_ever_dropped(live: list[bool], capacity: int):
     targets = jnp.arange(12) % 2
@@ -213,7 +214,7 @@ def test_wrong_settings_are_refused(options, message):
         our_loss(*problem(), **options)
 
 
-@pytest.mark.parametrize("capacity", [None, 24])
+@pytest.mark.parametrize("capacity", [None, 24, 1000])
 def test_the_gradient_computed_with_the_loss_is_that_of_the_log_probabilities(capacity):
     hidden, head, targets, weights = problem()
 
