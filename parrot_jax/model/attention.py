@@ -179,7 +179,8 @@ def attend(
       query: Queries, already rotated.
       key: Keys, already rotated.
       value: Values.
-      segment_ids: Tokens of one segment share an id, padding has 0; None = one segment per row.
+      segment_ids: Adjacent tokens with the same id are a segment, padding has 0; None = one segment
+        per row.
       backend: From `choose`.
       window: The sliding window in tokens: the query at q attends to keys after q - window. None =
         to all earlier keys.

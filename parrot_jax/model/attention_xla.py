@@ -74,12 +74,12 @@ def _product(equation: str, left: Array, right: Array) -> Array:
 # the weights of every block, this keeps only the output and one log-sum-exp per query.
 #
 # On a CPU, one key head of one row is computed after the other, so that its scores stay in the
-# caches, in as many independent loops as there are cores. Every product reads its left operand by
-# rows and its right one by columns: XLA would copy others inside the loop, once per block, so they
-# are transposed before it (scripts/bench/attention.py).
+# caches, in as many independent loops as there are cores. Operands are transposed before the loops,
+# so that every product is a [rows, inner] array times an [inner, columns] one: of others, XLA makes
+# a copy for each block (scripts/bench/attention.py).
 
 _NUM_LOOPS = min(os.cpu_count() or 1, 4)
-"""Each loop is compiled separately, so many cores share a few."""
+"""At most four, because the body is compiled once per loop."""
 
 
 def _block_size(length: int) -> int:
@@ -116,7 +116,7 @@ def _first_seen(
 ) -> Int[Array, "B T"] | None:
     """The first key that each query attends to; None = that of the row.
 
-    Comparing positions with it is twice as fast in a loop as comparing segment ids.
+    In a loop, comparing positions with it is faster than comparing segment ids.
     """
     if segment_ids is None and window is None:
         return None
@@ -172,8 +172,8 @@ def _blocks_backward(
             _transposed(_by_head(value)),
             _of_heads(first_seen, num_kv_heads),
             log_sum,
-            (d_outputs, _features_first(d_outputs)),
             _grouped(overlap, num_kv_heads)[..., 0],
+            (d_outputs, _features_first(d_outputs)),
         ),
     )
     d_query = _ungrouped(d_query, query.shape) * width**-0.5
@@ -223,8 +223,9 @@ def _head_forward(window: int | None, arrays: Any) -> tuple[Array, Array]:
 
 def _head_backward(window: int | None, arrays: Any) -> tuple[Array, Array, Array]:
     """Gradients of queries [G, T, H], keys [H, S] and values [H, S] of a key head, float32."""
-    (query, queries), (key, keys), values, first_seen, log_sum, d_output, overlap = arrays
-    d_output, d_outputs = d_output  # [G, T, H] and [H, G, T], as of the queries
+    # As in `_blocks_backward`; plurals are transposed, [H, G, T] and [H, S].
+    (query, queries), (key, keys), values, first_seen, log_sum, overlap, d_pair = arrays
+    d_output, d_outputs = d_pair
     d_keys, d_values = jnp.zeros(keys.shape, jnp.float32), jnp.zeros(values.shape, jnp.float32)
     d_queries = []
     for now, seen in _block_slices(query.shape[1], window):

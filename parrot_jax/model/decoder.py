@@ -311,7 +311,7 @@ def hidden_states(
       config: The sizes; must be those that `params` were made with.
       params: The tree of parameters; of adapters, B is scaled (`lora.scaled`).
       tokens: Token ids in [0, V).
-      segment_ids: Tokens attend to earlier tokens with the same id; 0 is padding. None = one
+      segment_ids: Adjacent tokens with the same id attend to each other; 0 is padding. None = one
         segment per row, for rows that are not packed.
       positions: Position of each token in its own segment, from 0.
       compute_dtype: Of activations and matrix products; norms, rotary and softmax are float32.
