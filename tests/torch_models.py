@@ -1,5 +1,6 @@
 """Random transformers models, and the same models as ours."""
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ def converted(folder: Path) -> tuple[ModelConfig, Any]:
     return model.load_model(), load_params(model)
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def our_states(config: ModelConfig, params: Any, ids: np.ndarray) -> jax.Array:
     positions = jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape)
     return hidden_states(

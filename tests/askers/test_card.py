@@ -172,6 +172,7 @@ def test_formats_of_other_askers(
     assert (prompted["ended"], prompted["questions"]) == (0, 2)
 
 
+@pytest.mark.slow
 def test_a_folder_with_another_askers_questions_is_refused(
     people: list[Dialogue],
     reference: Path,
@@ -193,6 +194,7 @@ def test_a_folder_with_another_askers_questions_is_refused(
     assert "another asker or other settings (temperature: None -> 0.5)" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_run_folder_is_served_and_its_perplexity_is_that_of_training(
     trained_run: Path, tmp_path: Path
 ) -> None:

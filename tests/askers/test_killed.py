@@ -26,6 +26,7 @@ def reply(body: dict[str, Any]) -> Scripted:
     return Scripted(text=text, delay_s=number % 5 / 50)
 
 
+@pytest.mark.nightly
 def test_a_killed_card_ends_as_an_uninterrupted_one(
     reference: Path, endpoint: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -91,6 +91,7 @@ def metrics(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.nightly
 def test_two_processes_go_back_together_from_a_checkpoint_that_one_of_them_cannot_read(
     write_config: Callable[..., Path], tmp_path: Path
 ) -> None:

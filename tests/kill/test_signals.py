@@ -25,13 +25,19 @@ WITHIN_S = 20
 """Long, because the machine may be busy. Once, signals in the first seconds were ignored."""
 
 
-# CI has time for only one kind of signal.
+# CI has time for only one kind of signal, and one kind of server.
 @pytest.mark.parametrize(
     "number",
     [pytest.param(signal.SIGTERM, id="SIGTERM"),
      pytest.param(signal.SIGINT, id="SIGINT", marks=pytest.mark.nightly)],
 )  # fmt: skip
-@pytest.mark.parametrize("name", LONG_COMMANDS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.nightly if name == "world serve" else [])
+        for name in LONG_COMMANDS
+    ],
+)
 def test_a_signal_ends_a_long_command_at_any_moment_without_a_traceback(
     name: str, number: signal.Signals, tiny_run: Path, trained_run: Path, tmp_path: Path
 ) -> None:

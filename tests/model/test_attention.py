@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from parrot_jax.core.errors import UserError
-from parrot_jax.model import attention
+from parrot_jax.model import attention, attention_xla
 from parrot_jax.model.attention import attend, backends, choose
 
 HERE = [backend.name for backend in backends() if backend.runs_on(jax.default_backend())]
@@ -86,6 +86,23 @@ def test_blocks_with_a_window_have_the_gradients_of_dense(window, packed):
     expected = output_and_gradients(inputs, "dense")
     for ours, dense in zip(output_and_gradients(inputs, "block_causal"), expected, strict=True):
         np.testing.assert_allclose(ours, dense, atol=2e-5)
+
+
+def test_loops_over_heads_change_no_bit(monkeypatch):
+    *inputs, upstream = arrays(2, 20, 6, 3, 6)
+    segment_ids = jnp.asarray(np.tile(segments_of(7, 13), (2, 1)))
+    found = []
+    for loops in (1, 2, 3, 4):  # 4 do not divide the 6 heads of both rows, so 3 are taken
+        monkeypatch.setattr(attention_xla, "_NUM_LOOPS", loops)
+
+        def function(query, key, value):
+            return attend(query, key, value, segment_ids, backend=choose("block_causal"))
+
+        output, pullback = jax.vjp(jax.jit(function), *inputs)
+        found.append([output, *pullback(upstream)])
+    for several in found[1:]:
+        for one, other in zip(found[0], several, strict=True):
+            np.testing.assert_array_equal(one, other)
 
 
 def test_blocks_before_the_window_are_not_read():

@@ -7,13 +7,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from parrot_jax.model import decode as decoding
 from parrot_jax.model.attention import choose
-from parrot_jax.model.decode import decode, prefill
 from parrot_jax.model.decoder import init_params
 from parrot_jax.model.generate import for_generation
 from parrot_jax.model.layered import OutputsFirst, is_layered, layered
 from parrot_jax.model.model_config import ModelConfig
 
+prefill = jax.jit(
+    decoding.prefill, static_argnames=("config", "cache_length", "compute_dtype", "backend")
+)
+decode = jax.jit(decoding.decode, static_argnames="config")
 SIZES = {
     "vocab_size": 40, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 3,
     "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 32,
@@ -29,8 +33,10 @@ def test_a_product_is_the_same_with_few_rows_and_with_many():
         np.testing.assert_allclose(found, jnp.einsum("BTD,DNH->BTNH", x, weight), atol=1e-5)
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "olmo2"])
-@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize(
+    ("family", "tied"),
+    [("llama", False), ("llama", True), ("qwen2", False), ("qwen3", False), ("olmo2", False)],
+)
 def test_logits_are_those_of_stacked_weights(family, tied):
     config = ModelConfig(family=family, tie_word_embeddings=tied, **SIZES)
     stacked = init_params(config, 0)

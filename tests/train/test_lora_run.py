@@ -53,6 +53,7 @@ def size_of(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
+@pytest.mark.slow
 def test_a_run_saves_its_adapters_only_and_is_used_merged(
     config: TrainConfig, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -84,7 +85,7 @@ def test_a_run_saves_its_adapters_only_and_is_used_merged(
     assert reply.num_tokens
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_perplexity_in_training_is_that_of_the_merged_weights(config: TrainConfig) -> None:
     train(replace(config, optim=replace(config.optim, lr=0.1), max_steps=6))
     _, trained = evals(config.out)
@@ -115,7 +116,7 @@ def test_a_resumed_run_ends_with_the_same_bits_also_with_dropout(config: TrainCo
         np.testing.assert_array_equal(one[name], two[name])
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_adapters_of_a_run_with_adapters_start_from_the_merged_weights(
     config: TrainConfig,
 ) -> None:
@@ -300,6 +301,7 @@ def test_the_reference_of_preference_training_is_the_base(
         np.testing.assert_array_equal(one[name], two[name])
 
 
+@pytest.mark.slow
 def test_settings_that_cannot_be(config: TrainConfig) -> None:
     with pytest.raises(UserError, match="but init_from is null; set it to a run or a converted"):
         train(replace(config, init_from=None))
@@ -353,7 +355,7 @@ def test_attention_only(config: TrainConfig) -> None:
     }  # fmt: skip
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_bfloat16_adapters_and_base(config: TrainConfig) -> None:
     config = replace(
         config, lora=replace(ADAPTERS, base_dtype="bfloat16"), param_dtype="bfloat16",

@@ -85,12 +85,19 @@ def step(state: TrainState, batch: Any, lora: LoraConfig = LORA_CONFIG) -> Any:
     )(state, micro(batch), 1e-2)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "family",
+    [
+        pytest.param(family, marks=[] if family in ("llama", "qwen3") else pytest.mark.nightly)
+        for family in FAMILIES
+    ],
+)
 def test_a_model_with_adapters_equals_the_model_with_the_sum(family: str) -> None:
     config = replace(CONFIG, family=family)
     params, adapters = init_params(config, 0), random_adapters(config)
     tokens = jnp.arange(2, 34).reshape(2, 16)
 
+    @jax.jit
     def hidden(params: Any) -> Any:
         return hidden_states(
             config, params, tokens, None, jnp.broadcast_to(jnp.arange(16)[None], (2, 16)),
@@ -141,12 +148,14 @@ def test_a_step_changes_only_the_adapters(state: TrainState) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_packed_accumulated_and_separate_rows_have_the_same_gradients(state: TrainState) -> None:
     separate = gradients(state, micro(batch_of([A], [B], [C])))
     assert_close(gradients(state, micro(batch_of([A, C], [B]))), separate)
     assert_close(gradients(state, micro(batch_of([A], [B], [C]), steps=3)), separate)
 
 
+@pytest.mark.slow
 def test_dropout_differs_by_step_and_micro_batch_and_is_off_in_evaluation(
     state: TrainState,
 ) -> None:

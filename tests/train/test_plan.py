@@ -577,6 +577,7 @@ def test_one_h200_has_no_room_for_a_float32_sum_of_gradients() -> None:
     assert grown == pytest.approx(2 * 13_015_864_320, rel=0.05)  # 4 bytes each, not 2
 
 
+@pytest.mark.nightly
 @pytest.mark.plan
 def test_adapters_of_13b_fit_one_a100() -> None:
     config = "configs/train/parrot_chat_llama2_13b_lora_a100.yaml"

@@ -362,7 +362,7 @@ def key_of(run: TrainConfig, seed: int = 0) -> str:
     )  # fmt: skip
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_everything_that_decides_the_reference_is_in_its_key(
     run: TrainConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -462,7 +462,7 @@ def test_a_run_does_not_resume_with_another_reference(tmp_path: Path) -> None:
         folder.keep_reference("a", is_new=False)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_resumed_run_needs_the_initial_weights(run: TrainConfig, tmp_path: Path) -> None:
     sft = replace(run, objective="sft", out=str(tmp_path / "base"), max_steps=1)
     parrot_jax.train_model(sft)

@@ -272,7 +272,7 @@ def test_scales_are_sharded_like_their_weights() -> None:
 # ---- runs ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_resumed_run_ends_with_the_same_bits(tiny_run: Path, trained_run: Path) -> None:
     config = replace(
         load_config(TrainConfig, tiny_run), init_from=str(trained_run), lora=NF4_CONFIG,
@@ -299,7 +299,7 @@ def test_a_resumed_run_ends_with_the_same_bits(tiny_run: Path, trained_run: Path
     train(second)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_reference_of_preference_training_is_the_rounded_base(
     tiny_run: Path, trained_run: Path, tmp_path: Path
 ) -> None:

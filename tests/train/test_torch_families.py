@@ -37,7 +37,10 @@ STEPS, ROWS, LENGTH = 20, 4, 40
 OPTIM = OptimConfig(lr=3e-3, weight_decay=0.1, eps=1e-5, clip_norm=1e9)
 
 
-ALIKE = ("Llama-2-7b-hf", "Llama-3.1-8B", "Mistral-7B-v0.3", "SmolLM2-1.7B", "Yi-6B")
+ALIKE = (
+    "Llama-2-7b-hf", "Llama-3.1-8B", "Mistral-7B-v0.1", "Mistral-7B-v0.3", "Qwen2.5-7B",
+    "with YaRN", "SmolLM2-1.7B", "Yi-6B",
+)  # fmt: skip
 """Families whose parts others have too; they are tested at night."""
 
 

@@ -416,11 +416,14 @@ METRICS = ("rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/acc
     ("packing", "changes"),
     [
         pytest.param(True, {}, id="packed"),
-        pytest.param(False, {}, id="unpacked"),
-        pytest.param(True, {"loss_tile": 8192, "micro_rows": 2}, id="dense, accumulated"),
+        pytest.param(False, {}, id="unpacked", marks=pytest.mark.nightly),
+        pytest.param(
+            True, {"loss_tile": 8192, "micro_rows": 2}, id="dense, accumulated",
+            marks=pytest.mark.nightly,
+        ),
         pytest.param(True, {"mesh": EIGHT}, id="8 devices"),
     ],
-)
+)  # fmt: skip
 def test_twenty_steps(
     world: World, their_steps: Callable[[bool], Steps], tmp_path: Path,
     packing: bool, changes: dict[str, Any],

@@ -219,6 +219,7 @@ def test_a_run_with_a_damaged_checkpoint_ends_with_the_same_bits(
     assert [json.loads(line)["step"] for line in again] == steps == list(range(1, 8))
 
 
+@pytest.mark.slow
 def test_a_run_whose_checkpoints_are_all_damaged_does_not_begin_again_by_itself(
     tiny_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -48,8 +48,8 @@ def write_model(kind: str, family: str, folder: Path, texts: list[str]) -> None:
     [
         ("llama3", "llama", "ask"),
         ("qwen", "qwen2", "chat"),
-        ("yi", "llama", "ask"),
-        ("mistral", "mistral", "chat"),
+        pytest.param("yi", "llama", "ask", marks=pytest.mark.nightly),
+        pytest.param("mistral", "mistral", "chat", marks=pytest.mark.nightly),
     ],
 )
 def test_a_model_with_its_own_format_answers_in_transformers_as_here(
