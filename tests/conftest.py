@@ -60,8 +60,6 @@ from filelock import FileLock
 from hypothesis import HealthCheck, settings
 from jax.experimental.compilation_cache import compilation_cache
 
-from parrot_jax.model import attention_xla
-
 WriteDialogues = Callable[..., Path]
 
 # A shell starts background processes with SIGINT ignored, and their children inherit that.
@@ -74,9 +72,6 @@ for _number, _handler in (
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
-
-# Attention is compiled once per loop. tests/model/test_attention.py has more loops.
-attention_xla._NUM_LOOPS = 1
 
 # No deadlines, since timings on a shared machine vary; derandomised, so every run tries the same
 # examples.

@@ -11,7 +11,7 @@ per weight and token instead of 8.
 
 With a `live_capacity`, only live tokens are computed: if 13 % of the tokens are live, 13 % of the
 matrix products remain. The number of tiles is that of the tokens which are live in this batch, so a
-large capacity costs memory and hardly any time.
+large capacity costs memory and hardly any time. Second derivatives are then not supported.
 """
 
 import functools
@@ -135,14 +135,15 @@ def token_logprobs(
       targets: One id in [0, V) per token.
       tile: Tokens per step. Larger is faster until the matrix units are saturated; the memory is
         tile * V * 4 bytes, twice that in the backward pass.
-      live: Which tokens count; the others get 0 and no gradient. None = all.
+      live: Which tokens count; the others get 0 and no gradient, if their states are finite.
+        None = all.
       live_capacity: Capacity for live tokens, which are gathered in order so that only they are
         computed. A batch with more is computed in full: slower, with the same result. With the
         number of tokens or more, every batch fits. None = compute every token.
       shards: Number of equal, contiguous shards of the tokens over devices. Tokens are gathered
         within their shard, each shard has 1/shards of the capacity, and every tile has the same
-        number of tokens from each shard, so devices neither wait nor communicate. Must divide the
-        number of tokens.
+        number of tokens from each shard, so devices do equal work and exchange only counts of
+        tokens. Must divide the number of tokens.
 
     Returns:
       float32, <= 0, in nats; 0 for tokens that are not live.

@@ -73,18 +73,24 @@ def _product(equation: str, left: Array, right: Array) -> Array:
 # also leaves out the blocks before it. The backward pass is written by hand: autodiff would keep
 # the weights of every block, this keeps only the output and one log-sum-exp per query.
 #
-# On a CPU, one key head of one row is computed after the other, so that its scores stay in the
-# caches, in as many independent loops as there are cores. Operands are transposed before the loops,
-# so that every product is a [rows, inner] array times an [inner, columns] one: of others, XLA makes
-# a copy for each block (scripts/bench/attention.py).
+# On a CPU, one key head of a long row is computed after the other, so that its scores stay in the
+# caches, in up to four independent loops. Operands are transposed before the loops, so that every
+# product is a [rows, inner] array times an [inner, columns] one: of others, XLA makes a copy for
+# each block (scripts/bench/attention.py). With short rows, all heads at once are as fast or faster.
 
+_SHORT = 256
+"""Tokens of a short row."""
 _NUM_LOOPS = min(os.cpu_count() or 1, 4)
 """At most four, because the body is compiled once per loop."""
 
 
 def _block_size(length: int) -> int:
-    # Smaller blocks skip more keys, but their products are slower and take longer to compile.
-    return 128 if length <= 256 else 256
+    """Smaller blocks skip more keys, but more than eight take long to compile.
+
+    >>> [_block_size(length) for length in (256, 512, 2048, 3000, 4096)]
+    [128, 256, 256, 384, 512]
+    """
+    return 128 if length <= _SHORT else max(256, -(-length // (8 * 128)) * 128)
 
 
 def block_causal_attention(
@@ -141,6 +147,7 @@ def _blocks_forward(
     num_kv_heads, width = key.shape[2:]
     output, log_sum = _for_each_head(
         functools.partial(_head_forward, window),
+        query.shape[1],
         (
             _grouped(query * width**-0.5, num_kv_heads),
             _transposed(_by_head(key)),
@@ -166,6 +173,7 @@ def _blocks_backward(
     overlap = (output.astype(jnp.float32) * d_output.astype(jnp.float32)).sum(-1, keepdims=True)
     d_query, d_key, d_value = _for_each_head(
         functools.partial(_head_backward, window),
+        query.shape[1],
         (
             (queries, _features_first(queries)),
             (keys, _transposed(keys)),
@@ -187,8 +195,11 @@ def _blocks_backward(
 _blocks.defvjp(_blocks_forward, _blocks_backward)
 
 
-def _for_each_head(function: Callable[[Any], Any], arrays: Any) -> Any:
+def _for_each_head(function: Callable[[Any], Any], length: int, arrays: Any) -> Any:
     """Calls `function` with the arrays of each key head; they lead with [B K]."""
+    at_once = jax.vmap(function)
+    if length <= _SHORT:
+        return at_once(arrays)
 
     def in_loops(arrays: Any) -> Any:
         count = jax.tree.leaves(arrays)[0].shape[0]
@@ -199,11 +210,11 @@ def _for_each_head(function: Callable[[Any], Any], arrays: Any) -> Any:
             jax.lax.map(
                 function, jax.tree.map(lambda a, at=at: a[at : at + size], arrays), batch_size=1
             )
-            for at in range(0, count, size)
+            for at in (number * size for number in range(loops))
         ]
         return jax.tree.map(lambda *part: jnp.concatenate(part), *parts)
 
-    return jax.lax.platform_dependent(arrays, cpu=in_loops, default=jax.vmap(function))
+    return jax.lax.platform_dependent(arrays, cpu=in_loops, default=at_once)
 
 
 def _head_forward(window: int | None, arrays: Any) -> tuple[Array, Array]:

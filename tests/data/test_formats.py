@@ -481,7 +481,11 @@ def test_differences_have_their_names(
 @pytest.mark.parametrize(
     ("hostile", "said"),
     [
-        ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "needs"),
+        pytest.param(
+            "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+            "needs",
+            marks=pytest.mark.slow,
+        ),
         ("{{ messages[0].role * 10**10 }}", "cannot render a dialogue: MemoryError"),
         (
             "{% for n in range(30) %}{{ messages[0].role * 10**6 }}{% endfor %}",

@@ -89,8 +89,8 @@ def test_blocks_with_a_window_have_the_gradients_of_dense(window, packed):
 
 
 def test_loops_over_heads_change_no_bit(monkeypatch):
-    *inputs, upstream = arrays(2, 20, 6, 3, 6)
-    segment_ids = jnp.asarray(np.tile(segments_of(7, 13), (2, 1)))
+    *inputs, upstream = arrays(2, 300, 6, 3, 6)
+    segment_ids = jnp.asarray(np.tile(segments_of(70, 230), (2, 1)))
     found = []
     for loops in (1, 2, 3, 4):  # 4 do not divide the 6 heads of both rows, so 3 are taken
         monkeypatch.setattr(attention_xla, "_NUM_LOOPS", loops)
@@ -103,6 +103,13 @@ def test_loops_over_heads_change_no_bit(monkeypatch):
     for several in found[1:]:
         for one, other in zip(found[0], several, strict=True):
             np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("length", [16, 300])
+def test_no_rows(length):
+    query, key, value, _ = arrays(0, length)
+    output = jitted(query, key, value, None, backend=choose("block_causal"))
+    assert output.shape == query.shape
 
 
 def test_blocks_before_the_window_are_not_read():

@@ -59,14 +59,18 @@ def full_logprobs(tiny, tiny_params):
 def test_with_a_window_decoding_forgets_what_the_forward_pass_does_not_see(tiny, tiny_params):
     windowed = dataclasses.replace(tiny, family="mistral", sliding_window=6)
     options = {"max_new_tokens": 12, "compute_dtype": jnp.float32}
-    rows = generate(windowed, tiny_params, PROMPTS, **options)
-    for prompt, row in zip(PROMPTS, rows, strict=True):
-        ids = jnp.asarray([[*prompt, *row.ids]])
+
+    @jax.jit
+    def logits(ids):
         states = hidden_states(
             windowed, tiny_params, ids, None, jnp.arange(ids.shape[1])[None],
             compute_dtype=jnp.float32, remat="none", attention="dense",
         )  # fmt: skip
-        expected = (states @ unembedding(tiny_params))[0, len(prompt) - 1 : -1]
+        return states @ unembedding(tiny_params)
+
+    rows = generate(windowed, tiny_params, PROMPTS, **options)
+    for prompt, row in zip(PROMPTS, rows, strict=True):
+        expected = logits(jnp.asarray([[*prompt, *row.ids]]))[0, len(prompt) - 1 : -1]
         assert expected.argmax(-1).tolist() == list(row.ids)
     # The window matters: without it, and with a longer one, the replies differ.
     assert rows[1].ids != generate(tiny, tiny_params, PROMPTS, **options)[1].ids

@@ -234,6 +234,7 @@ def test_a_base_that_moved_or_changed(config: TrainConfig, tmp_path: Path) -> No
         load_params(config.out)
 
 
+@pytest.mark.slow
 def test_adapters_are_read_before_the_run_removes_them(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
