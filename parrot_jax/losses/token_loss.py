@@ -436,9 +436,7 @@ def _gradient_tiles(
         d_states = jnp.einsum("PMV,DV->PMD", d_logits, compute_head)
         if d_head is not None:
             # One sum per shard, so that devices reduce only once, after the last tile.
-            d_head += jnp.einsum(
-                "PMD,PMV->PDV", states, d_logits, preferred_element_type=jnp.float32
-            )
+            d_head += _sum_over_tokens(states, d_logits)
         return _put(logprobs, index, logprob), _put(d_hidden, index, d_states), d_head
 
     zeros = (
@@ -450,6 +448,20 @@ def _gradient_tiles(
     logprobs, d_hidden, d_head = jax.lax.fori_loop(0, needed, visit, zeros)
     d_head = None if d_head is None else d_head.sum(axis=0)
     return logprobs[:, :num_tokens], d_hidden[:, :num_tokens], d_head
+
+
+def _sum_over_tokens(states: Array, d_logits: Array) -> Array:
+    """The gradient of the head [P, D, V] from states [P, M, D] and logits [P, M, V]."""
+    into = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+
+    def transposed_first(states: Array, d_logits: Array) -> Array:
+        # Without the barrier, XLA would transpose within the product, where a CPU takes up to twice
+        # as long.
+        states = jax.lax.optimization_barrier(states.swapaxes(1, 2))
+        return into("PDM,PMV->PDV", states, d_logits)
+
+    default = functools.partial(into, "PMD,PMV->PDV")
+    return jax.lax.platform_dependent(states, d_logits, cpu=transposed_first, default=default)
 
 
 def _tile_at(array: Array, index: Array, size: int) -> Array:
