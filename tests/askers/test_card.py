@@ -50,7 +50,7 @@ def mistaken(people: list[Dialogue], shares: dict[str, float]) -> Script:
     return reply
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_askers_with_more_bad_turns_rank_lower(
     people: list[Dialogue], reference: Path, endpoint: Endpoint, tmp_path: Path
 ) -> None:

@@ -71,7 +71,7 @@ def call(monkeypatch, *arguments):
     return run.main()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_case_that_dies_or_hangs_costs_only_itself(planted, monkeypatch, capsys):
     names = ["crashes", "hangs", "fails", "half a line", "no results", "works"]
     started = time.monotonic()
@@ -99,7 +99,7 @@ def test_a_case_that_dies_or_hangs_costs_only_itself(planted, monkeypatch, capsy
     assert sorted(path.name for path in planted.iterdir()) == ["log.txt", "results.json"]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_command_that_hangs_does_not_cost_the_next_one_of_its_case(planted, monkeypatch):
     hangs, works = run.CASES["hangs"][0], run.CASES["works"][0]
     monkeypatch.setattr(run, "CASES", {"both": (hangs, works)})

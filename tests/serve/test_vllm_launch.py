@@ -337,7 +337,7 @@ def test_a_run_is_exported_once_and_half_an_export_is_finished(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda n: n.name)
-@pytest.mark.parametrize("wrong", ["", "deaf"])
+@pytest.mark.parametrize("wrong", ["", pytest.param("deaf", marks=pytest.mark.nightly)])
 def test_nothing_is_left_behind(
     number: signal.Signals, wrong: str, serve: Serve, export: Path
 ) -> None:

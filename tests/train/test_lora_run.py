@@ -279,7 +279,7 @@ def on_pairs(config: TrainConfig, tmp_path: Path) -> TrainConfig:
     return replace(config, task="chat", objective="preference", data=data)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_reference_of_preference_training_is_the_base(
     config: TrainConfig, tmp_path: Path
 ) -> None:

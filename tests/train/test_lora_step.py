@@ -220,7 +220,7 @@ def gradients_on(num_devices: int, mesh: MeshConfig) -> tuple[Any, Any]:
     return jax.device_get(run(trained, frozen, placed))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_eight_devices_have_the_gradients_of_one_also_with_dropout() -> None:
     loss, grads = gradients_on(1, MeshConfig(data=1, fsdp=1, tensor=1))
     for mesh in (MeshConfig(data=2, fsdp=2, tensor=2), MeshConfig(data=1, fsdp=8, tensor=1)):
