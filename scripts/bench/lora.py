@@ -47,6 +47,7 @@ def our_step(options: argparse.Namespace, *, adapters: bool) -> Step:
     import jax
     import jax.numpy as jnp
 
+    from parrot_jax.losses.token_loss import default_tile
     from parrot_jax.model.attention import choose
     from parrot_jax.model.decoder import init_params
     from parrot_jax.model.lora import LORA, init_adapters
@@ -63,7 +64,7 @@ def our_step(options: argparse.Namespace, *, adapters: bool) -> Step:
     lora = LoraConfig(rank=options.rank, base_dtype="float32") if adapters else None
     forward = Forward(
         model=model, compute_dtype=jnp.dtype("float32"), attention=choose(segments=False),
-        remat="none", loss_tile=2048, packed=False, lora=lora,
+        remat="none", loss_tile=default_tile("cpu"), packed=False, lora=lora,
     )  # fmt: skip
     optimizer = adamw(OptimConfig())
     trained, frozen = init_params(model, 0), {}

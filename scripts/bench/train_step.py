@@ -20,6 +20,7 @@ import numpy as np
 import optax
 from jaxtyping import Array
 
+from parrot_jax.losses.token_loss import default_tile
 from parrot_jax.model import attention, decoder
 from parrot_jax.model.attention import choose
 from parrot_jax.model.families import num_parameters
@@ -115,7 +116,7 @@ def main() -> None:
     optimizer = optax.with_extra_args_support(optax.adamw(1e-3))
     forward = Forward(
         model=CONFIG, compute_dtype=jnp.dtype("float32"), attention=choose(), remat="none",
-        loss_tile=2048,
+        loss_tile=default_tile("cpu"),
     )  # fmt: skip
 
     def ours(state: TrainState, batch: Batch) -> Any:
