@@ -452,15 +452,15 @@ def _gradient_tiles(
 
 def _sum_over_tokens(states: Array, d_logits: Array) -> Array:
     """The gradient of the head [P, D, V] from states [P, M, D] and logits [P, M, V]."""
-    into = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+    product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
 
     def transposed_first(states: Array, d_logits: Array) -> Array:
         # Without the barrier, XLA would transpose within the product, where a CPU takes up to twice
         # as long.
         states = jax.lax.optimization_barrier(states.swapaxes(1, 2))
-        return into("PDM,PMV->PDV", states, d_logits)
+        return product("PDM,PMV->PDV", states, d_logits)
 
-    default = functools.partial(into, "PMD,PMV->PDV")
+    default = functools.partial(product, "PMD,PMV->PDV")
     return jax.lax.platform_dependent(states, d_logits, cpu=transposed_first, default=default)
 
 

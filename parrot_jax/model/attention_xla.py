@@ -79,7 +79,7 @@ def _product(equation: str, left: Array, right: Array) -> Array:
 # each block (scripts/bench/attention.py). With short rows, all heads at once are as fast or faster.
 
 _SHORT = 256
-"""Tokens of a short row."""
+"""A row of at most so many tokens is short."""
 _NUM_LOOPS = min(os.cpu_count() or 1, 4)
 """At most four, because the body is compiled once per loop."""
 
@@ -210,7 +210,7 @@ def _for_each_head(function: Callable[[Any], Any], length: int, arrays: Any) -> 
             jax.lax.map(
                 function, jax.tree.map(lambda a, at=at: a[at : at + size], arrays), batch_size=1
             )
-            for at in (number * size for number in range(loops))
+            for at in (number * size for number in range(loops))  # size is 0 without rows
         ]
         return jax.tree.map(lambda *part: jnp.concatenate(part), *parts)
 

@@ -489,7 +489,7 @@ def test_a_build_that_would_lose_decisions_is_refused(
     ]  # fmt: skip
 
 
-@pytest.mark.nightly
+@pytest.mark.slow
 def test_a_killed_build_resumes_to_the_same_file(
     write_benchmark: WriteBenchmark, write_build: WriteConfig, tmp_path: Path
 ) -> None:

@@ -237,7 +237,7 @@ def test_nothing_is_sent_once_the_budget_is_spent(
     assert judged(out)["measures"]["topics"]["num"] == 20
 
 
-@pytest.mark.nightly
+@pytest.mark.slow
 def test_a_killed_judging_goes_on_and_asks_nothing_twice_but_what_was_in_flight(
     write_sessions: WriteSessions, write_judge: WriteJudge, tmp_path: Path
 ) -> None:

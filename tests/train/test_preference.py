@@ -362,7 +362,7 @@ def key_of(run: TrainConfig, seed: int = 0) -> str:
     )  # fmt: skip
 
 
-@pytest.mark.nightly
+@pytest.mark.slow
 def test_everything_that_decides_the_reference_is_in_its_key(
     run: TrainConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -28,7 +28,7 @@ def split(config: TrainConfig) -> TrainConfig:
     return replace(config, mesh=MeshConfig(data=2, fsdp=2, tensor=2), micro_rows=1)
 
 
-@pytest.mark.nightly
+@pytest.mark.slow
 def test_a_run_over_eight_devices_is_tried_and_nothing_is_left(
     split: TrainConfig, capsys: pytest.CaptureFixture[str]
 ) -> None:
