@@ -78,7 +78,7 @@ def _product(equation: str, left: Array, right: Array) -> Array:
 # product is a [rows, inner] array times an [inner, columns] one: of others, XLA makes a copy for
 # each block (scripts/bench/attention.py). With short rows, all heads at once are as fast or faster.
 
-_SHORT = 256
+_SHORT = 384
 """A row of at most so many tokens is short."""
 _NUM_LOOPS = min(os.cpu_count() or 1, 4)
 """At most four, because the body is compiled once per loop."""
@@ -87,7 +87,7 @@ _NUM_LOOPS = min(os.cpu_count() or 1, 4)
 def _block_size(length: int) -> int:
     """Smaller blocks skip more keys, but more than eight take long to compile.
 
-    >>> [_block_size(length) for length in (256, 512, 2048, 3000, 4096)]
+    >>> [_block_size(length) for length in (384, 512, 2048, 3000, 4096)]
     [128, 256, 256, 384, 512]
     """
     return 128 if length <= _SHORT else max(256, -(-length // (8 * 128)) * 128)
