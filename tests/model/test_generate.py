@@ -145,7 +145,7 @@ def test_a_mesh_says_what_one_device_says(tiny, run, sizes, capfd):
 
 def test_with_a_fixed_number_of_rows_a_row_keeps_its_bits_in_any_company(tiny, run):
     prompts = [[1 + (row * at) % 47 for at in range(17 + row)] for row in range(16)]
-    assert {padded_shape(tiny, len(prompt), 12) for prompt in prompts} == {(32, 16)}
+    assert {padded_shape(tiny, len(prompt), 12) for prompt in prompts} == {(64, 16)}
     options = {"num_rows": 16, "top_p": 0.9}
     temperatures = [0.0, 1.0] * 8
     together = run(prompts, seeds=range(16), temperature=temperatures, **options)
@@ -157,9 +157,11 @@ def test_with_a_fixed_number_of_rows_a_row_keeps_its_bits_in_any_company(tiny, r
 
 
 def test_lengths_are_padded_to_powers_of_two(tiny):
-    assert padded_shape(tiny, 1, 1) == (16, 16)
-    assert padded_shape(tiny, 17, 32) == (32, 32)
-    assert padded_shape(tiny, 33, 33) == (64, 64)  # prompts up to all 64 positions, no further
+    assert padded_shape(tiny, 1, 1) == (64, 16)
+    long = dataclasses.replace(tiny, max_position_embeddings=200)
+    assert padded_shape(long, 64, 17) == (64, 32)
+    assert padded_shape(long, 65, 32) == (128, 32)
+    assert padded_shape(long, 129, 33) == (200, 64)  # prompts up to all 200 positions, no further
 
 
 def test_rows_may_differ_in_every_setting(run):
