@@ -173,6 +173,8 @@ def _config(
         compute_dtype="float32",
         eval_every_epochs=epochs,
         log_every_steps=100,
+        # A kill loses a quarter of a minute. Every 100 steps, saving took 3 % of the training.
+        checkpoint_every_steps=250,
     )
 
 
