@@ -8,7 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parrot_jax.core.errors import UserError
-from parrot_jax.losses.token_loss import role_weighted_nll, token_logprobs, token_nll
+from parrot_jax.losses.token_loss import (
+    _forward_tiles,
+    _gradient_tiles,
+    role_weighted_nll,
+    token_logprobs,
+    token_nll,
+)
 
 B, T, D, V = 3, 17, 8, 31
 
@@ -250,6 +256,20 @@ def test_a_loss_with_its_gradient_takes_three_products():
     # 2 operations per weight and token in each product; softmax and its like are the rest.
     assert 2 < one < 2.4
     assert 6 < both < 6.8
+
+
+@pytest.mark.parametrize(("num_live", "visited"), [(0, 0), (1, 4), (4, 4), (5, 8), (16, 16)])
+def test_tiles_past_the_last_live_token_are_not_computed(num_live, visited):
+    # All states are zero, so every computed token has the log-probability of 1 in V.
+    hidden, head = jnp.zeros((1, 16, D)), jnp.ones((D, V))
+    targets = jnp.zeros((1, 16), jnp.int32)
+    expected = np.where(np.arange(16) < visited, -np.log(V), 0.0)
+    logprobs, _ = _forward_tiles(4, hidden, head, targets, jnp.int32(num_live))
+    np.testing.assert_allclose(logprobs[0], expected, rtol=1e-6)
+    logprobs, _, _ = _gradient_tiles(
+        4, (), hidden, head, targets, jnp.ones((1, 16)), None, jnp.int32(num_live)
+    )
+    np.testing.assert_allclose(logprobs[0], expected, rtol=1e-6)
 
 
 def test_weights_that_are_trained_are_refused():
