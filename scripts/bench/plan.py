@@ -123,7 +123,8 @@ def as_markdown(plans: Sequence[tuple[Case, dict[str, Any]]]) -> str:
         data, fsdp, tensor = plan["mesh"]
         time = plan["times"][0]
         cells = [
-            case.config.removeprefix("ask_llama2_13b_").removeprefix("chat_") + changed,
+            case.config.removeprefix("ask_llama2_13b_").removeprefix("ask_").removeprefix("chat_")
+            + changed,
             plan["topology"],
             f"{data} x {fsdp} x {tensor}",
             f"{plan['micro_batches']} x {plan['micro_rows'] * data * fsdp}",
