@@ -41,7 +41,7 @@ from parrot_jax.world.world_files import Sizes, write_world
 
 @dataclass(frozen=True, kw_only=True)
 class QuickstartScale:
-    """Sizes of the stages. The defaults take about ten minutes on two CPU cores."""
+    """Sizes of the stages. The defaults take four to seven minutes on two CPU cores."""
 
     sizes: Sizes = dataclasses.field(default_factory=Sizes)
     """Number of dialogues in each file of the world."""
