@@ -30,7 +30,7 @@ from parrot_jax.model.model_config import ModelConfig
 from parrot_jax.sharding import MeshConfig, make_mesh
 from parrot_jax.train import reference as reference_module
 from parrot_jax.train.pair_evaluation import check_first_step
-from parrot_jax.train.preference import REFERENCE, PairRows, PreferenceObjective
+from parrot_jax.train.preference import REFERENCE, PairRows, Pairs, PreferenceObjective
 from parrot_jax.train.program import Program, make_program, put_rows
 from parrot_jax.train.reference import (
     cached_reference,
@@ -264,6 +264,26 @@ def test_each_loss_is_that_of_the_formula(
 ) -> None:
     loss = float(oracle_loss(params_of(0), reference_of_pairs(), preference))
     assert loss_and_gradients(packed, preference=preference)[0] == pytest.approx(loss, rel=1e-5)
+
+
+def test_a_place_without_a_pair_reaches_no_metric():
+    ones = jnp.ones((1, 2))
+    pairs = Pairs(
+        weight=jnp.asarray([[1.0, 0.0]]),
+        chosen=jnp.asarray([[-2.0, jnp.nan]]),
+        rejected=jnp.asarray([[-3.0, jnp.inf]]),
+        reference_chosen=ones,
+        reference_rejected=ones,
+        chosen_tokens=ones,
+        rejected_tokens=ones,
+        kind=jnp.full((1, 2), kind_code("neglect")),
+        turn=jnp.full((1, 2), 3),
+    )
+    objective = PreferenceObjective(PreferenceConfig(), kinds=("neglect",), turns=(3, 4))
+    extras = jax.jit(objective._extras)(pairs)
+    for group, count in {"": 1, "/neglect": 1, "/turn_3": 1, "/turn_4": 0}.items():
+        assert extras[f"logps/chosen{group}"] == (-2.0 * count, count)
+        assert extras[f"rewards/accuracies{group}"] == (count, count)
 
 
 @pytest.mark.slow
