@@ -35,7 +35,7 @@ from parrot_jax.sharding import num_batch_shards
 PART_STEPS = 8
 """Tokens per row between two calls of a listener."""
 
-# Compiling a program takes about a second, and running 64 tokens instead of 16 a few milliseconds.
+# Of a small model, compiling takes about a second, and 64 tokens instead of 16 a few milliseconds.
 _SHORTEST_PROMPT, _FEWEST_STEPS = 64, 16
 
 Number = int | float
